@@ -1,0 +1,20 @@
+# `make demo` and `make test` set up everything they need on a machine with a Rust toolchain,
+# a C compiler, npm and Python. Build results go to a stable place outside the clone.
+SHELL := /bin/bash
+export HEADSTART_CACHE ?= $(HOME)/.cache/headstart
+export CARGO_TARGET_DIR ?= $(HEADSTART_CACHE)/target
+export DUCKDB_LIB_DIR ?= $(shell scripts/fetch-duckdb.sh)
+
+.PHONY: build demo test lint fmt bench train-tiny nine-styles env
+build: ; cargo build --workspace --locked
+
+test:
+	cargo test --workspace --locked
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Prints the variables for calling cargo by hand: eval "$$(make -s env)"
+env:
+	@echo 'export CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)" DUCKDB_LIB_DIR="$(DUCKDB_LIB_DIR)"'

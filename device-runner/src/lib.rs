@@ -1,0 +1,1 @@
+//! The on-device runner: claims the stages assigned to this device and runs them on data that stays here

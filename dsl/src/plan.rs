@@ -1,0 +1,176 @@
+//! The checked plan: every stage instance, expanded, typed, placed. What the engine runs.
+
+use std::collections::BTreeMap;
+
+use headstart_protocol::Type;
+use headstart_protocol::expr::Expr;
+use serde::{Deserialize, Serialize};
+
+/// A checked pipeline.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Documentation of the file.
+    pub doc: String,
+    /// What the file declares, in its order: models, datasets, spaces, stages.
+    pub items: Vec<Item>,
+    /// Every instance, in topological order: an instance refers only to earlier ones.
+    pub instances: Vec<Instance>,
+    /// The outputs.
+    pub outputs: Vec<Output>,
+    /// The schedules.
+    pub schedules: Vec<Schedule>,
+    /// Values of the parameters, as text for people.
+    pub params: BTreeMap<String, String>,
+}
+
+/// A declared model, dataset, space or stage; with `for`, it has several instances.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Item {
+    /// Its name; items of an imported module are prefixed, as in `explain.drift`.
+    pub name: String,
+    /// What it is declared as.
+    pub declared: Declared,
+    /// The stage kind.
+    pub kind: String,
+    /// Type of one instance.
+    pub ty: Type,
+    /// Its `///` documentation.
+    pub doc: String,
+    /// Whether it is a fan-out.
+    pub keyed: bool,
+    /// Where it is declared: file and 1-based line.
+    pub file: String,
+    /// 1-based line.
+    pub line: u32,
+}
+
+/// What an item is declared as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the four keywords")]
+pub enum Declared {
+    Model,
+    Dataset,
+    Space,
+    Stage,
+}
+
+/// One instance of an item: what is run, cached and retried as a unit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Index into [`Plan::items`].
+    pub item: u32,
+    /// Name for people: `said["friendly"]`, or just `plain`.
+    pub name: String,
+    /// Its key in the fan-out; several variables give `a,b`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The stage kind.
+    pub kind: String,
+    /// The kind's version.
+    pub version: u32,
+    /// Arguments, defaults filled in; absent ones are left out.
+    pub args: BTreeMap<String, Expr>,
+    /// Runs only if true; otherwise the output is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<Expr>,
+    /// Where it runs.
+    pub place: Place,
+    /// How it runs.
+    pub policy: Policy,
+    /// The device that alone may hold its output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_to: Option<String>,
+    /// Parts of its private output that an `output … = release(…)` lets out: field paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub release: Vec<Vec<String>>,
+}
+
+/// Where an instance runs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// On the engine's machine.
+    Server,
+    /// On the device of this name.
+    Device(String),
+}
+
+/// How an instance runs: its settings block.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Policy {
+    /// Memory limit in bytes.
+    pub memory: Option<u64>,
+    /// Further attempts after the first; transient failures only.
+    pub retry: u32,
+    /// Pause before the first retry, doubled each time, in milliseconds.
+    pub backoff_ms: Option<u64>,
+    /// Limit of one attempt in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Limit of waiting for a runner in milliseconds.
+    pub wait_ms: Option<u64>,
+    /// Conditions of the device: `charging`, `unmetered`, `idle`.
+    pub only_when: Vec<String>,
+}
+
+/// An output of the pipeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Output {
+    /// Its name.
+    pub name: String,
+    /// Its documentation.
+    pub doc: String,
+    /// Its value.
+    pub value: Expr,
+    /// Its type.
+    pub ty: Type,
+    /// Whether it leaves a device by `release`.
+    pub released: bool,
+}
+
+/// A schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Its name.
+    pub name: String,
+    /// The items that it brings up to date; empty is all.
+    pub run: Vec<String>,
+    /// Five-field cron expression.
+    pub cron: String,
+    /// IANA time zone.
+    pub timezone: String,
+    /// What happens when the previous run still goes on: `skip`, `queue`, `allow`.
+    pub overlap: String,
+    /// What happens to missed fires: `none`, `last`, `all`.
+    pub catchup: String,
+}
+
+impl Plan {
+    /// The instances that an instance refers to, each once, ascending.
+    pub fn inputs(&self, instance: usize) -> Vec<u32> {
+        let mut out = Vec::new();
+        let i = &self.instances[instance];
+        for e in i.args.values().chain(&i.when) {
+            e.each_output(&mut |o| out.push(o));
+        }
+        out.sort_unstable();
+        out.dedup();
+        out
+    }
+
+    /// Names of all devices that the plan places work on, sorted.
+    pub fn devices(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .instances
+            .iter()
+            .filter_map(|i| match &i.place {
+                Place::Device(d) => Some(d.clone()),
+                Place::Server => None,
+            })
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}

@@ -1,0 +1,1 @@
+//! Fire times of schedules, pure, with an explicit rule for daylight saving

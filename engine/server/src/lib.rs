@@ -1,0 +1,1 @@
+//! The HTTP side of the engine: runner API, artifacts, web page

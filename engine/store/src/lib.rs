@@ -1,0 +1,1 @@
+//! Event log, content-addressed artifacts and the DuckDB cache

@@ -1,0 +1,1 @@
+//! Stage kind evaluate: loss, perplexity, BLEU, ROUGE, selection accuracy

@@ -1,0 +1,1 @@
+//! Stage kind finetune: LoRA and full-parameter training on local data

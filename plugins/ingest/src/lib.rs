@@ -1,0 +1,1 @@
+//! Stage kind ingest and the sources: models, datasets, spaces

@@ -1,0 +1,1 @@
+//! Language-model compute behind a small Backend trait; candle inside

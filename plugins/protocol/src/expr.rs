@@ -1,0 +1,394 @@
+//! Arguments: expressions over outputs of other instances, and their resolution to values.
+//!
+//! The engine substitutes public outputs; what touches a private output stays an expression until
+//! the device resolves it, so the engine never learns which branch was taken.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::{ArtifactRef, ArtifactType, Manifest};
+use crate::types::Type;
+
+/// A resolved argument.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", content = "value", rename_all = "snake_case")]
+pub enum Value {
+    /// An absent optional.
+    Absent,
+    /// true or false.
+    Bool(bool),
+    /// An integer.
+    Int(i64),
+    /// A float.
+    Float(f64),
+    /// Text.
+    Text(String),
+    /// A path, resolved by the place that runs the stage.
+    Path(String),
+    /// Milliseconds.
+    Duration(u64),
+    /// Bytes.
+    Bytes(u64),
+    /// A keyed list; keys are element names.
+    List(Vec<(String, Value)>),
+    /// An artifact.
+    Artifact(ArtifactRef),
+    /// Weights over pLLMs.
+    Mix(Vec<MixTerm>),
+    /// A comparison over a metric.
+    Condition(Condition),
+    /// The value of a field that has no artifact of its own, such as a pLLM's metrics.
+    Json(serde_json::Value),
+}
+
+/// One weighted pLLM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MixTerm {
+    /// Its weight; may be negative.
+    pub weight: f64,
+    /// The pLLM.
+    pub pllm: ArtifactRef,
+    /// Its name in the catalog or the pipeline, for people.
+    pub name: String,
+}
+
+/// `metric op bound`, such as `loss < 1.9`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Condition {
+    /// The metric's name.
+    pub metric: String,
+    /// The comparison.
+    pub op: CompareOp,
+    /// What it is compared with.
+    pub bound: f64,
+}
+
+impl Condition {
+    /// Whether `value` meets it.
+    pub fn met(&self, value: f64) -> bool {
+        self.op.holds(value, self.bound)
+    }
+}
+
+/// A comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the six comparisons")]
+pub enum CompareOp {
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    Eq,
+    Ne,
+}
+
+impl CompareOp {
+    /// As written in a pipeline file.
+    pub fn symbol(self) -> &'static str {
+        match self {
+            Self::Lt => "<",
+            Self::Le => "<=",
+            Self::Gt => ">",
+            Self::Ge => ">=",
+            Self::Eq => "==",
+            Self::Ne => "!=",
+        }
+    }
+
+    /// Whether the comparison holds.
+    pub fn holds(self, a: f64, b: f64) -> bool {
+        match self {
+            Self::Lt => a < b,
+            Self::Le => a <= b,
+            Self::Gt => a > b,
+            Self::Ge => a >= b,
+            Self::Eq => a == b,
+            Self::Ne => a != b,
+        }
+    }
+}
+
+/// An argument before resolution.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "expr", rename_all = "snake_case")]
+pub enum Expr {
+    /// A known value.
+    Value {
+        /// The value.
+        value: Value,
+    },
+    /// The output of the plan's instance of this number. Never appears in a task.
+    Output {
+        /// Index into the plan's instances.
+        instance: u32,
+    },
+    /// `of.name`.
+    Field {
+        /// Whose field.
+        of: Box<Expr>,
+        /// Which field.
+        name: String,
+    },
+    /// `first or second`: the first that is present.
+    Or {
+        /// Taken where present.
+        first: Box<Expr>,
+        /// Taken otherwise.
+        second: Box<Expr>,
+    },
+    /// A keyed list.
+    List {
+        /// Keys and elements.
+        items: Vec<(String, Expr)>,
+    },
+    /// `0.6 * a + 0.4 * b`.
+    Mix {
+        /// Weight, name for people, pLLM.
+        terms: Vec<(f64, String, Expr)>,
+    },
+    /// `left op right`, over numbers and booleans.
+    Compare {
+        /// The comparison.
+        op: CompareOp,
+        /// Left side.
+        left: Box<Expr>,
+        /// Right side.
+        right: Box<Expr>,
+    },
+    /// `not of`.
+    Not {
+        /// What is negated.
+        of: Box<Expr>,
+    },
+}
+
+impl Expr {
+    /// A known value.
+    pub fn value(value: Value) -> Self {
+        Self::Value { value }
+    }
+
+    /// Calls `f` with every instance that the expression refers to.
+    pub fn each_output(&self, f: &mut impl FnMut(u32)) {
+        match self {
+            Self::Value { .. } => {}
+            Self::Output { instance } => f(*instance),
+            Self::Field { of, .. } | Self::Not { of } => of.each_output(f),
+            Self::Or { first, second } => {
+                first.each_output(f);
+                second.each_output(f);
+            }
+            Self::List { items } => items.iter().for_each(|(_, e)| e.each_output(f)),
+            Self::Mix { terms } => terms.iter().for_each(|(.., e)| e.each_output(f)),
+            Self::Compare { left, right, .. } => {
+                left.each_output(f);
+                right.each_output(f);
+            }
+        }
+    }
+
+    /// The expression with every [`Expr::Output`] replaced by what `f` gives for it.
+    pub fn substitute(&self, f: &impl Fn(u32) -> Value) -> Expr {
+        let sub = |e: &Expr| Box::new(e.substitute(f));
+        match self {
+            Self::Value { value } => Self::value(value.clone()),
+            Self::Output { instance } => Self::value(f(*instance)),
+            Self::Field { of, name } => Self::Field { of: sub(of), name: name.clone() },
+            Self::Not { of } => Self::Not { of: sub(of) },
+            Self::Or { first, second } => Self::Or { first: sub(first), second: sub(second) },
+            Self::List { items } => {
+                Self::List { items: items.iter().map(|(k, e)| (k.clone(), e.substitute(f))).collect() }
+            }
+            Self::Mix { terms } => {
+                Self::Mix { terms: terms.iter().map(|(w, n, e)| (*w, n.clone(), e.substitute(f))).collect() }
+            }
+            Self::Compare { op, left, right } => {
+                Self::Compare { op: *op, left: sub(left), right: sub(right) }
+            }
+        }
+    }
+
+    /// Whether any value in it is private to a device.
+    pub fn is_private(&self) -> bool {
+        match self {
+            Self::Value { value } => value.is_private(),
+            Self::Output { .. } => false,
+            Self::Field { of, .. } | Self::Not { of } => of.is_private(),
+            Self::Or { first, second } => first.is_private() || second.is_private(),
+            Self::List { items } => items.iter().any(|(_, e)| e.is_private()),
+            Self::Mix { terms } => terms.iter().any(|(.., e)| e.is_private()),
+            Self::Compare { left, right, .. } => left.is_private() || right.is_private(),
+        }
+    }
+}
+
+impl Value {
+    /// Whether it holds an artifact that is private to a device.
+    pub fn is_private(&self) -> bool {
+        match self {
+            Self::Artifact(a) => a.private_to.is_some(),
+            Self::List(items) => items.iter().any(|(_, v)| v.is_private()),
+            Self::Mix(terms) => terms.iter().any(|t| t.pllm.private_to.is_some()),
+            _ => false,
+        }
+    }
+
+    /// Whether it is an absent optional.
+    pub fn is_absent(&self) -> bool {
+        match self {
+            Self::Absent => true,
+            Self::Artifact(a) => a.ty == ArtifactType::Absent,
+            _ => false,
+        }
+    }
+
+    /// What it is, for error messages.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Absent => "nothing".into(),
+            Self::Bool(b) => b.to_string(),
+            Self::Int(i) => i.to_string(),
+            Self::Float(x) => x.to_string(),
+            Self::Text(t) => format!("{t:?}"),
+            Self::Path(p) => format!("path {p:?}"),
+            Self::Duration(ms) => format!("{ms} ms"),
+            Self::Bytes(b) => format!("{b} bytes"),
+            Self::List(items) => format!("a list of {}", items.len()),
+            Self::Artifact(a) => format!("a {:?}", a.ty),
+            Self::Mix(terms) => format!("a mix of {}", terms.len()),
+            Self::Condition(c) => format!("{} {} {}", c.metric, c.op.symbol(), c.bound),
+            Self::Json(_) => "a record".into(),
+        }
+    }
+
+    fn number(&self) -> Option<f64> {
+        match self {
+            Self::Int(i) => Some(*i as f64),
+            Self::Float(x) => Some(*x),
+            Self::Bool(b) => Some(f64::from(u8::from(*b))),
+            Self::Json(j) => j.as_f64().or_else(|| j.as_bool().map(|b| f64::from(u8::from(b)))),
+            _ => None,
+        }
+    }
+}
+
+/// Why an expression has no value. The checker rules most of these out.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// An output was not substituted before resolution.
+    #[error("instance {0} has no output yet")]
+    NoOutput(u32),
+    /// The manifest has no such field.
+    #[error("{of} has no field `{field}`")]
+    NoField {
+        /// What was asked.
+        of: String,
+        /// For which field.
+        field: String,
+    },
+    /// An operand is not a number or truth value.
+    #[error("{0} is not a number or a truth value")]
+    NotComparable(String),
+    /// A mix has a term that is no pLLM.
+    #[error("a mix takes pLLMs, not {0}")]
+    NotPllm(String),
+    /// The manifest could not be had.
+    #[error("{0}")]
+    Manifest(String),
+}
+
+/// Gives manifests to [`resolve`].
+pub trait Manifests {
+    /// The manifest behind a reference.
+    fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, ResolveError>;
+}
+
+/// Resolves an expression to a value. Fields of an artifact are looked up in its manifest: first
+/// among `uses`, then in `value`. A field of an absent value is absent.
+pub fn resolve(expr: &Expr, source: &dyn Manifests) -> Result<Value, ResolveError> {
+    match expr {
+        Expr::Value { value } => Ok(value.clone()),
+        Expr::Output { instance } => Err(ResolveError::NoOutput(*instance)),
+        Expr::Field { of, name } => field(resolve(of, source)?, name, source),
+        Expr::Or { first, second } => {
+            let value = resolve(first, source)?;
+            if value.is_absent() { resolve(second, source) } else { Ok(value) }
+        }
+        Expr::List { items } => {
+            let items = items.iter().map(|(k, e)| Ok((k.clone(), resolve(e, source)?)));
+            // Elements that a `when` left out are not part of the list.
+            let items: Result<Vec<_>, ResolveError> = items.collect();
+            Ok(Value::List(items?.into_iter().filter(|(_, v)| !v.is_absent()).collect()))
+        }
+        Expr::Mix { terms } => {
+            let terms = terms.iter().map(|(weight, name, e)| match resolve(e, source)? {
+                Value::Artifact(pllm) => Ok(MixTerm { weight: *weight, pllm, name: name.clone() }),
+                other => Err(ResolveError::NotPllm(other.describe())),
+            });
+            Ok(Value::Mix(terms.collect::<Result<_, _>>()?))
+        }
+        Expr::Compare { op, left, right } => {
+            let (l, r) = (resolve(left, source)?, resolve(right, source)?);
+            if let (Value::Text(l), Value::Text(r)) = (&l, &r) {
+                return match op {
+                    CompareOp::Eq => Ok(Value::Bool(l == r)),
+                    CompareOp::Ne => Ok(Value::Bool(l != r)),
+                    _ => Err(ResolveError::NotComparable(format!("{l:?}"))),
+                };
+            }
+            let number = |v: &Value| v.number().ok_or(ResolveError::NotComparable(v.describe()));
+            Ok(Value::Bool(op.holds(number(&l)?, number(&r)?)))
+        }
+        Expr::Not { of } => match resolve(of, source)? {
+            Value::Bool(b) => Ok(Value::Bool(!b)),
+            Value::Json(serde_json::Value::Bool(b)) => Ok(Value::Bool(!b)),
+            other => Err(ResolveError::NotComparable(other.describe())),
+        },
+    }
+}
+
+fn field(of: Value, name: &str, source: &dyn Manifests) -> Result<Value, ResolveError> {
+    let missing = |of: &Value| ResolveError::NoField { of: of.describe(), field: name.to_owned() };
+    match &of {
+        v if v.is_absent() => Ok(Value::Absent),
+        Value::Json(j) => j.get(name).cloned().map(from_json).ok_or_else(|| missing(&of)),
+        Value::Artifact(a) => {
+            let m = source.manifest(a)?;
+            if m.ty == Type::Selection && name == "mix" {
+                return Ok(Value::Mix(selection_mix(&m)));
+            }
+            if let Some(used) = m.uses.get(name) {
+                return Ok(Value::Artifact(used.clone()));
+            }
+            m.value.get(name).cloned().map(from_json).ok_or_else(|| missing(&of))
+        }
+        _ => Err(missing(&of)),
+    }
+}
+
+/// The mix of a selection: `value.mix` maps a pLLM's catalog name to its weight, and
+/// `uses["pllm:NAME"]` is that pLLM.
+fn selection_mix(m: &Manifest) -> Vec<MixTerm> {
+    let weights: BTreeMap<String, f64> =
+        m.value.get("mix").and_then(|v| serde_json::from_value(v.clone()).ok()).unwrap_or_default();
+    let term = |(name, weight): (String, f64)| {
+        let pllm = m.uses.get(&format!("pllm:{name}"))?.clone();
+        Some(MixTerm { weight, pllm, name })
+    };
+    weights.into_iter().filter_map(term).collect()
+}
+
+fn from_json(j: serde_json::Value) -> Value {
+    match j {
+        serde_json::Value::Null => Value::Absent,
+        serde_json::Value::Bool(b) => Value::Bool(b),
+        serde_json::Value::String(s) => Value::Text(s),
+        serde_json::Value::Number(n) => match n.as_i64() {
+            Some(i) => Value::Int(i),
+            None => Value::Float(n.as_f64().unwrap_or(f64::NAN)),
+        },
+        other => Value::Json(other),
+    }
+}

@@ -1,0 +1,163 @@
+//! Sources: where models, datasets and spaces come from.
+
+use super::Accepts as A;
+use super::{Arg, Default as D, Kind, Role};
+use crate::types::Type;
+
+const fn required(name: &'static str, accepts: &'static [A], doc: &'static str) -> Arg {
+    Arg { name, accepts, default: D::Required, doc }
+}
+
+const fn optional(name: &'static str, accepts: &'static [A], default: D, doc: &'static str) -> Arg {
+    Arg { name, accepts, default, doc }
+}
+
+pub(super) static SOURCES: &[Kind] = &[
+    Kind {
+        name: "local",
+        version: 1,
+        role: Role::Model,
+        doc: "A model folder: config.json, tokenizer.json and safetensors files. Decoders of type \
+              llama and qwen2 and encoders of type bert are read.",
+        args: &[required("path", &[A::Path], "the folder")],
+        returns: Type::Model,
+        on_device: true,
+        cacheable: false,
+        example: "local(\"models/tiny\")",
+    },
+    Kind {
+        name: "hf",
+        version: 1,
+        role: Role::Model,
+        doc: "A model of the Hugging Face hub, at a fixed revision, read from the hub's local cache \
+              (`HF_HOME`) or, where the network allows, downloaded.",
+        args: &[
+            required("repo", &[A::Text], "owner and name"),
+            required("revision", &[A::Text], "a commit, so that the model cannot change"),
+        ],
+        returns: Type::Model,
+        on_device: true,
+        cacheable: true,
+        example: "hf(\"Qwen/Qwen2-0.5B\", revision: \"91d2aff3f957f99e4c74c962f2f408dcc88a18d8\")",
+    },
+    Kind {
+        name: "init",
+        version: 1,
+        role: Role::Model,
+        doc: "A new model with random weights, and a byte-level BPE tokenizer trained on a dataset.",
+        args: &[
+            required("config", &[A::Path], "a config.json in the published format"),
+            required("corpus", &[A::Dataset, A::Datasets], "what the tokenizer is trained on"),
+            optional("vocab", &[A::Int], D::Int(2048), "entries of the tokenizer's vocabulary"),
+            optional("seed", &[A::Int], D::Int(0), "seed of the random weights"),
+        ],
+        returns: Type::Model,
+        on_device: false,
+        cacheable: false,
+        example: "init(\"tiny.json\", corpus: questions, vocab: 4096)",
+    },
+    Kind {
+        name: "jsonl",
+        version: 1,
+        role: Role::Dataset,
+        doc: "Rows of a JSON Lines file, an object a line.",
+        args: &[
+            required("path", &[A::Path, A::Paths], "the file, or several that are read one after another"),
+            optional(
+                "prompt",
+                &[A::Text, A::Texts],
+                D::Text("prompt"),
+                "the key of the prompt; several are joined with a line break, empty ones left out",
+            ),
+            optional(
+                "response",
+                &[A::Text],
+                D::Text("response"),
+                "the key of the response; a file of bare prompts may lack it",
+            ),
+            optional(
+                "skip",
+                &[A::Int],
+                D::Int(0),
+                "rows left out at the start, after sorting if `sort` is set",
+            ),
+            optional("take", &[A::Int], D::Absent, "rows taken at most"),
+            optional(
+                "sort",
+                &[A::Bool],
+                D::Bool(false),
+                "orders rows by the digest of their prompt, so that files with the same prompts are cut alike",
+            ),
+        ],
+        returns: Type::Dataset,
+        on_device: true,
+        cacheable: false,
+        example: "jsonl(\"me.jsonl\")",
+    },
+    Kind {
+        name: "blend",
+        version: 1,
+        role: Role::Dataset,
+        doc: "A simulated user: rows of which a share comes from one dataset and the rest, on other \
+              prompts, from another. Both must answer the same prompts.",
+        args: &[
+            required("styled", &[A::Dataset], "rows in the user's style"),
+            required("plain", &[A::Dataset], "rows in the default style"),
+            required("share", &[A::Float], "share of styled rows, 0 to 1"),
+            optional("rows", &[A::Int], D::Int(50), "rows in all"),
+            optional("seed", &[A::Int], D::Int(0), "seed of the draw"),
+        ],
+        returns: Type::Dataset,
+        on_device: true,
+        cacheable: true,
+        example: "blend(humorous, plain: default, share: 0.7)",
+    },
+    Kind {
+        name: "concat",
+        version: 1,
+        role: Role::Dataset,
+        doc: "The rows of several datasets, one after another.",
+        args: &[required("datasets", &[A::Datasets], "the datasets")],
+        returns: Type::Dataset,
+        on_device: true,
+        cacheable: true,
+        example: "concat(styles)",
+    },
+    Kind {
+        name: "sentence",
+        version: 1,
+        role: Role::Space,
+        doc: "A sentence encoder's vectors (mean-pooled, L2-normalised), with plain stylometric \
+              features beside them. Long texts are embedded in windows and averaged.",
+        args: &[required("model", &[A::Path, A::Model], "the encoder: a folder, or a model")],
+        returns: Type::Space,
+        on_device: true,
+        cacheable: false,
+        example: "sentence(\"models/all-MiniLM-L6-v2\")",
+    },
+    Kind {
+        name: "summarizer",
+        version: 1,
+        role: Role::Space,
+        doc: "The published method's space: the hidden state of the token that would follow a \
+              question about which language style is more characteristic of one answer than of \
+              the other, asked in both orders and averaged.",
+        args: &[required("model", &[A::Model], "an instruction-tuned causal language model")],
+        returns: Type::Space,
+        on_device: true,
+        cacheable: true,
+        example: "summarizer(base)",
+    },
+    Kind {
+        name: "pooled",
+        version: 1,
+        role: Role::Space,
+        doc: "The mean hidden state of a causal language model, with plain stylometric features \
+              beside it. Needs no model beyond the one that is personalized.",
+        args: &[required("model", &[A::Model, A::Pllm], "a causal language model")],
+        returns: Type::Space,
+        on_device: true,
+        cacheable: true,
+        example: "pooled(base)",
+    },
+];

@@ -1,0 +1,35 @@
+//! The contract between the engine, its runners and the stages they run.
+//!
+//! This crate holds types, the registry of stage kinds and a few traits. It does no I/O, so that
+//! the language, the engine, the device runner and every stage can depend on it.
+//!
+//! # Layout
+//! - [`digest`]: BLAKE3 digests, the names of everything stored.
+//! - [`types`]: the types of the pipeline language, and the fields that a value of a type has.
+//! - [`kinds`]: what each stage kind takes, returns and where it may run. One registry for the
+//!   checker, the editor, the docs and the runner.
+//! - [`artifact`]: what a stage makes: a manifest of files, a small value, references.
+//! - [`expr`]: arguments, as expressions over outputs, and their resolution to values.
+//! - [`task`]: one attempt of one stage instance, and what became of it.
+//! - [`stage`]: the traits that a stage is written against.
+//! - [`rows`]: the row format shared by datasets and responses.
+//! - [`wire`]: the messages between engine and device.
+
+pub mod artifact;
+pub mod digest;
+pub mod expr;
+pub mod kinds;
+pub mod rows;
+pub mod stage;
+pub mod task;
+pub mod types;
+pub mod wire;
+
+pub use artifact::{ArtifactRef, FileRef, Manifest};
+pub use digest::Digest;
+pub use expr::{Expr, MixTerm, Value};
+pub use stage::{Args, Context, Failure, FailureClass, Output, Progress, RowCache, Stage};
+pub use types::Type;
+
+/// Version of the messages in [`wire`] and of [`task::Task`]. Independent of the crate's version.
+pub const PROTOCOL_VERSION: u32 = 1;

@@ -1,0 +1,305 @@
+//! The traits that a stage is written against.
+//!
+//! A stage gets its arguments and a [`Context`], writes files below [`Context::scratch`], and
+//! returns an [`Output`]. Who calls it (the engine, a device, a test) it cannot tell.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::{ArtifactRef, Manifest};
+use crate::digest::Digest;
+use crate::expr::{Condition, MixTerm, Value};
+use crate::types::Type;
+
+/// A stage kind's implementation.
+pub trait Stage: Send + Sync {
+    /// The kind's name, as in [`crate::kinds`].
+    fn kind(&self) -> &'static str;
+
+    /// Runs one attempt. Blocking: runners call it on a thread of its own.
+    fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure>;
+}
+
+/// What a stage may do to the world.
+pub trait Context: Sync {
+    /// The manifest of an artifact.
+    fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, Failure>;
+    /// A folder that holds all files of an artifact under their names. Read only.
+    fn open(&self, artifact: &ArtifactRef) -> Result<PathBuf, Failure>;
+    /// An empty folder of this attempt; outputs are written here.
+    fn scratch(&self) -> &Path;
+    /// Where a path argument of a pipeline file lies in this place.
+    fn path(&self, path: &str) -> PathBuf;
+    /// The row-level cache.
+    fn rows(&self) -> &dyn RowCache;
+    /// Reports how far the stage is. Cheap; callers may call it often.
+    fn progress(&self, progress: Progress);
+    /// Adds to a counter of the attempt, such as `forward_passes` or `tokens`.
+    fn count(&self, counter: &'static str, n: u64);
+    /// Whether the stage should stop soon and return [`FailureClass::Cancelled`].
+    fn cancelled(&self) -> bool;
+    /// How many threads the stage may use.
+    fn threads(&self) -> usize;
+    /// How many bytes of memory the stage may use, where the pipeline sets a limit.
+    fn memory(&self) -> Option<u64>;
+}
+
+/// Remembers rows, so that a stage in which 12 of 10,000 rows changed computes 12.
+/// A cache may forget anything at any time; failures inside it are its own business.
+pub trait RowCache: Sync {
+    /// Vectors of texts in a space, in the order of `texts`.
+    fn embeddings(&self, space: &Digest, texts: &[Digest]) -> Vec<Option<Vec<f32>>>;
+    /// Remembers vectors of texts in a space.
+    fn put_embeddings(&self, space: &Digest, rows: &[(Digest, Vec<f32>)]);
+    /// What a model answered to prompts under the given settings, in the order of `prompts`.
+    fn responses(&self, model: &Digest, settings: &Digest, prompts: &[Digest]) -> Vec<Option<String>>;
+    /// Remembers answers.
+    fn put_responses(&self, model: &Digest, settings: &Digest, rows: &[(Digest, String)]);
+}
+
+/// How far a stage is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Units done.
+    pub done: u64,
+    /// Units in all, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+    /// What is counted, plural: `rows`, `steps`, `tensors`.
+    pub unit: String,
+    /// Current numbers, such as `loss`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// What a stage made.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Type of the artifact.
+    pub ty: Type,
+    /// Files: name in the artifact, and where it lies (below the scratch folder, or elsewhere to
+    /// be copied).
+    pub files: Vec<(String, PathBuf)>,
+    /// The artifact's value.
+    pub value: serde_json::Value,
+    /// Other artifacts that it refers to.
+    pub uses: BTreeMap<String, ArtifactRef>,
+}
+
+impl Output {
+    /// An output without files.
+    pub fn new(ty: Type, value: serde_json::Value) -> Self {
+        Self { ty, files: Vec::new(), value, uses: BTreeMap::new() }
+    }
+
+    /// Adds a file.
+    pub fn file(mut self, name: impl Into<String>, at: impl Into<PathBuf>) -> Self {
+        self.files.push((name.into(), at.into()));
+        self
+    }
+
+    /// Adds a reference.
+    pub fn uses(mut self, name: impl Into<String>, artifact: ArtifactRef) -> Self {
+        self.uses.insert(name.into(), artifact);
+        self
+    }
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of failure it is; decides about retries.
+    pub class: FailureClass,
+    /// What happened, where and why: names the file, the tensor, the line.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+}
+
+/// Kinds of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// The input is wrong: retrying cannot help.
+    Input,
+    /// Something outside went wrong: retrying may help.
+    Transient,
+    /// The memory limit does not suffice.
+    Memory,
+    /// The stage was told to stop.
+    Cancelled,
+    /// It ran past its time limit.
+    Timeout,
+    /// The runner was lost.
+    Lost,
+    /// An artifact that the stage needs is gone from where it should be.
+    MissingArtifact,
+    /// A defect in Headstart.
+    Internal,
+}
+
+impl Failure {
+    /// Wrong input.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self { class: FailureClass::Input, message: message.into(), help: None }
+    }
+
+    /// A failure of any class.
+    pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
+        Self { class, message: message.into(), help: None }
+    }
+
+    /// Says what to do about it.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// An I/O failure at a path.
+    pub fn io(path: &Path, e: &std::io::Error) -> Self {
+        let class = match e.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => FailureClass::Input,
+            _ => FailureClass::Transient,
+        };
+        Self::new(class, format!("{}: {e}", path.display()))
+    }
+}
+
+/// The resolved arguments of a stage, with typed access. The checker has verified names and types,
+/// so a wrong type here is a defect and reported as such.
+#[derive(Clone, Debug, Default)]
+pub struct Args(pub BTreeMap<String, Value>);
+
+impl Args {
+    /// The argument, unless it is missing or absent.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).filter(|v| !v.is_absent())
+    }
+
+    fn need<T>(&self, name: &str, found: Option<T>, what: &str) -> Result<T, Failure> {
+        found.ok_or_else(|| {
+            let got = self.0.get(name).map_or("nothing".to_owned(), Value::describe);
+            Failure::input(format!("argument `{name}` should be {what}, but is {got}"))
+        })
+    }
+
+    /// An artifact argument.
+    pub fn artifact(&self, name: &str) -> Result<&ArtifactRef, Failure> {
+        self.need(name, self.artifact_opt(name), "an artifact")
+    }
+
+    /// An optional artifact argument.
+    pub fn artifact_opt(&self, name: &str) -> Option<&ArtifactRef> {
+        match self.get(name) {
+            Some(Value::Artifact(a)) => Some(a),
+            _ => None,
+        }
+    }
+
+    /// A keyed list of artifacts.
+    pub fn artifacts(&self, name: &str) -> Result<Vec<(&str, &ArtifactRef)>, Failure> {
+        let list = match self.get(name) {
+            Some(Value::List(items)) => items
+                .iter()
+                .map(|(k, v)| match v {
+                    Value::Artifact(a) => Some((k.as_str(), a)),
+                    _ => None,
+                })
+                .collect(),
+            _ => None,
+        };
+        self.need(name, list, "a list of artifacts")
+    }
+
+    /// A text argument.
+    pub fn text(&self, name: &str) -> Result<&str, Failure> {
+        self.need(name, self.text_opt(name), "text")
+    }
+
+    /// An optional text argument.
+    pub fn text_opt(&self, name: &str) -> Option<&str> {
+        match self.get(name) {
+            Some(Value::Text(t) | Value::Path(t)) => Some(t),
+            _ => None,
+        }
+    }
+
+    /// One text or a list of texts, as a list.
+    pub fn texts(&self, name: &str) -> Vec<&str> {
+        match self.get(name) {
+            Some(Value::Text(t) | Value::Path(t)) => vec![t],
+            Some(Value::List(items)) => items
+                .iter()
+                .filter_map(|(_, v)| match v {
+                    Value::Text(t) | Value::Path(t) => Some(t.as_str()),
+                    _ => None,
+                })
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// An integer argument.
+    pub fn int(&self, name: &str) -> Result<i64, Failure> {
+        self.need(name, self.int_opt(name), "an integer")
+    }
+
+    /// An optional integer argument.
+    pub fn int_opt(&self, name: &str) -> Option<i64> {
+        match self.get(name) {
+            Some(Value::Int(i)) => Some(*i),
+            _ => None,
+        }
+    }
+
+    /// An integer argument that counts something.
+    pub fn count(&self, name: &str) -> Result<usize, Failure> {
+        let n = self.int(name)?;
+        usize::try_from(n)
+            .map_err(|_| Failure::input(format!("argument `{name}` is {n}, but must not be negative")))
+    }
+
+    /// A number argument; integers count as floats.
+    pub fn float(&self, name: &str) -> Result<f64, Failure> {
+        self.need(name, self.float_opt(name), "a number")
+    }
+
+    /// An optional number argument.
+    pub fn float_opt(&self, name: &str) -> Option<f64> {
+        match self.get(name) {
+            Some(Value::Float(x)) => Some(*x),
+            Some(Value::Int(i)) => Some(*i as f64),
+            _ => None,
+        }
+    }
+
+    /// A truth value.
+    pub fn bool(&self, name: &str) -> Result<bool, Failure> {
+        let found = match self.get(name) {
+            Some(Value::Bool(b)) => Some(*b),
+            _ => None,
+        };
+        self.need(name, found, "true or false")
+    }
+
+    /// A condition over metrics.
+    pub fn condition(&self, name: &str) -> Option<&Condition> {
+        match self.get(name) {
+            Some(Value::Condition(c)) => Some(c),
+            _ => None,
+        }
+    }
+
+    /// Weights over pLLMs.
+    pub fn mix(&self, name: &str) -> Result<&[MixTerm], Failure> {
+        let found = match self.get(name) {
+            Some(Value::Mix(terms)) => Some(terms.as_slice()),
+            _ => None,
+        };
+        self.need(name, found, "a mix")
+    }
+}

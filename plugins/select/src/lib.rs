@@ -1,0 +1,1 @@
+//! Stage kind select: the nearest personalized model, or a mix, or none
