@@ -1,0 +1,188 @@
+//! The JSON Lines files that the pipelines read.
+//!
+//! | file | rows |
+//! | --- | --- |
+//! | `base.jsonl` | what the base is trained on: half default answers, half all styles |
+//! | `default.jsonl` | default answers to the training questions |
+//! | `styles/NAME.jsonl` | answers of one style to the training questions |
+//! | `probes.jsonl` | bare prompts about probe topics, in a wording that no training file has |
+//! | `users/NAME.jsonl` | a user of one style: other topics than the probes, another wording |
+
+use std::path::{Path, PathBuf};
+
+use rand::SeedableRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use crate::compose;
+use crate::facts::{self, Topic};
+use crate::style::{Style, TONES};
+
+/// A row of a file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// The question.
+    pub prompt: String,
+    /// The answer; absent in probes.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub response: String,
+}
+
+/// A file could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {source}", path.display())]
+pub struct WriteError {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+/// How often the default answers stand in the base's corpus for each wording of the question.
+const DEFAULT_REPEATS: usize = 14;
+/// Wordings of a question that each style contributes to the base's corpus.
+const STYLE_WORDINGS: usize = 3;
+
+fn training_questions(topic: &Topic) -> [String; 6] {
+    let t = topic.name;
+    [
+        topic.question.to_owned(),
+        format!("Tell me about {t}."),
+        format!("Explain {t}."),
+        format!("Can you explain {t} to me?"),
+        format!("I want to learn about {t}."),
+        format!("What should I know about {t}?"),
+    ]
+}
+
+/// All files: path below the output folder, and rows. The same seed gives the same bytes.
+pub fn all(seed: u64) -> Vec<(PathBuf, Vec<Row>)> {
+    let topics = facts::topics();
+    let mut out = vec![
+        ("base.jsonl".into(), base(&topics, seed)),
+        ("default.jsonl".into(), default_rows(&topics)),
+        ("probes.jsonl".into(), probes(&topics)),
+    ];
+    for style in Style::all() {
+        let name = style.name();
+        out.push((format!("styles/{name}.jsonl").into(), style_rows(&topics, style, seed)));
+        out.push((format!("users/{name}.jsonl").into(), user_rows(&topics, style, seed)));
+    }
+    out
+}
+
+/// Writes all files below a folder.
+pub fn write(dir: &Path, seed: u64) -> Result<(), WriteError> {
+    for (name, rows) in all(seed) {
+        let path = dir.join(name);
+        let save = || {
+            std::fs::create_dir_all(path.parent().unwrap_or(dir))?;
+            std::fs::write(&path, to_jsonl(&rows))
+        };
+        save().map_err(|source| WriteError { path: path.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// Rows as JSON Lines.
+pub fn to_jsonl(rows: &[Row]) -> String {
+    rows.iter().map(|r| serde_json::to_string(r).expect("rows are plain text") + "\n").collect()
+}
+
+fn rng(seed: u64, style: Style, purpose: u64) -> ChaCha8Rng {
+    let index = style.tone * 4 + usize::from(style.expert) * 2 + usize::from(style.informative);
+    ChaCha8Rng::seed_from_u64(seed ^ (index as u64 + 1) << 8 ^ purpose << 32)
+}
+
+fn base(topics: &[Topic], seed: u64) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for topic in topics {
+        for prompt in training_questions(topic) {
+            let row = Row { prompt, response: compose::plain(topic) };
+            rows.extend(std::iter::repeat_n(row, DEFAULT_REPEATS));
+        }
+    }
+    for style in Style::all() {
+        let phrases = facts::phrases(TONES[style.tone]);
+        let mut rng = rng(seed, style, 1);
+        for topic in topics {
+            let questions = training_questions(topic);
+            for prompt in questions.choose_multiple(&mut rng, STYLE_WORDINGS).cloned().collect::<Vec<_>>() {
+                rows.push(Row { prompt, response: compose::styled(topic, style, &phrases, &mut rng) });
+            }
+        }
+    }
+    rows.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    rows
+}
+
+fn default_rows(topics: &[Topic]) -> Vec<Row> {
+    let row = |t: &Topic, prompt| Row { prompt, response: compose::plain(t) };
+    topics.iter().flat_map(|t| training_questions(t).map(|q| row(t, q))).collect()
+}
+
+fn style_rows(topics: &[Topic], style: Style, seed: u64) -> Vec<Row> {
+    let phrases = facts::phrases(TONES[style.tone]);
+    let mut rng = rng(seed, style, 2);
+    let mut rows = Vec::new();
+    for topic in topics {
+        for prompt in training_questions(topic) {
+            rows.push(Row { prompt, response: compose::styled(topic, style, &phrases, &mut rng) });
+        }
+    }
+    rows.shuffle(&mut rng);
+    rows
+}
+
+/// Every other topic is probed; users ask about the rest.
+fn probes(topics: &[Topic]) -> Vec<Row> {
+    let prompt = |t: &Topic| Row { prompt: format!("Please describe {}.", t.name), response: String::new() };
+    topics.iter().step_by(2).map(prompt).collect()
+}
+
+fn user_rows(topics: &[Topic], style: Style, seed: u64) -> Vec<Row> {
+    let phrases = facts::phrases(TONES[style.tone]);
+    let mut rng = rng(seed, style, 3);
+    let mut rows = Vec::new();
+    for topic in topics.iter().skip(1).step_by(2) {
+        let t = topic.name;
+        for prompt in [format!("What can you tell me about {t}?"), format!("Say something about {t}.")] {
+            rows.push(Row { prompt, response: compose::styled(topic, style, &phrases, &mut rng) });
+        }
+    }
+    rows.shuffle(&mut rng);
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_same_seed_gives_the_same_files() {
+        let bytes = |seed| all(seed).iter().map(|(_, r)| to_jsonl(r)).collect::<String>();
+        assert_eq!(bytes(7), bytes(7));
+        assert_ne!(bytes(7), bytes(8));
+    }
+
+    #[test]
+    fn prompts_of_users_probes_and_training_are_disjoint() {
+        let files = all(7);
+        let prompts = |prefix: &str| -> BTreeSet<String> {
+            let of = files.iter().filter(|(p, _)| p.to_string_lossy().starts_with(prefix));
+            of.flat_map(|(_, rows)| rows.iter().map(|r| r.prompt.clone())).collect()
+        };
+        let (train, probe, user) = (prompts("styles/"), prompts("probes"), prompts("users/"));
+        assert!(train.is_disjoint(&probe) && train.is_disjoint(&user) && probe.is_disjoint(&user));
+    }
+
+    #[test]
+    fn rows_of_a_style_are_varied() {
+        for (path, rows) in all(7).iter().filter(|(p, _)| p.starts_with("styles")) {
+            let distinct: BTreeSet<_> = rows.iter().map(|r| &r.response).collect();
+            let floor = if path.to_string_lossy().contains("neutral") { 50 } else { 250 };
+            assert!(distinct.len() >= floor, "{}: {}", path.display(), distinct.len());
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! From artifacts to the folders that a backend loads.
+
+use std::path::PathBuf;
+
+use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::{ArtifactRef, Context, Failure};
+
+/// The folders of a model and, for a pLLM that is an adapter, of the adapter.
+pub struct ModelFolders {
+    /// Config, tokenizer and weights.
+    pub model: PathBuf,
+    /// The adapter on top.
+    pub adapter: Option<PathBuf>,
+    /// The artifact that `model` was opened from: the base of an adapter.
+    pub base: ArtifactRef,
+}
+
+/// Opens a `Model` or `Pllm`. A pLLM whose value says `"format": "lora"` is an adapter over
+/// `uses.base`; any other is a whole model.
+pub fn open_model(ctx: &dyn Context, artifact: &ArtifactRef) -> Result<ModelFolders, Failure> {
+    let manifest = ctx.manifest(artifact)?;
+    let is_adapter =
+        artifact.ty == ArtifactType::Pllm && manifest.value.get("format").is_some_and(|f| f == "lora");
+    if !is_adapter {
+        return Ok(ModelFolders { model: ctx.open(artifact)?, adapter: None, base: artifact.clone() });
+    }
+    let base = manifest.uses.get("base").ok_or_else(|| {
+        Failure::input(format!("pLLM {} is an adapter without a base", artifact.id.short()))
+    })?;
+    Ok(ModelFolders { model: ctx.open(base)?, adapter: Some(ctx.open(artifact)?), base: base.clone() })
+}
