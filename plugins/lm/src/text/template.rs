@@ -1,0 +1,197 @@
+//! Chat templates: Jinja, with the settings, globals and methods that transformers gives them.
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use minijinja::value::{Value, ValueKind, from_args};
+use minijinja::{Environment, Error, ErrorKind, State, context};
+use regex::Regex;
+
+use super::read_json;
+use crate::error::LmError;
+
+/// Special tokens written by hand in a template look like this in every model family read here.
+static TOKEN: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"<\|[^\s<>|]+\|>").expect("a constant pattern"));
+
+/// Transformers' own block for marking answers; it prints its content.
+static GENERATION: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\{%(-?)\s*(end)?generation\s*(-?)%\}").expect("a constant pattern"));
+
+const QUESTION: &str = "What is rain?";
+const ANSWER: &str = "Falling water.";
+
+/// A model's chat template.
+pub(super) struct ChatTemplate {
+    env: Environment<'static>,
+    path: PathBuf,
+    bos: Option<String>,
+    eos: Option<String>,
+}
+
+/// A sample conversation, rendered.
+pub(super) struct Sample {
+    /// All of it.
+    pub text: String,
+    /// What stands behind the answer.
+    pub behind: String,
+}
+
+impl ChatTemplate {
+    /// The template of a model folder: `chat_template.jinja`, or the key in tokenizer_config.json
+    /// (a text, or a list of named ones of which `default` is taken), or `chat_template.json`.
+    pub(super) fn find(
+        dir: &Path,
+        config: &serde_json::Value,
+        bos: Option<String>,
+        eos: Option<String>,
+    ) -> Result<Option<Self>, LmError> {
+        let path = dir.join("chat_template.jinja");
+        let (path, source) = match std::fs::read_to_string(&path) {
+            Ok(source) => (path, Some(source)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let path = dir.join("tokenizer_config.json");
+                match named_template(config.get("chat_template")) {
+                    Some(source) => (path, Some(source)),
+                    None => {
+                        let path = dir.join("chat_template.json");
+                        let json = read_json(&path)?;
+                        let source = json.and_then(|j| named_template(j.get("chat_template")));
+                        (path, source)
+                    }
+                }
+            }
+            Err(e) => return Err(LmError::io(path, e)),
+        };
+        source.map(|source| Self::new(path, &source, bos, eos)).transpose()
+    }
+
+    fn new(path: PathBuf, source: &str, bos: Option<String>, eos: Option<String>) -> Result<Self, LmError> {
+        let source = GENERATION.replace_all(source, |found: &regex::Captures| {
+            let word = if found.get(2).is_some() { "endif" } else { "if true" };
+            format!("{{%{} {word} {}%}}", &found[1], &found[3])
+        });
+        let mut env = Environment::new();
+        env.set_trim_blocks(true);
+        env.set_lstrip_blocks(true);
+        env.add_function("raise_exception", |message: String| -> Result<String, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        env.set_unknown_method_callback(python_method);
+        // Named so that nothing is escaped for HTML.
+        let added = env.add_template_owned("chat", source.into_owned());
+        added.map_err(|e| LmError::file(&path, format!("chat template: {e}")))?;
+        Ok(Self { env, path, bos, eos })
+    }
+
+    /// The file that holds it.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A prompt as a user's turn, up to where the answer begins.
+    pub(super) fn prompt(&self, prompt: &str) -> Result<String, LmError> {
+        self.render(&[("user", prompt)], true)
+    }
+
+    /// What follows [`ChatTemplate::prompt`] once there is an answer: it, and what closes its turn.
+    pub(super) fn answer(&self, prompt: &str, response: &str) -> Result<String, LmError> {
+        let whole = self.render(&[("user", prompt), ("assistant", response)], false)?;
+        let start = self.prompt(prompt)?;
+        whole.strip_prefix(&start).map(str::to_owned).ok_or_else(|| LmError::File {
+            path: self.path.clone(),
+            why: "the chat template writes a prompt differently once it is answered, so the answer \
+                  cannot be told from the prompt"
+                .into(),
+            help: Some("use a template whose conversation begins with its generation prompt".into()),
+        })
+    }
+
+    /// A conversation of one question and one answer.
+    pub(super) fn sample(&self) -> Result<Sample, LmError> {
+        let tail = self.answer(QUESTION, ANSWER)?;
+        let behind = tail.rsplit_once(ANSWER).map(|(_, behind)| behind.to_owned());
+        let behind = behind.ok_or_else(|| {
+            LmError::file(&self.path, "the chat template leaves out what the assistant says")
+        })?;
+        Ok(Sample { text: self.prompt(QUESTION)? + &tail, behind })
+    }
+
+    /// The special tokens in a rendered text.
+    pub(super) fn tokens_in<'a>(&'a self, text: &'a str) -> impl Iterator<Item = &'a str> {
+        let named = [&self.bos, &self.eos].into_iter().flatten().map(String::as_str);
+        let named = named.filter(move |t| !t.is_empty() && text.contains(*t));
+        TOKEN.find_iter(text).map(|m| m.as_str()).chain(named)
+    }
+
+    fn render(&self, turns: &[(&str, &str)], generation: bool) -> Result<String, LmError> {
+        let messages: Vec<Value> = turns.iter().map(|(role, content)| context! { role, content }).collect();
+        // A token that the tokenizer does not have stays undefined, as in transformers.
+        let token = |t: &Option<String>| t.clone().map_or(Value::UNDEFINED, Value::from);
+        let variables = context! {
+            messages,
+            add_generation_prompt => generation,
+            bos_token => token(&self.bos),
+            eos_token => token(&self.eos),
+            tools => (),
+            documents => (),
+        };
+        let template = self.env.get_template("chat").expect("added in `new`");
+        template.render(variables).map_err(|e| LmError::file(&self.path, format!("chat template: {e}")))
+    }
+}
+
+/// The template in a `chat_template` key: a text, or `[{name, template}]` with one named `default`.
+fn named_template(value: Option<&serde_json::Value>) -> Option<String> {
+    let value = value?;
+    let named = || {
+        let default = value.as_array()?.iter().find(|t| t["name"] == "default")?;
+        default["template"].as_str()
+    };
+    value.as_str().or_else(named).map(str::to_owned)
+}
+
+/// The methods of Python's strings and dictionaries that published templates call.
+fn python_method(_: &State, on: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    let unknown = || Error::new(ErrorKind::UnknownMethod, format!("{} has no method {name}", on.kind()));
+    if let Some(s) = on.as_str() {
+        let set = |args: &[Value]| -> Result<Vec<char>, Error> {
+            let (chars,): (Option<String>,) = from_args(args)?;
+            Ok(chars.map_or_else(Vec::new, |c| c.chars().collect()))
+        };
+        let strips =
+            |set: &[char], c: char| if set.is_empty() { c.is_whitespace() } else { set.contains(&c) };
+        return Ok(match name {
+            "strip" => set(args).map(|set| Value::from(s.trim_matches(|c| strips(&set, c))))?,
+            "lstrip" => set(args).map(|set| Value::from(s.trim_start_matches(|c| strips(&set, c))))?,
+            "rstrip" => set(args).map(|set| Value::from(s.trim_end_matches(|c| strips(&set, c))))?,
+            "startswith" => from_args(args).map(|(p,): (&str,)| Value::from(s.starts_with(p)))?,
+            "endswith" => from_args(args).map(|(p,): (&str,)| Value::from(s.ends_with(p)))?,
+            "upper" => Value::from(s.to_uppercase()),
+            "lower" => Value::from(s.to_lowercase()),
+            "replace" => from_args(args).map(|(a, b): (&str, &str)| Value::from(s.replace(a, b)))?,
+            "split" => {
+                let (by,): (Option<&str>,) = from_args(args)?;
+                match by {
+                    Some(by) => s.split(by).map(Value::from).collect(),
+                    None => s.split_whitespace().map(Value::from).collect(),
+                }
+            }
+            _ => return Err(unknown()),
+        });
+    }
+    if on.kind() == ValueKind::Map {
+        let keys: Vec<Value> = on.try_iter()?.collect();
+        return match name {
+            "keys" => Ok(keys.into()),
+            "values" => keys.iter().map(|k| on.get_item(k)).collect(),
+            "items" => keys.into_iter().map(|k| Ok(Value::from(vec![k.clone(), on.get_item(&k)?]))).collect(),
+            "get" => {
+                let (key, or): (Value, Option<Value>) = from_args(args)?;
+                let found = on.get_item(&key)?;
+                Ok(if found.is_undefined() { or.unwrap_or(Value::from(())) } else { found })
+            }
+            _ => Err(unknown()),
+        };
+    }
+    Err(unknown())
+}

@@ -1,0 +1,143 @@
+//! Prompt formats: what a model is given, where its answer begins and ends.
+
+use std::fs;
+use std::path::Path;
+
+use headstart_lm::init::train_tokenizer;
+use headstart_lm::text::TextCodec;
+use serde_json::{Value, json};
+
+const CORPUS: [&str; 3] =
+    ["What is rain?", "Falling water, dear friend; water that falls.", "Don't stop — 10,000 e-mails…"];
+
+fn tokenizer(dir: &Path) {
+    train_tokenizer(&mut CORPUS.into_iter(), 300, dir).unwrap();
+}
+
+/// Changes the tokenizer's configuration.
+fn configure(dir: &Path, change: impl FnOnce(&mut Value)) {
+    let path = dir.join("tokenizer_config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut config);
+    fs::write(&path, config.to_string()).unwrap();
+}
+
+fn shown(codec: &TextCodec, ids: &[u32]) -> String {
+    ids.iter().map(|id| codec.token_text(*id)).collect()
+}
+
+fn load_error(dir: &Path) -> String {
+    TextCodec::load(dir).err().expect("should not load").to_string()
+}
+
+#[test]
+fn a_row_is_its_prompt_then_its_answer_then_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    let codec = TextCodec::load(dir.path()).unwrap();
+    let prompt = codec.prompt_ids("What is rain?").unwrap();
+    let (row, masked) = codec.row_ids("What is rain?", "Water.").unwrap();
+    assert_eq!(shown(&codec, &prompt), "<|user|>What is rain?<|assistant|>");
+    assert_eq!(shown(&codec, &row), "<|user|>What is rain?<|assistant|>Water.<|end|>");
+    assert_eq!((masked, &row[..masked]), (prompt.len(), &prompt[..]));
+    assert_eq!(codec.eos(), &row[row.len() - 1..]);
+    assert_eq!(codec.decode(&row[masked..]), "Water.");
+    assert_eq!(codec.vocab(), 300);
+}
+
+#[test]
+fn without_a_template_a_line_break_parts_prompt_and_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    configure(dir.path(), |c| {
+        c.as_object_mut().unwrap().remove("chat_template");
+    });
+    let codec = TextCodec::load(dir.path()).unwrap();
+    let (row, masked) = codec.row_ids("What is rain?", "\nWater.").unwrap();
+    assert_eq!(shown(&codec, &row), "What is rain?\n\nWater.<|end|>");
+    assert_eq!(row[..masked], codec.prompt_ids("What is rain?").unwrap());
+    assert_eq!(codec.decode(&row[masked..]), "\nWater.");
+}
+
+/// The form of SmolLM2 and Qwen2: a system turn by default, a line break behind the end of a turn.
+#[test]
+fn what_follows_the_end_of_a_turn_is_not_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    let template = "{%- if messages[0]['role'] != 'system' %}
+    {{- '<|user|>Be kind.<|end|>\\n' }}
+{%- endif %}
+{%- for m in messages %}
+    {{- '<|' + m.role + '|>\\n' + m['content'].strip() + '<|end|>' + '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>\\n' }}
+{%- endif %}";
+    fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
+    let codec = TextCodec::load(dir.path()).unwrap();
+    let (row, masked) = codec.row_ids(" What is rain? ", "Water.").unwrap();
+    let asked = "<|user|>Be kind.<|end|>\n<|user|>\nWhat is rain?<|end|>\n<|assistant|>\n";
+    assert_eq!(shown(&codec, &row[..masked]), asked);
+    assert_eq!(shown(&codec, &row[masked..]), "Water.<|end|>");
+}
+
+#[test]
+fn the_end_of_a_turn_ends_an_answer_even_if_no_file_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    // A base model whose own end-of-text differs from its template's end of turn.
+    configure(dir.path(), |c| c["eos_token"] = json!("<|user|>"));
+    let codec = TextCodec::load(dir.path()).unwrap();
+    let ends: Vec<String> = codec.eos().iter().map(|id| codec.token_text(*id)).collect();
+    assert_eq!(ends, ["<|end|>", "<|user|>"]);
+}
+
+#[test]
+fn faults_name_file_and_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let message = load_error(at);
+    assert!(message.contains("tokenizer.json") && message.contains("no tokenizer"), "{message}");
+
+    tokenizer(at);
+    configure(at, |c| c["eos_token"] = json!("</s>"));
+    let message = load_error(at);
+    assert!(message.contains("tokenizer_config.json") && message.contains("`</s>`"), "{message}");
+
+    configure(at, |c| c["eos_token"] = Value::Null);
+    let message = load_error(at);
+    assert!(message.contains("no end-of-sequence token"), "{message}");
+
+    fs::write(at.join("generation_config.json"), r#"{"eos_token_id": [2, 9999]}"#).unwrap();
+    let message = load_error(at);
+    assert!(message.contains("generation_config.json") && message.contains("9999"), "{message}");
+
+    fs::write(at.join("generation_config.json"), r#"{"eos_token_id": [2]}"#).unwrap();
+    configure(at, |c| c["chat_template"] = json!("<|im_start|>{{ messages[0].content }}"));
+    let message = load_error(at);
+    assert!(message.contains("leaves out") || message.contains("cannot be told"), "{message}");
+
+    let template = "{% for m in messages %}<|im_start|>{{ m.content }}{% endfor %}\
+                    {% if add_generation_prompt %}<|im_start|>{% endif %}";
+    configure(at, |c| c["chat_template"] = json!(template));
+    let message = load_error(at);
+    assert!(message.contains("`<|im_start|>`") && message.contains("tokenizer.json lacks"), "{message}");
+
+    configure(at, |c| c["chat_template"] = json!("{% for m in messages %}"));
+    assert!(load_error(at).contains("chat template"));
+
+    fs::write(at.join("tokenizer.json"), "{").unwrap();
+    assert!(load_error(at).contains("not a tokenizer in the published format"));
+}
+
+#[test]
+fn the_tokenizer_keeps_every_byte_and_does_not_depend_on_chance() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    tokenizer(a.path());
+    tokenizer(b.path());
+    let bytes = |dir: &Path| fs::read(dir.join("tokenizer.json")).unwrap();
+    assert!(bytes(a.path()) == bytes(b.path()));
+    let codec = TextCodec::load(a.path()).unwrap();
+    let text = "Übermut — 日本語 \u{1F600}\ttabs  and\n\nbreaks";
+    assert_eq!(codec.decode(&codec.text_ids(text).unwrap()), text);
+}
