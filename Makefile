@@ -4,9 +4,15 @@ SHELL := /bin/bash
 export HEADSTART_CACHE ?= $(HOME)/.cache/headstart
 export CARGO_TARGET_DIR ?= $(HEADSTART_CACHE)/target
 export DUCKDB_LIB_DIR ?= $(shell scripts/fetch-duckdb.sh)
+HEADSTART := $(CARGO_TARGET_DIR)/debug/headstart
 
-.PHONY: build demo test lint fmt bench train-tiny nine-styles env
-build: ; cargo build --workspace --locked
+.PHONY: build demo test lint train-tiny env
+
+build:
+	cargo build --workspace --bins --locked
+
+demo: build
+	scripts/demo.sh
 
 test:
 	cargo test --workspace --locked
@@ -14,6 +20,10 @@ test:
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Trains the demonstration model and its catalog from text, and puts them where the demo looks.
+train-tiny: build
+	scripts/train-tiny.sh
 
 # Prints the variables for calling cargo by hand: eval "$$(make -s env)"
 env:

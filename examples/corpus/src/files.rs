@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `base.jsonl` | what the base is trained on: half default answers, half all styles |
 //! | `default.jsonl` | default answers to the training questions |
-//! | `styles/NAME.jsonl` | answers of one style to the training questions |
+//! | `catalog/NAME.jsonl` | answers of one style to the training questions, for the catalog's pLLMs |
+//! | `held-back/NAME.jsonl` | the same for the styles that no pLLM of the catalog has |
 //! | `probes.jsonl` | bare prompts about probe topics, in a wording that no training file has |
 //! | `users/NAME.jsonl` | a user of one style: other topics than the probes, another wording |
 
@@ -64,7 +65,8 @@ pub fn all(seed: u64) -> Vec<(PathBuf, Vec<Row>)> {
     ];
     for style in Style::all() {
         let name = style.name();
-        out.push((format!("styles/{name}.jsonl").into(), style_rows(&topics, style, seed)));
+        let folder = if style.in_catalog() { "catalog" } else { "held-back" };
+        out.push((format!("{folder}/{name}.jsonl").into(), style_rows(&topics, style, seed)));
         out.push((format!("users/{name}.jsonl").into(), user_rows(&topics, style, seed)));
     }
     out
@@ -173,16 +175,30 @@ mod tests {
             let of = files.iter().filter(|(p, _)| p.to_string_lossy().starts_with(prefix));
             of.flat_map(|(_, rows)| rows.iter().map(|r| r.prompt.clone())).collect()
         };
-        let (train, probe, user) = (prompts("styles/"), prompts("probes"), prompts("users/"));
+        let (train, probe, user) = (prompts("catalog/"), prompts("probes"), prompts("users/"));
         assert!(train.is_disjoint(&probe) && train.is_disjoint(&user) && probe.is_disjoint(&user));
     }
 
     #[test]
     fn rows_of_a_style_are_varied() {
-        for (path, rows) in all(7).iter().filter(|(p, _)| p.starts_with("styles")) {
+        for (path, rows) in all(7).iter().filter(|(p, _)| p.starts_with("catalog")) {
             let distinct: BTreeSet<_> = rows.iter().map(|r| &r.response).collect();
             let floor = if path.to_string_lossy().contains("neutral") { 50 } else { 250 };
             assert!(distinct.len() >= floor, "{}: {}", path.display(), distinct.len());
         }
+    }
+
+    #[test]
+    fn the_demo_uses_what_this_corpus_gives() {
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../first-light"));
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("the demo's data is there");
+        let files = all(7);
+        let made = |name: &str| {
+            let (_, rows) = files.iter().find(|(p, _)| p == Path::new(name)).expect("a file of the corpus");
+            to_jsonl(rows)
+        };
+        assert_eq!(read("probes.jsonl"), made("probes.jsonl"));
+        let user = made("users/elementary-informative-friendly.jsonl");
+        assert_eq!(read("phone/me.jsonl") + &read("phone/later.jsonl"), user);
     }
 }

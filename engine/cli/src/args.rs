@@ -1,0 +1,222 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Headstart: a declarative workflow engine for LLM personalization.
+#[derive(Parser)]
+#[command(name = "headstart", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// Folder of runs, artifacts and the cache.
+    #[arg(long, global = true, default_value = ".headstart", value_name = "DIR")]
+    pub workspace: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Check a pipeline file and report every mistake in it.
+    Check(Check),
+    /// Format pipeline files.
+    Fmt(Fmt),
+    /// Show what a run would do, and why.
+    Plan(PlanArgs),
+    /// Run a pipeline.
+    Run(Run),
+    /// Say why a stage ran again, or did not.
+    Why(Why),
+    /// Draw a pipeline as a graph.
+    Graph(Graph),
+    /// List, show and replay runs.
+    Runs(Runs),
+    /// Look into the catalog of a run.
+    Catalog(Catalog),
+    /// Show or clear the cache.
+    Cache(Cache),
+    /// Keep pipelines fresh on their schedules, and serve devices.
+    Serve(Serve),
+}
+
+/// A pipeline file and its parameters.
+#[derive(Args, Clone)]
+pub struct Pipeline {
+    /// The pipeline file.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// A parameter's value; may be given several times.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `headstart check`
+#[derive(Args)]
+pub struct Check {
+    /// The pipeline file.
+    #[arg(value_name = "FILE", required_unless_present = "explain")]
+    pub file: Option<PathBuf>,
+    /// A parameter's value; may be given several times.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+    /// Explain a code such as E0012.
+    #[arg(long, value_name = "CODE")]
+    pub explain: Option<String>,
+    /// Form of the output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `headstart fmt`
+#[derive(Args)]
+pub struct Fmt {
+    /// The files; `-` reads standard input and writes standard output.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Change nothing; fail if a file is not formatted.
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// `headstart plan`
+#[derive(Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    /// Form of the output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `headstart run`
+#[derive(Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    /// Address at which devices may join; by default one is opened only if the pipeline places
+    /// stages on devices.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7878")]
+    pub listen: std::net::SocketAddr,
+    /// Seconds to wait for a device that has not joined.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub device_wait: u64,
+    /// Write each output's files below this folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Write a self-contained HTML report.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Only bring these stages up to date, and what they need.
+    #[arg(long, value_name = "STAGE")]
+    pub only: Vec<String>,
+    /// Print one line instead of the summary.
+    #[arg(long)]
+    pub quiet: bool,
+    /// Go on with a run that was cut off.
+    #[arg(long, value_name = "RUN", conflicts_with = "only")]
+    pub resume: Option<String>,
+    /// Form of the output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `headstart why`
+#[derive(Args)]
+pub struct Why {
+    /// The stage: `said`, or `said["friendly"]`.
+    #[arg(value_name = "STAGE")]
+    pub stage: String,
+    /// The run; by default the latest. A unique prefix suffices.
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// The run to compare with; by default the one before in which the stage has a key.
+    #[arg(long, value_name = "RUN")]
+    pub against: Option<String>,
+}
+
+/// `headstart graph`
+#[derive(Args)]
+pub struct Graph {
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    /// The notation.
+    #[arg(long = "as", value_enum, default_value_t)]
+    pub notation: Notation,
+}
+
+/// `headstart runs`
+#[derive(Args)]
+pub struct Runs {
+    /// A run to show; a unique prefix suffices. Left out, runs are listed.
+    #[arg(value_name = "RUN")]
+    pub run: Option<String>,
+    /// Show the run's events as they came.
+    #[arg(long, requires = "run")]
+    pub replay: bool,
+    /// Write a self-contained HTML report of the run.
+    #[arg(long, value_name = "FILE", requires = "run")]
+    pub report: Option<PathBuf>,
+    /// Form of the output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `headstart catalog`
+#[derive(Args)]
+pub struct Catalog {
+    /// A pLLM to show; left out, all are listed.
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// The run; by default the latest with a catalog.
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// Form of the output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `headstart cache`
+#[derive(Args)]
+pub struct Cache {
+    /// Forget every cached stage and row. Runs and artifacts stay.
+    #[arg(long)]
+    pub clear: bool,
+    /// Form of the output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `headstart serve`
+#[derive(Args)]
+pub struct Serve {
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    /// Address at which devices may join.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7878")]
+    pub listen: std::net::SocketAddr,
+    /// Run every schedule once at the start.
+    #[arg(long)]
+    pub now: bool,
+}
+
+/// Form of data on standard output.
+#[derive(ValueEnum, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Notation of a graph.
+#[derive(ValueEnum, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Notation {
+    /// Mermaid, as code forges draw it.
+    #[default]
+    Mermaid,
+    /// Graphviz.
+    Dot,
+}

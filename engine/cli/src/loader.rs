@@ -1,0 +1,60 @@
+//! Reads pipeline files, and turns `--set` into parameters.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use headstart_dsl::plan::Plan;
+use headstart_dsl::{Checked, FileLoader};
+
+use crate::exit::{CommandError, INPUT};
+
+/// Files of this machine.
+pub struct Disk;
+
+impl FileLoader for Disk {
+    fn read(&self, path: &str) -> Result<String, String> {
+        std::fs::read_to_string(path).map_err(|e| e.to_string())
+    }
+
+    fn glob(&self, pattern: &str) -> Result<Vec<String>, String> {
+        let found = glob::glob(pattern).map_err(|e| e.to_string())?;
+        // Hidden files are nobody's catalog entry.
+        let visible = |p: &std::path::PathBuf| !p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        let mut paths: Vec<String> =
+            found.flatten().filter(visible).map(|p| p.to_string_lossy().into_owned()).collect();
+        paths.sort();
+        Ok(paths)
+    }
+}
+
+/// `--set NAME=VALUE`, as a map.
+pub fn sets(given: &[String]) -> Result<BTreeMap<String, String>, CommandError> {
+    let pair = |s: &String| match s.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.trim().to_owned(), value.to_owned())),
+        _ => Err(CommandError::input(format!("--set takes NAME=VALUE, not `{s}`"))),
+    };
+    given.iter().map(pair).collect()
+}
+
+/// Checks a file.
+pub fn check(file: &Path, set: &[String]) -> Result<Checked, CommandError> {
+    let sets = sets(set)?;
+    if !file.is_file() {
+        return Err(CommandError::input(format!("there is no pipeline file {}", file.display())));
+    }
+    Ok(headstart_dsl::check(&file.to_string_lossy(), &Disk, &sets))
+}
+
+/// Checks a file, prints what is wrong with it, and gives the plan.
+pub fn plan(file: &Path, set: &[String]) -> Result<Plan, CommandError> {
+    let checked = check(file, set)?;
+    print_diagnostics(&checked);
+    checked.plan.ok_or(CommandError::silent(INPUT))
+}
+
+/// Prints diagnostics on stderr.
+pub fn print_diagnostics(checked: &Checked) {
+    if !checked.diagnostics.is_empty() {
+        anstream::eprint!("{}", headstart_dsl::render(&checked.diagnostics, &checked.sources, true));
+    }
+}

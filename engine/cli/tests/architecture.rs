@@ -1,0 +1,109 @@
+//! Arrows between crates only point down. See docs/ARCHITECTURE.md.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// For each crate, the crates of the workspace that it may depend on.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("protocol", &[]),
+    ("testkit", &["protocol"]),
+    ("dsl", &["protocol"]),
+    ("core", &["protocol", "dsl"]),
+    ("cron", &[]),
+    ("store", &["protocol", "core"]),
+    ("driver", &["protocol", "dsl", "core", "store", "cron"]),
+    ("server", &["protocol", "core", "store", "driver"]),
+    ("report", &["protocol"]),
+    ("lm", &["protocol"]),
+    ("ingest", &["protocol", "lm"]),
+    ("explain", &["protocol", "lm"]),
+    ("select", &["protocol", "lm", "explain"]),
+    ("merge", &["protocol", "lm"]),
+    ("finetune", &["protocol", "lm"]),
+    ("evaluate", &["protocol", "lm"]),
+    ("builtin", &["protocol", "lm", "ingest", "explain", "select", "merge", "finetune", "evaluate"]),
+    ("device", &["protocol", "lm", "builtin"]),
+    ("corpus", &[]),
+    (
+        "cli",
+        &["protocol", "dsl", "core", "cron", "store", "driver", "server", "report", "lm", "builtin"],
+    ),
+];
+
+/// External crates that only some of ours may link, because of their weight or because of what
+/// they would let a crate do.
+const GUARDED: &[(&str, &[&str])] = &[
+    ("candle-core", &["lm"]),
+    ("tokenizers", &["lm"]),
+    ("duckdb", &["store"]),
+    ("pest", &["dsl"]),
+    ("petgraph", &["dsl", "core"]),
+    ("axum", &["server", "device"]),
+    ("tokio", &["driver", "server", "device", "cli"]),
+    ("reqwest", &["device", "server"]),
+];
+
+fn dependencies(dev: bool) -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml"))
+        .no_deps()
+        .exec()
+        .expect("cargo metadata runs in a checkout");
+    let name = |s: &str| s.strip_prefix("headstart-").unwrap_or(s).to_owned();
+    let wanted = |k: cargo_metadata::DependencyKind| {
+        k == cargo_metadata::DependencyKind::Normal || dev && k == cargo_metadata::DependencyKind::Development
+    };
+    metadata
+        .packages
+        .iter()
+        .map(|p| {
+            let deps = p.dependencies.iter().filter(|d| wanted(d.kind)).map(|d| name(&d.name));
+            (name(&p.name), deps.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn arrows_between_crates_point_down() {
+    let found = dependencies(false);
+    let allowed: BTreeMap<_, BTreeSet<_>> =
+        ALLOWED.iter().map(|(n, d)| (n.to_string(), d.iter().map(|d| d.to_string()).collect())).collect();
+    let ours: BTreeSet<_> = found.keys().cloned().collect();
+    assert_eq!(ours, allowed.keys().cloned().collect(), "every crate stands in ALLOWED, and no other");
+    for (name, deps) in &found {
+        let bad: Vec<_> = deps.intersection(&ours).filter(|d| !allowed[name].contains(*d)).collect();
+        assert!(bad.is_empty(), "{name} must not depend on {bad:?}");
+    }
+}
+
+#[test]
+fn heavy_libraries_are_linked_in_one_place() {
+    for (name, deps) in dependencies(false) {
+        for (guarded, by) in GUARDED {
+            assert!(
+                !deps.contains(*guarded) || by.contains(&name.as_str()),
+                "{name} links {guarded}, which only {by:?} may"
+            );
+        }
+    }
+}
+
+#[test]
+fn source_files_stay_readable() {
+    let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let mut long = Vec::new();
+    let mut folders: Vec<_> = ["dsl", "engine", "plugins", "device-runner", "examples"].map(|d| root.join(d)).into();
+    while let Some(dir) = folders.pop() {
+        for entry in std::fs::read_dir(&dir).expect("the folder exists").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let lines = std::fs::read_to_string(&path).expect("source is UTF-8").lines().count();
+                if lines > 600 {
+                    long.push(format!("{}: {lines}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(long.is_empty(), "over 600 lines: {long:#?}");
+}

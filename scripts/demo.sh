@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The demo: a server and a phone, two processes. The phone's texts stay in its folder.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bin="${CARGO_TARGET_DIR:-target}/debug"
+work="${DEMO_DIR:-build/demo}"
+mkdir -p "$work"
+port="$(python3 -c 'import socket; s=socket.socket(); s.bind(("127.0.0.1",0)); print(s.getsockname()[1])')"
+
+"$bin/headstart-device" --state "$work/phone" join "http://127.0.0.1:$port" \
+  --name phone --data examples/first-light/phone --holds charging,unmetered,idle \
+  >"$work/phone.log" 2>&1 &
+device=$!
+trap 'kill $device 2>/dev/null || true' EXIT
+
+run() {
+  "$bin/headstart" --workspace "$work/server" run pipelines/personalize.pllm \
+    --listen "127.0.0.1:$port" "$@"
+}
+
+run --report "$work/report.html"
+
+echo
+echo "── What only the phone knows ──────────────────────────────────────────────"
+"$bin/headstart-device" --state "$work/phone" show
+
+echo
+echo "── The same pipeline again: everything is cached ──────────────────────────"
+run --quiet
+echo
+echo "Report: $work/report.html"
