@@ -1,0 +1,127 @@
+//! The stable codes of diagnostics. Each has a page: what it means, why it is so, what to write.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use crate::diagnostic::Severity;
+
+macro_rules! codes {
+    ($($name:ident $doc:literal)*) => {
+        /// A stable code. Codes are never reused for something else.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Code {
+            $(#[doc = $doc] $name,)*
+        }
+
+        const ALL: &[(Code, &str, &str, &str)] = &[
+            $((Code::$name, stringify!($name), $doc, include_str!(concat!("codes/", stringify!($name), ".md"))),)*
+        ];
+    };
+}
+
+codes! {
+    E0001 "unexpected text"
+    E0002 "a text that is not closed"
+    E0003 "a bracket that is not closed"
+    E0004 "an unknown escape in a text"
+    E0005 "a number or unit that is not understood"
+    E0006 "brackets nested too deep"
+    E0007 "a stage without a type"
+    E0101 "an unknown name"
+    E0102 "a name that is declared twice"
+    E0103 "an unknown stage kind"
+    E0104 "an unknown argument"
+    E0105 "an argument or setting that is given twice"
+    E0106 "an argument that is missing"
+    E0107 "an argument without its name"
+    E0108 "an unknown field"
+    E0109 "an unknown key"
+    E0110 "an unknown setting"
+    E0111 "an unknown word"
+    E0112 "an unknown type"
+    E0201 "a value of the wrong type"
+    E0202 "a stated type that the kind does not make"
+    E0203 "a value that may be absent"
+    E0204 "an `or` whose left side is always there"
+    E0205 "a loop over something that is no list"
+    E0206 "a `when` that is neither true nor false"
+    E0207 "values that cannot be compared"
+    E0208 "a list of different types"
+    E0209 "a mix that is not weights times pLLMs"
+    E0210 "a mix over different bases"
+    E0211 "a kind under the wrong keyword"
+    E0212 "something other than a stage kind, or a stage inside another"
+    E0213 "a key on something that is no list"
+    E0214 "a condition that is not a metric compared with a number"
+    E0215 "an `or` between different types"
+    E0216 "a clause or setting where it has no meaning"
+    E0217 "a setting of the wrong form"
+    E0301 "two elements with the same key"
+    E0302 "a fan-out that is too large"
+    E0401 "a cycle"
+    E0402 "a cycle of imports"
+    E0403 "a file that cannot be read"
+    E0501 "a private value used off its device"
+    E0502 "a private output without `release`"
+    E0503 "a value that can never be released"
+    E0504 "`release` somewhere else than in an output"
+    E0505 "values of two devices brought together"
+    E0506 "a private dataset without its device"
+    E0507 "`private` on something that is no dataset"
+    E0508 "a kind that cannot run on a device"
+    E0509 "`glob` over a device's files"
+    E0601 "a cron expression that is not understood"
+    E0602 "an unknown time zone"
+    E0603 "a schedule without a needed entry"
+    E0701 "a parameter without a value"
+    E0702 "a value for an unknown parameter"
+    E0703 "a value that does not fit its parameter"
+    E0704 "a parameter of a type that cannot be set"
+    E0705 "a default that is not constant"
+    W0001 "an item that nothing uses"
+    W0002 "a parameter that nothing uses"
+    W0003 "an import that nothing uses"
+    W0004 "a pattern that matches nothing"
+    W0005 "a `release` that releases nothing"
+    W0006 "documentation of nothing"
+}
+
+impl Code {
+    /// As people write it: `E0101`.
+    pub fn as_str(self) -> &'static str {
+        ALL[self as usize].1
+    }
+
+    /// What it stands for, as a noun phrase.
+    pub fn title(self) -> &'static str {
+        ALL[self as usize].2
+    }
+
+    /// Errors start with `E`, warnings with `W`.
+    pub fn severity(self) -> Severity {
+        if self.as_str().starts_with('W') { Severity::Warning } else { Severity::Error }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+
+/// Every code, ascending.
+pub fn codes() -> impl Iterator<Item = Code> {
+    ALL.iter().map(|(code, ..)| *code)
+}
+
+/// The page of a code, in Markdown. Case does not matter.
+pub fn explain(code: &str) -> Option<&'static str> {
+    ALL.iter().find(|(_, name, ..)| name.eq_ignore_ascii_case(code.trim())).map(|(.., page)| *page)
+}

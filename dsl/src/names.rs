@@ -1,0 +1,45 @@
+//! Similar names, for "did you mean".
+
+/// The name among `known` that is most like `name`, if any is like it at all.
+pub fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_lowercase();
+    let mut best: Option<(f64, &str)> = None;
+    for k in known {
+        let score = strsim::jaro_winkler(&lower, &k.to_lowercase());
+        // Short names are alike too easily; a swap or a lost letter must still count.
+        let near = strsim::damerau_levenshtein(&lower, &k.to_lowercase()) <= 1 + name.chars().count() / 4;
+        if (score > 0.88 || near && score > 0.6) && best.is_none_or(|(s, _)| score > s) {
+            best = Some((score, k));
+        }
+    }
+    best.map(|(_, k)| k)
+}
+
+/// A help line with the most similar name.
+pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    similar(name, known).map(|k| format!("did you mean `{k}`?"))
+}
+
+/// `a`, `a and b`, `a, b and c`; or with another last word than `and`.
+pub fn listed<T: AsRef<str>>(items: &[T], last: &str) -> String {
+    match items {
+        [] => String::new(),
+        [one] => one.as_ref().to_owned(),
+        [init @ .., end] => {
+            let init: Vec<&str> = init.iter().map(AsRef::as_ref).collect();
+            format!("{} {last} {}", init.join(", "), end.as_ref())
+        }
+    }
+}
+
+/// Names in backquotes, listed.
+pub fn quoted<'a>(items: impl IntoIterator<Item = &'a str>, last: &str) -> String {
+    let items: Vec<String> = items.into_iter().map(|i| format!("`{i}`")).collect();
+    listed(&items, last)
+}
+
+/// `a Pllm`, `an Int`.
+pub fn a(what: &str) -> String {
+    let vowel = what.trim_start_matches('`').starts_with(['A', 'E', 'I', 'O', 'a', 'e', 'i', 'o', 'u']);
+    format!("{} {what}", if vowel { "an" } else { "a" })
+}
