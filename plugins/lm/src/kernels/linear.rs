@@ -1,0 +1,246 @@
+//! Linear layers: frozen or trained weight, stored as f32, f16 or bf16, with or without a LoRA
+//! pair beside it.
+//!
+//! y = x Wᵀ + b + s (x Aᵀ) Bᵀ, with W `[out, in]`, A `[rank, in]`, B `[out, rank]`.
+
+use faer::Accum;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::gemm::{gemm, gemm_into, mat};
+use super::simd;
+
+/// Numbers of a matrix, as stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Numbers<'a> {
+    /// 32-bit floats.
+    F32(&'a [f32]),
+    /// IEEE half floats.
+    F16(&'a [f16]),
+    /// The upper halves of 32-bit floats.
+    Bf16(&'a [bf16]),
+}
+
+impl Numbers<'_> {
+    /// Writes numbers `at..at + out.len()` as f32.
+    pub fn decode(&self, at: usize, out: &mut [f32]) {
+        let range = at..at + out.len();
+        match self {
+            Self::F32(d) => out.copy_from_slice(&d[range]),
+            Self::F16(d) => out.iter_mut().zip(&d[range]).for_each(|(o, v)| *o = v.to_f32()),
+            Self::Bf16(d) => out
+                .iter_mut()
+                .zip(&d[range])
+                .for_each(|(o, v)| *o = f32::from_bits(u32::from(v.to_bits()) << 16)),
+        }
+    }
+}
+
+/// A row-major matrix as stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Its numbers.
+    pub data: Numbers<'a>,
+}
+
+/// Rows of W that are decoded at once: the block that the matrix product sums over, so that a
+/// stored type does not change the order of sums.
+const PANEL: usize = 512;
+
+impl Matrix<'_> {
+    /// Calls `f(first row, rows, numbers)` with f32 panels that cover the matrix in order.
+    pub fn panels(&self, mut f: impl FnMut(usize, usize, &[f32])) {
+        if let Numbers::F32(data) = self.data {
+            return f(0, self.rows, data);
+        }
+        let mut panel = vec![0.0; PANEL.min(self.rows) * self.cols];
+        for first in (0..self.rows).step_by(PANEL) {
+            let rows = PANEL.min(self.rows - first);
+            let part = &mut panel[..rows * self.cols];
+            part.par_chunks_mut(self.cols)
+                .enumerate()
+                .for_each(|(r, row)| self.data.decode((first + r) * self.cols, row));
+            f(first, rows, part);
+        }
+    }
+
+    /// y = x Wᵀ for `n` rows of x.
+    pub fn forward(&self, y: &mut [f32], x: &[f32], n: usize) {
+        let x = mat(x, n, self.cols);
+        self.panels(|first, rows, w| {
+            let w = mat(w, rows, self.cols).transpose();
+            gemm_into(&mut y[first..], self.rows, Accum::Replace, x, w, 1.0);
+        });
+    }
+
+    /// dx (+)= dy W for `n` rows of dy.
+    pub fn backward(&self, dx: &mut [f32], accum: Accum, dy: &[f32], n: usize) {
+        let dy = mat(dy, n, self.rows);
+        let mut accum = accum;
+        self.panels(|first, rows, w| {
+            gemm(dx, accum, dy.subcols(first, rows), mat(w, rows, self.cols), 1.0);
+            accum = Accum::Add;
+        });
+    }
+}
+
+/// A LoRA pair.
+#[derive(Clone, Copy, Debug)]
+pub struct LoraRef<'a> {
+    /// A, `[rank, in]`.
+    pub a: &'a [f32],
+    /// B, `[out, rank]`.
+    pub b: &'a [f32],
+    /// Rank.
+    pub rank: usize,
+    /// What B A x is multiplied with.
+    pub scale: f32,
+}
+
+/// A linear layer.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearRef<'a> {
+    /// W, `[out, in]`.
+    pub weight: Matrix<'a>,
+    /// Bias, of length `out`.
+    pub bias: Option<&'a [f32]>,
+    /// The LoRA pair beside it.
+    pub lora: Option<LoraRef<'a>>,
+}
+
+/// Where the gradients of a linear layer are added to; none for what is frozen.
+#[derive(Debug, Default)]
+pub struct LinearGrad<'a> {
+    /// Of W.
+    pub weight: Option<&'a mut [f32]>,
+    /// Of the bias.
+    pub bias: Option<&'a mut [f32]>,
+    /// Of A.
+    pub a: Option<&'a mut [f32]>,
+    /// Of B.
+    pub b: Option<&'a mut [f32]>,
+}
+
+impl LinearRef<'_> {
+    /// Writes y for `n` rows of x and returns x Aᵀ (empty without LoRA), for [`Self::backward`].
+    pub fn forward(&self, y: &mut [f32], x: &[f32], n: usize) -> Vec<f32> {
+        let (out, inner) = (self.weight.rows, self.weight.cols);
+        self.weight.forward(y, x, n);
+        if let Some(bias) = self.bias {
+            y[..n * out].par_chunks_mut(out * super::ROWS).for_each(|rows| {
+                rows.chunks_mut(out).for_each(|row| simd::add(row, bias));
+            });
+        }
+        let Some(l) = &self.lora else { return Vec::new() };
+        let mut u = vec![0.0; n * l.rank];
+        gemm(&mut u, Accum::Replace, mat(x, n, inner), mat(l.a, l.rank, inner).transpose(), 1.0);
+        let b = mat(l.b, out, l.rank).transpose();
+        gemm(y, Accum::Add, mat(&u, n, l.rank), b, l.scale);
+        u
+    }
+
+    /// dx (+)= the gradient of x, and adds those of the parameters to `grad`. `u` is what
+    /// [`Self::forward`] returned. Without `dx` only parameters get gradients.
+    pub fn backward(
+        &self,
+        dx: Option<(&mut [f32], Accum)>,
+        grad: &mut LinearGrad,
+        dy: &[f32],
+        x: &[f32],
+        u: &[f32],
+        n: usize,
+    ) {
+        let (out, inner) = (self.weight.rows, self.weight.cols);
+        let (x, dy_rows) = (mat(x, n, inner), mat(dy, n, out));
+        if let Some(dw) = &mut grad.weight {
+            gemm(dw, Accum::Add, dy_rows.transpose(), x, 1.0);
+        }
+        if let Some(db) = &mut grad.bias {
+            column_sums(db, dy, n);
+        }
+        let du = self.lora.map(|l| {
+            let mut du = vec![0.0; n * l.rank];
+            gemm(&mut du, Accum::Replace, dy_rows, mat(l.b, out, l.rank), l.scale);
+            if let Some(db) = &mut grad.b {
+                gemm(db, Accum::Add, dy_rows.transpose(), mat(u, n, l.rank), l.scale);
+            }
+            if let Some(da) = &mut grad.a {
+                gemm(da, Accum::Add, mat(&du, n, l.rank).transpose(), x, 1.0);
+            }
+            du
+        });
+        let Some((dx, accum)) = dx else { return };
+        self.weight.backward(dx, accum, dy, n);
+        if let (Some(l), Some(du)) = (&self.lora, du) {
+            gemm(dx, Accum::Add, mat(&du, n, l.rank), mat(l.a, l.rank, inner), 1.0);
+        }
+    }
+}
+
+/// sums += column sums of a row-major matrix of `n` rows, rows taken in order.
+pub fn column_sums(sums: &mut [f32], rows: &[f32], n: usize) {
+    const COLUMNS: usize = 128;
+    let width = sums.len();
+    sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(i, part)| {
+        for row in rows.chunks(width).take(n) {
+            simd::add(part, &row[i * COLUMNS..i * COLUMNS + part.len()]);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{Tensors, check_gradients};
+
+    #[test]
+    fn gradients_of_weight_bias_and_lora_agree_with_differences() {
+        let (n, inner, out, rank) = (5, 7, 6, 2);
+        let mut t = Tensors::new(11);
+        let sizes = [n * inner, out * inner, out, rank * inner, out * rank];
+        let at: Vec<usize> = sizes.iter().map(|s| t.push(*s)).collect();
+        let probe = Tensors::numbers(n * out, 5);
+        fn layer<'a>(t: &'a Tensors, at: &[usize]) -> LinearRef<'a> {
+            let lora = LoraRef { a: t.get(at[3]), b: t.get(at[4]), rank: 2, scale: 0.7 };
+            let weight = Matrix { rows: 6, cols: 7, data: Numbers::F32(t.get(at[1])) };
+            LinearRef { weight, bias: Some(t.get(at[2])), lora: Some(lora) }
+        }
+        let loss = |t: &Tensors| {
+            let mut y = vec![0.0; n * out];
+            layer(t, &at).forward(&mut y, t.get(at[0]), n);
+            simd::dot(&y, &probe)
+        };
+        let l = layer(&t, &at);
+        let mut y = vec![0.0; n * out];
+        let u = l.forward(&mut y, t.get(at[0]), n);
+        let mut g: Vec<Vec<f32>> = sizes.iter().map(|s| vec![0.0; *s]).collect();
+        let [dx, dw, db, da, dbb] = g.as_mut_slice() else { unreachable!() };
+        let mut grad = LinearGrad { weight: Some(dw), bias: Some(db), a: Some(da), b: Some(dbb) };
+        l.backward(Some((dx, Accum::Replace)), &mut grad, &probe, t.get(at[0]), &u, n);
+        check_gradients(&t, &g, loss);
+    }
+
+    #[test]
+    fn half_weights_give_the_bits_of_their_decoded_values() {
+        let (n, inner, out) = (4, 33, 1100);
+        let x = Tensors::numbers(n * inner, 1);
+        let w: Vec<bf16> = Tensors::numbers(out * inner, 2).into_iter().map(bf16::from_f32).collect();
+        let wide: Vec<f32> = w.iter().map(|v| v.to_f32()).collect();
+        let (stored, plain) = (
+            Matrix { rows: out, cols: inner, data: Numbers::Bf16(&w) },
+            Matrix { rows: out, cols: inner, data: Numbers::F32(&wide) },
+        );
+        let (mut a, mut b) = (vec![0.0; n * out], vec![0.0; n * out]);
+        stored.forward(&mut a, &x, n);
+        plain.forward(&mut b, &x, n);
+        assert_eq!(a, b);
+        let dy = Tensors::numbers(n * out, 3);
+        stored.backward(&mut a, Accum::Replace, &dy, n);
+        plain.backward(&mut b, Accum::Replace, &dy, n);
+        assert_eq!(a, b);
+    }
+}

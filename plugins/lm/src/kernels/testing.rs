@@ -1,0 +1,57 @@
+//! Central differences, to hold backward passes against.
+
+/// Inputs of a function under test.
+#[derive(Clone)]
+pub struct Tensors {
+    all: Vec<Vec<f32>>,
+    seed: u32,
+}
+
+impl Tensors {
+    /// None yet.
+    pub fn new(seed: u32) -> Self {
+        Self { all: Vec::new(), seed }
+    }
+
+    /// Numbers in [-0.5, 0.5).
+    pub fn numbers(n: usize, seed: u32) -> Vec<f32> {
+        let mut s = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+        let step = |_| {
+            s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (s >> 8) as f32 / (1 << 24) as f32 - 0.5
+        };
+        (0..n).map(step).collect()
+    }
+
+    /// Adds a tensor of `n` numbers and returns its index.
+    pub fn push(&mut self, n: usize) -> usize {
+        self.seed += 1;
+        self.all.push(Self::numbers(n, self.seed));
+        self.all.len() - 1
+    }
+
+    /// A tensor.
+    pub fn get(&self, i: usize) -> &[f32] {
+        &self.all[i]
+    }
+}
+
+/// Holds `grads` (one a tensor) against central differences of `loss`, to 1% of the largest
+/// gradient of the tensor: f32 differences give no more.
+pub fn check_gradients(at: &Tensors, grads: &[Vec<f32>], loss: impl Fn(&Tensors) -> f32) {
+    const STEP: f32 = 1e-2;
+    for (t, grad) in grads.iter().enumerate() {
+        let largest = grad.iter().fold(1e-3f32, |m, g| m.max(g.abs()));
+        for (i, g) in grad.iter().enumerate() {
+            let shifted = |by: f32| {
+                let mut x = at.clone();
+                x.all[t][i] += by;
+                loss(&x)
+            };
+            // Fourth order, so that the step may be wide enough for f32.
+            let d = (8.0 * (shifted(STEP) - shifted(-STEP)) - (shifted(2.0 * STEP) - shifted(-2.0 * STEP)))
+                / (12.0 * STEP);
+            assert!((g - d).abs() < 1e-2 * largest, "tensor {t}, number {i}: backward {g}, difference {d}");
+        }
+    }
+}
