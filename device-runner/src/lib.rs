@@ -1,1 +1,48 @@
-//! The on-device runner: claims the stages assigned to this device and runs them on data that stays here
+//! The on-device runner: it claims the stages that are placed on this device and runs them on data
+//! that stays here.
+//!
+//! The device trusts the engine with nothing but public work. It pins the engine's key and checks
+//! every task's signature; it decides by itself what is private; it lets out only what a signed
+//! task releases, what the type allows and what its owner permits; and it keeps a journal of every
+//! message that left, which `headstart-device show --sent` prints.
+//!
+//! What the engine can still observe of a private stage: that it ran, when it began and ended, that
+//! it failed and with what class of failure, and that its result is the same as that of an earlier
+//! run of exactly the same task.
+//!
+//! # Layout
+//! - [`runner`]: the device's life: join, ask for work, do it, hand it in.
+//! - [`device`]: how one task is done: arguments resolved, stage run, output kept or published.
+//! - `attempt`: the stage on its thread, downloads before it, renewals beside it.
+//! - [`residency`], [`release`]: what may leave, decided here.
+//! - [`context`]: what a stage may touch while it runs.
+//! - [`state`], [`store`], [`rows`]: the device's folder: secret, artifacts, row cache.
+//! - [`client`], [`fetch`], [`outbox`]: calls, resumable downloads, results on their way.
+//! - [`journal`], [`history`]: what left, and what was done.
+//! - [`facts`]: what the device says of itself.
+//! - [`cli`], [`show`], [`local`]: the command line, what it prints, one task by hand.
+//! - [`error`]: what can stop it.
+
+mod attempt;
+pub mod cli;
+pub mod client;
+pub mod context;
+pub mod device;
+pub mod error;
+pub mod facts;
+pub mod fetch;
+pub mod history;
+pub mod journal;
+pub mod local;
+pub mod outbox;
+pub mod release;
+pub mod residency;
+pub mod rows;
+pub mod runner;
+pub mod show;
+pub mod state;
+pub mod store;
+
+pub use error::DeviceError;
+pub use residency::Allowed;
+pub use runner::{Options, Summary, Until, run};

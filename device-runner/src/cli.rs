@@ -1,0 +1,242 @@
+//! The command line. Data goes to standard output, everything else to standard error.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use headstart_protocol::Stage;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::DeviceError;
+use crate::residency::Allowed;
+use crate::runner::{self, Options, Until};
+use crate::{local, show};
+
+/// Runs the stages that are placed on this device, on data that stays here.
+#[derive(Parser)]
+#[command(name = "headstart-device", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Join an engine and work for it.
+    Join(JoinArgs),
+    /// Run one task, read as JSON from standard input, on local files; print what it made.
+    Run(RunArgs),
+    /// Print what only this device knows: your style, the choice, the training. Sends nothing.
+    Show(ShowArgs),
+}
+
+#[derive(clap::Args)]
+struct JoinArgs {
+    /// The engine's address, such as http://10.0.0.5:7878.
+    url: String,
+    /// This device's name, as in `device("phone")`.
+    #[arg(long)]
+    name: String,
+    /// The folder with this device's own data; stages can read nothing outside it.
+    #[arg(long)]
+    data: PathBuf,
+    /// The folder for this device's secret, results and downloads.
+    #[arg(long, default_value = ".headstart-device")]
+    state: PathBuf,
+    /// Stop after one task.
+    #[arg(long, conflicts_with = "exit_when_idle")]
+    once: bool,
+    /// Stop when there was nothing to do for this many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    exit_when_idle: Option<u64>,
+    /// Conditions that hold: charging, unmetered, idle. Mains power is noticed by itself.
+    #[arg(long, value_delimiter = ',', value_parser = ["charging", "unmetered", "idle"])]
+    holds: Vec<String>,
+    /// What may leave this device when a pipeline releases it: any of metrics, selection, mix,
+    /// pllm (the weights trained on your data), or none.
+    #[arg(long, value_name = "WHAT", default_value = "metrics,selection,mix")]
+    allow_release: Allowed,
+    #[command(flatten)]
+    limits: Limits,
+}
+
+#[derive(clap::Args)]
+struct RunArgs {
+    /// The folder with this device's own data; stages can read nothing outside it.
+    #[arg(long)]
+    data: PathBuf,
+    /// The folder for this device's secret, results and downloads.
+    #[arg(long, default_value = ".headstart-device")]
+    state: PathBuf,
+    #[command(flatten)]
+    limits: Limits,
+}
+
+#[derive(clap::Args)]
+struct ShowArgs {
+    /// The folder that `join` was given with --state.
+    #[arg(long, default_value = ".headstart-device")]
+    state: PathBuf,
+    /// Print everything that ever left this device instead.
+    #[arg(long)]
+    sent: bool,
+    /// Show this run instead of the last.
+    #[arg(long, conflicts_with = "sent")]
+    run: Option<String>,
+}
+
+#[derive(clap::Args)]
+struct Limits {
+    /// Memory that stages may use, such as 1GiB.
+    #[arg(long, value_parser = bytes)]
+    memory: Option<u64>,
+    /// Threads that stages may use; all, if not given.
+    #[arg(long)]
+    threads: Option<std::num::NonZeroUsize>,
+}
+
+impl Limits {
+    fn threads(&self) -> usize {
+        self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, Into::into)
+    }
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err(format!("{unit:?} is not a unit; write bytes, KiB, MiB or GiB, as in 1GiB")),
+    };
+    let number: u64 =
+        number.parse().map_err(|_| format!("{text:?} is not an amount; write it as in 1GiB"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is too much"))
+}
+
+/// The whole program, for the given stages. Exit codes: 0 well, 1 a task failed or results wait to
+/// be handed in, 2 the input is wrong, 3 internal.
+pub fn main(stages: impl FnOnce() -> Vec<Box<dyn Stage>>) -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HEADSTART_LOG");
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).without_time();
+    log.with_env_filter(filter.unwrap_or_else(|_| "info".into())).init();
+    let done = match cli.command {
+        Command::Join(args) => join(args, stages()),
+        Command::Run(args) => run(&args, stages()),
+        Command::Show(args) => print(&args),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "headstart-device: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn join(args: JoinArgs, stages: Vec<Box<dyn Stage>>) -> Result<u8, DeviceError> {
+    let until = match (args.once, args.exit_when_idle) {
+        (true, _) => Until::Once,
+        (false, Some(s)) => Until::Idle(Duration::from_secs(s)),
+        (false, None) => Until::Stopped,
+    };
+    let options = Options {
+        url: args.url,
+        name: args.name,
+        data: args.data,
+        state: args.state,
+        until,
+        holds: args.holds,
+        allowed: args.allow_release,
+        memory: args.limits.memory,
+        threads: args.limits.threads(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|e| DeviceError::Internal(format!("runtime: {e}")))?;
+    let stop = CancellationToken::new();
+    runtime.spawn(stop_on_signal(stop.clone()));
+    let summary = runtime.block_on(runner::run(options, stages, stop));
+    // A stage that was left behind must not keep the process alive.
+    runtime.shutdown_background();
+    Ok(u8::from(summary?.failed > 0))
+}
+
+/// The first signal asks to stop, the second kills.
+async fn stop_on_signal(stop: CancellationToken) {
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut term) => {
+                term.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+    tracing::info!("stopping; once more to stop at once");
+    stop.cancel();
+    let _ = tokio::signal::ctrl_c().await;
+    std::process::exit(130);
+}
+
+fn run(args: &RunArgs, stages: Vec<Box<dyn Stage>>) -> Result<u8, DeviceError> {
+    let mut text = String::new();
+    let read = std::io::stdin().read_to_string(&mut text);
+    read.map_err(|e| DeviceError::Input(format!("standard input: {e}")))?;
+    let limits = (args.limits.threads(), args.limits.memory);
+    let made = local::run(&text, &args.data, &args.state, stages, limits)?;
+    put(&format!("{made:#}\n"))?;
+    Ok(0)
+}
+
+fn print(args: &ShowArgs) -> Result<u8, DeviceError> {
+    let state: &Path = &args.state;
+    let page = if args.sent { show::sent(state)? } else { show::summary(state, args.run.as_deref())? };
+    put(&page)?;
+    Ok(0)
+}
+
+fn put(text: &str) -> Result<(), DeviceError> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        // The reader has seen enough, as in `… | head`.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.map_err(|e| DeviceError::Internal(format!("standard output: {e}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+        let parse = |args: &str| Cli::try_parse_from(args.split_whitespace());
+        let join = "headstart-device join http://x --name phone --data d";
+        let Command::Join(args) = parse(join).expect("parses").command else { panic!("not a join") };
+        assert_eq!(args.allow_release, Allowed::NUMBERS, "weights never leave unless named");
+        assert!(parse(&format!("{join} --allow-release datasets")).is_err());
+        assert!(parse(&format!("{join} --once --exit-when-idle 3")).is_err());
+        assert!(parse(&format!("{join} --holds charging,unmetered --memory 1GiB")).is_ok());
+        assert_eq!(bytes("3MiB"), Ok(3 << 20));
+        assert!(bytes("3 bananas").is_err() && bytes("99999999999GiB").is_err());
+    }
+}

@@ -1,0 +1,229 @@
+//! What a stage may do while it runs on a device.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use headstart_protocol::expr::{Manifests, ResolveError};
+use headstart_protocol::{ArtifactRef, Context, Failure, Manifest, Progress, RowCache};
+
+use crate::rows::RowView;
+use crate::store::Store;
+
+/// What the runner and a running attempt tell each other.
+#[derive(Default)]
+pub struct Control {
+    cancelled: AtomicBool,
+    progress: Mutex<Option<Progress>>,
+}
+
+impl Control {
+    /// Asks the attempt to stop soon.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the attempt was asked to stop.
+    pub fn cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// How far the attempt said it is.
+    pub fn progress(&self) -> Option<Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn report(&self, progress: Progress) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+    }
+}
+
+/// The [`Context`] of one attempt on a device.
+pub struct DeviceContext<'a> {
+    /// Where its artifacts are.
+    pub store: &'a Store,
+    /// The folder that paths of the pipeline lie in; nothing outside it can be named.
+    pub data: &'a Path,
+    /// The state folder, which no path may name even where it lies inside `data`.
+    pub state: &'a Path,
+    /// Whether the attempt may touch what is private.
+    pub private: bool,
+    /// An empty folder of this attempt.
+    pub scratch: PathBuf,
+    /// The row cache.
+    pub rows: RowView<'a>,
+    /// The link to the runner.
+    pub control: &'a Control,
+    /// Threads that the stage may use.
+    pub threads: usize,
+    /// Bytes of memory that the stage may use.
+    pub memory: Option<u64>,
+    /// What the stage counted.
+    pub counters: Mutex<BTreeMap<String, u64>>,
+    /// The first thing that the stage tried and may not do. It fails the attempt, whatever the
+    /// stage makes of it.
+    pub refused: Mutex<Option<Failure>>,
+}
+
+impl DeviceContext<'_> {
+    fn refuse(&self, failure: Failure) -> Failure {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get_or_insert(failure).clone()
+    }
+
+    fn check(&self, artifact: &ArtifactRef) -> Result<(), Failure> {
+        if artifact.private_to.is_none() || self.private {
+            return Ok(());
+        }
+        Err(self
+            .refuse(Failure::input("a stage that the engine calls public may not read a private artifact")))
+    }
+
+    fn inside_data(&self, path: &str) -> Result<PathBuf, Failure> {
+        if !self.private {
+            let m =
+                format!("{path:?}: a stage that the engine calls public may not read this device's files");
+            return Err(Failure::input(m));
+        }
+        let outside = |why: &str| {
+            Failure::input(format!("{path:?} {why}, and stages may read only what lies in the data folder"))
+                .help("name the file relative to the folder given with --data")
+        };
+        let mut plain = PathBuf::new();
+        for part in Path::new(path).components() {
+            match part {
+                Component::Normal(p) => plain.push(p),
+                Component::CurDir => {}
+                Component::ParentDir if plain.pop() => {}
+                Component::ParentDir => return Err(outside("leads out of the data folder")),
+                Component::RootDir | Component::Prefix(_) => return Err(outside("is an absolute path")),
+            }
+        }
+        let at = self.data.join(plain);
+        // Symbolic links are followed here; of a file that is not there, the folder is checked.
+        let real = at.ancestors().find_map(|a| a.canonicalize().ok()).unwrap_or_default();
+        if !real.starts_with(self.data) {
+            return Err(outside("leads out of the data folder through a symbolic link"));
+        }
+        if real.starts_with(self.state) {
+            return Err(outside("lies in this device's state folder"));
+        }
+        Ok(at)
+    }
+}
+
+impl Context for DeviceContext<'_> {
+    fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, Failure> {
+        self.check(artifact)?;
+        self.store.manifest(artifact)
+    }
+
+    fn open(&self, artifact: &ArtifactRef) -> Result<PathBuf, Failure> {
+        self.check(artifact)?;
+        self.store.open(artifact)
+    }
+
+    fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.inside_data(path).unwrap_or_else(|failure| {
+            self.refuse(failure);
+            self.scratch.join("refused-path")
+        })
+    }
+
+    fn rows(&self) -> &dyn RowCache {
+        &self.rows
+    }
+
+    fn progress(&self, progress: Progress) {
+        self.control.report(progress);
+    }
+
+    fn count(&self, counter: &'static str, n: u64) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        *counters.entry(counter.to_owned()).or_default() += n;
+    }
+
+    fn cancelled(&self) -> bool {
+        self.control.cancelled()
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn memory(&self) -> Option<u64> {
+        self.memory
+    }
+}
+
+/// Gives manifests of artifacts on this device to [`headstart_protocol::expr::resolve`].
+pub struct LocalManifests<'a>(pub &'a Store);
+
+impl Manifests for LocalManifests<'_> {
+    fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, ResolveError> {
+        self.0.manifest(artifact).map_err(|f| ResolveError::Manifest(f.message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::Rows;
+    use crate::state::State;
+
+    fn try_path(data: &Path, private: bool, path: &str) -> Result<PathBuf, Failure> {
+        let state = tempfile::tempdir().expect("tempdir");
+        let opened = State::open(state.path()).expect("opens");
+        let rows = Rows::new(state.path().join("rows"));
+        let ctx = DeviceContext {
+            store: &Store::new(&opened),
+            data,
+            state: &data.join(".headstart-device"),
+            private,
+            scratch: state.path().to_owned(),
+            rows: RowView { public: &rows, private: None },
+            control: &Control::default(),
+            threads: 1,
+            memory: None,
+            counters: Mutex::default(),
+            refused: Mutex::default(),
+        };
+        let at = ctx.path(path);
+        match ctx.refused.into_inner().expect("not poisoned") {
+            None => Ok(at),
+            Some(failure) => {
+                assert!(!at.starts_with(data) && !at.exists(), "a refused path names nothing");
+                Err(failure)
+            }
+        }
+    }
+
+    #[test]
+    fn paths_stay_inside_the_data_folder() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let data = dir.path().canonicalize().expect("real").join("data");
+        std::fs::create_dir_all(data.join("sub")).expect("folders");
+        std::fs::create_dir_all(data.join(".headstart-device")).expect("folders");
+        std::fs::write(data.join("me.jsonl"), "{}").expect("writes");
+        std::fs::write(dir.path().join("other.txt"), "secret").expect("writes");
+        for good in ["me.jsonl", "./me.jsonl", "sub/../me.jsonl", "sub/not-yet.jsonl", "."] {
+            assert!(try_path(&data, true, good).expect(good).starts_with(&data), "{good}");
+        }
+        let mut bad = vec!["../other.txt", "sub/../../other.txt", "/etc/passwd", ".headstart-device/secret"];
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(dir.path(), data.join("link")).expect("link");
+            bad.extend(["link/other.txt", "link/data/../not-there.txt"]);
+        }
+        for bad in bad {
+            let failure = try_path(&data, true, bad).expect_err(bad);
+            assert!(failure.message.contains(bad), "{}", failure.message);
+        }
+        assert!(try_path(&data, false, "me.jsonl").is_err(), "a public stage reads no files");
+    }
+}

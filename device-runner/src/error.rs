@@ -1,0 +1,57 @@
+//! What can stop a device, and the exit code that it stops with.
+
+use std::path::{Path, PathBuf};
+
+/// Why the device runner cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// Something that the caller gave is wrong.
+    #[error("{0}")]
+    Input(String),
+    /// The engine proves to be another than at the first join.
+    #[error(
+        "the engine at {url} has the key {got}…, but this device joined one with the key {pinned}…; \
+         it will not give that engine anything. If the engine was set up anew on purpose, remove {} \
+         and join again", file.display()
+    )]
+    KeyChanged {
+        /// The engine's address.
+        url: String,
+        /// First digits of the key it showed.
+        got: String,
+        /// First digits of the pinned key.
+        pinned: String,
+        /// The file that holds the pinned key.
+        file: PathBuf,
+    },
+    /// Work was done, but it failed or could not be handed in.
+    #[error("{0}")]
+    Run(String),
+    /// A file of the device's own state could not be read or written.
+    #[error("{}: {source}", path.display())]
+    State {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A defect in Headstart.
+    #[error("internal: {0}")]
+    Internal(String),
+}
+
+impl DeviceError {
+    /// An I/O error at a path of the state folder.
+    pub fn state(path: &Path, source: std::io::Error) -> Self {
+        Self::State { path: path.to_owned(), source }
+    }
+
+    /// The process's exit code: 1 the run failed, 2 the input is wrong, 3 internal.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Input(_) | Self::KeyChanged { .. } => 2,
+            Self::Run(_) => 1,
+            Self::State { .. } | Self::Internal(_) => 3,
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Downloads of public artifacts: by digest, checked, resumed where they were cut.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
+use std::time::Duration;
+
+use headstart_protocol::artifact::{ArtifactType, FileRef};
+use headstart_protocol::expr::{Expr, Value};
+use headstart_protocol::task::Task;
+use headstart_protocol::{ArtifactRef, Failure, FailureClass, Manifest};
+use tokio::io::AsyncWriteExt;
+
+use crate::client::{CallError, Client};
+use crate::context::Control;
+use crate::store::{Public, digest_file};
+
+/// Tries in a row that bring nothing before a download is given up.
+const TRIES: u32 = 8;
+
+/// Downloads what a task may need.
+pub struct Fetcher<'a> {
+    /// The engine.
+    pub client: &'a Client,
+    /// Where downloads are kept.
+    pub store: &'a Public,
+    /// The attempt, which may be stopped.
+    pub control: &'a Control,
+}
+
+impl Fetcher<'_> {
+    /// Downloads every public artifact that a task names, in its arguments or to be fetched
+    /// beforehand, and what those refer to. Returns all of them.
+    ///
+    /// Everything is downloaded before anything private is looked at, whether it will be used or
+    /// not: otherwise the engine could tell from the downloads which pLLM the device chose. For the
+    /// same reason nothing is ever downloaded later, while a stage runs. The pLLMs of a catalog are
+    /// not followed: the engine lists those that a task may choose from, all of them.
+    ///
+    /// # Errors
+    /// [`FailureClass::Transient`] where the engine is out of reach, [`FailureClass::Input`] where
+    /// what it sends is not what was asked for.
+    pub async fn everything(&self, task: &Task) -> Result<Vec<ArtifactRef>, Failure> {
+        let mut todo: VecDeque<ArtifactRef> = task.prefetch.iter().cloned().collect();
+        for expr in task.args.values().chain(&task.when) {
+            named(expr, &mut todo);
+        }
+        let mut seen = BTreeSet::new();
+        while let Some(artifact) = todo.pop_front() {
+            if artifact.private_to.is_some() || seen.contains(&artifact) {
+                continue;
+            }
+            let manifest = self.manifest(&artifact).await?;
+            for file in manifest.files.values() {
+                self.file(file).await?;
+            }
+            let from_catalog = matches!(artifact.ty, ArtifactType::Catalog | ArtifactType::Selection);
+            let followed = manifest.uses.into_values();
+            todo.extend(followed.filter(|u| !(from_catalog && u.ty == ArtifactType::Pllm)));
+            seen.insert(artifact);
+        }
+        Ok(seen.into_iter().collect())
+    }
+
+    async fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, Failure> {
+        if let Some(here) = self.store.manifest(&artifact.id) {
+            return Ok(here);
+        }
+        let mut patience = Patience::new(self.control);
+        loop {
+            match self.client.manifest(&artifact.id).await {
+                Ok(manifest) => {
+                    if ArtifactType::of(&manifest.ty) != Some(artifact.ty) {
+                        let m = format!("artifact {} is a {}", artifact.id.short(), manifest.ty);
+                        return Err(Failure::input(format!(
+                            "{m}, but the task calls it a {:?}",
+                            artifact.ty
+                        )));
+                    }
+                    self.store.put_manifest(&artifact.id, &manifest)?;
+                    return Ok(manifest);
+                }
+                Err(e) => patience.after(&e).await?,
+            }
+        }
+    }
+
+    /// Downloads a file, from where an earlier download was cut.
+    async fn file(&self, file: &FileRef) -> Result<(), Failure> {
+        if self.store.blob(&file.digest).is_file() {
+            return Ok(());
+        }
+        let partial = self.store.partial(&file.digest)?;
+        let mut patience = Patience::new(self.control);
+        let mut damaged = false;
+        loop {
+            let before = length(&partial);
+            if partial.is_file() && before >= file.size {
+                let got = digest_file(&partial).map_err(|e| Failure::io(&partial, &e))?;
+                if got == *file {
+                    return self.store.finish(&file.digest, &partial);
+                }
+                std::fs::remove_file(&partial).map_err(|e| Failure::io(&partial, &e))?;
+                if damaged {
+                    let m =
+                        format!("the engine sends other bytes than those of file {}", file.digest.short());
+                    return Err(Failure::input(m));
+                }
+                damaged = true;
+            }
+            match self.some_of(file, &partial).await {
+                Ok(()) => {}
+                Err(Cut::Disk(failure)) => return Err(failure),
+                Err(Cut::Call(e)) => {
+                    if length(&partial) > before {
+                        patience = Patience::new(self.control);
+                    }
+                    patience.after(&e).await?;
+                }
+            }
+        }
+    }
+
+    /// Appends what the engine sends to a partial download, until it is complete or cut.
+    async fn some_of(&self, file: &FileRef, partial: &Path) -> Result<(), Cut> {
+        let disk = |e: std::io::Error| Cut::Disk(Failure::io(partial, &e));
+        let from = length(partial);
+        let mut answer = self.client.blob(&file.digest, from).await.map_err(Cut::Call)?;
+        let resumed = answer.status() == reqwest::StatusCode::PARTIAL_CONTENT;
+        let mut out = tokio::fs::OpenOptions::new();
+        let out = if resumed { out.append(true) } else { out.write(true).truncate(true) };
+        let mut out = out.create(true).open(partial).await.map_err(disk)?;
+        let mut at = if resumed { from } else { 0 };
+        loop {
+            if self.control.cancelled() {
+                return Err(Cut::Disk(stopped()));
+            }
+            let chunk = match tokio::time::timeout(Duration::from_secs(60), answer.chunk()).await {
+                Ok(Ok(Some(chunk))) => chunk,
+                Ok(Ok(None)) => break,
+                Ok(Err(e)) => {
+                    out.flush().await.map_err(disk)?;
+                    return Err(Cut::Call(CallError::Unreachable(e.to_string())));
+                }
+                Err(_) => return Err(Cut::Call(CallError::Unreachable("the download stands still".into()))),
+            };
+            at += chunk.len() as u64;
+            if at > file.size {
+                let m = format!(
+                    "the engine sends more than the {} bytes of file {}",
+                    file.size,
+                    file.digest.short()
+                );
+                return Err(Cut::Disk(Failure::input(m)));
+            }
+            out.write_all(&chunk).await.map_err(disk)?;
+        }
+        out.flush().await.map_err(disk)?;
+        if at < file.size {
+            return Err(Cut::Call(CallError::Unreachable("the download was cut".into())));
+        }
+        Ok(())
+    }
+}
+
+enum Cut {
+    /// The engine or the network; the download may go on.
+    Call(CallError),
+    /// Nothing that another try could mend.
+    Disk(Failure),
+}
+
+fn length(at: &Path) -> u64 {
+    std::fs::metadata(at).map_or(0, |m| m.len())
+}
+
+fn stopped() -> Failure {
+    Failure::new(FailureClass::Cancelled, "stopped while downloading")
+}
+
+/// Pauses between tries, and the end of trying.
+struct Patience<'a> {
+    control: &'a Control,
+    tries: u32,
+}
+
+impl<'a> Patience<'a> {
+    fn new(control: &'a Control) -> Self {
+        Self { control, tries: 0 }
+    }
+
+    async fn after(&mut self, e: &CallError) -> Result<(), Failure> {
+        match e {
+            CallError::Unreachable(_) if self.tries < TRIES => {}
+            CallError::Refused { status: 404, .. } => {
+                let m = "the engine lists an artifact for download that it does not give out";
+                return Err(Failure::new(FailureClass::MissingArtifact, m));
+            }
+            other => return Err(Failure::new(FailureClass::Transient, format!("download: {other}"))),
+        }
+        self.tries += 1;
+        let mut left = Duration::from_millis(50 << self.tries.min(7));
+        while !left.is_zero() {
+            if self.control.cancelled() {
+                return Err(stopped());
+            }
+            let step = left.min(Duration::from_millis(100));
+            tokio::time::sleep(step).await;
+            left -= step;
+        }
+        Ok(())
+    }
+}
+
+/// Every artifact that stands in an expression.
+fn named(expr: &Expr, out: &mut VecDeque<ArtifactRef>) {
+    match expr {
+        Expr::Value { value } => in_value(value, out),
+        Expr::Output { .. } => {}
+        Expr::Field { of, .. } | Expr::Not { of } => named(of, out),
+        Expr::Or { first, second } => {
+            named(first, out);
+            named(second, out);
+        }
+        Expr::List { items } => items.iter().for_each(|(_, e)| named(e, out)),
+        Expr::Mix { terms } => terms.iter().for_each(|(.., e)| named(e, out)),
+        Expr::Compare { left, right, .. } => {
+            named(left, out);
+            named(right, out);
+        }
+    }
+}
+
+fn in_value(value: &Value, out: &mut VecDeque<ArtifactRef>) {
+    match value {
+        Value::Artifact(a) => out.push_back(a.clone()),
+        Value::List(items) => items.iter().for_each(|(_, v)| in_value(v, out)),
+        Value::Mix(terms) => out.extend(terms.iter().map(|t| t.pllm.clone())),
+        _ => {}
+    }
+}

@@ -1,0 +1,162 @@
+//! What left the device: one line a message, written before the message is sent.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use headstart_protocol::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::error::DeviceError;
+
+/// One message that left the device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sent {
+    /// When, in UTC.
+    pub time: jiff::Timestamp,
+    /// Method and path.
+    pub call: String,
+    /// Bytes of the body.
+    pub bytes: u64,
+    /// BLAKE3 of the body.
+    pub digest: Digest,
+    /// What it says, for people.
+    pub what: String,
+    /// How many messages of exactly these bytes were sent before this line and after the last.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repeats: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde asks for")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// The journal, open for writing.
+pub struct Journal {
+    at: PathBuf,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    file: File,
+    /// The last repeated message, and how often it was sent since it was written down.
+    last: Option<(Digest, String, u64)>,
+}
+
+impl Journal {
+    /// Opens or creates the journal.
+    ///
+    /// # Errors
+    /// [`DeviceError::State`].
+    pub fn open(at: &Path) -> Result<Self, DeviceError> {
+        let file = open_lines(at).map_err(|e| DeviceError::state(at, e))?;
+        Ok(Self { at: at.to_owned(), inner: Mutex::new(Inner { file, last: None }) })
+    }
+
+    /// Writes down a message that is about to be sent. With `fold`, a message that is byte for
+    /// byte the one before is counted instead: a device asks for work again and again.
+    ///
+    /// # Errors
+    /// [`DeviceError::State`]; the message must then not be sent.
+    pub fn record(&self, call: &str, body: &[u8], what: &str, fold: bool) -> Result<(), DeviceError> {
+        self.record_as(call, body.len() as u64, Digest::of(body), what, fold)
+    }
+
+    /// As [`Journal::record`], for a body that is not at hand.
+    ///
+    /// # Errors
+    /// As [`Journal::record`].
+    pub fn record_as(
+        &self,
+        call: &str,
+        bytes: u64,
+        digest: Digest,
+        what: &str,
+        fold: bool,
+    ) -> Result<(), DeviceError> {
+        let mut inner = self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if fold
+            && let Some((last, last_call, repeats)) = &mut inner.last
+            && (*last, last_call.as_str()) == (digest, call)
+        {
+            *repeats += 1;
+            return Ok(());
+        }
+        let repeats = inner.last.take().map_or(0, |(_, _, n)| n);
+        let time = jiff::Timestamp::now();
+        let line = Sent { time, call: call.to_owned(), bytes, digest, what: what.to_owned(), repeats };
+        let mut text = serde_json::to_string(&line).expect("a journal line always serializes");
+        text.push('\n');
+        inner.file.write_all(text.as_bytes()).map_err(|e| DeviceError::state(&self.at, e))?;
+        if fold {
+            inner.last = Some((digest, call.to_owned(), 0));
+        }
+        Ok(())
+    }
+}
+
+/// Opens a JSON Lines file for appending; a line cut short by a crash is ended, so that it spoils
+/// no other.
+pub(crate) fn open_lines(at: &Path) -> std::io::Result<File> {
+    let mut file = OpenOptions::new().create(true).append(true).read(true).open(at)?;
+    let mut last = [b'\n'];
+    if file.seek(SeekFrom::End(0))? > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    if last != [b'\n'] {
+        file.write_all(b"\n")?;
+    }
+    Ok(file)
+}
+
+/// Reads a journal; a line cut short by a crash is left out.
+///
+/// # Errors
+/// [`DeviceError::State`] where the file cannot be read; a missing one is empty.
+pub fn read(at: &Path) -> Result<Vec<Sent>, DeviceError> {
+    read_lines(at)
+}
+
+/// Reads a JSON Lines file of the state folder.
+pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(at: &Path) -> Result<Vec<T>, DeviceError> {
+    let file = match File::open(at) {
+        Ok(f) => f,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(DeviceError::state(at, e)),
+    };
+    let mut out = Vec::new();
+    for line in BufReader::new(file).lines() {
+        let line = line.map_err(|e| DeviceError::state(at, e))?;
+        out.extend(serde_json::from_str(&line).ok());
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_messages_are_folded_and_counted() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let at = dir.path().join("sent.jsonl");
+        let journal = Journal::open(&at).expect("opens");
+        for _ in 0..5 {
+            journal.record("POST /v1/claim", b"{}", "asked for work", true).expect("writes");
+        }
+        journal.record("POST /v1/commit", b"{1}", "handed in", false).expect("writes");
+        journal.record("POST /v1/commit", b"{1}", "handed in", false).expect("writes");
+        std::fs::OpenOptions::new().append(true).open(&at).expect("opens").write_all(b"{\"to").expect("torn");
+        let journal = Journal::open(&at).expect("opens again");
+        journal.record("GET /v1/blobs/x", b"", "asked for a file", false).expect("writes");
+        let lines = read(&at).expect("reads");
+        let seen: Vec<_> = lines.iter().map(|l| (l.call.as_str(), l.repeats, l.digest)).collect();
+        let commit = ("POST /v1/commit", Digest::of(b"{1}"));
+        let claim = ("POST /v1/claim", 0, Digest::of(b"{}"));
+        let blob = ("GET /v1/blobs/x", 0, Digest::of(b""));
+        assert_eq!(seen, [claim, (commit.0, 4, commit.1), (commit.0, 0, commit.1), blob]);
+    }
+}

@@ -1,0 +1,98 @@
+//! Outcomes that the engine has not acknowledged yet. An outcome is on disk before it is sent, and
+//! stays until the engine has answered, so that a kill at any moment loses nothing but the attempt
+//! that is running.
+
+use std::path::PathBuf;
+
+use headstart_protocol::wire::Commit;
+use serde::{Deserialize, Serialize};
+
+use crate::error::DeviceError;
+use crate::release::Upload;
+use crate::state::{State, write_durably};
+
+/// An outcome on its way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Letter {
+    /// The message.
+    pub commit: Commit,
+    /// Files that it refers to, sent first.
+    pub uploads: Vec<Upload>,
+    /// What it says, for the journal.
+    pub what: String,
+}
+
+/// The outbox of a device.
+pub struct Outbox {
+    dir: PathBuf,
+}
+
+impl Outbox {
+    /// The outbox inside a state folder.
+    pub fn new(state: &State) -> Self {
+        Self { dir: state.at("outbox") }
+    }
+
+    fn at(&self, fence: u64) -> PathBuf {
+        self.dir.join(format!("{fence:020}.json"))
+    }
+
+    /// Puts an outcome in; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// [`DeviceError::State`].
+    pub fn put(&self, letter: &Letter) -> Result<(), DeviceError> {
+        let json = serde_json::to_vec(letter).map_err(|e| DeviceError::Internal(format!("outbox: {e}")))?;
+        write_durably(&self.at(letter.commit.fence), &json)
+    }
+
+    /// Whether an outcome of this fence waits to be sent.
+    pub fn has(&self, fence: u64) -> bool {
+        self.at(fence).is_file()
+    }
+
+    /// All outcomes in the outbox, oldest first. One that cannot be read is set aside.
+    ///
+    /// # Errors
+    /// [`DeviceError::State`].
+    pub fn letters(&self) -> Result<Vec<Letter>, DeviceError> {
+        let entries = std::fs::read_dir(&self.dir).map_err(|e| DeviceError::state(&self.dir, e))?;
+        let mut files: Vec<PathBuf> = entries
+            .filter_map(|e| Some(e.ok()?.path()))
+            .filter(|p| p.extension().is_some_and(|x| x == "json"))
+            .collect();
+        files.sort();
+        let mut out = Vec::new();
+        for file in files {
+            let text = std::fs::read(&file).map_err(|e| DeviceError::state(&file, e))?;
+            match serde_json::from_slice(&text) {
+                Ok(letter) => out.push(letter),
+                Err(e) => {
+                    tracing::error!("{}: not readable, set aside: {e}", file.display());
+                    let _ = std::fs::rename(&file, file.with_extension("damaged"));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Takes an outcome out that the engine has answered.
+    ///
+    /// # Errors
+    /// [`DeviceError::State`].
+    pub fn done(&self, fence: u64) -> Result<(), DeviceError> {
+        let at = self.at(fence);
+        std::fs::remove_file(&at).map_err(|e| DeviceError::state(&at, e))
+    }
+
+    /// Sets an outcome aside that the engine will not take, ever.
+    ///
+    /// # Errors
+    /// [`DeviceError::State`].
+    pub fn set_aside(&self, fence: u64) -> Result<PathBuf, DeviceError> {
+        let at = self.at(fence);
+        let aside = at.with_extension("refused");
+        std::fs::rename(&at, &aside).map_err(|e| DeviceError::state(&at, e))?;
+        Ok(aside)
+    }
+}

@@ -1,0 +1,278 @@
+//! What may leave the device, decided by the device itself.
+//!
+//! The engine says of each task whether its output is private and what of it is released. The
+//! device does not take its word for it: a task is private here if anything it reads is private or
+//! lies in the data folder, and a release must be of a releasable type and allowed by the owner of
+//! the device (`--allow-release`).
+
+use std::str::FromStr;
+
+use headstart_protocol::expr::{Expr, Value};
+use headstart_protocol::task::Task;
+use headstart_protocol::{Failure, FailureClass, Type};
+
+/// What the owner of the device lets out when a pipeline releases it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// Named numbers.
+    pub metrics: bool,
+    /// A choice: the pLLM's name, coefficients, confidence.
+    pub selection: bool,
+    /// Weights over pLLMs.
+    pub mix: bool,
+    /// The weights of a model that was trained on private data.
+    pub pllm: bool,
+}
+
+impl Allowed {
+    /// Nothing.
+    pub const NONE: Self = Self { metrics: false, selection: false, mix: false, pllm: false };
+    /// Numbers and choices, as is the default.
+    pub const NUMBERS: Self = Self { metrics: true, selection: true, mix: true, pllm: false };
+
+    fn has(self, class: Class) -> bool {
+        match class {
+            Class::Metrics => self.metrics,
+            Class::Selection => self.selection,
+            Class::Mix => self.mix,
+            Class::Pllm => self.pllm,
+        }
+    }
+}
+
+impl FromStr for Allowed {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let mut out = Self::NONE;
+        for word in s.split(',').map(str::trim).filter(|w| !w.is_empty()) {
+            match word {
+                "metrics" => out.metrics = true,
+                "selection" => out.selection = true,
+                "mix" => out.mix = true,
+                "pllm" => out.pllm = true,
+                "none" => {}
+                other => {
+                    return Err(format!(
+                        "`{other}` cannot be released; allowed are metrics, selection, mix, pllm, or none"
+                    ));
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// A group of things that the owner allows or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Named numbers.
+    Metrics,
+    /// A choice.
+    Selection,
+    /// Weights over pLLMs.
+    Mix,
+    /// A trained model.
+    Pllm,
+}
+
+impl Class {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Metrics => "metrics",
+            Self::Selection => "selection",
+            Self::Mix => "mix",
+            Self::Pllm => "pllm",
+        }
+    }
+}
+
+/// Whether the output of a task is private, whatever [`Task::private`] says: it is if an argument
+/// touches a private artifact, if an argument is a path (all paths lie in the data folder), or if
+/// the stage reads the device's own model cache.
+pub fn is_private(task: &Task) -> bool {
+    let exprs = || task.args.values().chain(&task.when);
+    task.private || task.kind == "hf" || exprs().any(|e| e.is_private() || mentions_path(e))
+}
+
+fn mentions_path(expr: &Expr) -> bool {
+    match expr {
+        Expr::Value { value } => is_path(value),
+        Expr::Output { .. } => false,
+        Expr::Field { of, .. } | Expr::Not { of } => mentions_path(of),
+        Expr::Or { first, second } => mentions_path(first) || mentions_path(second),
+        Expr::List { items } => items.iter().any(|(_, e)| mentions_path(e)),
+        Expr::Mix { terms } => terms.iter().any(|(.., e)| mentions_path(e)),
+        Expr::Compare { left, right, .. } => mentions_path(left) || mentions_path(right),
+    }
+}
+
+fn is_path(value: &Value) -> bool {
+    match value {
+        Value::Path(_) => true,
+        Value::List(items) => items.iter().any(|(_, v)| is_path(v)),
+        _ => false,
+    }
+}
+
+/// Checks every release that a task asks for, before anything is run.
+///
+/// # Errors
+/// [`FailureClass::Input`], with a reason for the owner of the device; see [`for_the_engine`] for
+/// what the engine is told.
+pub fn check_release(task: &Task, allowed: Allowed) -> Result<(), Failure> {
+    task.release.iter().try_for_each(|path| allow(&task.ty, path, allowed).map(|_| ()))
+}
+
+/// The class and type of what `path` names in a value of type `ty`, if it may be released.
+///
+/// # Errors
+/// [`FailureClass::Input`] if it may not.
+pub fn allow(ty: &Type, path: &[String], allowed: Allowed) -> Result<(Class, Type), Failure> {
+    let (class, ty) = class_of(ty, path).ok_or_else(|| refusal(ty, path))?;
+    if allowed.has(class) {
+        return Ok((class, ty));
+    }
+    Err(Failure::input(format!(
+        "the pipeline releases {}, which this device does not let out",
+        described(&ty, path)
+    ))
+    .help(format!("to let it out, join with `--allow-release` naming `{}` too", class.word())))
+}
+
+/// The refusal of something that can never be released.
+fn refusal(ty: &Type, path: &[String]) -> Failure {
+    Failure::input(format!("the engine asks for {}, which never leaves this device", described(ty, path)))
+}
+
+/// A released thing in words.
+pub fn described(ty: &Type, path: &[String]) -> String {
+    let whole = plain(ty);
+    if path.is_empty() { format!("the {whole}") } else { format!("`{}` of the {whole}", path.join(".")) }
+}
+
+fn class_of(ty: &Type, path: &[String]) -> Option<(Class, Type)> {
+    let mut ty = plain(ty).clone();
+    let mut class = own_class(&ty);
+    for name in path {
+        let field = plain(&ty.field(name)?).clone();
+        class = match (&ty, &field) {
+            // A choice stays a choice, whichever of its fields is named; only the mix has a word of
+            // its own.
+            (Type::Selection, Type::Mix) => Some(Class::Mix),
+            (Type::Selection, _) => Some(Class::Selection),
+            (_, Type::Metrics) if class != Some(Class::Selection) => Some(Class::Metrics),
+            _ => class,
+        };
+        ty = field;
+    }
+    let class = class?;
+    ty.releasable().then_some((class, ty))
+}
+
+fn own_class(ty: &Type) -> Option<Class> {
+    Some(match ty {
+        Type::Metrics => Class::Metrics,
+        Type::Selection => Class::Selection,
+        Type::Mix => Class::Mix,
+        Type::Pllm => Class::Pllm,
+        _ => return None,
+    })
+}
+
+fn plain(ty: &Type) -> &Type {
+    match ty {
+        Type::Optional(t) => plain(t),
+        other => other,
+    }
+}
+
+/// What the engine is told of a failure of a private stage: its class and a fixed sentence. File
+/// names, lines and texts stay in the device's own log.
+pub fn for_the_engine(failure: &Failure) -> Failure {
+    let message = match failure.class {
+        FailureClass::Input => "the stage's input on the device is wrong",
+        FailureClass::Transient => "something outside the stage went wrong on the device",
+        FailureClass::Memory => "the device does not have the memory that the stage needs",
+        FailureClass::Cancelled => "the stage was stopped",
+        FailureClass::Timeout => "the stage ran past its time limit",
+        FailureClass::Lost => "the device stopped while the stage ran",
+        FailureClass::MissingArtifact => "an artifact that the stage needs is gone from the device",
+        FailureClass::Internal => "the stage failed on the device",
+    };
+    Failure::new(failure.class, message)
+        .help("details stay on the device: `headstart-device show` prints them there")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(s: &str) -> Vec<String> {
+        s.split('.').filter(|p| !p.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// Every combination of type, path and permission that a pipeline can ask for.
+    #[test]
+    fn the_release_matrix() {
+        let only = |word: &str| word.parse::<Allowed>().expect("a known word");
+        let cases: &[(Type, &str, &str)] = &[
+            (Type::Metrics, "", "metrics"),
+            (Type::Metrics, "loss", "metrics"),
+            (Type::Selection, "", "selection"),
+            (Type::Selection, "confidence", "selection"),
+            (Type::Selection, "is_mix", "selection"),
+            (Type::Selection, "pllm", "selection"),
+            (Type::Selection, "pllm.metrics.loss", "selection"),
+            (Type::Selection, "mix", "mix"),
+            (Type::Pllm, "", "pllm"),
+            (Type::Pllm, "metrics", "metrics"),
+            (Type::Pllm.optional(), "metrics.loss", "metrics"),
+        ];
+        for (ty, p, needs) in cases {
+            for word in ["metrics", "selection", "mix", "pllm", "none"] {
+                let verdict = allow(ty, &path(p), only(word)).is_ok();
+                assert_eq!(verdict, word == *needs, "{ty} .{p} with {word}");
+            }
+        }
+        let everything = only("metrics,selection,mix,pllm");
+        let never = [
+            (Type::Dataset, ""),
+            (Type::Responses, ""),
+            (Type::Divergence, ""),
+            (Type::Catalog, ""),
+            (Type::Space, ""),
+            (Type::Model, ""),
+            (Type::Pllm, "base"),
+            (Type::Selection, "pllm.base"),
+            (Type::Selection, "unknown"),
+            (Type::Dataset.optional(), "metrics"),
+            (Type::Text, ""),
+        ];
+        for (ty, p) in never {
+            assert!(allow(&ty, &path(p), everything).is_err(), "{ty} .{p}");
+        }
+        assert!("datasets".parse::<Allowed>().is_err());
+    }
+
+    #[test]
+    fn a_task_is_private_by_what_it_reads() {
+        let task = |args: serde_json::Value| -> Task {
+            serde_json::from_value(serde_json::json!({
+                "run": "r", "instance": 0, "name": "x", "attempt": 1, "fence": 1, "kind": "probe",
+                "version": 1, "ty": "Responses", "private": false, "args": args,
+            }))
+            .expect("a task")
+        };
+        let value = |v| serde_json::json!({"a": {"expr": "value", "value": v}});
+        let id = "00".repeat(32);
+        let public = serde_json::json!({"is": "artifact", "value": {"id": id, "ty": "Model"}});
+        let private = serde_json::json!({"is": "artifact", "value": {"id": id, "ty": "Dataset", "private_to": "phone"}});
+        let a_path = serde_json::json!({"is": "path", "value": "me.jsonl"});
+        let in_a_list = serde_json::json!({"is": "list", "value": [["0", a_path]]});
+        assert!(!is_private(&task(value(public))));
+        assert!(is_private(&task(value(private))));
+        assert!(is_private(&task(value(a_path))));
+        assert!(is_private(&task(value(in_a_list))));
+    }
+}

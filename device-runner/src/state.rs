@@ -1,0 +1,221 @@
+//! The device's own folder: its secret, the engine's pinned key, and where everything else lies.
+//!
+//! ```text
+//! secret            32 random bytes, never sent; both keys below are derived from it
+//! engine.key        the engine's public key, pinned at the first join
+//! lock              held while a runner is live
+//! sent.jsonl        everything that left the device
+//! history.jsonl     every attempt, with the details that only this device knows
+//! outbox/           outcomes that the engine has not acknowledged
+//! public/           downloaded artifacts, by digest
+//! private/          what was made here and stays here, by handle
+//! rows/             the row cache
+//! scratch/          folders of running attempts
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use ed25519_dalek::VerifyingKey;
+use fs4::fs_std::FileExt;
+use headstart_protocol::Digest;
+
+use crate::error::DeviceError;
+
+/// The state folder, opened.
+pub struct State {
+    root: PathBuf,
+    handle_key: [u8; 32],
+    join_secret: String,
+    /// Held as long as the state is open for running.
+    _lock: Option<File>,
+}
+
+impl State {
+    /// Opens the folder for a runner, creating it where needed. Only one runner may hold it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Input`] where another runner holds it or the secret is damaged.
+    pub fn open(root: &Path) -> Result<Self, DeviceError> {
+        make_private_dir(root)?;
+        for sub in ["outbox", "public", "private", "rows", "scratch"] {
+            make_private_dir(&root.join(sub))?;
+        }
+        let root = root.canonicalize().map_err(|e| DeviceError::state(root, e))?;
+        let at = root.join("lock");
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&at);
+        let lock = lock.map_err(|e| DeviceError::state(&at, e))?;
+        if !lock.try_lock_exclusive().map_err(|e| DeviceError::state(&at, e))? {
+            return Err(DeviceError::Input(format!(
+                "{} is in use by another headstart-device; stop that one, or give this one its own --state",
+                root.display()
+            )));
+        }
+        let scratch = root.join("scratch");
+        std::fs::remove_dir_all(&scratch)
+            .and_then(|()| std::fs::create_dir(&scratch))
+            .map_err(|e| DeviceError::state(&scratch, e))?;
+        let secret = read_or_make_secret(&root.join("secret"))?;
+        Ok(Self::with_secret(root, &secret, Some(lock)))
+    }
+
+    /// Opens the folder for reading, beside a live runner.
+    ///
+    /// # Errors
+    /// [`DeviceError::Input`] where there is no such folder.
+    pub fn look(root: &Path) -> Result<Self, DeviceError> {
+        let at = root.join("secret");
+        let secret = std::fs::read(&at).ok().and_then(|s| <[u8; 32]>::try_from(s).ok()).ok_or_else(|| {
+            DeviceError::Input(format!(
+                "{} is not the state folder of a device: {} is missing or damaged; name the folder \
+                 that was given to `headstart-device join` with --state",
+                root.display(),
+                at.display()
+            ))
+        })?;
+        Ok(Self::with_secret(root.to_owned(), &secret, None))
+    }
+
+    fn with_secret(root: PathBuf, secret: &[u8; 32], lock: Option<File>) -> Self {
+        // Two keys, so that the engine, which is shown the join secret, cannot compute handles.
+        let join = blake3::derive_key("headstart-device 2025 join secret", secret);
+        let handle_key = blake3::derive_key("headstart-device 2025 artifact handles", secret);
+        Self { root, handle_key, join_secret: Digest(join).to_string(), _lock: lock }
+    }
+
+    /// A path inside the folder.
+    pub fn at(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The folder, absolute when opened by [`State::open`].
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A digest that nobody without this device's secret can compute or confirm.
+    pub fn handle(&self, of: &[u8]) -> Digest {
+        Digest::keyed(&self.handle_key, of)
+    }
+
+    /// What proves to the engine that this is the device that joined before.
+    pub fn join_secret(&self) -> &str {
+        &self.join_secret
+    }
+
+    /// Checks the engine's key against the pinned one, or pins it at the first join.
+    ///
+    /// # Errors
+    /// [`DeviceError::KeyChanged`], and [`DeviceError::Input`] where the text is not a key.
+    pub fn pin(&self, url: &str, key: &str) -> Result<VerifyingKey, DeviceError> {
+        let parsed = parse_key(key).ok_or_else(|| {
+            DeviceError::Input(format!("{url} does not show an Ed25519 key; is it a Headstart engine?"))
+        })?;
+        let file = self.at("engine.key");
+        match std::fs::read_to_string(&file) {
+            Ok(pinned) if pinned.trim() == key => Ok(parsed),
+            Ok(pinned) => Err(DeviceError::KeyChanged {
+                url: url.to_owned(),
+                got: key.chars().take(8).collect(),
+                pinned: pinned.trim().chars().take(8).collect(),
+                file,
+            }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                write_durably(&file, format!("{key}\n").as_bytes())?;
+                Ok(parsed)
+            }
+            Err(e) => Err(DeviceError::state(&file, e)),
+        }
+    }
+}
+
+/// A public key from 64 hexadecimal digits.
+pub fn parse_key(hex: &str) -> Option<VerifyingKey> {
+    // The digits of a key and of a digest are written alike.
+    let bytes: Digest = hex.parse().ok()?;
+    VerifyingKey::from_bytes(&bytes.0).ok()
+}
+
+fn read_or_make_secret(at: &Path) -> Result<[u8; 32], DeviceError> {
+    match std::fs::read(at) {
+        Ok(bytes) => bytes.try_into().map_err(|_| {
+            DeviceError::Input(format!(
+                "{} is damaged: it should hold 32 bytes. Without it the private results in this folder \
+                 cannot be found again; restore it, or start over with another --state and --name",
+                at.display()
+            ))
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let secret: [u8; 32] = rand::random();
+            write_durably(at, &secret)?;
+            Ok(secret)
+        }
+        Err(e) => Err(DeviceError::state(at, e)),
+    }
+}
+
+fn make_private_dir(at: &Path) -> Result<(), DeviceError> {
+    std::fs::create_dir_all(at).map_err(|e| DeviceError::state(at, e))?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let only_owner = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(at, only_owner).map_err(|e| DeviceError::state(at, e))?;
+    }
+    Ok(())
+}
+
+/// Writes a file that is there completely or not at all, also after a power cut; readable by its
+/// owner only.
+///
+/// # Errors
+/// [`DeviceError::State`].
+pub fn write_durably(at: &Path, bytes: &[u8]) -> Result<(), DeviceError> {
+    let dir = at.parent().unwrap_or(Path::new("."));
+    let write = || {
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(at).map_err(|e| e.error)?;
+        sync_dir(dir)
+    };
+    write().map_err(|e| DeviceError::state(at, e))
+}
+
+/// Makes renames in a folder durable.
+///
+/// # Errors
+/// Any of opening or syncing the folder.
+pub fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_is_the_owners_and_neither_key_is_the_secret() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let root = dir.path().join("state");
+        let (handle, join) = {
+            let state = State::open(&root).expect("opens");
+            (state.handle(b"x"), state.join_secret().to_owned())
+        };
+        let secret = std::fs::read(root.join("secret")).expect("secret");
+        let key: [u8; 32] = secret.clone().try_into().expect("32 bytes");
+        assert_ne!(handle, Digest::keyed(&key, b"x"));
+        let join_key: Digest = join.parse().expect("hex");
+        assert_ne!(handle, Digest::keyed(&join_key.0, b"x"), "what the engine is shown computes no handle");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::metadata(root.join("secret")).expect("secret").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+        let again = State::open(&root).expect("opens again");
+        assert_eq!((again.handle(b"x"), again.join_secret()), (handle, join.as_str()));
+        assert!(matches!(State::open(&root), Err(DeviceError::Input(m)) if m.contains("in use")));
+    }
+}

@@ -1,0 +1,96 @@
+//! What was made on this device and stays here, by handle.
+
+use std::path::{Path, PathBuf};
+
+use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::{Digest, Failure, Manifest};
+use serde::{Deserialize, Serialize};
+
+use super::{Gathered, take_file};
+
+/// A private artifact, or the knowledge that it turned out absent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    /// The instance that made it, for people.
+    pub name: String,
+    /// The run in which it was made first.
+    pub run: String,
+    /// Its manifest; `None` where a `when` was false.
+    pub manifest: Option<Manifest>,
+}
+
+impl Held {
+    /// The type that local references to it have. Only here is an absent value told apart.
+    pub fn ty(&self) -> ArtifactType {
+        self.manifest.as_ref().and_then(|m| ArtifactType::of(&m.ty)).unwrap_or(ArtifactType::Absent)
+    }
+}
+
+/// The private artifacts of a device.
+pub struct Private {
+    root: PathBuf,
+}
+
+impl Private {
+    /// The artifacts in a folder.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// What a handle stands for, if it is still here, files and all.
+    pub fn get(&self, handle: &Digest) -> Option<Held> {
+        let text = std::fs::read(self.dir(handle).join("artifact.json")).ok()?;
+        let held: Held = serde_json::from_slice(&text).ok()?;
+        let files = self.files(handle);
+        let complete = held.manifest.iter().flat_map(|m| &m.files).all(|(name, file)| {
+            std::fs::metadata(files.join(name)).is_ok_and(|m| m.is_file() && m.len() == file.size)
+        });
+        complete.then_some(held)
+    }
+
+    /// The folder of an artifact's files.
+    pub fn files(&self, handle: &Digest) -> PathBuf {
+        self.dir(handle).join("files")
+    }
+
+    fn dir(&self, handle: &Digest) -> PathBuf {
+        self.root.join(handle.to_string())
+    }
+
+    /// Keeps an artifact: complete and on disk, or not at all. Files below `scratch` are moved,
+    /// others copied.
+    ///
+    /// # Errors
+    /// Any of writing it.
+    pub fn keep(
+        &self,
+        handle: &Digest,
+        held: &Held,
+        gathered: Option<&Gathered>,
+        scratch: &Path,
+    ) -> Result<(), Failure> {
+        if self.get(handle).as_ref().is_some_and(|h| h.manifest == held.manifest) {
+            return Ok(());
+        }
+        let dir = self.dir(handle);
+        let build = || -> std::io::Result<()> {
+            let new = tempfile::Builder::new().prefix(".new-").tempdir_in(&self.root)?;
+            let files = new.path().join("files");
+            std::fs::create_dir(&files)?;
+            for (name, from) in gathered.iter().flat_map(|g| &g.files) {
+                take_file(from, &files.join(name), from.starts_with(scratch))?;
+            }
+            let json = serde_json::to_vec_pretty(held).map_err(std::io::Error::other)?;
+            let at = new.path().join("artifact.json");
+            std::fs::write(&at, json)?;
+            std::fs::File::open(&at)?.sync_all()?;
+            // What lies here under this handle is damaged or incomplete.
+            if dir.exists() {
+                std::fs::remove_dir_all(&dir)?;
+            }
+            std::fs::rename(new.keep(), &dir)?;
+            crate::state::sync_dir(&self.root)
+        };
+        build().map_err(|e| Failure::io(&dir, &e))
+    }
+}
