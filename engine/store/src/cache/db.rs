@@ -1,0 +1,165 @@
+//! The database behind the cache: opened late, set aside where damaged, in memory where taken.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use duckdb::Connection;
+use fs4::fs_std::FileExt;
+
+use super::raw::{RawConnection, RawDatabase};
+use super::schema;
+
+/// Nothing is fetched from the network, and the cache does not crowd out the models.
+const SETTINGS: &[(&str, &str)] = &[
+    ("autoinstall_known_extensions", "false"),
+    ("autoload_known_extensions", "false"),
+    ("memory_limit", "1GB"),
+    ("preserve_insertion_order", "false"),
+];
+
+/// Where the rows are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// In the workspace's file.
+    File,
+    /// In memory, because another process has the file open, or it cannot be used.
+    Memory,
+}
+
+/// An open database. Fields are dropped in their order: connections before the database, and the
+/// lock last.
+pub(crate) struct Db {
+    read: Mutex<Connection>,
+    write: Mutex<WriteSide>,
+    _database: RawDatabase,
+    pub(crate) home: Home,
+    _lock: Option<File>,
+}
+
+/// The connections that write.
+pub(crate) struct WriteSide {
+    /// For everything but vectors.
+    pub(crate) main: Connection,
+    /// For vectors.
+    pub(crate) vectors: RawConnection,
+}
+
+impl Db {
+    /// Opens the file; where another process has it, or nothing can be made of it, a database in
+    /// memory. `None` only if DuckDB itself does not work.
+    pub(crate) fn open(path: &Path) -> Option<Self> {
+        match Self::open_file(path) {
+            Ok(db) => return Some(db),
+            Err(why) => {
+                tracing::warn!(path = %path.display(), %why, "going on with an empty cache in memory")
+            }
+        }
+        match Self::connect(None, None) {
+            Ok(db) => Some(db),
+            Err(why) => {
+                tracing::error!(%why, "DuckDB does not work here; going on without a cache");
+                None
+            }
+        }
+    }
+
+    fn open_file(path: &Path) -> Result<Self, String> {
+        // Our own lock, because DuckDB's does not hold within a process and its refusal can be
+        // told from damage only by its wording.
+        let lock_path = path.with_file_name("cache.lock");
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = lock.map_err(|e| format!("cannot open {}: {e}", lock_path.display()))?;
+        match FileExt::try_lock_exclusive(&lock) {
+            Ok(true) => {}
+            Ok(false) => return Err("another process has the cache open".to_owned()),
+            Err(e) => return Err(format!("cannot lock {}: {e}", lock_path.display())),
+        }
+        let text = path.to_str().ok_or("the path is not UTF-8, which DuckDB needs")?;
+        let clone = || lock.try_clone().map_err(|e| e.to_string());
+        match Self::connect(Some(text), Some(clone()?)) {
+            Ok(db) => Ok(db),
+            Err(why) if is_lock_conflict(&why) => Err(why),
+            Err(why) => {
+                set_aside(path, &why)?;
+                Self::connect(Some(text), Some(clone()?))
+            }
+        }
+    }
+
+    fn connect(path: Option<&str>, lock: Option<File>) -> Result<Self, String> {
+        let database = RawDatabase::open(path, SETTINGS)?;
+        // SAFETY: all connections go into one `Db`, which drops them before the database.
+        let (main, read, mut vectors) =
+            unsafe { (database.connect()?, database.connect()?, database.connect_raw()?) };
+        prepare(&main).map_err(|e| e.to_string())?;
+        read.execute_batch(schema::WANTED).map_err(|e| e.to_string())?;
+        vectors.execute(schema::VECTOR_STAGING)?;
+        let home = if path.is_some() { Home::File } else { Home::Memory };
+        Ok(Self {
+            read: Mutex::new(read),
+            write: Mutex::new(WriteSide { main, vectors }),
+            _database: database,
+            home,
+            _lock: lock,
+        })
+    }
+
+    pub(crate) fn read(&self) -> MutexGuard<'_, Connection> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> MutexGuard<'_, WriteSide> {
+        self.write.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn prepare(main: &Connection) -> Result<(), String> {
+    let text = |e: duckdb::Error| e.to_string();
+    main.execute_batch(schema::CREATE).map_err(text)?;
+    let version: Option<i64> = main
+        .query_row("SELECT max(value) FROM meta WHERE key = 'version'", [], |r| r.get(0))
+        .map_err(text)?;
+    match version {
+        None => {
+            main.execute("INSERT INTO meta VALUES ('version', ?)", [schema::VERSION]).map_err(text)?;
+        }
+        Some(v) if v == schema::VERSION => {}
+        Some(v) => return Err(format!("its tables are of version {v}, not {}", schema::VERSION)),
+    }
+    main.execute_batch(schema::STAGING).map_err(text)
+}
+
+/// DuckDB refuses a file that, say, its own command line has open.
+fn is_lock_conflict(why: &str) -> bool {
+    let why = why.to_lowercase();
+    why.contains("could not set lock")
+        || why.contains("conflicting lock")
+        || why.contains("used by another process")
+}
+
+/// Renames a database that cannot be used, so that an empty one can take its place.
+pub(crate) fn set_aside(path: &Path, why: &str) -> Result<(), String> {
+    let seconds = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs());
+    let aside = |p: &Path| -> PathBuf {
+        let mut name = p.as_os_str().to_owned();
+        name.push(format!(".damaged-{seconds}"));
+        name.into()
+    };
+    let mut moved = false;
+    let mut wal = path.as_os_str().to_owned();
+    wal.push(".wal");
+    for file in [path, Path::new(&wal)] {
+        match fs::rename(file, aside(file)) {
+            Ok(()) => moved = true,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(format!("{why}; and it cannot be renamed: {e}")),
+        }
+    }
+    if !moved {
+        return Err(why.to_owned());
+    }
+    let aside = aside(path);
+    tracing::warn!(%why, aside = %aside.display(), "the cache cannot be used; starting an empty one");
+    Ok(())
+}

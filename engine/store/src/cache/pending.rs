@@ -1,0 +1,181 @@
+//! What is not in the database yet, and the thread that writes it there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use headstart_protocol::Digest;
+
+use super::db::{self, Db};
+use super::index::Record;
+use super::stages::StageIndex;
+
+/// How long puts are gathered before they are written …
+const GATHER: Duration = Duration::from_millis(100);
+/// … unless they come to this many bytes.
+const ENOUGH: usize = 8 << 20;
+/// Puts that are held up until something was written, so that memory stays bounded.
+const TOO_MUCH: usize = 64 << 20;
+
+/// A space and a text.
+pub(crate) type EmbeddingKey = (Digest, Digest);
+/// A model, settings and a prompt.
+pub(crate) type ResponseKey = (Digest, Digest, Digest);
+
+/// Puts, the last of each key.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(crate) embeddings: HashMap<EmbeddingKey, Vec<f32>>,
+    pub(crate) responses: HashMap<ResponseKey, String>,
+    /// Absent values are to be forgotten. Ordered, so that equal runs write equal databases.
+    pub(crate) stages: BTreeMap<Digest, Option<StagePut>>,
+    pub(crate) records: Vec<Record>,
+    pub(crate) bytes: usize,
+}
+
+/// An entry of the stage cache.
+pub(crate) struct StagePut {
+    pub(crate) entry: super::CacheEntry,
+    pub(crate) json: String,
+    pub(crate) preimage: String,
+    /// Microseconds since 1970.
+    pub(crate) added: i64,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.embeddings.is_empty()
+            && self.responses.is_empty()
+            && self.stages.is_empty()
+            && self.records.is_empty()
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    /// Not yet being written.
+    pub(crate) next: Batch,
+    /// Being written.
+    pub(crate) writing: Arc<Batch>,
+    busy: bool,
+    hurry: bool,
+    stop: bool,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// What all clones of a cache share.
+pub(crate) struct Shared {
+    path: PathBuf,
+    db: OnceLock<Option<Db>>,
+    state: Mutex<State>,
+    changed: Condvar,
+    pub(crate) stages: Mutex<StageIndex>,
+}
+
+impl Shared {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            db: OnceLock::new(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            stages: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn db(&self) -> Option<&Db> {
+        self.db.get_or_init(|| Db::open(&self.path)).as_ref()
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds to what is to be written. `add` returns about how many bytes it added.
+    pub(crate) fn put(self: &Arc<Self>, add: impl FnOnce(&mut Batch) -> usize) {
+        let mut state = self.state();
+        while state.next.bytes > TOO_MUCH && state.writer.is_some() {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let added = add(&mut state.next);
+        state.next.bytes += added;
+        if state.writer.is_none() && !state.stop {
+            let shared = Arc::clone(self);
+            let writer = std::thread::Builder::new().name("cache writer".to_owned());
+            state.writer = writer.spawn(move || shared.write_behind()).ok();
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until everything that was put before is written.
+    pub(crate) fn flush(&self) {
+        let mut state = self.state();
+        while state.writer.is_some() && (state.busy || !state.next.is_empty()) {
+            state.hurry = true;
+            self.changed.notify_all();
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Writes what is left and ends the thread.
+    pub(crate) fn stop(&self) {
+        let mut state = self.state();
+        state.stop = true;
+        self.changed.notify_all();
+        let writer = state.writer.take();
+        drop(state);
+        if let Some(writer) = writer {
+            // If it panicked, rows are lost, which a cache may do.
+            let _ = writer.join();
+        }
+    }
+
+    fn write_behind(self: Arc<Self>) {
+        loop {
+            let mut state = self.state();
+            while state.next.is_empty() {
+                state.hurry = false;
+                if state.stop {
+                    return;
+                }
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            let gathering = |s: &mut State| !s.hurry && !s.stop && s.next.bytes < ENOUGH;
+            let waited = self.changed.wait_timeout_while(state, GATHER, gathering);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            let batch = Arc::new(std::mem::take(&mut state.next));
+            state.writing = Arc::clone(&batch);
+            state.busy = true;
+            drop(state);
+            self.changed.notify_all();
+            if let Some(db) = self.db()
+                && let Err(why) = super::index::write(db, &batch)
+            {
+                self.complain("write", &why);
+            }
+            let mut state = self.state();
+            state.writing = Arc::default();
+            state.busy = false;
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Logs a failure. A database that turns out damaged is set aside for the next process; this
+    /// one goes on with what it has in memory.
+    pub(crate) fn complain(&self, doing: &str, why: &str) {
+        tracing::warn!(path = %self.path.display(), %why, "the cache could not {doing}");
+        let lower = why.to_lowercase();
+        let damaged = ["corrupt", "checksum", "invalidated"].iter().any(|w| lower.contains(w));
+        if damaged && self.path.exists() && self.db().is_some_and(|db| db.home == db::Home::File) {
+            // Where it cannot be renamed, the next process will try again.
+            let _ = db::set_aside(&self.path, why);
+        }
+    }
+}

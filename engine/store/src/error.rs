@@ -1,0 +1,136 @@
+//! What can go wrong with a workspace.
+
+use std::path::{Path, PathBuf};
+
+use headstart_protocol::Digest;
+
+/// Why the store could not do something. The cache never causes one: what is wrong with it is
+/// logged, set aside and computed again.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file or folder could not be read or written.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was tried: `read`, `write`, `create`.
+        doing: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The workspace was written by a newer version.
+    #[error(
+        "{} is a workspace of format {found}, but this version of Headstart reads up to {ours}; use a newer \
+         Headstart, or another folder with --workspace DIR", path.display()
+    )]
+    Newer {
+        /// The workspace.
+        path: PathBuf,
+        /// Its format version.
+        found: u32,
+        /// The newest that is understood.
+        ours: u32,
+    },
+    /// A file that Headstart writes does not hold what it should.
+    #[error("{}: {why}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
+    /// A record inside an event log is damaged. What follows it cannot be trusted to be complete,
+    /// so nothing is read past it.
+    #[error(
+        "{}: the event log is damaged at byte {offset}: {why}; events before it are intact. Restore the file \
+         from a copy, or start a new run: cached results stay usable", path.display()
+    )]
+    CorruptLog {
+        /// The log file.
+        path: PathBuf,
+        /// Offset of the damaged record.
+        offset: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// An event could not be read as the type asked for: the log is of another version.
+    #[error("{}: event {number} in the record at byte {offset} is not understood: {source}", path.display())]
+    UnknownEvent {
+        /// The log file.
+        path: PathBuf,
+        /// Offset of the record.
+        offset: u64,
+        /// Position of the event in the record, from 1.
+        number: usize,
+        /// Why not.
+        source: serde_json::Error,
+    },
+    /// There is already a run of this id.
+    #[error("run `{0}` exists already")]
+    RunExists(String),
+    /// There is no run of this id.
+    #[error("there is no run `{0}` in this workspace; `headstart runs` lists them")]
+    NoRun(String),
+    /// Another engine appends to the run.
+    #[error("run `{id}` is being executed by another engine{}", pid.map(|p| format!(" (process {p})")).unwrap_or_default())]
+    RunBusy {
+        /// The run.
+        id: String,
+        /// Its process, where known.
+        pid: Option<u32>,
+    },
+    /// A name that cannot be used.
+    #[error("`{name}` cannot be used as {what}: {why}")]
+    BadName {
+        /// The name.
+        name: String,
+        /// What it was to be the name of.
+        what: &'static str,
+        /// The rule that it breaks.
+        why: &'static str,
+    },
+    /// A blob that should be there is not.
+    #[error("the content {} ({name}) is missing from the workspace; run the stage that made it again", digest.short())]
+    MissingBlob {
+        /// What is missing.
+        digest: Digest,
+        /// The name under which an artifact knows it.
+        name: String,
+    },
+    /// An artifact that should be there is not.
+    #[error("artifact {} is not in the workspace; run the stage that made it again", .0.short())]
+    MissingArtifact(Digest),
+    /// An output's type is one that is never stored.
+    #[error("a value of type {0} is written inline and cannot be stored as an artifact")]
+    NotAnArtifact(String),
+    /// Something cannot be written as JSON.
+    #[error("cannot write {what} as JSON: {source}")]
+    Encode {
+        /// What was to be written.
+        what: &'static str,
+        /// Why not.
+        source: serde_json::Error,
+    },
+    /// The event log could not be written earlier, so nothing more may be added to it: what was
+    /// lost could be what the new event builds on.
+    #[error("the event log of run `{id}` cannot be written any more: {why}")]
+    LogBroken {
+        /// The run.
+        id: String,
+        /// The first failure.
+        why: String,
+    },
+}
+
+impl StoreError {
+    /// For `map_err`: an I/O failure of `doing` at `path`.
+    pub(crate) fn io(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { doing, path, source }
+    }
+
+    /// A damaged file.
+    pub(crate) fn damaged(path: &Path, why: impl Into<String>) -> Self {
+        Self::Damaged { path: path.to_owned(), why: why.into() }
+    }
+}

@@ -1,0 +1,157 @@
+//! The bytes of a log, and what is to be made of them.
+
+/// Bytes before the first record.
+pub(crate) const FILE_HEADER: usize = 16;
+/// Bytes before a record's body.
+pub(crate) const HEADER: usize = 20;
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+/// Version of the format.
+const VERSION: u32 = 1;
+
+const FILE_MAGIC: &[u8; 8] = b"HSLOG\r\n\x1a";
+const MAGIC: &[u8; 4] = b"HSR1";
+
+/// The bytes that every log begins with.
+pub(crate) fn file_header() -> [u8; FILE_HEADER] {
+    let mut out = [0; FILE_HEADER];
+    out[..8].copy_from_slice(FILE_MAGIC);
+    out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    let crc = crc32fast::hash(&out[..12]);
+    out[12..].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// The chain value before the first record.
+pub(crate) fn first_chain() -> u32 {
+    u32_at(&file_header(), 12)
+}
+
+/// Appends a record to `out` and gives the chain value after it.
+pub(crate) fn encode(out: &mut Vec<u8>, body: &[u8], events: u32, chain: u32) -> u32 {
+    let start = out.len();
+    out.extend_from_slice(MAGIC);
+    let length = u32::try_from(body.len()).expect("the writer keeps records far below 4 GiB");
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&events.to_le_bytes());
+    out.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
+    let next = head_crc(chain, &out[start..start + 16]);
+    out.extend_from_slice(&next.to_le_bytes());
+    out.extend_from_slice(body);
+    next
+}
+
+fn head_crc(chain: u32, first16: &[u8]) -> u32 {
+    let mut h = crc32fast::Hasher::new();
+    h.update(&chain.to_le_bytes());
+    h.update(first16);
+    h.finalize()
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+/// What stands at a position of a log.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// An intact record.
+    Record {
+        /// Where its body begins.
+        body: usize,
+        /// Where it ends.
+        end: usize,
+        /// How many events it holds.
+        events: u32,
+        /// The chain value after it.
+        chain: u32,
+    },
+    /// The end.
+    End,
+    /// A record that was not written to its end.
+    Torn,
+    /// Damage.
+    Corrupt(&'static str),
+}
+
+/// What stands at the beginning of the file.
+pub(crate) fn check_file_header(bytes: &[u8]) -> Found {
+    let expected = file_header();
+    if bytes.len() < FILE_HEADER {
+        let torn = expected.starts_with(bytes) || bytes.iter().all(|b| *b == 0);
+        return if torn { Found::Torn } else { Found::Corrupt("this is not an event log") };
+    }
+    if bytes[..FILE_HEADER] == expected {
+        return Found::Record { body: FILE_HEADER, end: FILE_HEADER, events: 0, chain: first_chain() };
+    }
+    if bytes.starts_with(FILE_MAGIC) && crc32fast::hash(&bytes[..12]) == u32_at(bytes, 12) {
+        return Found::Corrupt("it was written by another version of Headstart");
+    }
+    Found::Corrupt("this is not an event log, or its first bytes are damaged")
+}
+
+/// What stands at `at` in `bytes`, which begin at offset `base` of the file.
+pub(crate) fn check(bytes: &[u8], at: usize, base: u64, chain: u32) -> Found {
+    let rest = &bytes[at..];
+    if rest.is_empty() {
+        return Found::End;
+    }
+    if rest.len() < HEADER {
+        return Found::Torn;
+    }
+    let sane = rest.starts_with(MAGIC) && head_crc(chain, &rest[..16]) == u32_at(rest, 16);
+    let length = u32_at(rest, 4) as usize;
+    if !sane {
+        if followed_by_record(rest) {
+            return Found::Corrupt("a record's header is damaged");
+        }
+        let header_unwritten = unwritten(rest, base + at as u64, HEADER);
+        return if header_unwritten { Found::Torn } else { Found::Corrupt("a record's header is damaged") };
+    }
+    let end = HEADER + length;
+    if end > rest.len() {
+        return Found::Torn;
+    }
+    if crc32fast::hash(&rest[HEADER..end]) != u32_at(rest, 12) {
+        let last = end == rest.len();
+        if last && unwritten(rest, base + at as u64, end) {
+            return Found::Torn;
+        }
+        return Found::Corrupt("a record's content is damaged");
+    }
+    Found::Record { body: at + HEADER, end: at + end, events: u32_at(rest, 8), chain: u32_at(rest, 16) }
+}
+
+/// Whether a sector, as far as it lies in the first `length` bytes, is all zeros: it was never
+/// written. `offset` is where `bytes` begin in the file.
+fn unwritten(bytes: &[u8], offset: u64, length: usize) -> bool {
+    let to_boundary = SECTOR - (offset % SECTOR as u64) as usize;
+    let mut start = 0;
+    let mut end = to_boundary.min(length);
+    while start < length {
+        if bytes[start..end].iter().all(|b| *b == 0) {
+            return true;
+        }
+        start = end;
+        end = (end + SECTOR).min(length);
+    }
+    false
+}
+
+/// Whether an intact record begins anywhere later. It need not chain to anything: that it is there
+/// shows that what precedes it was once complete.
+fn followed_by_record(rest: &[u8]) -> bool {
+    let mut from = 1;
+    while let Some(found) = rest[from..].windows(4).position(|w| w == MAGIC) {
+        let at = from + found;
+        let record = &rest[at..];
+        if record.len() >= HEADER {
+            let end = (u32_at(record, 4) as usize).saturating_add(HEADER);
+            if end <= record.len() && crc32fast::hash(&record[HEADER..end]) == u32_at(record, 12) {
+                return true;
+            }
+        }
+        from = at + 1;
+    }
+    false
+}

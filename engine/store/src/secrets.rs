@@ -1,0 +1,47 @@
+//! Secrets of a workspace.
+
+use std::fs;
+use std::path::Path;
+
+use rand::TryRngCore;
+
+use crate::error::StoreError;
+use crate::files::{self, Mode};
+
+/// Reads the secret `name` below `dir`, or makes it.
+pub(crate) fn secret(dir: &Path, name: &str) -> Result<[u8; 32], StoreError> {
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        let why = "names consist of letters, digits and `-`";
+        return Err(StoreError::BadName { name: name.to_owned(), what: "a secret", why });
+    }
+    let path = dir.join(name);
+    if let Some(found) = read(&path)? {
+        return Ok(found);
+    }
+    // Two processes may both find none; the lock lets one of them make it.
+    files::create_dir(dir)?;
+    let lock_path = dir.join(".lock");
+    let lock = fs::File::create(&lock_path).map_err(StoreError::io("create", &lock_path))?;
+    fs4::fs_std::FileExt::lock_exclusive(&lock).map_err(StoreError::io("lock", &lock_path))?;
+    if let Some(found) = read(&path)? {
+        return Ok(found);
+    }
+    let mut fresh = [0; 32];
+    rand::rngs::OsRng
+        .try_fill_bytes(&mut fresh)
+        .map_err(|e| StoreError::io("make a secret for", &path)(std::io::Error::other(e)))?;
+    files::write_atomic(&path, &fresh, Mode::Secret)?;
+    Ok(fresh)
+}
+
+fn read(path: &Path) -> Result<Option<[u8; 32]>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => bytes.try_into().map(Some).map_err(|b: Vec<u8>| {
+            let why =
+                format!("a secret has 32 bytes, this has {}; devices know this workspace by it", b.len());
+            StoreError::damaged(path, why)
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(StoreError::io("read", path)(e)),
+    }
+}

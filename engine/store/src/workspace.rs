@@ -1,0 +1,271 @@
+//! The folder in which everything lies.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::artifacts::Artifacts;
+use crate::blobs::Blobs;
+use crate::cache::Cache;
+use crate::error::StoreError;
+use crate::files::{self, Mode};
+use crate::log::{self, Lock, RunLog, RunReader};
+
+/// Version of the layout.
+const FORMAT: u32 = 1;
+
+/// A workspace. Clones share everything.
+#[derive(Clone)]
+pub struct Workspace {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dir: PathBuf,
+    artifacts: Artifacts,
+    blobs: Blobs,
+    cache: Cache,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Format {
+    format: u32,
+}
+
+/// What can be said of a run without reading its events.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunInfo {
+    /// Its id.
+    pub id: String,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// When it was created.
+    pub created: SystemTime,
+    /// When its log was last written.
+    pub changed: SystemTime,
+    /// Size of its log in bytes.
+    pub log_bytes: u64,
+    /// Whether an engine is executing it.
+    pub live: bool,
+}
+
+/// What a workspace takes up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Size {
+    /// Number of blobs.
+    pub blobs: u64,
+    /// Bytes of blobs.
+    pub blob_bytes: u64,
+    /// Number of manifests.
+    pub manifests: u64,
+    /// Number of runs.
+    pub runs: u64,
+    /// Bytes of plans and event logs.
+    pub run_bytes: u64,
+    /// Bytes of the cache database.
+    pub cache_bytes: u64,
+    /// Bytes of scratch folders.
+    pub scratch_bytes: u64,
+}
+
+impl Workspace {
+    /// Opens the workspace in `dir`; makes one where there is none.
+    ///
+    /// # Errors
+    /// If the folder cannot be written, or holds a workspace of a newer format.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        files::create_dir(dir)?;
+        let dir = dir.canonicalize().map_err(StoreError::io("open", dir))?;
+        check_format(&dir)?;
+        let blobs = Blobs::new(dir.join("blobs"));
+        let artifacts = Artifacts::new(blobs.clone(), dir.join("manifests"), dir.join("open"));
+        let cache = Cache::new(dir.join("cache.duckdb"));
+        Ok(Self { inner: Arc::new(Inner { dir, artifacts, blobs, cache }) })
+    }
+
+    /// Its folder, absolute.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// Content by digest.
+    pub fn blobs(&self) -> &Blobs {
+        &self.inner.blobs
+    }
+
+    /// Artifacts.
+    pub fn artifacts(&self) -> &Artifacts {
+        &self.inner.artifacts
+    }
+
+    /// The cache. Opens its database when it is first used.
+    pub fn cache(&self) -> &Cache {
+        &self.inner.cache
+    }
+
+    /// A fresh folder below `scratch/`, deleted with the returned value.
+    pub fn scratch(&self, prefix: &str) -> Result<tempfile::TempDir, StoreError> {
+        let dir = self.inner.dir.join("scratch");
+        files::create_dir(&dir)?;
+        let clean: String = prefix.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        tempfile::Builder::new()
+            .prefix(&format!("{clean}-"))
+            .tempdir_in(&dir)
+            .map_err(StoreError::io("create a folder in", &dir))
+    }
+
+    /// Creates a run: its folder with `header` as `plan.json` and an empty log appear at once.
+    pub fn create_run(&self, id: &str, header: &impl Serialize) -> Result<RunLog, StoreError> {
+        check_run_id(id)?;
+        let runs = self.inner.dir.join("runs");
+        files::create_dir(&runs)?;
+        let target = runs.join(id);
+        if target.exists() {
+            return Err(StoreError::RunExists(id.to_owned()));
+        }
+        let temp = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempdir_in(&runs)
+            .map_err(StoreError::io("create a folder in", &runs))?;
+        let json = serde_json::to_vec(header)
+            .map_err(|source| StoreError::Encode { what: "the header of a run", source })?;
+        files::write_atomic(&temp.path().join("plan.json"), &json, Mode::Normal)?;
+        files::write_atomic(&temp.path().join("log/events"), &log::file_header(), Mode::Normal)?;
+        let lock = Lock::take(&temp.path().join("lock"), id)?;
+        files::sync_dir(temp.path())?;
+        match fs::rename(temp.path(), &target) {
+            Ok(()) => {
+                // The folder is no longer there to be deleted.
+                let _ = temp.keep();
+            }
+            Err(_) if target.exists() => return Err(StoreError::RunExists(id.to_owned())),
+            Err(e) => return Err(StoreError::io("create", target)(e)),
+        }
+        files::sync_dir(&runs)?;
+        RunLog::open(id, &target.join("log/events"), lock)
+    }
+
+    /// Opens a run's log for appending, to go on with it. A torn tail is cut off.
+    ///
+    /// # Errors
+    /// If there is no such run, another engine executes it, or its log is damaged.
+    pub fn open_run(&self, id: &str) -> Result<RunLog, StoreError> {
+        let dir = self.run_dir(id)?;
+        let lock = Lock::take(&dir.join("lock"), id)?;
+        RunLog::open(id, &dir.join("log/events"), lock)
+    }
+
+    /// What a run was created with.
+    pub fn read_header<H: DeserializeOwned>(&self, id: &str) -> Result<H, StoreError> {
+        let path = self.run_dir(id)?.join("plan.json");
+        let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+        serde_json::from_slice(&bytes).map_err(|e| StoreError::damaged(&path, format!("not understood: {e}")))
+    }
+
+    /// All events of a run so far; an unfinished last record is left out.
+    pub fn read_run<E: DeserializeOwned>(&self, id: &str) -> Result<Vec<E>, StoreError> {
+        log::read_all(&self.run_dir(id)?.join("log/events"))
+    }
+
+    /// Follows a run's events from the first.
+    pub fn follow_run<E: DeserializeOwned>(&self, id: &str) -> Result<RunReader<E>, StoreError> {
+        Ok(RunReader::new(self.run_dir(id)?.join("log/events")))
+    }
+
+    /// All runs, oldest first.
+    pub fn runs(&self) -> Vec<RunInfo> {
+        let Ok(entries) = fs::read_dir(self.inner.dir.join("runs")) else { return Vec::new() };
+        let mut runs: Vec<RunInfo> = entries.flatten().filter_map(|e| run_info(&e.path())).collect();
+        runs.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        runs
+    }
+
+    /// Whether an engine is executing a run.
+    pub fn is_live(&self, id: &str) -> bool {
+        self.run_dir(id).is_ok_and(|dir| log::is_live(&dir.join("lock")))
+    }
+
+    /// A secret of this workspace: made at random when first asked for, then always the same,
+    /// readable only by the owner.
+    pub fn secret(&self, name: &str) -> Result<[u8; 32], StoreError> {
+        crate::secrets::secret(&self.inner.dir.join("keys"), name)
+    }
+
+    /// What it takes up. Reads every folder.
+    pub fn size(&self) -> Size {
+        let dir = |name: &str| files::usage(&self.inner.dir.join(name));
+        let (blob_bytes, blobs) = dir("blobs");
+        let cache_file = |name: &str| fs::metadata(self.inner.dir.join(name)).map_or(0, |m| m.len());
+        Size {
+            blobs,
+            blob_bytes,
+            manifests: dir("manifests").1,
+            runs: self.runs().len() as u64,
+            run_bytes: dir("runs").0,
+            cache_bytes: cache_file("cache.duckdb") + cache_file("cache.duckdb.wal"),
+            scratch_bytes: dir("scratch").0,
+        }
+    }
+
+    fn run_dir(&self, id: &str) -> Result<PathBuf, StoreError> {
+        check_run_id(id)?;
+        let dir = self.inner.dir.join("runs").join(id);
+        if dir.is_dir() { Ok(dir) } else { Err(StoreError::NoRun(id.to_owned())) }
+    }
+}
+
+fn check_format(dir: &Path) -> Result<(), StoreError> {
+    let path = dir.join("workspace.json");
+    match fs::read(&path) {
+        Ok(bytes) => {
+            let found: Format = serde_json::from_slice(&bytes).map_err(|e| {
+                StoreError::damaged(
+                    &path,
+                    format!("not understood: {e}; it should be {{\"format\":{FORMAT}}}"),
+                )
+            })?;
+            if found.format > FORMAT {
+                return Err(StoreError::Newer { path: dir.to_owned(), found: found.format, ours: FORMAT });
+            }
+            Ok(())
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            // Nobody wants a workspace in version control.
+            files::write_atomic(&dir.join(".gitignore"), b"*\n", Mode::Normal)?;
+            let json = serde_json::to_vec(&Format { format: FORMAT }).expect("a number is JSON");
+            files::write_atomic(&path, &json, Mode::Normal)
+        }
+        Err(e) => Err(StoreError::io("read", path)(e)),
+    }
+}
+
+fn check_run_id(id: &str) -> Result<(), StoreError> {
+    let bad = |why| Err(StoreError::BadName { name: id.to_owned(), what: "the id of a run", why });
+    if id.is_empty() || id.len() > 128 {
+        return bad("ids have 1 to 128 characters");
+    }
+    if id.starts_with('.') || !id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
+        return bad("ids consist of letters, digits, `-`, `_` and `.`, and do not begin with `.`");
+    }
+    Ok(())
+}
+
+fn run_info(dir: &Path) -> Option<RunInfo> {
+    let id = dir.file_name()?.to_str()?.to_owned();
+    if check_run_id(&id).is_err() {
+        return None;
+    }
+    let log = fs::metadata(dir.join("log/events")).ok()?;
+    Some(RunInfo {
+        id,
+        created: fs::metadata(dir.join("plan.json")).ok()?.modified().ok()?,
+        changed: log.modified().ok()?,
+        log_bytes: log.len(),
+        live: log::is_live(&dir.join("lock")),
+        dir: dir.to_owned(),
+    })
+}
