@@ -1,1 +1,45 @@
-//! Stage kinds probe, embed and decompose: a model's style in words and numbers
+//! Stage kinds probe, embed and decompose: a model's style in words and numbers.
+//!
+//! A pLLM is asked the same questions as its base. How its answers differ, embedded in a space, is
+//! its divergence: one vector a prompt. The divergence is written in the words of a lexicon, each
+//! coefficient with an interval, and the catalog keeps that for every pLLM in about two kilobytes.
+//!
+//! # Layout
+//! - [`probe`]: the stage that asks.
+//! - [`embed`]: the stage that compares answers with the base's.
+//! - [`decompose`]: the stage that finds words and publishes the catalog.
+//! - [`space`]: how two answers become a vector; [`summarizer`] for the published method's question.
+//! - [`stylometry`]: plain counts beside the encoder.
+//! - [`lexicon`]: the style words and their examples.
+//! - [`metric`]: the whitened metric; [`words`]: from a vector to words.
+//! - [`catalog`], [`divergence`]: the files.
+//! - [`math`], [`rows`], [`watch`]: tools.
+
+pub mod catalog;
+pub mod decompose;
+pub mod divergence;
+pub mod embed;
+pub mod lexicon;
+pub mod math;
+pub mod metric;
+pub mod probe;
+pub mod rows;
+pub mod space;
+pub mod stylometry;
+mod summarizer;
+pub mod watch;
+pub mod words;
+
+use std::sync::Arc;
+
+use headstart_lm::Backend;
+use headstart_protocol::Stage;
+
+/// The stages of this crate, computing with `backend`.
+pub fn stages(backend: Arc<dyn Backend>) -> Vec<Box<dyn Stage>> {
+    vec![
+        Box::new(probe::Probe { backend: Arc::clone(&backend) }),
+        Box::new(embed::Embed { backend: Arc::clone(&backend) }),
+        Box::new(decompose::Decompose { backend }),
+    ]
+}

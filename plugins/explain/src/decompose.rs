@@ -1,0 +1,272 @@
+//! Stage kind `decompose`: divergences in words, and the catalog.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use headstart_lm::Backend;
+use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
+use rayon::prelude::*;
+
+use crate::catalog::{ABOUT_FILE, About, AtomAbout, Catalog, FORMAT, Halves, PllmAbout, TENSORS_FILE};
+use crate::divergence::Divergence;
+use crate::lexicon::Lexicon;
+use crate::math::sample::derived_seed;
+use crate::math::{Matrix, axpy, norm};
+use crate::metric::{Metric, whitened_mean};
+use crate::rows;
+use crate::space::{Candidate, Space};
+use crate::stylometry::FEATURES;
+use crate::words::{Explainer, Method, paper_basis, round};
+
+/// Decomposes divergences and publishes the catalog.
+pub struct Decompose {
+    pub(crate) backend: Arc<dyn Backend>,
+}
+
+/// A pLLM to be explained.
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Its divergence.
+    pub divergence: Divergence,
+    /// The divergence's artifact.
+    pub artifact: ArtifactRef,
+}
+
+impl Stage for Decompose {
+    fn kind(&self) -> &'static str {
+        "decompose"
+    }
+
+    fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
+        let members = members(args, ctx)?;
+        let space_ref = space_of(args, &members)?;
+        let reference = match args.artifact_opt("reference") {
+            Some(r) => {
+                let reference = Divergence::open(ctx, r, "`reference`")?;
+                members[0].divergence.same_space(&reference.about, "`reference` and the pLLMs")?;
+                Some(reference.rows.mean())
+            }
+            None => None,
+        };
+        let mut lexicon = Lexicon::built_in();
+        if let Some(words) = args.artifact_opt("words") {
+            lexicon.extend(&rows::read(ctx, words, "words")?)?;
+        }
+        let mut space = Space::open(ctx, &*self.backend, &space_ref)?;
+        let atoms = lexicon.atoms(&mut space)?;
+        let settings = Settings {
+            method: Method::named(args.text("method")?)?,
+            max_words: args.count("max_words")?.max(1),
+            seed: args.int("seed")?.cast_unsigned(),
+        };
+        let catalog = build(&members, &lexicon, &atoms, reference, &settings)?;
+        catalog.write(ctx.scratch())?;
+        let mut output = Output::new(Type::Catalog, catalog.summary())
+            .file(ABOUT_FILE, ctx.scratch().join(ABOUT_FILE))
+            .file(TENSORS_FILE, ctx.scratch().join(TENSORS_FILE))
+            .uses("space", space_ref);
+        for member in &members {
+            if let Some(model) = &member.divergence.model {
+                output = output.uses(format!("pllm:{}", member.name), model.clone());
+            }
+        }
+        match members.iter().find_map(|m| m.divergence.base.clone()) {
+            Some(base) => Ok(output.uses("base", base)),
+            None => Ok(output),
+        }
+    }
+}
+
+fn members(args: &Args, ctx: &dyn Context) -> Result<Vec<Member>, Failure> {
+    let listed = args.artifacts("divergences")?;
+    if listed.is_empty() {
+        return Err(Failure::input("`divergences` is empty: there is nothing to decompose"));
+    }
+    let mut members: Vec<Member> = Vec::new();
+    for (name, artifact) in listed {
+        let what = format!("divergence {name:?}");
+        let divergence = Divergence::open(ctx, artifact, &what)?;
+        if let Some(first) = members.first() {
+            first.divergence.same_space(&divergence.about, &format!("{:?} and {name:?}", first.name))?;
+            if let (Some(a), Some(b)) = (&first.divergence.base, &divergence.base)
+                && a.id != b.id
+            {
+                return Err(Failure::input(format!(
+                    "{:?} and {name:?} were compared with different bases, {} and {}",
+                    first.name,
+                    a.id.short(),
+                    b.id.short()
+                ))
+                .help("a catalog holds pLLMs of one base"));
+            }
+        }
+        members.push(Member { name: name.to_owned(), divergence, artifact: artifact.clone() });
+    }
+    Ok(members)
+}
+
+fn space_of(args: &Args, members: &[Member]) -> Result<ArtifactRef, Failure> {
+    let given = args.artifact_opt("space").cloned();
+    let space = members[0].divergence.space.clone().or(given).ok_or_else(|| {
+        Failure::input("the divergences do not name their space").help("give it as the argument `space`")
+    })?;
+    let expected = members[0].divergence.about.space;
+    if space.id != expected {
+        let why = format!("space {} is not that of the divergences, {}", space.id.short(), expected.short());
+        return Err(Failure::input(why));
+    }
+    Ok(space)
+}
+
+/// How a catalog is built.
+pub struct Settings {
+    /// How coefficients are found.
+    pub method: Method,
+    /// Words of a pLLM at most.
+    pub max_words: usize,
+    /// Seed of the bootstrap.
+    pub seed: u64,
+}
+
+/// Builds a catalog. `atoms` are the lexicon's raw atoms, a row a word; `reference` is the mean
+/// offset of people's plain texts, if there is one.
+///
+/// # Errors
+/// If a pLLM has no rows.
+pub fn build(
+    members: &[Member],
+    lexicon: &Lexicon,
+    atoms: &Matrix,
+    reference: Option<Vec<f64>>,
+    settings: &Settings,
+) -> Result<Catalog, Failure> {
+    if let Some(m) = members.iter().find(|m| m.divergence.rows.rows == 0) {
+        return Err(Failure::input(format!("divergence {:?} has no rows", m.name)));
+    }
+    let about = &members[0].divergence.about;
+    let (d, raw) = (about.d, about.d + about.k);
+    let means: Vec<Vec<f64>> = members.iter().map(|m| m.divergence.rows.mean()).collect();
+    let means = Matrix::from_rows(&means);
+    let metric = metric(members, &means, atoms, settings.method);
+    let zero = vec![0.0; raw];
+    let vectors: Vec<Vec<f64>> =
+        members.par_iter().map(|m| whitened_mean(&metric, &m.divergence.rows, &zero)).collect();
+    let vectors = Matrix::from_rows(&vectors);
+    let lexicon_about = words_about(lexicon);
+    let (whitened, words) = whitened_atoms(&metric, atoms, &vectors, lexicon_about, settings.method);
+    let centre = match (settings.method, members.len()) {
+        (Method::Paper, _) | (_, 0..=2) => vec![0.0; vectors.cols],
+        _ => vectors.mean(),
+    };
+    let names: Vec<(String, String)> = words.iter().map(|w| (w.word.clone(), w.dimension.clone())).collect();
+    let explainer = Explainer::new(&names, &whitened, settings.method, settings.max_words);
+    // Atoms times metric: a prompt's correlations with all words without whitening it first.
+    let reader = whitened.product(&metric.factor);
+    let explained: Vec<(PllmAbout, Vec<f64>)> = members
+        .par_iter()
+        .enumerate()
+        .map(|(i, m)| {
+            let mut v = vectors.row(i).to_vec();
+            axpy(&mut v, -1.0, &centre);
+            let rows = m.divergence.rows.times_transposed(&reader);
+            let seed = derived_seed(settings.seed, &m.name);
+            let (e, dense) = explainer.explain(&v, &rows, seed);
+            let about = PllmAbout {
+                name: m.name.clone(),
+                pllm: m.divergence.model.as_ref().map(|p| p.id),
+                divergence: m.artifact.id,
+                n: m.divergence.rows.rows,
+                strength: round(norm(vectors.row(i))),
+                explained: e.explained,
+                words: e.words,
+            };
+            (about, dense)
+        })
+        .collect();
+    let (pllms, coefficients): (Vec<PllmAbout>, Vec<Vec<f64>>) = explained.into_iter().unzip();
+    let about = About {
+        format: FORMAT,
+        space: about.space,
+        kind: about.kind,
+        d,
+        features: about.features.clone(),
+        method: settings.method,
+        max_words: settings.max_words,
+        lexicon: lexicon.id(),
+        shrinkage: metric.shrinkage.map(round),
+        words,
+        candidates: candidates(members),
+        pllms,
+    };
+    Ok(Catalog {
+        about,
+        factor: metric.factor,
+        atoms: whitened,
+        centre,
+        reference: reference.unwrap_or(zero),
+        vectors: Halves::of(&vectors),
+        coefficients: Halves::of(&Matrix::from_rows(&coefficients)),
+        lengths: means.iter().map(|m| norm(&m[..d]) as f32).collect(),
+    })
+}
+
+fn metric(members: &[Member], means: &Matrix, atoms: &Matrix, method: Method) -> Metric {
+    let about = &members[0].divergence.about;
+    let metric = match method {
+        Method::Paper => Metric::plain(means, about.d),
+        _ => {
+            let groups: Vec<&Matrix> = members.iter().map(|m| &m.divergence.rows).collect();
+            let unit = |name: &String| FEATURES.iter().find(|f| f.name == name).map_or(1.0, |f| f.unit);
+            let units: Vec<f64> = about.features.iter().map(unit).collect();
+            Metric::fit(&groups, about.d, &units)
+        }
+    };
+    let data = means.data.iter().chain(&atoms.data).copied().collect();
+    metric.within(&Matrix { rows: means.rows + atoms.rows, cols: means.cols, data })
+}
+
+fn words_about(lexicon: &Lexicon) -> Vec<AtomAbout> {
+    let about = |w: &crate::lexicon::Word| AtomAbout {
+        word: w.word.clone(),
+        dimension: w.dimension.clone(),
+        pole: w.pole,
+        adverb: w.adverb.clone(),
+    };
+    lexicon.words.iter().map(about).collect()
+}
+
+/// The atoms in the metric. The published method keeps only its basis, at unit length.
+fn whitened_atoms(
+    metric: &Metric,
+    atoms: &Matrix,
+    vectors: &Matrix,
+    words: Vec<AtomAbout>,
+    method: Method,
+) -> (Matrix, Vec<AtomAbout>) {
+    let whitened: Vec<Vec<f64>> = atoms.iter().map(|a| metric.apply(a)).collect();
+    let whitened = Matrix::from_rows(&whitened);
+    if method != Method::Paper {
+        return (whitened, words);
+    }
+    let basis = paper_basis(vectors, &whitened);
+    let unit = |&j: &usize| {
+        let length = norm(whitened.row(j)).max(1e-12);
+        whitened.row(j).iter().map(|x| x / length).collect()
+    };
+    let rows: Vec<Vec<f64>> = basis.iter().map(unit).collect();
+    (Matrix::from_rows(&rows), basis.iter().map(|&j| words[j].clone()).collect())
+}
+
+/// Candidate words of all pLLMs, by mean probability.
+fn candidates(members: &[Member]) -> Vec<Candidate> {
+    let mut sums: BTreeMap<&str, f64> = BTreeMap::new();
+    for c in members.iter().flat_map(|m| &m.divergence.about.candidates) {
+        *sums.entry(&c.word).or_default() += c.probability / members.len() as f64;
+    }
+    let mut all: Vec<Candidate> =
+        sums.into_iter().map(|(w, p)| Candidate { word: w.to_owned(), probability: round(p) }).collect();
+    all.sort_by(|a, b| b.probability.total_cmp(&a.probability).then_with(|| a.word.cmp(&b.word)));
+    all.truncate(100);
+    all
+}

@@ -1,0 +1,139 @@
+//! The files of a `Divergence`: per-prompt vectors and features.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use headstart_protocol::{ArtifactRef, Context, Digest, Failure};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::math::Matrix;
+use crate::space::{Candidate, SpaceKind};
+
+/// Name of the file that holds `vectors` [n, d] and `features` [n, k], f32.
+pub const VECTORS_FILE: &str = "vectors.safetensors";
+
+/// The value of a `Divergence`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct About {
+    /// Prompts.
+    pub n: usize,
+    /// Length of the space's vectors.
+    pub d: usize,
+    /// Number of stylometric features.
+    pub k: usize,
+    /// The space's artifact.
+    pub space: Digest,
+    /// The space's kind.
+    pub kind: SpaceKind,
+    /// Names of the features, in order.
+    pub features: Vec<String>,
+    /// Words that a summarizer would have answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Candidate>,
+}
+
+/// How answers differ from the base's, one row a prompt: the space's vector, then the features.
+#[derive(Clone, Debug)]
+pub struct Divergence {
+    /// Facts.
+    pub about: About,
+    /// n × (d + k).
+    pub rows: Matrix,
+    /// The model whose answers they were; none for a person's texts.
+    pub model: Option<ArtifactRef>,
+    /// The model that they were compared with, where known.
+    pub base: Option<ArtifactRef>,
+    /// The space.
+    pub space: Option<ArtifactRef>,
+}
+
+impl Divergence {
+    /// Reads a `Divergence` artifact. `what` names it in errors.
+    ///
+    /// # Errors
+    /// If files are missing, or tensors do not have the shapes that the value states.
+    pub fn open(ctx: &dyn Context, artifact: &ArtifactRef, what: &str) -> Result<Self, Failure> {
+        let manifest = ctx.manifest(artifact)?;
+        let about: About = serde_json::from_value(manifest.value.clone())
+            .map_err(|e| Failure::input(format!("{what} is no divergence of this version: {e}")))?;
+        let path = ctx.open(artifact)?.join(VECTORS_FILE);
+        let bytes = fs::read(&path).map_err(|e| Failure::io(&path, &e))?;
+        let bad = |why: String| Failure::input(format!("{what}: {}: {why}", path.display()));
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
+        let vectors = read_f32(&tensors, "vectors", &[about.n, about.d]).map_err(&bad)?;
+        let features = read_f32(&tensors, "features", &[about.n, about.k]).map_err(&bad)?;
+        let mut rows = Matrix::zeros(about.n, about.d + about.k);
+        for i in 0..about.n {
+            let row = rows.row_mut(i);
+            row[..about.d].copy_from_slice(&vectors[i * about.d..(i + 1) * about.d]);
+            row[about.d..].copy_from_slice(&features[i * about.k..(i + 1) * about.k]);
+        }
+        let used = |name: &str| manifest.uses.get(name).cloned();
+        Ok(Self { about, rows, model: used("model"), base: used("base"), space: used("space") })
+    }
+
+    /// Checks that `other` lives in the same space with the same features.
+    ///
+    /// # Errors
+    /// If not; says in what they differ.
+    pub fn same_space(&self, other: &About, what: &str) -> Result<(), Failure> {
+        let (a, b) = (&self.about, other);
+        let why = if a.space != b.space {
+            format!("spaces {} and {} differ", a.space.short(), b.space.short())
+        } else if a.d != b.d {
+            format!("{} and {} components", a.d, b.d)
+        } else if a.features != b.features {
+            "the stylometric features differ; one was made by another version".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Failure::input(format!("{what} cannot be compared: {why}"))
+            .help("embed both in the same space, with the same version of Headstart"))
+    }
+}
+
+/// Writes `vectors` and `features` (row by row) to a safetensors file.
+pub(crate) fn write(at: &Path, vectors: &[Vec<f32>], features: &[Vec<f32>]) -> Result<(), Failure> {
+    let flat = |rows: &[Vec<f32>]| -> (Vec<usize>, Vec<u8>) {
+        let shape = vec![rows.len(), rows.first().map_or(0, Vec::len)];
+        (shape, rows.iter().flatten().flat_map(|x| x.to_le_bytes()).collect())
+    };
+    let tensors = [("vectors", flat(vectors)), ("features", flat(features))];
+    let tensors = tensors.into_iter().map(|(n, (s, d))| (n, Dtype::F32, s, d)).collect();
+    write_tensors(at, tensors)
+}
+
+/// Writes named tensors of little-endian bytes.
+pub(crate) fn write_tensors(
+    at: &Path,
+    tensors: Vec<(&str, Dtype, Vec<usize>, Vec<u8>)>,
+) -> Result<(), Failure> {
+    let views: BTreeMap<&str, TensorView<'_>> = tensors
+        .iter()
+        .map(|(name, dtype, shape, data)| {
+            let view = TensorView::new(*dtype, shape.clone(), data).expect("bytes fit their shape");
+            (*name, view)
+        })
+        .collect();
+    let bytes = safetensors::serialize(views, None).expect("valid tensors always serialize");
+    fs::write(at, bytes).map_err(|e| Failure::io(at, &e))
+}
+
+fn read_f32(tensors: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f64>, String> {
+    let tensor = tensors.tensor(name).map_err(|_| format!("tensor `{name}` is missing"))?;
+    if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
+        return Err(format!(
+            "tensor `{name}` is {:?} {:?}, but should be F32 {shape:?}",
+            tensor.dtype(),
+            tensor.shape()
+        ));
+    }
+    let number = |b: &[u8]| f64::from(f32::from_le_bytes(b.try_into().expect("four bytes")));
+    let numbers: Vec<f64> = tensor.data().chunks_exact(4).map(number).collect();
+    match numbers.iter().position(|x| !x.is_finite()) {
+        Some(i) => Err(format!("tensor `{name}`: element {i} is not a number")),
+        None => Ok(numbers),
+    }
+}

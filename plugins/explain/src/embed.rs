@@ -1,0 +1,126 @@
+//! Stage kind `embed`: how answers differ from the base's answers to the same prompts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use headstart_lm::{Backend, GenerateOptions};
+use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::rows::Row;
+use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
+
+use crate::divergence::{self, About, VECTORS_FILE};
+use crate::space::{Contrast, Space};
+use crate::stylometry::{FEATURES, features};
+use crate::{probe, rows};
+
+/// Embeds answers against the base's.
+pub struct Embed {
+    pub(crate) backend: Arc<dyn Backend>,
+}
+
+impl Stage for Embed {
+    fn kind(&self) -> &'static str {
+        "embed"
+    }
+
+    fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
+        let responses = args.artifact("responses")?;
+        let said = rows::read(ctx, responses, "responses")?;
+        check(&said, responses.ty == ArtifactType::Dataset)?;
+        let (plain, base) = self.plain(args, ctx, &said)?;
+        let mut space = Space::open(ctx, &*self.backend, args.artifact("space")?)?;
+        let pairs: Vec<Contrast<'_>> = said
+            .iter()
+            .zip(&plain)
+            .map(|(row, plain)| Contrast { prompt: &row.prompt, answer: &row.response, plain })
+            .collect();
+        let embedded = space.contrasts(&pairs)?;
+        let features: Vec<Vec<f32>> = pairs.iter().map(feature_difference).collect();
+        let at = ctx.scratch().join(VECTORS_FILE);
+        divergence::write(&at, &embedded.vectors, &features)?;
+        let about = About {
+            n: pairs.len(),
+            d: embedded.vectors[0].len(),
+            k: FEATURES.len(),
+            space: space.artifact.id,
+            kind: space.kind,
+            features: FEATURES.iter().map(|f| f.name.to_owned()).collect(),
+            candidates: embedded.candidates,
+        };
+        let value = serde_json::to_value(about).expect("plain facts always serialize");
+        let mut output =
+            Output::new(Type::Divergence, value).file(VECTORS_FILE, at).uses("space", space.artifact.clone());
+        if let Some(base) = base {
+            output = output.uses("base", base);
+        }
+        // Whose answers they are: a model's, if they are responses.
+        match ctx.manifest(responses)?.uses.get("model") {
+            Some(model) => Ok(output.uses("model", model.clone())),
+            None => Ok(output),
+        }
+    }
+}
+
+impl Embed {
+    /// The base's answer to each row's prompt, and which model the base is, where known.
+    fn plain(
+        &self,
+        args: &Args,
+        ctx: &dyn Context,
+        said: &[Row],
+    ) -> Result<(Vec<String>, Option<ArtifactRef>), Failure> {
+        let against = args.artifact("against")?;
+        if matches!(against.ty, ArtifactType::Model | ArtifactType::Pllm) {
+            let prompts: Vec<String> = said.iter().map(|r| r.prompt.clone()).collect();
+            let max_tokens = args.count("max_tokens")?;
+            let options = GenerateOptions { max_tokens, temperature: 0.0, seed: 0 };
+            let answers = probe::answers(ctx, &*self.backend, against, &prompts, &options)?;
+            return Ok((answers, Some(against.clone())));
+        }
+        let rows = rows::read(ctx, against, "against")?;
+        let mut answer: HashMap<&str, &str> = HashMap::new();
+        for row in &rows {
+            answer.entry(&row.prompt).or_insert(&row.response);
+        }
+        let missing: Vec<&str> =
+            said.iter().map(|r| r.prompt.as_str()).filter(|p| !answer.contains_key(p)).collect();
+        if let Some(first) = missing.first() {
+            return Err(Failure::input(format!(
+                "`against` has no answer to {} of {} prompts; the first is {:?}",
+                missing.len(),
+                said.len(),
+                shorten(first)
+            ))
+            .help("give `against` the base model itself, or its answers to the same prompts"));
+        }
+        let base = ctx.manifest(against)?.uses.get("model").cloned();
+        Ok((said.iter().map(|r| answer[r.prompt.as_str()].to_owned()).collect(), base))
+    }
+}
+
+/// Features of the answer minus features of the plain answer.
+pub(crate) fn feature_difference(pair: &Contrast<'_>) -> Vec<f32> {
+    let (a, b) = (features(pair.answer), features(pair.plain));
+    a.iter().zip(&b).map(|(a, b)| a - b).collect()
+}
+
+fn check(said: &[Row], is_dataset: bool) -> Result<(), Failure> {
+    if said.is_empty() {
+        return Err(Failure::input("`responses` has no rows"));
+    }
+    // A model may have nothing to say; a dataset row without a response is a bare prompt.
+    match said.iter().position(|r| is_dataset && r.response.trim().is_empty()) {
+        Some(i) => Err(Failure::input(format!(
+            "row {} of `responses` has no response; its prompt is {:?}",
+            i + 1,
+            shorten(&said[i].prompt)
+        ))
+        .help("embed rows that have responses, or probe a model with these prompts first")),
+        None => Ok(()),
+    }
+}
+
+fn shorten(text: &str) -> String {
+    let short: String = text.chars().take(60).collect();
+    if short.len() < text.len() { format!("{short}…") } else { short }
+}

@@ -1,0 +1,13 @@
+//! The little dense linear algebra that explanations need, in f64 and in a fixed order of
+//! summation, so that results do not depend on the number of threads.
+//!
+//! # Layout
+//! - [`matrix`]: a row-major matrix with products, Cholesky factor and inverse of a triangle.
+//! - [`fit`]: least squares with bounds, and ridge, on normal equations.
+//! - [`sample`]: bootstrap draws and percentiles.
+
+pub mod fit;
+pub mod matrix;
+pub mod sample;
+
+pub use matrix::{Matrix, axpy, dot, norm};

@@ -1,0 +1,243 @@
+//! Spaces: how the difference between two answers to a prompt becomes a vector.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use headstart_lm::open::open_model;
+use headstart_lm::{Backend, Decoder, Encoder, NextToken};
+use headstart_protocol::rows::text_digest;
+use headstart_protocol::{ArtifactRef, Context, Digest, Failure, FailureClass};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::summarizer;
+use crate::watch::ContextWatch;
+
+/// Texts that are embedded before their vectors go to the cache.
+const CHUNK: usize = 64;
+
+/// Next-token candidates that are kept of each question to a summarizer.
+const TOP: usize = 24;
+
+/// The kinds of space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpaceKind {
+    /// A sentence encoder's vector of each answer, subtracted.
+    Sentence,
+    /// A causal model's mean hidden state over each answer, subtracted.
+    Pooled,
+    /// The published method: what would follow the question which style is more characteristic.
+    Summarizer,
+}
+
+/// Two answers to a prompt.
+#[derive(Clone, Copy, Debug)]
+pub struct Contrast<'a> {
+    /// The prompt.
+    pub prompt: &'a str,
+    /// The answer whose style is described.
+    pub answer: &'a str,
+    /// The answer that it is compared with.
+    pub plain: &'a str,
+}
+
+/// A word that a summarizer would have answered, and how probable it was on average.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The word, in small letters.
+    pub word: String,
+    /// Its probability, averaged over prompts.
+    pub probability: f64,
+}
+
+/// Vectors of contrasts, and candidate words where the space gives them.
+pub struct Embedded {
+    /// A vector a contrast, in order.
+    pub vectors: Vec<Vec<f32>>,
+    /// Words by falling probability; only from a summarizer.
+    pub candidates: Vec<Candidate>,
+}
+
+enum Loaded {
+    Encoder(Box<dyn Encoder>),
+    Decoder(Box<dyn Decoder>),
+}
+
+/// A space, opened; its model is loaded when the first vector has to be computed.
+pub struct Space<'a> {
+    /// Which artifact it is.
+    pub artifact: ArtifactRef,
+    /// Its kind.
+    pub kind: SpaceKind,
+    ctx: &'a dyn Context,
+    backend: &'a dyn Backend,
+    model: PathBuf,
+    adapter: Option<PathBuf>,
+    loaded: Option<Loaded>,
+}
+
+impl<'a> Space<'a> {
+    /// Opens a `Space` artifact: its value names its `kind`, and `uses.model` the model, unless the
+    /// artifact holds the model's files itself.
+    ///
+    /// # Errors
+    /// If the kind is missing or unknown, or the model is not there.
+    pub fn open(
+        ctx: &'a dyn Context,
+        backend: &'a dyn Backend,
+        artifact: &ArtifactRef,
+    ) -> Result<Self, Failure> {
+        let manifest = ctx.manifest(artifact)?;
+        let named = manifest.value.get("kind").cloned().unwrap_or_default();
+        let kind: SpaceKind = serde_json::from_value(named.clone()).map_err(|_| {
+            Failure::input(format!("space {}: its kind is {named}, which is unknown", artifact.id.short()))
+                .help("a space is made by `sentence`, `pooled` or `summarizer`")
+        })?;
+        let (model, adapter) = match manifest.uses.get("model") {
+            Some(model) => {
+                let folders = open_model(ctx, model)?;
+                (folders.model, folders.adapter)
+            }
+            None => (ctx.open(artifact)?, None),
+        };
+        Ok(Self { artifact: artifact.clone(), kind, ctx, backend, model, adapter, loaded: None })
+    }
+
+    /// Embeds how each answer differs from its plain counterpart. Vectors come from the row cache
+    /// where it has them.
+    ///
+    /// # Errors
+    /// If the model cannot be loaded or run, or the stage was told to stop.
+    pub fn contrasts(&mut self, pairs: &[Contrast<'_>]) -> Result<Embedded, Failure> {
+        if self.kind == SpaceKind::Summarizer {
+            return self.asked(pairs);
+        }
+        let sides: Vec<&str> = pairs.iter().flat_map(|p| [p.answer, p.plain]).collect();
+        let vectors = self.texts(&sides)?;
+        let difference = |ab: &[Vec<f32>]| ab[0].iter().zip(&ab[1]).map(|(a, b)| a - b).collect();
+        Ok(Embedded { vectors: vectors.chunks_exact(2).map(difference).collect(), candidates: Vec::new() })
+    }
+
+    /// Vectors of texts, in order. A text without any content has the zero vector.
+    fn texts(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, Failure> {
+        let filled: Vec<&str> = texts.iter().copied().filter(|t| !t.trim().is_empty()).collect();
+        let known = self.cached(&filled, |space, chunk, watch| {
+            let chunk: Vec<String> = chunk.iter().map(|t| (*t).to_owned()).collect();
+            Ok(match space.load()? {
+                Loaded::Encoder(e) => e.encode(&chunk, watch)?,
+                Loaded::Decoder(d) => d.pooled(&chunk, watch)?,
+            })
+        })?;
+        let dim = match known.values().next() {
+            Some(v) => v.len(),
+            None => self.dim()?,
+        };
+        let vector = |t: &&str| known.get(&text_digest(t)).cloned().unwrap_or_else(|| vec![0.0; dim]);
+        Ok(texts.iter().map(vector).collect())
+    }
+
+    /// The summarizer's vectors: (h(A,B) − h(B,A)) / 2, so that what does not depend on the order
+    /// of the two answers cancels. Long answers are read in windows side by side.
+    fn asked(&mut self, pairs: &[Contrast<'_>]) -> Result<Embedded, Failure> {
+        let context = match self.load()? {
+            Loaded::Decoder(d) => d.info().context,
+            Loaded::Encoder(_) => return Err(self.wrong_model()),
+        };
+        let windows: Vec<Vec<summarizer::Window>> =
+            pairs.iter().map(|p| summarizer::windows(p, context)).collect();
+        let asked: Vec<&str> = windows.iter().flatten().flat_map(|w| [&*w.forth, &*w.back]).collect();
+        let tops: std::cell::RefCell<Vec<(Digest, String)>> = Default::default();
+        let known = self.cached(&asked, |space, chunk, watch| {
+            let Loaded::Decoder(decoder) = space.load()? else { return Err(space.wrong_model()) };
+            let questions: Vec<String> = chunk.iter().map(|t| (*t).to_owned()).collect();
+            let next = decoder.next(&questions, TOP, watch)?;
+            let words = |(q, n): (&String, &NextToken)| (text_digest(q), json!(n.top).to_string());
+            tops.borrow_mut().extend(questions.iter().zip(&next).map(words));
+            Ok(next.into_iter().map(|n| n.hidden).collect())
+        })?;
+        let settings = Digest::of_json(&json!({ "kind": "next_token", "top": TOP }));
+        let new = tops.into_inner();
+        self.ctx.rows().put_responses(&self.artifact.id, &settings, &new);
+        let mut vectors = Vec::with_capacity(pairs.len());
+        for windows in &windows {
+            let half = 0.5 / windows.len() as f32;
+            let mut vector: Vec<f32> = Vec::new();
+            for w in windows {
+                let (forth, back) = (&known[&text_digest(&w.forth)], &known[&text_digest(&w.back)]);
+                vector.resize(forth.len(), 0.0);
+                let sides = forth.iter().zip(back);
+                vector.iter_mut().zip(sides).for_each(|(v, (f, b))| *v += half * (f - b));
+            }
+            vectors.push(vector);
+        }
+        let forth: Vec<Digest> = windows.iter().flatten().map(|w| text_digest(&w.forth)).collect();
+        let tops = self.ctx.rows().responses(&self.artifact.id, &settings, &forth);
+        Ok(Embedded { vectors, candidates: summarizer::candidates(tops.iter().flatten()) })
+    }
+
+    /// Vectors by text digest: from the cache, else computed chunk by chunk and remembered.
+    fn cached(
+        &mut self,
+        texts: &[&str],
+        mut compute: impl FnMut(&mut Self, &[&str], &ContextWatch<'_>) -> Result<Vec<Vec<f32>>, Failure>,
+    ) -> Result<BTreeMap<Digest, Vec<f32>>, Failure> {
+        let ctx = self.ctx;
+        let mut seen = BTreeSet::new();
+        let all: Vec<(Digest, &str)> =
+            texts.iter().map(|t| (text_digest(t), *t)).filter(|(d, _)| seen.insert(*d)).collect();
+        let digests: Vec<Digest> = all.iter().map(|(d, _)| *d).collect();
+        let cached = ctx.rows().embeddings(&self.artifact.id, &digests);
+        let mut known: BTreeMap<Digest, Vec<f32>> =
+            digests.iter().zip(cached).filter_map(|(d, v)| Some((*d, v?))).collect();
+        let missing: Vec<(Digest, &str)> = all.into_iter().filter(|(d, _)| !known.contains_key(d)).collect();
+        ctx.count("rows_cached", known.len() as u64);
+        ctx.count("rows_computed", missing.len() as u64);
+        for (i, chunk) in missing.chunks(CHUNK).enumerate() {
+            if ctx.cancelled() {
+                return Err(Failure::new(FailureClass::Cancelled, "stopped on request"));
+            }
+            let watch = ContextWatch { ctx, offset: (i * CHUNK) as u64, total: missing.len() as u64 };
+            let texts: Vec<&str> = chunk.iter().map(|(_, t)| *t).collect();
+            let vectors = compute(self, &texts, &watch)?;
+            let rows: Vec<(Digest, Vec<f32>)> = chunk.iter().map(|(d, _)| *d).zip(vectors).collect();
+            if let Some((_, bad)) = rows.iter().find(|(_, v)| v.iter().any(|x| !x.is_finite())) {
+                let at = bad.iter().position(|x| !x.is_finite()).unwrap_or(0);
+                return Err(Failure::input(format!(
+                    "space {}: component {at} of a vector is not a number",
+                    self.artifact.id.short()
+                ))
+                .help("the model's weights may be damaged"));
+            }
+            ctx.rows().put_embeddings(&self.artifact.id, &rows);
+            known.extend(rows);
+        }
+        Ok(known)
+    }
+
+    fn dim(&mut self) -> Result<usize, Failure> {
+        Ok(match self.load()? {
+            Loaded::Encoder(e) => e.dim(),
+            Loaded::Decoder(d) => d.info().hidden,
+        })
+    }
+
+    fn load(&mut self) -> Result<&Loaded, Failure> {
+        if self.loaded.is_none() {
+            self.loaded = Some(match self.kind {
+                SpaceKind::Sentence => Loaded::Encoder(self.backend.encoder(&self.model)?),
+                SpaceKind::Pooled | SpaceKind::Summarizer => {
+                    Loaded::Decoder(self.backend.decoder(&self.model, self.adapter.as_deref())?)
+                }
+            });
+        }
+        Ok(self.loaded.as_ref().expect("just loaded"))
+    }
+
+    fn wrong_model(&self) -> Failure {
+        Failure::new(
+            FailureClass::Internal,
+            format!("space {} needs a causal language model", self.artifact.id.short()),
+        )
+    }
+}

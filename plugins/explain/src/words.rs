@@ -1,0 +1,331 @@
+//! From a whitened divergence to a few words with coefficients.
+//!
+//! A coefficient is in units of the lexicon's examples: 1 is as strong as they are on average.
+
+use headstart_protocol::Failure;
+use serde::{Deserialize, Serialize};
+
+use crate::math::sample::{DRAWS, bootstrap, quantile};
+use crate::math::{Matrix, axpy, dot, fit, norm};
+
+/// How coefficients are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Non-negative, one word after another, all refitted after each, one word a dimension.
+    Sparse,
+    /// All words at once with a penalty; coefficients may be negative ("less formal").
+    Ridge,
+    /// Orthogonal matching pursuit; coefficients may be negative.
+    Omp,
+    /// The published method: projections V·v/|v| on a basis of nearly orthogonal words.
+    Paper,
+}
+
+impl Method {
+    /// The method of this name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn named(name: &str) -> Result<Self, Failure> {
+        serde_json::from_value(name.into())
+            .map_err(|_| Failure::input(format!("there is no method `{name}` of decomposition")))
+    }
+}
+
+/// A word's share in a style.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Coefficient {
+    /// The word.
+    pub word: String,
+    /// How strongly, 1 as in the lexicon's examples.
+    pub coefficient: f64,
+    /// Lower end of the 95% bootstrap interval over prompts.
+    pub low: f64,
+    /// Its upper end.
+    pub high: f64,
+}
+
+/// A style in words.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The words, those that explain most first.
+    pub words: Vec<Coefficient>,
+    /// Share of the divergence's squared length that the words explain, 0 to 1.
+    pub explained: f64,
+}
+
+/// Explains divergences by atoms.
+pub struct Explainer<'a> {
+    /// Names and dimensions of the words, in the order of the atoms.
+    pub words: &'a [(String, String)],
+    /// Whitened atoms, a row a word.
+    pub atoms: &'a Matrix,
+    gram: Matrix,
+    method: Method,
+    max_words: usize,
+}
+
+/// Penalty of ridge, as a share of the mean squared length of an atom.
+const RIDGE: f64 = 0.3;
+
+/// A further word must explain at least this share of the whole.
+const LEAST_SHARE: f64 = 0.02;
+
+impl<'a> Explainer<'a> {
+    /// An explainer with at most `max_words` words an explanation.
+    pub fn new(words: &'a [(String, String)], atoms: &'a Matrix, method: Method, max_words: usize) -> Self {
+        Self { words, atoms, gram: atoms.times_transposed(atoms), method, max_words }
+    }
+
+    /// Explains the whitened vector `v`. `rows` are the correlations of every prompt's whitened
+    /// vector with every atom (n × words); their mean may differ from that of `v` by a constant
+    /// shift, such as a centre that was taken off.
+    ///
+    /// Returns the words, and the coefficients of all atoms.
+    pub fn explain(&self, v: &[f64], rows: &Matrix, seed: u64) -> (Explanation, Vec<f64>) {
+        let b = self.atoms.times(v);
+        let square = dot(v, v);
+        let found = self.solve(&b, square, rows.rows);
+        let mut dense = vec![0.0; b.len()];
+        found.iter().for_each(|&(j, c)| dense[j] = c);
+        let effect = |&(j, c): &(usize, f64)| c.abs() * self.gram.data[j * self.gram.cols + j].sqrt();
+        let mut shown = found.clone();
+        shown.sort_by(|x, y| effect(y).total_cmp(&effect(x)).then(x.0.cmp(&y.0)));
+        shown.truncate(self.max_words);
+        let intervals = self.intervals(&shown, &b, rows, seed);
+        let coefficient = |(&(j, c), &(low, high)): (&(usize, f64), &(f64, f64))| Coefficient {
+            word: self.words[j].0.clone(),
+            coefficient: round(c),
+            low: round(low.min(c)),
+            high: round(high.max(c)),
+        };
+        let words = shown.iter().zip(&intervals).map(coefficient).collect();
+        let mut rest = v.to_vec();
+        shown.iter().for_each(|&(j, c)| axpy(&mut rest, -c, self.atoms.row(j)));
+        let explained = if square > 0.0 { (1.0 - dot(&rest, &rest) / square).clamp(0.0, 1.0) } else { 0.0 };
+        (Explanation { words, explained: round(explained) }, dense)
+    }
+
+    /// Atoms and their coefficients.
+    fn solve(&self, b: &[f64], square: f64, n: usize) -> Vec<(usize, f64)> {
+        let k = b.len();
+        match self.method {
+            Method::Sparse => {
+                // What the best of k atoms explains of pure noise with variance 1/n a component.
+                let noise = 2.0 * (k.max(2) as f64).ln() / n.max(1) as f64;
+                let least = (LEAST_SHARE * square).max(noise);
+                let apart = |i: usize, j: usize| self.words[i].1 != self.words[j].1;
+                fit::forward(&self.gram, b, f64::INFINITY, self.max_words, least, apart)
+            }
+            Method::Ridge => fit::ridge(&self.gram, b, self.penalty()).into_iter().enumerate().collect(),
+            Method::Omp => self.pursue(b, square),
+            Method::Paper => b.iter().copied().enumerate().collect(),
+        }
+    }
+
+    /// Orthogonal matching pursuit: the atom most correlated with the remainder, then a refit.
+    fn pursue(&self, b: &[f64], square: f64) -> Vec<(usize, f64)> {
+        let k = b.len();
+        let mut chosen: Vec<usize> = Vec::new();
+        let mut c: Vec<f64> = Vec::new();
+        let mut explained = 0.0;
+        while chosen.len() < self.max_words {
+            let correlation = |j: usize| {
+                let fitted: f64 = chosen.iter().zip(&c).map(|(&i, c)| c * self.gram.data[j * k + i]).sum();
+                (b[j] - fitted).abs() / self.gram.data[j * (k + 1)].sqrt().max(1e-12)
+            };
+            let free = (0..k).filter(|j| !chosen.contains(j));
+            let Some(next) = free.max_by(|&x, &y| correlation(x).total_cmp(&correlation(y)).then(y.cmp(&x)))
+            else {
+                break;
+            };
+            let trial: Vec<usize> = chosen.iter().copied().chain([next]).collect();
+            let (g, rhs) = fit::subset(&self.gram, b, &trial);
+            let solution = fit::ridge(&g, &rhs, 1e-9 * self.penalty());
+            let now = fit::gain(&g, &rhs, &solution);
+            if now - explained < LEAST_SHARE * square {
+                break;
+            }
+            (chosen, c, explained) = (trial, solution, now);
+        }
+        chosen.into_iter().zip(c).collect()
+    }
+
+    fn penalty(&self) -> f64 {
+        let k = self.gram.rows.max(1);
+        RIDGE * (0..self.gram.rows).map(|i| self.gram.data[i * (k + 1)]).sum::<f64>() / k as f64
+    }
+
+    /// 95% intervals of the coefficients of the atoms in `shown`, over resampled prompts.
+    fn intervals(&self, shown: &[(usize, f64)], b: &[f64], rows: &Matrix, seed: u64) -> Vec<(f64, f64)> {
+        let n = rows.rows;
+        if n == 0 {
+            return shown.iter().map(|&(_, c)| (c, c)).collect();
+        }
+        let chosen: Vec<usize> = match self.method {
+            Method::Ridge => (0..b.len()).collect(),
+            _ => shown.iter().map(|&(j, _)| j).collect(),
+        };
+        let (g, rhs) = fit::subset(&self.gram, b, &chosen);
+        let mean = rows.mean();
+        let inverse = match self.method {
+            Method::Ridge => Some(inverse(&g, self.penalty())),
+            Method::Omp => Some(inverse(&g, 1e-9 * self.penalty())),
+            _ => None,
+        };
+        let mut draws: Vec<Vec<f64>> = Vec::new();
+        for times in bootstrap(n, DRAWS, seed) {
+            let mut drawn: Vec<f64> = rhs.clone();
+            for (i, &t) in times.iter().enumerate().filter(|(_, t)| **t > 0) {
+                let weight = f64::from(t) / n as f64;
+                drawn.iter_mut().zip(&chosen).for_each(|(x, &j)| *x += weight * rows.row(i)[j]);
+            }
+            drawn.iter_mut().zip(&chosen).for_each(|(x, &j)| *x -= mean[j]);
+            draws.push(match (&inverse, self.method) {
+                (Some(m), _) => m.times(&drawn),
+                (None, Method::Paper) => drawn,
+                (None, _) => fit::bounded(&g, &drawn, f64::INFINITY),
+            });
+        }
+        let place = |j: usize| chosen.iter().position(|&c| c == j).expect("shown words were chosen");
+        let interval = |&(j, _): &(usize, f64)| {
+            let mut values: Vec<f64> = draws.iter().map(|d| d[place(j)]).collect();
+            (quantile(&mut values, 0.025), quantile(&mut values, 0.975))
+        };
+        shown.iter().map(interval).collect()
+    }
+}
+
+/// (`g` + `lambda` I)⁻¹ for a positive semidefinite matrix and a positive penalty.
+fn inverse(g: &Matrix, lambda: f64) -> Matrix {
+    let mut g = g.clone();
+    let floor = lambda.max(1e-12);
+    (0..g.rows).for_each(|i| g.data[i * (g.cols + 1)] += floor);
+    let lower = g.cholesky().unwrap_or_else(|| {
+        // Rounding can spoil a nearly singular matrix; more penalty mends it.
+        (0..g.rows).for_each(|i| g.data[i * (g.cols + 1)] *= 1.0 + 1e-6);
+        g.cholesky().expect("a penalised Gram matrix is positive definite")
+    });
+    lower.invert_lower().gram_of_columns()
+}
+
+/// The published method's basis (Wang et al., algorithm 1), with its published defects mended: the
+/// greatest absolute cosine is tested, and remainders are vectors. pLLMs are taken in order; while
+/// a pLLM's remainder is longer than `ERROR` of its vector, the candidate word nearest to the
+/// remainder is examined, and taken if its cosine with every word taken so far is below `ORTHO`.
+/// Returns indices of atoms in the order of acceptance.
+pub fn paper_basis(pllms: &Matrix, atoms: &Matrix) -> Vec<usize> {
+    const ERROR: f64 = 0.5;
+    const ORTHO: f64 = 0.3;
+    let lengths: Vec<f64> = atoms.iter().map(|a| norm(a).max(1e-12)).collect();
+    let cosine = |i: usize, j: usize| dot(atoms.row(i), atoms.row(j)) / (lengths[i] * lengths[j]);
+    let mut basis: Vec<usize> = Vec::new();
+    for v in pllms.iter() {
+        let mut rest = v.to_vec();
+        let remove = |rest: &mut Vec<f64>, j: usize| {
+            let c = dot(rest, atoms.row(j)) / lengths[j].powi(2);
+            axpy(rest, -c, atoms.row(j));
+        };
+        basis.iter().for_each(|&j| remove(&mut rest, j));
+        let mut examined = basis.clone();
+        while norm(&rest) > ERROR * norm(v) && examined.len() < atoms.rows {
+            let nearness = |j: usize| dot(&rest, atoms.row(j)) / lengths[j];
+            let next = (0..atoms.rows)
+                .filter(|j| !examined.contains(j))
+                .max_by(|&x, &y| nearness(x).total_cmp(&nearness(y)).then(y.cmp(&x)))
+                .expect("not every word has been examined");
+            examined.push(next);
+            if basis.iter().all(|&j| cosine(next, j).abs() < ORTHO) {
+                basis.push(next);
+                remove(&mut rest, next);
+            }
+        }
+    }
+    basis
+}
+
+/// Rounds to four decimals: more would be noise, and cost bytes on the wire.
+pub(crate) fn round(x: f64) -> f64 {
+    (x * 1e4).round() / 1e4 + 0.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    fn words() -> Vec<(String, String)> {
+        let pairs = [("concise", "length"), ("brief", "length"), ("warm", "warmth"), ("formal", "formality")];
+        pairs.map(|(w, d)| (w.to_owned(), d.to_owned())).to_vec()
+    }
+
+    /// Four atoms, the second nearly a synonym of the first.
+    fn atoms() -> Matrix {
+        Matrix::from_rows(&[
+            vec![2.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            vec![1.8, 0.6, 0.0, 0.0, 0.0, 0.0],
+            vec![0.0, 0.0, 3.0, 0.0, 0.0, 0.0],
+            vec![0.0, 0.0, 0.5, 2.0, 0.0, 0.0],
+        ])
+    }
+
+    /// Prompts' vectors around 0.8 concise + 0.5 formal.
+    fn prompts() -> Matrix {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let a = atoms();
+        let row = |_| {
+            let mut v: Vec<f64> = (0..6).map(|_| rng.random::<f64>() - 0.5).collect();
+            axpy(&mut v, 0.8, a.row(0));
+            axpy(&mut v, 0.5, a.row(3));
+            v
+        };
+        Matrix::from_rows(&(0..60).map(row).collect::<Vec<_>>())
+    }
+
+    fn explain(method: Method) -> Explanation {
+        let (words, atoms, prompts) = (words(), atoms(), prompts());
+        let explainer = Explainer::new(&words, &atoms, method, 3);
+        explainer.explain(&prompts.mean(), &prompts.times_transposed(&atoms), 1).0
+    }
+
+    #[test]
+    fn every_method_finds_the_words_and_their_intervals_hold_the_truth() {
+        for method in [Method::Sparse, Method::Omp] {
+            let e = explain(method);
+            let names: Vec<_> = e.words.iter().map(|w| w.word.as_str()).collect();
+            assert_eq!(names, ["concise", "formal"], "{method:?}");
+            for (w, truth) in e.words.iter().zip([0.8, 0.5]) {
+                assert!(w.low <= truth && truth <= w.high && w.high - w.low < 0.3, "{method:?} {w:?}");
+            }
+            assert!(e.explained > 0.9, "{}", e.explained);
+        }
+        let ridge = explain(Method::Ridge);
+        assert!(ridge.words.iter().any(|w| w.word == "formal" && w.low > 0.0), "{ridge:?}");
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_explanation() {
+        assert_eq!(explain(Method::Sparse), explain(Method::Sparse));
+    }
+
+    #[test]
+    fn a_vector_that_no_word_points_to_is_left_unexplained() {
+        let (words, atoms) = (words(), atoms());
+        let v = [0.0, 0.0, 0.0, 0.0, 1.0, 1.0];
+        let (e, dense) =
+            Explainer::new(&words, &atoms, Method::Sparse, 3).explain(&v, &Matrix::zeros(0, 4), 0);
+        assert_eq!((e.words.len(), e.explained), (0, 0.0));
+        assert!(dense.iter().all(|c| *c == 0.0));
+    }
+
+    #[test]
+    fn the_papers_basis_takes_no_synonyms() {
+        let v = Matrix::from_rows(&[vec![1.0, 0.1, 0.0, 0.0, 0.0, 0.0], vec![0.0, 0.0, 1.0, 1.0, 0.0, 0.0]]);
+        let basis = paper_basis(&v, &atoms());
+        assert!(basis.contains(&0) ^ basis.contains(&1), "{basis:?}");
+        let e = explain(Method::Paper);
+        assert_eq!(e.words[0].word, "concise");
+    }
+}
