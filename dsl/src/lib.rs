@@ -1,7 +1,9 @@
 //! Headstart's pipeline language: text to a checked, typed [`plan::Plan`].
 pub mod ast;
+pub mod check;
 pub mod codes;
 pub mod diagnostic;
+pub mod graph;
 mod literal;
 pub mod loader;
 mod mistakes;
@@ -9,18 +11,21 @@ mod names;
 pub mod plan;
 pub mod span;
 mod syntax;
+pub use check::{check, Checked};
+pub use codes::{Code, codes, explain};
+pub use diagnostic::{Diagnostic, Label, Severity};
+pub use graph::graph;
+pub use loader::{FileLoader, MemoryLoader};
+pub use span::{FileId, Sources, Span};
 pub use syntax::parse;
 #[cfg(test)]
 mod tmp {
     #[test]
     fn design() {
         let t = std::fs::read_to_string("/tmp/design.pllm").expect("x");
-        let (f, d) = crate::parse(crate::span::FileId(0), &t);
-        println!("{} items", f.items.len());
-        println!("{d:#?}");
-        let bad = std::fs::read_to_string("/tmp/bad.pllm").expect("x");
-        let (f, d) = crate::parse(crate::span::FileId(0), &bad);
-        println!("{} items", f.items.len());
-        for d in d { let s = d.span().expect("s"); println!("{} {} {:?} {:?}", d.code, d.message, &bad[s.range()], d.help); }
+        let l = crate::MemoryLoader::new().with("p/x.pllm", &t).with("p/catalog/friendly/a", "").with("p/catalog/concise/a", "").with("p/catalog/formal/a", "");
+        let c = crate::check("p/x.pllm", &l, &Default::default());
+        for d in &c.diagnostics { println!("{} {} {:?} {:?} {:?}", d.code, d.message, d.span().map(|s| c.sources.text(s)), d.help, d.notes); }
+        println!("{}", serde_json::to_string_pretty(&c.plan).expect("x"));
     }
 }

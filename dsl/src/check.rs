@@ -1,0 +1,345 @@
+//! From syntax trees to a checked plan.
+//!
+//! One pass over everything: files and imports ([`load`]), references and their order ([`refs`]),
+//! then every item in that order: types ([`infer`], [`arg`], [`mix`]), settings ([`settings`]),
+//! residency ([`residency`]), instances ([`item`], [`lower`]); last outputs and schedules. A value
+//! whose mistake is reported already is `None` from there on, so that no mistake is told twice.
+
+mod arg;
+mod cron;
+mod infer;
+mod item;
+mod load;
+mod lower;
+mod mix;
+mod output;
+mod params;
+mod refs;
+mod residency;
+mod schedule;
+mod settings;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use headstart_protocol::expr::CompareOp;
+use headstart_protocol::kinds::Kind;
+use headstart_protocol::{Type, Value};
+
+use crate::ast;
+use crate::codes::Code;
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::loader::FileLoader;
+use crate::plan::{Instance, Item, Plan};
+use crate::span::{FileId, Sources, Span};
+
+/// The outcome of a check.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// The plan; none where there are errors.
+    pub plan: Option<Plan>,
+    /// Errors and warnings, by place.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Every file that was read.
+    pub sources: Sources,
+}
+
+impl Checked {
+    /// Whether any finding is an error.
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(|d| d.severity == Severity::Error)
+    }
+}
+
+/// Checks the pipeline file at `path`. `sets` holds parameter values as given on the command line;
+/// relative paths among them are taken as they are.
+pub fn check(path: &str, loader: &dyn FileLoader, sets: &BTreeMap<String, String>) -> Checked {
+    let mut c = Checker {
+        loader,
+        sources: Sources::default(),
+        diags: Vec::new(),
+        files: HashMap::new(),
+        scopes: Vec::new(),
+        params: Vec::new(),
+        items: Vec::new(),
+        instances: Vec::new(),
+        bases: Vec::new(),
+    };
+    let plan = c.load_root(path).then(|| c.plan(sets));
+    c.finish(plan)
+}
+
+struct Checker<'l> {
+    loader: &'l dyn FileLoader,
+    sources: Sources,
+    diags: Vec<Diagnostic>,
+    /// Files read so far, by path.
+    files: HashMap<String, (FileId, Arc<ast::File>)>,
+    /// The root file is scope 0; every import makes another.
+    scopes: Vec<Scope>,
+    params: Vec<ParamState>,
+    /// In file order; those of a module stand where it is imported.
+    items: Vec<ItemState>,
+    instances: Vec<Instance>,
+    /// The model that each instance is or personalizes, as an instance, where the file tells.
+    bases: Vec<Option<u32>>,
+}
+
+/// A file with values for its parameters.
+struct Scope {
+    tree: Arc<ast::File>,
+    /// The file's folder: relative paths start there.
+    dir: Arc<str>,
+    path: String,
+    /// In front of names in the plan: empty, or `explain.`
+    prefix: String,
+    names: BTreeMap<String, (Entity, Span)>,
+    outputs: Vec<Arc<ast::Output>>,
+    schedules: Vec<Arc<ast::Schedule>>,
+    used: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entity {
+    Param(usize),
+    Item(usize),
+    Module(usize),
+    /// Declared, but with a mistake that is reported.
+    Bad,
+}
+
+struct ParamState {
+    scope: usize,
+    ast: Arc<ast::Param>,
+    /// The value that an import gives: the importer's scope, and the expression.
+    arg: Option<(usize, ast::Expr)>,
+    /// The value that the command line gives.
+    set: Option<String>,
+    used: bool,
+    value: ParamValue,
+}
+
+enum ParamValue {
+    Pending,
+    /// Being worked out: meeting it again is a cycle.
+    Busy,
+    /// The value, and the items in it.
+    Done(Option<Typed>, Vec<usize>),
+}
+
+struct ItemState {
+    scope: usize,
+    decl: Arc<ast::Decl>,
+    /// With the module's prefix.
+    name: String,
+    kind: Option<&'static Kind>,
+    /// Type of one instance; none where that is not known.
+    ty: Option<Type>,
+    keyed: bool,
+    optional: bool,
+    /// Keys and instances of a fan-out, in order.
+    keys: Vec<(String, u32)>,
+    by_key: HashMap<String, u32>,
+    instances: Range<u32>,
+    /// Whether it has its instances; not so in cycles, and where its loops have mistakes.
+    done: bool,
+    private: Option<Private>,
+    used: bool,
+    /// What it refers to, with the first place of each.
+    refs: Vec<(usize, Span)>,
+}
+
+/// Residency of an item.
+#[derive(Clone, Debug)]
+struct Private {
+    device: String,
+    /// The private item that makes it private; none for a `private dataset`.
+    via: Option<usize>,
+    /// Whether its residency has a mistake: then nothing that follows from it is reported.
+    reported: bool,
+}
+
+/// A typed expression.
+#[derive(Clone, Debug)]
+struct Typed {
+    t: T,
+    ty: Type,
+    span: Span,
+    /// Written as a literal text, so that it may also stand for a path.
+    literal: bool,
+}
+
+/// An expression with its names resolved; loop variables are still open.
+#[derive(Clone, Debug)]
+enum T {
+    Const(Value),
+    Path(PathValue),
+    /// The only instance of an item.
+    Item(usize),
+    /// One instance of a fan-out.
+    Instance(u32),
+    /// All instances of a fan-out.
+    All(usize),
+    /// The instance of a fan-out with the key of a loop variable.
+    Key(usize, usize),
+    /// A loop variable.
+    Var(usize),
+    Float(Box<T>),
+    /// A text taken as a path of the given folder.
+    ToPath(Arc<str>, Box<T>),
+    Field(Box<T>, String),
+    Or(Vec<T>),
+    Not(Box<T>),
+    Compare(CompareOp, Box<T>, Box<T>),
+    List(Vec<(String, T)>),
+    Mix(Vec<Term>),
+}
+
+/// A path in two forms: a device gets it as written, the server relative to the file.
+#[derive(Clone, Debug)]
+struct PathValue {
+    written: Arc<str>,
+    resolved: Arc<str>,
+    /// Found on the engine's machine by `glob`.
+    globbed: bool,
+}
+
+/// A term of a mix: `sign * factors * pllm`.
+#[derive(Clone, Debug)]
+struct Term {
+    sign: f64,
+    factors: Vec<T>,
+    pllm: T,
+    name: String,
+    span: Span,
+}
+
+/// A loop variable.
+struct Var {
+    name: ast::Name,
+    ty: Type,
+    literal: bool,
+    /// Keys and values.
+    elements: Arc<Vec<(String, T)>>,
+    /// Whether its texts were used as paths: then their keys are those of paths.
+    as_path: bool,
+    /// Whether the elements are all known.
+    known: bool,
+}
+
+/// Where an expression stands.
+struct Ctx {
+    scope: usize,
+    vars: Vec<Var>,
+    /// The items that were met.
+    uses: Vec<(usize, Span)>,
+}
+
+impl Ctx {
+    fn new(scope: usize) -> Self {
+        Self { scope, vars: Vec::new(), uses: Vec::new() }
+    }
+}
+
+impl Checker<'_> {
+    fn report(&mut self, d: Diagnostic) {
+        self.diags.push(d);
+    }
+
+    fn plan(&mut self, sets: &BTreeMap<String, String>) -> Plan {
+        self.give_sets(sets);
+        for item in self.order() {
+            self.item(item);
+        }
+        self.check_params();
+        let (outputs, schedules) = (self.outputs(), self.schedules());
+        self.report_unused();
+        let root = &self.scopes[0];
+        let plan = Plan {
+            doc: ast::Item::doc_text(&root.tree.doc),
+            items: self.items.iter().map(|i| self.plan_item(i)).collect(),
+            instances: std::mem::take(&mut self.instances),
+            outputs,
+            schedules,
+            params: self.shown_params(),
+        };
+        if self.scopes.len() == 1 { plan } else { self.without_unneeded(plan) }
+    }
+
+    fn plan_item(&self, i: &ItemState) -> Item {
+        let d = &i.decl;
+        Item {
+            name: i.name.clone(),
+            declared: d.declared,
+            kind: i.kind.map(|k| k.name.to_owned()).unwrap_or_default(),
+            ty: i.ty.clone().unwrap_or(Type::Text),
+            doc: d.doc.clone(),
+            keyed: i.keyed,
+            file: self.sources.file(d.name.span.file).path.clone(),
+            line: self.sources.line(d.name.span),
+        }
+    }
+
+    /// A module's items are made only where the root file needs them.
+    fn without_unneeded(&self, plan: Plan) -> Plan {
+        let mut needed: Vec<String> =
+            self.items.iter().filter(|i| i.scope == 0).map(|i| i.name.clone()).collect();
+        for o in &plan.outputs {
+            o.value.each_output(&mut |n| {
+                if let Some(i) = plan.instances.get(n as usize) {
+                    needed.push(plan.items[i.item as usize].name.clone());
+                }
+            });
+        }
+        needed.extend(plan.schedules.iter().flat_map(|s| s.run.iter().cloned()));
+        plan.subset(&needed)
+    }
+
+    fn finish(mut self, plan: Option<Plan>) -> Checked {
+        // A module that is imported twice reports everything twice.
+        let mut seen: Vec<Diagnostic> = Vec::new();
+        self.diags.sort_by_key(|d| d.span().map(|s| (s.file, s.start, s.end)));
+        for d in self.diags {
+            if !seen.iter().rev().take_while(|s| s.span() == d.span()).any(|s| *s == d) {
+                seen.push(d);
+            }
+        }
+        let bad = seen.iter().any(|d| d.severity == Severity::Error);
+        Checked { plan: plan.filter(|_| !bad), diagnostics: seen, sources: self.sources }
+    }
+
+    fn item_ref(&mut self, ctx: &mut Ctx, item: usize, span: Span) -> Option<Typed> {
+        ctx.uses.push((item, span));
+        let i = &self.items[item];
+        let ty = i.ty.clone()?;
+        if !i.done && !i.keyed {
+            return None;
+        }
+        let (t, ty) = match (i.keyed, i.optional) {
+            (true, _) => (T::All(item), ty.list()),
+            (false, true) => (T::Item(item), ty.optional()),
+            (false, false) => (T::Item(item), ty),
+        };
+        Some(Typed { t, ty, span, literal: false })
+    }
+
+    /// Names that may be referred to.
+    fn known_names<'a>(&'a self, ctx: &'a Ctx) -> impl Iterator<Item = &'a str> {
+        let vars = ctx.vars.iter().map(|v| v.name.text.as_str());
+        vars.chain(self.scopes[ctx.scope].names.keys().map(String::as_str))
+    }
+
+    fn unknown_name(&mut self, ctx: &Ctx, name: &str, span: Span) {
+        let d = Diagnostic::new(Code::E0101, format!("nothing is called `{name}`"));
+        let d = d.at(span, "not declared in this file");
+        let outputs = &self.scopes[ctx.scope].outputs;
+        let d = match outputs.iter().find(|o| o.name.text == name) {
+            Some(o) => d
+                .see(o.name.span, "this is an output")
+                .help("outputs cannot be referred to; name the item that it outputs"),
+            None => d.maybe_help(crate::names::did_you_mean(name, self.known_names(ctx))),
+        };
+        self.report(d);
+    }
+}

@@ -1,0 +1,353 @@
+//! Arguments: what a kind accepts, and what is given.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use headstart_protocol::expr::Condition;
+use headstart_protocol::kinds::{Accepts, Arg, Default as D, Kind};
+use headstart_protocol::{Type, Value};
+
+use super::infer::a;
+use super::{Checker, Ctx, PathValue, T, Typed};
+use crate::ast::{self, Expr, ExprKind, Name};
+use crate::codes::Code;
+use crate::diagnostic::Diagnostic;
+use crate::loader;
+use crate::names;
+
+impl Checker<'_> {
+    /// The arguments of a call, defaults filled in; absent ones and those with mistakes left out.
+    pub(super) fn args(&mut self, ctx: &mut Ctx, kind: &'static Kind, call: &ast::Call) -> BTreeMap<String, T> {
+        let mut given: BTreeMap<&'static str, &Name> = BTreeMap::new();
+        let mut out = BTreeMap::new();
+        for (n, arg) in call.args.iter().enumerate() {
+            let Some(spec) = self.spec(kind, n, arg) else { continue };
+            let place = arg.name.as_ref().unwrap_or(&call.name);
+            if let Some(first) = given.insert(spec.name, place) {
+                let d = Diagnostic::new(Code::E0105, format!("`{}` is given twice", spec.name))
+                    .at(arg.name.as_ref().map_or(arg.value.span, |n| n.span), "given again");
+                let d = if first.span == call.name.span {
+                    d.see(call.args[0].value.span, format!("the first argument is `{}`", spec.name))
+                } else {
+                    d.see(first.span, "given here first")
+                };
+                self.report(d);
+                continue;
+            }
+            if let Some(t) = self.argument(ctx, kind, spec, &arg.value) {
+                out.insert(spec.name.to_owned(), t);
+            }
+        }
+        self.report_missing(kind, call, &given);
+        for spec in kind.args.iter().filter(|s| !given.contains_key(s.name)) {
+            let value = match spec.default {
+                D::Required | D::Absent => continue,
+                D::Int(i) => Value::Int(i),
+                D::Float(x) => Value::Float(x),
+                D::Bool(b) => Value::Bool(b),
+                D::Text(t) => Value::Text(t.to_owned()),
+            };
+            out.insert(spec.name.to_owned(), T::Const(value));
+        }
+        out
+    }
+
+    /// Which argument of the kind is meant.
+    fn spec(&mut self, kind: &'static Kind, n: usize, arg: &ast::Arg) -> Option<&'static Arg> {
+        let Some(name) = &arg.name else {
+            if n == 0 {
+                return kind.args.first();
+            }
+            let d = Diagnostic::new(Code::E0107, "only the first argument may go without its name");
+            let free: Vec<&str> = kind.args.iter().skip(1).map(|a| a.name).collect();
+            let d = d.at(arg.value.span, "which argument is this?");
+            let d = if free.is_empty() {
+                d.note(format!("`{}` takes only one argument", kind.name))
+            } else {
+                d.help(format!("write its name in front: {}", names::quoted(free, "or")))
+            };
+            self.report(d);
+            return None;
+        };
+        let found = kind.args.iter().find(|a| a.name == name.text);
+        if found.is_none() {
+            let known: Vec<&str> = kind.args.iter().map(|a| a.name).collect();
+            let d = Diagnostic::new(Code::E0104, format!("`{}` has no argument `{}`", kind.name, name.text))
+                .at(name.span, "unknown argument")
+                .maybe_help(names::did_you_mean(&name.text, known.iter().copied()))
+                .note(format!("its arguments are {}", names::quoted(known, "and")));
+            self.report(d);
+        }
+        found
+    }
+
+    fn report_missing(&mut self, kind: &Kind, call: &ast::Call, given: &BTreeMap<&str, &Name>) {
+        let missing: Vec<&Arg> = kind
+            .args
+            .iter()
+            .filter(|a| a.default == D::Required && !given.contains_key(a.name))
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        // An argument whose name is misspelt is reported already; that it is missing is no news.
+        let strangers = call.args.iter().enumerate().filter(|(n, a)| match &a.name {
+            Some(name) => !kind.args.iter().any(|k| k.name == name.text),
+            None => *n > 0,
+        });
+        if strangers.count() > 0 {
+            return;
+        }
+        let list = names::quoted(missing.iter().map(|a| a.name), "and");
+        let mut d = Diagnostic::new(Code::E0106, format!("`{}` needs {list}", kind.name))
+            .at(call.name.span, format!("{list} missing"));
+        for m in missing {
+            d = d.help(format!("add `{}: …`: {}", m.name, m.doc));
+        }
+        self.report(d);
+    }
+
+    fn argument(&mut self, ctx: &mut Ctx, kind: &Kind, spec: &'static Arg, e: &Expr) -> Option<T> {
+        let bare = e.bare();
+        for accepts in spec.accepts {
+            match (accepts, &bare.kind) {
+                (Accepts::Word(words), _) => {
+                    if let Some(done) = self.word(ctx, kind, spec, words, bare) {
+                        return done;
+                    }
+                }
+                (Accepts::Condition, _) => return self.condition(ctx, spec, bare),
+                _ => {}
+            }
+        }
+        let typed = self.infer(ctx, e)?;
+        let optional_ok = spec.default == D::Absent;
+        let typed = match &typed.ty {
+            Type::Optional(inner) if optional_ok => Typed { ty: (**inner).clone(), ..typed },
+            Type::Optional(inner) if self.fits(inner, &typed, spec.accepts).is_some() => {
+                self.plain(typed);
+                return None;
+            }
+            _ => typed,
+        };
+        match self.fits(&typed.ty, &typed, spec.accepts) {
+            Some(want) => Some(self.coerce(ctx, typed, &want)),
+            None => {
+                self.report_mismatch(kind, spec, &typed);
+                None
+            }
+        }
+    }
+
+    /// The first accepted type that a value fits.
+    fn fits(&self, ty: &Type, typed: &Typed, accepts: &[Accepts]) -> Option<Type> {
+        let all = || accepts.iter().map(|a| a.ty());
+        all().find(|want| want == ty).or_else(|| all().find(|want| converts(ty, want, typed)))
+    }
+
+    /// A value as another type that it [`converts`] to.
+    pub(super) fn coerce(&mut self, ctx: &mut Ctx, typed: Typed, want: &Type) -> T {
+        if typed.ty == *want {
+            return typed.t;
+        }
+        let scalar = match want {
+            Type::List(inner) => inner,
+            other => other,
+        };
+        match scalar {
+            Type::Float => as_float(typed.t),
+            Type::Path => {
+                mark_as_path(ctx, &typed.t);
+                as_path(&self.scopes[ctx.scope].dir, typed.t)
+            }
+            _ => typed.t,
+        }
+    }
+
+    /// A bare word, or a text known at check time that is one. None: not meant as a word.
+    fn word(
+        &mut self,
+        ctx: &mut Ctx,
+        kind: &Kind,
+        spec: &Arg,
+        words: &'static [&'static str],
+        e: &Expr,
+    ) -> Option<Option<T>> {
+        let unknown = |word: &str| {
+            Diagnostic::new(Code::E0111, format!("`{}` of `{}` cannot be `{word}`", spec.name, kind.name))
+                .at(e.span, "unknown word")
+                .maybe_help(names::did_you_mean(word, words.iter().copied()))
+                .note(format!("it is one of {}", names::quoted(words.iter().copied(), "or")))
+        };
+        match &e.kind {
+            ExprKind::Name(n) if words.contains(&n.as_str()) => {
+                return Some(Some(T::Const(Value::Text(n.clone()))));
+            }
+            ExprKind::Name(n) => {
+                let var = ctx.vars.iter().any(|v| v.name.text == *n);
+                if !var && !self.scopes[ctx.scope].names.contains_key(n) {
+                    self.report(unknown(n));
+                    return Some(None);
+                }
+            }
+            ExprKind::Text(t) => {
+                let d = if words.contains(&t.as_str()) {
+                    Diagnostic::new(Code::E0111, format!("`{}` is one of a few words, written bare", spec.name))
+                        .at(e.span, "a text")
+                        .help(format!("write `{}: {t}`", spec.name))
+                } else {
+                    unknown(t)
+                };
+                self.report(d);
+                return Some(None);
+            }
+            _ => return None,
+        }
+        let Some(typed) = self.infer(ctx, e) else { return Some(None) };
+        if typed.ty != Type::Text {
+            self.report_mismatch(kind, spec, &typed);
+            return Some(None);
+        }
+        let texts: Vec<String> = match &typed.t {
+            T::Const(Value::Text(t)) => vec![t.clone()],
+            T::Var(v) => ctx.vars[*v].elements.iter().filter_map(|(_, t)| text_of(t)).collect(),
+            _ => Vec::new(),
+        };
+        if let Some(bad) = texts.iter().find(|t| !words.contains(&t.as_str())) {
+            self.report(unknown(bad));
+            return Some(None);
+        }
+        Some(Some(typed.t))
+    }
+
+    /// `loss < 1.9`: the left side is the bare name of a metric.
+    fn condition(&mut self, ctx: &mut Ctx, spec: &Arg, e: &Expr) -> Option<T> {
+        let wrong = |at: &Expr, text: &str| {
+            Diagnostic::new(Code::E0214, format!("`{}` compares a metric with a number", spec.name))
+                .at(at.span, text)
+                .help(format!("write, for instance, `{}: loss < 1.9`", spec.name))
+        };
+        let ExprKind::Compare(left, op, right) = &e.kind else {
+            self.report(wrong(e, "no comparison"));
+            return None;
+        };
+        let ExprKind::Name(metric) = &left.bare().kind else {
+            self.report(wrong(left, "the name of a metric stands here"));
+            return None;
+        };
+        let bound = self.infer(ctx, right)?;
+        let bound = match bound.t {
+            T::Const(Value::Int(i)) => i as f64,
+            T::Const(Value::Float(x)) => x,
+            _ => {
+                self.report(wrong(right, "a number that is known beforehand stands here"));
+                return None;
+            }
+        };
+        Some(T::Const(Value::Condition(Condition { metric: metric.clone(), op: *op, bound })))
+    }
+
+    fn report_mismatch(&mut self, kind: &Kind, spec: &Arg, typed: &Typed) {
+        let wanted: Vec<String> = spec.accepts.iter().map(|w| describe(*w)).collect();
+        let wanted = names::listed(&wanted, "or");
+        let d = Diagnostic::new(
+            Code::E0201,
+            format!("`{}` takes {wanted} as `{}`, not {}", kind.name, spec.name, a(&typed.ty)),
+        )
+        .at(typed.span, a(&typed.ty));
+        let d = self.declared_here(d, &typed.t);
+        let accepts = |ty: &Type| spec.accepts.iter().any(|w| w.ty() == *ty);
+        let d = match &typed.ty {
+            Type::List(t) if accepts(t) => {
+                d.help("add `for x in …` and use `x` here, or take one element with `[\"key\"]`")
+            }
+            t if accepts(&t.clone().list()) => {
+                d.help(format!("write a list: `{}: [{}]`", spec.name, self.sources.text(typed.span)))
+            }
+            Type::Pllm if accepts(&Type::Mix) => {
+                d.help(format!("give it a weight: `1.0 * {}`", self.sources.text(typed.span)))
+            }
+            Type::Text if accepts(&Type::Path) && !typed.literal => {
+                d.help("declare the parameter as a `Path`")
+            }
+            _ => d,
+        };
+        self.report(d.note(format!("`{}` is {}", spec.name, spec.doc)));
+    }
+
+    /// Points to the declaration that gives a value its type.
+    fn declared_here(&self, d: Diagnostic, t: &T) -> Diagnostic {
+        let item = match t {
+            T::Item(i) | T::All(i) | T::Key(i, _) => *i,
+            T::Instance(n) => self.instances[*n as usize].item as usize,
+            _ => return d,
+        };
+        let decl = &self.items[item].decl;
+        let text = match (&decl.ty, self.items[item].keyed) {
+            (_, true) => "`for` makes it a list",
+            (Some(_), _) => "its type is stated here",
+            (None, _) => "declared here",
+        };
+        let span = decl.bindings.first().map_or(decl.ty.as_ref().map_or(decl.name.span, |t| t.span), |b| b.name.span);
+        d.see(span, text)
+    }
+}
+
+pub(super) fn as_float(t: T) -> T {
+    match t {
+        T::Const(Value::Int(i)) => T::Const(Value::Float(i as f64)),
+        T::List(items) => T::List(items.into_iter().map(|(k, t)| (k, as_float(t))).collect()),
+        t @ (T::Const(_) | T::Float(_)) => t,
+        t => T::Float(Box::new(t)),
+    }
+}
+
+/// A text as a path of the folder `dir`; the elements of a list then get the keys of paths.
+pub(super) fn as_path(dir: &Arc<str>, t: T) -> T {
+    match t {
+        T::Const(Value::Text(text)) => {
+            let resolved = loader::join(dir, &text).into();
+            T::Path(PathValue { written: text.into(), resolved, globbed: false })
+        }
+        T::List(items) => {
+            let each = items.into_iter().map(|(k, t)| (loader::stem(&k).to_owned(), as_path(dir, t)));
+            T::List(each.collect())
+        }
+        t => T::ToPath(dir.clone(), Box::new(t)),
+    }
+}
+
+fn mark_as_path(ctx: &mut Ctx, t: &T) {
+    if let T::Var(v) = t {
+        ctx.vars[*v].as_path = true;
+    }
+}
+
+fn text_of(t: &T) -> Option<String> {
+    match t {
+        T::Const(Value::Text(t)) => Some(t.clone()),
+        _ => None,
+    }
+}
+
+/// Whether a value of type `ty` may stand where `want` is wanted: an integer for a float, a literal
+/// text for a path, the empty list for any list.
+pub(super) fn converts(ty: &Type, want: &Type, typed: &Typed) -> bool {
+    match (ty, want) {
+        (Type::Int, Type::Float) => true,
+        (Type::Text, Type::Path) => typed.literal,
+        (Type::List(a), Type::List(b)) => {
+            let empty = matches!(&typed.t, T::List(items) if items.is_empty());
+            empty || (matches!(typed.t, T::List(_)) && (a == b || converts(a, b, typed)))
+        }
+        _ => false,
+    }
+}
+
+/// An accepted form, for people.
+fn describe(accepts: Accepts) -> String {
+    match accepts {
+        Accepts::Word(words) => format!("one of {}", names::quoted(words.iter().copied(), "or")),
+        other => a(&other.ty()),
+    }
+}

@@ -1,0 +1,453 @@
+//! Types of expressions.
+
+use headstart_protocol::expr::CompareOp;
+use headstart_protocol::{Type, Value, kinds};
+
+use super::refs::Found;
+use super::{Checker, Ctx, Entity, PathValue, T, Typed};
+use crate::ast::{Call, Expr, ExprKind, Name, Number};
+use crate::codes::Code;
+use crate::diagnostic::Diagnostic;
+use crate::loader;
+use crate::names;
+use crate::span::Span;
+
+impl Typed {
+    fn new(t: T, ty: Type, span: Span) -> Self {
+        Self { t, ty, span, literal: false }
+    }
+
+    fn value(value: Value, ty: Type, span: Span) -> Self {
+        Self::new(T::Const(value), ty, span)
+    }
+}
+
+impl Checker<'_> {
+    /// The type and meaning of an expression; none where a mistake in it is reported.
+    pub(super) fn infer(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<Typed> {
+        let span = e.span;
+        match &e.kind {
+            ExprKind::Bad => None,
+            ExprKind::Paren(inner) => self.infer(ctx, inner),
+            ExprKind::Bool(b) => Some(Typed::value(Value::Bool(*b), Type::Bool, span)),
+            ExprKind::Number(n, _) => {
+                let (value, ty) = number(*n);
+                Some(Typed::value(value, ty, span))
+            }
+            ExprKind::Text(t) => {
+                let typed = Typed::value(Value::Text(t.clone()), Type::Text, span);
+                Some(Typed { literal: true, ..typed })
+            }
+            ExprKind::Name(n) => self.name(ctx, n, span),
+            ExprKind::Field(of, name) => self.field(ctx, of, name, span),
+            ExprKind::Element(of, key) => self.element(ctx, of, key, span),
+            ExprKind::List(all) => self.list(ctx, all, span),
+            ExprKind::Or(all) => self.or(ctx, all, span),
+            ExprKind::Not(inner) => {
+                let inner = self.infer(ctx, inner)?;
+                let inner = self.plain(inner)?;
+                if inner.ty != Type::Bool {
+                    let d = Diagnostic::new(Code::E0206, format!("`not` takes true or false, not {}", a(&inner.ty)));
+                    self.report(d.at(inner.span, a(&inner.ty)));
+                    return None;
+                }
+                Some(Typed::new(T::Not(Box::new(inner.t)), Type::Bool, span))
+            }
+            ExprKind::Compare(l, op, r) => self.compare(ctx, l, *op, r, span),
+            ExprKind::Minus(_) | ExprKind::Sum(_) | ExprKind::Product(_) => self.arithmetic(ctx, e),
+            ExprKind::Call(call) => self.called(ctx, call, span),
+        }
+    }
+
+    fn name(&mut self, ctx: &mut Ctx, n: &str, span: Span) -> Option<Typed> {
+        if let Some(at) = ctx.vars.iter().position(|v| v.name.text == n) {
+            let v = &ctx.vars[at];
+            let typed = Typed::new(T::Var(at), v.ty.clone(), span);
+            return v.known.then_some(Typed { literal: v.literal, ..typed });
+        }
+        match self.scopes[ctx.scope].names.get(n).map(|(e, _)| *e) {
+            Some(entity) => self.entity(ctx, entity, span),
+            None => {
+                self.unknown_name(ctx, n, span);
+                None
+            }
+        }
+    }
+
+    fn entity(&mut self, ctx: &mut Ctx, entity: Entity, span: Span) -> Option<Typed> {
+        match entity {
+            Entity::Item(i) => self.item_ref(ctx, i, span),
+            Entity::Param(p) => {
+                let value = self.param(p, ctx, span)?;
+                Some(Typed { span, literal: false, ..value })
+            }
+            Entity::Module(_) => {
+                let d = Diagnostic::new(Code::E0201, "a module is no value").at(span, "an imported file");
+                self.report(d.help("name something in it, as in `module.item`"));
+                None
+            }
+            Entity::Bad => None,
+        }
+    }
+
+    fn field(&mut self, ctx: &mut Ctx, of: &Expr, name: &Name, span: Span) -> Option<Typed> {
+        if let Some(module) = self.module(ctx.scope, of) {
+            return match self.member(module, &name.text) {
+                Found::Entity(entity) => self.entity(ctx, entity, span),
+                Found::Output(m, n) => {
+                    let value = self.scopes[m].outputs[n].value.clone();
+                    let mut inner = Ctx::new(m);
+                    let typed = self.infer(&mut inner, &value)?;
+                    ctx.uses.extend(inner.uses.into_iter().map(|(i, _)| (i, span)));
+                    Some(Typed { span, ..typed })
+                }
+                Found::Missing(m) => {
+                    let scope = &self.scopes[m];
+                    let known = scope.outputs.iter().map(|o| o.name.text.as_str());
+                    let known = known.chain(scope.names.keys().map(String::as_str));
+                    let help = names::did_you_mean(&name.text, known);
+                    let text = format!("`{}` declares no `{}`", scope.path, name.text);
+                    self.report(Diagnostic::new(Code::E0101, text).at(name.span, "not in this module").maybe_help(help));
+                    None
+                }
+            };
+        }
+        let of = self.infer(ctx, of)?;
+        let (inner, optional) = match &of.ty {
+            Type::Optional(t) => ((**t).clone(), true),
+            t => (t.clone(), false),
+        };
+        let Some(ty) = inner.field(&name.text) else {
+            self.report_no_field(&of, &inner, name);
+            return None;
+        };
+        let ty = if optional { ty.optional() } else { ty };
+        Some(Typed::new(T::Field(Box::new(of.t), name.text.clone()), ty, span))
+    }
+
+    fn report_no_field(&mut self, of: &Typed, ty: &Type, name: &Name) {
+        let d = Diagnostic::new(Code::E0108, format!("{} has no field `{}`", a(ty), name.text))
+            .at(name.span, "unknown field")
+            .see(of.span, format!("this is {}", a(&of.ty)));
+        let fields: Vec<&str> = ty.fields().iter().map(|(n, ..)| *n).collect();
+        let d = d.maybe_help(names::did_you_mean(&name.text, fields.iter().copied()));
+        let d = match ty {
+            Type::List(t) if t.field(&name.text).is_some() => {
+                d.help(format!("take one element, as in `…[\"key\"].{}`, or loop over the list with `for`", name.text))
+            }
+            _ if fields.is_empty() => d.note(format!("{} has no fields", a(ty))),
+            _ => d.note(format!("its fields are {}", names::quoted(fields, "and"))),
+        };
+        self.report(d);
+    }
+
+    fn element(&mut self, ctx: &mut Ctx, of: &Expr, key: &Expr, span: Span) -> Option<Typed> {
+        let list = self.infer(ctx, of);
+        let key_typed = self.key(ctx, key);
+        let (list, key_typed) = (list?, key_typed?);
+        let Type::List(element) = &list.ty else {
+            let d = Diagnostic::new(Code::E0213, format!("{} has no elements", a(&list.ty)))
+                .at(key.span, "a key")
+                .see(list.span, format!("this is {}, not a list", a(&list.ty)));
+            self.report(d.help("remove the key"));
+            return None;
+        };
+        let mut ty = (**element).clone();
+        let t = match (&list.t, key_typed) {
+            (T::All(i), found) => {
+                let item = &self.items[*i];
+                if item.optional {
+                    ty = ty.optional();
+                }
+                if !item.done {
+                    return None;
+                }
+                match found {
+                    Key::Text(k) => match item.by_key.get(&k) {
+                        Some(n) => T::Instance(*n),
+                        None => {
+                            self.report_no_key(&k, key.span, *i);
+                            return None;
+                        }
+                    },
+                    Key::Var(v) => {
+                        let elements = ctx.vars[v].elements.clone();
+                        let missing = elements.iter().find(|(k, _)| !item.by_key.contains_key(k));
+                        if let Some((k, _)) = missing {
+                            self.report_no_key(k, key.span, *i);
+                            return None;
+                        }
+                        T::Key(*i, v)
+                    }
+                }
+            }
+            (T::List(items), Key::Text(k)) => match items.iter().find(|(n, _)| *n == k) {
+                Some((_, t)) => t.clone(),
+                None => {
+                    let d = Diagnostic::new(Code::E0109, format!("the list has no element {k:?}"))
+                        .at(key.span, "unknown key")
+                        .maybe_help(similar_key(&k, items.iter().map(|(n, _)| n.as_str())));
+                    self.report(d);
+                    return None;
+                }
+            },
+            _ => {
+                let d = Diagnostic::new(Code::E0213, "the elements of this list are not known by key");
+                self.report(d.at(span, ""));
+                return None;
+            }
+        };
+        Some(Typed::new(t, ty, span))
+    }
+
+    /// A key: a text, or a loop variable, which stands for its own key.
+    fn key(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<Key> {
+        if let ExprKind::Name(n) = &e.bare().kind {
+            if let Some(v) = ctx.vars.iter().position(|v| v.name.text == *n) {
+                return ctx.vars[v].known.then_some(Key::Var(v));
+            }
+        }
+        let key = self.infer(ctx, e)?;
+        match key.t {
+            T::Const(Value::Text(t)) => Some(Key::Text(t)),
+            // Numbers are keys as they are written.
+            T::Const(Value::Int(_) | Value::Float(_)) => match &e.bare().kind {
+                ExprKind::Number(_, raw) => Some(Key::Text(raw.clone())),
+                _ => None,
+            },
+            _ => {
+                let d = Diagnostic::new(Code::E0213, "a key is a text or a loop variable");
+                self.report(d.at(e.span, a(&key.ty)));
+                None
+            }
+        }
+    }
+
+    fn report_no_key(&mut self, key: &str, span: Span, item: usize) {
+        let i = &self.items[item];
+        let d = Diagnostic::new(Code::E0109, format!("`{}` has no element {key:?}", i.name))
+            .at(span, "unknown key")
+            .see(i.decl.name.span, format!("declared here with {} elements", i.keys.len()))
+            .maybe_help(similar_key(key, i.keys.iter().map(|(k, _)| k.as_str())));
+        let shown: Vec<String> = i.keys.iter().take(8).map(|(k, _)| format!("{k:?}")).collect();
+        let more = i.keys.len().saturating_sub(shown.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let d = if shown.is_empty() { d } else { d.note(format!("its keys are {}{more}", shown.join(", "))) };
+        self.report(d);
+    }
+
+    fn list(&mut self, ctx: &mut Ctx, all: &[Expr], span: Span) -> Option<Typed> {
+        let typed: Vec<Option<Typed>> = all.iter().map(|e| self.infer(ctx, e)).collect();
+        let typed: Vec<Typed> = typed.into_iter().collect::<Option<_>>()?;
+        let mut ty = typed.first().map_or(Type::Text, |t| t.ty.clone());
+        let literal = typed.iter().all(|t| t.literal);
+        let mut items = Vec::with_capacity(typed.len());
+        for (t, e) in typed.into_iter().zip(all) {
+            let key = self.key_of(ctx, e, &t);
+            match (&ty, &t.ty) {
+                (a, b) if a == b => {}
+                (Type::Int, Type::Float) => ty = Type::Float,
+                (Type::Float, Type::Int) => {}
+                (first, other) => {
+                    let d = Diagnostic::new(Code::E0208, "the elements of a list have one type")
+                        .at(t.span, a(other))
+                        .see(all[0].span, format!("the first element is {}", a(first)));
+                    self.report(d);
+                    return None;
+                }
+            }
+            items.push((key, t.t));
+        }
+        if ty == Type::Float {
+            items = items.into_iter().map(|(k, t)| (k, super::arg::as_float(t))).collect();
+        }
+        let typed = Typed::new(T::List(items), ty.list(), span);
+        Some(Typed { literal, ..typed })
+    }
+
+    /// The key of a list's element: its own key, its name, or its text.
+    fn key_of(&self, ctx: &Ctx, e: &Expr, t: &Typed) -> String {
+        match (&t.t, &e.bare().kind) {
+            (T::Path(p), _) => loader::stem(&p.resolved).to_owned(),
+            (T::Const(Value::Text(t)), _) => t.clone(),
+            (_, ExprKind::Number(_, raw)) => raw.clone(),
+            (T::Instance(n), _) => self.instances[*n as usize].key.clone().unwrap_or_default(),
+            (T::Item(i), _) => self.items[*i].name.clone(),
+            (T::Var(v), _) => ctx.vars[*v].name.text.clone(),
+            _ => self.sources.text(e.span).to_owned(),
+        }
+    }
+
+    fn or(&mut self, ctx: &mut Ctx, all: &[Expr], span: Span) -> Option<Typed> {
+        let typed: Vec<Option<Typed>> = all.iter().map(|e| self.infer(ctx, e)).collect();
+        let typed: Vec<Typed> = typed.into_iter().collect::<Option<_>>()?;
+        let strip = |t: &Type| match t {
+            Type::Optional(inner) => (**inner).clone(),
+            t => t.clone(),
+        };
+        let ty = strip(&typed[0].ty);
+        for (n, t) in typed.iter().enumerate() {
+            let last = n + 1 == typed.len();
+            if !last && !matches!(t.ty, Type::Optional(_)) {
+                let d = Diagnostic::new(Code::E0204, "the right side of this `or` can never be used")
+                    .at(t.span, format!("{}, which is always there", a(&t.ty)))
+                    .see(all[n + 1].span, "never used");
+                let d = d.note("`a or b` is `a` where it is there, and `b` otherwise");
+                self.report(d.help("remove the `or`, or make the left side with `when`"));
+                return None;
+            }
+            if strip(&t.ty) != ty {
+                let d = Diagnostic::new(Code::E0215, "both sides of `or` must have one type")
+                    .at(t.span, a(&strip(&t.ty)))
+                    .see(typed[0].span, a(&ty));
+                self.report(d);
+                return None;
+            }
+        }
+        let ty = match typed.last().map(|t| &t.ty) {
+            Some(Type::Optional(_)) => ty.optional(),
+            _ => ty,
+        };
+        Some(Typed::new(T::Or(typed.into_iter().map(|t| t.t).collect()), ty, span))
+    }
+
+    /// A value that is surely there.
+    pub(super) fn plain(&mut self, t: Typed) -> Option<Typed> {
+        let Type::Optional(inner) = &t.ty else { return Some(t) };
+        let d = Diagnostic::new(Code::E0203, format!("this {inner} may be absent")).at(t.span, format!("{}", t.ty));
+        let d = self.where_optional(d, &t.t);
+        self.report(d.help("say what is used otherwise: `… or other`"));
+        None
+    }
+
+    /// Points to the `when` that makes a value optional.
+    pub(super) fn where_optional(&self, d: Diagnostic, t: &T) -> Diagnostic {
+        let item = match t {
+            T::Item(i) => *i,
+            T::Instance(n) => self.instances[*n as usize].item as usize,
+            T::Field(of, _) => return self.where_optional(d, of),
+            _ => return d,
+        };
+        match &self.items[item].decl.when {
+            Some(when) => d.see(when.span, format!("`{}` is made only when this is true", self.items[item].name)),
+            None => d,
+        }
+    }
+
+    fn compare(&mut self, ctx: &mut Ctx, l: &Expr, op: CompareOp, r: &Expr, span: Span) -> Option<Typed> {
+        let (left, right) = (self.infer(ctx, l), self.infer(ctx, r));
+        let (left, right) = (self.plain(left?), self.plain(right?));
+        let (left, right) = (left?, right?);
+        let class = |t: &Type| match t {
+            Type::Int | Type::Float => 0,
+            Type::Bool => 1,
+            Type::Text => 2,
+            Type::Duration => 3,
+            Type::Bytes => 4,
+            _ => 9,
+        };
+        let (cl, cr) = (class(&left.ty), class(&right.ty));
+        let equality = matches!(op, CompareOp::Eq | CompareOp::Ne);
+        if cl != cr || cl > 2 || (cl > 0 && !equality) {
+            let what = if cl == cr && cl <= 2 {
+                format!("`{}` compares numbers; {} can only be equal or not", op.symbol(), a(&left.ty))
+            } else {
+                format!("{} cannot be compared with {}", a(&left.ty), a(&right.ty))
+            };
+            let d = Diagnostic::new(Code::E0207, what).at(span, "").see(left.span, a(&left.ty));
+            self.report(d.see(right.span, a(&right.ty)));
+            return None;
+        }
+        Some(Typed::new(T::Compare(op, Box::new(left.t), Box::new(right.t)), Type::Bool, span))
+    }
+
+    fn called(&mut self, ctx: &mut Ctx, call: &Call, span: Span) -> Option<Typed> {
+        match call.name.text.as_str() {
+            "glob" => self.glob(ctx, call, span),
+            "release" => {
+                let d = Diagnostic::new(Code::E0504, "only an output releases").at(span, "not an output's value");
+                self.report(d.help("write `output name = release(…)`"));
+                None
+            }
+            "device" => {
+                let d = Diagnostic::new(Code::E0212, "`device(…)` says where, it is no value").at(span, "");
+                self.report(d.help("write it in the settings: `{ on: device(\"…\") }`"));
+                None
+            }
+            name => {
+                let known = kinds::find(name).is_some();
+                let d = if known {
+                    Diagnostic::new(Code::E0212, format!("`{name}` makes something of its own here"))
+                        .at(span, "a stage inside another expression")
+                        .help(format!("give it a name: `stage …: … = {name}(…)`, and use the name here"))
+                } else {
+                    Diagnostic::new(Code::E0212, format!("there is no function `{name}`"))
+                        .at(call.name.span, "unknown")
+                        .maybe_help(names::did_you_mean(name, ["glob", "release"]))
+                        .note("the language has no functions of one's own; inside expressions stand `glob` and, in outputs, `release`")
+                };
+                self.report(d);
+                None
+            }
+        }
+    }
+
+    fn glob(&mut self, ctx: &mut Ctx, call: &Call, span: Span) -> Option<Typed> {
+        let pattern = match call.args.as_slice() {
+            [one] if one.name.is_none() => self.infer(ctx, &one.value)?,
+            _ => {
+                let d = Diagnostic::new(Code::E0201, "`glob` takes one pattern").at(span, "");
+                self.report(d.help("write `glob(\"catalog/*\")`"));
+                return None;
+            }
+        };
+        let T::Const(Value::Text(text)) = &pattern.t else {
+            let d = Diagnostic::new(Code::E0201, format!("`glob` takes a text, not {}", a(&pattern.ty)));
+            self.report(d.at(pattern.span, a(&pattern.ty)));
+            return None;
+        };
+        let full = loader::join(&self.scopes[ctx.scope].dir, text);
+        let found = match self.loader.glob(&full) {
+            Ok(found) => found,
+            Err(why) => {
+                let d = Diagnostic::new(Code::E0403, format!("cannot list `{full}`: {why}"));
+                self.report(d.at(pattern.span, "this pattern"));
+                return None;
+            }
+        };
+        if found.is_empty() {
+            let d = Diagnostic::new(Code::W0004, format!("`{full}` matches nothing"));
+            self.report(d.at(pattern.span, "no such file or folder"));
+        }
+        let items = found.into_iter().map(|p| (loader::stem(&p).to_owned(), T::Path(globbed(&p)))).collect();
+        Some(Typed::new(T::List(items), Type::Path.list(), span))
+    }
+}
+
+/// A path that was found on the engine's machine.
+pub(super) fn globbed(path: &str) -> PathValue {
+    PathValue { written: path.into(), resolved: path.into(), globbed: true }
+}
+
+enum Key {
+    Text(String),
+    Var(usize),
+}
+
+fn similar_key<'a>(key: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    names::similar(key, known).map(|k| format!("did you mean {k:?}?"))
+}
+
+/// `a Pllm`, `an Int`, `a list of Paths`.
+pub(super) fn a(ty: &Type) -> String {
+    names::a(&ty.to_string())
+}
+
+pub(super) fn number(n: Number) -> (Value, Type) {
+    match n {
+        Number::Int(i) => (Value::Int(i), Type::Int),
+        Number::Float(x) => (Value::Float(x), Type::Float),
+        Number::Duration(ms) => (Value::Duration(ms), Type::Duration),
+        Number::Bytes(b) => (Value::Bytes(b), Type::Bytes),
+    }
+}

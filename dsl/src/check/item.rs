@@ -1,0 +1,348 @@
+//! Models, datasets, spaces and stages: everything about one item, and its instances.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use headstart_protocol::Type;
+use headstart_protocol::kinds::{self, Kind, Role};
+
+use super::infer::a;
+use super::lower::Lower;
+use super::{Checker, Ctx, T, Var};
+use crate::ast::{Call, Decl, ExprKind};
+use crate::codes::Code;
+use crate::diagnostic::Diagnostic;
+use crate::loader;
+use crate::names;
+use crate::plan::{Declared, Instance, Place, Policy};
+use crate::span::Span;
+
+/// Instances of one item at most.
+const MAX_INSTANCES: usize = 1_000_000;
+
+impl Declared {
+    /// Its keyword.
+    pub fn keyword(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Dataset => "dataset",
+            Self::Space => "space",
+            Self::Stage => "stage",
+        }
+    }
+
+    fn role(self) -> Role {
+        match self {
+            Self::Model => Role::Model,
+            Self::Dataset => Role::Dataset,
+            Self::Space => Role::Space,
+            Self::Stage => Role::Stage,
+        }
+    }
+
+    /// The type that the keyword states; a stage states its own.
+    fn ty(self) -> Option<Type> {
+        match self {
+            Self::Model => Some(Type::Model),
+            Self::Dataset => Some(Type::Dataset),
+            Self::Space => Some(Type::Space),
+            Self::Stage => None,
+        }
+    }
+
+    fn of_role(role: Role) -> Self {
+        match role {
+            Role::Model => Self::Model,
+            Role::Dataset => Self::Dataset,
+            Role::Space => Self::Space,
+            Role::Stage => Self::Stage,
+        }
+    }
+}
+
+impl Checker<'_> {
+    /// Checks an item and makes its instances.
+    pub(super) fn item(&mut self, i: usize) {
+        let decl = self.items[i].decl.clone();
+        let mut ctx = Ctx::new(self.items[i].scope);
+        let call = self.kind(i, &decl);
+        self.items[i].ty = self.item_type(i, &decl);
+        let looped = self.bindings(&mut ctx, &decl);
+        let args = match call {
+            Some((kind, call)) => self.args(&mut ctx, kind, call),
+            None => BTreeMap::new(),
+        };
+        let when = self.when(&mut ctx, &decl);
+        let (place, policy) = self.settings(i, &decl, &mut ctx);
+        self.residency(i, &decl, &ctx, &place);
+        if looped {
+            self.instances(i, &decl, ctx, Made { args, when, place, policy });
+        }
+    }
+
+    /// The kind that is called, and the call.
+    fn kind<'d>(&mut self, i: usize, decl: &'d Decl) -> Option<(&'static Kind, &'d Call)> {
+        let ExprKind::Call(call) = &decl.value.bare().kind else {
+            if !matches!(decl.value.kind, ExprKind::Bad) {
+                let keyword = decl.declared.keyword();
+                let example = kinds::all().find(|k| k.role == decl.declared.role()).map_or("", |k| k.example);
+                let d = Diagnostic::new(Code::E0212, format!("a {keyword} is made by a stage kind"))
+                    .at(decl.value.span, "no call of a kind")
+                    .help(format!("write, for instance, `{example}`"));
+                self.report(d);
+            }
+            return None;
+        };
+        let Some(kind) = kinds::find(&call.name.text) else {
+            let role = decl.declared.role();
+            let of_role = || kinds::all().filter(move |k| k.role == role).map(|k| k.name);
+            let help = names::did_you_mean(&call.name.text, of_role().chain(kinds::all().map(|k| k.name)));
+            let keyword = decl.declared.keyword();
+            let d = Diagnostic::new(Code::E0103, format!("there is no stage kind `{}`", call.name.text))
+                .at(call.name.span, "unknown kind")
+                .maybe_help(help)
+                .note(format!("a `{keyword}` can be made by {}", names::quoted(of_role(), "or")));
+            self.report(d);
+            return None;
+        };
+        self.items[i].kind = Some(kind);
+        if kind.role != decl.declared.role() {
+            let right = Declared::of_role(kind.role);
+            let ty = if right == Declared::Stage { format!(": {}", kind.returns) } else { String::new() };
+            let d = Diagnostic::new(Code::E0211, format!("`{}` makes {}", kind.name, a(&kind.returns)))
+                .at(decl.keyword, format!("says `{}`", decl.declared.keyword()))
+                .see(call.name.span, format!("makes {}", a(&kind.returns)))
+                .help(format!("write `{} {}{ty} = {}(…)`", right.keyword(), decl.name.text, kind.name));
+            self.report(d);
+        }
+        Some((kind, call))
+    }
+
+    /// The type of one instance: as stated, or as the kind makes it.
+    fn item_type(&mut self, i: usize, decl: &Decl) -> Option<Type> {
+        let kind = self.items[i].kind;
+        if let Some(ty) = decl.declared.ty() {
+            if let Some(stated) = &decl.ty {
+                let d = Diagnostic::new(Code::E0216, format!("`{}` says the type already", decl.declared.keyword()))
+                    .at(stated.span, "not needed")
+                    .help("remove the type");
+                self.report(d);
+            }
+            return Some(ty);
+        }
+        let makes = kind.map(|k| k.returns.clone());
+        let Some(stated) = &decl.ty else {
+            let d = Diagnostic::new(Code::E0007, "a stage states what it makes");
+            let d = d.at(decl.name.span, "no type");
+            let d = match &makes {
+                Some(ty) => d.help(format!("write `stage {}: {ty} = …`", decl.name.text)),
+                None => d.help(format!("write `stage {}: Type = …`", decl.name.text)),
+            };
+            self.report(d);
+            return makes;
+        };
+        let Some(ty) = self.ty(stated) else { return makes };
+        let (Some(kind), Some(makes)) = (kind, makes) else { return Some(ty) };
+        if ty == makes || kind.role != Role::Stage {
+            return Some(makes);
+        }
+        let d = Diagnostic::new(Code::E0202, format!("`{}` makes {}, not {}", kind.name, a(&makes), a(&ty)))
+            .at(stated.span, format!("says {}", a(&ty)))
+            .see(decl.value.span, format!("makes {}", a(&makes)));
+        self.report(match &ty {
+            Type::List(t) if **t == makes => {
+                d.help(format!("write `{makes}`: the type is that of one element, `for` makes the list"))
+            }
+            Type::Optional(t) if **t == makes => {
+                d.help(format!("write `{makes}`: `when` makes it optional by itself"))
+            }
+            _ => d.help(format!("write `{makes}`")),
+        });
+        // What reads it was written for the stated type: one mistake, one message.
+        match ty {
+            Type::List(t) | Type::Optional(t) if *t == makes => Some(makes),
+            other => Some(other),
+        }
+    }
+
+    /// The loop variables. False where a list is not known.
+    fn bindings(&mut self, ctx: &mut Ctx, decl: &Decl) -> bool {
+        let mut vars: Vec<Var> = Vec::new();
+        for b in &decl.bindings {
+            let known = self.scopes[ctx.scope].names.get(&b.name.text).map(|(_, span)| *span);
+            let earlier = vars.iter().find(|v| v.name.text == b.name.text).map(|v| v.name.span);
+            if let Some(first) = earlier.or(known) {
+                let d = Diagnostic::new(Code::E0102, format!("the name `{}` is taken", b.name.text))
+                    .at(b.name.span, "a loop variable of the same name")
+                    .see(first, "declared here")
+                    .help("give the variable another name");
+                self.report(d);
+            }
+            vars.push(self.binding(ctx, b));
+        }
+        ctx.vars = vars;
+        ctx.vars.iter().all(|v| v.known)
+    }
+
+    fn binding(&mut self, ctx: &mut Ctx, b: &crate::ast::Binding) -> Var {
+        let mut var = Var {
+            name: b.name.clone(),
+            ty: Type::Text,
+            literal: false,
+            elements: Arc::default(),
+            as_path: false,
+            known: false,
+        };
+        let Some(list) = self.infer(ctx, &b.list) else { return var };
+        let Type::List(element) = &list.ty else {
+            let d = Diagnostic::new(Code::E0205, format!("`for` loops over a list, not {}", a(&list.ty)))
+                .at(list.span, a(&list.ty));
+            self.report(d.help("remove the `for`, or loop over a list"));
+            return var;
+        };
+        var.ty = (**element).clone();
+        var.literal = list.literal;
+        match list.t {
+            T::All(i) => {
+                let item = &self.items[i];
+                if item.optional {
+                    var.ty = var.ty.optional();
+                }
+                if item.done {
+                    let each = item.keys.iter().map(|(k, n)| (k.clone(), T::Instance(*n)));
+                    var.elements = Arc::new(each.collect());
+                    var.known = true;
+                }
+            }
+            T::List(items) => {
+                var.elements = Arc::new(items);
+                var.known = true;
+            }
+            _ => {
+                let d = Diagnostic::new(Code::E0205, "the elements of this list are known only during the run");
+                self.report(d.at(list.span, "").note("a fan-out is laid out before the run"));
+            }
+        }
+        var
+    }
+
+    fn when(&mut self, ctx: &mut Ctx, decl: &Decl) -> Option<T> {
+        let when = decl.when.as_ref()?;
+        if decl.declared != Declared::Stage {
+            let d = Diagnostic::new(Code::E0216, format!("a {} has no `when`", decl.declared.keyword()))
+                .at(when.span, "only stages have conditions");
+            self.report(d.help("put the condition on the stages that use it"));
+            return None;
+        }
+        let typed = self.infer(ctx, when)?;
+        let typed = self.plain(typed)?;
+        if typed.ty != Type::Bool {
+            let d = Diagnostic::new(Code::E0206, format!("`when` takes true or false, not {}", a(&typed.ty)))
+                .at(typed.span, a(&typed.ty));
+            self.report(d.help("compare it, as in `… > 0.5`"));
+            return None;
+        }
+        Some(typed.t)
+    }
+
+    fn instances(&mut self, i: usize, decl: &Decl, ctx: Ctx, made: Made) {
+        let first = self.instances.len() as u32;
+        let (item_name, kind) = (self.items[i].name.clone(), self.items[i].kind);
+        let private_to = self.items[i].private.as_ref().map(|p| p.device.clone());
+        let lists: Option<Vec<Vec<String>>> =
+            ctx.vars.iter().zip(&decl.bindings).map(|(v, b)| self.keys(v, b.list.span)).collect();
+        let Some(lists) = lists else { return };
+        let total = lists.iter().try_fold(1usize, |n, l| n.checked_mul(l.len()));
+        let Some(total) = total.filter(|n| *n <= MAX_INSTANCES) else {
+            let sizes: Vec<String> = lists.iter().map(|l| l.len().to_string()).collect();
+            let d = Diagnostic::new(Code::E0302, format!("`{item_name}` would have more than {MAX_INSTANCES} instances"));
+            self.report(d.at(decl.name.span, format!("{} elements", sizes.join(" × "))));
+            return;
+        };
+        let mut at = vec![0usize; lists.len()];
+        let mut mixed = HashSet::new();
+        for n in 0..total {
+            // The first variable is the outermost.
+            let mut rest = n;
+            for (place, list) in at.iter_mut().zip(&lists).rev() {
+                *place = rest % list.len();
+                rest /= list.len();
+            }
+            let key = (!lists.is_empty()).then(|| {
+                let parts: Vec<&str> = at.iter().zip(&lists).map(|(at, l)| l[*at].as_str()).collect();
+                parts.join(",")
+            });
+            let device = made.place != Place::Server;
+            let lower = Lower { checker: self, vars: &ctx.vars, at: &at, device };
+            let args = made.args.iter().map(|(n, t)| (n.clone(), lower.expr(t))).filter(|(_, e)| !lower.absent(e));
+            let args: BTreeMap<_, _> = args.collect();
+            let when = made.when.as_ref().map(|t| lower.expr(t));
+            let mixes: Vec<&T> = made.args.values().filter(|t| matches!(t, T::Mix(_))).collect();
+            let clash = mixes.iter().find_map(|t| lower.base_clash(t));
+            if let Some((span, d)) = clash {
+                if mixed.insert(span) {
+                    self.report(d);
+                }
+            }
+            let name = match &key {
+                Some(k) => format!("{item_name}[{k:?}]"),
+                None => item_name.clone(),
+            };
+            let number = self.instances.len() as u32;
+            if let Some(k) = &key {
+                self.items[i].keys.push((k.clone(), number));
+                if self.items[i].by_key.insert(k.clone(), number).is_some() {
+                    let span = decl.bindings.first().map_or(decl.name.span, |b| b.list.span);
+                    self.report(same_key(k, span));
+                    return;
+                }
+            }
+            self.bases.push(self.base(kind, number, &args));
+            self.instances.push(Instance {
+                item: i as u32,
+                name,
+                key,
+                kind: kind.map(|k| k.name.to_owned()).unwrap_or_default(),
+                version: kind.map_or(0, |k| k.version),
+                args,
+                when,
+                place: made.place.clone(),
+                policy: made.policy.clone(),
+                private_to: private_to.clone(),
+                release: Vec::new(),
+            });
+        }
+        self.items[i].instances = first..self.instances.len() as u32;
+        self.items[i].done = true;
+    }
+
+    /// The keys of a variable's elements, each once.
+    fn keys(&mut self, var: &Var, span: Span) -> Option<Vec<String>> {
+        let mut seen = HashSet::new();
+        let mut keys = Vec::with_capacity(var.elements.len());
+        for (key, _) in var.elements.iter() {
+            let key = if var.as_path { loader::stem(key).to_owned() } else { key.clone() };
+            if !seen.insert(key.clone()) {
+                self.report(same_key(&key, span));
+                return None;
+            }
+            keys.push(key);
+        }
+        Some(keys)
+    }
+}
+
+/// What every instance of an item has in common.
+struct Made {
+    args: BTreeMap<String, T>,
+    when: Option<T>,
+    place: Place,
+    policy: Policy,
+}
+
+fn same_key(key: &str, span: Span) -> Diagnostic {
+    Diagnostic::new(Code::E0301, format!("two elements have the key {key:?}"))
+        .at(span, "in this list")
+        .note("an element is known by its key: a path by its last part without the extension, anything else by its text")
+        .help("rename one of them, or list what is meant once")
+}

@@ -1,0 +1,141 @@
+//! Signed numbers, and mixes: weights times pLLMs.
+
+use headstart_protocol::{Type, Value};
+
+use super::infer::a;
+use super::{Checker, Ctx, T, Term, Typed};
+use crate::ast::{Expr, ExprKind};
+use crate::codes::Code;
+use crate::diagnostic::Diagnostic;
+
+impl Checker<'_> {
+    /// `-3`, or a mix such as `0.6 * a + 0.4 * b`.
+    pub(super) fn arithmetic(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<Typed> {
+        if let ExprKind::Minus(inner) = &e.kind {
+            if let ExprKind::Number(..) = &inner.bare().kind {
+                let typed = self.infer(ctx, inner)?;
+                let value = match typed.t {
+                    T::Const(Value::Int(i)) => Value::Int(-i),
+                    T::Const(Value::Float(x)) => Value::Float(-x),
+                    _ => {
+                        let d = Diagnostic::new(Code::E0201, "this cannot be negative");
+                        self.report(d.at(e.span, format!("a negative {}", typed.ty)));
+                        return None;
+                    }
+                };
+                return Some(Typed { t: T::Const(value), span: e.span, ..typed });
+            }
+        }
+        let mut terms = Vec::new();
+        let ok = self.terms(ctx, e, 1.0, &[], &mut terms);
+        let t = T::Mix(terms);
+        ok.then(|| Typed { t, ty: Type::Mix, span: e.span, literal: false })
+    }
+
+    /// Collects the terms of `sign * factors * e`. False where a mistake is reported.
+    fn terms(&mut self, ctx: &mut Ctx, e: &Expr, sign: f64, factors: &[T], out: &mut Vec<Term>) -> bool {
+        match &e.kind {
+            ExprKind::Paren(inner) => self.terms(ctx, inner, sign, factors, out),
+            ExprKind::Minus(inner) => self.terms(ctx, inner, -sign, factors, out),
+            ExprKind::Sum(all) => {
+                let each = all.iter().map(|(minus, e)| {
+                    self.terms(ctx, e, if *minus { -sign } else { sign }, factors, out)
+                });
+                // Every term is looked at, so that every mistake is told.
+                each.fold(true, |all, ok| all && ok)
+            }
+            ExprKind::Product(all) => self.product(ctx, e, all, sign, factors, out),
+            _ => {
+                let Some(typed) = self.infer(ctx, e) else { return false };
+                let Some(typed) = self.plain(typed) else { return false };
+                if typed.ty != Type::Pllm {
+                    self.not_a_term(&typed);
+                    return false;
+                }
+                let name = self.term_name(ctx, e, &typed.t);
+                out.push(Term { sign, factors: factors.to_vec(), pllm: typed.t, name, span: e.span });
+                true
+            }
+        }
+    }
+
+    fn product(
+        &mut self,
+        ctx: &mut Ctx,
+        whole: &Expr,
+        all: &[Expr],
+        mut sign: f64,
+        factors: &[T],
+        out: &mut Vec<Term>,
+    ) -> bool {
+        let mut factors = factors.to_vec();
+        let mut rest: Option<&Expr> = None;
+        for e in all {
+            let mut inner = e.bare();
+            while let ExprKind::Minus(i) = &inner.kind {
+                sign = -sign;
+                inner = i.bare();
+            }
+            match self.weight(ctx, inner) {
+                Some(w) => factors.push(w),
+                None if rest.is_none() => rest = Some(inner),
+                None => {
+                    let d = Diagnostic::new(Code::E0209, "a term of a mix is numbers times one pLLM");
+                    self.report(d.at(whole.span, "more than one factor is no number"));
+                    return false;
+                }
+            }
+        }
+        match rest {
+            Some(e) => self.terms(ctx, e, sign, &factors, out),
+            None => {
+                let d = Diagnostic::new(Code::E0209, "numbers are multiplied with nothing but pLLMs");
+                self.report(d.at(whole.span, "no pLLM in this term").help("write `0.6 * name`"));
+                false
+            }
+        }
+    }
+
+    /// A number known at check time, or one that a loop variable gives.
+    fn weight(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<T> {
+        let is_number = match &e.kind {
+            ExprKind::Number(..) => true,
+            ExprKind::Name(n) => match ctx.vars.iter().find(|v| v.name.text == *n) {
+                Some(v) => matches!(v.ty, Type::Int | Type::Float),
+                None => self.is_number_param(ctx.scope, n),
+            },
+            _ => false,
+        };
+        if !is_number {
+            return None;
+        }
+        let typed = self.infer(ctx, e)?;
+        match typed.ty {
+            Type::Int | Type::Float => Some(typed.t),
+            _ => None,
+        }
+    }
+
+    fn not_a_term(&mut self, typed: &Typed) {
+        let d = Diagnostic::new(Code::E0209, format!("a mix adds pLLMs, not {}", a(&typed.ty)));
+        let d = d.at(typed.span, a(&typed.ty));
+        let d = match typed.ty {
+            Type::Int | Type::Float => d.help("a number is the weight of a pLLM: `0.6 * name`"),
+            Type::Mix => d.help("a mix is merged first; the pLLM that comes of it can be mixed again"),
+            Type::List(_) => d.help("take elements by their keys: `0.6 * list[\"key\"]`"),
+            Type::Model => d.help("a base takes no part in a mix: weights are over what was learnt on it"),
+            _ => d,
+        };
+        self.report(d);
+    }
+
+    /// What a term is called: the key of its element, or what is written.
+    fn term_name(&self, ctx: &Ctx, e: &Expr, t: &T) -> String {
+        match t {
+            T::Instance(n) => self.instances[*n as usize].key.clone().unwrap_or_default(),
+            T::Item(i) => self.items[*i].name.clone(),
+            T::Var(v) | T::Key(_, v) => format!("{{{}}}", ctx.vars[*v].name.text),
+            _ => self.sources.text(e.span).to_owned(),
+        }
+    }
+}

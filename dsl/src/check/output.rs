@@ -1,0 +1,137 @@
+//! Outputs, and what they release from devices.
+
+use headstart_protocol::Type;
+
+use super::infer::a;
+use super::lower::Lower;
+use super::{Checker, Ctx, T, Typed};
+use crate::ast::{self, Expr, ExprKind};
+use crate::codes::Code;
+use crate::diagnostic::Diagnostic;
+use crate::plan::Output;
+use crate::span::Span;
+
+impl Checker<'_> {
+    /// The root file's outputs; those with mistakes left out.
+    pub(super) fn outputs(&mut self) -> Vec<Output> {
+        let all = self.scopes[0].outputs.clone();
+        all.iter().filter_map(|o| self.output(o)).collect()
+    }
+
+    fn output(&mut self, o: &ast::Output) -> Option<Output> {
+        let mut ctx = Ctx::new(0);
+        let (value, release) = self.unwrap_release(&o.value)?;
+        let typed = self.infer(&mut ctx, value)?;
+        let private = self.private_uses(&ctx);
+        let released = match (release, private.first().copied()) {
+            (None, None) => false,
+            (Some(span), None) => {
+                if ctx.uses.iter().all(|(i, _)| self.items[*i].private.is_none()) {
+                    let d = Diagnostic::new(Code::W0005, "this is not private: `release` does nothing");
+                    self.report(d.at(span, "").help("remove `release`"));
+                }
+                false
+            }
+            (None, Some((item, span))) => {
+                self.not_released(&typed, item, span);
+                return None;
+            }
+            (Some(_), Some((item, span))) => {
+                self.release(&typed, item, span)?;
+                true
+            }
+        };
+        let value = Lower { checker: self, vars: &[], at: &[], device: false }.expr(&typed.t);
+        Some(Output { name: o.name.text.clone(), doc: o.doc.clone(), value, ty: typed.ty, released })
+    }
+
+    /// What stands inside `release(…)`, and where it stands.
+    fn unwrap_release<'e>(&mut self, e: &'e Expr) -> Option<(&'e Expr, Option<Span>)> {
+        let ExprKind::Call(call) = &e.bare().kind else { return Some((e, None)) };
+        if call.name.text != "release" {
+            return Some((e, None));
+        }
+        match call.args.as_slice() {
+            [one] if one.name.is_none() => Some((&one.value, Some(e.span))),
+            _ => {
+                let d = Diagnostic::new(Code::E0503, "`release` takes one value").at(e.span, "");
+                self.report(d.help("write `release(name)` or `release(name.field)`"));
+                None
+            }
+        }
+    }
+
+    fn not_released(&mut self, typed: &Typed, item: usize, span: Span) {
+        let device = self.items[item].private.as_ref().map(|p| p.device.clone()).unwrap_or_default();
+        let d = Diagnostic::new(Code::E0502, format!("this output would leave `{device}` without `release`"))
+            .at(span, format!("private to `{device}`"));
+        let d = self.private_origin(d, item).note(self.flow_note(item));
+        let d = if typed.ty.releasable() {
+            d.help(format!("write `release({})` if it may leave", self.sources.text(typed.span)))
+        } else {
+            d.help(format!("{} never leaves its device; output numbers of it instead", a(&typed.ty)))
+        };
+        self.report(d);
+    }
+
+    /// Notes on the instances what is released of them.
+    fn release(&mut self, typed: &Typed, item: usize, span: Span) -> Option<()> {
+        if !typed.ty.releasable() {
+            let d = Diagnostic::new(Code::E0503, format!("{} can never be released", a(&typed.ty)))
+                .at(span, format!("{} of private data", a(&typed.ty)));
+            let d = self.private_origin(d, item).note(self.flow_note(item));
+            let d = d.note("texts and per-prompt vectors stay; metrics, a selection, a mix and a pLLM may be released");
+            self.report(d.help("release metrics of it, or leave the output out"));
+            return None;
+        }
+        let mut parts = Vec::new();
+        if self.parts(&typed.t, &mut Vec::new(), &mut parts).is_none() {
+            let d = Diagnostic::new(Code::E0503, "only a value or a field of it can be released")
+                .at(typed.span, format!("{}, worked out from private values", a(&typed.ty)));
+            self.report(d.help("release the value itself, as in `release(tuned.metrics)`"));
+            return None;
+        }
+        for (n, path) in parts {
+            let i = &mut self.instances[n as usize];
+            if i.private_to.is_some() && !i.release.contains(&path) {
+                i.release.push(path);
+            }
+        }
+        Some(())
+    }
+
+    /// The instances and field paths that a value consists of.
+    fn parts(&self, t: &T, fields: &mut Vec<String>, out: &mut Vec<(u32, Vec<String>)>) -> Option<()> {
+        let path = || fields.iter().rev().cloned().collect::<Vec<_>>();
+        match t {
+            T::Item(i) => out.extend(self.items[*i].instances.clone().map(|n| (n, path()))),
+            T::Instance(n) => out.push((*n, path())),
+            T::All(i) => out.extend(self.items[*i].keys.iter().map(|(_, n)| (*n, path()))),
+            T::Field(of, name) => {
+                fields.push(name.clone());
+                self.parts(of, fields, out)?;
+                fields.pop();
+            }
+            T::Or(all) => all.iter().try_for_each(|t| self.parts(t, fields, out))?,
+            T::List(all) => all.iter().try_for_each(|(_, t)| self.parts(t, fields, out))?,
+            T::Const(_) | T::Path(_) => {}
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// The type of an output of the root file, for schedules: the items that it needs.
+    pub(super) fn output_items(&mut self, name: &str) -> Option<Vec<usize>> {
+        let o = self.scopes[0].outputs.iter().find(|o| o.name.text == name)?.clone();
+        Some(self.references(0, &[], &[&o.value]).into_iter().map(|(i, _)| i).collect())
+    }
+}
+
+/// Whether the type is one that a plan writes in capitals when it is released.
+pub fn loud(ty: &Type) -> bool {
+    match ty {
+        Type::Pllm => true,
+        Type::List(t) | Type::Optional(t) => loud(t),
+        _ => false,
+    }
+}

@@ -1,0 +1,291 @@
+//! Parameters: their types, and their values from `--set`, imports and defaults.
+
+use std::collections::BTreeMap;
+
+use headstart_protocol::{Type, Value};
+
+use super::arg::converts;
+use super::infer::{a, globbed, number};
+use super::{Checker, Ctx, Entity, ParamValue, PathValue, T, Typed};
+use crate::ast::{self, Expr, ExprKind};
+use crate::codes::Code;
+use crate::diagnostic::Diagnostic;
+use crate::literal;
+use crate::loader;
+use crate::names;
+use crate::span::Span;
+
+impl Checker<'_> {
+    /// Hands the values of the command line to the root file's parameters.
+    pub(super) fn give_sets(&mut self, sets: &BTreeMap<String, String>) {
+        let known: BTreeMap<String, usize> = self.scopes[0]
+            .names
+            .iter()
+            .filter_map(|(name, (entity, _))| match entity {
+                Entity::Param(p) => Some((name.clone(), *p)),
+                _ => None,
+            })
+            .collect();
+        for (name, value) in sets {
+            match known.get(name) {
+                Some(p) => self.params[*p].set = Some(value.clone()),
+                None => {
+                    let d = Diagnostic::new(Code::E0702, format!("there is no parameter `{name}` to set"));
+                    let d = d.maybe_help(names::did_you_mean(name, known.keys().map(String::as_str)));
+                    let list: Vec<&str> = known.keys().map(String::as_str).collect();
+                    self.report(match list.is_empty() {
+                        true => d.note("the file declares no parameters"),
+                        false => d.note(format!("the parameters are {}", names::quoted(list, "and"))),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Works out every parameter of the root file, used or not.
+    pub(super) fn check_params(&mut self) {
+        for p in 0..self.params.len() {
+            if self.params[p].scope == 0 {
+                let mut ctx = Ctx::new(0);
+                self.param(p, &mut ctx, Span::default());
+            }
+        }
+    }
+
+    /// A type as written; none where it is reported as unknown.
+    pub(super) fn ty(&mut self, ty: &ast::Ty) -> Option<Type> {
+        let plain = match (&ty.of, ty.name.text.as_str()) {
+            (Some(of), "List") => self.ty(of)?.list(),
+            (None, name) if Type::from_name(name).is_some() => Type::from_name(name)?,
+            (of, name) => {
+                let d = match (of, name) {
+                    (None, "List") => Diagnostic::new(Code::E0112, "a list of what?")
+                        .at(ty.span, "")
+                        .help("write, for instance, `List<Path>`"),
+                    (Some(_), _) if Type::from_name(name).is_some() => {
+                        Diagnostic::new(Code::E0112, format!("`{name}` takes no type between `<` and `>`"))
+                            .at(ty.span, "")
+                    }
+                    _ => Diagnostic::new(Code::E0112, format!("there is no type `{name}`"))
+                        .at(ty.name.span, "unknown type")
+                        .maybe_help(names::did_you_mean(name, Type::names().chain(["List"])))
+                        .note(format!("the types are {} and `List<…>`", names::quoted(Type::names(), ","))),
+                };
+                self.report(d);
+                return None;
+            }
+        };
+        Some(if ty.optional { plain.optional() } else { plain })
+    }
+
+    /// Whether a name is a parameter that is a number.
+    pub(super) fn is_number_param(&self, scope: usize, name: &str) -> bool {
+        match self.scopes[scope].names.get(name) {
+            Some((Entity::Param(p), _)) => matches!(self.params[*p].ast.ty.name.text.as_str(), "Int" | "Float"),
+            _ => false,
+        }
+    }
+
+    /// A parameter's value. What an import gives may be an item; then the item counts as used.
+    pub(super) fn param(&mut self, p: usize, ctx: &mut Ctx, span: Span) -> Option<Typed> {
+        match &self.params[p].value {
+            ParamValue::Done(v, uses) => {
+                ctx.uses.extend(uses.iter().map(|i| (*i, span)));
+                return v.clone();
+            }
+            ParamValue::Busy => return None,
+            ParamValue::Pending => {}
+        }
+        self.params[p].value = ParamValue::Busy;
+        let mut inner = Ctx::new(self.params[p].scope);
+        let value = self.param_value(p, &mut inner);
+        let uses: Vec<usize> = inner.uses.iter().map(|(i, _)| *i).collect();
+        ctx.uses.extend(uses.iter().map(|i| (*i, span)));
+        self.params[p].value = ParamValue::Done(value.clone(), uses);
+        value
+    }
+
+    fn param_value(&mut self, p: usize, ctx: &mut Ctx) -> Option<Typed> {
+        let state = &self.params[p];
+        let (param, arg, set) = (state.ast.clone(), state.arg.clone(), state.set.clone());
+        let ty = self.ty(&param.ty)?;
+        let span = param.name.span;
+        if let Some((scope, e)) = arg {
+            ctx.scope = scope;
+            return self.fitted(ctx, &e, &ty, &param, "parameter");
+        }
+        if self.params[p].scope == 0 && holds_artifacts(&ty) {
+            let d = Diagnostic::new(Code::E0704, format!("a parameter of a pipeline cannot be {}", a(&ty)))
+                .at(param.ty.span, "made by stages, not set")
+                .help("take a `Path` and make it from that; modules that are imported may have such parameters");
+            self.report(d);
+            return None;
+        }
+        if let Some(text) = set {
+            return match self.from_text(&ty, &text) {
+                Ok(t) => Some(Typed { t, ty, span, literal: false }),
+                Err(why) => {
+                    let name = &param.name.text;
+                    let d = Diagnostic::new(Code::E0703, format!("`--set {name}={text}` does not fit: {why}"));
+                    self.report(d.at(param.ty.span, format!("`{name}` is {}", a(&ty))));
+                    None
+                }
+            };
+        }
+        let Some(default) = &param.default else {
+            if let Type::Optional(_) = ty {
+                return Some(Typed { t: T::Const(Value::Absent), ty, span, literal: false });
+            }
+            let name = &param.name.text;
+            let d = Diagnostic::new(Code::E0701, format!("the parameter `{name}` has no value"))
+                .at(span, "no default")
+                .help(format!("give one with `--set {name}=…`, or write a default: `= …`"));
+            self.report(d);
+            return None;
+        };
+        let value = self.fitted(ctx, default, &ty, &param, "default")?;
+        if !ctx.uses.is_empty() || !is_const(&value.t) {
+            let d = Diagnostic::new(Code::E0705, "a default is a constant").at(default.span, "made by stages");
+            self.report(d.help("write a literal, a list, or `glob(…)`"));
+            return None;
+        }
+        Some(value)
+    }
+
+    /// A value given for a parameter, as the parameter's type.
+    fn fitted(&mut self, ctx: &mut Ctx, e: &Expr, ty: &Type, param: &ast::Param, what: &str) -> Option<Typed> {
+        let typed = self.infer(ctx, e)?;
+        let want = match ty {
+            Type::Optional(inner) if typed.ty != *ty => inner,
+            other => other,
+        };
+        if typed.ty != *want && !converts(&typed.ty, want, &typed) {
+            let name = &param.name.text;
+            let d = Diagnostic::new(Code::E0201, format!("the {what} `{name}` is {}, not {}", a(ty), a(&typed.ty)))
+                .at(e.span, a(&typed.ty))
+                .see(param.ty.span, "its type is stated here");
+            let d = match (want, &typed.ty) {
+                (Type::List(inner), other) if **inner == *other || typed.literal => {
+                    d.help(format!("write a list: `[{}]`", self.sources.text(e.span)))
+                }
+                (Type::Duration, Type::Int) => d.help("add a unit, as in `30m`"),
+                (Type::Bytes, Type::Int) => d.help("add a unit, as in `1GiB`"),
+                _ => d,
+            };
+            self.report(d);
+            return None;
+        }
+        let span = typed.span;
+        let t = self.coerce(ctx, typed, want);
+        Some(Typed { t, ty: ty.clone(), span, literal: false })
+    }
+
+    /// A value of the command line, read as the declared type.
+    fn from_text(&self, ty: &Type, text: &str) -> Result<T, String> {
+        let number = || literal::number(text.strip_prefix('-').unwrap_or(text)).map(|n| number(n).0);
+        let negative = text.starts_with('-');
+        let wrong = |example: &str| Err(format!("expected {}, such as `{example}`", a(ty)));
+        Ok(match ty {
+            Type::Optional(inner) => return self.from_text(inner, text),
+            Type::Text => T::Const(Value::Text(text.to_owned())),
+            Type::Path => T::Path(PathValue { written: text.into(), resolved: text.into(), globbed: false }),
+            Type::Bool => match text {
+                "true" => T::Const(Value::Bool(true)),
+                "false" => T::Const(Value::Bool(false)),
+                _ => return wrong("true"),
+            },
+            Type::Int => match number() {
+                Ok(Value::Int(i)) => T::Const(Value::Int(if negative { -i } else { i })),
+                _ => return wrong("3"),
+            },
+            Type::Float => match number() {
+                Ok(Value::Int(i)) => T::Const(Value::Float(if negative { -(i as f64) } else { i as f64 })),
+                Ok(Value::Float(x)) => T::Const(Value::Float(if negative { -x } else { x })),
+                _ => return wrong("0.5"),
+            },
+            Type::Duration => match number() {
+                Ok(v @ Value::Duration(_)) if !negative => T::Const(v),
+                _ => return wrong("30m"),
+            },
+            Type::Bytes => match number() {
+                Ok(v @ Value::Bytes(_)) if !negative => T::Const(v),
+                _ => return wrong("1GiB"),
+            },
+            Type::List(inner) if **inner == Type::Path && text.contains(['*', '?', '[']) => {
+                let found = self.loader.glob(text).map_err(|why| format!("cannot list it: {why}"))?;
+                if found.is_empty() {
+                    return Err("the pattern matches nothing".to_owned());
+                }
+                T::List(found.iter().map(|p| (loader::stem(p).to_owned(), T::Path(globbed(p)))).collect())
+            }
+            Type::List(inner) => {
+                let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
+                let items: Result<Vec<_>, String> = parts
+                    .map(|part| {
+                        let key = if **inner == Type::Path { loader::stem(part) } else { part };
+                        Ok((key.to_owned(), self.from_text(inner, part)?))
+                    })
+                    .collect();
+                T::List(items?)
+            }
+            _ => return Err(format!("{} cannot be set", a(ty))),
+        })
+    }
+
+    /// Values of the root file's parameters, for people.
+    pub(super) fn shown_params(&self) -> BTreeMap<String, String> {
+        let of_root = self.params.iter().filter(|p| p.scope == 0);
+        let shown = of_root.filter_map(|p| match &p.value {
+            ParamValue::Done(Some(v), _) => Some((p.ast.name.text.clone(), show(&v.t))),
+            _ => None,
+        });
+        shown.collect()
+    }
+}
+
+fn holds_artifacts(ty: &Type) -> bool {
+    match ty {
+        Type::List(t) | Type::Optional(t) => holds_artifacts(t),
+        t => t.is_artifact() || *t == Type::Mix,
+    }
+}
+
+fn is_const(t: &T) -> bool {
+    match t {
+        T::Const(_) | T::Path(_) => true,
+        T::List(items) => items.iter().all(|(_, t)| is_const(t)),
+        T::Float(t) | T::ToPath(_, t) => is_const(t),
+        _ => false,
+    }
+}
+
+/// How many elements of a list are shown.
+const SHOWN: usize = 8;
+
+fn show(t: &T) -> String {
+    match t {
+        T::Path(p) => p.resolved.to_string(),
+        T::Const(Value::Text(t)) => t.clone(),
+        T::Const(Value::Absent) => "none".to_owned(),
+        T::Const(Value::Duration(ms)) => literal::show_duration(*ms),
+        T::Const(Value::Bytes(b)) => literal::show_bytes(*b),
+        T::Const(v) => v.describe(),
+        T::List(items) => {
+            let mut parts: Vec<String> = items.iter().take(SHOWN).map(|(_, t)| show(t)).collect();
+            if items.len() > SHOWN {
+                parts.push(format!("and {} more", items.len() - SHOWN));
+            }
+            parts.join(", ")
+        }
+        T::Float(t) | T::ToPath(_, t) => show(t),
+        _ => "…".to_owned(),
+    }
+}
+
+/// Whether an expression is a plain name.
+pub(super) fn as_name(e: &Expr) -> Option<&str> {
+    match &e.bare().kind {
+        ExprKind::Name(n) => Some(n),
+        _ => None,
+    }
+}
