@@ -116,16 +116,20 @@ impl Db {
 
 fn prepare(main: &Connection) -> Result<(), String> {
     let text = |e: duckdb::Error| e.to_string();
-    main.execute_batch(schema::CREATE).map_err(text)?;
+    let tables = "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'meta' AND NOT temporary";
+    let there: i64 = main.query_row(tables, [], |r| r.get(0)).map_err(text)?;
+    if there == 0 {
+        // In one transaction: each statement alone would be synced to disk.
+        let (create, version) = (schema::CREATE, schema::VERSION);
+        let sql = format!("BEGIN; {create} INSERT INTO meta VALUES ('version', {version}); COMMIT;");
+        main.execute_batch(&sql).map_err(text)?;
+    }
     let version: Option<i64> = main
         .query_row("SELECT max(value) FROM meta WHERE key = 'version'", [], |r| r.get(0))
         .map_err(text)?;
-    match version {
-        None => {
-            main.execute("INSERT INTO meta VALUES ('version', ?)", [schema::VERSION]).map_err(text)?;
-        }
-        Some(v) if v == schema::VERSION => {}
-        Some(v) => return Err(format!("its tables are of version {v}, not {}", schema::VERSION)),
+    if version != Some(schema::VERSION) {
+        let found = version.map_or("none".to_owned(), |v| v.to_string());
+        return Err(format!("the version of its tables is {found}, not {}", schema::VERSION));
     }
     main.execute_batch(schema::STAGING).map_err(text)
 }

@@ -209,10 +209,12 @@ fn write_responses(main: &Connection, batch: &Batch) -> Result<(), duckdb::Error
     rows.sort_unstable_by_key(|(key, _)| **key);
     let mut appender = main.appender_to_catalog_and_db("response_in", "temp", "main")?;
     for ((model, settings, prompt), answer) in rows {
+        let (model, settings, prompt) = (model.0.as_slice(), settings.0.as_slice(), &prompt.0);
         appender.append_row(params![
-            model.0.as_slice(),
-            settings.0.as_slice(),
-            prompt.0.as_slice(),
+            model,
+            settings,
+            prompt.as_slice(),
+            super::rows::head(prompt),
             answer
         ])?;
     }

@@ -118,7 +118,7 @@ impl RawConnection {
         }
     }
 
-    /// Appends rows of `(space, text, dim, vector)` to the temporary table `embedding_in`.
+    /// Appends rows of space, text and vector to the temporary table `embedding_in`.
     pub(crate) fn append_vectors(&mut self, rows: &[(&[u8; 32], &[u8; 32], &[f32])]) -> Result<(), String> {
         let mut appender = ptr::null_mut();
         // SAFETY: the connection is open and the name ends in NUL. Even where creation fails, the
@@ -159,22 +159,24 @@ fn vector_chunk(rows: &[(&[u8; 32], &[u8; 32], &[f32])]) -> DataChunkHandle {
     let chunk = DataChunkHandle::new(&[
         blob(),
         blob(),
+        LogicalTypeHandle::from(LogicalTypeId::UBigint),
         LogicalTypeHandle::from(LogicalTypeId::Integer),
         LogicalTypeHandle::list(&float),
     ]);
     let total: usize = rows.iter().map(|(.., v)| v.len()).sum();
     let (spaces, texts) = (chunk.flat_vector(0), chunk.flat_vector(1));
-    let mut dims = chunk.flat_vector(2);
-    let mut lists = chunk.list_vector(3);
+    let (mut heads, mut dims) = (chunk.flat_vector(2), chunk.flat_vector(3));
+    let mut lists = chunk.list_vector(4);
     let mut floats = lists.child(total);
     let mut offset = 0;
     for (i, (space, text, vector)) in rows.iter().enumerate() {
         spaces.insert(i, space.as_slice());
         texts.insert(i, text.as_slice());
         lists.set_entry(i, offset, vector.len());
-        // SAFETY: the column is INTEGER and a chunk holds `CHUNK` rows, `i` among them; the child
-        // was reserved for `total` floats, of which these are the next.
+        // SAFETY: the columns are UBIGINT and INTEGER, and a chunk holds `CHUNK` rows, `i` among
+        // them; the child was reserved for `total` floats, of which these are the next.
         unsafe {
+            heads.as_mut_slice_with_len::<u64>(rows.len())[i] = super::rows::head(text);
             dims.as_mut_slice_with_len::<i32>(rows.len())[i] =
                 i32::try_from(vector.len()).unwrap_or(i32::MAX);
             floats.as_mut_slice_with_len::<f32>(total)[offset..offset + vector.len()].copy_from_slice(vector);

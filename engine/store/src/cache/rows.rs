@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use duckdb::Connection;
 use duckdb::arrow::array::{Array, BinaryArray, Float32Array, ListArray, StringArray};
 use duckdb::arrow::record_batch::RecordBatch;
 use headstart_protocol::{Digest, RowCache};
@@ -9,15 +10,63 @@ use headstart_protocol::{Digest, RowCache};
 use super::Cache;
 use super::pending::Batch;
 
+/// Up to this many rows are found by index: DuckDB uses an index for at most 2048.
+const BY_INDEX: usize = 2000;
+/// Finding a row by index costs about as much as passing over this many.
+const PASSED: usize = 40;
+
+/// Where rows are looked up.
+struct Source<'a> {
+    /// The table.
+    table: &'static str,
+    /// Its columns: the key, then the value.
+    columns: &'static str,
+    /// A condition beside that on the key.
+    condition: &'static str,
+    /// The condition's parameters.
+    parameters: &'a [&'a Digest],
+}
+
+impl Source<'_> {
+    /// Calls `read` with rows of the wanted keys, and perhaps of others.
+    fn query(
+        &self,
+        connection: &Connection,
+        wanted: &[Digest],
+        read: impl FnMut(RecordBatch),
+    ) -> Result<(), duckdb::Error> {
+        let Self { table, columns, condition, .. } = self;
+        let count = format!("SELECT count(*) FROM {table}");
+        let rows: usize = connection.query_row(&count, [], |r| r.get(0))?;
+        let sql = if wanted.len() <= BY_INDEX && wanted.len().saturating_mul(PASSED) <= rows {
+            // Of keys alone, so that the index is used.
+            let heads: Vec<String> = wanted.iter().map(|d| head(&d.0).to_string()).collect();
+            let found = format!("SELECT * FROM {table} WHERE head IN ({})", heads.join(","));
+            format!("WITH found AS MATERIALIZED ({found}) SELECT {columns} FROM found WHERE {condition}")
+        } else {
+            connection.execute_batch("DELETE FROM wanted")?;
+            let mut appender = connection.appender_to_catalog_and_db("wanted", "temp", "main")?;
+            for key in wanted {
+                appender.append_row([head(&key.0)])?;
+            }
+            appender.flush()?;
+            format!("SELECT {columns} FROM {table} WHERE {condition} AND head IN (SELECT head FROM wanted)")
+        };
+        let mut statement = connection.prepare(&sql)?;
+        let parameters = duckdb::params_from_iter(self.parameters.iter().map(|d| d.0.as_slice()));
+        statement.query_arrow(parameters)?.for_each(read);
+        Ok(())
+    }
+}
+
 impl Cache {
-    /// Takes what is pending, then asks the database for the rest with `sql`, whose rows begin
-    /// with a key from the table `wanted`; `read` takes a batch of them.
+    /// Takes what is pending, then asks the database for the rest. `read` calls its second
+    /// argument with every row of a batch.
     fn look_up<V: Clone>(
         &self,
         keys: &[Digest],
         pending: impl Fn(&Batch, &Digest) -> Option<V>,
-        sql: &str,
-        parameters: &[&Digest],
+        source: &Source<'_>,
         read: impl Fn(&RecordBatch, &mut dyn FnMut(Digest, V)),
     ) -> Vec<Option<V>> {
         let mut found: HashMap<Digest, V> = HashMap::new();
@@ -37,31 +86,22 @@ impl Cache {
             && !wanted.is_empty()
         {
             let connection = db.read();
-            let query = || -> Result<HashMap<Digest, V>, duckdb::Error> {
-                connection.execute_batch("DELETE FROM wanted")?;
-                let mut appender = connection.appender_to_catalog_and_db("wanted", "temp", "main")?;
-                for key in &wanted {
-                    appender.append_row([key.0.as_slice()])?;
-                }
-                appender.flush()?;
-                let mut statement = connection.prepare(sql)?;
-                let parameters = duckdb::params_from_iter(parameters.iter().map(|d| d.0.as_slice()));
-                let mut rows = HashMap::new();
-                for batch in statement.query_arrow(parameters)? {
-                    read(&batch, &mut |key, value| drop(rows.insert(key, value)));
-                }
-                Ok(rows)
-            };
-            match query() {
-                Ok(rows) => found.extend(rows),
-                Err(e) => self.shared().complain("look up rows", &e.to_string()),
+            let mut row = |key, value| drop(found.insert(key, value));
+            if let Err(e) = source.query(&connection, &wanted, |batch| read(&batch, &mut row)) {
+                self.shared().complain("look up rows", &e.to_string());
             }
         }
         keys.iter().map(|k| found.get(k).cloned()).collect()
     }
 }
 
-/// Column `i` of a batch as keys.
+/// What the index is over.
+pub(super) fn head(digest: &[u8; 32]) -> u64 {
+    let (head, _) = digest.split_first_chunk().expect("32 bytes are more than 8");
+    u64::from_be_bytes(*head)
+}
+
+/// The first column of a batch as keys.
 fn keys(batch: &RecordBatch) -> impl Iterator<Item = Option<Digest>> + '_ {
     let column = batch.column(0).as_any().downcast_ref::<BinaryArray>();
     column.into_iter().flatten().map(|k| k.and_then(|k| k.try_into().ok()).map(Digest))
@@ -72,8 +112,12 @@ impl RowCache for Cache {
         self.look_up(
             texts,
             |batch, text| batch.embeddings.get(&(*space, *text)).cloned(),
-            "SELECT e.text, e.vector FROM embeddings e JOIN wanted w ON e.text = w.key WHERE e.space = ?",
-            &[space],
+            &Source {
+                table: "embeddings",
+                columns: "text, vector",
+                condition: "space = ?",
+                parameters: &[space],
+            },
             |batch, row| {
                 let Some(lists) = batch.column(1).as_any().downcast_ref::<ListArray>() else { return };
                 let Some(floats) = lists.values().as_any().downcast_ref::<Float32Array>() else { return };
@@ -102,9 +146,12 @@ impl RowCache for Cache {
         self.look_up(
             prompts,
             |batch, prompt| batch.responses.get(&(*model, *settings, *prompt)).cloned(),
-            "SELECT r.prompt, r.answer FROM responses r JOIN wanted w ON r.prompt = w.key \
-             WHERE r.model = ? AND r.settings = ?",
-            &[model, settings],
+            &Source {
+                table: "responses",
+                columns: "prompt, answer",
+                condition: "model = ? AND settings = ?",
+                parameters: &[model, settings],
+            },
             |batch, row| {
                 let Some(answers) = batch.column(1).as_any().downcast_ref::<StringArray>() else { return };
                 for (key, answer) in keys(batch).zip(answers) {

@@ -3,26 +3,32 @@
 /// Version of the tables. A database of another version is set aside.
 pub(crate) const VERSION: i64 = 1;
 
-/// Creates what is missing.
+/// Creates everything.
 pub(crate) const CREATE: &str = r"
-CREATE TABLE IF NOT EXISTS meta (key VARCHAR, value BIGINT);
+CREATE TABLE meta (key VARCHAR, value BIGINT);
 COMMENT ON TABLE meta IS 'Version of these tables';
 
-CREATE TABLE IF NOT EXISTS embeddings (space BLOB, text BLOB, dim INTEGER, vector FLOAT[]);
+CREATE TABLE embeddings (
+  space BLOB, text BLOB, head UBIGINT, dim INTEGER, vector FLOAT[]);
+CREATE INDEX embeddings_head ON embeddings (head);
 COMMENT ON TABLE embeddings IS 'Vectors of texts: one row a space and text. hex(space) gives a digest as Headstart prints it, in capitals';
 COMMENT ON COLUMN embeddings.space IS 'Digest of the space: the encoder and its settings';
 COMMENT ON COLUMN embeddings.text IS 'Digest of the text';
+COMMENT ON COLUMN embeddings.head IS 'First eight bytes of the digest of the text as a number, for the index';
 COMMENT ON COLUMN embeddings.dim IS 'Length of the vector';
 COMMENT ON COLUMN embeddings.vector IS 'The vector';
 
-CREATE TABLE IF NOT EXISTS responses (model BLOB, settings BLOB, prompt BLOB, answer VARCHAR);
+CREATE TABLE responses (
+  model BLOB, settings BLOB, prompt BLOB, head UBIGINT, answer VARCHAR);
+CREATE INDEX responses_head ON responses (head);
 COMMENT ON TABLE responses IS 'Answers of models to prompts: one row a model, settings and prompt';
 COMMENT ON COLUMN responses.model IS 'Digest of the model or pLLM';
 COMMENT ON COLUMN responses.settings IS 'Digest of the settings of generation';
 COMMENT ON COLUMN responses.prompt IS 'Digest of the prompt';
+COMMENT ON COLUMN responses.head IS 'First eight bytes of the digest of the prompt as a number, for the index';
 COMMENT ON COLUMN responses.answer IS 'The answer';
 
-CREATE TABLE IF NOT EXISTS stage_cache (
+CREATE TABLE stage_cache (
   key VARCHAR, output VARCHAR, type VARCHAR, private_to VARCHAR, seconds DOUBLE,
   entry VARCHAR, preimage VARCHAR, added TIMESTAMP);
 COMMENT ON TABLE stage_cache IS 'Results of stages by cache key';
@@ -35,7 +41,7 @@ COMMENT ON COLUMN stage_cache.entry IS 'Output, released parts and seconds, as J
 COMMENT ON COLUMN stage_cache.preimage IS 'What the key is the digest of: kind, version, arguments, inputs, as JSON';
 COMMENT ON COLUMN stage_cache.added IS 'When, UTC';
 
-CREATE TABLE IF NOT EXISTS runs (
+CREATE TABLE runs (
   id VARCHAR, pipeline VARCHAR, status VARCHAR, started TIMESTAMP, finished TIMESTAMP,
   stages INTEGER, cached INTEGER, ran INTEGER, failed INTEGER);
 COMMENT ON TABLE runs IS 'Runs, as far as their logs were indexed';
@@ -49,7 +55,7 @@ COMMENT ON COLUMN runs.cached IS 'Instances whose result was known';
 COMMENT ON COLUMN runs.ran IS 'Instances that were executed';
 COMMENT ON COLUMN runs.failed IS 'Instances that failed';
 
-CREATE TABLE IF NOT EXISTS stage_runs (
+CREATE TABLE stage_runs (
   run VARCHAR, instance INTEGER, name VARCHAR, kind VARCHAR, place VARCHAR, outcome VARCHAR,
   key VARCHAR, output VARCHAR, attempts INTEGER, seconds DOUBLE, counters VARCHAR);
 COMMENT ON TABLE stage_runs IS 'What became of every stage instance of a run';
@@ -65,7 +71,7 @@ COMMENT ON COLUMN stage_runs.attempts IS 'Number of attempts';
 COMMENT ON COLUMN stage_runs.seconds IS 'How long the last attempt took';
 COMMENT ON COLUMN stage_runs.counters IS 'What it counted, such as forward_passes, as JSON';
 
-CREATE TABLE IF NOT EXISTS pllms (
+CREATE TABLE pllms (
   catalog VARCHAR, name VARCHAR, pllm VARCHAR, base VARCHAR, rows INTEGER, explained DOUBLE);
 COMMENT ON TABLE pllms IS 'Personalized models of the catalogs that were made here';
 COMMENT ON COLUMN pllms.catalog IS 'Digest of the catalog';
@@ -75,7 +81,7 @@ COMMENT ON COLUMN pllms.base IS 'Digest of the model that it personalizes';
 COMMENT ON COLUMN pllms.rows IS 'Number of probes that it answered';
 COMMENT ON COLUMN pllms.explained IS 'Share of its divergence that the coefficients explain, 0 to 1';
 
-CREATE TABLE IF NOT EXISTS coefficients (
+CREATE TABLE coefficients (
   catalog VARCHAR, name VARCHAR, atom VARCHAR, coefficient DOUBLE, low DOUBLE, high DOUBLE);
 COMMENT ON TABLE coefficients IS 'The style of every pLLM of a catalog in words';
 COMMENT ON COLUMN coefficients.catalog IS 'Digest of the catalog';
@@ -92,12 +98,12 @@ CREATE TEMP TABLE stage_in (
   key VARCHAR, output VARCHAR, type VARCHAR, private_to VARCHAR, seconds DOUBLE,
   entry VARCHAR, preimage VARCHAR, added BIGINT);
 CREATE TEMP TABLE forget_in (key VARCHAR);
-CREATE TEMP TABLE response_in (model BLOB, settings BLOB, prompt BLOB, answer VARCHAR);
+CREATE TEMP TABLE response_in (model BLOB, settings BLOB, prompt BLOB, head UBIGINT, answer VARCHAR);
 ";
 
 /// Staging table of the connection that writes vectors.
 pub(crate) const VECTOR_STAGING: &str =
-    "CREATE TEMP TABLE embedding_in (space BLOB, text BLOB, dim INTEGER, vector FLOAT[])";
+    "CREATE TEMP TABLE embedding_in (space BLOB, text BLOB, head UBIGINT, dim INTEGER, vector FLOAT[])";
 
 /// Staging table of the connection that reads.
-pub(crate) const WANTED: &str = "CREATE TEMP TABLE wanted (key BLOB)";
+pub(crate) const WANTED: &str = "CREATE TEMP TABLE wanted (head UBIGINT)";
