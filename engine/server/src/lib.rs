@@ -1,1 +1,89 @@
-//! The HTTP side of the engine: runner API, artifacts, web page
+//! The HTTP side of the engine: what devices talk to.
+//!
+//! A thin layer: it reads requests, asks [`headstart_driver::Hub`], and writes answers. What a
+//! device may see or hand in is the hub's to decide.
+//!
+//! # Layout
+//! - [`serve`], [`serve_recorded`]: a listener is served until told to stop.
+//! - `routes`: a handler for each call of [`headstart_protocol::wire`].
+//! - `blob`: files, whole or by range, and uploads.
+//! - `reply`: errors as JSON with fitting status codes.
+//! - [`record`]: every byte of both directions, for tests of privacy.
+
+mod blob;
+pub mod record;
+mod reply;
+mod routes;
+
+use std::future::Future;
+use std::time::Duration;
+
+use axum::serve::Listener;
+use headstart_driver::Hub;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use record::{Recorded, Recorder};
+
+/// How long requests in progress may take after the server was told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Why serving ended otherwise than asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The listener failed.
+    #[error("the engine's port cannot be served: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Serves devices until `shutdown` is done. Devices that wait for work are then told that there is
+/// none; other requests may finish for a few seconds.
+///
+/// # Errors
+/// [`ServeError::Io`].
+pub async fn serve(
+    listener: TcpListener,
+    hub: Hub,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    serve_on(listener, hub, shutdown).await
+}
+
+/// As [`serve`]; every byte received and sent is kept in `recorder`.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_recorded(
+    listener: TcpListener,
+    hub: Hub,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    recorder: Recorder,
+) -> Result<(), ServeError> {
+    serve_on(Recorded::new(listener, recorder), hub, shutdown).await
+}
+
+async fn serve_on<L>(
+    listener: L,
+    hub: Hub,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError>
+where
+    L: Listener,
+    L::Addr: std::fmt::Debug,
+{
+    let closing = CancellationToken::new();
+    let app = routes::router(hub, closing.clone());
+    let closed = closing.clone();
+    let server = axum::serve(listener, app).with_graceful_shutdown(async move {
+        shutdown.await;
+        closed.cancel();
+    });
+    let late = async {
+        closing.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        done = server => Ok(done?),
+        () = late => Ok(()),
+    }
+}
