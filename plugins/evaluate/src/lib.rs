@@ -1,1 +1,23 @@
-//! Stage kind evaluate: loss, perplexity, BLEU, ROUGE, selection accuracy
+//! Stage kinds `evaluate` and `accuracy`, and the measures behind them.
+//!
+//! # Layout
+//! - [`bleu`]: BLEU as sacrebleu computes it.
+//! - [`rouge`]: ROUGE as `rouge_score` computes it.
+//! - [`stats`]: intervals.
+//! - [`evaluate`]: the stage that measures a model on rows.
+//! - [`accuracy`]: the stage that counts right selections.
+
+pub mod accuracy;
+pub mod bleu;
+pub mod evaluate;
+pub mod rouge;
+pub mod stats;
+
+use std::sync::Arc;
+
+use headstart_protocol::Stage;
+
+/// The stages of this crate.
+pub fn stages(backend: Arc<dyn headstart_lm::Backend>) -> Vec<Box<dyn Stage>> {
+    vec![Box::new(evaluate::Evaluate::new(backend)), Box::new(accuracy::Accuracy)]
+}

@@ -1,0 +1,168 @@
+//! The stage that measures a model on rows.
+
+use std::sync::Arc;
+
+use headstart_lm::api::{Backend, Decoder, GenerateOptions, RowScore, Watch};
+use headstart_lm::open::open_model;
+use headstart_protocol::rows::{self, ROWS_FILE, Row};
+use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Progress, Stage, Type};
+use serde_json::{Map, Value, json};
+
+use crate::bleu;
+use crate::rouge::Rouge;
+use crate::stats::bootstrap_ratio;
+
+/// Name of the file that holds sample answers.
+pub const SAMPLES_FILE: &str = "samples.jsonl";
+const RESAMPLES: usize = 1000;
+const SEED: u64 = 0;
+
+/// The stage kind `evaluate`.
+///
+/// The value is a flat object of numbers:
+///
+/// | key | meaning |
+/// | --- | --- |
+/// | `loss` | negative log-likelihood of the responses, nats a token |
+/// | `loss_low`, `loss_high` | its 95% bootstrap interval over rows; absent of a single row |
+/// | `perplexity` | `exp(loss)`; compares models of one tokenizer |
+/// | `bits_per_byte` | the same likelihood in bits a byte of response; compares any models |
+/// | `rows`, `tokens` | what was scored |
+/// | `bleu` | of the answers as a corpus, 0 to 100 |
+/// | `rouge1`, `rouge2`, `rougeL` | mean F over the answers, 0 to 1 |
+/// | `answers` | rows that were answered; without any the four above are absent |
+///
+/// The answers themselves are in [`SAMPLES_FILE`], as `{"prompt", "reference", "answer"}`: for
+/// people, where the rows may be seen.
+pub struct Evaluate {
+    backend: Arc<dyn Backend>,
+}
+
+impl Evaluate {
+    /// The stage on a backend.
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Self { backend }
+    }
+}
+
+impl Stage for Evaluate {
+    fn kind(&self) -> &'static str {
+        "evaluate"
+    }
+
+    fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
+        let rows = read_rows(ctx, args.artifact("data")?)?;
+        let folders = open_model(ctx, args.artifact("model")?)?;
+        let watch = ContextWatch(ctx);
+        let mut model = self.backend.decoder(&folders.model, folders.adapter.as_deref())?;
+        let context = model.info().context;
+        let scores = model.score(&rows, context, &watch)?;
+        let mut value = likelihood(&scores)?;
+        let answers = args.count("answers")?.min(rows.len());
+        let mut output = Output::new(Type::Metrics, Value::Null);
+        if answers > 0 {
+            let rows = &rows[..answers];
+            let samples = answer(model.as_mut(), rows, args.count("max_tokens")?, &watch)?;
+            likeness(rows, &samples, &mut value);
+            let path = ctx.scratch().join(SAMPLES_FILE);
+            std::fs::write(&path, samples_jsonl(rows, &samples)).map_err(|e| Failure::io(&path, &e))?;
+            output = output.file(SAMPLES_FILE, path);
+        }
+        output.value = Value::Object(value);
+        Ok(output)
+    }
+}
+
+/// Lets the model report to, and be stopped by, the stage's context.
+struct ContextWatch<'a>(&'a dyn Context);
+
+impl Watch for ContextWatch<'_> {
+    fn progress(&self, done: u64, total: u64, unit: &str, metrics: &[(&str, f64)]) {
+        let metrics = metrics.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
+        self.0.progress(Progress { done, total: Some(total), unit: unit.to_owned(), metrics });
+    }
+
+    fn count(&self, counter: &'static str, n: u64) {
+        self.0.count(counter, n);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
+    }
+}
+
+/// The rows that have a response.
+fn read_rows(ctx: &dyn Context, data: &ArtifactRef) -> Result<Vec<Row>, Failure> {
+    let path = ctx.open(data)?.join(ROWS_FILE);
+    let text = std::fs::read_to_string(&path).map_err(|e| Failure::io(&path, &e))?;
+    let mut rows = rows::from_jsonl(&text).map_err(|e| Failure::input(format!("{}: {e}", path.display())))?;
+    let all = rows.len();
+    rows.retain(|r| !r.response.trim().is_empty());
+    if rows.is_empty() {
+        let why = if all == 0 {
+            "the data holds no row".to_owned()
+        } else {
+            format!("none of the data's {all} rows has a response")
+        };
+        return Err(Failure::input(why).help("a model is measured on rows with a prompt and a response"));
+    }
+    Ok(rows)
+}
+
+fn likelihood(scores: &[RowScore]) -> Result<Map<String, Value>, Failure> {
+    let nll: f64 = scores.iter().map(|s| s.nll).sum();
+    let tokens: usize = scores.iter().map(|s| s.tokens).sum();
+    let bytes: usize = scores.iter().map(|s| s.bytes).sum();
+    let loss = nll / tokens as f64;
+    if !loss.is_finite() {
+        return Err(Failure::input(format!(
+            "the loss over {tokens} response tokens is {loss}: the model's weights are broken, or every \
+             prompt fills the model's context"
+        )));
+    }
+    let mut value = Map::new();
+    value.insert("loss".into(), json!(loss));
+    let rows: Vec<_> = scores.iter().map(|s| (s.nll, s.tokens as f64)).collect();
+    if let Some((low, high)) = bootstrap_ratio(&rows, RESAMPLES, SEED) {
+        value.insert("loss_low".into(), json!(low));
+        value.insert("loss_high".into(), json!(high));
+    }
+    // JSON has no infinity; a loss above 700 has no perplexity worth a name.
+    if loss < 700.0 {
+        value.insert("perplexity".into(), json!(loss.exp()));
+    }
+    if bytes > 0 {
+        value.insert("bits_per_byte".into(), json!(nll / bytes as f64 / std::f64::consts::LN_2));
+    }
+    value.insert("rows".into(), json!(scores.len()));
+    value.insert("tokens".into(), json!(tokens));
+    Ok(value)
+}
+
+fn answer(
+    model: &mut dyn Decoder,
+    rows: &[Row],
+    max_tokens: usize,
+    watch: &dyn Watch,
+) -> Result<Vec<String>, Failure> {
+    let prompts: Vec<String> = rows.iter().map(|r| r.prompt.clone()).collect();
+    let options = GenerateOptions { max_tokens, temperature: 0.0, seed: SEED };
+    Ok(model.generate(&prompts, &options, watch)?)
+}
+
+fn likeness(rows: &[Row], answers: &[String], value: &mut Map<String, Value>) {
+    let pairs = || answers.iter().map(String::as_str).zip(rows.iter().map(|r| r.response.as_str()));
+    let rouge = Rouge::mean(pairs());
+    value.insert("answers".into(), json!(answers.len()));
+    value.insert("bleu".into(), json!(bleu::corpus(pairs())));
+    value.insert("rouge1".into(), json!(rouge.rouge1));
+    value.insert("rouge2".into(), json!(rouge.rouge2));
+    value.insert("rougeL".into(), json!(rouge.rouge_l));
+}
+
+fn samples_jsonl(rows: &[Row], answers: &[String]) -> String {
+    let line = |(row, answer): (&Row, &String)| {
+        format!("{}\n", json!({"prompt": row.prompt, "reference": row.response, "answer": answer}))
+    };
+    rows.iter().zip(answers).map(line).collect()
+}

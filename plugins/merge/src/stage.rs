@@ -1,0 +1,290 @@
+//! The stage: the mix's terms, their common base, the output.
+
+use headstart_lm::Watch;
+use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::{
+    Args, ArtifactRef, Context, Failure, FailureClass, Manifest, MixTerm, Output, Progress, Stage, Type,
+};
+use serde_json::{Value, json};
+
+use crate::adapter::{AdapterTerm, CONFIG_FILE, WEIGHTS_FILE, merge_adapters};
+use crate::full::{FullTerm, INDEX_FILE, Method, merge_full};
+
+/// The stage kind `merge`.
+///
+/// A term that is the base itself adds nothing, whatever its weight: a mix is the base plus weighted
+/// differences from it, and the base's is 0. (Only the method `linear`, a weighted average, counts
+/// its weight.) Terms that are the same pLLM count as one, with the sum of their weights.
+///
+/// The value is `{"format", "metrics", "lineage": [{"name", "weight", "id"}]}`, for adapters also
+/// `"modules": {path: {"rank", "error"}}`; `metrics.error` is the relative Frobenius error. The
+/// output uses `base` and, for every term, `parent:NAME`.
+pub struct Merge;
+
+impl Stage for Merge {
+    fn kind(&self) -> &'static str {
+        "merge"
+    }
+
+    fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
+        let terms = args.mix("mix")?;
+        let mix = Mix::resolve(terms, ctx)?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(ctx.threads())
+            .build()
+            .map_err(|e| Failure::new(FailureClass::Transient, format!("cannot start threads: {e}")))?;
+        let watch = ContextWatch(ctx);
+        let output = pool.install(|| match mix.format {
+            Format::Lora => mix.merge_lora(args, ctx, &watch),
+            Format::Full => mix.merge_full(args, ctx, &watch),
+        })?;
+        Ok(with_lineage(output, terms).uses("base", mix.base))
+    }
+}
+
+/// Lets the computation report to, and be stopped by, the stage's context.
+struct ContextWatch<'a>(&'a dyn Context);
+
+impl Watch for ContextWatch<'_> {
+    fn progress(&self, done: u64, total: u64, unit: &str, _: &[(&str, f64)]) {
+        self.0.progress(Progress { done, total: Some(total), unit: unit.to_owned(), ..Progress::default() });
+    }
+
+    fn count(&self, counter: &'static str, n: u64) {
+        self.0.count(counter, n);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Lora,
+    Full,
+}
+
+impl Format {
+    fn of(manifest: &Manifest) -> Self {
+        if manifest.value.get("format").is_some_and(|f| f == "lora") { Self::Lora } else { Self::Full }
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Lora => "an adapter",
+            Self::Full => "a full model",
+        }
+    }
+}
+
+/// A mix whose terms are known to go together.
+struct Mix {
+    base: ArtifactRef,
+    /// Weight of the base as a term of its own.
+    base_weight: f64,
+    format: Format,
+    /// Different pLLMs, none of them the base, in the order of the mix.
+    terms: Vec<MixTerm>,
+}
+
+/// A term with what its manifest says: no base of its own means that it is a base.
+struct Known<'a> {
+    term: &'a MixTerm,
+    base: Option<ArtifactRef>,
+    format: Format,
+}
+
+impl Mix {
+    fn resolve(terms: &[MixTerm], ctx: &dyn Context) -> Result<Self, Failure> {
+        let known = terms.iter().map(|t| know(t, ctx)).collect::<Result<Vec<_>, _>>()?;
+        let base = common_base(&known)?;
+        let format = common_format(&known)?;
+        let mut merged: Vec<MixTerm> = Vec::new();
+        let mut base_weight = 0.0;
+        for k in &known {
+            if k.base.is_none() {
+                base_weight += k.term.weight;
+            } else if let Some(same) = merged.iter_mut().find(|m| m.pllm.id == k.term.pllm.id) {
+                same.weight += k.term.weight;
+            } else {
+                merged.push(k.term.clone());
+            }
+        }
+        // Where everything cancels out, the first term stays, with weight 0: its A keeps the
+        // adapter trainable, which an adapter of zeroes is not.
+        let all_zero = merged.iter().all(|t| t.weight == 0.0);
+        let mut first = true;
+        merged.retain(|t| std::mem::take(&mut first) && all_zero || t.weight != 0.0);
+        Ok(Self { base, base_weight, format, terms: merged })
+    }
+
+    fn merge_lora(&self, args: &Args, ctx: &dyn Context, watch: &dyn Watch) -> Result<Output, Failure> {
+        let rank = match args.get("rank") {
+            None => None,
+            Some(_) => match args.count("rank")? {
+                0 => return Err(Failure::input("argument `rank` is 0, but a rank is at least 1")),
+                rank => Some(rank),
+            },
+        };
+        let open = |t: &MixTerm| {
+            Ok(AdapterTerm { name: t.name.clone(), weight: t.weight, folder: ctx.open(&t.pllm)? })
+        };
+        let terms = self.terms.iter().map(open).collect::<Result<Vec<_>, Failure>>()?;
+        let report = merge_adapters(&terms, rank, ctx.memory(), ctx.scratch(), watch)?;
+        let modules: serde_json::Map<String, Value> = report
+            .modules
+            .iter()
+            .map(|(name, m)| (name.clone(), json!({"rank": m.rank, "error": m.error})))
+            .collect();
+        let rank = report.modules.values().map(|m| m.rank).max().unwrap_or(0);
+        let value = json!({
+            "format": "lora",
+            "metrics": {
+                "error": report.error,
+                "rank": rank,
+                "modules": report.modules.len(),
+                "parameters": report.parameters,
+                "terms": terms.len(),
+            },
+            "modules": modules,
+        });
+        Ok(Output::new(Type::Pllm, value)
+            .file(CONFIG_FILE, ctx.scratch().join(CONFIG_FILE))
+            .file(WEIGHTS_FILE, ctx.scratch().join(WEIGHTS_FILE)))
+    }
+
+    fn merge_full(&self, args: &Args, ctx: &dyn Context, watch: &dyn Watch) -> Result<Output, Failure> {
+        if args.get("rank").is_some() {
+            return Err(Failure::input("argument `rank` is for adapters, but this is a mix of full models")
+                .help("leave `rank` out"));
+        }
+        let method = method(args)?;
+        let base_manifest = ctx.manifest(&self.base)?;
+        if self.base.ty == ArtifactType::Pllm && Format::of(&base_manifest) == Format::Lora {
+            return Err(Failure::input("full models are merged over a full base, but theirs is an adapter"));
+        }
+        let base = ctx.open(&self.base)?;
+        let open = |t: &MixTerm| {
+            // The first eight bytes of the identity: the same model, the same choices.
+            let stream = u64::from_le_bytes(t.pllm.id.0[..8].try_into().expect("eight bytes"));
+            Ok(FullTerm { name: t.name.clone(), weight: t.weight, folder: ctx.open(&t.pllm)?, stream })
+        };
+        let terms = self.terms.iter().map(open).collect::<Result<Vec<_>, Failure>>()?;
+        let report = merge_full(&base, self.base_weight, &terms, method, ctx.memory(), ctx.scratch(), watch)?;
+        let value = json!({
+            "format": "full",
+            "metrics": {
+                "error": 0.0,
+                "tensors": report.tensors,
+                "parameters": report.parameters,
+                "terms": terms.len(),
+            },
+        });
+        let mut output = Output::new(Type::Pllm, value);
+        for name in &report.files {
+            output = output.file(name.clone(), ctx.scratch().join(name));
+        }
+        // Shards keep their names, so the base's index fits; configuration and tokenizer do anyway.
+        for name in base_manifest.files.keys().filter(|n| !is_weights(n)) {
+            output = output.file(name.clone(), base.join(name));
+        }
+        Ok(output)
+    }
+}
+
+fn know<'a>(term: &'a MixTerm, ctx: &dyn Context) -> Result<Known<'a>, Failure> {
+    if !term.weight.is_finite() {
+        return Err(Failure::input(format!("the weight of `{}` is {}", term.name, term.weight)));
+    }
+    if term.pllm.ty == ArtifactType::Model {
+        return Ok(Known { term, base: None, format: Format::Full });
+    }
+    let manifest = ctx.manifest(&term.pllm)?;
+    let base = manifest.uses.get("base").cloned().ok_or_else(|| {
+        Failure::input(format!(
+            "pLLM `{}` ({}) does not say what its base is",
+            term.name,
+            term.pllm.id.short()
+        ))
+        .help("ingest it again: a pLLM that was ingested or trained here names its base")
+    })?;
+    Ok(Known { term, base: Some(base), format: Format::of(&manifest) })
+}
+
+/// The base of all terms; a term without one is itself the base.
+fn common_base(known: &[Known<'_>]) -> Result<ArtifactRef, Failure> {
+    let base = |k: &Known<'_>| k.base.clone().unwrap_or_else(|| k.term.pllm.clone());
+    let Some(first) = known.iter().find(|k| k.base.is_some()) else {
+        return Err(Failure::input("the mix has no pLLM in it: the base alone, or nothing, is not a merge")
+            .help("use the base itself where nothing is to be merged"));
+    };
+    let expected = base(first);
+    match known.iter().find(|k| base(k).id != expected.id) {
+        None => Ok(expected),
+        Some(other) => {
+            let is = |k: &Known<'_>| if k.base.is_some() { "is over base" } else { "is itself base" };
+            Err(Failure::input(format!(
+                "a mix is over one base, but `{}` {} {} and `{}` {} {}",
+                first.term.name,
+                is(first),
+                expected.id.short(),
+                other.term.name,
+                is(other),
+                base(other).id.short()
+            ))
+            .help("merge only pLLMs that personalize the same model"))
+        }
+    }
+}
+
+fn common_format(known: &[Known<'_>]) -> Result<Format, Failure> {
+    let mut terms = known.iter().filter(|k| k.base.is_some());
+    let first = terms.next().expect("common_base has found a term that is no base");
+    match terms.find(|k| k.format != first.format) {
+        None => Ok(first.format),
+        Some(other) => Err(Failure::input(format!(
+            "`{}` is {} and `{}` is {}: adapters and full models cannot be merged with each other yet",
+            first.term.name,
+            first.format.describe(),
+            other.term.name,
+            other.format.describe()
+        ))
+        .help("merge the adapters among themselves, and the full models among themselves")),
+    }
+}
+
+fn method(args: &Args) -> Result<Method, Failure> {
+    let density = || match args.float_opt("density").unwrap_or(0.5) {
+        d if d > 0.0 && d <= 1.0 => Ok(d),
+        d => Err(Failure::input(format!("argument `density` is {d}, but is a share above 0 and up to 1"))),
+    };
+    Ok(match args.text_opt("method").unwrap_or("task_arithmetic") {
+        "task_arithmetic" => Method::TaskArithmetic,
+        "linear" => Method::Linear,
+        "ties" => Method::Ties { density: density()? },
+        "dare" => Method::Dare { density: density()?, seed: args.int_opt("seed").unwrap_or(0) as u64 },
+        other => return Err(Failure::input(format!("`{other}` is no method of merging"))),
+    })
+}
+
+/// Whether a file of the base holds weights, in whatever format.
+fn is_weights(name: &str) -> bool {
+    let ends = [".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"];
+    ends.iter().any(|e| name.ends_with(e)) || (name.ends_with(".index.json") && name != INDEX_FILE)
+}
+
+fn with_lineage(mut output: Output, terms: &[MixTerm]) -> Output {
+    let line = |t: &MixTerm| json!({"name": t.name, "weight": t.weight, "id": t.pllm.id});
+    output.value["lineage"] = terms.iter().map(line).collect();
+    for t in terms {
+        let mut name = format!("parent:{}", t.name);
+        let mut again = 2;
+        while output.uses.get(&name).is_some_and(|a| a.id != t.pllm.id) {
+            name = format!("parent:{}#{again}", t.name);
+            again += 1;
+        }
+        output = output.uses(name, t.pllm.clone());
+    }
+    output
+}
