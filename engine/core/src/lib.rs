@@ -6,6 +6,19 @@
 //!
 //! # Layout
 //! - [`event`]: what happens in a run.
+//! - [`state`]: the fold of events; which instances may be attempted, which commits count.
+//! - [`graph`]: the edges of a plan.
+//! - [`prepare`]: from a ready instance to a task; what is public is resolved, what is private
+//!   stays an expression.
+//! - [`key`]: cache keys and what they are the digest of.
+
 pub mod event;
+pub mod graph;
+pub mod key;
+pub mod prepare;
+pub mod state;
 
 pub use event::{Event, EventKind, RunOutcome};
+pub use key::KeyPreimage;
+pub use prepare::{Decision, Prepared};
+pub use state::{ApplyError, Changes, Counts, RunState, Status};

@@ -1,0 +1,86 @@
+//! Cache keys: what an output depends on, and nothing else.
+
+use std::collections::BTreeMap;
+
+use headstart_dsl::plan::Instance;
+use headstart_protocol::digest::canonical_json;
+use headstart_protocol::expr::Expr;
+use headstart_protocol::{Digest, kinds};
+use serde::{Deserialize, Serialize};
+
+/// What a cache key is the digest of. Paths of files, names of stages, attempts, formatting and
+/// limits are not in it; the keys of a list are, because stages take them as names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeyPreimage {
+    /// The stage kind.
+    pub kind: String,
+    /// The kind's version.
+    pub version: u32,
+    /// The arguments: inputs as references, public expressions resolved, private ones as they are.
+    pub args: BTreeMap<String, Expr>,
+    /// A condition that only the device can resolve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<Expr>,
+    /// The device that alone may hold the output. Without it, a private output could be found for
+    /// a public instance of the same arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_to: Option<String>,
+}
+
+/// A difference between two pre-images.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Difference {
+    /// What differs: `kind`, `version`, `when`, or an argument as `args.NAME`.
+    pub what: String,
+    /// What it was, as JSON; absent where there was none.
+    pub before: Option<serde_json::Value>,
+    /// What it is.
+    pub after: Option<serde_json::Value>,
+}
+
+impl KeyPreimage {
+    /// The pre-image of an instance with prepared arguments; `None` for kinds that are not cached,
+    /// because their output depends on more than their arguments.
+    pub fn of(instance: &Instance, args: &BTreeMap<String, Expr>, when: Option<&Expr>) -> Option<Self> {
+        kinds::find(&instance.kind).is_some_and(|k| k.cacheable).then(|| Self {
+            kind: instance.kind.clone(),
+            version: instance.version,
+            args: args.clone(),
+            when: when.cloned(),
+            private_to: instance.private_to.clone(),
+        })
+    }
+
+    /// Canonical JSON, as kept beside the cached result.
+    pub fn json(&self) -> String {
+        canonical_json(self)
+    }
+
+    /// The key, and the JSON that it is the digest of.
+    pub fn key(&self) -> (Digest, String) {
+        let json = self.json();
+        (Digest::of(json.as_bytes()), json)
+    }
+
+    /// What differs between an earlier pre-image and this one, in a fixed order.
+    pub fn since(&self, before: &Self) -> Vec<Difference> {
+        let mut out = Vec::new();
+        let mut compare = |what: String, before: Option<serde_json::Value>, after| {
+            if before != after {
+                out.push(Difference { what, before, after });
+            }
+        };
+        fn json<T: Serialize>(x: T) -> Option<serde_json::Value> {
+            serde_json::to_value(x).ok().filter(|v| !v.is_null())
+        }
+        compare("kind".into(), json(&before.kind), json(&self.kind));
+        compare("version".into(), json(before.version), json(self.version));
+        let names: std::collections::BTreeSet<&String> = before.args.keys().chain(self.args.keys()).collect();
+        for name in names {
+            compare(format!("args.{name}"), json(before.args.get(name)), json(self.args.get(name)));
+        }
+        compare("when".into(), json(&before.when), json(&self.when));
+        compare("private_to".into(), json(&before.private_to), json(&self.private_to));
+        out
+    }
+}
