@@ -107,6 +107,14 @@ impl<'a> Explainer<'a> {
         (Explanation { words, explained: round(explained) }, dense)
     }
 
+    /// The coefficients of all atoms in the whitened vector `v`, a mean over `n` prompts.
+    pub fn coefficients(&self, v: &[f64], n: usize) -> Vec<f64> {
+        let mut dense = vec![0.0; self.atoms.rows];
+        let found = self.solve(&self.atoms.times(v), dot(v, v), n);
+        found.into_iter().for_each(|(j, c)| dense[j] = c);
+        dense
+    }
+
     /// Atoms and their coefficients.
     fn solve(&self, b: &[f64], square: f64, n: usize) -> Vec<(usize, f64)> {
         let k = b.len();

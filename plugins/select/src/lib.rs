@@ -1,1 +1,29 @@
-//! Stage kind select: the nearest personalized model, or a mix, or none
+//! Stage kind select: the nearest personalized model, or a mix, or none.
+//!
+//! The user's texts, as a divergence in the catalog's space, are compared with every pLLM's vector
+//! in one pass over a matrix; no weights are downloaded for that. Then, where the user's rows are
+//! given, the few nearest pLLMs are asked how probable those rows are, and that decides.
+//!
+//! # Layout
+//! - [`nearest`]: distances to all pLLMs in matrix form, and the ranking.
+//! - [`mix`]: non-negative weights over several pLLMs, kept only if they predict held-out rows.
+//! - [`decide`]: from a user to a choice: ranking, confidence, mix, abstention.
+//! - [`verify`]: the shortlist's likelihood on the user's rows.
+//! - [`stage`]: the stage; [`sentence`]: the choice in a sentence.
+
+pub mod decide;
+pub mod mix;
+pub mod nearest;
+pub mod sentence;
+pub mod stage;
+pub mod verify;
+
+use std::sync::Arc;
+
+use headstart_lm::Backend;
+use headstart_protocol::Stage;
+
+/// The stages of this crate, computing with `backend`.
+pub fn stages(backend: Arc<dyn Backend>) -> Vec<Box<dyn Stage>> {
+    vec![Box::new(stage::Select { backend })]
+}

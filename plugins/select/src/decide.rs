@@ -1,0 +1,116 @@
+//! From a user's rows to a choice.
+
+use headstart_explain::catalog::Catalog;
+use headstart_explain::math::sample::{DRAWS, bootstrap, derived_seed};
+use headstart_explain::math::{Matrix, axpy};
+use headstart_explain::words::Explanation;
+
+use crate::mix::mix;
+use crate::nearest::{Distance, Query, Ranked};
+
+/// pLLMs that are looked at closely: for confidence and for mixes.
+pub const CLOSE: usize = 32;
+
+/// How a choice is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The distance.
+    pub distance: Distance,
+    /// pLLMs in a mix at most.
+    pub max_mix: usize,
+    /// Seed of the bootstrap.
+    pub seed: u64,
+}
+
+/// A choice by distance.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The nearest pLLMs, nearest first.
+    pub close: Vec<Ranked>,
+    /// Share of bootstrap draws over the user's rows in which the nearest is the same.
+    pub confidence: f64,
+    /// Whether the nearest is no nearer than chance would have it.
+    pub abstains: bool,
+    /// Places in the catalog and weights, if a mix predicts the user's rows better.
+    pub mix: Vec<(usize, f64)>,
+}
+
+/// A user's rows in a catalog's terms.
+pub struct User<'a> {
+    /// The catalog.
+    pub catalog: &'a Catalog,
+    /// Raw rows with the reference taken off, n × (d + k).
+    raw: Matrix,
+    /// Whitened rows, n × q.
+    pub whitened: Matrix,
+}
+
+impl<'a> User<'a> {
+    /// Puts a user's raw rows into the catalog's metric.
+    pub fn new(catalog: &'a Catalog, rows: &Matrix) -> Self {
+        let mut raw = rows.clone();
+        (0..raw.rows).for_each(|i| axpy(raw.row_mut(i), -1.0, &catalog.reference));
+        Self { catalog, whitened: catalog.whiten(rows), raw }
+    }
+
+    /// Ranks the catalog's pLLMs by their distance to the mean of the rows.
+    pub fn nearest(&self, distance: Distance, keep: usize) -> Vec<Ranked> {
+        let query =
+            Query::new(self.catalog, distance, &self.raw.mean(), &self.whitened.mean(), self.raw.rows);
+        query.nearest(self.catalog, keep)
+    }
+
+    /// Chooses by distance.
+    pub fn choose(&self, settings: &Settings) -> Choice {
+        let close = self.nearest(settings.distance, CLOSE);
+        let abstains = settings.distance == Distance::Whitened && self.is_chance(&close);
+        let among: Vec<usize> = close.iter().map(|r| r.index).collect();
+        Choice {
+            confidence: self.confidence(settings, &among),
+            mix: if abstains { Vec::new() } else { self.mix(&among, settings.max_mix) },
+            close,
+            abstains,
+        }
+    }
+
+    /// Whether the best gain is what the best of N pLLMs gains from a user without any style, whose
+    /// mean is noise of variance 1/n in each whitened direction.
+    fn is_chance(&self, close: &[Ranked]) -> bool {
+        let n = self.raw.rows.max(1) as f64;
+        let candidates = self.catalog.about.pllms.len().max(1) as f64;
+        close.first().is_none_or(|best| best.gain <= (2.0 * candidates.ln() + 1.0) / n)
+    }
+
+    fn confidence(&self, settings: &Settings, among: &[usize]) -> f64 {
+        let n = self.raw.rows;
+        let Some(&first) = among.first() else { return 0.0 };
+        // Coefficients are refitted in every draw, which costs more than scalar products.
+        let draws = if settings.distance == Distance::L1 { DRAWS / 4 } else { DRAWS };
+        let same = |times: &Vec<u32>| {
+            let weights: Vec<f64> = times.iter().map(|&t| f64::from(t) / n as f64).collect();
+            let (raw, whitened) =
+                (self.raw.transpose_times(&weights), self.whitened.transpose_times(&weights));
+            let query = Query::new(self.catalog, settings.distance, &raw, &whitened, n);
+            query.nearest_of(self.catalog, among).is_some_and(|r| r.index == first)
+        };
+        let draws = bootstrap(n, draws, derived_seed(settings.seed, "confidence"));
+        draws.iter().filter(|t| same(t)).count() as f64 / draws.len() as f64
+    }
+
+    fn mix(&self, among: &[usize], max: usize) -> Vec<(usize, f64)> {
+        let vectors: Vec<Vec<f64>> = among.iter().map(|&i| self.catalog.vectors.row(i)).collect();
+        let found = mix(&self.whitened, &Matrix::from_rows(&vectors), max);
+        found.into_iter().map(|(at, w)| (among[at], w)).collect()
+    }
+
+    /// The user's style in words, relative to the catalog's centre as far as the user shows the
+    /// chosen style at all.
+    pub fn explain(&self, strength: f64, seed: u64) -> Explanation {
+        let names = self.catalog.word_names();
+        let explainer = self.catalog.explainer(&names);
+        let mut v = self.whitened.mean();
+        axpy(&mut v, -strength, &self.catalog.centre);
+        let rows = self.whitened.times_transposed(&self.catalog.atoms);
+        explainer.explain(&v, &rows, derived_seed(seed, "user")).0
+    }
+}

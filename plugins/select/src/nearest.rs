@@ -1,0 +1,161 @@
+//! Distances from a user to all pLLMs, in one pass over the catalog's matrix.
+
+use headstart_explain::catalog::Catalog;
+use headstart_explain::math::{Matrix, axpy, dot};
+use headstart_protocol::Failure;
+use rayon::prelude::*;
+
+/// Rows of the catalog that one thread takes at a time.
+const CHUNK: usize = 1024;
+
+/// How users are compared with pLLMs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distance {
+    /// Whitened Euclidean distance to the pLLM's vector times a strength between 0 and 1, fitted for
+    /// each pLLM: a user who writes in a style only now and then is still near that style.
+    Whitened,
+    /// One minus the cosine of the space's vectors, not whitened, features left out.
+    Cosine,
+    /// Sum of absolute differences of the words' coefficients: the published method's.
+    L1,
+}
+
+impl Distance {
+    /// The distance of this name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn named(name: &str) -> Result<Self, Failure> {
+        match name {
+            "whitened" => Ok(Self::Whitened),
+            "cosine" => Ok(Self::Cosine),
+            "l1" => Ok(Self::L1),
+            _ => Err(Failure::input(format!("there is no metric `{name}`"))),
+        }
+    }
+}
+
+/// A pLLM and how far it is from a user.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ranked {
+    /// Its place in the catalog.
+    pub index: usize,
+    /// The distance.
+    pub distance: f64,
+    /// With [`Distance::Whitened`], how much of the pLLM's style the user shows, 0 to 1; else 1.
+    pub strength: f64,
+    /// With [`Distance::Whitened`], how much nearer the pLLM is than the base, in squares; else 0.
+    pub gain: f64,
+}
+
+/// A user's vectors, ready to be compared.
+pub struct Query {
+    distance: Distance,
+    /// What is multiplied with every row: whitened vector, or coefficients.
+    vector: Vec<f32>,
+    /// Squared length of the whitened vector, or length of the raw vector.
+    size: f64,
+}
+
+impl Query {
+    /// Prepares a comparison. `raw` is the mean of the user's raw rows with the catalog's reference
+    /// taken off; `whitened` is the same in the metric, `n` the number of rows.
+    pub fn new(catalog: &Catalog, distance: Distance, raw: &[f64], whitened: &[f64], n: usize) -> Self {
+        let (vector, size) = match distance {
+            Distance::Whitened => (whitened.to_vec(), dot(whitened, whitened)),
+            Distance::Cosine => {
+                let d = catalog.about.d;
+                let mut own = raw.to_vec();
+                own[d..].fill(0.0);
+                (unwhitened(&catalog.factor, &own), dot(&own, &own).sqrt())
+            }
+            Distance::L1 => {
+                let names = catalog.word_names();
+                let mut v = whitened.to_vec();
+                axpy(&mut v, -1.0, &catalog.centre);
+                (catalog.explainer(&names).coefficients(&v, n), 0.0)
+            }
+        };
+        Self { distance, vector: vector.into_iter().map(|x| x as f32).collect(), size }
+    }
+
+    /// Compares with the pLLM at `index`; `row` is room for its vector.
+    fn compare(&self, catalog: &Catalog, index: usize, row: &mut [f32]) -> Ranked {
+        match self.distance {
+            Distance::Whitened => {
+                catalog.vectors.row_into(index, row);
+                let (product, square) = products(&self.vector, row);
+                let strength = if square > 0.0 { (product / square).clamp(0.0, 1.0) } else { 0.0 };
+                let gain = strength * (2.0 * product - strength * square);
+                Ranked { index, distance: (self.size - gain).max(0.0).sqrt(), strength, gain }
+            }
+            Distance::Cosine => {
+                catalog.vectors.row_into(index, row);
+                let (product, _) = products(&self.vector, row);
+                let size = self.size * f64::from(catalog.lengths[index]);
+                let cosine = if size > 0.0 { product / size } else { 0.0 };
+                Ranked { index, distance: 1.0 - cosine, strength: 1.0, gain: 0.0 }
+            }
+            Distance::L1 => {
+                catalog.coefficients.row_into(index, row);
+                let distance = self.vector.iter().zip(&*row).map(|(a, b)| f64::from((a - b).abs())).sum();
+                Ranked { index, distance, strength: 1.0, gain: 0.0 }
+            }
+        }
+    }
+
+    /// The `keep` nearest pLLMs of the catalog, nearest first; equally near ones in catalog order.
+    pub fn nearest(&self, catalog: &Catalog, keep: usize) -> Vec<Ranked> {
+        let n = catalog.about.pllms.len().max(catalog.vectors.rows());
+        let chunk = |at: usize| {
+            let mut row = vec![0.0; self.vector.len()];
+            let all = (at..(at + CHUNK).min(n)).map(|i| self.compare(catalog, i, &mut row));
+            shorten(all.collect(), keep)
+        };
+        let starts: Vec<usize> = (0..n).step_by(CHUNK).collect();
+        let best: Vec<Vec<Ranked>> = starts.into_par_iter().map(chunk).collect();
+        shorten(best.concat(), keep)
+    }
+
+    /// The nearest among the pLLMs at the given places.
+    pub fn nearest_of(&self, catalog: &Catalog, among: &[usize]) -> Option<Ranked> {
+        let mut row = vec![0.0; self.vector.len()];
+        among.iter().map(|&i| self.compare(catalog, i, &mut row)).min_by(order)
+    }
+}
+
+fn order(a: &Ranked, b: &Ranked) -> std::cmp::Ordering {
+    a.distance.total_cmp(&b.distance).then(a.index.cmp(&b.index))
+}
+
+fn shorten(mut all: Vec<Ranked>, keep: usize) -> Vec<Ranked> {
+    if keep < all.len() && keep > 0 {
+        all.select_nth_unstable_by(keep - 1, order);
+    }
+    all.truncate(keep);
+    all.sort_by(order);
+    all
+}
+
+/// a·b and b·b, in sixteen partial sums of fixed order.
+fn products(a: &[f32], b: &[f32]) -> (f64, f64) {
+    let (mut ab, mut bb) = ([0f32; 16], [0f32; 16]);
+    let (xs, ys) = (a.chunks_exact(16), b.chunks_exact(16));
+    let tail = xs.remainder().iter().zip(ys.remainder());
+    let (tail_ab, tail_bb) = tail.fold((0f32, 0f32), |(s, t), (x, y)| (s + x * y, t + y * y));
+    for (x, y) in xs.zip(ys) {
+        for i in 0..16 {
+            ab[i] += x[i] * y[i];
+            bb[i] += y[i] * y[i];
+        }
+    }
+    let sum = |s: [f32; 16], t: f32| f64::from(s.iter().sum::<f32>() + t);
+    (sum(ab, tail_ab), sum(bb, tail_bb))
+}
+
+/// The vector w with w·z = y·x for every raw x in the factor's row space and z = factor · x: so raw
+/// scalar products can be taken from whitened vectors. w = (F Fᵀ)⁻¹ F y.
+fn unwhitened(factor: &Matrix, y: &[f64]) -> Vec<f64> {
+    let gram = factor.times_transposed(factor);
+    headstart_explain::math::fit::ridge(&gram, &factor.times(y), 0.0)
+}
