@@ -1,0 +1,356 @@
+//! An engine for tests: the calls of `protocol::wire` over loopback, with faults on demand, and a
+//! record of everything that devices sent.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+pub mod stages;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path as UrlPath, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use ed25519_dalek::{Signer, SigningKey};
+use headstart_device::{Allowed, DeviceError, Options, Summary, Until};
+use headstart_protocol::artifact::FileRef;
+use headstart_protocol::expr::{Expr, Value};
+use headstart_protocol::task::{Outcome, Task};
+use headstart_protocol::wire::{Commit, Committed, Grant, Joined, Renew, Renewed, WireError};
+use headstart_protocol::{ArtifactRef, Digest, Manifest, PROTOCOL_VERSION, Stage, Type};
+use tokio_util::sync::CancellationToken;
+
+/// What the engine knows, and how it misbehaves.
+#[derive(Default)]
+pub struct Inner {
+    pub tasks: VecDeque<Task>,
+    pub manifests: BTreeMap<Digest, Manifest>,
+    pub blobs: BTreeMap<Digest, Vec<u8>>,
+    pub uploaded: BTreeMap<Digest, Vec<u8>>,
+    pub commits: Vec<Commit>,
+    pub renewals: Vec<Renew>,
+    /// `METHOD PATH RANGE` of every request, in order.
+    pub calls: Vec<String>,
+    /// Every byte that devices sent: request lines, headers, bodies.
+    pub traffic: Vec<u8>,
+    /// Cut the next download after this many bytes.
+    pub cut: Option<usize>,
+    /// Send this instead of every file.
+    pub corrupt: Option<Vec<u8>>,
+    /// Sign grants with another key.
+    pub forge: bool,
+    /// Answer commits with 503.
+    pub no_commits: bool,
+    /// Forget the device's token once.
+    pub forget_token: bool,
+    pub renewed: Option<Renewed>,
+    pub lease_ms: u64,
+}
+
+#[derive(Clone)]
+pub struct Engine {
+    pub url: String,
+    key: Arc<SigningKey>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+impl Engine {
+    pub async fn start() -> Self {
+        Self::start_with_key(7).await
+    }
+
+    pub async fn start_with_key(seed: u8) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let inner = Inner { lease_ms: 10_000, ..Inner::default() };
+        let engine = Self {
+            url,
+            key: Arc::new(SigningKey::from_bytes(&[seed; 32])),
+            inner: Arc::new(Mutex::new(inner)),
+        };
+        let app = Router::new()
+            .route("/v1/join", post(join))
+            .route("/v1/claim", post(claim))
+            .route("/v1/renew", post(renew))
+            .route("/v1/commit", post(commit))
+            .route("/v1/artifacts/{id}", get(manifest))
+            .route("/v1/blobs/{digest}", get(blob).put(upload))
+            .layer(middleware::from_fn_with_state(engine.clone(), record))
+            .with_state(engine.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        engine
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("not poisoned")
+    }
+
+    /// Offers a task.
+    pub fn offer(&self, task: Task) {
+        self.lock().tasks.push_back(task);
+    }
+
+    /// Makes a public artifact known.
+    pub fn publish(&self, ty: Type, files: &[(&str, &[u8])], value: serde_json::Value) -> ArtifactRef {
+        self.publish_using(ty, files, value, &[])
+    }
+
+    pub fn publish_using(
+        &self,
+        ty: Type,
+        files: &[(&str, &[u8])],
+        value: serde_json::Value,
+        uses: &[(&str, &ArtifactRef)],
+    ) -> ArtifactRef {
+        let file = |(name, content): &(&str, &[u8])| {
+            ((*name).to_owned(), FileRef { digest: Digest::of(content), size: content.len() as u64 })
+        };
+        let uses = uses.iter().map(|(k, a)| ((*k).to_owned(), (*a).clone())).collect();
+        let m = Manifest { ty, files: files.iter().map(file).collect(), value, uses };
+        let reference = ArtifactRef::public(&m);
+        let mut inner = self.lock();
+        for (_, content) in files {
+            inner.blobs.insert(Digest::of(content), content.to_vec());
+        }
+        inner.manifests.insert(reference.id, m);
+        reference
+    }
+
+    pub fn commits(&self) -> Vec<Commit> {
+        self.lock().commits.clone()
+    }
+
+    /// The last commit's output.
+    pub fn output(&self) -> ArtifactRef {
+        match &self.commits().last().expect("a commit").outcome {
+            Outcome::Done { output, .. } => output.clone(),
+            other => panic!("not done: {other:?}"),
+        }
+    }
+
+    /// Calls whose text starts with `prefix`.
+    pub fn calls(&self, prefix: &str) -> Vec<String> {
+        self.lock().calls.iter().filter(|c| c.starts_with(prefix)).cloned().collect()
+    }
+}
+
+async fn record(State(engine): State<Engine>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    {
+        let mut inner = engine.lock();
+        let range = parts.headers.get(header::RANGE).and_then(|v| v.to_str().ok()).unwrap_or("");
+        inner.calls.push(format!("{} {} {range}", parts.method, parts.uri).trim_end().to_owned());
+        let mut seen = format!("{} {}\n", parts.method, parts.uri).into_bytes();
+        for (name, value) in &parts.headers {
+            seen.extend_from_slice(name.as_str().as_bytes());
+            seen.extend_from_slice(b": ");
+            seen.extend_from_slice(value.as_bytes());
+            seen.push(b'\n');
+        }
+        seen.extend_from_slice(&body);
+        inner.traffic.extend_from_slice(&seen);
+    }
+    next.run(Request::from_parts(parts, Body::from(body))).await
+}
+
+async fn join(State(engine): State<Engine>) -> Json<Joined> {
+    let key = Digest(engine.key.verifying_key().to_bytes()).to_string();
+    Json(Joined { token: "token".into(), key, protocol: PROTOCOL_VERSION })
+}
+
+async fn claim(State(engine): State<Engine>, headers: HeaderMap) -> Response {
+    if std::mem::take(&mut engine.lock().forget_token) {
+        return refuse(StatusCode::UNAUTHORIZED, "unknown_token", "who are you?");
+    }
+    assert_eq!(headers[header::AUTHORIZATION], "Bearer token");
+    let task = engine.lock().tasks.pop_front();
+    let Some(task) = task else {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        return StatusCode::NO_CONTENT.into_response();
+    };
+    let task = serde_json::to_string(&task).expect("serializes");
+    let forged = SigningKey::from_bytes(&[99; 32]);
+    let key = if engine.lock().forge { &forged } else { &*engine.key };
+    let signature: String = key.sign(task.as_bytes()).to_bytes().iter().map(|b| format!("{b:02x}")).collect();
+    Json(Grant { task, signature, lease_ms: engine.lock().lease_ms }).into_response()
+}
+
+async fn renew(State(engine): State<Engine>, Json(renew): Json<Renew>) -> Json<Renewed> {
+    let mut inner = engine.lock();
+    inner.renewals.push(renew);
+    Json(inner.renewed.unwrap_or(Renewed::Ok))
+}
+
+async fn commit(State(engine): State<Engine>, Json(commit): Json<Commit>) -> Response {
+    let mut inner = engine.lock();
+    if inner.no_commits {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "internal", "not now");
+    }
+    let files = commit.manifests.values().flat_map(|m| m.files.values());
+    let lacks: Vec<String> = files
+        .filter(|f| !inner.uploaded.contains_key(&f.digest) && !inner.blobs.contains_key(&f.digest))
+        .map(|f| f.digest.to_string())
+        .collect();
+    if !lacks.is_empty() {
+        return refuse(StatusCode::CONFLICT, "missing_blob", &lacks.join(" "));
+    }
+    inner.commits.push(commit);
+    Json(Committed::Accepted).into_response()
+}
+
+async fn manifest(State(engine): State<Engine>, UrlPath(id): UrlPath<String>) -> Response {
+    let id: Digest = id.parse().expect("a digest");
+    match engine.lock().manifests.get(&id) {
+        Some(m) => Json(m).into_response(),
+        None => refuse(StatusCode::NOT_FOUND, "not_found", "no such artifact"),
+    }
+}
+
+async fn blob(
+    State(engine): State<Engine>,
+    UrlPath(digest): UrlPath<String>,
+    headers: HeaderMap,
+) -> Response {
+    let mut inner = engine.lock();
+    let content = inner.corrupt.clone().or_else(|| inner.blobs.get(&digest.parse().ok()?).cloned());
+    let Some(content) = content else { return refuse(StatusCode::NOT_FOUND, "not_found", "no such file") };
+    let range = headers.get(header::RANGE).and_then(|v| v.to_str().ok());
+    let from = range.and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    let part = content[from.unwrap_or(0)..].to_vec();
+    let status = if from.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+    let length = [(header::CONTENT_LENGTH, part.len().to_string())];
+    match inner.cut.take() {
+        None => (status, length, part).into_response(),
+        Some(n) => {
+            let cut = tokio::io::AsyncReadExt::chain(std::io::Cursor::new(part[..n].to_vec()), Broken);
+            let body = Body::from_stream(tokio_util::io::ReaderStream::new(cut));
+            (status, length, body).into_response()
+        }
+    }
+}
+
+/// A reader that breaks off, after a while in which what came before it is sent.
+struct Broken;
+
+impl tokio::io::AsyncRead for Broken {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        _: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        let waker = cx.waker().clone();
+        static ONCE: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+        if ONCE.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            return std::task::Poll::Ready(Err(std::io::Error::other("cut")));
+        }
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            waker.wake();
+        });
+        std::task::Poll::Pending
+    }
+}
+
+async fn upload(
+    State(engine): State<Engine>,
+    UrlPath(digest): UrlPath<String>,
+    body: axum::body::Bytes,
+) -> StatusCode {
+    let digest: Digest = digest.parse().expect("a digest");
+    assert_eq!(Digest::of(&body), digest, "an upload is what it says");
+    engine.lock().uploaded.insert(digest, body.to_vec());
+    StatusCode::NO_CONTENT
+}
+
+fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
+    (status, Json(WireError { code: code.into(), message: message.into() })).into_response()
+}
+
+/// A device's folders.
+pub struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        std::fs::create_dir(dir.path().join("data")).expect("data");
+        Self { dir }
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.data().join(name), text).expect("writes");
+    }
+
+    pub fn options(&self, engine: &Engine) -> Options {
+        Options {
+            url: engine.url.clone(),
+            name: "phone".into(),
+            data: self.data(),
+            state: self.state(),
+            until: Until::Idle(Duration::from_millis(150)),
+            holds: vec![],
+            allowed: Allowed::NUMBERS,
+            memory: None,
+            threads: 2,
+        }
+    }
+
+    /// Runs a device until there is nothing to do.
+    pub async fn run(&self, engine: &Engine, stages: Vec<Box<dyn Stage>>) -> Result<Summary, DeviceError> {
+        headstart_device::run(self.options(engine), stages, CancellationToken::new()).await
+    }
+}
+
+/// A task of a kind, with fence `fence`; adjust it as needed.
+pub fn task(fence: u64, kind: &str, ty: Type, args: &[(&str, Value)]) -> Task {
+    Task {
+        run: "run-1".into(),
+        instance: u32::try_from(fence).expect("small"),
+        name: kind.to_owned(),
+        attempt: 1,
+        fence,
+        kind: kind.to_owned(),
+        version: 1,
+        ty,
+        args: args.iter().map(|(k, v)| ((*k).to_owned(), Expr::value(v.clone()))).collect(),
+        when: None,
+        memory: None,
+        timeout_ms: None,
+        private: false,
+        release: vec![],
+        prefetch: vec![],
+    }
+}
+
+/// `value.name`, as an expression.
+pub fn field(artifact: &ArtifactRef, name: &str) -> Expr {
+    Expr::Field { of: Box::new(Expr::value(Value::Artifact(artifact.clone()))), name: name.into() }
+}
+
+pub fn read_all(dir: &Path) -> Vec<u8> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            out.extend(read_all(&path))
+        } else {
+            out.extend(std::fs::read(path).expect("reads"))
+        }
+    }
+    out
+}

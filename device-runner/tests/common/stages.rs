@@ -1,0 +1,138 @@
+//! Small stages of the real kinds, with a closure each.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use headstart_protocol::rows::{ROWS_FILE, from_jsonl};
+use headstart_protocol::{Args, Context, Failure, FailureClass, Output, Stage, Type};
+use serde_json::json;
+
+type Run = Box<dyn Fn(&Args, &dyn Context) -> Result<Output, Failure> + Send + Sync>;
+
+/// A stage made of a closure.
+pub struct Fake(&'static str, Run);
+
+impl Stage for Fake {
+    fn kind(&self) -> &'static str {
+        self.0
+    }
+
+    fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
+        (self.1)(args, ctx)
+    }
+}
+
+pub fn fake(
+    kind: &'static str,
+    run: impl Fn(&Args, &dyn Context) -> Result<Output, Failure> + Send + Sync + 'static,
+) -> Box<dyn Stage> {
+    Box::new(Fake(kind, Box::new(run)))
+}
+
+fn write(ctx: &dyn Context, name: &str, content: impl AsRef<[u8]>) -> std::path::PathBuf {
+    let at = ctx.scratch().join(name);
+    std::fs::write(&at, content).expect("writes");
+    at
+}
+
+/// `jsonl`: the rows of a file of the data folder.
+pub fn jsonl() -> Box<dyn Stage> {
+    fake("jsonl", |args, ctx| {
+        let at = ctx.path(args.text("path")?);
+        let text = std::fs::read_to_string(&at).map_err(|e| Failure::io(&at, &e))?;
+        let rows = from_jsonl(&text).map_err(|e| Failure::input(format!("{}: {e}", at.display())))?;
+        let value = json!({ "rows": rows.len() });
+        Ok(Output::new(Type::Dataset, value).file(ROWS_FILE, write(ctx, "rows", text)))
+    })
+}
+
+fn rows_text(args: &Args, ctx: &dyn Context, name: &str) -> Result<String, Failure> {
+    let at = ctx.open(args.artifact(name)?)?.join(ROWS_FILE);
+    std::fs::read_to_string(&at).map_err(|e| Failure::io(&at, &e))
+}
+
+/// `evaluate`: numbers over rows, with texts beside them that must not leave.
+pub fn evaluate() -> Box<dyn Stage> {
+    fake("evaluate", |args, ctx| {
+        let text = rows_text(args, ctx, "data")?;
+        ctx.progress(headstart_protocol::Progress { done: 1, unit: text.clone(), ..Default::default() });
+        ctx.count("tokens", text.len() as u64);
+        let first = text.lines().next().unwrap_or_default().to_owned();
+        let value = json!({
+            "loss": 1.25, "perplexity": 3.5, "reached": true,
+            "best_answer": first, "answers": [first, text], "nested": { "text": text },
+        });
+        Ok(Output::new(Type::Metrics, value).file("answers.jsonl", write(ctx, "answers", &text)))
+    })
+}
+
+/// `select`: chooses the first pLLM of the catalog, and carries texts that must not leave.
+pub fn select() -> Box<dyn Stage> {
+    fake("select", |args, ctx| {
+        let text = rows_text(args, ctx, "user")?;
+        let catalog = ctx.manifest(args.artifact("catalog")?)?;
+        let pllms: Vec<_> = catalog.uses.iter().filter(|(k, _)| k.starts_with("pllm:")).collect();
+        let (key, chosen) = pllms[0];
+        let name = key.trim_start_matches("pllm:");
+        let first = text.lines().next().unwrap_or_default();
+        let value = json!({
+            "pllm_name": name, "confidence": 0.75, "is_mix": false, "abstained": false,
+            "mix": { name: 0.9, first: 0.1 },
+            "coefficients": { "friendly": 0.5, first: 0.25 },
+            "why": format!("because of {text}"),
+        });
+        let output = Output::new(Type::Selection, value).uses("pllm", chosen.clone());
+        Ok(pllms.iter().fold(output, |o, (k, a)| o.uses((*k).clone(), (*a).clone())))
+    })
+}
+
+/// `finetune`: an adapter whose bytes depend on the rows.
+pub fn finetune() -> Box<dyn Stage> {
+    fake("finetune", |args, ctx| {
+        let from = args.artifact("from")?;
+        let folder = ctx.open(from)?;
+        let base = std::fs::read(folder.join("model.safetensors")).map_err(|e| Failure::io(&folder, &e))?;
+        let text = rows_text(args, ctx, "data")?;
+        let weights = [base, blake3::hash(text.as_bytes()).as_bytes().to_vec()].concat();
+        let value = json!({ "format": "lora", "metrics": { "loss": 1.5, "steps": 40 }, "sample": text });
+        Ok(Output::new(Type::Pllm, value)
+            .file("adapter_model.safetensors", write(ctx, "weights", weights))
+            .file("adapter_config.json", write(ctx, "config", "{\"r\":8}"))
+            .file("training-rows.jsonl", write(ctx, "rows", text))
+            .uses("base", from.clone()))
+    })
+}
+
+/// `probe`: a public output of public inputs, counting how often it ran.
+pub fn probe(ran: Arc<AtomicUsize>) -> Box<dyn Stage> {
+    fake("probe", move |args, ctx| {
+        ran.fetch_add(1, Ordering::SeqCst);
+        let folder = ctx.open(args.artifact("model")?)?;
+        let weights =
+            std::fs::read(folder.join("model.safetensors")).map_err(|e| Failure::io(&folder, &e))?;
+        let rows = rows_text(args, ctx, "prompts")?;
+        ctx.count("forward_passes", 3);
+        let answer = format!("{} bytes of weights\n{rows}", weights.len());
+        Ok(Output::new(Type::Responses, json!({ "rows": 1 })).file(ROWS_FILE, write(ctx, "out", answer)))
+    })
+}
+
+/// `slow`: works until it is told to stop.
+pub fn slow() -> Box<dyn Stage> {
+    fake("slow", |_, ctx| {
+        for done in 0.. {
+            if ctx.cancelled() {
+                return Err(Failure::new(FailureClass::Cancelled, "told to stop"));
+            }
+            ctx.progress(headstart_protocol::Progress { done, unit: "naps".into(), ..Default::default() });
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        unreachable!("naps forever")
+    })
+}
+
+/// Those of the private path.
+pub fn private_stages() -> Vec<Box<dyn Stage>> {
+    vec![jsonl(), evaluate(), select(), finetune()]
+}

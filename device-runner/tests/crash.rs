@@ -1,0 +1,140 @@
+//! A device that is killed: kill -9 of a real process loses nothing but the attempt that is running.
+
+mod common;
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Engine, Place, stages, task};
+use headstart_device::history;
+use headstart_protocol::Type;
+use headstart_protocol::expr::Value;
+use headstart_protocol::task::{Outcome, Task};
+use tokio_util::sync::CancellationToken;
+
+/// Not a test by itself: the process that the tests below start and kill.
+#[test]
+fn child() {
+    let Ok(url) = std::env::var("TEST_ENGINE") else { return };
+    let path = |name: &str| std::env::var_os(name).expect("set by the parent").into();
+    let options = headstart_device::Options {
+        url,
+        name: "phone".into(),
+        data: path("TEST_DATA"),
+        state: path("TEST_STATE"),
+        until: headstart_device::Until::Once,
+        holds: vec![],
+        allowed: headstart_device::Allowed::NUMBERS,
+        memory: None,
+        threads: 1,
+    };
+    let mut stages = stages::private_stages();
+    stages.push(stages::slow());
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(headstart_device::run(options, stages, CancellationToken::new())).expect("runs");
+}
+
+fn spawn_child(engine: &Engine, place: &Place) -> Child {
+    let mut command = Command::new(std::env::current_exe().expect("this test"));
+    command.args(["--exact", "child", "--nocapture"]).env("TEST_ENGINE", &engine.url);
+    command.env("TEST_DATA", place.data()).env("TEST_STATE", place.state());
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(20), "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits for a process to end by itself.
+async fn ended(mut child: Child) -> Option<i32> {
+    let mut code = None;
+    until("the device ends", || {
+        code = child.try_wait().expect("waits").map(|s| s.code());
+        code.is_some()
+    })
+    .await;
+    code.flatten()
+}
+
+fn diary_task(fence: u64) -> Task {
+    task(fence, "jsonl", Type::Dataset, &[("path", Value::Path("me.jsonl".into()))])
+}
+
+/// Kills the device after the stage ran and before its commit was taken; starts it again.
+async fn killed_before_its_commit(spawn: impl Fn(&Engine, &Place) -> Child) {
+    let (engine, place) = (Engine::start().await, Place::new());
+    place.write("me.jsonl", "{\"prompt\":\"hello\",\"response\":\"you\"}\n");
+    engine.lock().no_commits = true;
+    engine.offer(diary_task(8));
+    let mut child = spawn(&engine, &place);
+    until("a commit is tried", || !engine.calls("POST /v1/commit").is_empty()).await;
+    child.kill().expect("kill -9");
+    child.wait().expect("gone");
+    assert!(engine.commits().is_empty());
+
+    engine.lock().no_commits = false;
+    let child = spawn(&engine, &place);
+    until("the commit arrives", || !engine.commits().is_empty()).await;
+    // There is nothing more to do: a second task lets `--once` end.
+    engine.offer(diary_task(9));
+    assert_eq!(ended(child).await, Some(0));
+    let commits = engine.commits();
+    assert_eq!(commits.iter().map(|c| c.fence).collect::<Vec<_>>(), [8, 9], "each once");
+    assert!(commits.iter().all(|c| matches!(c.outcome, Outcome::Done { .. })));
+    let ran = history::read(&place.state().join("history.jsonl")).expect("a history");
+    assert_eq!(ran.len(), 2, "the stage did not run again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_between_execution_and_commit() {
+    killed_before_its_commit(spawn_child).await;
+}
+
+#[cfg(feature = "builtin")]
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_between_execution_and_commit_of_the_real_binary() {
+    killed_before_its_commit(|engine, place| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headstart-device"));
+        command.args(["join", &engine.url, "--name", "phone", "--once"]);
+        command.arg("--data").arg(place.data()).arg("--state").arg(place.state());
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_while_a_stage_runs_loses_that_attempt_only() {
+    let (engine, place) = (Engine::start().await, Place::new());
+    place.write("me.jsonl", "{\"prompt\":\"hello\"}\n");
+    engine.lock().lease_ms = 60;
+    engine.offer(task(1, "slow", Type::Metrics, &[]));
+    let mut child = spawn_child(&engine, &place);
+    until("the stage runs", || !engine.lock().renewals.is_empty()).await;
+    child.kill().expect("kill -9");
+    child.wait().expect("gone");
+
+    engine.offer(diary_task(2));
+    assert_eq!(ended(spawn_child(&engine, &place)).await, Some(0));
+    assert_eq!(engine.commits().iter().map(|c| c.fence).collect::<Vec<_>>(), [2]);
+    assert!(std::fs::read_dir(place.state().join("scratch")).expect("there").next().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_outbox_and_a_second_device_in_one_folder() {
+    let (engine, place) = (Engine::start().await, Place::new());
+    place.run(&engine, vec![]).await.expect("joins");
+    std::fs::write(place.state().join("outbox/00000000000000000001.json"), "{\"comm").expect("torn");
+    engine.lock().lease_ms = 60;
+    engine.offer(task(1, "slow", Type::Metrics, &[]));
+    let mut child = spawn_child(&engine, &place);
+    until("the stage runs", || !engine.lock().renewals.is_empty()).await;
+    let error = place.run(&engine, vec![]).await.expect_err("in use");
+    assert!(error.exit_code() == 2 && error.to_string().contains("in use"), "{error}");
+    child.kill().expect("kill -9");
+    child.wait().expect("gone");
+    place.run(&engine, vec![]).await.expect("the lock died with its holder");
+}
