@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn wilsons_interval() {
-        // Values of R's prop.test(correct = FALSE), as binom::binom.wilson gives them.
+        // As scipy.stats.binomtest(…).proportion_ci(method="wilson") gives them.
         let near = |(low, high): (f64, f64), l: f64, h: f64| {
             assert!((low - l).abs() < 5e-5 && (high - h).abs() < 5e-5, "({low}, {high})");
         };
