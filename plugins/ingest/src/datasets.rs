@@ -1,0 +1,223 @@
+//! Sources of datasets: JSON Lines, simulated users, concatenation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use headstart_protocol::rows::{self, ROWS_FILE, Row, text_digest};
+use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Map, Value, json};
+
+/// The response key where none is given; only then may every row lack it.
+const RESPONSE: &str = "response";
+
+/// `jsonl`: rows of JSON Lines files.
+pub struct JsonLines;
+
+impl Stage for JsonLines {
+    fn kind(&self) -> &'static str {
+        "jsonl"
+    }
+
+    fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
+        let keys = Keys { prompt: args.texts("prompt"), response: args.text("response")? };
+        let paths = args.texts("path");
+        if paths.is_empty() {
+            return Err(Failure::input("no files: the list of paths is empty"));
+        }
+        let mut rows = Vec::new();
+        for path in &paths {
+            rows.extend(keys.read(&ctx.path(path))?);
+        }
+        if args.bool("sort")? {
+            rows.sort_by_cached_key(|row| text_digest(&row.prompt));
+        }
+        let (found, skip) = (rows.len(), args.count("skip")?);
+        let take = args.int_opt("take").map(|_| args.count("take")).transpose()?;
+        let rows: Vec<Row> = rows.into_iter().skip(skip).take(take.unwrap_or(usize::MAX)).collect();
+        if rows.is_empty() {
+            let what = format!("no rows are left of {}: it has {found}", paths.join(", "));
+            let cut = take.map_or(String::new(), |n| format!(", {n} are taken"));
+            return Err(Failure::input(format!("{what}, {skip} are skipped{cut}")));
+        }
+        write(ctx, &rows)
+    }
+}
+
+/// The keys under which a file keeps prompt and response.
+struct Keys<'a> {
+    prompt: Vec<&'a str>,
+    response: &'a str,
+}
+
+impl Keys<'_> {
+    fn read(&self, path: &Path) -> Result<Vec<Row>, Failure> {
+        let bytes = fs::read(path).map_err(|e| Failure::io(path, &e))?;
+        let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+        let mut rows = Vec::new();
+        let mut answered = false;
+        let mut seen = BTreeSet::new();
+        for (i, line) in bytes.split(|b| *b == b'\n').enumerate() {
+            let at = |why: String| Failure::input(format!("{}, line {}: {why}", path.display(), i + 1));
+            let line = std::str::from_utf8(line).map_err(|e| {
+                at(format!("byte {} is not UTF-8", e.valid_up_to() + 1)).help("save the file as UTF-8")
+            })?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            let object: Map<String, Value> = serde_json::from_str(line)
+                .map_err(|e| at(malformed(&e)).help("each line must be one JSON object"))?;
+            answered |= object.contains_key(self.response);
+            rows.push(self.row(&object).map_err(at)?);
+            if !answered {
+                seen.extend(object.into_iter().map(|(key, _)| key));
+            }
+        }
+        if rows.is_empty() {
+            return Err(Failure::input(format!("{}: the file has no rows", path.display())));
+        }
+        if !answered && self.response != RESPONSE {
+            let why = missing(self.response, seen.iter().map(String::as_str));
+            return Err(Failure::input(format!("{}: {why}", path.display())));
+        }
+        Ok(rows)
+    }
+
+    fn row(&self, object: &Map<String, Value>) -> Result<Row, String> {
+        let text = |key: &str| match object.get(key) {
+            Some(Value::String(text)) => Ok(Some(text.as_str())),
+            Some(Value::Null) => Ok(Some("")),
+            Some(other) => Err(format!("`{key}` is {}, not text", kind(other))),
+            None => Ok(None),
+        };
+        let mut parts = Vec::new();
+        for key in &self.prompt {
+            let part = text(key)?.ok_or_else(|| missing(key, object.keys().map(String::as_str)))?;
+            if !part.is_empty() {
+                parts.push(part);
+            }
+        }
+        if parts.is_empty() {
+            return Err("the prompt is empty".into());
+        }
+        let response = text(self.response)?.unwrap_or_default();
+        Ok(Row { prompt: parts.join("\n"), response: response.to_owned() })
+    }
+}
+
+fn missing<'a>(key: &str, there: impl Iterator<Item = &'a str>) -> String {
+    let there: Vec<String> = there.map(|k| format!("`{k}`")).collect();
+    let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+    format!("there is no key `{key}`; the keys there are: {there}")
+}
+
+/// serde_json's message counts lines within the text it is given, which is one line here.
+fn malformed(e: &serde_json::Error) -> String {
+    let text = e.to_string();
+    let why = text.rsplit_once(" at line ").map_or(text.as_str(), |(why, _)| why);
+    format!("not a JSON object: {why}, at column {}", e.column())
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// `concat`: the rows of several datasets, one after another.
+pub struct Concat;
+
+impl Stage for Concat {
+    fn kind(&self) -> &'static str {
+        "concat"
+    }
+
+    fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
+        let mut all = Vec::new();
+        for (_, dataset) in args.artifacts("datasets")? {
+            all.extend(read_rows(ctx, dataset)?);
+        }
+        if all.is_empty() {
+            return Err(Failure::input("there is nothing to concatenate: the list of datasets is empty"));
+        }
+        write(ctx, &all)
+    }
+}
+
+/// `blend`: a simulated user, a share of whose rows is in a style.
+///
+/// Prompts are drawn from those that both datasets answer, in an order that depends on the seed
+/// alone, not on the files. The first of them take the styled answer, so with the same seed a
+/// larger share keeps the styled rows of a smaller one.
+pub struct Blend;
+
+impl Stage for Blend {
+    fn kind(&self) -> &'static str {
+        "blend"
+    }
+
+    fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
+        let (share, count) = (args.float("share")?, args.count("rows")?);
+        if !(0.0..=1.0).contains(&share) {
+            return Err(Failure::input(format!("argument `share` is {share}, but must lie between 0 and 1")));
+        }
+        if count == 0 {
+            return Err(Failure::input("argument `rows` is 0: a user without rows has no style"));
+        }
+        let styled = answers(read_rows(ctx, args.artifact("styled")?)?);
+        let mut plain = answers(read_rows(ctx, args.artifact("plain")?)?);
+        let mut both: Vec<(String, String, String)> = styled
+            .into_iter()
+            .filter_map(|(prompt, styled)| plain.remove(&prompt).map(|plain| (prompt, styled, plain)))
+            .collect();
+        if both.len() < count {
+            let found = both.len();
+            return Err(Failure::input(format!(
+                "`styled` and `plain` both answer {found} prompts, but argument `rows` asks for {count}"
+            ))
+            .help("both datasets must answer the same prompts, word for word"));
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(args.int("seed")? as u64);
+        both.sort_by_cached_key(|(prompt, ..)| text_digest(prompt));
+        both.shuffle(&mut rng);
+        both.truncate(count);
+        let in_style = (share * count as f64).round() as usize;
+        let choose = |(i, (prompt, styled, plain)): (usize, (String, String, String))| Row {
+            prompt,
+            response: if i < in_style { styled } else { plain },
+        };
+        let mut rows: Vec<Row> = both.into_iter().enumerate().map(choose).collect();
+        rows.shuffle(&mut rng);
+        write(ctx, &rows)
+    }
+}
+
+/// The first answer to each prompt; prompts without an answer are left out.
+fn answers(rows: Vec<Row>) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    for row in rows.into_iter().filter(|row| !row.response.is_empty()) {
+        out.entry(row.prompt).or_insert(row.response);
+    }
+    out
+}
+
+/// The rows of a `Dataset` or of `Responses`.
+pub(crate) fn read_rows(ctx: &dyn Context, dataset: &ArtifactRef) -> Result<Vec<Row>, Failure> {
+    let path = ctx.open(dataset)?.join(ROWS_FILE);
+    let text = fs::read_to_string(&path).map_err(|e| Failure::io(&path, &e))?;
+    rows::from_jsonl(&text).map_err(|e| Failure::input(format!("{}: {e}", path.display())))
+}
+
+fn write(ctx: &dyn Context, rows: &[Row]) -> Result<Output, Failure> {
+    let path = ctx.scratch().join(ROWS_FILE);
+    fs::write(&path, rows::to_jsonl(rows)).map_err(|e| Failure::io(&path, &e))?;
+    Ok(Output::new(Type::Dataset, json!({ "rows": rows.len() })).file(ROWS_FILE, path))
+}

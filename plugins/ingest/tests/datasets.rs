@@ -1,0 +1,173 @@
+//! Reading rows, cutting and joining them, simulated users.
+
+use headstart_ingest::datasets::{Blend, Concat, JsonLines};
+use headstart_protocol::rows::text_digest;
+use headstart_protocol::{ArtifactRef, Failure, FailureClass, Value};
+use headstart_testkit::MemoryContext;
+
+fn text(t: &str) -> Value {
+    Value::Text(t.into())
+}
+
+fn path(p: &str) -> Value {
+    Value::Path(p.into())
+}
+
+fn list(items: Vec<Value>) -> Value {
+    Value::List(items.into_iter().enumerate().map(|(i, v)| (i.to_string(), v)).collect())
+}
+
+fn read(ctx: &MemoryContext, more: Vec<(&str, Value)>) -> Result<Vec<(String, String)>, Failure> {
+    let args = [("path", path("rows.jsonl"))].into_iter().filter(|_| !more.iter().any(|(n, _)| *n == "path"));
+    let dataset = ctx.run(&JsonLines, args.chain(more.clone()))?;
+    Ok(ctx.rows_of(&dataset).into_iter().map(|r| (r.prompt, r.response)).collect())
+}
+
+fn refusal(ctx: &MemoryContext, content: &[u8], more: Vec<(&str, Value)>) -> String {
+    ctx.write("rows.jsonl", content);
+    let failure = read(ctx, more).unwrap_err();
+    assert_eq!(failure.class, FailureClass::Input);
+    failure.message
+}
+
+fn pair(p: &str, r: &str) -> (String, String) {
+    (p.into(), r.into())
+}
+
+#[test]
+fn rows_by_the_keys_that_a_file_uses() {
+    let ctx = MemoryContext::new();
+    let content = "\u{FEFF}{\"instruction\":\"Do\",\"input\":\"this\",\"output\":\"Done.\",\"id\":1}\r\n\r\n\
+                   {\"instruction\":\"Say hi\",\"input\":\"\",\"output\":null}";
+    ctx.write("rows.jsonl", content);
+    let keys = vec![("prompt", list(vec![text("instruction"), text("input")])), ("response", text("output"))];
+    assert_eq!(read(&ctx, keys).unwrap(), [pair("Do\nthis", "Done."), pair("Say hi", "")]);
+
+    ctx.write("rows.jsonl", "{\"prompt\":\"bare\"}\n");
+    assert_eq!(read(&ctx, vec![]).unwrap(), [pair("bare", "")]);
+    let twice = vec![("path", list(vec![path("rows.jsonl"), path("rows.jsonl")]))];
+    assert_eq!(read(&ctx, twice).unwrap().len(), 2);
+}
+
+#[test]
+fn sorting_makes_cuts_alike_in_files_of_the_same_prompts() {
+    let ctx = MemoryContext::new();
+    let line = |i: usize, r: &str| format!("{{\"prompt\":\"q{i}\",\"response\":\"{r}{i}\"}}\n");
+    ctx.write("a.jsonl", (0..9).map(|i| line(i, "a")).collect::<String>());
+    ctx.write("b.jsonl", (0..9).rev().map(|i| line(i, "b")).collect::<String>());
+    let cut = |file: &str| {
+        let more = vec![
+            ("path", path(file)),
+            ("sort", Value::Bool(true)),
+            ("skip", Value::Int(2)),
+            ("take", Value::Int(4)),
+        ];
+        read(&ctx, more).unwrap().into_iter().map(|(p, _)| p).collect::<Vec<_>>()
+    };
+    let mut sorted: Vec<String> = (0..9).map(|i| format!("q{i}")).collect();
+    sorted.sort_by_key(|p| text_digest(p));
+    assert_eq!(cut("a.jsonl"), sorted[2..6]);
+    assert_eq!(cut("a.jsonl"), cut("b.jsonl"));
+}
+
+#[test]
+fn bad_rows_are_named_by_file_line_and_key() {
+    let ctx = MemoryContext::new();
+    let good = "{\"prompt\":\"a\",\"response\":\"b\"}\n";
+    let with = |second: &[u8]| [good.as_bytes(), second].concat();
+    let check = |content: Vec<u8>, more: Vec<(&str, Value)>, parts: &[&str]| {
+        let message = refusal(&ctx, &content, more);
+        assert!(message.contains("rows.jsonl"), "{message}");
+        for part in parts {
+            assert!(message.contains(part), "`{part}` in: {message}");
+        }
+    };
+    check(with(b"{\"prompt\": \"a\""), vec![], &["line 2", "not a JSON object", "column"]);
+    check(with(b"[1, 2]"), vec![], &["line 2", "not a JSON object"]);
+    check(
+        with(b"{\"question\":\"a\",\"answer\":\"b\"}"),
+        vec![],
+        &["line 2", "`prompt`", "`answer`, `question`"],
+    );
+    check(with(b"{\"prompt\":7}"), vec![], &["line 2", "`prompt` is a number"]);
+    check(with(b"{\"prompt\":\"\"}"), vec![], &["line 2", "empty"]);
+    check(with(b"{\"prompt\":\"\xFF\"}"), vec![], &["line 2", "byte 12 is not UTF-8"]);
+    check(b"\n \n".to_vec(), vec![], &["no rows"]);
+    check(with(b""), vec![("response", text("answer"))], &["`answer`", "`prompt`, `response`"]);
+    check(with(b""), vec![("skip", Value::Int(1))], &["no rows are left", "it has 1", "1 are skipped"]);
+    assert!(refusal(&ctx, good.as_bytes(), vec![("skip", Value::Int(-1))]).contains("`skip` is -1"));
+}
+
+#[test]
+fn a_missing_file_is_the_users_fault() {
+    let failure = read(&MemoryContext::new(), vec![]).unwrap_err();
+    assert_eq!(failure.class, FailureClass::Input);
+    assert!(failure.message.contains("rows.jsonl"), "{}", failure.message);
+}
+
+#[test]
+fn concat_keeps_the_order() {
+    let ctx = MemoryContext::new();
+    let (a, b) = (ctx.dataset(&[("1", "x"), ("2", "x")]), ctx.dataset(&[("1", "y")]));
+    let both = ctx.run(&Concat, [("datasets", list(vec![Value::Artifact(b), Value::Artifact(a)]))]).unwrap();
+    let prompts: Vec<_> = ctx.rows_of(&both).into_iter().map(|r| r.prompt + &r.response).collect();
+    assert_eq!(prompts, ["1y", "1x", "2x"]);
+    assert_eq!(ctx.value_of(&both)["rows"], 3);
+    assert!(ctx.run(&Concat, [("datasets", list(vec![]))]).is_err());
+}
+
+/// Two datasets that share the prompts p3 … p29, in opposite orders.
+fn styles(ctx: &MemoryContext) -> (ArtifactRef, ArtifactRef) {
+    let named: Vec<String> = (0..33).map(|i| format!("p{i}")).collect();
+    let rows = |range: std::ops::Range<usize>, answer: &'static str| -> Vec<(&str, &str)> {
+        range.map(|i| (named[i].as_str(), answer)).collect()
+    };
+    let mut plain = rows(3..33, "plain");
+    plain.reverse();
+    (ctx.dataset(&rows(0..30, "styled")), ctx.dataset(&plain))
+}
+
+fn blend(ctx: &MemoryContext, share: f64, rows: i64, seed: i64) -> Result<Vec<(String, String)>, Failure> {
+    let (styled, plain) = styles(ctx);
+    let args = [
+        ("styled", Value::Artifact(styled)),
+        ("plain", Value::Artifact(plain)),
+        ("share", Value::Float(share)),
+        ("rows", Value::Int(rows)),
+        ("seed", Value::Int(seed)),
+    ];
+    let user = ctx.run(&Blend, args)?;
+    Ok(ctx.rows_of(&user).into_iter().map(|r| (r.prompt, r.response)).collect())
+}
+
+#[test]
+fn a_simulated_user_has_the_asked_share_of_style_on_distinct_prompts() {
+    let ctx = MemoryContext::new();
+    let user = blend(&ctx, 0.7, 20, 1).unwrap();
+    assert_eq!(user.iter().filter(|(_, r)| r == "styled").count(), 14);
+    let mut prompts: Vec<_> = user.iter().map(|(p, _)| p.clone()).collect();
+    prompts.sort();
+    prompts.dedup();
+    assert_eq!(prompts.len(), 20);
+    assert!(!prompts.iter().any(|p| ["p0", "p1", "p2", "p30", "p31", "p32"].contains(&p.as_str())));
+    // Shuffled: the styled rows do not all stand first.
+    assert!(user[..14].iter().any(|(_, r)| r == "plain"));
+
+    assert_eq!(user, blend(&ctx, 0.7, 20, 1).unwrap());
+    assert_ne!(user, blend(&ctx, 0.7, 20, 2).unwrap());
+    let styled = |user: &[(String, String)]| -> Vec<String> {
+        user.iter().filter(|(_, r)| r == "styled").map(|(p, _)| p.clone()).collect()
+    };
+    let more = styled(&blend(&ctx, 0.9, 20, 1).unwrap());
+    assert!(styled(&user).iter().all(|p| more.contains(p)));
+    assert!(blend(&ctx, 1.0, 5, 1).unwrap().iter().all(|(_, r)| r == "styled"));
+}
+
+#[test]
+fn a_user_that_cannot_be_drawn_is_refused() {
+    let ctx = MemoryContext::new();
+    let message = blend(&ctx, 0.5, 28, 0).unwrap_err().message;
+    assert!(message.contains("both answer 27 prompts") && message.contains("28"), "{message}");
+    assert!(blend(&ctx, 1.5, 5, 0).unwrap_err().message.contains("`share`"));
+    assert!(blend(&ctx, 0.5, 0, 0).unwrap_err().message.contains("`rows`"));
+}

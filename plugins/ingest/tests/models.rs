@@ -1,0 +1,290 @@
+//! Models, spaces and pLLMs: what is taken in, and what is refused with which words.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use headstart_ingest::models::{Init, Local, snapshot};
+use headstart_ingest::pllms::Ingest;
+use headstart_ingest::spaces::{Pooled, Sentence, Summarizer};
+use headstart_protocol::{ArtifactRef, Failure, FailureClass, Stage, Value};
+use headstart_testkit::MemoryContext;
+use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use serde_json::{Value as Json, json};
+
+fn path(p: &Path) -> Value {
+    Value::Path(p.display().to_string())
+}
+
+fn artifact(a: &ArtifactRef) -> Value {
+    Value::Artifact(a.clone())
+}
+
+/// Runs `init` on a small corpus.
+fn base(ctx: &MemoryContext) -> ArtifactRef {
+    let config = json!({
+        "model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
+    });
+    let config = ctx.write("tiny.json", config.to_string());
+    let corpus = ctx.dataset(&[("What is rain?", "Falling water."), ("What is snow?", "Frozen rain.")]);
+    let args = [("config", path(&config)), ("corpus", artifact(&corpus)), ("vocab", Value::Int(270))];
+    ctx.run(&Init, args).unwrap()
+}
+
+/// A folder with the files of an artifact, to be changed by a test.
+fn folder(ctx: &MemoryContext, model: &ArtifactRef, name: &str) -> PathBuf {
+    use headstart_protocol::Context;
+    let to = ctx.files().join(name);
+    fs::create_dir(&to).unwrap();
+    let from = ctx.open(model).unwrap();
+    for name in ctx.manifest_of(model).files.keys() {
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+    to
+}
+
+fn edit(path: &Path, change: impl FnOnce(&mut Json)) {
+    let mut json: Json = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    change(&mut json);
+    fs::write(path, json.to_string()).unwrap();
+}
+
+fn tensors(path: &Path, tensors: &[(&str, [usize; 2])]) {
+    let zeros = vec![0u8; 1 << 16];
+    let views = tensors.iter().map(|(name, shape)| {
+        let bytes = &zeros[..shape[0] * shape[1] * 4];
+        ((*name).to_owned(), TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap())
+    });
+    serialize_to_file(views, None, path).unwrap();
+}
+
+const Q: &str = "base_model.model.model.layers.0.self_attn.q_proj";
+
+fn adapter(ctx: &MemoryContext, name: &str) -> PathBuf {
+    let at = ctx.files().join(name);
+    fs::create_dir(&at).unwrap();
+    let config = json!({
+        "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none",
+        "use_dora": false, "modules_to_save": null, "init_lora_weights": true, "future_option": 3,
+    });
+    fs::write(at.join("adapter_config.json"), config.to_string()).unwrap();
+    let (a, b) = (format!("{Q}.lora_A.weight"), format!("{Q}.lora_B.weight"));
+    tensors(&at.join("adapter_model.safetensors"), &[(&a, [2, 16]), (&b, [16, 2])]);
+    at
+}
+
+#[track_caller]
+fn refused(result: Result<ArtifactRef, Failure>, parts: &[&str]) {
+    let failure = result.expect_err("should be refused");
+    assert_eq!(failure.class, FailureClass::Input, "{failure}");
+    for part in parts {
+        let all = format!("{} {}", failure.message, failure.help.clone().unwrap_or_default());
+        assert!(all.contains(part), "`{part}` in: {all}");
+    }
+}
+
+#[test]
+fn a_new_model_read_back_from_its_folder_is_the_same_artifact() {
+    let ctx = MemoryContext::new();
+    let model = base(&ctx);
+    let manifest = ctx.manifest_of(&model);
+    assert_eq!(manifest.value["model_type"], "llama");
+    // 265 or so × 16 embeddings, 2 blocks, a norm.
+    let vocab =
+        manifest.value["parameters"].as_u64().unwrap() - 16 - 2 * (2 * 16 + 16 * 16 * 3 + 3 * 16 * 32);
+    assert_eq!(vocab % 16, 0);
+    assert!((259 * 16..=270 * 16).contains(&vocab));
+    let again = folder(&ctx, &model, "copy");
+    fs::write(again.join("README.md"), "not part of the model").unwrap();
+    assert_eq!(ctx.run(&Local, [("path", path(&again))]).unwrap(), model);
+    assert_eq!(base(&ctx), model);
+}
+
+#[test]
+fn broken_model_folders_are_refused_by_name() {
+    let ctx = MemoryContext::new();
+    let model = base(&ctx);
+    let local = |at: &Path| ctx.run(&Local, [("path", path(at))]);
+    refused(local(&ctx.files().join("none")), &["none", "no such folder"]);
+    fs::create_dir(ctx.files().join("empty")).unwrap();
+    refused(local(&ctx.files().join("empty")), &["empty", "no config.json"]);
+
+    let at = folder(&ctx, &model, "model");
+    let weights = at.join("model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    for cut in [whole.len() - 1, 20, 3, 0] {
+        fs::write(&weights, &whole[..cut]).unwrap();
+        refused(local(&at), &["model.safetensors", "truncated"]);
+    }
+    fs::write(&weights, b"<!DOCTYPE html><html>").unwrap();
+    refused(local(&at), &["model.safetensors", "not a safetensors file"]);
+    fs::remove_file(&weights).unwrap();
+    refused(local(&at), &["no safetensors weights"]);
+    fs::write(at.join("pytorch_model.bin"), "").unwrap();
+    refused(local(&at), &["no safetensors weights", "convert"]);
+    fs::write(&weights, &whole).unwrap();
+
+    let config = at.join("config.json");
+    edit(&config, |c| c["hidden_size"] = json!(24));
+    refused(local(&at), &["model.embed_tokens.weight", "24]"]);
+    edit(&config, |c| (c["hidden_size"], c["num_hidden_layers"]) = (json!(16), json!(3)));
+    refused(local(&at), &["3 blocks", "`model.layers.2.mlp.down_proj.weight`"]);
+    edit(&config, |c| c["model_type"] = json!("mamba"));
+    refused(local(&at), &["config.json", "mamba", "llama, qwen2, bert"]);
+    fs::remove_file(at.join("tokenizer.json")).unwrap();
+    edit(&config, |c| c["model_type"] = json!("llama"));
+    refused(local(&at), &["no tokenizer.json"]);
+}
+
+#[test]
+fn sharded_weights_must_be_whole() {
+    let ctx = MemoryContext::new();
+    let model = base(&ctx);
+    let at = folder(&ctx, &model, "sharded");
+    fs::rename(at.join("model.safetensors"), at.join("model-00001-of-00001.safetensors")).unwrap();
+    let index = at.join("model.safetensors.index.json");
+    let map = |name: &str, shard: &str| json!({ "weight_map": { name: shard } }).to_string();
+    let local = || ctx.run(&Local, [("path", path(&at))]);
+    fs::write(&index, map("model.norm.weight", "model-00002-of-00002.safetensors")).unwrap();
+    refused(local(), &["index.json", "`model-00002-of-00002.safetensors`"]);
+    fs::write(&index, map("model.gone.weight", "model-00001-of-00001.safetensors")).unwrap();
+    refused(local(), &["`model.gone.weight`", "no shard holds"]);
+    fs::write(&index, map("model.norm.weight", "../secret.safetensors")).unwrap();
+    refused(local(), &["outside the folder"]);
+    fs::write(&index, map("model.norm.weight", "model-00001-of-00001.safetensors")).unwrap();
+    let files = ctx.manifest_of(&local().unwrap()).files;
+    assert!(
+        files.contains_key("model-00001-of-00001.safetensors") && !files.contains_key("model.safetensors")
+    );
+}
+
+#[test]
+fn the_hubs_cache_is_read_at_a_commit() {
+    let cache = tempfile::tempdir().unwrap();
+    let commit = "91d2aff3f957f99e4c74c962f2f408dcc88a18d8";
+    let message = |repo: &str, revision: &str| snapshot(cache.path(), repo, revision).unwrap_err();
+    assert!(message("Qwen/Qwen2-0.5B", "main").message.contains("not a commit"));
+    assert!(message("../etc", commit).message.contains("no model of the hub"));
+    let missing = message("Qwen/Qwen2-0.5B", commit);
+    let help = missing.help.unwrap();
+    assert!(help.contains("does not download") && help.contains("hf download Qwen/Qwen2-0.5B"), "{help}");
+    let at = cache.path().join("models--Qwen--Qwen2-0.5B/snapshots").join(commit);
+    fs::create_dir_all(&at).unwrap();
+    assert_eq!(snapshot(cache.path(), "Qwen/Qwen2-0.5B", commit).unwrap(), at);
+}
+
+#[test]
+fn an_adapter_is_taken_in_with_its_base_and_what_is_said_of_it() {
+    let ctx = MemoryContext::new();
+    let base = base(&ctx);
+    let at = adapter(&ctx, "friendly");
+    fs::write(at.join("headstart.json"), r#"{"name": "friendly", "about": "Warm."}"#).unwrap();
+    let pllm = ctx.run(&Ingest, [("base", artifact(&base)), ("source", path(&at))]).unwrap();
+    let manifest = ctx.manifest_of(&pllm);
+    let about = json!({ "name": "friendly", "about": "Warm." });
+    assert_eq!(manifest.value, json!({ "format": "lora", "metrics": {}, "about": about }));
+    assert_eq!(manifest.uses["base"], base);
+    let names: Vec<_> = manifest.files.keys().collect();
+    assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors"]);
+    refused(ctx.run(&Ingest, [("base", artifact(&pllm)), ("source", path(&at))]), &["itself an adapter"]);
+}
+
+#[test]
+fn adapters_that_do_not_fit_are_refused_by_tensor_or_option() {
+    let ctx = MemoryContext::new();
+    let base = base(&ctx);
+    let at = adapter(&ctx, "bad");
+    let ingest = || ctx.run(&Ingest, [("base", artifact(&base)), ("source", path(&at))]);
+    let weights = at.join("adapter_model.safetensors");
+    let (a, b) = (format!("{Q}.lora_A.weight"), format!("{Q}.lora_B.weight"));
+    tensors(&weights, &[(&a, [2, 16])]);
+    refused(ingest(), &["lora_A.weight", "partner"]);
+    tensors(&weights, &[(&a, [2, 24]), (&b, [16, 2])]);
+    refused(ingest(), &["model.layers.0.self_attn.q_proj.weight", "[2, 24]", "[16, 16]", "another base"]);
+    let (a9, b9) = (a.replace("layers.0", "layers.9"), b.replace("layers.0", "layers.9"));
+    tensors(&weights, &[(&a9, [2, 16]), (&b9, [16, 2])]);
+    refused(ingest(), &["layers.9", "the base does not have"]);
+    tensors(&weights, &[("base_model.model.model.embed_tokens.lora_embedding_A", [2, 16])]);
+    refused(ingest(), &["lora_embedding_A", "no part of a plain LoRA"]);
+    tensors(&weights, &[(&a, [2, 16]), (&b, [16, 2])]);
+    ingest().unwrap();
+
+    for (key, value) in [
+        ("use_dora", json!(true)),
+        ("bias", json!("all")),
+        ("modules_to_save", json!(["lm_head"])),
+        ("peft_type", json!("IA3")),
+        ("init_lora_weights", json!("pissa_niter_4")),
+        ("fan_in_fan_out", json!(true)),
+    ] {
+        let config = at.join("adapter_config.json");
+        let before = fs::read(&config).unwrap();
+        edit(&config, |c| c[key] = value);
+        refused(ingest(), &["adapter_config.json", key, "not supported"]);
+        fs::write(&config, before).unwrap();
+    }
+    fs::remove_file(&weights).unwrap();
+    fs::write(at.join("adapter_model.bin"), "").unwrap();
+    refused(ingest(), &["no adapter_model.safetensors", "convert"]);
+}
+
+#[test]
+fn a_full_model_must_have_the_bases_shapes() {
+    let ctx = MemoryContext::new();
+    let base = base(&ctx);
+    let at = folder(&ctx, &base, "full");
+    let ingest = |at: &Path| ctx.run(&Ingest, [("base", artifact(&base)), ("source", path(at))]);
+    let pllm = ingest(&at).unwrap();
+    let manifest = ctx.manifest_of(&pllm);
+    assert_eq!((&manifest.value["format"], &manifest.uses["base"]), (&json!("full"), &base));
+    assert!(manifest.files.contains_key("tokenizer.json"));
+
+    let config = ctx.files().join("tiny.json");
+    edit(&config, |c| c["intermediate_size"] = json!(48));
+    let corpus = ctx.dataset(&[("What is rain?", "Falling water."), ("What is snow?", "Frozen rain.")]);
+    let args = [("config", path(&config)), ("corpus", artifact(&corpus)), ("vocab", Value::Int(270))];
+    let wider = ctx.run(&Init, args).unwrap();
+    let at = folder(&ctx, &wider, "wider");
+    refused(ingest(&at), &["mlp.down_proj.weight", "[16, 48] here", "[16, 32] in the base"]);
+    fs::create_dir(ctx.files().join("nothing")).unwrap();
+    refused(ingest(&ctx.files().join("nothing")), &["neither adapter_config.json nor config.json"]);
+}
+
+/// An encoder's folder, as far as a space looks at it.
+fn encoder(ctx: &MemoryContext) -> PathBuf {
+    let at = ctx.files().join("encoder");
+    fs::create_dir_all(at.join("1_Pooling")).unwrap();
+    let config = json!({ "model_type": "bert", "hidden_size": 4, "num_hidden_layers": 1, "vocab_size": 5 });
+    fs::write(at.join("config.json"), config.to_string()).unwrap();
+    fs::write(at.join("tokenizer.json"), "{}").unwrap();
+    fs::write(at.join("1_Pooling/config.json"), "{}").unwrap();
+    let shapes =
+        [("embeddings.word_embeddings.weight", [5, 4]), ("encoder.layer.0.output.dense.weight", [4, 8])];
+    tensors(&at.join("model.safetensors"), &shapes);
+    at
+}
+
+#[test]
+fn spaces_hold_or_name_their_model() {
+    let ctx = MemoryContext::new();
+    let base = base(&ctx);
+    let at = encoder(&ctx);
+    let held = ctx.manifest_of(&ctx.run(&Sentence, [("model", path(&at))]).unwrap());
+    assert_eq!(held.value, json!({ "space": "sentence" }));
+    assert!(held.files.contains_key("model.safetensors") && held.files.contains_key("1_Pooling/config.json"));
+    assert!(held.uses.is_empty());
+
+    let model = ctx.run(&Local, [("path", path(&at))]).unwrap();
+    let named = ctx.manifest_of(&ctx.run(&Sentence, [("model", artifact(&model))]).unwrap());
+    assert_eq!(named.uses["model"], model);
+    assert!(named.files.is_empty());
+
+    let causal: [(&dyn Stage, &str); 2] = [(&Pooled, "pooled"), (&Summarizer, "summarizer")];
+    for (stage, name) in causal {
+        let space = ctx.manifest_of(&ctx.run(stage, [("model", artifact(&base))]).unwrap());
+        assert_eq!((&space.value, &space.uses["model"]), (&json!({ "space": name }), &base));
+        refused(ctx.run(stage, [("model", artifact(&model))]), &[name, "not an encoder"]);
+    }
+    refused(ctx.run(&Sentence, [("model", artifact(&base))]), &["type llama", "pooled(model)"]);
+}

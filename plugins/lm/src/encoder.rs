@@ -1,0 +1,136 @@
+//! Sentence encoders of type bert, such as all-MiniLM-L6-v2. Inference only.
+//!
+//! Texts are packed one behind another into a matrix of tokens, without padding, so that every
+//! matrix product works on real tokens only. Batches are made by tokens alone and run on as many
+//! threads as allowed, a batch a thread: results do not depend on how many there are.
+//!
+//! # Layout
+//! - [`BertEncoder`]: the encoder; [`load_encoder`] gives it as a trait object.
+//! - `config`: config.json and the settings of sentence-transformers.
+//! - `weights`: safetensors to checked tensors.
+//! - `model`: the forward pass over packed texts.
+//! - `ops`: its operations, as custom operations of candle, multiplied with faer.
+//! - `math`: exponential, error function and sums in a form that compilers vectorise.
+//! - `window`: long texts cut into windows, and their vectors put together.
+
+mod config;
+mod math;
+mod model;
+mod ops;
+mod weights;
+mod window;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::*;
+use tokenizers::Tokenizer;
+
+use crate::api::{Encoder, Watch};
+use crate::error::LmError;
+use crate::text::load_tokenizer;
+use config::Config;
+use model::Bert;
+use window::{Cutter, Window};
+
+/// Tokens of a batch, about: large enough for the matrix products, small enough for the caches.
+const BATCH_TOKENS: usize = 384;
+
+/// A sentence encoder of type bert with mean pooling.
+pub struct BertEncoder {
+    model: Bert,
+    tokenizer: Tokenizer,
+    cutter: Cutter,
+    pool: rayon::ThreadPool,
+    hidden: usize,
+}
+
+/// Loads a sentence encoder that uses up to `threads` threads.
+///
+/// # Errors
+/// Those of [`BertEncoder::load`].
+pub fn load_encoder(model: &Path, threads: usize) -> Result<Box<dyn Encoder>, LmError> {
+    Ok(Box::new(BertEncoder::load(model, threads)?))
+}
+
+impl BertEncoder {
+    /// Loads `config.json`, `tokenizer.json` and `model.safetensors` of a folder, and where they
+    /// exist `sentence_bert_config.json` (the window, else 256 tokens) and `1_Pooling/config.json`.
+    ///
+    /// # Errors
+    /// [`LmError::File`] where a file is missing, malformed or does not fit the others, naming the
+    /// key or tensor; [`LmError::Unsupported`] for other architectures and other poolings.
+    pub fn load(folder: &Path, threads: usize) -> Result<Self, LmError> {
+        let config = Config::read(folder)?;
+        let path = folder.join("tokenizer.json");
+        let tokenizer = load_tokenizer(&path)?;
+        let cutter = Cutter::new(&tokenizer, config.window, config.vocab, &path)?;
+        let model = Bert::load(&folder.join("model.safetensors"), &config)?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
+        let pool = pool.map_err(|e| LmError::Internal(format!("starting threads: {e}")))?;
+        Ok(Self { model, tokenizer, cutter, pool, hidden: config.hidden })
+    }
+
+    /// The same, but texts are cut at the end of the first window, as sentence-transformers does.
+    pub fn truncating(mut self) -> Self {
+        self.cutter.truncate = true;
+        self
+    }
+
+    fn windows(&self, texts: &[String]) -> Result<Vec<Window>, LmError> {
+        let cut = |(i, text): (usize, &String)| self.cutter.cut(&self.tokenizer, i, text);
+        let all: Result<Vec<_>, _> = self.pool.install(|| texts.par_iter().enumerate().map(cut).collect());
+        Ok(all?.into_iter().flatten().collect())
+    }
+
+    fn run(&self, windows: &[Window], total: u64, watch: &dyn Watch) -> Result<Vec<Vec<f32>>, LmError> {
+        let done = AtomicU64::new(0);
+        let run = |batch: &[Window]| -> Result<Vec<Vec<f32>>, LmError> {
+            if watch.cancelled() {
+                return Err(LmError::Cancelled);
+            }
+            let tokens: usize = batch.iter().map(|w| w.ids.len()).sum();
+            let vectors = self.model.forward(batch)?;
+            watch.count("forward_passes", batch.len() as u64);
+            watch.count("tokens", tokens as u64);
+            let ended = batch.iter().filter(|w| w.last).count() as u64;
+            let so_far = done.fetch_add(ended, Ordering::Relaxed) + ended;
+            watch.progress(so_far, total, "texts", &[]);
+            Ok(vectors)
+        };
+        let batches = batches(windows);
+        let vectors: Result<Vec<_>, _> = self.pool.install(|| batches.into_par_iter().map(run).collect());
+        Ok(vectors?.into_iter().flatten().collect())
+    }
+}
+
+impl Encoder for BertEncoder {
+    fn dim(&self) -> usize {
+        self.hidden
+    }
+
+    fn encode(&self, texts: &[String], watch: &dyn Watch) -> Result<Vec<Vec<f32>>, LmError> {
+        let mut windows = self.windows(texts)?;
+        // Like lengths together, long ones first, so that threads finish together.
+        windows.sort_by_key(|w| (std::cmp::Reverse(w.ids.len()), w.text, w.number));
+        let vectors = self.run(&windows, texts.len() as u64, watch)?;
+        Ok(window::join(texts.len(), self.hidden, &windows, &vectors))
+    }
+}
+
+/// Cuts the list into batches of at most [`BATCH_TOKENS`] tokens, or one window.
+fn batches(windows: &[Window]) -> Vec<&[Window]> {
+    let mut out = Vec::new();
+    let (mut start, mut tokens) = (0, 0);
+    for (i, window) in windows.iter().enumerate() {
+        if i > start && tokens + window.ids.len() > BATCH_TOKENS {
+            out.push(&windows[start..i]);
+            (start, tokens) = (i, 0);
+        }
+        tokens += window.ids.len();
+    }
+    if start < windows.len() {
+        out.push(&windows[start..]);
+    }
+    out
+}

@@ -1,0 +1,136 @@
+//! The settings of an encoder, read and checked.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::LmError;
+use crate::text::read_json;
+
+/// What the forward pass needs to know.
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub hidden: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub intermediate: usize,
+    pub vocab: usize,
+    pub positions: usize,
+    pub types: usize,
+    pub epsilon: f32,
+    pub activation: Activation,
+    /// Tokens of a window at most, those that open and close it included.
+    pub window: usize,
+}
+
+/// The function between the two layers of a block's feed-forward part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activation {
+    /// x·Φ(x) with the error function.
+    Gelu,
+    /// Its approximation with the hyperbolic tangent.
+    GeluTanh,
+    /// max(x, 0).
+    Relu,
+}
+
+/// Window where sentence_bert_config.json does not say.
+const DEFAULT_WINDOW: usize = 256;
+
+impl Config {
+    pub(super) fn read(folder: &Path) -> Result<Self, LmError> {
+        let path = folder.join("config.json");
+        let json = read_json(&path)?.ok_or_else(|| LmError::File {
+            path: path.clone(),
+            why: "there is no such file, so this is no model folder".into(),
+            help: Some("name the folder that holds config.json, tokenizer.json and model.safetensors".into()),
+        })?;
+        let optional = |key: &str| json.get(key).and_then(Value::as_u64).map(|n| n as usize);
+        let number = |key: &str| match optional(key) {
+            Some(n) if n > 0 => Ok(n),
+            _ => Err(LmError::file(&path, format!("`{key}` is missing or not a positive whole number"))),
+        };
+        let word = |key: &str| json.get(key).and_then(Value::as_str);
+        let unsupported = |what: String| Err(LmError::Unsupported(format!("{}: {what}", path.display())));
+        match word("model_type") {
+            Some("bert") => {}
+            other => {
+                let found = other.unwrap_or("(missing)");
+                return unsupported(format!(
+                    "`model_type` is {found}; sentence encoders must be of type bert"
+                ));
+            }
+        }
+        if let Some(kind) = word("position_embedding_type").filter(|k| *k != "absolute") {
+            return unsupported(format!("`position_embedding_type` {kind}; only absolute is supported"));
+        }
+        let activation = match word("hidden_act").unwrap_or("gelu") {
+            "gelu" => Activation::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+            "relu" => Activation::Relu,
+            other => {
+                return unsupported(format!("`hidden_act` {other}; gelu, gelu_new and relu are supported"));
+            }
+        };
+        let (hidden, heads) = (number("hidden_size")?, number("num_attention_heads")?);
+        if hidden % heads != 0 {
+            let why = format!("`hidden_size` {hidden} is not a multiple of `num_attention_heads` {heads}");
+            return Err(LmError::file(&path, why));
+        }
+        let positions = number("max_position_embeddings")?;
+        check_pooling(folder)?;
+        Ok(Self {
+            hidden,
+            heads,
+            positions,
+            layers: number("num_hidden_layers")?,
+            intermediate: number("intermediate_size")?,
+            vocab: number("vocab_size")?,
+            types: optional("type_vocab_size").unwrap_or(2),
+            epsilon: json.get("layer_norm_eps").and_then(Value::as_f64).unwrap_or(1e-12) as f32,
+            activation,
+            window: window(folder)?.min(positions),
+        })
+    }
+}
+
+fn window(folder: &Path) -> Result<usize, LmError> {
+    let path = folder.join("sentence_bert_config.json");
+    let Some(json) = read_json(&path)? else { return Ok(DEFAULT_WINDOW) };
+    match json.get("max_seq_length").filter(|v| !v.is_null()) {
+        None => Ok(DEFAULT_WINDOW),
+        Some(v) => match v.as_u64() {
+            Some(n) if n >= 3 => Ok(n as usize),
+            _ => {
+                Err(LmError::file(path, format!("`max_seq_length` {v} is not a number of tokens from 3 up")))
+            }
+        },
+    }
+}
+
+/// Refuses poolings other than the mean over tokens, and modules that change its result.
+fn check_pooling(folder: &Path) -> Result<(), LmError> {
+    let path = folder.join("modules.json");
+    for module in read_json(&path)?.as_ref().and_then(Value::as_array).into_iter().flatten() {
+        let kind = module.get("type").and_then(Value::as_str).unwrap_or_default();
+        let name = kind.rsplit('.').next().unwrap_or_default();
+        if !["Transformer", "Pooling", "Normalize"].contains(&name) {
+            return Err(LmError::Unsupported(format!("{}: a module of type {kind}", path.display())));
+        }
+    }
+    let path = folder.join("1_Pooling").join("config.json");
+    let Some(json) = read_json(&path)? else { return Ok(()) };
+    let modes = json.as_object().into_iter().flatten();
+    let on = modes.filter(|(key, v)| key.starts_with("pooling_mode_") && v.as_bool() == Some(true));
+    let on: Vec<&str> = on.map(|(key, _)| key.as_str()).collect();
+    match on.as_slice() {
+        [] | ["pooling_mode_mean_tokens"] => Ok(()),
+        other => {
+            let modes = other.join(", ");
+            Err(LmError::Unsupported(format!(
+                "{}: {modes}; only the mean of tokens is supported",
+                path.display()
+            )))
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Long texts are read in windows, so that no part of them is lost.
+
+use std::path::{Path, PathBuf};
+
+use tokenizers::Tokenizer;
+
+use crate::error::LmError;
+
+/// A text, or a part of one, as the model reads it.
+pub(super) struct Window {
+    /// Which text.
+    pub text: usize,
+    /// Which of its windows, from 0.
+    pub number: usize,
+    /// Whether it is the text's last.
+    pub last: bool,
+    /// Its tokens, those that open and close it included.
+    pub ids: Vec<u32>,
+    /// Tokens of the text in it.
+    pub tokens: usize,
+}
+
+/// Cuts texts into windows.
+pub(super) struct Cutter {
+    /// Whether to leave out what does not fit into the first window.
+    pub truncate: bool,
+    open: u32,
+    close: u32,
+    room: usize,
+    vocab: usize,
+    path: PathBuf,
+}
+
+impl Cutter {
+    /// Finds the tokens that open and close a text by tokenizing an empty one.
+    pub(super) fn new(
+        tokenizer: &Tokenizer,
+        window: usize,
+        vocab: usize,
+        path: &Path,
+    ) -> Result<Self, LmError> {
+        let empty = encode(tokenizer, "", true, path)?;
+        let [open, close] = empty[..] else {
+            let why =
+                format!("puts {} tokens around a text; a bert tokenizer puts [CLS] and [SEP]", empty.len());
+            return Err(LmError::file(path, why));
+        };
+        let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
+        if largest >= vocab {
+            let why = format!("has token id {largest}, but config.json has `vocab_size` {vocab}");
+            return Err(LmError::file(path, why));
+        }
+        Ok(Self { truncate: false, open, close, room: window - 2, vocab, path: path.to_owned() })
+    }
+
+    /// The windows of a text: as few as hold it, of about equal length.
+    pub(super) fn cut(
+        &self,
+        tokenizer: &Tokenizer,
+        text: usize,
+        content: &str,
+    ) -> Result<Vec<Window>, LmError> {
+        let mut ids = encode(tokenizer, content, false, &self.path)?;
+        debug_assert!(ids.iter().all(|id| (*id as usize) < self.vocab));
+        if self.truncate {
+            ids.truncate(self.room);
+        }
+        let count = ids.len().div_ceil(self.room).max(1);
+        let window = |number: usize| {
+            let part = &ids[number * ids.len() / count..(number + 1) * ids.len() / count];
+            let mut all = Vec::with_capacity(part.len() + 2);
+            all.push(self.open);
+            all.extend_from_slice(part);
+            all.push(self.close);
+            Window { text, number, last: number + 1 == count, ids: all, tokens: part.len() }
+        };
+        Ok((0..count).map(window).collect())
+    }
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str, special: bool, path: &Path) -> Result<Vec<u32>, LmError> {
+    let encoding = tokenizer.encode_fast(text, special);
+    let encoding = encoding.map_err(|e| LmError::file(path, format!("cannot tokenize: {e}")))?;
+    Ok(encoding.get_ids().to_vec())
+}
+
+/// Puts the vectors of windows together: averaged by tokens and normalised, for every text.
+pub(super) fn join(texts: usize, dim: usize, windows: &[Window], vectors: &[Vec<f32>]) -> Vec<Vec<f32>> {
+    // In the order of windows within a text, whatever the batches, so that sums are the same.
+    let mut order: Vec<usize> = (0..windows.len()).collect();
+    order.sort_by_key(|&i| (windows[i].text, windows[i].number));
+    let mut out = Vec::with_capacity(texts);
+    for same in order.chunk_by(|&a, &b| windows[a].text == windows[b].text) {
+        if let [only] = same {
+            out.push(vectors[*only].clone());
+            continue;
+        }
+        let mut sum = vec![0.0f64; dim];
+        for &i in same {
+            let weight = windows[i].tokens as f64;
+            sum.iter_mut().zip(&vectors[i]).for_each(|(s, x)| *s += weight * f64::from(*x));
+        }
+        let norm = sum.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+        out.push(sum.iter().map(|x| (x / norm) as f32).collect());
+    }
+    out
+}
