@@ -14,7 +14,7 @@ pub struct File {
     pub doc: Vec<Name>,
     /// The items, in order; those that could not be parsed included.
     pub items: Vec<Item>,
-    /// All `//` comments, in order.
+    /// All `//` comments, in order; also documentation that documents nothing.
     pub comments: Vec<Span>,
 }
 

@@ -1,31 +1,54 @@
-//! Headstart's pipeline language: text to a checked, typed [`plan::Plan`].
+//! Headstart's pipeline language: text to a checked, typed [`Plan`].
+//!
+//! Does no I/O: files come through a [`FileLoader`].
+//!
+//! ```
+//! use headstart_dsl::{MemoryLoader, check, render};
+//!
+//! let files = MemoryLoader::new().with("p.pllm", "model base = local(\"tiny\")\noutput o = bsae\n");
+//! let checked = check("p.pllm", &files, &Default::default());
+//! assert!(checked.plan.is_none());
+//! let text = render(&checked.diagnostics, &checked.sources, false);
+//! assert!(text.contains("error[E0101]: nothing is called `bsae`"));
+//! assert!(text.contains("did you mean `base`?"));
+//! ```
+//!
+//! # Layout
+//! - `grammar.pest`: the grammar, which is the specification of the syntax.
+//! - [`parse`] (`syntax`): text to the spanned tree of [`ast`]; the only module that sees the
+//!   grammar's rules. `mistakes` words what it does not understand, `literal` reads numbers.
+//! - [`check()`]: trees to a [`Plan`]: names, types, fan-out, mixes, settings, residency, schedules.
+//! - [`plan`]: the plan, as the engine takes it. [`mod@graph`]: the plan as a graph, and parts of it.
+//! - [`diagnostic`], [`codes`]: findings and their stable codes, a page each in `codes/`.
+//! - [`render()`], [`to_json`]: findings for people and for tools.
+//! - [`mod@format`]: the one style.
+//! - [`draw`]: the plan as Mermaid and Graphviz text.
+//! - [`span`], [`loader`], `names`: places, files, similar names.
+
 pub mod ast;
 pub mod check;
 pub mod codes;
 pub mod diagnostic;
+pub mod draw;
+pub mod format;
 pub mod graph;
 mod literal;
 pub mod loader;
 mod mistakes;
 mod names;
 pub mod plan;
+mod render;
 pub mod span;
 mod syntax;
-pub use check::{check, Checked};
+
+pub use check::{Checked, check};
 pub use codes::{Code, codes, explain};
 pub use diagnostic::{Diagnostic, Label, Severity};
+pub use draw::{dot, mermaid};
+pub use format::format;
 pub use graph::graph;
 pub use loader::{FileLoader, MemoryLoader};
+pub use plan::Plan;
+pub use render::{render, to_json};
 pub use span::{FileId, Sources, Span};
-pub use syntax::parse;
-#[cfg(test)]
-mod tmp {
-    #[test]
-    fn design() {
-        let t = std::fs::read_to_string("/tmp/design.pllm").expect("x");
-        let l = crate::MemoryLoader::new().with("p/x.pllm", &t).with("p/catalog/friendly/a", "").with("p/catalog/concise/a", "").with("p/catalog/formal/a", "");
-        let c = crate::check("p/x.pllm", &l, &Default::default());
-        for d in &c.diagnostics { println!("{} {} {:?} {:?} {:?}", d.code, d.message, d.span().map(|s| c.sources.text(s)), d.help, d.notes); }
-        println!("{}", serde_json::to_string_pretty(&c.plan).expect("x"));
-    }
-}
+pub use syntax::{MAX_DEPTH, parse};

@@ -98,6 +98,7 @@ impl Builder {
                         out.doc.push(line);
                     } else {
                         self.diags.push(mistakes::late_file_doc(line.span));
+                        out.comments.push(line.span);
                     }
                 }
                 Rule::doc => docs.push(self.doc_line(&p)),
@@ -117,7 +118,9 @@ impl Builder {
         }
         if let Some(last) = docs.last() {
             self.diags.push(mistakes::doc_of_nothing(docs[0].span.to(last.span)));
+            out.comments.extend(docs.iter().map(|d| d.span));
         }
+        out.comments.sort();
         out
     }
 

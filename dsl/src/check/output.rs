@@ -1,6 +1,5 @@
 //! Outputs, and what they release from devices.
 
-use headstart_protocol::Type;
 
 use super::infer::a;
 use super::lower::Lower;
@@ -120,18 +119,10 @@ impl Checker<'_> {
         Some(())
     }
 
-    /// The type of an output of the root file, for schedules: the items that it needs.
+    /// The items that an output of the root file names, for schedules.
     pub(super) fn output_items(&mut self, name: &str) -> Option<Vec<usize>> {
         let o = self.scopes[0].outputs.iter().find(|o| o.name.text == name)?.clone();
         Some(self.references(0, &[], &[&o.value]).into_iter().map(|(i, _)| i).collect())
     }
 }
 
-/// Whether the type is one that a plan writes in capitals when it is released.
-pub fn loud(ty: &Type) -> bool {
-    match ty {
-        Type::Pllm => true,
-        Type::List(t) | Type::Optional(t) => loud(t),
-        _ => false,
-    }
-}

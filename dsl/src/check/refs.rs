@@ -11,7 +11,7 @@ use petgraph::visit::EdgeRef;
 use super::{Checker, Entity};
 use crate::ast::{self, Expr, ExprKind};
 use crate::codes::Code;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Severity};
 use crate::span::Span;
 
 /// How many modules a reference may lead through.
@@ -266,8 +266,12 @@ impl Checker<'_> {
         self.report(d.note(format!("the cycle: {}", path.join(" → "))));
     }
 
-    /// Warns of items, parameters and imports of the root file that nothing uses.
+    /// Warns of items, parameters and imports of the root file that nothing uses. Where there are
+    /// errors they may well be the reason, so then it keeps quiet.
     pub(super) fn report_unused(&mut self) {
+        if self.diags.iter().any(|d| d.severity == Severity::Error) {
+            return;
+        }
         let mut found = Vec::new();
         for (entity, span) in self.scopes[0].names.values() {
             found.extend(match entity {

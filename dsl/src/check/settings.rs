@@ -156,6 +156,10 @@ impl Checker<'_> {
                 }
             },
             ExprKind::Bad => None,
+            ExprKind::Name(n) => {
+                self.report(wrong("not a place").help(format!("write `device({n:?})`")));
+                None
+            }
             _ => {
                 self.report(wrong("not a place"));
                 None
@@ -169,7 +173,12 @@ impl Checker<'_> {
             T::Const(v) if typed.ty == want => Some(v),
             _ => {
                 let name = &s.name.text;
-                let d = Diagnostic::new(Code::E0217, format!("`{name}` takes {}", super::infer::a(&want)))
+                let what = match want {
+                    Type::Bytes => "an amount of memory",
+                    Type::Duration => "a length of time",
+                    _ => "a whole number",
+                };
+                let d = Diagnostic::new(Code::E0217, format!("`{name}` takes {what}"))
                     .at(typed.span, super::infer::a(&typed.ty))
                     .help(format!("write, for instance, `{name}: {example}`"));
                 self.report(d);
