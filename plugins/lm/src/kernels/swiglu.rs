@@ -14,13 +14,12 @@ vectorized! {
         }
     }
 
-    fn backward_piece(g: &mut [f32], u: &mut [f32], da: &[f32]) {
-        for ((g, u), da) in g.iter_mut().zip(u).zip(da) {
-            let sigmoid = 1.0 / (1.0 + exp::<FMA>(-*g));
-            let silu = *g * sigmoid;
-            let dg = da * *u * (sigmoid + silu * (1.0 - sigmoid));
-            *u = da * silu;
-            *g = dg;
+    fn backward_piece(dg: &mut [f32], du: &mut [f32], g: &[f32], u: &[f32], da: &[f32]) {
+        for ((((dg, du), g), u), da) in dg.iter_mut().zip(du).zip(g).zip(u).zip(da) {
+            let sigmoid = 1.0 / (1.0 + exp::<FMA>(-g));
+            let silu = g * sigmoid;
+            *dg = da * u * (sigmoid + silu * (1.0 - sigmoid));
+            *du = da * silu;
         }
     }
 }
@@ -33,12 +32,14 @@ pub fn forward(a: &mut [f32], g: &[f32], u: &[f32]) {
         .for_each(|((a, g), u)| forward_piece(a, g, u));
 }
 
-/// Replaces g and u by their gradients.
-pub fn backward(g: &mut [f32], u: &mut [f32], da: &[f32]) {
-    g.par_chunks_mut(PIECE)
-        .zip(u.par_chunks_mut(PIECE))
+/// Writes the gradients of g and u.
+pub fn backward((dg, du): (&mut [f32], &mut [f32]), (g, u): (&[f32], &[f32]), da: &[f32]) {
+    dg.par_chunks_mut(PIECE)
+        .zip(du.par_chunks_mut(PIECE))
+        .zip(g.par_chunks(PIECE))
+        .zip(u.par_chunks(PIECE))
         .zip(da.par_chunks(PIECE))
-        .for_each(|((g, u), da)| backward_piece(g, u, da));
+        .for_each(|((((dg, du), g), u), da)| backward_piece(dg, du, g, u, da));
 }
 
 #[cfg(test)]
@@ -54,8 +55,8 @@ mod tests {
         let (g, u) = (t.push(n), t.push(n));
         let probe = Tensors::numbers(n, 2);
         let grads = {
-            let (mut dg, mut du) = (t.get(g).to_vec(), t.get(u).to_vec());
-            backward(&mut dg, &mut du, &probe);
+            let (mut dg, mut du) = (vec![0.0; n], vec![0.0; n]);
+            backward((&mut dg, &mut du), (t.get(g), t.get(u)), &probe);
             vec![dg, du]
         };
         check_gradients(&t, &grads, |t| {

@@ -1,0 +1,338 @@
+//! Answers, many at a time, with a cache of keys and values.
+//!
+//! Prompts are packed without padding and every active answer advances by one token a step, so no
+//! answer depends on which others are made with it: each row of each product is the same bits in
+//! any company.
+
+use std::sync::{Arc, Mutex};
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout as Strides, Result as Candle, Shape};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use crate::api::Watch;
+use crate::block::{Batch, Dims};
+use crate::error::LmError;
+use crate::kernels::attention;
+use crate::kernels::rope::Rope;
+use crate::model::{Block, Layout};
+use crate::net::Net;
+use crate::ops::{lock, numbers};
+
+/// Answers that advance together.
+const TOGETHER: usize = 64;
+/// Tokens of prompts that are read at once.
+const PREFILL: usize = 4096;
+
+/// How tokens are chosen.
+#[derive(Clone, Debug)]
+pub struct Sampling<'a> {
+    /// Tokens of an answer at most.
+    pub max_tokens: usize,
+    /// 0 takes the most probable token.
+    pub temperature: f64,
+    /// Seed; each prompt has its own stream, by its position.
+    pub seed: u64,
+    /// Tokens that end an answer; not part of it.
+    pub eos: &'a [u32],
+}
+
+/// Keys and values that one sequence has left in one block, `[tokens, width]` each.
+#[derive(Default)]
+struct Cache {
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+/// An answer in the making.
+struct Active {
+    prompt: usize,
+    position: u32,
+    next: u32,
+    answer: Vec<u32>,
+    rng: ChaCha8Rng,
+}
+
+/// Answers prompts (token ids, none empty), in order. An answer ends at an end token, at
+/// `max_tokens`, or where the context is full.
+pub fn generate(
+    net: &Net,
+    prompts: &[Vec<u32>],
+    sampling: &Sampling,
+    watch: &dyn Watch,
+) -> Result<Vec<Vec<u32>>, LmError> {
+    let context = net.model.config.context;
+    if let Some((i, p)) = prompts.iter().enumerate().find(|(_, p)| p.is_empty() || p.len() > context) {
+        return Err(LmError::Input(format!(
+            "prompt {} has {} tokens; the model reads 1 to {context}",
+            i + 1,
+            p.len()
+        )));
+    }
+    let mut answers = vec![Vec::new(); prompts.len()];
+    let mut done = 0;
+    for group in (0..prompts.len()).collect::<Vec<_>>().chunks(TOGETHER) {
+        let finished = |active: Active, answers: &mut Vec<Vec<u32>>, done: &mut u64| {
+            *done += 1;
+            watch.count("tokens", active.answer.len() as u64);
+            watch.progress(*done, prompts.len() as u64, "prompts", &[]);
+            answers[active.prompt] = active.answer;
+        };
+        if net.device().is_cpu() {
+            cached(net, prompts, group, sampling, watch, |a| finished(a, &mut answers, &mut done))?;
+        } else {
+            for &prompt in group {
+                finished(uncached(net, prompts, prompt, sampling, watch)?, &mut answers, &mut done);
+            }
+        }
+        watch.count("forward_passes", group.len() as u64);
+    }
+    Ok(answers)
+}
+
+impl Active {
+    fn new(prompt: usize, length: usize, sampling: &Sampling) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
+        rng.set_stream(prompt as u64);
+        Self { prompt, position: length as u32, next: 0, answer: Vec::new(), rng }
+    }
+
+    /// Takes the next token from its logits; false where the answer is at its end.
+    fn take(&mut self, logits: &[f32], sampling: &Sampling, context: usize) -> bool {
+        self.next = choose(logits, sampling.temperature, &mut self.rng);
+        if sampling.eos.contains(&self.next) || self.answer.len() == sampling.max_tokens {
+            return false;
+        }
+        self.answer.push(self.next);
+        self.answer.len() < sampling.max_tokens && (self.position as usize) < context
+    }
+}
+
+fn cached(
+    net: &Net,
+    prompts: &[Vec<u32>],
+    group: &[usize],
+    sampling: &Sampling,
+    watch: &dyn Watch,
+    mut finished: impl FnMut(Active),
+) -> Result<(), LmError> {
+    let (context, vocab) = (net.model.config.context, net.model.config.vocab);
+    let mut caches: Vec<Vec<Cache>> = (0..net.model.config.layers).map(|_| Vec::new()).collect();
+    let mut active = Vec::new();
+    let mut logits = Vec::new();
+    for part in packs(prompts, group) {
+        if watch.cancelled() {
+            return Err(LmError::Cancelled);
+        }
+        logits.extend(net.logits(&prefill(net, prompts, part, &mut caches)?)?);
+        active.extend(part.iter().map(|p| Active::new(*p, prompts[*p].len(), sampling)));
+    }
+    loop {
+        let goes_on: Vec<bool> = active
+            .iter_mut()
+            .zip(logits.chunks_exact(vocab))
+            .map(|(a, logits)| a.take(logits, sampling, context))
+            .collect();
+        let mut keep = goes_on.iter();
+        let mut still = Vec::new();
+        for a in active {
+            if *keep.next().unwrap_or(&false) { still.push(a) } else { finished(a) }
+        }
+        active = still;
+        for layer in &mut caches {
+            let mut keep = goes_on.iter();
+            layer.retain(|_| *keep.next().unwrap_or(&false));
+        }
+        if active.is_empty() {
+            return Ok(());
+        }
+        if watch.cancelled() {
+            return Err(LmError::Cancelled);
+        }
+        logits = net.logits(&step(net, &mut active, &mut caches)?)?;
+    }
+}
+
+/// Consecutive prompts that are read at once.
+fn packs<'a>(prompts: &[Vec<u32>], group: &'a [usize]) -> Vec<&'a [usize]> {
+    let (mut out, mut start, mut tokens) = (Vec::new(), 0, 0);
+    for (i, p) in group.iter().enumerate() {
+        let more = prompts[*p].len();
+        if i > start && tokens + more > PREFILL {
+            out.push(&group[start..i]);
+            (start, tokens) = (i, 0);
+        }
+        tokens += more;
+    }
+    out.push(&group[start..]);
+    out
+}
+
+/// Reads prompts; the normed hidden states of their last tokens.
+fn prefill(
+    net: &Net,
+    prompts: &[Vec<u32>],
+    part: &[usize],
+    caches: &mut [Vec<Cache>],
+) -> Result<Vec<f32>, LmError> {
+    let batch = Arc::new(Batch::pack(part.iter().map(|p| prompts[*p].as_slice())));
+    let width = net.model.dims().heads.kv_width();
+    let hidden = net.hidden(&batch, |block, saved| {
+        let rows = batch.sequences.iter().map(|s| s.start * width..s.end * width);
+        caches[block]
+            .extend(rows.map(|r| Cache { k: saved.k[r.clone()].to_vec(), v: saved.v[r].to_vec() }));
+    })?;
+    let last: Vec<usize> = batch.sequences.iter().map(|s| s.end - 1).collect();
+    net.normed(&hidden, &last)
+}
+
+/// Advances all answers by one token; the normed hidden states.
+fn step(net: &Net, active: &mut [Active], caches: &mut [Vec<Cache>]) -> Result<Vec<f32>, LmError> {
+    let batch = Arc::new(Batch {
+        ids: active.iter().map(|a| a.next).collect(),
+        positions: active.iter().map(|a| a.position).collect(),
+        sequences: Vec::new(),
+    });
+    let furthest = batch.positions.iter().max().map_or(0, |p| *p as usize + 1);
+    let rope = net.model.rope(furthest);
+    let mut x = net.embed(&batch)?.detach();
+    for (i, cache) in caches.iter_mut().enumerate() {
+        let theta = net.theta(i);
+        let op = StepOp {
+            block: &net.model.blocks[i],
+            layout: theta.map(|t| t.layout.clone()).unwrap_or_default(),
+            dims: net.model.dims(),
+            positions: &batch.positions,
+            rope: &rope,
+            cache: Mutex::new(cache),
+        };
+        x = match theta {
+            Some(t) => x.apply_op2_no_bwd(t.values.as_tensor(), &op)?,
+            None => x.apply_op1_no_bwd(&op)?,
+        };
+    }
+    active.iter_mut().for_each(|a| a.position += 1);
+    net.normed(&x, &(0..active.len()).collect::<Vec<_>>())
+}
+
+/// A block over one new token of each active answer.
+struct StepOp<'a> {
+    block: &'a Block,
+    layout: Arc<Layout>,
+    dims: Dims,
+    positions: &'a [u32],
+    rope: &'a Rope,
+    cache: Mutex<&'a mut Vec<Cache>>,
+}
+
+impl StepOp<'_> {
+    fn run(&self, x: &[f32], theta: &[f32]) -> (CpuStorage, Shape) {
+        let (mut y, heads) = (vec![0.0; x.len()], self.dims.heads);
+        let mut cache = lock(&self.cache);
+        let view = self.layout.view(self.block, theta);
+        view.step(&self.dims, &mut y, x, self.positions, self.rope, |out, q, k, v| {
+            let rows = out
+                .par_chunks_exact_mut(heads.q_width())
+                .zip(q.par_chunks_exact(heads.q_width()))
+                .zip(k.par_chunks_exact(heads.kv_width()))
+                .zip(v.par_chunks_exact(heads.kv_width()));
+            rows.zip(cache.par_iter_mut()).for_each(|((((out, q), k), v), cache)| {
+                cache.k.extend_from_slice(k);
+                cache.v.extend_from_slice(v);
+                attention::decode(out, q, &cache.k, &cache.v, heads);
+            });
+        });
+        (CpuStorage::F32(y), Shape::from((self.positions.len(), self.dims.hidden)))
+    }
+}
+
+impl CustomOp1 for StepOp<'_> {
+    fn name(&self) -> &'static str {
+        "frozen-step"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, strides: &Strides) -> Candle<(CpuStorage, Shape)> {
+        Ok(self.run(numbers(x, strides)?, &[]))
+    }
+}
+
+impl CustomOp2 for StepOp<'_> {
+    fn name(&self) -> &'static str {
+        "step"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_strides: &Strides,
+        theta: &CpuStorage,
+        theta_strides: &Strides,
+    ) -> Candle<(CpuStorage, Shape)> {
+        Ok(self.run(numbers(x, x_strides)?, numbers(theta, theta_strides)?))
+    }
+}
+
+/// Without a cache, one answer at a time: for devices that have no step of their own yet.
+fn uncached(
+    net: &Net,
+    prompts: &[Vec<u32>],
+    prompt: usize,
+    sampling: &Sampling,
+    watch: &dyn Watch,
+) -> Result<Active, LmError> {
+    let mut active = Active::new(prompt, prompts[prompt].len(), sampling);
+    loop {
+        if watch.cancelled() {
+            return Err(LmError::Cancelled);
+        }
+        let whole = [prompts[prompt].as_slice(), active.answer.as_slice()].concat();
+        let batch = Arc::new(Batch::pack([whole.as_slice()]));
+        let hidden = net.hidden(&batch, |_, _| {})?.to_device(&Device::Cpu)?;
+        let logits = net.logits(&net.normed(&hidden, &[whole.len() - 1])?)?;
+        if !active.take(&logits, sampling, net.model.config.context) {
+            return Ok(active);
+        }
+        active.position += 1;
+    }
+}
+
+/// The most probable token (the first of equals), or one drawn by its probability.
+fn choose(logits: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> u32 {
+    let mut best = 0;
+    for (i, l) in logits.iter().enumerate() {
+        if *l > logits[best] {
+            best = i;
+        }
+    }
+    if temperature <= 0.0 {
+        return best as u32;
+    }
+    let top = f64::from(logits[best]);
+    let weights: Vec<f64> = logits.iter().map(|l| ((f64::from(*l) - top) / temperature).exp()).collect();
+    let mut left = rng.random::<f64>() * weights.iter().sum::<f64>();
+    for (i, w) in weights.iter().enumerate() {
+        left -= w;
+        if left < 0.0 {
+            return i as u32;
+        }
+    }
+    best as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        let logits = [0.0, 2f32.ln(), 5f32.ln()];
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut counts = [0; 3];
+        (0..8000).for_each(|_| counts[choose(&logits, 1.0, &mut rng) as usize] += 1);
+        for (count, expected) in counts.iter().zip([1000, 2000, 5000]) {
+            assert!((count - expected as i32).abs() < 150, "{counts:?}");
+        }
+        assert_eq!(choose(&[1.0, 3.0, 3.0], 0.0, &mut rng), 1, "the first of equals");
+    }
+}

@@ -1,0 +1,259 @@
+//! LoRA adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
+//!
+//! # Layout
+//! - [`config`]: the keys of adapter_config.json, and which modules they mean.
+
+pub mod config;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{Device, Var};
+use faer::Accum;
+use half::bf16;
+use rand::Rng;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use safetensors::Dtype;
+
+use crate::api::LoraSpec;
+use crate::config::DecoderConfig;
+use crate::error::LmError;
+use crate::files;
+use crate::kernels::gemm::{gemm, mat};
+use crate::model::{Layout, Proj, Slot};
+use crate::net::{Overlay, Theta};
+use crate::weights::Weights;
+use config::AdapterConfig;
+
+/// The weights' file of an adapter's folder.
+pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+
+/// The type that an adapter's weights are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteAs {
+    /// 32-bit floats.
+    F32,
+    /// Half the size; what serving needs.
+    Bf16,
+}
+
+/// An adapter.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// Its adapter_config.json.
+    pub config: AdapterConfig,
+    /// Of each block, what the flat values mean; empty where the block has none.
+    pub layouts: Vec<Layout>,
+    /// Of each block, the values.
+    pub values: Vec<Vec<f32>>,
+}
+
+/// PEFT's name of a tensor.
+pub fn tensor_name(block: usize, slot: Slot) -> String {
+    format!("base_model.model.model.layers.{block}.{}", slot.name())
+}
+
+impl Adapter {
+    /// Reads an adapter's folder for a base of this shape.
+    pub fn load(folder: &Path, base: &DecoderConfig) -> Result<Self, LmError> {
+        let config = AdapterConfig::load(folder)?;
+        let layouts = layouts(&config, base)?;
+        let path = folder.join(WEIGHTS_FILE);
+        let weights = Weights::open(std::slice::from_ref(&path))?;
+        let misfit = |why: String| LmError::File {
+            path: path.clone(),
+            why,
+            help: Some("an adapter only fits the base model that it was trained on".into()),
+        };
+        let mut known = BTreeSet::new();
+        let mut values = Vec::new();
+        for (block, layout) in layouts.iter().enumerate() {
+            let mut flat = vec![0.0; layout.len()];
+            for s in &layout.segments {
+                let name = tensor_name(block, s.slot);
+                if !weights.has(&name) {
+                    return Err(misfit(format!("tensor {name} is missing: adapter_config.json asks for it")));
+                }
+                let found = weights.need(&name, &s.shape).map_err(|_| {
+                    let found = weights.iter().find(|(n, _)| *n == name).map(|(_, w)| w.shape.clone());
+                    let found = found.unwrap_or_default();
+                    misfit(format!("tensor {name}: the base takes shape {:?}, found {found:?}", s.shape))
+                })?;
+                found.numbers().decode(0, &mut flat[s.range.clone()]);
+                known.insert(name);
+            }
+            values.push(flat);
+        }
+        match weights.iter().find(|(name, _)| !known.contains(*name)) {
+            Some((name, w)) => Err(misfit(format!(
+                "tensor {name} of shape {:?} has no place in the base or is not a LoRA pair of a \
+                 linear layer that adapter_config.json targets",
+                w.shape
+            ))),
+            None => Ok(Self { config, layouts, values }),
+        }
+    }
+
+    /// A new adapter: A uniform in ±1/sqrt(in) (Kaiming, a = √5, as PEFT does), B zero.
+    pub fn fresh(spec: &LoraSpec, base: &DecoderConfig, seed: u64) -> Result<Self, LmError> {
+        let config = AdapterConfig::fresh(spec)?;
+        let layouts = layouts(&config, base)?;
+        let values = layouts.iter().enumerate().map(|(block, layout)| {
+            let mut flat = vec![0.0; layout.len()];
+            for s in &layout.segments {
+                let Slot::LoraA(p, ..) = s.slot else { continue };
+                let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                rng.set_stream((block * Proj::ALL.len() + p as usize) as u64 + 1);
+                let bound = 1.0 / (s.shape[1] as f32).sqrt();
+                flat[s.range.clone()].fill_with(|| rng.random_range(-bound..bound));
+            }
+            flat
+        });
+        Ok(Self { values: values.collect(), config, layouts })
+    }
+
+    /// Numbers in all.
+    pub fn len(&self) -> usize {
+        self.values.iter().map(Vec::len).sum()
+    }
+
+    /// Whether it changes no module.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// It as an overlay of a net.
+    pub fn overlay(&self, device: &Device) -> Result<Overlay, LmError> {
+        let blocks = self.layouts.iter().zip(&self.values).map(|(layout, values)| {
+            if layout.is_empty() {
+                return Ok(None);
+            }
+            let values = Var::from_slice(values, values.len(), device)?;
+            Ok(Some(Theta { layout: Arc::new(layout.clone()), values }))
+        });
+        Ok(Overlay::Lora(blocks.collect::<Result<_, LmError>>()?))
+    }
+
+    /// `weight += scale · B A` for every module that it changes in a block; `full` is the block's
+    /// flat vector of all weights.
+    pub fn merge_into(&self, block: usize, layout: &Layout, full: &mut [f32]) {
+        for a in &self.layouts[block].segments {
+            let Slot::LoraA(p, rank, scale) = a.slot else { continue };
+            let of = |slot: Slot| self.layouts[block].segments.iter().find(|s| s.slot == slot);
+            let target = layout.segments.iter().find(|s| s.slot == Slot::Weight(p));
+            let (Some(b), Some(w)) = (of(Slot::LoraB(p)), target) else { continue };
+            let (out, inner) = (w.shape[0], w.shape[1]);
+            let values = &self.values[block];
+            let (b, a) = (mat(&values[b.range.clone()], out, rank), mat(&values[a.range.clone()], rank, inner));
+            gemm(&mut full[w.range.clone()], Accum::Add, b, a, scale);
+        }
+    }
+
+    /// Writes the folder, which appears only when it is complete.
+    pub fn save(&self, folder: &Path, write_as: WriteAs) -> Result<(), LmError> {
+        let mut tensors = Vec::new();
+        for (block, (layout, values)) in self.layouts.iter().zip(&self.values).enumerate() {
+            for s in &layout.segments {
+                let part = &values[s.range.clone()];
+                let (dtype, bytes) = match write_as {
+                    WriteAs::F32 => (Dtype::F32, bytemuck::cast_slice(part).to_vec()),
+                    WriteAs::Bf16 => (Dtype::BF16, files::bf16_bytes(part)),
+                };
+                tensors.push((tensor_name(block, s.slot), dtype, s.shape.clone(), bytes));
+            }
+        }
+        files::write_folder(folder, |temporary| {
+            files::write_json(&temporary.join(config::FILE), &self.config.to_json())?;
+            files::write_safetensors(&temporary.join(WEIGHTS_FILE), tensors)
+        })
+    }
+
+    /// Rounds all values to bf16, so that what is written as bf16 is what was evaluated.
+    pub fn round_to_bf16(&mut self) {
+        for v in self.values.iter_mut().flatten() {
+            *v = bf16::from_f32(*v).to_f32();
+        }
+    }
+}
+
+fn layouts(config: &AdapterConfig, base: &DecoderConfig) -> Result<Vec<Layout>, LmError> {
+    let layouts = (0..base.layers).map(|block| {
+        let mut layout = Layout::default();
+        for p in Proj::ALL {
+            let Some((rank, scale)) = config.module(block, p)? else { continue };
+            let [out, inner] = p.shape(base);
+            layout.push(Slot::LoraA(p, rank, scale), &[rank, inner]);
+            layout.push(Slot::LoraB(p), &[out, rank]);
+        }
+        Ok(layout)
+    });
+    let layouts = layouts.collect::<Result<Vec<_>, LmError>>()?;
+    if layouts.iter().all(Layout::is_empty) {
+        return Err(config.wrong("target_modules", "names no linear layer of the base model"));
+    }
+    Ok(layouts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn base() -> DecoderConfig {
+        let j = json!({"model_type": "llama", "hidden_size": 8, "intermediate_size": 12,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 20});
+        DecoderConfig::from_json(Path::new("config.json"), &j).unwrap()
+    }
+
+    fn spec() -> LoraSpec {
+        LoraSpec { rank: 2, alpha: 4.0, targets: vec!["q_proj".into(), "down_proj".into()] }
+    }
+
+    #[test]
+    fn what_is_saved_is_what_is_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("adapter");
+        let mut a = Adapter::fresh(&spec(), &base(), 7).unwrap();
+        a.round_to_bf16();
+        for write_as in [WriteAs::F32, WriteAs::Bf16] {
+            a.save(&folder, write_as).unwrap();
+            let b = Adapter::load(&folder, &base()).unwrap();
+            assert_eq!((&a.values, &a.layouts), (&b.values, &b.layouts));
+        }
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "nothing temporary is left");
+    }
+
+    #[test]
+    fn another_base_is_refused_by_tensor_name() {
+        let dir = tempfile::tempdir().unwrap();
+        Adapter::fresh(&spec(), &base(), 7).unwrap().save(dir.path().join("a").as_path(), WriteAs::F32).unwrap();
+        let mut wide = base();
+        wide.ffn = 16;
+        let e = Adapter::load(&dir.path().join("a"), &wide).unwrap_err().to_string();
+        assert!(e.contains("layers.0.mlp.down_proj.lora_A.weight") && e.contains("[2, 16]"), "{e}");
+        let mut deep = base();
+        deep.layers = 1;
+        let e = Adapter::load(&dir.path().join("a"), &deep).unwrap_err().to_string();
+        assert!(e.contains("layers.1."), "{e}");
+    }
+
+    #[test]
+    fn b_starts_at_zero_and_a_within_its_bound() {
+        let a = Adapter::fresh(&spec(), &base(), 7).unwrap();
+        for s in &a.layouts[0].segments {
+            let part = &a.values[0][s.range.clone()];
+            match s.slot {
+                Slot::LoraB(_) => assert!(part.iter().all(|v| *v == 0.0)),
+                _ => {
+                    let bound = 1.0 / (s.shape[1] as f32).sqrt();
+                    assert!(part.iter().all(|v| v.abs() <= bound) && part.iter().any(|v| *v > bound / 2.0));
+                }
+            }
+        }
+        assert_ne!(a.values[0], a.values[1]);
+        assert_eq!(a.values, Adapter::fresh(&spec(), &base(), 7).unwrap().values);
+    }
+}

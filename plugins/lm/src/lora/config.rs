@@ -1,0 +1,316 @@
+//! The keys of PEFT's adapter_config.json (PEFT 0.21), and which modules they mean.
+
+use std::path::{Path, PathBuf};
+
+use regex::Regex;
+use serde_json::{Value, json};
+
+use crate::api::LoraSpec;
+use crate::config::{Keys, read_json};
+use crate::error::LmError;
+use crate::model::Proj;
+
+/// Name of the file.
+pub const FILE: &str = "adapter_config.json";
+
+/// Which modules are changed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Targets {
+    /// Names, or ends of names, of modules.
+    Names(Vec<String>),
+    /// A regular expression over whole names.
+    Pattern(String),
+}
+
+/// What an adapter_config.json says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterConfig {
+    path: PathBuf,
+    /// Rank, where no pattern says otherwise.
+    pub rank: usize,
+    /// Alpha, where no pattern says otherwise.
+    pub alpha: f64,
+    /// Whether the scale is alpha / √rank rather than alpha / rank.
+    pub rslora: bool,
+    /// Ranks of modules whose names end in these expressions.
+    pub rank_pattern: Vec<(String, usize)>,
+    /// Alphas of modules whose names end in these expressions.
+    pub alpha_pattern: Vec<(String, f64)>,
+    /// Modules that are changed.
+    pub targets: Targets,
+    /// Of those, modules that are not.
+    pub exclude: Option<Targets>,
+    /// Only these blocks, where given.
+    pub layers: Option<Vec<usize>>,
+}
+
+/// Keys that change the result in ways that are not supported, with the values that do not.
+const NEUTRAL: [(&str, &[&str]); 21] = [
+    ("bias", &["none"]),
+    ("use_dora", &["false"]),
+    ("use_qalora", &["false"]),
+    ("use_bdlora", &["false"]),
+    ("lora_bias", &["false"]),
+    ("fan_in_fan_out", &["false"]),
+    ("modules_to_save", &["[]"]),
+    ("target_parameters", &["[]"]),
+    ("trainable_token_indices", &["[]", "{}"]),
+    ("layer_replication", &["[]"]),
+    ("loftq_config", &["{}"]),
+    ("corda_config", &["{}"]),
+    ("kasa_config", &["{}"]),
+    ("velora_config", &["{}"]),
+    ("lora_ga_config", &["{}"]),
+    ("monteclora_config", &["{}"]),
+    ("arrow_config", &["{}"]),
+    ("alora_invocation_tokens", &["[]"]),
+    ("ensure_weight_tying", &["false"]),
+    ("layers_pattern", &["layers", "[]", r#"["layers"]"#, ""]),
+    // Other ways to start change the base as well, or only matter while training.
+    ("init_lora_weights", &["true", "false", "gaussian", "orthogonal", "eva", "kaiming"]),
+];
+
+impl AdapterConfig {
+    /// Reads the file in an adapter's folder.
+    pub fn load(folder: &Path) -> Result<Self, LmError> {
+        let path = folder.join(FILE);
+        let json = read_json(&path)?;
+        Self::from_json(&path, &json)
+    }
+
+    /// Reads its content; `path` is only named in errors.
+    pub fn from_json(path: &Path, json: &Value) -> Result<Self, LmError> {
+        let keys = Keys { path, json };
+        match keys.get("peft_type").and_then(Value::as_str) {
+            Some("LORA" | "lora") => {}
+            other => {
+                let found = other.unwrap_or("nothing");
+                return Err(keys.wrong("peft_type", format_args!("expected LORA, found {found}")));
+            }
+        }
+        for (key, neutral) in NEUTRAL {
+            let Some(value) = keys.get(key) else { continue };
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            if !neutral.contains(&text.as_str()) {
+                return Err(keys.wrong(key, format_args!("{value} is not supported")));
+            }
+        }
+        let targets = targets(&keys, "target_modules")?;
+        Ok(Self {
+            path: path.into(),
+            rank: keys.need("r")?,
+            alpha: keys.number("lora_alpha")?.unwrap_or(8.0),
+            rslora: keys.flag("use_rslora")?.unwrap_or(false),
+            rank_pattern: pattern(&keys, "rank_pattern", |v| v.as_u64().filter(|n| *n > 0).map(|n| n as usize))?,
+            alpha_pattern: pattern(&keys, "alpha_pattern", Value::as_f64)?,
+            targets: targets.ok_or_else(|| keys.wrong("target_modules", "missing"))?,
+            exclude: targets_or_none(&keys)?,
+            layers: layers(&keys)?,
+        })
+    }
+
+    /// That of a new adapter.
+    pub fn fresh(spec: &LoraSpec) -> Result<Self, LmError> {
+        if spec.rank == 0 {
+            return Err(LmError::Input("a LoRA adapter needs a rank of at least 1".into()));
+        }
+        let known: Vec<&str> = Proj::ALL.iter().map(|p| p.name()).collect();
+        if let Some(odd) = spec.targets.iter().find(|t| !known.contains(&t.as_str())) {
+            let known = known.join(", ");
+            return Err(LmError::Input(format!("{odd:?} is not a projection; there are {known}")));
+        }
+        let mut names = spec.targets.clone();
+        names.sort();
+        names.dedup();
+        if names.is_empty() {
+            return Err(LmError::Input("a LoRA adapter needs at least one target projection".into()));
+        }
+        Ok(Self {
+            path: FILE.into(),
+            rank: spec.rank,
+            alpha: spec.alpha,
+            rslora: false,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+            targets: Targets::Names(names),
+            exclude: None,
+            layers: None,
+        })
+    }
+
+    /// An error about a key.
+    pub fn wrong(&self, key: &str, why: &str) -> LmError {
+        LmError::file(&self.path, format!("key `{key}`: {why}"))
+    }
+
+    /// Rank and scale of a projection's pair, or none where it is not changed.
+    pub fn module(&self, block: usize, p: Proj) -> Result<Option<(usize, f32)>, LmError> {
+        let name = format!("model.layers.{block}.{}", p.path());
+        let excluded = match &self.exclude {
+            Some(e) => self.hits(e, &name, "exclude_modules")?,
+            None => false,
+        };
+        let in_layers = self.layers.as_ref().is_none_or(|l| l.contains(&block));
+        if excluded || !in_layers || !self.hits(&self.targets, &name, "target_modules")? {
+            return Ok(None);
+        }
+        let rank = self.by_pattern(&self.rank_pattern, &name, "rank_pattern")?.unwrap_or(self.rank);
+        let alpha = self.by_pattern(&self.alpha_pattern, &name, "alpha_pattern")?.unwrap_or(self.alpha);
+        let below = if self.rslora { (rank as f64).sqrt() } else { rank as f64 };
+        Ok(Some((rank, (alpha / below) as f32)))
+    }
+
+    fn hits(&self, targets: &Targets, name: &str, key: &str) -> Result<bool, LmError> {
+        match targets {
+            Targets::Pattern(all) if all == "all-linear" => Ok(true),
+            Targets::Pattern(p) => Ok(self.regex(&format!("^(?:{p})$"), key)?.is_match(name)),
+            Targets::Names(names) => {
+                Ok(names.iter().any(|n| name == n || name.strip_suffix(n).is_some_and(|r| r.ends_with('.'))))
+            }
+        }
+    }
+
+    /// PEFT takes the first expression that the end of the name matches.
+    fn by_pattern<T: Copy>(&self, all: &[(String, T)], name: &str, key: &str) -> Result<Option<T>, LmError> {
+        for (p, value) in all {
+            if self.regex(&format!(r"^(?:.*\.)?(?:{p})$"), key)?.is_match(name) {
+                return Ok(Some(*value));
+            }
+        }
+        Ok(None)
+    }
+
+    fn regex(&self, pattern: &str, key: &str) -> Result<Regex, LmError> {
+        Regex::new(pattern).map_err(|e| self.wrong(key, &format!("is not a supported expression: {e}")))
+    }
+
+    /// As PEFT writes it.
+    pub fn to_json(&self) -> Value {
+        let of = |t: &Targets| match t {
+            Targets::Names(n) => json!(n),
+            Targets::Pattern(p) => json!(p),
+        };
+        let ranks: serde_json::Map<_, _> =
+            self.rank_pattern.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+        let alphas: serde_json::Map<_, _> =
+            self.alpha_pattern.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+        json!({
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": null,
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": 0.0,
+            "use_rslora": self.rslora,
+            "rank_pattern": ranks,
+            "alpha_pattern": alphas,
+            "target_modules": of(&self.targets),
+            "exclude_modules": self.exclude.as_ref().map(of),
+            "layers_to_transform": self.layers,
+            "bias": "none",
+            "fan_in_fan_out": false,
+            "inference_mode": true,
+            "init_lora_weights": true,
+            "modules_to_save": null,
+            "use_dora": false,
+        })
+    }
+}
+
+fn targets(keys: &Keys, key: &str) -> Result<Option<Targets>, LmError> {
+    match keys.get(key) {
+        None => Ok(None),
+        Some(Value::String(s)) => Ok(Some(Targets::Pattern(s.clone()))),
+        Some(Value::Array(a)) => {
+            let names: Option<Vec<String>> = a.iter().map(|v| v.as_str().map(str::to_owned)).collect();
+            let mut names = names.ok_or_else(|| keys.wrong(key, "expected names"))?;
+            names.sort();
+            Ok(Some(Targets::Names(names)))
+        }
+        Some(v) => Err(keys.wrong(key, format_args!("expected names or an expression, found {v}"))),
+    }
+}
+
+fn targets_or_none(keys: &Keys) -> Result<Option<Targets>, LmError> {
+    Ok(targets(keys, "exclude_modules")?.filter(|t| *t != Targets::Names(Vec::new())))
+}
+
+fn pattern<T>(
+    keys: &Keys,
+    key: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<(String, T)>, LmError> {
+    let Some(value) = keys.get(key) else { return Ok(Vec::new()) };
+    let map = value.as_object().ok_or_else(|| keys.wrong(key, "expected an object"))?;
+    let read = |(k, v): (&String, &Value)| {
+        let v = read(v).ok_or_else(|| keys.wrong(&format!("{key}.{k}"), "expected a positive number"))?;
+        Ok((k.clone(), v))
+    };
+    map.iter().map(read).collect()
+}
+
+fn layers(keys: &Keys) -> Result<Option<Vec<usize>>, LmError> {
+    let number = |v: &Value| v.as_u64().map(|n| n as usize);
+    let list = match keys.get("layers_to_transform") {
+        None => return Ok(None),
+        Some(Value::Array(a)) if a.is_empty() => return Ok(None),
+        Some(Value::Array(a)) => a.iter().map(number).collect(),
+        Some(one) => number(one).map(|n| vec![n]),
+    };
+    list.map(Some).ok_or_else(|| keys.wrong("layers_to_transform", "expected block numbers"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(change: impl FnOnce(&mut Value)) -> Result<AdapterConfig, LmError> {
+        let mut j = json!({"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]});
+        change(&mut j);
+        AdapterConfig::from_json(Path::new(FILE), &j)
+    }
+
+    #[test]
+    fn scales_follow_patterns_and_rslora() {
+        let c = read(|j| {
+            j["use_rslora"] = json!(true);
+            j["rank_pattern"] = json!({"layers.1.self_attn.q_proj": 4});
+            j["alpha_pattern"] = json!({"q_proj": 6});
+        });
+        let c = c.unwrap();
+        assert_eq!(c.module(1, Proj::Q).unwrap(), Some((4, 3.0)));
+        assert_eq!(c.module(11, Proj::Q).unwrap(), Some((8, (6.0 / 8f64.sqrt()) as f32)), "not layer 1");
+        assert_eq!(c.module(1, Proj::V).unwrap(), None);
+    }
+
+    #[test]
+    fn targets_are_names_or_an_expression_over_the_whole_name() {
+        let hits = |v: Value| {
+            let c = read(|j| j["target_modules"] = v).unwrap();
+            Proj::ALL.map(|p| c.module(0, p).unwrap().is_some())
+        };
+        assert_eq!(hits(json!("all-linear")), [true; 7]);
+        assert_eq!(hits(json!(r".*\.(gate|up)_proj")), [false, false, false, false, true, true, false]);
+        assert_eq!(hits(json!("q_proj")), [false; 7], "an expression must match the whole name");
+        let c = read(|j| j["layers_to_transform"] = json!([2])).unwrap();
+        assert!(c.module(0, Proj::Q).unwrap().is_none() && c.module(2, Proj::Q).unwrap().is_some());
+    }
+
+    #[test]
+    fn unsupported_options_are_refused_by_name() {
+        let cases = [
+            ("use_dora", json!(true)),
+            ("bias", json!("lora_only")),
+            ("modules_to_save", json!(["lm_head"])),
+            ("init_lora_weights", json!("pissa")),
+            ("fan_in_fan_out", json!(true)),
+            ("peft_type", json!("IA3")),
+            ("r", json!(0)),
+        ];
+        for (key, value) in cases {
+            let e = read(|j| j[key] = value).unwrap_err().to_string();
+            assert!(e.contains(key) && e.contains(FILE), "{e}");
+        }
+        assert!(read(|j| j["some_new_key"] = json!({"a": 1})).is_ok(), "unknown keys are let pass");
+    }
+}

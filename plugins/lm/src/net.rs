@@ -1,0 +1,316 @@
+//! A decoder as candle sees it: frozen weights, trained parameters, and the forward passes.
+
+use std::sync::{Arc, Mutex};
+
+use candle_core::{Device, Tensor, Var};
+use rayon::prelude::*;
+
+use crate::block::{Batch, Saved};
+use crate::error::LmError;
+use crate::kernels::ROWS;
+use crate::kernels::linear::{Matrix, Numbers};
+use crate::model::{Layout, Model};
+use crate::ops::block::{BlockOp, Keep};
+use crate::ops::composed::{self, ComposedBatch, ComposedBlock};
+use crate::ops::embed::EmbedOp;
+use crate::ops::loss::{self, LossOp, Targets};
+use crate::ops::{tensor, with_numbers};
+use crate::weights::Weight;
+
+/// A block's trained parameters as one flat vector.
+pub struct Theta {
+    /// What they are.
+    pub layout: Arc<Layout>,
+    /// Their values.
+    pub values: Var,
+}
+
+/// What is laid over the frozen weights.
+pub enum Overlay {
+    /// Nothing.
+    None,
+    /// Adapters of some blocks.
+    Lora(Vec<Option<Theta>>),
+    /// Everything.
+    Full {
+        /// The embedding, `[vocab, hidden]`; also the output layer where it is tied.
+        embed: Var,
+        /// Each block's weights.
+        blocks: Vec<Theta>,
+        /// Weight of the final norm.
+        norm: Var,
+        /// The output layer, where it is not the embedding.
+        head: Option<Var>,
+    },
+}
+
+/// A decoder ready to run.
+pub struct Net {
+    /// The frozen weights.
+    pub model: Arc<Model>,
+    /// What is laid over them.
+    pub overlay: Overlay,
+    device: Device,
+    composed: Option<Composed>,
+}
+
+/// Frozen weights on a device other than the CPU.
+struct Composed {
+    embed: Tensor,
+    blocks: Vec<ComposedBlock>,
+    norm: Tensor,
+    head: Option<Tensor>,
+}
+
+impl Net {
+    /// On the CPU.
+    pub fn new(model: Arc<Model>, overlay: Overlay) -> Self {
+        Self { model, overlay, device: Device::Cpu, composed: None }
+    }
+
+    /// In candle's own operations, on any device. The overlay's parameters must live there too.
+    pub fn composed(model: Arc<Model>, overlay: Overlay, device: Device) -> Result<Self, LmError> {
+        let put = |w: &Weight| Tensor::from_vec(w.to_vec(), w.shape.as_slice(), &device);
+        let composed = Composed {
+            embed: put(&model.embed)?,
+            blocks: model.blocks.iter().map(|b| ComposedBlock::new(b, &device)).collect::<Result<_, _>>()?,
+            norm: Tensor::from_slice(&model.norm, model.norm.len(), &device)?,
+            head: model.head.as_ref().map(put).transpose()?,
+        };
+        Ok(Self { model, overlay, device, composed: Some(composed) })
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Every trained parameter with its layout; the embedding, norm and head of full training come
+    /// last and have none.
+    pub fn parameters(&self) -> Vec<(usize, Option<Arc<Layout>>, Var)> {
+        match &self.overlay {
+            Overlay::None => Vec::new(),
+            Overlay::Lora(blocks) => {
+                let all = blocks.iter().enumerate();
+                all.filter_map(|(i, t)| t.as_ref().map(|t| (i, Some(t.layout.clone()), t.values.clone())))
+                    .collect()
+            }
+            Overlay::Full { embed, blocks, norm, head } => {
+                let n = blocks.len();
+                let blocks = blocks.iter().enumerate();
+                let mut all: Vec<_> =
+                    blocks.map(|(i, t)| (i, Some(t.layout.clone()), t.values.clone())).collect();
+                all.push((n, None, embed.clone()));
+                all.push((n, None, norm.clone()));
+                all.extend(head.iter().map(|h| (n, None, h.clone())));
+                all
+            }
+        }
+    }
+
+    /// What is trained of a block.
+    pub fn theta(&self, block: usize) -> Option<&Theta> {
+        match &self.overlay {
+            Overlay::None => None,
+            Overlay::Lora(blocks) => blocks[block].as_ref(),
+            Overlay::Full { blocks, .. } => Some(&blocks[block]),
+        }
+    }
+
+    /// The embedded tokens of a batch, `[tokens, hidden]`.
+    pub fn embed(&self, batch: &Arc<Batch>) -> Result<Tensor, LmError> {
+        if let Some(c) = &self.composed {
+            let table = match &self.overlay {
+                Overlay::Full { embed, .. } => embed.as_tensor(),
+                _ => &c.embed,
+            };
+            return Ok(composed::embed(table, batch)?);
+        }
+        if let Overlay::Full { embed, .. } = &self.overlay {
+            return Ok(embed.apply_op1(EmbedOp { batch: batch.clone() })?);
+        }
+        let (h, table) = (self.model.config.hidden, self.model.embed.numbers());
+        let mut x = vec![0.0; batch.tokens() * h];
+        x.par_chunks_mut(h * ROWS).zip(batch.ids.par_chunks(ROWS)).for_each(|(rows, ids)| {
+            rows.chunks_exact_mut(h).zip(ids).for_each(|(row, id)| table.decode(*id as usize * h, row));
+        });
+        Ok(tensor(x, &[batch.tokens(), h])?)
+    }
+
+    fn op(&self, block: usize, batch: &Arc<Batch>, keep: Keep, input_grad: bool) -> BlockOp {
+        BlockOp {
+            block: self.model.blocks[block].clone(),
+            layout: self.theta(block).map(|t| t.layout.clone()).unwrap_or_default(),
+            dims: self.model.dims(),
+            batch: batch.clone(),
+            rope: self.model.rope(batch.longest()),
+            keep,
+            input_grad,
+            saved: Mutex::new(None),
+        }
+    }
+
+    /// Hidden states before the final norm, `[tokens, hidden]`, with gradients to the overlay.
+    pub fn trained_hidden(&self, batch: &Arc<Batch>, keep: Keep) -> Result<Tensor, LmError> {
+        let mut x = self.embed(batch)?;
+        if let Some(c) = &self.composed {
+            return self.composed_hidden(c, x, batch);
+        }
+        // Nothing before the first trained block needs a gradient.
+        let mut tracked = matches!(self.overlay, Overlay::Full { .. });
+        for i in 0..self.model.blocks.len() {
+            let op = self.op(i, batch, keep, tracked);
+            x = match self.theta(i) {
+                Some(t) => x.apply_op2(t.values.as_tensor(), op)?,
+                None if tracked => x.apply_op1(op)?,
+                None => x.apply_op1_no_bwd(&op)?,
+            };
+            tracked |= self.theta(i).is_some();
+        }
+        Ok(x)
+    }
+
+    fn composed_hidden(&self, c: &Composed, mut x: Tensor, batch: &Arc<Batch>) -> Result<Tensor, LmError> {
+        let rope = self.model.rope(batch.longest());
+        let on_device = ComposedBatch::new(batch, &rope, &self.device)?;
+        for (i, block) in c.blocks.iter().enumerate() {
+            let theta = self.theta(i).map(|t| (&*t.layout, t.values.as_tensor()));
+            x = block.forward(&self.model.dims(), &x, theta, &on_device)?;
+        }
+        Ok(x)
+    }
+
+    /// Hidden states before the final norm, without gradients. `seen` is given each block's number
+    /// and what its forward pass made, for a cache of keys and values.
+    pub fn hidden(
+        &self,
+        batch: &Arc<Batch>,
+        mut seen: impl FnMut(usize, Saved),
+    ) -> Result<Tensor, LmError> {
+        let mut x = self.embed(batch)?.detach();
+        if let Some(c) = &self.composed {
+            return Ok(self.composed_hidden(c, x, batch)?.detach());
+        }
+        for i in 0..self.model.blocks.len() {
+            let op = self.op(i, batch, Keep::Activations, false);
+            x = match self.theta(i) {
+                Some(t) => x.apply_op2_no_bwd(t.values.as_tensor(), &op)?,
+                None => x.apply_op1_no_bwd(&op)?,
+            };
+            if let Some(saved) = op.saved.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+                seen(i, saved);
+            }
+        }
+        Ok(x)
+    }
+
+    /// Calls `f` with the final norm's weight and the output layer as they are now.
+    fn with_head<T>(
+        &self,
+        f: impl FnOnce(&[f32], Matrix) -> candle_core::Result<T>,
+    ) -> Result<T, LmError> {
+        let Overlay::Full { embed, norm, head, .. } = &self.overlay else {
+            return Ok(f(&self.model.norm, self.model.output().matrix())?);
+        };
+        let c = &self.model.config;
+        let output = head.as_ref().unwrap_or(embed);
+        let out = with_numbers(norm.as_tensor(), |norm| {
+            with_numbers(output.as_tensor(), |w| {
+                f(norm, Matrix { rows: c.vocab, cols: c.hidden, data: Numbers::F32(w) })
+            })
+        });
+        Ok(out?)
+    }
+
+    /// Hidden states after the final norm of some rows, `rows × hidden` numbers.
+    pub fn normed(&self, hidden: &Tensor, rows: &[usize]) -> Result<Vec<f32>, LmError> {
+        let hidden = hidden.to_device(&Device::Cpu)?;
+        let eps = self.model.config.norm_eps;
+        let norm = match &self.overlay {
+            Overlay::Full { norm, .. } => norm.to_device(&Device::Cpu)?.to_vec1::<f32>()?,
+            _ => self.model.norm.clone(),
+        };
+        Ok(with_numbers(&hidden, |x| Ok(loss::normed(x, &norm, eps, rows).to_vec()))?)
+    }
+
+    /// Logits of normed hidden states, `rows × vocab` numbers.
+    pub fn logits(&self, normed: &[f32]) -> Result<Vec<f32>, LmError> {
+        let c = &self.model.config;
+        let n = normed.len() / c.hidden;
+        if let Some(composed) = &self.composed {
+            let x = Tensor::from_slice(normed, (n, c.hidden), &self.device)?;
+            let (_, output) = self.composed_head(composed);
+            return Ok(x.matmul(&output.t()?)?.flatten_all()?.to_vec1()?);
+        }
+        let mut logits = vec![0.0; n * c.vocab];
+        self.with_head(|_, output| {
+            output.forward(&mut logits, normed, n);
+            Ok(())
+        })?;
+        Ok(logits)
+    }
+
+    fn composed_head<'a>(&'a self, c: &'a Composed) -> (&'a Tensor, &'a Tensor) {
+        match &self.overlay {
+            Overlay::Full { embed, norm, head, .. } => {
+                (norm.as_tensor(), head.as_ref().unwrap_or(embed).as_tensor())
+            }
+            _ => (&c.norm, c.head.as_ref().unwrap_or(&c.embed)),
+        }
+    }
+
+    /// Negative log-likelihood of each target, in nats, without gradients.
+    pub fn losses(&self, batch: &Arc<Batch>, targets: &Targets) -> Result<Vec<f32>, LmError> {
+        let hidden = self.hidden(batch, |_, _| {})?;
+        let eps = self.model.config.norm_eps;
+        if let Some(c) = &self.composed {
+            let (norm, output) = self.composed_head(c);
+            return Ok(composed::losses(&hidden, norm, output, eps, targets)?.to_vec1()?);
+        }
+        self.with_head(|norm, output| loss::losses(&hidden, norm, eps, output, targets))
+    }
+
+    /// The loss Σ nll × `scale` of a batch as a scalar with gradients to the overlay.
+    pub fn loss(
+        &self,
+        batch: &Arc<Batch>,
+        targets: &Arc<Targets>,
+        scale: f32,
+        keep: Keep,
+    ) -> Result<Tensor, LmError> {
+        let hidden = self.trained_hidden(batch, keep)?;
+        if let Some(c) = &self.composed {
+            let (norm, output) = self.composed_head(c);
+            let all = composed::losses(&hidden, norm, output, self.model.config.norm_eps, targets)?;
+            return Ok((all.sum_all()? * f64::from(scale))?);
+        }
+        let op = LossOp {
+            model: self.model.clone(),
+            targets: targets.clone(),
+            scale,
+            grads: Mutex::new(None),
+        };
+        Ok(match &self.overlay {
+            Overlay::Full { embed, norm, head, .. } => {
+                hidden.apply_op3(norm.as_tensor(), head.as_ref().unwrap_or(embed).as_tensor(), op)?
+            }
+            _ => hidden.apply_op1(op)?,
+        })
+    }
+
+    /// Layers laid over a full model, to be trained.
+    pub fn full_overlay(model: &Model, device: &Device) -> Result<Overlay, LmError> {
+        let var = |numbers: Vec<f32>, shape: &[usize]| Var::from_vec(numbers, shape, device);
+        let layout = Arc::new(Layout::full(&model.config));
+        let blocks = model.blocks.iter().map(|b| {
+            let flat: Vec<f32> = layout.segments.iter().flat_map(|s| b.value(s.slot)).collect();
+            Ok(Theta { layout: layout.clone(), values: var(flat, &[layout.len()])? })
+        });
+        Ok(Overlay::Full {
+            embed: var(model.embed.to_vec(), &model.embed.shape)?,
+            blocks: blocks.collect::<Result<_, LmError>>()?,
+            norm: var(model.norm.clone(), &[model.norm.len()])?,
+            head: model.head.as_ref().map(|h| var(h.to_vec(), &h.shape)).transpose()?,
+        })
+    }
+}

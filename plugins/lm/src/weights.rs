@@ -1,0 +1,296 @@
+//! Weights of a model, memory-mapped from its safetensors files, one or many shards.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::config::read_json;
+use crate::error::LmError;
+use crate::kernels::linear::{Matrix, Numbers};
+
+/// Where a tensor's numbers are.
+#[derive(Clone)]
+enum Data {
+    /// In a mapped file, from a byte offset that fits the type's alignment.
+    Mapped(Arc<Mmap>, usize),
+    /// In memory, as f32.
+    Owned(Arc<Vec<f32>>),
+}
+
+/// How a tensor's numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// 32-bit floats.
+    F32,
+    /// IEEE half floats.
+    F16,
+    /// The upper halves of 32-bit floats.
+    Bf16,
+}
+
+impl Stored {
+    /// Bytes of a number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+/// A tensor in its stored type.
+#[derive(Clone)]
+pub struct Weight {
+    /// Its shape.
+    pub shape: Vec<usize>,
+    stored: Stored,
+    data: Data,
+}
+
+impl Weight {
+    /// A tensor in memory.
+    pub fn owned(shape: &[usize], numbers: Vec<f32>) -> Self {
+        debug_assert_eq!(shape.iter().product::<usize>(), numbers.len());
+        Self { shape: shape.to_vec(), stored: Stored::F32, data: Data::Owned(Arc::new(numbers)) }
+    }
+
+    /// How many numbers it has.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of private memory that it takes; a mapped file counts nothing.
+    pub fn resident(&self) -> u64 {
+        match &self.data {
+            Data::Mapped(..) => 0,
+            Data::Owned(v) => v.len() as u64 * 4,
+        }
+    }
+
+    /// Its numbers as stored.
+    pub fn numbers(&self) -> Numbers<'_> {
+        match &self.data {
+            Data::Owned(v) => Numbers::F32(v),
+            Data::Mapped(map, at) => {
+                let bytes = &map[*at..at + self.len() * self.stored.bytes()];
+                match self.stored {
+                    Stored::F32 => Numbers::F32(bytemuck::cast_slice(bytes)),
+                    Stored::F16 => Numbers::F16(bytemuck::cast_slice::<_, f16>(bytes)),
+                    Stored::Bf16 => Numbers::Bf16(bytemuck::cast_slice::<_, bf16>(bytes)),
+                }
+            }
+        }
+    }
+
+    /// It as a matrix: the first dimension against all others.
+    pub fn matrix(&self) -> Matrix<'_> {
+        let rows = self.shape.first().copied().unwrap_or(1);
+        Matrix { rows, cols: self.len() / rows.max(1), data: self.numbers() }
+    }
+
+    /// All numbers as f32.
+    pub fn to_vec(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.len()];
+        self.numbers().decode(0, &mut out);
+        out
+    }
+
+    /// It in memory as f32, for weights used so often that decoding each time would cost more.
+    pub fn expanded(self) -> Self {
+        match (&self.data, self.stored) {
+            (Data::Owned(_), _) | (Data::Mapped(..), Stored::F32) => self,
+            _ => Self::owned(&self.shape, self.to_vec()),
+        }
+    }
+}
+
+/// The tensors of one or more safetensors files, by name.
+pub struct Weights {
+    tensors: BTreeMap<String, (usize, Weight)>,
+    files: Vec<PathBuf>,
+}
+
+impl Weights {
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    pub fn open_model(folder: &Path) -> Result<Self, LmError> {
+        let (single, index) =
+            (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
+        if single.exists() || !index.exists() {
+            return Self::open(&[single]);
+        }
+        let json = read_json(&index)?;
+        let map = json.get("weight_map").and_then(|m| m.as_object());
+        let map = map.ok_or_else(|| LmError::file(&index, "key `weight_map`: missing"))?;
+        let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        if let Some(odd) = names.iter().find(|n| n.contains(['/', '\\'])) {
+            return Err(LmError::file(&index, format!("shard {odd:?} is not a plain file name")));
+        }
+        let files: Vec<PathBuf> = names.into_iter().map(|n| folder.join(n)).collect();
+        let all = Self::open(&files)?;
+        match map.keys().find(|k| !all.tensors.contains_key(*k)) {
+            Some(k) => Err(LmError::file(&index, format!("tensor {k} is in none of the shards"))),
+            None => Ok(all),
+        }
+    }
+
+    /// Opens these files.
+    pub fn open(files: &[PathBuf]) -> Result<Self, LmError> {
+        let mut tensors = BTreeMap::new();
+        for (i, file) in files.iter().enumerate() {
+            let opened = map_file(file)?;
+            tensors.extend(opened.into_iter().map(|(name, w)| (name, (i, w))));
+        }
+        Ok(Self { tensors, files: files.to_vec() })
+    }
+
+    /// Names and tensors, in order of names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Weight)> {
+        self.tensors.iter().map(|(name, (_, w))| (name.as_str(), w))
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The file that a tensor is in, or the first one.
+    pub fn file_of(&self, name: &str) -> &Path {
+        let i = self.tensors.get(name).map_or(0, |(i, _)| *i);
+        self.files.get(i).map_or(Path::new("model.safetensors"), PathBuf::as_path)
+    }
+
+    /// A tensor of this name and shape.
+    pub fn need(&self, name: &str, shape: &[usize]) -> Result<Weight, LmError> {
+        let Some((_, w)) = self.tensors.get(name) else {
+            return Err(LmError::File {
+                path: self.file_of(name).into(),
+                why: format!("tensor {name} is missing"),
+                help: Some("config.json asks for it; are all shards there, and is config.json the model's own?".into()),
+            });
+        };
+        if w.shape != shape {
+            let why = format!("tensor {name}: expected shape {shape:?} by config.json, found {:?}", w.shape);
+            return Err(LmError::file(self.file_of(name), why));
+        }
+        Ok(w.clone())
+    }
+}
+
+fn map_file(path: &Path) -> Result<Vec<(String, Weight)>, LmError> {
+    let wrong = |why: String| LmError::File {
+        path: path.into(),
+        why,
+        help: Some("fetch or copy the file again".into()),
+    };
+    let file = File::open(path).map_err(|e| LmError::io(path, e))?;
+    let size = file.metadata().map_err(|e| LmError::io(path, e))?.len();
+    if size < 8 {
+        return Err(wrong(format!("is not a safetensors file: it has {size} bytes")));
+    }
+    // SAFETY: the file is opened for reading; model folders and artifacts are not changed in place.
+    let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(|e| LmError::io(path, e))?);
+    let header = u64::from_le_bytes([map[0], map[1], map[2], map[3], map[4], map[5], map[6], map[7]]);
+    if header > 1 << 30 || map.get(8) != Some(&b'{') {
+        return Err(wrong("is not a safetensors file".into()));
+    }
+    if header + 8 > size {
+        return Err(wrong(format!("is cut short: its header alone takes {} bytes, the file has {size}", header + 8)));
+    }
+    let (read, metadata) = match SafeTensors::read_metadata(&map) {
+        Ok(ok) => ok,
+        Err(safetensors::SafeTensorError::MetadataIncompleteBuffer) => {
+            let end = header_end(&map[8..8 + header as usize]).map_or(String::from("more"), |n| (n + 8 + header).to_string());
+            return Err(wrong(format!("is cut short: its header promises {end} bytes, the file has {size}")));
+        }
+        Err(e) => return Err(wrong(format!("has a broken header: {e}"))),
+    };
+    let mut out = Vec::new();
+    for (name, info) in metadata.tensors() {
+        let stored = match info.dtype {
+            Dtype::F32 => Stored::F32,
+            Dtype::F16 => Stored::F16,
+            Dtype::BF16 => Stored::Bf16,
+            // Integer buffers such as position ids are never needed; a needed tensor that is
+            // missing here is named by `need`.
+            _ => continue,
+        };
+        let at = 8 + read + info.data_offsets.0;
+        let weight = Weight { shape: info.shape.clone(), stored, data: Data::Mapped(map.clone(), at) };
+        out.push((name, if at % stored.bytes() == 0 { weight } else { realigned(&weight, &map, at) }));
+    }
+    Ok(out)
+}
+
+/// Where the header says that the data ends.
+fn header_end(header: &[u8]) -> Option<u64> {
+    let json: serde_json::Value = serde_json::from_slice(header).ok()?;
+    json.as_object()?.values().filter_map(|t| t.get("data_offsets")?.get(1)?.as_u64()).max()
+}
+
+/// A copy of a tensor whose offset does not fit its type.
+fn realigned(weight: &Weight, map: &Mmap, at: usize) -> Weight {
+    let bytes = &map[at..at + weight.len() * weight.stored.bytes()];
+    let numbers = match weight.stored {
+        Stored::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Stored::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Stored::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+    };
+    Weight::owned(&weight.shape, numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn write(dir: &Path, bytes: &[u8]) -> PathBuf {
+        let path = dir.join("model.safetensors");
+        File::create(&path).unwrap().write_all(bytes).unwrap();
+        path
+    }
+
+    fn file() -> Vec<u8> {
+        let data: Vec<u8> = [1.0f32, 2.0, 3.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let view = safetensors::tensor::TensorView::new(Dtype::F32, vec![3], &data).unwrap();
+        safetensors::serialize([("a", view)], None).unwrap()
+    }
+
+    #[test]
+    fn broken_files_say_what_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = file();
+        let cases: [(&[u8], &str); 4] = [
+            (&whole[..whole.len() - 4], "cut short"),
+            (&whole[..20], "cut short"),
+            (b"PK\x03\x04 this is something else", "not a safetensors file"),
+            (b"abc", "3 bytes"),
+        ];
+        for (bytes, expected) in cases {
+            let path = write(dir.path(), bytes);
+            let e = Weights::open(&[path]).err().unwrap().to_string();
+            assert!(e.contains(expected) && e.contains("model.safetensors"), "{e}");
+        }
+    }
+
+    #[test]
+    fn missing_and_misshapen_tensors_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let w = Weights::open(&[write(dir.path(), &file())]).unwrap();
+        assert_eq!(w.need("a", &[3]).unwrap().to_vec(), [1.0, 2.0, 3.0]);
+        assert!(w.need("b", &[3]).err().unwrap().to_string().contains("tensor b is missing"));
+        let e = w.need("a", &[4]).err().unwrap().to_string();
+        assert!(e.contains("tensor a") && e.contains("[4]") && e.contains("[3]"), "{e}");
+    }
+}

@@ -1,0 +1,198 @@
+//! Numbers held against the reference libraries (transformers, PEFT, PyTorch) on small random
+//! models. `HEADSTART_PARITY_DIR` names another folder of the same form.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use headstart_lm::api::Unwatched;
+use headstart_lm::block::Batch;
+use headstart_lm::generate::{Sampling, generate};
+use headstart_lm::lora::{Adapter, tensor_name};
+use headstart_lm::model::Model;
+use headstart_lm::net::{Net, Overlay};
+use headstart_lm::ops::block::Keep;
+use headstart_lm::ops::loss::Targets;
+use headstart_lm::optim::{AdamW, AdamWSpec};
+use safetensors::SafeTensors;
+
+struct Case {
+    name: String,
+    folder: PathBuf,
+    expected: Vec<u8>,
+}
+
+fn cases() -> Vec<Case> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
+    let folder = std::env::var_os("HEADSTART_PARITY_DIR").map_or(own, PathBuf::from);
+    let mut all: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
+    all.sort();
+    let cases = all.into_iter().filter(|p| p.join("expected.safetensors").exists()).map(|folder| Case {
+        name: folder.file_name().unwrap().to_string_lossy().into_owned(),
+        expected: std::fs::read(folder.join("expected.safetensors")).unwrap(),
+        folder,
+    });
+    let cases: Vec<Case> = cases.collect();
+    assert!(!cases.is_empty(), "{} has no fixtures", folder.display());
+    cases
+}
+
+impl Case {
+    fn floats(&self, name: &str) -> Vec<f32> {
+        let all = SafeTensors::deserialize(&self.expected).unwrap();
+        let data = all.tensor(name).unwrap().data().to_vec();
+        data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    fn rows(&self, name: &str) -> Vec<Vec<u32>> {
+        let all = SafeTensors::deserialize(&self.expected).unwrap();
+        let t = all.tensor(name).unwrap();
+        let ids: Vec<u32> =
+            t.data().chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()) as u32).collect();
+        ids.chunks(t.shape()[1]).map(<[u32]>::to_vec).collect()
+    }
+
+    fn model(&self) -> Arc<Model> {
+        Arc::new(Model::load(&self.folder.join("model")).unwrap())
+    }
+
+    fn adapted(&self) -> (Net, Adapter) {
+        let model = self.model();
+        let adapter = Adapter::load(&self.folder.join("adapter"), &model.config).unwrap();
+        let overlay = adapter.overlay(&candle_core::Device::Cpu).unwrap();
+        (Net::new(model, overlay), adapter)
+    }
+
+    fn batch(&self) -> Arc<Batch> {
+        Arc::new(Batch::pack(self.rows("input_ids").iter().map(Vec::as_slice)))
+    }
+
+    /// labels = input_ids, the first 6 of each row ignored.
+    fn targets(&self) -> Arc<Targets> {
+        let batch = self.batch();
+        let rows: Vec<usize> = batch.sequences.iter().flat_map(|s| s.start + 5..s.end - 1).collect();
+        let ids = rows.iter().map(|r| batch.ids[r + 1]).collect();
+        Arc::new(Targets { rows, ids })
+    }
+
+    /// Agreement to 1e-4 of the largest number expected.
+    fn close(&self, what: &str, found: &[f32], expected: &[f32]) {
+        assert_eq!(found.len(), expected.len(), "{}: {what}", self.name);
+        let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
+        for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+            assert!((f - e).abs() <= 1e-4 * largest, "{}: {what}[{i}]: {f}, expected {e}", self.name);
+        }
+    }
+}
+
+fn all_rows(batch: &Batch) -> Vec<usize> {
+    (0..batch.tokens()).collect()
+}
+
+#[test]
+fn parity_of_logits_and_hidden_states() {
+    for case in cases() {
+        let (net, batch) = (Net::new(case.model(), Overlay::None), case.batch());
+        let normed = net.normed(&net.hidden(&batch, |_, _| {}).unwrap(), &all_rows(&batch)).unwrap();
+        case.close("last_hidden", &normed, &case.floats("last_hidden"));
+        case.close("logits", &net.logits(&normed).unwrap(), &case.floats("logits"));
+        let (net, _) = case.adapted();
+        let normed = net.normed(&net.hidden(&batch, |_, _| {}).unwrap(), &all_rows(&batch)).unwrap();
+        case.close("adapter_logits", &net.logits(&normed).unwrap(), &case.floats("adapter_logits"));
+    }
+}
+
+#[test]
+fn parity_of_greedy_tokens() {
+    for case in cases() {
+        let net = Net::new(case.model(), Overlay::None);
+        let expected = case.rows("greedy").remove(0);
+        let prompt = case.rows("input_ids")[0][..5].to_vec();
+        let sampling = Sampling { max_tokens: 12, temperature: 0.0, seed: 0, eos: &[] };
+        // Once alone and once among others: the same tokens.
+        let others = [vec![3; 9], prompt.clone(), vec![7, 8]];
+        for prompts in [vec![prompt.clone()], others.to_vec()] {
+            let answers = generate(&net, &prompts, &sampling, &Unwatched).unwrap();
+            let at = prompts.iter().position(|p| *p == prompt).unwrap();
+            assert_eq!([prompt.clone(), answers[at].clone()].concat(), expected, "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn parity_of_loss_gradients_and_training() {
+    for case in cases() {
+        for keep in [Keep::Activations, Keep::Input] {
+            let (net, adapter) = case.adapted();
+            let (batch, targets) = (case.batch(), case.targets());
+            let scale = 1.0 / targets.ids.len() as f32;
+            let loss = net.loss(&batch, &targets, scale, keep).unwrap();
+            case.close("loss", &[loss.to_scalar().unwrap()], &case.floats("loss"));
+            let grads = loss.backward().unwrap();
+            for (block, layout, var) in net.parameters() {
+                let grad = grads.get(&var).expect("every adapter gets a gradient");
+                let grad: Vec<f32> = grad.to_vec1().unwrap();
+                for s in &layout.unwrap().segments {
+                    let name = format!("grad.{}", tensor_name(block, s.slot));
+                    case.close(&name, &grad[s.range.clone()], &case.floats(&name));
+                }
+            }
+            let spec = AdamWSpec { decay: 0.01, clip: None, ..AdamWSpec::default() };
+            let mut optimizer = AdamW::new(&net, spec);
+            let trace: Vec<f32> = (0..10)
+                .map(|_| {
+                    let loss = net.loss(&batch, &targets, scale, keep).unwrap();
+                    optimizer.step(&loss.backward().unwrap(), 1e-2).unwrap();
+                    loss.to_scalar().unwrap()
+                })
+                .collect();
+            case.close("adamw_loss_trace", &trace, &case.floats("adamw_loss_trace"));
+            assert!(!adapter.is_empty());
+        }
+    }
+}
+
+/// candle's own differentiable operations give the same loss and gradients as the hand-written
+/// passes, for adapters and for all weights.
+#[test]
+fn composed_operations_agree() {
+    let cpu = candle_core::Device::Cpu;
+    for case in cases() {
+        let (batch, targets, model) = (case.batch(), case.targets(), case.model());
+        let adapter = Adapter::load(&case.folder.join("adapter"), &model.config).unwrap();
+        let overlays = || [adapter.overlay(&cpu).unwrap(), Net::full_overlay(&model, &cpu).unwrap()];
+        for (own, plain) in overlays().into_iter().zip(overlays()) {
+            let nets = [Net::new(model.clone(), own), Net::composed(model.clone(), plain, cpu.clone()).unwrap()];
+            let [a, b] = nets.map(|net| {
+                let loss = net.loss(&batch, &targets, 0.05, Keep::Activations).unwrap();
+                let grads = loss.backward().unwrap();
+                let all = net.parameters().into_iter().map(|(.., var)| {
+                    grads.get(&var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+                });
+                let mut all: Vec<Vec<f32>> = all.collect();
+                all.push(vec![loss.to_scalar().unwrap()]);
+                all
+            });
+            a.iter().zip(&b).for_each(|(a, b)| case.close("gradient", a, b));
+        }
+    }
+}
+
+/// The same bits on one thread and on several.
+#[test]
+fn threads_do_not_change_a_bit() {
+    for case in cases() {
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let (net, _) = case.adapted();
+                let mut optimizer = AdamW::new(&net, AdamWSpec::default());
+                for _ in 0..3 {
+                    let loss = net.loss(&case.batch(), &case.targets(), 0.05, Keep::Activations).unwrap();
+                    optimizer.step(&loss.backward().unwrap(), 1e-2).unwrap();
+                }
+                net.parameters()[0].2.to_vec1::<f32>().unwrap()
+            })
+        };
+        assert_eq!(run(1), run(3), "{}", case.name);
+    }
+}
