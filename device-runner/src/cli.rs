@@ -18,6 +18,9 @@ use crate::{local, show};
 #[derive(Parser)]
 #[command(name = "headstart-device", version, max_term_width = 100)]
 struct Cli {
+    /// The folder for this device's secret, results and downloads.
+    #[arg(long, global = true, default_value = ".headstart-device")]
+    state: PathBuf,
     #[command(subcommand)]
     command: Command,
 }
@@ -42,9 +45,6 @@ struct JoinArgs {
     /// The folder with this device's own data; stages can read nothing outside it.
     #[arg(long)]
     data: PathBuf,
-    /// The folder for this device's secret, results and downloads.
-    #[arg(long, default_value = ".headstart-device")]
-    state: PathBuf,
     /// Stop after one task.
     #[arg(long, conflicts_with = "exit_when_idle")]
     once: bool,
@@ -67,22 +67,16 @@ struct RunArgs {
     /// The folder with this device's own data; stages can read nothing outside it.
     #[arg(long)]
     data: PathBuf,
-    /// The folder for this device's secret, results and downloads.
-    #[arg(long, default_value = ".headstart-device")]
-    state: PathBuf,
     #[command(flatten)]
     limits: Limits,
 }
 
 #[derive(clap::Args)]
 struct ShowArgs {
-    /// The folder that `join` was given with --state.
-    #[arg(long, default_value = ".headstart-device")]
-    state: PathBuf,
     /// Print everything that ever left this device instead.
     #[arg(long)]
     sent: bool,
-    /// Show this run instead of the last.
+    /// Show this run alone, not the newest of everything.
     #[arg(long, conflicts_with = "sent")]
     run: Option<String>,
 }
@@ -132,9 +126,9 @@ pub fn main(stages: impl FnOnce() -> Vec<Box<dyn Stage>>) -> ExitCode {
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).without_time();
     log.with_env_filter(filter.unwrap_or_else(|_| "info".into())).init();
     let done = match cli.command {
-        Command::Join(args) => join(args, stages()),
-        Command::Run(args) => run(&args, stages()),
-        Command::Show(args) => print(&args),
+        Command::Join(args) => join(args, cli.state, stages()),
+        Command::Run(args) => run(&args, &cli.state, stages()),
+        Command::Show(args) => print(&args, &cli.state),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -145,7 +139,7 @@ pub fn main(stages: impl FnOnce() -> Vec<Box<dyn Stage>>) -> ExitCode {
     }
 }
 
-fn join(args: JoinArgs, stages: Vec<Box<dyn Stage>>) -> Result<u8, DeviceError> {
+fn join(args: JoinArgs, state: PathBuf, stages: Vec<Box<dyn Stage>>) -> Result<u8, DeviceError> {
     let until = match (args.once, args.exit_when_idle) {
         (true, _) => Until::Once,
         (false, Some(s)) => Until::Idle(Duration::from_secs(s)),
@@ -155,7 +149,7 @@ fn join(args: JoinArgs, stages: Vec<Box<dyn Stage>>) -> Result<u8, DeviceError> 
         url: args.url,
         name: args.name,
         data: args.data,
-        state: args.state,
+        state,
         until,
         holds: args.holds,
         allowed: args.allow_release,
@@ -196,18 +190,17 @@ async fn stop_on_signal(stop: CancellationToken) {
     std::process::exit(130);
 }
 
-fn run(args: &RunArgs, stages: Vec<Box<dyn Stage>>) -> Result<u8, DeviceError> {
+fn run(args: &RunArgs, state: &Path, stages: Vec<Box<dyn Stage>>) -> Result<u8, DeviceError> {
     let mut text = String::new();
     let read = std::io::stdin().read_to_string(&mut text);
     read.map_err(|e| DeviceError::Input(format!("standard input: {e}")))?;
     let limits = (args.limits.threads(), args.limits.memory);
-    let made = local::run(&text, &args.data, &args.state, stages, limits)?;
+    let made = local::run(&text, &args.data, state, stages, limits)?;
     put(&format!("{made:#}\n"))?;
     Ok(0)
 }
 
-fn print(args: &ShowArgs) -> Result<u8, DeviceError> {
-    let state: &Path = &args.state;
+fn print(args: &ShowArgs, state: &Path) -> Result<u8, DeviceError> {
     let page = if args.sent { show::sent(state)? } else { show::summary(state, args.run.as_deref())? };
     put(&page)?;
     Ok(0)
@@ -233,6 +226,8 @@ mod tests {
         let join = "headstart-device join http://x --name phone --data d";
         let Command::Join(args) = parse(join).expect("parses").command else { panic!("not a join") };
         assert_eq!(args.allow_release, Allowed::NUMBERS, "weights never leave unless named");
+        assert!(parse("headstart-device --state s show --sent").is_ok());
+        assert!(parse("headstart-device show --state s --run r").is_ok());
         assert!(parse(&format!("{join} --allow-release datasets")).is_err());
         assert!(parse(&format!("{join} --once --exit-when-idle 3")).is_err());
         assert!(parse(&format!("{join} --holds charging,unmetered --memory 1GiB")).is_ok());

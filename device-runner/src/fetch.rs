@@ -1,6 +1,6 @@
 //! Downloads of public artifacts: by digest, checked, resumed where they were cut.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::client::{CallError, Client};
 use crate::context::Control;
+use crate::residency::is_private;
 use crate::store::{Public, digest_file};
 
 /// Tries in a row that bring nothing before a download is given up.
@@ -29,36 +30,46 @@ pub struct Fetcher<'a> {
 
 impl Fetcher<'_> {
     /// Downloads every public artifact that a task names, in its arguments or to be fetched
-    /// beforehand, and what those refer to. Returns all of them.
+    /// beforehand, and what those cannot be used without. Returns all that are here then.
     ///
     /// Everything is downloaded before anything private is looked at, whether it will be used or
     /// not: otherwise the engine could tell from the downloads which pLLM the device chose. For the
-    /// same reason nothing is ever downloaded later, while a stage runs. The pLLMs of a catalog are
-    /// not followed: the engine lists those that a task may choose from, all of them.
+    /// same reason nothing is ever downloaded later, while a stage runs, and the pLLMs of a catalog
+    /// are not followed: the engine lists those that a task may choose from, all of them.
     ///
     /// # Errors
     /// [`FailureClass::Transient`] where the engine is out of reach, [`FailureClass::Input`] where
     /// what it sends is not what was asked for.
     pub async fn everything(&self, task: &Task) -> Result<Vec<ArtifactRef>, Failure> {
-        let mut todo: VecDeque<ArtifactRef> = task.prefetch.iter().cloned().collect();
+        let private = is_private(task);
+        let mut named: VecDeque<ArtifactRef> = task.prefetch.iter().cloned().collect();
         for expr in task.args.values().chain(&task.when) {
-            named(expr, &mut todo);
+            in_expr(expr, &mut named);
         }
-        let mut seen = BTreeSet::new();
-        while let Some(artifact) = todo.pop_front() {
-            if artifact.private_to.is_some() || seen.contains(&artifact) {
+        let mut todo: VecDeque<(ArtifactRef, Need)> = named.into_iter().map(|a| (a, Need::Files)).collect();
+        let mut here: BTreeMap<ArtifactRef, Need> = BTreeMap::new();
+        while let Some((artifact, need)) = todo.pop_front() {
+            if artifact.private_to.is_some() || here.get(&artifact).is_some_and(|had| *had >= need) {
                 continue;
             }
-            let manifest = self.manifest(&artifact).await?;
-            for file in manifest.files.values() {
-                self.file(file).await?;
+            let manifest = match self.manifest(&artifact).await {
+                Ok(manifest) => manifest,
+                // Mentioned, but not for this device; few stages ask.
+                Err(f) if need == Need::Manifest && f.class == FailureClass::MissingArtifact => continue,
+                Err(f) => return Err(f),
+            };
+            if need == Need::Files {
+                for file in manifest.files.values() {
+                    self.file(file).await?;
+                }
             }
-            let from_catalog = matches!(artifact.ty, ArtifactType::Catalog | ArtifactType::Selection);
-            let followed = manifest.uses.into_values();
-            todo.extend(followed.filter(|u| !(from_catalog && u.ty == ArtifactType::Pllm)));
-            seen.insert(artifact);
+            let follow = |(name, used): (String, ArtifactRef)| {
+                Some((used.clone(), Need::of(artifact.ty, need, &name, used.ty, private)?))
+            };
+            todo.extend(manifest.uses.into_iter().filter_map(follow));
+            here.insert(artifact, need);
         }
-        Ok(seen.into_iter().collect())
+        Ok(here.into_keys().collect())
     }
 
     async fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, Failure> {
@@ -162,6 +173,31 @@ impl Fetcher<'_> {
     }
 }
 
+/// How much of an artifact is downloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    /// What it is.
+    Manifest,
+    /// All of it.
+    Files,
+}
+
+impl Need {
+    /// How much is needed of what an artifact refers to under `name`.
+    fn of(whose: ArtifactType, need: Self, name: &str, used: ArtifactType, private: bool) -> Option<Self> {
+        use ArtifactType::{Catalog, Pllm, Selection, Space};
+        match (whose, used) {
+            // An adapter needs its base, a space its model.
+            (Pllm, _) if name == "base" => Some(need),
+            (Space, _) => Some(need),
+            (Catalog | Selection, Pllm) if private => None,
+            // Nothing is to be hidden, so what may be needed is simply downloaded.
+            _ if !private && !name.starts_with("parent") => Some(need),
+            _ => Some(Self::Manifest),
+        }
+    }
+}
+
 enum Cut {
     /// The engine or the network; the download may go on.
     Call(CallError),
@@ -212,20 +248,20 @@ impl<'a> Patience<'a> {
 }
 
 /// Every artifact that stands in an expression.
-fn named(expr: &Expr, out: &mut VecDeque<ArtifactRef>) {
+fn in_expr(expr: &Expr, out: &mut VecDeque<ArtifactRef>) {
     match expr {
         Expr::Value { value } => in_value(value, out),
         Expr::Output { .. } => {}
-        Expr::Field { of, .. } | Expr::Not { of } => named(of, out),
+        Expr::Field { of, .. } | Expr::Not { of } => in_expr(of, out),
         Expr::Or { first, second } => {
-            named(first, out);
-            named(second, out);
+            in_expr(first, out);
+            in_expr(second, out);
         }
-        Expr::List { items } => items.iter().for_each(|(_, e)| named(e, out)),
-        Expr::Mix { terms } => terms.iter().for_each(|(.., e)| named(e, out)),
+        Expr::List { items } => items.iter().for_each(|(_, e)| in_expr(e, out)),
+        Expr::Mix { terms } => terms.iter().for_each(|(.., e)| in_expr(e, out)),
         Expr::Compare { left, right, .. } => {
-            named(left, out);
-            named(right, out);
+            in_expr(left, out);
+            in_expr(right, out);
         }
     }
 }

@@ -18,9 +18,36 @@ use crate::context::LocalManifests;
 use crate::residency::{Allowed, allow, described};
 use crate::store::Store;
 
-/// Fields of a selection that may leave.
-const SELECTION_FIELDS: &[&str] =
-    &["pllm_name", "mix", "coefficients", "confidence", "is_mix", "abstained", "strength", "explained"];
+/// Fields of a selection that may leave: what was chosen, how sure it is, the user's coefficients,
+/// distances and losses of the candidates, what choosing cost. Its sentence for the user does not.
+const SELECTION_FIELDS: &[&str] = &[
+    "pllm_name",
+    "mix",
+    "is_mix",
+    "abstained",
+    "confidence",
+    "strength",
+    "user",
+    "distances",
+    "verified",
+    "cost",
+];
+
+/// Names of our own inside those fields.
+const SELECTION_WORDS: &[&str] = &[
+    "base",
+    "words",
+    "word",
+    "coefficient",
+    "low",
+    "high",
+    "explained",
+    "loss",
+    "base_loss",
+    "forward_passes",
+    "bytes",
+    "catalog_bytes",
+];
 
 /// Words of our own that stand in the value of a pLLM.
 const PLLM_WORDS: &[&str] =
@@ -115,8 +142,9 @@ impl Releaser<'_> {
         }))
     }
 
+    /// Whether a name or word may leave: one of our own, or one of the public catalog.
     fn knows(&self, name: &str) -> bool {
-        self.known.contains(name)
+        SELECTION_WORDS.contains(&name) || self.known.contains(name)
     }
 
     fn selection(&self, manifest: &Manifest) -> Json {
@@ -146,11 +174,13 @@ impl Releaser<'_> {
     /// A private pLLM as a public artifact: its weights and configuration, its numbers, its base.
     fn pllm(&self, a: &ArtifactRef, what: &str, out: &mut Leaving) -> Result<ArtifactRef, Failure> {
         let private = self.store.manifest(a)?;
-        if let Some((name, _)) = private.uses.iter().find(|(_, u)| u.private_to.is_some()) {
-            return Err(Failure::input(format!(
-                "{what} cannot be released: its `{name}` is private to this device itself"
-            )));
+        let mut uses = private.uses;
+        if uses.get("base").is_some_and(|b| b.private_to.is_some()) {
+            let m = format!("{what} cannot be released: its base is private to this device itself");
+            return Err(Failure::input(m));
         }
+        // What else it was made from may be private; it works without.
+        uses.retain(|_, u| u.private_to.is_none());
         let folder = self.store.open(a)?;
         let files = private.files.into_iter().filter(|(name, _)| is_model_file(name));
         let words = |s: &Json| matches!(s, Json::String(w) if PLLM_WORDS.contains(&w.as_str()));
@@ -168,7 +198,7 @@ impl Releaser<'_> {
             }
             _ => Json::Null,
         };
-        let public = Manifest { ty: Type::Pllm, files: files.collect(), value, uses: private.uses };
+        let public = Manifest { ty: Type::Pllm, files: files.collect(), value, uses };
         for (name, file) in &public.files {
             let what = format!("released {name} of {what}");
             out.uploads.push(Upload { digest: file.digest, size: file.size, at: folder.join(name), what });

@@ -1,12 +1,19 @@
 //! What only this device knows, in a form for its owner. Reads the state folder; sends nothing.
 
+mod parts;
+
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
+use headstart_protocol::task::Released;
+use headstart_protocol::{Manifest, Type};
+
 use crate::error::DeviceError;
-use crate::history;
+use crate::history::{self, Ended, Entry};
 use crate::journal;
 use crate::state::State;
+use crate::store::Store;
 
 /// Everything that left the device, a line a message.
 ///
@@ -18,32 +25,125 @@ pub fn sent(state: &Path) -> Result<String, DeviceError> {
     let mut out = String::new();
     for line in &lines {
         if line.repeats > 0 {
-            let _ = writeln!(out, "{:>22}  … and {} more times", "", line.repeats);
+            let _ = writeln!(out, "{:>20}  … and the same {} more times", "", line.repeats);
         }
-        let method = line.call.split_once("/v1/").map_or(line.call.clone(), |(m, path)| {
-            format!("{m}{}", path.split('/').next().unwrap_or_default())
+        let method = line.call.split_once("/v1/").map_or(line.call.clone(), |(method, path)| {
+            format!("{method}{}", path.split('/').next().unwrap_or_default())
         });
         let time = line.time.strftime("%Y-%m-%d %H:%M:%SZ");
-        let _ =
-            writeln!(out, "{time}  {method:<14} {:>9} B  {}  {}", line.bytes, line.digest.short(), line.what);
+        let digest = if line.bytes == 0 { String::from("-") } else { line.digest.short() };
+        let _ = writeln!(out, "{time}  {method:<13} {:>9} B  {digest:<8}  {}", line.bytes, line.what);
     }
-    let bytes: u64 = lines.iter().map(|l| l.bytes).sum();
-    let _ = writeln!(out, "{} messages, {bytes} bytes in all", lines.len());
+    let bytes: u64 = lines.iter().map(|l| l.bytes * (1 + l.repeats)).sum();
+    let _ = writeln!(out, "\n{}, {bytes} bytes in all", counted(messages(&lines), "message"));
     Ok(out)
 }
 
-/// The last run on this device, or the one of the given name.
+fn messages(lines: &[journal::Sent]) -> u64 {
+    lines.iter().map(|l| 1 + l.repeats).sum()
+}
+
+fn counted(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// An instance's newest attempt, and what it made, where that is still here.
+struct Known {
+    entry: Entry,
+    manifest: Option<Manifest>,
+}
+
+/// The owner's page: the newest result of everything that ran here, or of one run.
 ///
 /// # Errors
 /// [`DeviceError::Input`] where `state` is not a device's folder, or knows no such run.
 pub fn summary(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
     let opened = State::look(state)?;
-    let entries = history::read(&opened.at("history.jsonl"))?;
-    let run = run.map(str::to_owned).or_else(|| entries.last().map(|e| e.run.clone()));
-    let run = run.ok_or_else(|| DeviceError::Input("nothing has run on this device yet".into()))?;
-    let mut out = String::new();
-    for e in entries.iter().filter(|e| e.run == run) {
-        let _ = writeln!(out, "{:<20} {:<12} {:>7.1} s  {:?}", e.name, e.ty.to_string(), e.seconds, e.ended);
+    let store = Store::new(&opened);
+    let known = newest(history::read(&opened.at("history.jsonl"))?, &store, run);
+    if known.is_empty() {
+        return Err(DeviceError::Input(match run {
+            Some(run) => format!("nothing of run {run:?} ran on this device"),
+            None => "nothing has run on this device yet".to_owned(),
+        }));
     }
+    let of = |ty: Type| {
+        known
+            .iter()
+            .filter_map(move |k| Some((k.entry.name.as_str(), k.manifest.as_ref().filter(|m| m.ty == ty)?)))
+    };
+    let mut out = String::from(
+        "What only this device knows\n===========================\n\
+         Nothing on this page was sent anywhere, except where it says so.\n",
+    );
+    for (name, m) in of(Type::Selection) {
+        parts::style(&mut out, name, &m.value);
+        parts::choice(&mut out, name, &m.value);
+    }
+    for (name, m) in of(Type::Pllm) {
+        parts::training(&mut out, name, &m.value);
+    }
+    let metrics: Vec<_> = of(Type::Metrics).map(|(name, m)| (name, &m.value)).collect();
+    parts::measurements(&mut out, &metrics);
+    let samples = |k: &Known| {
+        let folder = store.private.files(&k.entry.artifact?);
+        let measured = k.manifest.as_ref().is_some_and(|m| m.ty == Type::Metrics);
+        measured.then(|| parts::read_samples(&folder)).flatten().map(|s| (k.entry.name.clone(), s))
+    };
+    parts::answers(&mut out, &known.iter().filter_map(samples).collect::<Vec<_>>());
+    stages(&mut out, &known);
+    let lines = journal::read(&opened.at("sent.jsonl"))?;
+    let bytes: u64 = lines.iter().map(|l| l.bytes * (1 + l.repeats)).sum();
+    let _ = writeln!(
+        out,
+        "\nSince it joined, this device sent {} with {bytes} bytes.\n\
+         `headstart-device show --sent` lists every one.",
+        counted(messages(&lines), "message")
+    );
     Ok(out)
+}
+
+fn newest(entries: Vec<Entry>, store: &Store, run: Option<&str>) -> Vec<Known> {
+    let mut latest: BTreeMap<String, (usize, Entry)> = BTreeMap::new();
+    for (at, entry) in entries.into_iter().enumerate() {
+        if run.is_none_or(|r| r == entry.run) && entry.ended != Ended::Superseded {
+            latest.insert(entry.name.clone(), (at, entry));
+        }
+    }
+    let mut latest: Vec<_> = latest.into_values().collect();
+    latest.sort_by_key(|(at, _)| *at);
+    let known = latest.into_iter().map(|(_, entry)| {
+        let id = entry.artifact.filter(|_| entry.private);
+        let manifest = id.and_then(|id| store.private.get(&id)).and_then(|held| held.manifest);
+        Known { entry, manifest }
+    });
+    known.collect()
+}
+
+fn stages(out: &mut String, known: &[Known]) {
+    let width = known.iter().map(|k| k.entry.name.chars().count()).max().unwrap_or(0);
+    out.push_str("\nWhat ran here\n");
+    for Known { entry: e, manifest } in known {
+        let fate = match e.ended {
+            Ended::Absent => "not needed; the engine cannot tell".to_owned(),
+            Ended::Failed => "failed".to_owned(),
+            _ if !e.private => "made of public data alone; sent whole".to_owned(),
+            _ if !e.released.is_empty() => {
+                let parts = e.released.iter().map(|(path, part)| match part {
+                    _ if !path.is_empty() => path.clone(),
+                    Released::Json(_) => "its numbers and names".to_owned(),
+                    Released::Artifact(_) => "ALL OF IT".to_owned(),
+                });
+                format!("stays here; released: {}", parts.collect::<Vec<_>>().join(", "))
+            }
+            _ if manifest.is_none() => "its result is no longer here".to_owned(),
+            _ => "stays here".to_owned(),
+        };
+        let ty = e.ty.to_string();
+        let _ = writeln!(out, "  {:width$}  {ty:<11} {:>7.1} s  {fate}", e.name, e.seconds);
+        if let Some(f) = &e.failure {
+            parts::wrapped(out, "      ", &f.message);
+            f.help.iter().for_each(|h| parts::wrapped(out, "      → ", h));
+        }
+    }
 }

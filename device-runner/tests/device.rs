@@ -170,3 +170,25 @@ async fn a_panic_is_a_failure_and_the_device_goes_on() {
     assert!(told[1].contains("cannot run stages of kind `unknown`"), "{}", told[1]);
     assert!(told[2].contains("version 2 of `probe`"), "{}", told[2]);
 }
+
+#[test]
+fn one_task_by_hand() {
+    let place = Place::new();
+    place.write("me.jsonl", "{\"prompt\":\"hello\"}\n");
+    let run = |text: &str| {
+        headstart_device::local::run(text, &place.data(), &place.state(), vec![stages::jsonl()], (1, None))
+    };
+    let made = run(r#"{"kind": "jsonl", "args": {"path": {"expr": "value", "value": {"is": "path", "value": "me.jsonl"}}}}"#)
+        .expect("runs");
+    assert_eq!(made["manifest"]["value"], json!({ "rows": 1 }));
+    let rows = std::path::Path::new(made["folder"].as_str().expect("a folder")).join("rows.jsonl");
+    assert_eq!(std::fs::read_to_string(rows).expect("kept"), "{\"prompt\":\"hello\"}\n");
+    for (wrong, why) in [
+        ("{", "not JSON"),
+        ("{\"kind\": \"jsonn\"}", "no stage kind `jsonn`"),
+        ("{\"kind\": \"jsonl\"}", "argument `path` of `jsonl` is missing"),
+    ] {
+        let error = run(wrong).expect_err(why);
+        assert!(error.exit_code() == 2 && error.to_string().contains(why), "{error}");
+    }
+}

@@ -143,7 +143,11 @@ async fn a_whole_private_run_leaves_nothing_but_what_is_released() {
         one(&engine, &place, Allowed::NUMBERS, releasing(pick, &["", "mix", "pllm", "confidence"])).await;
     let expected = json!({
         "pllm_name": "kind", "confidence": 0.75, "is_mix": false, "abstained": false,
-        "mix": { "kind": 0.9 }, "coefficients": { "friendly": 0.5 },
+        "mix": { "kind": 0.9 }, "distances": { "kind": 1.5 },
+        "user": { "explained": 0.5, "words": [
+            { "word": "friendly", "coefficient": 0.5, "low": 0.25, "high": 0.75 },
+            { "coefficient": 0.1, "low": 0.0, "high": 0.2 },
+        ] },
     });
     assert_eq!(json_of(&pick, ""), expected, "names of the catalog pass, texts of the user do not");
     assert_eq!(json_of(&pick, "mix"), json!({ "kind": 0.9 }));
@@ -180,6 +184,17 @@ async fn a_private_stage_does_not_tell_how_far_it_is() {
     assert!(renewals.len() > 3 && renewals.iter().all(|r| r.progress.is_none()), "{renewals:?}");
 }
 
+#[tokio::test]
+async fn a_selection_alone_moves_the_catalog_and_no_weights() {
+    let (engine, place) = (Engine::start().await, Place::new());
+    let mine = diary(&engine, &place).await;
+    let (catalog, ..) = catalog(&engine);
+    one(&engine, &place, Allowed::NONE, select_task(2, &catalog, &mine, &[])).await;
+    let files = engine.lock().manifests[&catalog.id].files.clone();
+    let blobs: Vec<_> = files.values().map(|f| format!("GET /v1/blobs/{}", f.digest)).collect();
+    assert_eq!(engine.calls("GET /v1/blobs"), blobs);
+}
+
 /// Every request that the engine saw stands in the device's journal.
 fn the_journal_knows_everything(engine: &Engine, place: &Place) {
     let sent = journal::read(&place.state().join("sent.jsonl")).expect("a journal");
@@ -189,6 +204,15 @@ fn the_journal_knows_everything(engine: &Engine, place: &Place) {
     }
     let page = headstart_device::show::sent(&place.state()).expect("prints");
     assert!(page.contains("released all of it = {\"loss\":1.25"), "{page}");
+    let page = headstart_device::show::summary(&place.state(), None).expect("prints");
+    for line in [
+        "friendly",
+        "because of {\"prompt\":\"How was the surgery?\"",
+        "in 40 steps",
+        "stays here; released: metrics.loss",
+    ] {
+        assert!(page.contains(line), "{line} is not on the page:\n{page}");
+    }
 }
 
 #[tokio::test]
@@ -199,7 +223,8 @@ async fn which_pllm_was_chosen_does_not_show_in_the_downloads() {
     let pick = select_task(2, &catalog, &mine, &[&kind, &terse]);
     one(&engine, &place, Allowed::NONE, pick).await;
     let asked = engine.calls("GET");
-    for pllm in [&kind, &terse] {
+    let base = engine.lock().manifests[&kind.id].uses["base"].clone();
+    for pllm in [&kind, &terse, &base] {
         assert!(asked.contains(&format!("GET /v1/artifacts/{}", pllm.id)), "{asked:?}");
         let files = engine.lock().manifests[&pllm.id].files.clone();
         assert!(files.values().all(|f| asked.contains(&format!("GET /v1/blobs/{}", f.digest))));

@@ -79,8 +79,12 @@ pub fn select() -> Box<dyn Stage> {
         let value = json!({
             "pllm_name": name, "confidence": 0.75, "is_mix": false, "abstained": false,
             "mix": { name: 0.9, first: 0.1 },
-            "coefficients": { "friendly": 0.5, first: 0.25 },
-            "why": format!("because of {text}"),
+            "distances": { name: 1.5, first: 2.5 }, "n": 2,
+            "user": { "explained": 0.5, "words": [
+                { "word": "friendly", "coefficient": 0.5, "low": 0.25, "high": 0.75, "why": text },
+                { "word": first, "coefficient": 0.1, "low": 0.0, "high": 0.2 },
+            ] },
+            "sentence": format!("because of {text}"),
         });
         let output = Output::new(Type::Selection, value).uses("pllm", chosen.clone());
         Ok(pllms.iter().fold(output, |o, (k, a)| o.uses((*k).clone(), (*a).clone())))
