@@ -1,0 +1,210 @@
+//! The stage: from arguments to a training, from its report to a pLLM.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use headstart_lm::open::{ModelFolders, open_model};
+use headstart_lm::{Backend, LoraSpec, Method, TrainReport, TrainSpec, Watch};
+use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::expr::Condition;
+use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Output, Progress, Stage, Type};
+use serde_json::{Value, json};
+
+use crate::split::{answered, hold_back};
+
+/// Every linear projection of a block, under its published name.
+pub const PROJECTIONS: [&str; 7] =
+    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/// What `until` can be about.
+const WATCHED: [&str; 3] = ["loss", "train_loss", "step"];
+
+/// `finetune`: trains an adapter, or all weights, on rows, with the loss on responses only.
+///
+/// The pLLM's value is `{"format": "lora" | "full", "metrics": {…}, "curve": [[step, loss], …]}`,
+/// where `metrics` holds numbers only; `uses.base` is the base.
+pub struct Finetune {
+    /// What trains.
+    pub backend: Arc<dyn Backend>,
+}
+
+impl Stage for Finetune {
+    fn kind(&self) -> &'static str {
+        "finetune"
+    }
+
+    fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
+        let from = args.artifact("from")?;
+        let folders = open_model(ctx, from)?;
+        let method = method(args, &folders)?;
+        let base = base(ctx, from, &folders, &method)?;
+        let spec = self.spec(args, ctx, folders, method)?;
+        let report = self.backend.train(&spec, &ContextWatch(ctx))?;
+        let format = if spec.method == Method::Full { "full" } else { "lora" };
+        let value = json!({
+            "format": format,
+            "metrics": metrics(&report, &spec)?,
+            "curve": report.curve,
+        });
+        let output = Output::new(Type::Pllm, value).uses("base", base);
+        Ok(files(&spec.out)?.into_iter().fold(output, |output, (name, at)| output.file(name, at)))
+    }
+}
+
+impl Finetune {
+    fn spec(
+        &self,
+        args: &Args,
+        ctx: &dyn Context,
+        folders: ModelFolders,
+        method: Method,
+    ) -> Result<TrainSpec, Failure> {
+        let seed = args.int("seed")? as u64;
+        let data = answered(ctx, args.artifact("data")?, "data")?;
+        let (data, eval) = match args.artifact_opt("eval") {
+            Some(eval) => (data, answered(ctx, eval, "eval")?),
+            None => hold_back(data, seed)?,
+        };
+        let learning_rate = args.float("learning_rate")?;
+        if !(learning_rate.is_finite() && learning_rate > 0.0) {
+            return Err(Failure::input(format!(
+                "argument `learning_rate` is {learning_rate}, but must be above 0"
+            )));
+        }
+        Ok(TrainSpec {
+            model: folders.model,
+            adapter: folders.adapter,
+            method,
+            data,
+            eval,
+            until: until(args)?,
+            learning_rate,
+            batch: positive(args, "batch")?,
+            max_steps: positive(args, "max_steps")?,
+            warmup: args.count("warmup")?,
+            cosine: match args.text("schedule")? {
+                "cosine" => true,
+                "constant" => false,
+                other => return Err(unknown("schedule", other, &["cosine", "constant"])),
+            },
+            eval_every: positive(args, "eval_every")?,
+            max_tokens: positive(args, "max_tokens")?,
+            seed,
+            memory: ctx.memory(),
+            out: ctx.scratch().join("trained"),
+        })
+    }
+}
+
+fn positive(args: &Args, name: &str) -> Result<usize, Failure> {
+    match args.count(name)? {
+        0 => Err(Failure::input(format!("argument `{name}` is 0, but must be at least 1"))),
+        n => Ok(n),
+    }
+}
+
+fn unknown(name: &str, found: &str, known: &[&str]) -> Failure {
+    Failure::input(format!("argument `{name}`: `{found}` is not one of {}", known.join(", ")))
+}
+
+fn until(args: &Args) -> Result<Option<Condition>, Failure> {
+    let until = args.condition("until");
+    match until.filter(|c| !WATCHED.contains(&c.metric.as_str())) {
+        Some(wrong) => Err(unknown("until", &wrong.metric, &WATCHED)),
+        None => Ok(until.cloned()),
+    }
+}
+
+fn method(args: &Args, folders: &ModelFolders) -> Result<Method, Failure> {
+    match args.text("method")? {
+        "lora" => {}
+        "full" if folders.adapter.is_none() => return Ok(Method::Full),
+        "full" => {
+            return Err(Failure::input("method `full` trains all weights, but `from` is an adapter")
+                .help("start from a whole model, or go on training the adapter with method `lora`"));
+        }
+        other => return Err(unknown("method", other, &["lora", "full"])),
+    }
+    let rank = positive(args, "rank")?;
+    let alpha = args.float_opt("alpha").unwrap_or(2.0 * rank as f64);
+    if !(alpha.is_finite() && alpha > 0.0) {
+        return Err(Failure::input(format!("argument `alpha` is {alpha}, but must be above 0")));
+    }
+    let targets = match args.texts("targets") {
+        none if none.is_empty() => PROJECTIONS.to_vec(),
+        some => some,
+    };
+    if let Some(wrong) = targets.iter().find(|t| !PROJECTIONS.contains(t)) {
+        return Err(unknown("targets", wrong, &PROJECTIONS));
+    }
+    Ok(Method::Lora(LoraSpec { rank, alpha, targets: targets.into_iter().map(str::to_owned).collect() }))
+}
+
+/// The base of what is trained: an adapter fits the whole model that it was trained on; full
+/// weights stay a version of what they first came from.
+fn base(
+    ctx: &dyn Context,
+    from: &ArtifactRef,
+    folders: &ModelFolders,
+    method: &Method,
+) -> Result<ArtifactRef, Failure> {
+    if *method == Method::Full && from.ty == ArtifactType::Pllm {
+        if let Some(base) = ctx.manifest(from)?.uses.get("base") {
+            return Ok(base.clone());
+        }
+    }
+    Ok(folders.base.clone())
+}
+
+/// What training reports, as numbers.
+fn metrics(report: &TrainReport, spec: &TrainSpec) -> Result<Value, Failure> {
+    if !(report.loss.is_finite() && report.train_loss.is_finite() && report.start_loss.is_finite()) {
+        let message = format!("the loss was no longer a number after {} steps", report.steps);
+        return Err(Failure::new(FailureClass::Input, message).help("try a lower learning_rate"));
+    }
+    Ok(json!({
+        "loss": report.loss,
+        "start_loss": report.start_loss,
+        "train_loss": report.train_loss,
+        "steps": report.steps,
+        "seconds": report.seconds,
+        "tokens": report.tokens,
+        "reached": u8::from(report.reached),
+        "trainable": report.trainable,
+        "rows": spec.data.len(),
+        "eval_rows": spec.eval.len(),
+    }))
+}
+
+/// Every file of the trained folder, by name, sorted.
+fn files(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
+    let mut out = Vec::new();
+    let io = |e: std::io::Error| Failure::io(folder, &e);
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if entry.file_type().map_err(io)?.is_file() {
+            out.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+        }
+    }
+    out.sort();
+    Ok(out)
+}
+
+/// Lets the training report to, and be stopped by, the stage's context.
+struct ContextWatch<'a>(&'a dyn Context);
+
+impl Watch for ContextWatch<'_> {
+    fn progress(&self, done: u64, total: u64, unit: &str, metrics: &[(&str, f64)]) {
+        let metrics = metrics.iter().map(|(name, x)| ((*name).to_owned(), *x)).collect();
+        self.0.progress(Progress { done, total: Some(total), unit: unit.to_owned(), metrics });
+    }
+
+    fn count(&self, counter: &'static str, n: u64) {
+        self.0.count(counter, n);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
+    }
+}
