@@ -10,7 +10,9 @@
 
 pub mod api;
 pub mod block;
+pub mod candle_backend;
 pub mod config;
+pub mod decoder;
 pub mod encoder;
 pub mod error;
 mod files;
@@ -23,11 +25,14 @@ pub mod net;
 pub mod open;
 pub mod ops;
 pub mod optim;
+pub mod rows;
 pub mod text;
+pub mod train;
 pub mod weights;
 
 pub use api::{
     Backend, Decoder, Encoder, GenerateOptions, LoraSpec, Method, ModelInfo, NextToken, RowScore, TrainReport,
     TrainSpec, Watch,
 };
+pub use candle_backend::{CandleBackend, default_backend};
 pub use error::LmError;

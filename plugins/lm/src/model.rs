@@ -161,10 +161,10 @@ impl Model {
         rope.clone()
     }
 
-    /// Bytes of its weights in memory, mapped files not counted.
-    pub fn resident(&self) -> u64 {
-        let blocks = self.blocks.iter().flat_map(|b| b.linear.iter().map(|l| l.weight.resident()));
-        self.embed.resident() + self.head.as_ref().map_or(0, Weight::resident) + blocks.sum::<u64>()
+    /// Bytes that its weights take: as f32 where they are expanded, else as mapped.
+    pub fn footprint(&self) -> u64 {
+        let blocks = self.blocks.iter().flat_map(|b| b.linear.iter().map(|l| l.weight.footprint()));
+        self.embed.footprint() + self.head.as_ref().map_or(0, Weight::footprint) + blocks.sum::<u64>()
     }
 }
 

@@ -105,9 +105,9 @@ impl AdamW {
     /// The name of a trained tensor that has not moved yet: no gradient has ever reached it.
     pub fn untouched(&self, name: impl Fn(usize, Option<Slot>, &Var) -> String) -> Option<String> {
         self.parameters.iter().find_map(|p| {
-            let still = |r: Range<usize>| p.moments.square[r].iter().all(|v| *v == 0.0);
+            let still = |r: Range<usize>| p.moments.mean[r].iter().all(|v| *v == 0.0);
             match &p.layout {
-                None => still(0..p.moments.square.len()).then(|| name(p.block, None, &p.var)),
+                None => still(0..p.moments.mean.len()).then(|| name(p.block, None, &p.var)),
                 Some(layout) => {
                     let s = layout.segments.iter().find(|s| still(s.range.clone()))?;
                     Some(name(p.block, Some(s.slot), &p.var))

@@ -69,12 +69,9 @@ impl Weight {
         self.len() == 0
     }
 
-    /// Bytes of private memory that it takes; a mapped file counts nothing.
-    pub fn resident(&self) -> u64 {
-        match &self.data {
-            Data::Mapped(..) => 0,
-            Data::Owned(v) => v.len() as u64 * 4,
-        }
+    /// Bytes that it takes in memory once all of it is in use.
+    pub fn footprint(&self) -> u64 {
+        self.len() as u64 * self.stored.bytes() as u64
     }
 
     /// Its numbers as stored.

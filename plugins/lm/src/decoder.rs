@@ -1,0 +1,234 @@
+//! [`Decoder`] over a [`Net`]: texts in, texts and numbers out.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::Device;
+use headstart_protocol::rows::Row;
+use rayon::ThreadPool;
+
+use crate::api::{Decoder, GenerateOptions, ModelInfo, NextToken, RowScore, Watch};
+use crate::block::Batch;
+use crate::config::DecoderConfig;
+use crate::error::LmError;
+use crate::generate::{Sampling, generate};
+use crate::lora::Adapter;
+use crate::model::Model;
+use crate::net::{Net, Overlay};
+use crate::rows::{Example, pack, parts};
+use crate::text::TextCodec;
+
+/// Tokens that go through the model at once.
+const BUDGET: usize = 4096;
+
+/// A causal language model on candle.
+pub struct CandleDecoder {
+    net: Net,
+    codec: TextCodec,
+    info: ModelInfo,
+    pool: Arc<ThreadPool>,
+}
+
+/// What a config says about a model.
+pub(crate) fn info(c: &DecoderConfig) -> ModelInfo {
+    ModelInfo {
+        model_type: c.model_type.clone(),
+        parameters: c.parameters(),
+        hidden: c.hidden,
+        layers: c.layers,
+        vocab: c.vocab,
+        context: c.context,
+    }
+}
+
+/// Refuses a tokenizer with ids that the embedding lacks.
+pub(crate) fn check_vocabulary(folder: &Path, codec: &TextCodec, c: &DecoderConfig) -> Result<(), LmError> {
+    if codec.vocab() <= c.vocab {
+        return Ok(());
+    }
+    let why = format!("has ids up to {}, but the model's vocabulary is {}", codec.vocab() - 1, c.vocab);
+    Err(LmError::File {
+        path: folder.join("tokenizer.json"),
+        why,
+        help: Some("the tokenizer must be the model's own".into()),
+    })
+}
+
+impl CandleDecoder {
+    /// Loads a model's folder with an adapter over it.
+    pub fn load(model: &Path, adapter: Option<&Path>, pool: Arc<ThreadPool>) -> Result<Self, LmError> {
+        let codec = TextCodec::load(model)?;
+        let base = Arc::new(pool.install(|| Model::load(model))?);
+        check_vocabulary(model, &codec, &base.config)?;
+        let overlay = match adapter {
+            Some(folder) => Adapter::load(folder, &base.config)?.overlay(&Device::Cpu)?,
+            None => Overlay::None,
+        };
+        Ok(Self { info: info(&base.config), net: Net::new(base, overlay), codec, pool })
+    }
+
+    /// Hidden states after the final norm of rows that `rows` picks of each sequence, one sequence's
+    /// after the other's, given to `each` with the sequence's number.
+    fn read(
+        &self,
+        sequences: &[Vec<u32>],
+        rows: impl Fn(&std::ops::Range<usize>) -> std::ops::Range<usize>,
+        watch: &dyn Watch,
+        mut each: impl FnMut(usize, &[f32]) -> Result<(), LmError>,
+    ) -> Result<(), LmError> {
+        let mut start = 0;
+        while start < sequences.len() {
+            if watch.cancelled() {
+                return Err(LmError::Cancelled);
+            }
+            let (mut end, mut tokens) = (start + 1, sequences[start].len());
+            while end < sequences.len() && tokens + sequences[end].len() <= BUDGET {
+                tokens += sequences[end].len();
+                end += 1;
+            }
+            let batch = Arc::new(Batch::pack(sequences[start..end].iter().map(Vec::as_slice)));
+            let hidden = self.net.hidden(&batch, |_, _| {})?;
+            for (i, s) in batch.sequences.iter().enumerate() {
+                each(start + i, &self.net.normed(&hidden, &rows(s).collect::<Vec<_>>())?)?;
+            }
+            watch.count("forward_passes", (end - start) as u64);
+            watch.count("tokens", tokens as u64);
+            watch.progress(end as u64, sequences.len() as u64, "texts", &[]);
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn score_rows(&self, rows: &[Row], limit: usize, watch: &dyn Watch) -> Result<Vec<RowScore>, LmError> {
+        let limit = limit.min(self.info.context);
+        let examples: Vec<Example> =
+            rows.iter().map(|r| Example::new(&self.codec, r, limit)).collect::<Result<_, _>>()?;
+        let mut scores = Vec::with_capacity(rows.len());
+        for part in parts(&examples.iter().collect::<Vec<_>>(), BUDGET) {
+            if watch.cancelled() {
+                return Err(LmError::Cancelled);
+            }
+            let (batch, targets) = pack(part.iter().copied());
+            let losses = self.net.losses(&batch, &targets)?;
+            let mut left = losses.as_slice();
+            for e in &part {
+                let (own, rest) = left.split_at(e.targets());
+                left = rest;
+                let response = &rows[scores.len()].response;
+                let bytes =
+                    if e.cut { self.codec.decode(&e.ids[e.first..]).len() } else { response.len() };
+                scores.push(RowScore {
+                    nll: own.iter().map(|l| f64::from(*l)).sum(),
+                    tokens: own.len(),
+                    bytes: bytes.min(response.len()),
+                });
+            }
+            watch.count("forward_passes", part.len() as u64);
+            watch.count("tokens", batch.tokens() as u64);
+            watch.progress(scores.len() as u64, rows.len() as u64, "rows", &[]);
+        }
+        Ok(scores)
+    }
+
+    fn pooled_texts(&self, texts: &[String], watch: &dyn Watch) -> Result<Vec<Vec<f32>>, LmError> {
+        let mut windows = Vec::new();
+        let mut owner = Vec::new();
+        for (i, text) in texts.iter().enumerate() {
+            let ids = self.codec.text_ids(text)?;
+            for window in ids.chunks(self.info.context) {
+                windows.push(window.to_vec());
+                owner.push(i);
+            }
+        }
+        let hidden = self.info.hidden;
+        let mut sums = vec![(vec![0f64; hidden], 0usize); texts.len()];
+        self.read(&windows, Clone::clone, watch, |i, states| {
+            let (sum, tokens) = &mut sums[owner[i]];
+            for row in states.chunks_exact(hidden) {
+                sum.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
+                *tokens += 1;
+            }
+            Ok(())
+        })?;
+        let mean = |(sum, n): (Vec<f64>, usize)| sum.iter().map(|s| (s / n.max(1) as f64) as f32).collect();
+        Ok(sums.into_iter().map(mean).collect())
+    }
+
+    fn next_tokens(
+        &self,
+        prompts: &[String],
+        top: usize,
+        watch: &dyn Watch,
+    ) -> Result<Vec<NextToken>, LmError> {
+        let ids = self.prompts(prompts)?;
+        let mut out = Vec::with_capacity(prompts.len());
+        self.read(&ids, |s| s.end - 1..s.end, watch, |_, state| {
+            let logits = self.net.logits(state)?;
+            out.push(NextToken { hidden: state.to_vec(), top: self.most_probable(&logits, top) });
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    fn most_probable(&self, logits: &[f32], top: usize) -> Vec<(String, f32)> {
+        let largest = logits.iter().fold(f32::NEG_INFINITY, |m, l| m.max(*l));
+        let sum: f64 = logits.iter().map(|l| f64::from(l - largest).exp()).sum();
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        // Ties keep the order of ids.
+        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+        let probability = |i: usize| (f64::from(logits[i] - largest).exp() / sum) as f32;
+        order.into_iter().take(top).map(|i| (self.codec.token_text(i as u32), probability(i))).collect()
+    }
+
+    /// Prompts as ids, each within the context.
+    fn prompts(&self, prompts: &[String]) -> Result<Vec<Vec<u32>>, LmError> {
+        let read = |(i, p): (usize, &String)| {
+            let ids = self.codec.prompt_ids(p)?;
+            match ids.len() {
+                0 => Err(LmError::Input(format!("prompt {} has no tokens", i + 1))),
+                n if n > self.info.context => Err(LmError::Input(format!(
+                    "prompt {} has {n} tokens, more than the model's context of {}",
+                    i + 1,
+                    self.info.context
+                ))),
+                _ => Ok(ids),
+            }
+        };
+        prompts.iter().enumerate().map(read).collect()
+    }
+}
+
+impl Decoder for CandleDecoder {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn generate(
+        &self,
+        prompts: &[String],
+        options: &GenerateOptions,
+        watch: &dyn Watch,
+    ) -> Result<Vec<String>, LmError> {
+        let ids = self.prompts(prompts)?;
+        let sampling = Sampling {
+            max_tokens: options.max_tokens,
+            temperature: options.temperature,
+            seed: options.seed,
+            eos: self.codec.eos(),
+        };
+        let answers = self.pool.install(|| generate(&self.net, &ids, &sampling, watch))?;
+        Ok(answers.iter().map(|a| self.codec.decode(a).trim().to_owned()).collect())
+    }
+
+    fn score(&self, rows: &[Row], max_tokens: usize, watch: &dyn Watch) -> Result<Vec<RowScore>, LmError> {
+        self.pool.install(|| self.score_rows(rows, max_tokens, watch))
+    }
+
+    fn pooled(&self, texts: &[String], watch: &dyn Watch) -> Result<Vec<Vec<f32>>, LmError> {
+        self.pool.install(|| self.pooled_texts(texts, watch))
+    }
+
+    fn next(&self, prompts: &[String], top: usize, watch: &dyn Watch) -> Result<Vec<NextToken>, LmError> {
+        self.pool.install(|| self.next_tokens(prompts, top, watch))
+    }
+}

@@ -1,0 +1,141 @@
+//! Rows as token ids, which of them are predicted, and how they are packed.
+
+use std::sync::Arc;
+
+use headstart_protocol::rows::Row;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use crate::block::Batch;
+use crate::error::LmError;
+use crate::ops::loss::Targets;
+use crate::text::TextCodec;
+
+/// A row as tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Example {
+    /// Prompt and response, the end token included, cut at the limit.
+    pub ids: Vec<u32>,
+    /// The first token that counts: behind the prompt.
+    pub first: usize,
+    /// Whether it was cut.
+    pub cut: bool,
+}
+
+impl Example {
+    /// Tokenizes a row, at most `limit` tokens of it.
+    pub fn new(codec: &TextCodec, row: &Row, limit: usize) -> Result<Self, LmError> {
+        let (mut ids, masked) = codec.row_ids(&row.prompt, &row.response)?;
+        let cut = ids.len() > limit;
+        ids.truncate(limit);
+        // The very first token has nothing to be predicted from.
+        let first = masked.max(1).min(ids.len());
+        Ok(Self { ids, first, cut })
+    }
+
+    /// Tokens that are predicted.
+    pub fn targets(&self) -> usize {
+        self.ids.len() - self.first
+    }
+}
+
+/// Packs examples and lists what is predicted.
+pub fn pack<'a>(examples: impl IntoIterator<Item = &'a Example> + Clone) -> (Arc<Batch>, Arc<Targets>) {
+    let batch = Batch::pack(examples.clone().into_iter().map(|e| e.ids.as_slice()));
+    let mut targets = Targets::default();
+    for (s, e) in batch.sequences.iter().zip(examples) {
+        targets.rows.extend((e.first..e.ids.len()).map(|i| s.start + i - 1));
+        targets.ids.extend_from_slice(&e.ids[e.first..]);
+    }
+    (Arc::new(batch), Arc::new(targets))
+}
+
+/// Cuts a list into consecutive parts of at most `budget` tokens, at least one example each.
+pub fn parts<'a>(examples: &[&'a Example], budget: usize) -> Vec<Vec<&'a Example>> {
+    let mut out: Vec<Vec<&Example>> = Vec::new();
+    let mut tokens = 0;
+    for e in examples {
+        match out.last_mut() {
+            Some(part) if tokens + e.ids.len() <= budget => part.push(e),
+            _ => {
+                out.push(vec![e]);
+                tokens = 0;
+            }
+        }
+        tokens += e.ids.len();
+    }
+    out
+}
+
+/// The order in which rows are trained on: every epoch a permutation of its own, from the seed.
+pub struct Order {
+    rows: usize,
+    seed: u64,
+    epoch: Option<(u64, Vec<usize>)>,
+}
+
+impl Order {
+    /// Over `rows` rows.
+    pub fn new(rows: usize, seed: u64) -> Self {
+        Self { rows, seed, epoch: None }
+    }
+
+    /// The row at a position of the endless sequence of epochs.
+    pub fn at(&mut self, position: u64) -> usize {
+        let (epoch, within) = (position / self.rows as u64, (position % self.rows as u64) as usize);
+        match &self.epoch {
+            Some((e, order)) if *e == epoch => order[within],
+            _ => {
+                let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+                rng.set_stream(epoch);
+                let mut order: Vec<usize> = (0..self.rows).collect();
+                order.shuffle(&mut rng);
+                let row = order[within];
+                self.epoch = Some((epoch, order));
+                row
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(n: usize, first: usize) -> Example {
+        Example { ids: (0..n as u32).collect(), first, cut: false }
+    }
+
+    #[test]
+    fn targets_are_the_next_tokens_behind_the_prompt() {
+        let rows = [example(5, 3), example(4, 1)];
+        let (batch, targets) = pack(&rows);
+        assert_eq!(batch.ids, [0, 1, 2, 3, 4, 0, 1, 2, 3]);
+        assert_eq!(batch.positions, batch.ids, "each sequence counts from 0");
+        assert_eq!(targets.rows, [2, 3, 5, 6, 7]);
+        assert_eq!(targets.ids, [3, 4, 1, 2, 3]);
+    }
+
+    #[test]
+    fn parts_keep_the_budget_and_the_order() {
+        let rows = [example(5, 1), example(4, 1), example(9, 1), example(2, 1), example(3, 1)];
+        let all: Vec<&Example> = rows.iter().collect();
+        let lens: Vec<Vec<usize>> =
+            parts(&all, 9).iter().map(|p| p.iter().map(|e| e.ids.len()).collect()).collect();
+        assert_eq!(lens, [vec![5, 4], vec![9], vec![2, 3]]);
+    }
+
+    #[test]
+    fn every_epoch_takes_each_row_once() {
+        let mut order = Order::new(7, 1);
+        let epochs: Vec<Vec<usize>> = (0..3).map(|e| (0..7).map(|i| order.at(e * 7 + i)).collect()).collect();
+        for e in &epochs {
+            let mut sorted = e.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..7).collect::<Vec<_>>());
+        }
+        assert_ne!(epochs[0], epochs[1]);
+        assert_eq!(Order::new(7, 1).at(9), epochs[1][2], "a position needs no history");
+    }
+}
