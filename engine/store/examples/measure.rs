@@ -80,6 +80,28 @@ fn artifacts(ws: &Workspace) -> Result<(), Box<dyn Error>> {
     time("200 artifacts without files", 200, || {
         (0..200).try_for_each(|n| ws.artifacts().import(&small(n)).map(drop))
     })?;
+    let log = ws.create_run("stages", &())?;
+    time("2,000 stages: artifact stored, then event, 16 threads", 2000, || {
+        std::thread::scope(|s| {
+            for t in 0..16 {
+                let (log, ws) = (&log, &ws);
+                s.spawn(move || {
+                    (t * 125..t * 125 + 125).try_for_each(|n| {
+                        ws.artifacts().import(&small(1000 + n))?;
+                        log.append(&[event(n)])
+                    })
+                });
+            }
+        });
+    });
+    time("2,000 stages: likewise, one thread, awaited at the end", 2000, || {
+        let mut tickets = Vec::new();
+        for n in 0..2000 {
+            ws.artifacts().import(&small(5000 + n))?;
+            tickets.push(log.submit(&[event(n)])?);
+        }
+        tickets.into_iter().try_for_each(|t| t.wait())
+    })?;
     let scratch = ws.scratch("measure")?;
     let path = scratch.path().join("weights");
     std::fs::write(&path, vec![7; 256 << 20])?;

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::digest::canonical_json;
@@ -11,6 +13,7 @@ use headstart_protocol::{ArtifactRef, Digest, FileRef, Manifest, Output};
 use crate::blobs::Blobs;
 use crate::error::StoreError;
 use crate::files::{self, Mode};
+use crate::unsynced::Unsynced;
 
 /// The artifacts of a workspace.
 #[derive(Clone, Debug)]
@@ -18,11 +21,12 @@ pub struct Artifacts {
     blobs: Blobs,
     manifests: PathBuf,
     open: PathBuf,
+    unsynced: Arc<Unsynced>,
 }
 
 impl Artifacts {
-    pub(crate) fn new(blobs: Blobs, manifests: PathBuf, open: PathBuf) -> Self {
-        Self { blobs, manifests, open }
+    pub(crate) fn new(blobs: Blobs, manifests: PathBuf, open: PathBuf, unsynced: Arc<Unsynced>) -> Self {
+        Self { blobs, manifests, open, unsynced }
     }
 
     /// Stores what a stage made: its files by content, then the manifest.
@@ -58,8 +62,17 @@ impl Artifacts {
         manifest.files.keys().try_for_each(|name| check_file_name(name))?;
         let reference = ArtifactRef::public(manifest);
         let path = self.place(&reference.id);
-        if !path.is_file() {
-            files::write_atomic(&path, canonical_json(manifest).as_bytes(), Mode::ReadOnly)?;
+        if path.is_file() {
+            self.unsynced.adopt(&path);
+        } else {
+            let dir = self.manifests.join("new");
+            files::create_dir(&dir)?;
+            let temp = tempfile::NamedTempFile::new_in(&dir);
+            let mut temp = temp.map_err(StoreError::io("create a file in", &dir))?;
+            temp.write_all(canonical_json(manifest).as_bytes())
+                .and_then(|()| files::set_mode(temp.as_file(), Mode::ReadOnly))
+                .map_err(StoreError::io("write", &path))?;
+            self.unsynced.place(temp, &path)?;
         }
         Ok(reference)
     }

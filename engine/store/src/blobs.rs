@@ -3,27 +3,33 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use headstart_protocol::{Digest, FileRef};
 
 use crate::error::StoreError;
 use crate::files::{self, Mode};
+use crate::unsynced::Unsynced;
 
 /// How much is read at a time; from this size on, hashing uses several threads.
 const CHUNK: usize = 4 << 20;
+/// Files from this size on are synced at once.
+const LARGE: u64 = 1 << 20;
 
 /// Content-addressed files: `blobs/ab/abcdef…`, read only, each written once.
 ///
-/// A blob appears under its name only when it is complete and on disk, so a name that is there can
-/// be trusted after any crash.
+/// A blob appears under its name only when it is complete. It is on disk at the latest when an
+/// event is that was appended after it; what a power failure leaves of others is found and removed
+/// when the workspace is opened.
 #[derive(Clone, Debug)]
 pub struct Blobs {
     dir: PathBuf,
+    unsynced: Arc<Unsynced>,
 }
 
 impl Blobs {
-    pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+    pub(crate) fn new(dir: PathBuf, unsynced: Arc<Unsynced>) -> Self {
+        Self { dir, unsynced }
     }
 
     fn place(&self, digest: &Digest) -> PathBuf {
@@ -45,26 +51,26 @@ impl Blobs {
     /// Stores a copy of a file; a file that is here already is only read.
     pub fn put_file(&self, source: &Path) -> Result<FileRef, StoreError> {
         let found = hash_file(source)?;
-        if self.has(&found.digest) {
+        if let Some(path) = self.path(&found.digest) {
+            self.unsynced.adopt(&path);
             return Ok(found);
         }
-        let mut temp = self.temp()?;
+        let temp = self.temp()?;
         // The digest is of what was copied, so a file that changes meanwhile does no harm.
         fs::copy(source, temp.path()).map_err(StoreError::io("copy", source))?;
         let copied = hash_file(temp.path())?;
-        self.settle(&mut temp)?;
         self.adopt(temp, copied)
     }
 
     /// Stores bytes.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<FileRef, StoreError> {
         let found = FileRef { digest: Digest::of(bytes), size: bytes.len() as u64 };
-        if self.has(&found.digest) {
+        if let Some(path) = self.path(&found.digest) {
+            self.unsynced.adopt(&path);
             return Ok(found);
         }
         let mut temp = self.temp()?;
         temp.as_file_mut().write_all(bytes).map_err(StoreError::io("write", self.place(&found.digest)))?;
-        self.settle(&mut temp)?;
         self.adopt(temp, found)
     }
 
@@ -85,20 +91,15 @@ impl Blobs {
         tempfile::NamedTempFile::new_in(&dir).map_err(StoreError::io("create a file in", &dir))
     }
 
-    fn settle(&self, temp: &mut tempfile::NamedTempFile) -> Result<(), StoreError> {
-        let path = temp.path().to_owned();
-        let file = temp.as_file();
-        files::set_mode(file, Mode::ReadOnly)
-            .and_then(|()| file.sync_all())
-            .map_err(StoreError::io("write", path))
-    }
-
     fn adopt(&self, temp: tempfile::NamedTempFile, content: FileRef) -> Result<FileRef, StoreError> {
         let path = self.place(&content.digest);
-        let dir = path.parent().expect("a blob lies in a folder");
-        files::create_dir(dir)?;
-        temp.persist(&path).map_err(|e| StoreError::io("write", &path)(e.error))?;
-        files::sync_dir(dir)?;
+        let file = temp.as_file();
+        files::set_mode(file, Mode::ReadOnly).map_err(StoreError::io("write", &path))?;
+        if content.size >= LARGE {
+            // Now rather than while everybody waits for the log.
+            file.sync_all().map_err(StoreError::io("write", &path))?;
+        }
+        self.unsynced.place(temp, &path)?;
         Ok(content)
     }
 }

@@ -14,6 +14,7 @@ use crate::cache::Cache;
 use crate::error::StoreError;
 use crate::files::{self, Mode};
 use crate::log::{self, Lock, RunLog, RunReader};
+use crate::unsynced::{self, Unsynced};
 
 /// Version of the layout.
 const FORMAT: u32 = 1;
@@ -29,6 +30,7 @@ struct Inner {
     artifacts: Artifacts,
     blobs: Blobs,
     cache: Cache,
+    unsynced: Arc<Unsynced>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -81,10 +83,13 @@ impl Workspace {
         files::create_dir(dir)?;
         let dir = dir.canonicalize().map_err(StoreError::io("open", dir))?;
         check_format(&dir)?;
-        let blobs = Blobs::new(dir.join("blobs"));
-        let artifacts = Artifacts::new(blobs.clone(), dir.join("manifests"), dir.join("open"));
+        unsynced::recover(&dir)?;
+        let unsynced = Arc::new(Unsynced::new(dir.clone()));
+        let blobs = Blobs::new(dir.join("blobs"), Arc::clone(&unsynced));
+        let (manifests, open) = (dir.join("manifests"), dir.join("open"));
+        let artifacts = Artifacts::new(blobs.clone(), manifests, open, Arc::clone(&unsynced));
         let cache = Cache::new(dir.join("cache.duckdb"));
-        Ok(Self { inner: Arc::new(Inner { dir, artifacts, blobs, cache }) })
+        Ok(Self { inner: Arc::new(Inner { dir, artifacts, blobs, cache, unsynced }) })
     }
 
     /// Its folder, absolute.
@@ -105,6 +110,11 @@ impl Workspace {
     /// The cache. Opens its database when it is first used.
     pub fn cache(&self) -> &Cache {
         &self.inner.cache
+    }
+
+    /// Makes all contents durable that were stored so far. Appending to a run's log does so too.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.inner.unsynced.sync()
     }
 
     /// A fresh folder below `scratch/`, deleted with the returned value.
@@ -146,7 +156,7 @@ impl Workspace {
             Err(e) => return Err(StoreError::io("create", target)(e)),
         }
         files::sync_dir(&runs)?;
-        RunLog::open(id, &target.join("log/events"), lock)
+        RunLog::open(id, &target.join("log/events"), lock, Arc::clone(&self.inner.unsynced))
     }
 
     /// Opens a run's log for appending, to go on with it. A torn tail is cut off.
@@ -156,7 +166,7 @@ impl Workspace {
     pub fn open_run(&self, id: &str) -> Result<RunLog, StoreError> {
         let dir = self.run_dir(id)?;
         let lock = Lock::take(&dir.join("lock"), id)?;
-        RunLog::open(id, &dir.join("log/events"), lock)
+        RunLog::open(id, &dir.join("log/events"), lock, Arc::clone(&self.inner.unsynced))
     }
 
     /// What a run was created with.

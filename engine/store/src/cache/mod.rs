@@ -94,10 +94,7 @@ impl Cache {
     /// Begins to open the database and to load the stage cache on another thread, so that they are
     /// ready when they are needed. Worth calling before a plan is checked.
     pub fn warm(&self) {
-        let shared = Arc::clone(self.shared());
-        let name = "cache warm-up".to_owned();
-        // Without the thread it will be opened at first use.
-        let _ = std::thread::Builder::new().name(name).spawn(move || shared.load_stages());
+        self.shared().warm();
     }
 
     /// Whether it lives in the workspace's file; opens it. `None` if there is no cache at all.

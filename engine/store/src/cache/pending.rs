@@ -63,6 +63,7 @@ pub(crate) struct State {
     hurry: bool,
     stop: bool,
     writer: Option<JoinHandle<()>>,
+    warmer: Option<JoinHandle<()>>,
 }
 
 /// What all clones of a cache share.
@@ -97,6 +98,17 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Opens the database and loads the stage cache on a thread, once.
+    pub(crate) fn warm(self: &Arc<Self>) {
+        let mut state = self.state();
+        if state.warmer.is_none() && !state.stop {
+            let shared = Arc::clone(self);
+            let warmer = std::thread::Builder::new().name("cache warm-up".to_owned());
+            // Without the thread it will be opened at first use.
+            state.warmer = warmer.spawn(move || shared.load_stages()).ok();
+        }
+    }
+
     /// Adds to what is to be written. `add` returns about how many bytes it added.
     pub(crate) fn put(self: &Arc<Self>, add: impl FnOnce(&mut Batch) -> usize) {
         let mut state = self.state();
@@ -123,16 +135,16 @@ impl Shared {
         }
     }
 
-    /// Writes what is left and ends the thread.
+    /// Writes what is left and ends the threads; nothing keeps the database open then.
     pub(crate) fn stop(&self) {
         let mut state = self.state();
         state.stop = true;
         self.changed.notify_all();
-        let writer = state.writer.take();
+        let threads = [state.writer.take(), state.warmer.take()];
         drop(state);
-        if let Some(writer) = writer {
+        for thread in threads.into_iter().flatten() {
             // If it panicked, rows are lost, which a cache may do.
-            let _ = writer.join();
+            let _ = thread.join();
         }
     }
 

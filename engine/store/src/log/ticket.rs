@@ -35,6 +35,16 @@ impl Shared {
     }
 }
 
+/// The writer's end of a ticket. Dropped unsettled, it says that the writer is gone, so that nobody
+/// waits for ever.
+pub(crate) struct Settle(pub(crate) Arc<Shared>);
+
+impl Drop for Settle {
+    fn drop(&mut self) {
+        self.0.settle(Err("its writer has stopped".to_owned()));
+    }
+}
+
 /// The promise that some events will be durable. Wait for it with [`Ticket::wait`], or `.await` it;
 /// dropping it does not take the events back.
 #[must_use = "the events are not durable until the ticket says so"]

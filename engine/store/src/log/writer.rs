@@ -13,7 +13,8 @@ use serde::Serialize;
 
 use crate::error::StoreError;
 use crate::log::frame::{self, Found};
-use crate::log::ticket::{Shared, Ticket};
+use crate::log::ticket::{Settle, Shared, Ticket};
+use crate::unsynced::Unsynced;
 
 /// A record holds at most this many events, unless they were appended in one call …
 const GROUP_EVENTS: u32 = 1024;
@@ -47,16 +48,21 @@ struct Append {
     lines: Vec<u8>,
     events: u32,
     /// Absent where nobody waits.
-    ticket: Option<Arc<Shared>>,
+    ticket: Option<Settle>,
 }
 
 impl RunLog {
     /// Opens the log at `path` for appending; a torn tail is cut off.
-    pub(crate) fn open(id: &str, path: &Path, lock: Lock) -> Result<Self, StoreError> {
+    pub(crate) fn open(
+        id: &str,
+        path: &Path,
+        lock: Lock,
+        contents: Arc<Unsynced>,
+    ) -> Result<Self, StoreError> {
         let (file, chain) = recover(path)?;
         let (queue, incoming) = mpsc::sync_channel(QUEUE);
         let broken = Arc::new(Mutex::new(None));
-        let writer = Writer { file, chain, broken: Arc::clone(&broken), record: Vec::new() };
+        let writer = Writer { file, chain, contents, broken: Arc::clone(&broken), record: Vec::new() };
         let writer = std::thread::Builder::new()
             .name(format!("log {id}"))
             .spawn(move || writer.work(&incoming))
@@ -85,7 +91,7 @@ impl RunLog {
         if events.is_empty() {
             shared.settle(Ok(()));
         } else {
-            self.send(events, Some(Arc::clone(&shared)))?;
+            self.send(events, Some(Settle(Arc::clone(&shared))))?;
         }
         Ok(Ticket { run: Arc::clone(&self.inner.id), shared })
     }
@@ -96,7 +102,7 @@ impl RunLog {
         if events.is_empty() { Ok(()) } else { self.send(events, None) }
     }
 
-    fn send<E: Serialize>(&self, events: &[E], ticket: Option<Arc<Shared>>) -> Result<(), StoreError> {
+    fn send<E: Serialize>(&self, events: &[E], ticket: Option<Settle>) -> Result<(), StoreError> {
         if let Some(why) = self.inner.broken.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             return Err(self.broken(why));
         }
@@ -178,6 +184,8 @@ fn recover(path: &Path) -> Result<(File, u32), StoreError> {
 struct Writer {
     file: File,
     chain: u32,
+    /// Contents that events may speak of.
+    contents: Arc<Unsynced>,
     broken: Arc<Mutex<Option<String>>>,
     record: Vec<u8>,
 }
@@ -186,7 +194,7 @@ struct Writer {
 struct Group {
     lines: Vec<u8>,
     events: u32,
-    tickets: Vec<Arc<Shared>>,
+    tickets: Vec<Settle>,
     since: Option<Instant>,
 }
 
@@ -236,7 +244,7 @@ impl Writer {
         let already_broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let result = match already_broken {
             Some(why) => Err(why),
-            None => self.write(group).map_err(|e| e.to_string()),
+            None => self.contents.sync().map_err(|e| e.to_string()).and_then(|()| self.write(group)),
         };
         if let Err(why) = &result {
             // After a failed write or sync nobody knows what is on disk, so nothing may follow.
@@ -247,18 +255,18 @@ impl Writer {
             }
         }
         for ticket in group.tickets.drain(..) {
-            ticket.settle(result.clone());
+            ticket.0.settle(result.clone());
         }
         group.lines.clear();
         group.events = 0;
         group.since = None;
     }
 
-    fn write(&mut self, group: &Group) -> io::Result<()> {
+    fn write(&mut self, group: &Group) -> Result<(), String> {
         self.record.clear();
         let next = frame::encode(&mut self.record, &group.lines, group.events, self.chain);
-        self.file.write_all(&self.record)?;
-        self.file.sync_data()?;
+        let written = self.file.write_all(&self.record).and_then(|()| self.file.sync_data());
+        written.map_err(|e| e.to_string())?;
         self.chain = next;
         Ok(())
     }
@@ -303,4 +311,36 @@ impl Lock {
 pub(crate) fn is_live(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     matches!(FileExt::try_lock_shared(&file), Ok(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_failed_write_nothing_is_appended_any_more() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (path, lock) = (dir.path().join("events"), dir.path().join("lock"));
+        std::fs::write(&path, frame::file_header()).expect("written");
+        let contents = Arc::new(Unsynced::new(dir.path().to_owned()));
+        let broken = Arc::new(Mutex::new(None));
+        // Open for reading only, so that writing fails.
+        let file = File::open(&path).expect("opens");
+        let writer = Writer {
+            file,
+            chain: frame::first_chain(),
+            contents,
+            broken: Arc::clone(&broken),
+            record: Vec::new(),
+        };
+        let (queue, incoming) = mpsc::sync_channel(QUEUE);
+        let thread = std::thread::spawn(move || writer.work(&incoming));
+        let lock = Lock::take(&lock, "r").expect("locks");
+        let inner = Inner { id: "r".into(), queue: Some(queue), writer: Some(thread), broken, _lock: lock };
+        let log = RunLog { inner: Arc::new(inner) };
+        let first = log.append(&[1]).expect_err("cannot be written");
+        assert!(matches!(first, StoreError::LogBroken { .. }), "{first}");
+        assert!(matches!(log.append(&[2]), Err(StoreError::LogBroken { .. })));
+        assert!(matches!(log.append_lazy(&[3]), Err(StoreError::LogBroken { .. })));
+    }
 }

@@ -1,0 +1,226 @@
+//! Contents that are in place but not yet on disk.
+//!
+//! Syncing each small file costs milliseconds; a run commits thousands. So contents get their
+//! names at once and are made durable together, at the latest before an event is that could speak
+//! of them: every log syncs them before it writes a record. A power failure may therefore leave
+//! wrong contents under a name, but none that an event speaks of. To find those, a process that
+//! has anything unsynced keeps a marker file with the id of the system's boot; whoever opens the
+//! workspace and finds a marker of a process that is gone, and of another boot, checks everything
+//! that is newer than the marker. (If only the process died, the system still has its writes.)
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use fs4::fs_std::FileExt;
+use headstart_protocol::Digest;
+
+use crate::blobs::hash_file;
+use crate::error::StoreError;
+use crate::files;
+
+/// Up to this many files are synced one by one; beyond, the whole file system at once is cheaper.
+const FEW: usize = 4;
+/// Files older than this have been synced, by their process or by the system.
+const RECENT: Duration = Duration::from_secs(300);
+/// How much older than the marker a file may look and still be checked, for clocks that were set.
+const SLACK: Duration = Duration::from_secs(3600);
+
+/// What of a workspace is not on disk yet.
+#[derive(Debug)]
+pub(crate) struct Unsynced {
+    dir: PathBuf,
+    state: Mutex<State>,
+    /// Held while syncing, so that whoever comes later waits for what was taken before.
+    syncing: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    marker: Option<(File, PathBuf)>,
+    files: BTreeSet<PathBuf>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Unsynced {
+    /// Of the workspace in `dir`.
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir, state: Mutex::default(), syncing: Mutex::default() }
+    }
+
+    /// Gives a temporary file its name.
+    pub(crate) fn place(&self, temp: tempfile::NamedTempFile, path: &Path) -> Result<(), StoreError> {
+        let dir = path.parent().expect("contents lie in folders of the workspace");
+        files::create_dir(dir)?;
+        if cfg!(not(unix)) {
+            // Files that are only open for reading cannot be synced there.
+            temp.as_file().sync_all().map_err(StoreError::io("write", path))?;
+        }
+        let mut state = lock(&self.state);
+        if state.marker.is_none() {
+            state.marker = Some(self.mark()?);
+        }
+        temp.persist(path).map_err(|e| StoreError::io("write", path)(e.error))?;
+        state.files.insert(path.to_owned());
+        Ok(())
+    }
+
+    /// Takes care of a file that was there already: if it is new, another process may have placed
+    /// it and not synced it yet.
+    pub(crate) fn adopt(&self, path: &Path) {
+        let age = fs::metadata(path).and_then(|m| m.modified()).map(|t| t.elapsed().unwrap_or_default());
+        if age.is_ok_and(|age| age < RECENT) {
+            lock(&self.state).files.insert(path.to_owned());
+        }
+    }
+
+    /// Makes everything durable that was placed before the call.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = lock(&self.syncing);
+        let taken = std::mem::take(&mut lock(&self.state).files);
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.sync_files(&taken);
+        if outcome.is_err() {
+            lock(&self.state).files.extend(taken);
+        }
+        outcome
+    }
+
+    fn sync_files(&self, paths: &BTreeSet<PathBuf>) -> Result<(), StoreError> {
+        if paths.len() > FEW && sync_file_system(&self.dir)? {
+            return Ok(());
+        }
+        let mut dirs = BTreeSet::new();
+        for path in paths {
+            if cfg!(unix) {
+                match File::open(path).and_then(|f| f.sync_all()) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(StoreError::io("sync", path)(e));
+                    }
+                    _ => {}
+                }
+            }
+            // The folder may be new as well.
+            dirs.extend(path.ancestors().skip(1).take(2));
+        }
+        dirs.into_iter().try_for_each(files::sync_dir)
+    }
+
+    fn mark(&self) -> Result<(File, PathBuf), StoreError> {
+        let dir = self.dir.join("unsynced");
+        files::create_dir(&dir)?;
+        let temp = tempfile::Builder::new().prefix("process-").tempfile_in(&dir);
+        let mut temp = temp.map_err(StoreError::io("create a file in", &dir))?;
+        // Locked before it can be found under its name by others that take it for abandoned.
+        let boot = boot_id().unwrap_or_default();
+        FileExt::try_lock_exclusive(temp.as_file())
+            .and_then(|_| temp.as_file_mut().write_all(boot.as_bytes()))
+            .and_then(|()| temp.as_file().sync_all())
+            .map_err(StoreError::io("write", temp.path()))?;
+        let (file, path) = temp.keep().map_err(|e| StoreError::io("create a file in", &dir)(e.error))?;
+        files::sync_dir(&dir)?;
+        files::sync_dir(&self.dir)?;
+        Ok((file, path))
+    }
+}
+
+impl Drop for Unsynced {
+    fn drop(&mut self) {
+        match self.sync() {
+            Ok(()) => {
+                if let Some((_, path)) = lock(&self.state).marker.take() {
+                    // A marker that stays only causes a check.
+                    let _ = fs::remove_file(path);
+                }
+            }
+            Err(why) => tracing::warn!(%why, "some contents could not be synced to disk"),
+        }
+    }
+}
+
+/// Syncs the file system that `dir` lies on, where there is a way to.
+#[cfg(target_os = "linux")]
+fn sync_file_system(dir: &Path) -> Result<bool, StoreError> {
+    let sync = |d: File| rustix::fs::syncfs(d).map_err(std::io::Error::from);
+    File::open(dir).and_then(sync).map_err(StoreError::io("sync", dir))?;
+    Ok(true)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sync_file_system(_: &Path) -> Result<bool, StoreError> {
+    Ok(false)
+}
+
+/// Differs between any two boots of the system; `None` where that cannot be known.
+fn boot_id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+/// Removes what a power failure may have left in the workspace at `dir`.
+pub(crate) fn recover(dir: &Path) -> Result<(), StoreError> {
+    let markers = dir.join("unsynced");
+    let Ok(entries) = fs::read_dir(&markers) else { return Ok(()) };
+    let found: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
+    if found.iter().all(|p| p.ends_with("lock")) {
+        return Ok(());
+    }
+    let lock_path = markers.join("lock");
+    let guard = File::create(&lock_path).map_err(StoreError::io("create", &lock_path))?;
+    FileExt::lock_exclusive(&guard).map_err(StoreError::io("lock", &lock_path))?;
+    for path in found.iter().filter(|p| !p.ends_with("lock")) {
+        // It may be gone by now, or belong to a process that lives.
+        let Ok(marker) = File::open(path) else { continue };
+        if !matches!(FileExt::try_lock_exclusive(&marker), Ok(true)) {
+            continue;
+        }
+        let boot = fs::read_to_string(path).unwrap_or_default();
+        if boot_id().is_none_or(|now| now != boot) {
+            let since = marker.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            check_newer(dir, since.checked_sub(SLACK).unwrap_or(SystemTime::UNIX_EPOCH))?;
+        }
+        fs::remove_file(path).map_err(StoreError::io("remove", path))?;
+    }
+    Ok(())
+}
+
+/// Removes contents that are not what their names say, among those changed after `since`, and all
+/// materialized folders, whose links may be incomplete.
+fn check_newer(dir: &Path, since: SystemTime) -> Result<(), StoreError> {
+    let open = dir.join("open");
+    if open.is_dir() {
+        fs::remove_dir_all(&open).map_err(StoreError::io("remove", &open))?;
+    }
+    let (mut checked, mut removed) = (0, 0);
+    for kind in ["blobs", "manifests"] {
+        for shard in fs::read_dir(dir.join(kind)).into_iter().flatten().flatten() {
+            for entry in fs::read_dir(shard.path()).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default();
+                let Ok(digest) = name.parse::<Digest>() else { continue };
+                if entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| t < since) {
+                    continue;
+                }
+                checked += 1;
+                if hash_file(&path)?.digest != digest {
+                    removed += 1;
+                    fs::remove_file(&path).map_err(StoreError::io("remove damaged", &path))?;
+                }
+            }
+        }
+    }
+    tracing::warn!(
+        checked,
+        removed,
+        "the system stopped while contents were being written; checked the newest"
+    );
+    Ok(())
+}
