@@ -142,6 +142,8 @@ pub struct Block {
     pub span: Span,
     /// The settings that were understood.
     pub settings: Vec<Setting>,
+    /// Names of those that were not, which are reported.
+    pub broken: Vec<Name>,
 }
 
 /// `name: value`

@@ -107,7 +107,8 @@ pub fn mermaid(plan: &Plan) -> String {
 pub fn dot(plan: &Plan) -> String {
     let (nodes, edges) = folded(plan);
     let escape = |t: &str| t.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
-    let mut out = String::from("digraph pipeline {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n");
+    let mut out =
+        String::from("digraph pipeline {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n");
     let node = |out: &mut String, indent: &str, n: usize| {
         let keyed = plan.items[n].keyed;
         let label = nodes[n].lines(keyed).map(|l| escape(&l)).join("\\n");

@@ -28,8 +28,11 @@ pub fn format(text: &str) -> Result<String, Vec<Diagnostic>> {
     }
     let out = Formatter { text, comments: &tree.comments, next: 0, hoisted: Vec::new() }.file(&tree);
     if essence(text) != essence(&out) {
-        let d = Diagnostic::new(Code::E0001, "the formatter would have changed this file's content, so it did nothing")
-            .note("this is a mistake in the formatter; please report it with the file");
+        let d = Diagnostic::new(
+            Code::E0001,
+            "the formatter would have changed this file's content, so it did nothing",
+        )
+        .note("this is a mistake in the formatter; please report it with the file");
         return Err(vec![d]);
     }
     Ok(out)
@@ -331,7 +334,9 @@ impl Formatter<'_> {
     }
 
     fn block(&mut self, block: &Block) -> Doc {
-        if block.settings.is_empty() && !self.comments.get(self.next).is_some_and(|c| c.start < block.span.end) {
+        if block.settings.is_empty()
+            && !self.comments.get(self.next).is_some_and(|c| c.start < block.span.end)
+        {
             return Doc::text("{}");
         }
         let builders: Vec<Box<dyn Fn(&mut Formatter<'_>) -> Doc + '_>> = block
@@ -352,9 +357,11 @@ impl Formatter<'_> {
 
     fn expr(&mut self, e: &Expr) -> Doc {
         match &e.kind {
-            ExprKind::Name(_) | ExprKind::Text(_) | ExprKind::Number(..) | ExprKind::Bool(_) | ExprKind::Bad => {
-                Doc::text(self.slice(e.span))
-            }
+            ExprKind::Name(_)
+            | ExprKind::Text(_)
+            | ExprKind::Number(..)
+            | ExprKind::Bool(_)
+            | ExprKind::Bad => Doc::text(self.slice(e.span)),
             ExprKind::List(all) => self.list(all, e.span.end),
             ExprKind::Paren(inner) => {
                 let build = |f: &mut Formatter<'_>| f.expr(inner);
@@ -375,7 +382,9 @@ impl Formatter<'_> {
             }
             ExprKind::Or(all) => self.chain(all.iter().map(|e| ("or", e)).collect()),
             ExprKind::Product(all) => self.chain(all.iter().map(|e| ("*", e)).collect()),
-            ExprKind::Sum(all) => self.chain(all.iter().map(|(m, e)| (if *m { "-" } else { "+" }, e)).collect()),
+            ExprKind::Sum(all) => {
+                self.chain(all.iter().map(|(m, e)| (if *m { "-" } else { "+" }, e)).collect())
+            }
             ExprKind::Compare(l, op, r) => self.chain(vec![("", l), (op.symbol(), r)]),
             ExprKind::Not(inner) => Doc::Group(vec![Doc::text("not "), self.expr(inner)]),
             ExprKind::Minus(inner) => Doc::Group(vec![Doc::text("-"), self.expr(inner)]),
@@ -423,7 +432,8 @@ impl Formatter<'_> {
                 })
             })
             .collect();
-        let spans = call.args.iter().map(|a| a.name.as_ref().map_or(a.value.span, |n| n.span.to(a.value.span)));
+        let spans =
+            call.args.iter().map(|a| a.name.as_ref().map_or(a.value.span, |n| n.span.to(a.value.span)));
         let parts: Vec<Part<'_>> = spans.zip(&builders).map(|(s, b)| (s, b.as_ref())).collect();
         let open = format!("{}(", call.name.text);
         let shape = Shape { open: &open, close: ")", pad: Doc::Soft, commas: true };

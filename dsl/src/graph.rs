@@ -60,9 +60,8 @@ impl Plan {
             o.value = renumber(&o.value);
             o
         });
-        let kept_name = |name: &String| {
-            self.items.iter().position(|i| i.name == *name).is_some_and(kept_item)
-        };
+        let kept_name =
+            |name: &String| self.items.iter().position(|i| i.name == *name).is_some_and(kept_item);
         Plan {
             doc: self.doc.clone(),
             items: (0..self.items.len()).filter(|n| kept_item(*n)).map(|n| self.items[n].clone()).collect(),

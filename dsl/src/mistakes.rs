@@ -120,7 +120,9 @@ impl Mistake<'_> {
             "||" => new("`||` is written `or`").at(at, "").help("write `or`"),
             "!" => new("`!` is written `not`").at(at, "").help("write `not`"),
             "=" if self.expects("`:`") && !self.expects("`=`") => {
-                new("`=` binds names only; arguments and settings take `:`").at(at, "").help("write `name: value`")
+                new("`=` binds names only; arguments and settings take `:`")
+                    .at(at, "")
+                    .help("write `name: value`")
             }
             ":" if self.expects("`=`") && !self.expects("`:`") => {
                 new("expected `=`, found `:`").at(at, "").help("`=` says how the item is made")
@@ -238,9 +240,19 @@ pub(crate) fn unknown_escape(span: Span, c: char) -> Diagnostic {
         .help("a backslash itself is written `\\\\`; the others are `\\\"`, `\\n`, `\\t`")
 }
 
-pub(crate) fn setting_separator(span: Span) -> Diagnostic {
-    Diagnostic::new(Code::E0001, "settings are separated by commas or line breaks")
-        .at(span, "a comma or line break is missing behind this setting")
+pub(crate) fn inner_not(span: Span) -> Diagnostic {
+    Diagnostic::new(Code::E0001, "`not` stands in front of a whole comparison")
+        .at(span, "inside one")
+        .help("put parentheses around what is negated")
+}
+
+pub(crate) fn chained_comparison(span: Span) -> Diagnostic {
+    Diagnostic::new(Code::E0001, "comparisons do not chain").at(span, "a second comparison")
+}
+
+pub(crate) fn separator(what: &str, span: Span) -> Diagnostic {
+    Diagnostic::new(Code::E0001, format!("a comma is missing behind this {what}"))
+        .at(span, "something else follows")
 }
 
 pub(crate) fn doc_of_nothing(span: Span) -> Diagnostic {

@@ -62,8 +62,8 @@ fn is_trivia(rule: Rule) -> bool {
         nl | comment | comma | colon | equals | dot | lparen | rparen | lbracket | rbracket | lbrace | rbrace
     ) || matches!(
         rule,
-        kw_import | kw_as | kw_param | kw_schedule | kw_output | kw_on | kw_for | kw_in | kw_when | kw_or
-    ) || matches!(rule, less | greater | times | EOI)
+        kw_import | kw_as | kw_param | kw_schedule | kw_output | kw_on | kw_for | kw_in | kw_when
+    ) || matches!(rule, less | greater | EOI)
 }
 
 fn only(pair: P<'_>) -> P<'_> {
@@ -244,7 +244,7 @@ impl Builder {
 
     fn block(&mut self, pair: P<'_>) -> Block {
         let span = self.span(&pair);
-        let mut settings = Vec::new();
+        let (mut settings, mut broken) = (Vec::new(), Vec::new());
         for p in parts(pair) {
             match p.as_rule() {
                 Rule::setting => {
@@ -253,17 +253,32 @@ impl Builder {
                     settings.push(Setting { name: self.name(&next()), value: self.expr(next()) });
                 }
                 _ => {
-                    let s = p.as_span();
-                    let text = s.get_input();
-                    let diagnostic = match Grammar::parse(Rule::one_setting, p.as_str()) {
-                        Err(e) => self.explain(text, s.start(), s.end(), &e),
-                        Ok(_) => mistakes::setting_separator(self.span(&p)),
-                    };
-                    self.diags.push(diagnostic);
+                    let or = |span| mistakes::separator("setting", span);
+                    self.reparsed(Rule::one_setting, &p, or);
+                    broken.extend(self.first_word(&p));
                 }
             }
         }
-        Block { span, settings }
+        Block { span, settings, broken }
+    }
+
+    /// Reports what is wrong with a part, by parsing it alone; `or` where it is fine alone.
+    fn reparsed(&mut self, rule: Rule, p: &P<'_>, or: impl Fn(Span) -> Diagnostic) {
+        let s = p.as_span();
+        let diagnostic = match Grammar::parse(rule, p.as_str()) {
+            Err(e) => self.explain(s.get_input(), s.start(), s.end(), &e),
+            Ok(_) => or(self.span(p)),
+        };
+        self.diags.push(diagnostic);
+    }
+
+    /// The name that a broken argument or setting starts with, where something follows it.
+    fn first_word(&self, p: &P<'_>) -> Option<Name> {
+        let text = p.as_str();
+        let len = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
+        let start = p.as_span().start();
+        let span = Span::new(self.file, start, start + len);
+        (len > 0).then(|| Name { text: text[..len].to_owned(), span })
     }
 
     fn ty(&mut self, pair: P<'_>) -> Ty {
@@ -281,24 +296,68 @@ impl Builder {
     }
 
     fn expr(&mut self, pair: P<'_>) -> Expr {
-        let mut all: Vec<Expr> = parts(pair).map(|p| self.negation(p)).collect();
-        if all.len() == 1 {
-            return all.remove(0);
-        }
-        let span = all[0].span.to(all[all.len() - 1].span);
-        Expr { kind: ExprKind::Or(all), span }
-    }
-
-    fn negation(&mut self, pair: P<'_>) -> Expr {
-        let mut nots = Vec::new();
-        let mut out = Expr { kind: ExprKind::Bad, span: self.span(&pair) };
+        let mut first = None;
+        let mut rest: Vec<(P<'_>, Operand)> = Vec::new();
+        let mut op = None;
         for p in parts(pair) {
-            match p.as_rule() {
-                Rule::kw_not => nots.push(self.span(&p)),
-                _ => out = self.comparison(p),
+            match (p.as_rule() == Rule::operand, op.take()) {
+                (true, None) => first = Some(self.operand(p)),
+                (true, Some(op)) => rest.push((op, self.operand(p))),
+                (false, _) => op = Some(p),
             }
         }
-        self.prefixed(nots, out, ExprKind::Not)
+        let first = first.expect("an expression has an operand");
+        if rest.is_empty() {
+            return self.negated(first.nots, first.value);
+        }
+        self.joined(first, rest)
+    }
+
+    /// Joins operands by the binding of their operators, loosest first.
+    fn joined(&mut self, first: Operand, rest: Vec<(P<'_>, Operand)>) -> Expr {
+        let mut all = Vec::new();
+        let mut current = vec![];
+        let mut head = first;
+        for (op, operand) in rest {
+            if op.as_rule() == Rule::kw_or {
+                let done = std::mem::replace(&mut head, operand);
+                all.push(self.compared(done, std::mem::take(&mut current)));
+            } else {
+                if let Some(not) = operand.nots.first() {
+                    self.diags.push(mistakes::inner_not(*not));
+                }
+                current.push((op, operand.value));
+            }
+        }
+        all.push(self.compared(head, current));
+        flat(all, ExprKind::Or)
+    }
+
+    /// `not`s, then at most one comparison of two sums.
+    fn compared(&mut self, head: Operand, rest: Vec<(P<'_>, Expr)>) -> Expr {
+        let mut sides = vec![(None, head.value, Vec::new())];
+        for (op, e) in rest {
+            if op.as_rule() == Rule::compare_op {
+                sides.push((Some(op), e, Vec::new()));
+            } else if let Some((.., side)) = sides.last_mut() {
+                side.push((op.as_rule(), e));
+            }
+        }
+        if let Some((Some(op), ..)) = sides.get(2) {
+            self.diags.push(mistakes::chained_comparison(self.span(op)));
+        }
+        let mut sides = sides.into_iter().map(|(op, e, rest)| (op, sum(e, rest)));
+        let (_, mut left) = sides.next().expect("there is a first side");
+        if let Some((Some(op), right)) = sides.next() {
+            let span = left.span.to(right.span);
+            let kind = ExprKind::Compare(Box::new(left), compare_op(op.as_str()), Box::new(right));
+            left = Expr { kind, span };
+        }
+        self.negated(head.nots, left)
+    }
+
+    fn negated(&mut self, nots: Vec<Span>, inner: Expr) -> Expr {
+        self.prefixed(nots, inner, ExprKind::Not)
     }
 
     /// Wraps an expression in prefix operators, innermost last.
@@ -313,81 +372,46 @@ impl Builder {
         })
     }
 
-    fn comparison(&mut self, pair: P<'_>) -> Expr {
-        let mut parts = parts(pair);
-        let mut next = || parts.next();
-        let left = next().map(|p| self.sum(p)).expect("a comparison has a left side");
-        let (Some(op), Some(right)) = (next(), next()) else { return left };
-        let op = match op.as_str() {
-            "<" => CompareOp::Lt,
-            "<=" => CompareOp::Le,
-            ">" => CompareOp::Gt,
-            ">=" => CompareOp::Ge,
-            "==" => CompareOp::Eq,
-            _ => CompareOp::Ne,
-        };
-        let right = self.sum(right);
-        let span = left.span.to(right.span);
-        Expr { kind: ExprKind::Compare(Box::new(left), op, Box::new(right)), span }
-    }
-
-    fn sum(&mut self, pair: P<'_>) -> Expr {
-        let mut terms: Vec<(bool, Expr)> = Vec::new();
-        let mut negative = false;
-        for p in parts(pair) {
+    fn operand(&mut self, pair: P<'_>) -> Operand {
+        let (mut nots, mut signs) = (Vec::new(), Vec::new());
+        let mut value: Option<Expr> = None;
+        for (depth, p) in parts(pair).enumerate() {
             match p.as_rule() {
-                Rule::plus => negative = false,
-                Rule::minus => negative = true,
-                _ => terms.push((negative, self.product(p))),
-            }
-        }
-        if terms.len() == 1 {
-            return terms.remove(0).1;
-        }
-        let span = terms[0].1.span.to(terms[terms.len() - 1].1.span);
-        Expr { kind: ExprKind::Sum(terms), span }
-    }
-
-    fn product(&mut self, pair: P<'_>) -> Expr {
-        let mut all: Vec<Expr> = parts(pair).map(|p| self.signed(p)).collect();
-        if all.len() == 1 {
-            return all.remove(0);
-        }
-        let span = all[0].span.to(all[all.len() - 1].span);
-        Expr { kind: ExprKind::Product(all), span }
-    }
-
-    fn signed(&mut self, pair: P<'_>) -> Expr {
-        let mut signs = Vec::new();
-        let mut out = Expr { kind: ExprKind::Bad, span: self.span(&pair) };
-        for p in parts(pair) {
-            match p.as_rule() {
+                Rule::kw_not => {
+                    if let Some(sign) = signs.first() {
+                        self.diags.push(mistakes::inner_not(*sign));
+                    }
+                    nots.push(self.span(&p));
+                }
                 Rule::minus => signs.push(self.span(&p)),
-                _ => out = self.postfix(p),
+                Rule::field | Rule::element => {
+                    let of = value.take().expect("a field stands behind a value");
+                    value = Some(self.part(of, p, depth));
+                }
+                _ => value = Some(self.primary(p)),
             }
         }
-        self.prefixed(signs, out, ExprKind::Minus)
+        let value = value.expect("an operand has a value");
+        Operand { nots, value: self.prefixed(signs, value, ExprKind::Minus) }
     }
 
-    fn postfix(&mut self, pair: P<'_>) -> Expr {
-        let mut parts = parts(pair);
-        let mut out = parts.next().map(|p| self.primary(p)).expect("a postfix has a primary");
-        for (depth, p) in parts.enumerate() {
-            let span = out.span.to(self.span(&p));
-            if depth >= MAX_DEPTH {
+    /// `of.name` or `of[key]`.
+    fn part(&mut self, of: Expr, p: P<'_>, depth: usize) -> Expr {
+        let span = of.span.to(self.span(&p));
+        if depth >= MAX_DEPTH {
+            if depth == MAX_DEPTH {
                 self.diags.push(mistakes::too_deep_diagnostic(self.span(&p), MAX_DEPTH));
-                return Expr { kind: ExprKind::Bad, span };
             }
-            let is_field = p.as_rule() == Rule::field;
-            let inner = only(p);
-            let kind = if is_field {
-                ExprKind::Field(Box::new(out), self.name(&inner))
-            } else {
-                ExprKind::Element(Box::new(out), Box::new(self.expr(inner)))
-            };
-            out = Expr { kind, span };
+            return Expr { kind: ExprKind::Bad, span };
         }
-        out
+        let is_field = p.as_rule() == Rule::field;
+        let inner = only(p);
+        let kind = if is_field {
+            ExprKind::Field(Box::new(of), self.name(&inner))
+        } else {
+            ExprKind::Element(Box::new(of), Box::new(self.expr(inner)))
+        };
+        Expr { kind, span }
     }
 
     fn primary(&mut self, p: P<'_>) -> Expr {
@@ -418,6 +442,12 @@ impl Builder {
         let name = parts.next().map(|p| self.name(&p)).expect("a call has a name");
         let mut args = Vec::new();
         for p in parts {
+            if p.as_rule() == Rule::bad_arg {
+                self.reparsed(Rule::one_arg, &p, |span| mistakes::separator("argument", span));
+                let value = Expr { kind: ExprKind::Bad, span: self.span(&p) };
+                args.push(Arg { name: self.first_word(&p), value });
+                continue;
+            }
             let mut arg_name = None;
             for part in self::parts(p) {
                 match part.as_rule() {
@@ -452,6 +482,50 @@ impl Builder {
             }
         }
         out
+    }
+}
+
+/// An operand, and the `not`s in front of it, which bind looser than what follows.
+struct Operand {
+    nots: Vec<Span>,
+    value: Expr,
+}
+
+/// Products added up.
+fn sum(first: Expr, rest: Vec<(Rule, Expr)>) -> Expr {
+    let mut terms = vec![(false, vec![first])];
+    for (op, e) in rest {
+        match (op, terms.last_mut()) {
+            (Rule::times, Some((_, factors))) => factors.push(e),
+            (op, _) => terms.push((op == Rule::minus, vec![e])),
+        }
+    }
+    let mut terms: Vec<(bool, Expr)> =
+        terms.into_iter().map(|(minus, factors)| (minus, flat(factors, ExprKind::Product))).collect();
+    if terms.len() == 1 {
+        return terms.remove(0).1;
+    }
+    let span = terms[0].1.span.to(terms[terms.len() - 1].1.span);
+    Expr { kind: ExprKind::Sum(terms), span }
+}
+
+/// One expression as it is, several as a chain.
+fn flat(mut all: Vec<Expr>, chain: fn(Vec<Expr>) -> ExprKind) -> Expr {
+    if all.len() == 1 {
+        return all.remove(0);
+    }
+    let span = all[0].span.to(all[all.len() - 1].span);
+    Expr { kind: chain(all), span }
+}
+
+fn compare_op(text: &str) -> CompareOp {
+    match text {
+        "<" => CompareOp::Lt,
+        "<=" => CompareOp::Le,
+        ">" => CompareOp::Gt,
+        ">=" => CompareOp::Ge,
+        "==" => CompareOp::Eq,
+        _ => CompareOp::Ne,
     }
 }
 
@@ -505,11 +579,12 @@ fn symbol(rule: Rule) -> Option<&'static str> {
         ty => "a type",
         setting => "a setting",
         arg => "an argument",
-        expr | negation | comparison | sum | product | signed | postfix | list | paren | call => "a value",
+        expr | operand | list | paren | call => "a value",
         EOI => "the end of the line",
         item | import | param | schedule | output | decl => "an item",
-        file | one_item | one_setting | arg_name | nl | comment | doc | file_doc => return None,
-        bad_item | bad_setting | item_head | item_start | item_keyword => return None,
-        exponent | word_char | blank | line_end | setting_end | gap | primary | WHITESPACE => return None,
+        file | one_item | one_setting | one_arg | arg_name | nl | comment | doc | file_doc => return None,
+        bad_item | bad_setting | bad_arg | item_head | item_start | item_keyword => return None,
+        exponent | word_char | blank | line_end | setting_end | arg_end | any_arg | gap | primary
+        | byte_order_mark | WHITESPACE => return None,
     })
 }

@@ -53,7 +53,8 @@ fn every_page_shows_what_it_says() {
             if is("wrong") {
                 wrong += 1;
                 assert!(has, "{code}: the wrong example does not show it:\n{shown}");
-                let others = checked.diagnostics.iter().filter(|d| d.severity == Severity::Error && d.code != code);
+                let others =
+                    checked.diagnostics.iter().filter(|d| d.severity == Severity::Error && d.code != code);
                 assert_eq!(others.count(), 0, "{code}: the wrong example shows more than that:\n{shown}");
             } else {
                 right += 1;

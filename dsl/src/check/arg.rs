@@ -17,7 +17,12 @@ use crate::names;
 
 impl Checker<'_> {
     /// The arguments of a call, defaults filled in; absent ones and those with mistakes left out.
-    pub(super) fn args(&mut self, ctx: &mut Ctx, kind: &'static Kind, call: &ast::Call) -> BTreeMap<String, T> {
+    pub(super) fn args(
+        &mut self,
+        ctx: &mut Ctx,
+        kind: &'static Kind,
+        call: &ast::Call,
+    ) -> BTreeMap<String, T> {
         let mut given: BTreeMap<&'static str, &Name> = BTreeMap::new();
         let mut out = BTreeMap::new();
         for (n, arg) in call.args.iter().enumerate() {
@@ -58,6 +63,9 @@ impl Checker<'_> {
             if n == 0 {
                 return kind.args.first();
             }
+            if let ExprKind::Bad = arg.value.kind {
+                return None;
+            }
             let d = Diagnostic::new(Code::E0107, "only the first argument may go without its name");
             let free: Vec<&str> = kind.args.iter().skip(1).map(|a| a.name).collect();
             let d = d.at(arg.value.span, "which argument is this?");
@@ -82,18 +90,15 @@ impl Checker<'_> {
     }
 
     fn report_missing(&mut self, kind: &Kind, call: &ast::Call, given: &BTreeMap<&str, &Name>) {
-        let missing: Vec<&Arg> = kind
-            .args
-            .iter()
-            .filter(|a| a.default == D::Required && !given.contains_key(a.name))
-            .collect();
+        let missing: Vec<&Arg> =
+            kind.args.iter().filter(|a| a.default == D::Required && !given.contains_key(a.name)).collect();
         if missing.is_empty() {
             return;
         }
-        // An argument whose name is misspelt is reported already; that it is missing is no news.
+        // An argument with a mistake is reported already; that it is missing is no news.
         let strangers = call.args.iter().enumerate().filter(|(n, a)| match &a.name {
             Some(name) => !kind.args.iter().any(|k| k.name == name.text),
-            None => *n > 0,
+            None => *n > 0 || matches!(a.value.kind, ExprKind::Bad),
         });
         if strangers.count() > 0 {
             return;
@@ -192,9 +197,12 @@ impl Checker<'_> {
             }
             ExprKind::Text(t) => {
                 let d = if words.contains(&t.as_str()) {
-                    Diagnostic::new(Code::E0111, format!("`{}` is one of a few words, written bare", spec.name))
-                        .at(e.span, "a text")
-                        .help(format!("write `{}: {t}`", spec.name))
+                    Diagnostic::new(
+                        Code::E0111,
+                        format!("`{}` is one of a few words, written bare", spec.name),
+                    )
+                    .at(e.span, "a text")
+                    .help(format!("write `{}: {t}`", spec.name))
                 } else {
                     unknown(t)
                 };
@@ -288,7 +296,10 @@ impl Checker<'_> {
             (Some(_), _) => "its type is stated here",
             (None, _) => "declared here",
         };
-        let span = decl.bindings.first().map_or(decl.ty.as_ref().map_or(decl.name.span, |t| t.span), |b| b.name.span);
+        let span = decl
+            .bindings
+            .first()
+            .map_or(decl.ty.as_ref().map_or(decl.name.span, |t| t.span), |b| b.name.span);
         d.see(span, text)
     }
 }

@@ -54,7 +54,8 @@ pub(super) fn check(text: &str) -> Result<(), Wrong> {
         });
     }
     if parts.len() != 5 {
-        let help = (parts.len() == 6).then(|| "there is no field for seconds: leave the first out".to_owned());
+        let help =
+            (parts.len() == 6).then(|| "there is no field for seconds: leave the first out".to_owned());
         return Err(Wrong {
             message: format!("a cron expression has five fields, this has {}", parts.len()),
             label: format!("{} fields", parts.len()),
@@ -177,7 +178,9 @@ fn one(field: &Field, text: &str) -> Result<u32, String> {
         Ok(n) if (field.min..=field.max).contains(&n) => Ok(n),
         Ok(n) => Err(format!("{n} is not between {} and {}", field.min, field.max)),
         Err(_) if text.is_empty() => Err("something is missing".to_owned()),
-        Err(_) if field.words.is_empty() => Err(format!("expected a number from {} to {}", field.min, field.max)),
+        Err(_) if field.words.is_empty() => {
+            Err(format!("expected a number from {} to {}", field.min, field.max))
+        }
         Err(_) => Err(format!(
             "expected a number from {} to {} or a name such as `{}`",
             field.min, field.max, field.words[1]
@@ -191,7 +194,16 @@ mod tests {
 
     #[test]
     fn good_expressions() {
-        for text in ["0 3 * * *", "*/15 * * * *", "0 0 1-7 jan,Feb mon-fri", "0 0 29 2 *", "5 4 * * sun", "0 0 * * 5-7", "0 22 * * fri-sun", "30 2 30 2 1"] {
+        for text in [
+            "0 3 * * *",
+            "*/15 * * * *",
+            "0 0 1-7 jan,Feb mon-fri",
+            "0 0 29 2 *",
+            "5 4 * * sun",
+            "0 0 * * 5-7",
+            "0 22 * * fri-sun",
+            "30 2 30 2 1",
+        ] {
             assert_eq!(check(text), Ok(()), "{text}");
         }
     }

@@ -47,7 +47,10 @@ impl Checker<'_> {
                 let inner = self.infer(ctx, inner)?;
                 let inner = self.plain(inner)?;
                 if inner.ty != Type::Bool {
-                    let d = Diagnostic::new(Code::E0206, format!("`not` takes true or false, not {}", a(&inner.ty)));
+                    let d = Diagnostic::new(
+                        Code::E0206,
+                        format!("`not` takes true or false, not {}", a(&inner.ty)),
+                    );
                     self.report(d.at(inner.span, a(&inner.ty)));
                     return None;
                 }
@@ -107,7 +110,11 @@ impl Checker<'_> {
                     let known = known.chain(scope.names.keys().map(String::as_str));
                     let help = names::did_you_mean(&name.text, known);
                     let text = format!("`{}` declares no `{}`", scope.path, name.text);
-                    self.report(Diagnostic::new(Code::E0101, text).at(name.span, "not in this module").maybe_help(help));
+                    self.report(
+                        Diagnostic::new(Code::E0101, text)
+                            .at(name.span, "not in this module")
+                            .maybe_help(help),
+                    );
                     None
                 }
             };
@@ -132,9 +139,10 @@ impl Checker<'_> {
         let fields: Vec<&str> = ty.fields().iter().map(|(n, ..)| *n).collect();
         let d = d.maybe_help(names::did_you_mean(&name.text, fields.iter().copied()));
         let d = match ty {
-            Type::List(t) if t.field(&name.text).is_some() => {
-                d.help(format!("take one element, as in `…[\"key\"].{}`, or loop over the list with `for`", name.text))
-            }
+            Type::List(t) if t.field(&name.text).is_some() => d.help(format!(
+                "take one element, as in `…[\"key\"].{}`, or loop over the list with `for`",
+                name.text
+            )),
             _ if fields.is_empty() => d.note(format!("{} has no fields", a(ty))),
             _ => d.note(format!("its fields are {}", names::quoted(fields, "and"))),
         };
@@ -314,7 +322,8 @@ impl Checker<'_> {
     /// A value that is surely there.
     pub(super) fn plain(&mut self, t: Typed) -> Option<Typed> {
         let Type::Optional(inner) = &t.ty else { return Some(t) };
-        let d = Diagnostic::new(Code::E0203, format!("this {inner} may be absent")).at(t.span, format!("{}", t.ty));
+        let d = Diagnostic::new(Code::E0203, format!("this {inner} may be absent"))
+            .at(t.span, format!("{}", t.ty));
         let d = self.where_optional(d, &t.t);
         self.report(d.help("say what is used otherwise: `… or other`"));
         None
@@ -329,7 +338,9 @@ impl Checker<'_> {
             _ => return d,
         };
         match &self.items[item].decl.when {
-            Some(when) => d.see(when.span, format!("`{}` is made only when this is true", self.items[item].name)),
+            Some(when) => {
+                d.see(when.span, format!("`{}` is made only when this is true", self.items[item].name))
+            }
             None => d,
         }
     }
@@ -365,7 +376,8 @@ impl Checker<'_> {
         match call.name.text.as_str() {
             "glob" => self.glob(ctx, call, span),
             "release" => {
-                let d = Diagnostic::new(Code::E0504, "only an output releases").at(span, "not an output's value");
+                let d =
+                    Diagnostic::new(Code::E0504, "only an output releases").at(span, "not an output's value");
                 self.report(d.help("write `output name = release(…)`"));
                 None
             }

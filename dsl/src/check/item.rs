@@ -123,9 +123,12 @@ impl Checker<'_> {
         let kind = self.items[i].kind;
         if let Some(ty) = decl.declared.ty() {
             if let Some(stated) = &decl.ty {
-                let d = Diagnostic::new(Code::E0216, format!("`{}` says the type already", decl.declared.keyword()))
-                    .at(stated.span, "not needed")
-                    .help("remove the type");
+                let d = Diagnostic::new(
+                    Code::E0216,
+                    format!("`{}` says the type already", decl.declared.keyword()),
+                )
+                .at(stated.span, "not needed")
+                .help("remove the type");
                 self.report(d);
             }
             return Some(ty);
@@ -178,7 +181,10 @@ impl Checker<'_> {
                     .help("give the variable another name");
                 self.report(d);
             }
-            vars.push(self.binding(ctx, b));
+            let mut var = self.binding(ctx, b);
+            // What the name means is open: nothing that follows from it is reported.
+            var.known &= earlier.or(known).is_none();
+            vars.push(var);
         }
         ctx.vars = vars;
         ctx.vars.iter().all(|v| v.known)
@@ -219,7 +225,8 @@ impl Checker<'_> {
                 var.known = true;
             }
             _ => {
-                let d = Diagnostic::new(Code::E0205, "the elements of this list are known only during the run");
+                let d =
+                    Diagnostic::new(Code::E0205, "the elements of this list are known only during the run");
                 self.report(d.at(list.span, "").note("a fan-out is laid out before the run"));
             }
         }
@@ -255,7 +262,10 @@ impl Checker<'_> {
         let total = lists.iter().try_fold(1usize, |n, l| n.checked_mul(l.len()));
         let Some(total) = total.filter(|n| *n <= MAX_INSTANCES) else {
             let sizes: Vec<String> = lists.iter().map(|l| l.len().to_string()).collect();
-            let d = Diagnostic::new(Code::E0302, format!("`{item_name}` would have more than {MAX_INSTANCES} instances"));
+            let d = Diagnostic::new(
+                Code::E0302,
+                format!("`{item_name}` would have more than {MAX_INSTANCES} instances"),
+            );
             self.report(d.at(decl.name.span, format!("{} elements", sizes.join(" × "))));
             return;
         };
@@ -274,7 +284,8 @@ impl Checker<'_> {
             });
             let device = made.place != Place::Server;
             let lower = Lower { checker: self, vars: &ctx.vars, at: &at, device };
-            let args = made.args.iter().map(|(n, t)| (n.clone(), lower.expr(t))).filter(|(_, e)| !lower.absent(e));
+            let args =
+                made.args.iter().map(|(n, t)| (n.clone(), lower.expr(t))).filter(|(_, e)| !lower.absent(e));
             let args: BTreeMap<_, _> = args.collect();
             let when = made.when.as_ref().map(|t| lower.expr(t));
             let mixes: Vec<&T> = made.args.values().filter(|t| matches!(t, T::Mix(_))).collect();

@@ -92,10 +92,7 @@ impl Checker<'_> {
                 ItemKind::Schedule(s) => self.scopes[scope].schedules.push(s.clone()),
                 ItemKind::Output(o) => self.scopes[scope].outputs.push(o.clone()),
                 ItemKind::Bad(Some(name)) => {
-                    self.scopes[scope]
-                        .names
-                        .entry(name.text.clone())
-                        .or_insert((Entity::Bad, name.span));
+                    self.scopes[scope].names.entry(name.text.clone()).or_insert((Entity::Bad, name.span));
                 }
                 ItemKind::Bad(None) => {}
             }
@@ -227,6 +224,9 @@ impl Checker<'_> {
             let needed = p.ast.default.is_none() && !p.ast.ty.optional;
             if p.arg.is_none() && needed {
                 p.value = ParamValue::Done(None, Vec::new());
+                if import.args.iter().flat_map(|b| &b.broken).any(|b| b.text == name) {
+                    continue;
+                }
                 let d = Diagnostic::new(Code::E0701, format!("the import gives no value for `{name}`"))
                     .at(import.name.span, format!("`{name}` is missing"))
                     .see(p.ast.name.span, "this parameter has no default")

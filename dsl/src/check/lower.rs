@@ -55,10 +55,9 @@ impl Lower<'_, '_> {
             T::Or(all) => {
                 let mut all: Vec<Expr> = all.iter().map(|t| self.expr(t)).collect();
                 let last = all.pop().unwrap_or(Expr::value(Value::Absent));
-                all.into_iter().rev().fold(last, |second, first| Expr::Or {
-                    first: Box::new(first),
-                    second: Box::new(second),
-                })
+                all.into_iter()
+                    .rev()
+                    .fold(last, |second, first| Expr::Or { first: Box::new(first), second: Box::new(second) })
             }
             T::Not(of) => Expr::Not { of: Box::new(self.expr(of)) },
             T::Compare(op, l, r) => {

@@ -38,9 +38,9 @@ impl Checker<'_> {
             ExprKind::Paren(inner) => self.terms(ctx, inner, sign, factors, out),
             ExprKind::Minus(inner) => self.terms(ctx, inner, -sign, factors, out),
             ExprKind::Sum(all) => {
-                let each = all.iter().map(|(minus, e)| {
-                    self.terms(ctx, e, if *minus { -sign } else { sign }, factors, out)
-                });
+                let each = all
+                    .iter()
+                    .map(|(minus, e)| self.terms(ctx, e, if *minus { -sign } else { sign }, factors, out));
                 // Every term is looked at, so that every mistake is told.
                 each.fold(true, |all, ok| all && ok)
             }

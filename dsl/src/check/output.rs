@@ -1,6 +1,5 @@
 //! Outputs, and what they release from devices.
 
-
 use super::infer::a;
 use super::lower::Lower;
 use super::{Checker, Ctx, T, Typed};
@@ -79,7 +78,9 @@ impl Checker<'_> {
             let d = Diagnostic::new(Code::E0503, format!("{} can never be released", a(&typed.ty)))
                 .at(span, format!("{} of private data", a(&typed.ty)));
             let d = self.private_origin(d, item).note(self.flow_note(item));
-            let d = d.note("texts and per-prompt vectors stay; metrics, a selection, a mix and a pLLM may be released");
+            let d = d.note(
+                "texts and per-prompt vectors stay; metrics, a selection, a mix and a pLLM may be released",
+            );
             self.report(d.help("release metrics of it, or leave the output out"));
             return None;
         }
@@ -125,4 +126,3 @@ impl Checker<'_> {
         Some(self.references(0, &[], &[&o.value]).into_iter().map(|(i, _)| i).collect())
     }
 }
-

@@ -81,7 +81,9 @@ impl Checker<'_> {
     /// Whether a name is a parameter that is a number.
     pub(super) fn is_number_param(&self, scope: usize, name: &str) -> bool {
         match self.scopes[scope].names.get(name) {
-            Some((Entity::Param(p), _)) => matches!(self.params[*p].ast.ty.name.text.as_str(), "Int" | "Float"),
+            Some((Entity::Param(p), _)) => {
+                matches!(self.params[*p].ast.ty.name.text.as_str(), "Int" | "Float")
+            }
             _ => false,
         }
     }
@@ -117,7 +119,9 @@ impl Checker<'_> {
         if self.params[p].scope == 0 && holds_artifacts(&ty) {
             let d = Diagnostic::new(Code::E0704, format!("a parameter of a pipeline cannot be {}", a(&ty)))
                 .at(param.ty.span, "made by stages, not set")
-                .help("take a `Path` and make it from that; modules that are imported may have such parameters");
+                .help(
+                    "take a `Path` and make it from that; modules that are imported may have such parameters",
+                );
             self.report(d);
             return None;
         }
@@ -126,7 +130,8 @@ impl Checker<'_> {
                 Ok(t) => Some(Typed { t, ty, span, literal: false }),
                 Err(why) => {
                     let name = &param.name.text;
-                    let d = Diagnostic::new(Code::E0703, format!("`--set {name}={text}` does not fit: {why}"));
+                    let d =
+                        Diagnostic::new(Code::E0703, format!("`--set {name}={text}` does not fit: {why}"));
                     self.report(d.at(param.ty.span, format!("`{name}` is {}", a(&ty))));
                     None
                 }
@@ -145,7 +150,8 @@ impl Checker<'_> {
         };
         let value = self.fitted(ctx, default, &ty, &param, "default")?;
         if !ctx.uses.is_empty() || !is_const(&value.t) {
-            let d = Diagnostic::new(Code::E0705, "a default is a constant").at(default.span, "made by stages");
+            let d =
+                Diagnostic::new(Code::E0705, "a default is a constant").at(default.span, "made by stages");
             self.report(d.help("write a literal, a list, or `glob(…)`"));
             return None;
         }
@@ -153,7 +159,14 @@ impl Checker<'_> {
     }
 
     /// A value given for a parameter, as the parameter's type.
-    fn fitted(&mut self, ctx: &mut Ctx, e: &Expr, ty: &Type, param: &ast::Param, what: &str) -> Option<Typed> {
+    fn fitted(
+        &mut self,
+        ctx: &mut Ctx,
+        e: &Expr,
+        ty: &Type,
+        param: &ast::Param,
+        what: &str,
+    ) -> Option<Typed> {
         let typed = self.infer(ctx, e)?;
         let want = match ty {
             Type::Optional(inner) if typed.ty != *ty => inner,
@@ -161,9 +174,12 @@ impl Checker<'_> {
         };
         if typed.ty != *want && !converts(&typed.ty, want, &typed) {
             let name = &param.name.text;
-            let d = Diagnostic::new(Code::E0201, format!("the {what} `{name}` is {}, not {}", a(ty), a(&typed.ty)))
-                .at(e.span, a(&typed.ty))
-                .see(param.ty.span, "its type is stated here");
+            let d = Diagnostic::new(
+                Code::E0201,
+                format!("the {what} `{name}` is {}, not {}", a(ty), a(&typed.ty)),
+            )
+            .at(e.span, a(&typed.ty))
+            .see(param.ty.span, "its type is stated here");
             let d = match (want, &typed.ty) {
                 (Type::List(inner), other) if **inner == *other || typed.literal => {
                     d.help(format!("write a list: `[{}]`", self.sources.text(e.span)))

@@ -186,7 +186,8 @@ impl Checker<'_> {
             // A binding's list does not see the variables: they come after it.
             let lists = self.references(scope, &[], &exprs[..d.bindings.len()]);
             let mut found = self.references(scope, &d.bindings, &exprs[d.bindings.len()..]);
-            let settings: Vec<&Expr> = d.settings.iter().flat_map(|b| &b.settings).map(|s| &s.value).collect();
+            let settings: Vec<&Expr> =
+                d.settings.iter().flat_map(|b| &b.settings).map(|s| &s.value).collect();
             found.extend(self.references(scope, &d.bindings, &settings));
             let mut all = lists;
             for f in found {
@@ -257,7 +258,8 @@ impl Checker<'_> {
         }
         edges.reverse();
         let name = |i: usize| format!("`{}`", self.items[i].name);
-        let path: Vec<String> = edges.iter().map(|(user, ..)| name(*user)).chain([name(graph[start])]).collect();
+        let path: Vec<String> =
+            edges.iter().map(|(user, ..)| name(*user)).chain([name(graph[start])]).collect();
         let mut d = Diagnostic::new(Code::E0401, format!("{} needs itself to be made", name(graph[start])));
         for (n, (user, used, span)) in edges.iter().enumerate() {
             let text = format!("{} uses {}", name(*user), name(*used));

@@ -64,9 +64,10 @@ impl Checker<'_> {
         match place {
             Place::Device(d) => Some(d.clone()),
             Place::Server => {
-                let d = Diagnostic::new(Code::E0506, format!("private to which device is `{}`?", decl.name.text))
-                    .at(private, "private, but not placed on a device")
-                    .help("add `on device(\"…\")` behind the call");
+                let d =
+                    Diagnostic::new(Code::E0506, format!("private to which device is `{}`?", decl.name.text))
+                        .at(private, "private, but not placed on a device")
+                        .help("add `on device(\"…\")` behind the call");
                 self.report(d);
                 None
             }
@@ -82,7 +83,10 @@ impl Checker<'_> {
                 let binding = decl.bindings.iter().find(|b| b.name.text == v.name.text);
                 let d = Diagnostic::new(Code::E0509, "`glob` lists files of the engine's machine")
                     .at(binding.map_or(v.name.span, |b| b.list.span), "paths of the engine's machine")
-                    .note(format!("`{}` is made on `{device}`, whose files the engine cannot list", decl.name.text))
+                    .note(format!(
+                        "`{}` is made on `{device}`, whose files the engine cannot list",
+                        decl.name.text
+                    ))
                     .help("name the device's files in a list: `[\"a.jsonl\", \"b.jsonl\"]`");
                 self.report(d);
                 return;

@@ -70,11 +70,13 @@ impl Checker<'_> {
             }
         }
         for needed in ["cron", "timezone"] {
-            if !seen.iter().any(|e| e.name.text == needed) {
+            let broken = s.block.broken.iter().any(|b| b.text == needed);
+            if !broken && !seen.iter().any(|e| e.name.text == needed) {
                 let example = ENTRIES.iter().find(|(n, _)| *n == needed).map_or("", |(_, e)| e);
-                let d = Diagnostic::new(Code::E0603, format!("the schedule `{}` needs `{needed}`", s.name.text))
-                    .at(s.name.span, format!("`{needed}` is missing"))
-                    .help(format!("add `{example}`"));
+                let d =
+                    Diagnostic::new(Code::E0603, format!("the schedule `{}` needs `{needed}`", s.name.text))
+                        .at(s.name.span, format!("`{needed}` is missing"))
+                        .help(format!("add `{example}`"));
                 self.report(d);
             }
         }
@@ -119,7 +121,8 @@ impl Checker<'_> {
                 }
                 Some(Found::Entity(Entity::Bad)) => {}
                 _ => {
-                    let d = Diagnostic::new(Code::E0217, "`run` names items: models, datasets, spaces or stages");
+                    let d =
+                        Diagnostic::new(Code::E0217, "`run` names items: models, datasets, spaces or stages");
                     self.report(d.at(e.span, "not an item"));
                 }
             }
@@ -150,11 +153,18 @@ impl Checker<'_> {
             Ok(()) => Some(text),
             Err(wrong) => {
                 let span = match inside {
-                    Some(s) => Span { start: s.start + wrong.at.start as u32, end: s.start + wrong.at.end as u32, ..s },
+                    Some(s) => Span {
+                        start: s.start + wrong.at.start as u32,
+                        end: s.start + wrong.at.end as u32,
+                        ..s
+                    },
                     None => e.span,
                 };
-                let d = Diagnostic::new(Code::E0601, wrong.message).at(span, wrong.label).maybe_help(wrong.help);
-                self.report(d.note("five fields: minute, hour, day of month, month, day of week (0 and 7 are Sunday)"));
+                let d =
+                    Diagnostic::new(Code::E0601, wrong.message).at(span, wrong.label).maybe_help(wrong.help);
+                self.report(d.note(
+                    "five fields: minute, hour, day of month, month, day of week (0 and 7 are Sunday)",
+                ));
                 None
             }
         }
@@ -169,7 +179,8 @@ impl Checker<'_> {
         let d = Diagnostic::new(Code::E0602, format!("there is no time zone `{text}`"))
             .at(inside.unwrap_or(e.span), "unknown zone")
             .note("zones are named as in the IANA database: `Europe/London`, `America/New_York`, `UTC`");
-        let by_city = zones.iter().find(|z| z.rsplit('/').next().is_some_and(|c| c.eq_ignore_ascii_case(&text)));
+        let by_city =
+            zones.iter().find(|z| z.rsplit('/').next().is_some_and(|c| c.eq_ignore_ascii_case(&text)));
         let help = match by_city {
             Some(z) => Some(format!("did you mean `{z}`?")),
             None => names::did_you_mean(&text, zones.iter().map(String::as_str)),

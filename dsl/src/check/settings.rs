@@ -82,9 +82,10 @@ impl Checker<'_> {
             if !policy.only_when.is_empty() {
                 let all = decl.settings.iter().flat_map(|b| &b.settings);
                 let span = all.filter(|s| s.name.text == "only_when").map(|s| s.name.span).next();
-                let d = Diagnostic::new(Code::E0216, "`only_when` is about devices, and this runs on the server")
-                    .at(span.unwrap_or(decl.name.span), "no device")
-                    .help("add `on: device(\"…\")`, or remove it");
+                let d =
+                    Diagnostic::new(Code::E0216, "`only_when` is about devices, and this runs on the server")
+                        .at(span.unwrap_or(decl.name.span), "no device")
+                        .help("add `on: device(\"…\")`, or remove it");
                 self.report(d);
             }
             return;
@@ -229,7 +230,10 @@ impl Checker<'_> {
                     let d = Diagnostic::new(Code::E0111, "not a condition of a device")
                         .at(e.span, "unknown word")
                         .maybe_help(other.and_then(|w| names::did_you_mean(w, CONDITIONS.iter().copied())))
-                        .note(format!("it is one of {}, or a list of them", names::quoted(CONDITIONS.iter().copied(), "or")));
+                        .note(format!(
+                            "it is one of {}, or a list of them",
+                            names::quoted(CONDITIONS.iter().copied(), "or")
+                        ));
                     self.report(d);
                 }
             }
