@@ -1,13 +1,18 @@
 //! A model's folder, checked: its files, its config, names and shapes of its tensors.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use headstart_lm::config::DecoderConfig;
+use headstart_lm::encoder;
+use headstart_lm::text::TextCodec;
+use headstart_lm::weights::Weights;
 use headstart_protocol::{Failure, Output, Type};
 use serde_json::{Value, json};
 
-use crate::header::{self, Shapes};
+/// Shapes by tensor name.
+pub type Shapes = BTreeMap<String, Vec<usize>>;
 
 /// Model types that Headstart reads.
 const TYPES: [&str; 3] = ["llama", "qwen2", "bert"];
@@ -88,6 +93,12 @@ impl ModelFolder {
         let shapes = weights(folder, &mut files)?;
         let this = Self { files, config, model_type, shapes };
         this.check_shapes(folder)?;
+        if this.model_type == "bert" {
+            encoder::check(folder)?;
+        } else {
+            DecoderConfig::load(folder)?;
+            TextCodec::load(folder)?;
+        }
         Ok(this)
     }
 
@@ -154,38 +165,24 @@ impl ModelFolder {
 
 /// Adds the weights files and returns the shapes of all tensors in them.
 fn weights(folder: &Path, files: &mut Vec<(String, PathBuf)>) -> Result<Shapes, Failure> {
+    let single = folder.join(SINGLE);
     let index = folder.join(INDEX);
-    let Some(json) = read_json(&index)? else {
-        let single = folder.join(SINGLE);
-        if !single.is_file() {
-            return Err(no_weights(folder));
-        }
-        let shapes = header::shapes(&single)?;
+    if single.is_file() {
         files.push((SINGLE.into(), single));
-        return Ok(shapes);
-    };
-    let bad = |why: String| Failure::input(format!("{}: {why}", index.display()));
-    let map = json.get("weight_map").and_then(Value::as_object);
-    let map = map.ok_or_else(|| bad("no `weight_map` in it".into()))?;
-    let shards: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
-    let mut shapes = Shapes::new();
-    files.push((INDEX.into(), index.clone()));
-    for shard in shards {
-        if shard.contains(['/', '\\']) {
-            return Err(bad(format!("names the shard `{shard}` outside the folder")));
+    } else if let Some(json) = read_json(&index)? {
+        let map = json.get("weight_map").and_then(Value::as_object).into_iter().flatten();
+        let shards: BTreeSet<&str> = map.filter_map(|(_, shard)| shard.as_str()).collect();
+        if let Some(gone) = shards.iter().find(|shard| !folder.join(shard).is_file()) {
+            let why = format!("{}: names the shard `{gone}`, which is not in the folder", index.display());
+            return Err(Failure::input(why).help("copy or download all shards of the model"));
         }
-        let at = folder.join(shard);
-        if !at.is_file() {
-            return Err(bad(format!("names the shard `{shard}`, which is not in the folder"))
-                .help("copy or download all shards of the model"));
-        }
-        shapes.extend(header::shapes(&at)?);
-        files.push((shard.to_owned(), at));
+        files.push((INDEX.into(), index));
+        files.extend(shards.into_iter().map(|shard| (shard.to_owned(), folder.join(shard))));
+    } else {
+        return Err(no_weights(folder));
     }
-    match map.keys().find(|name| !shapes.contains_key(*name)) {
-        Some(name) => Err(bad(format!("names the tensor `{name}`, which no shard holds"))),
-        None => Ok(shapes),
-    }
+    let weights = Weights::open_model(folder)?;
+    Ok(weights.iter().map(|(name, weight)| (name.to_owned(), weight.shape.clone())).collect())
 }
 
 fn no_weights(folder: &Path) -> Failure {

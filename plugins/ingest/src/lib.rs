@@ -10,11 +10,9 @@
 //! - [`spaces`]: `sentence`, `summarizer`, `pooled`.
 //! - [`pllms`]: `ingest`.
 //! - [`folder`]: a model's folder, checked: its files, its config, names and shapes of its tensors.
-//! - `header`: what a safetensors file promises, read without its numbers.
 
 pub mod datasets;
 pub mod folder;
-mod header;
 pub mod models;
 pub mod pllms;
 pub mod spaces;

@@ -59,7 +59,18 @@ fn tensors(path: &Path, tensors: &[(&str, [usize; 2])]) {
     serialize_to_file(views, None, path).unwrap();
 }
 
-const Q: &str = "base_model.model.model.layers.0.self_attn.q_proj";
+/// PEFT's name of half of the adapter of a block's q_proj.
+fn half(block: usize, half: &str) -> String {
+    format!("base_model.model.model.layers.{block}.self_attn.q_proj.lora_{half}.weight")
+}
+
+/// Writes the pairs of the given blocks.
+fn pairs(at: &Path, blocks: &[usize], inner: usize) {
+    let names: Vec<(String, [usize; 2])> =
+        blocks.iter().flat_map(|b| [(half(*b, "A"), [2, inner]), (half(*b, "B"), [16, 2])]).collect();
+    let named: Vec<(&str, [usize; 2])> = names.iter().map(|(n, s)| (n.as_str(), *s)).collect();
+    tensors(&at.join("adapter_model.safetensors"), &named);
+}
 
 fn adapter(ctx: &MemoryContext, name: &str) -> PathBuf {
     let at = ctx.files().join(name);
@@ -69,8 +80,7 @@ fn adapter(ctx: &MemoryContext, name: &str) -> PathBuf {
         "use_dora": false, "modules_to_save": null, "init_lora_weights": true, "future_option": 3,
     });
     fs::write(at.join("adapter_config.json"), config.to_string()).unwrap();
-    let (a, b) = (format!("{Q}.lora_A.weight"), format!("{Q}.lora_B.weight"));
-    tensors(&at.join("adapter_model.safetensors"), &[(&a, [2, 16]), (&b, [16, 2])]);
+    pairs(&at, &[0, 1], 16);
     at
 }
 
@@ -113,9 +123,9 @@ fn broken_model_folders_are_refused_by_name() {
     let at = folder(&ctx, &model, "model");
     let weights = at.join("model.safetensors");
     let whole = fs::read(&weights).unwrap();
-    for cut in [whole.len() - 1, 20, 3, 0] {
+    for (cut, why) in [(whole.len() - 1, "cut short"), (20, "cut short"), (3, "3 bytes"), (0, "0 bytes")] {
         fs::write(&weights, &whole[..cut]).unwrap();
-        refused(local(&at), &["model.safetensors", "truncated"]);
+        refused(local(&at), &["model.safetensors", why]);
     }
     fs::write(&weights, b"<!DOCTYPE html><html>").unwrap();
     refused(local(&at), &["model.safetensors", "not a safetensors file"]);
@@ -132,8 +142,10 @@ fn broken_model_folders_are_refused_by_name() {
     refused(local(&at), &["3 blocks", "`model.layers.2.mlp.down_proj.weight`"]);
     edit(&config, |c| c["model_type"] = json!("mamba"));
     refused(local(&at), &["config.json", "mamba", "llama, qwen2, bert"]);
+    edit(&config, |c| (c["model_type"], c["num_hidden_layers"]) = (json!("llama"), json!(2)));
+    edit(&at.join("tokenizer_config.json"), |c| c["eos_token"] = json!("</s>"));
+    refused(local(&at), &["tokenizer_config.json", "`</s>`"]);
     fs::remove_file(at.join("tokenizer.json")).unwrap();
-    edit(&config, |c| c["model_type"] = json!("llama"));
     refused(local(&at), &["no tokenizer.json"]);
 }
 
@@ -149,9 +161,10 @@ fn sharded_weights_must_be_whole() {
     fs::write(&index, map("model.norm.weight", "model-00002-of-00002.safetensors")).unwrap();
     refused(local(), &["index.json", "`model-00002-of-00002.safetensors`"]);
     fs::write(&index, map("model.gone.weight", "model-00001-of-00001.safetensors")).unwrap();
-    refused(local(), &["`model.gone.weight`", "no shard holds"]);
+    refused(local(), &["model.gone.weight", "in none of the shards"]);
     fs::write(&index, map("model.norm.weight", "../secret.safetensors")).unwrap();
-    refused(local(), &["outside the folder"]);
+    fs::copy(at.join("model-00001-of-00001.safetensors"), ctx.files().join("secret.safetensors")).unwrap();
+    refused(local(), &["../secret.safetensors", "not a plain file name"]);
     fs::write(&index, map("model.norm.weight", "model-00001-of-00001.safetensors")).unwrap();
     let files = ctx.manifest_of(&local().unwrap()).files;
     assert!(
@@ -197,17 +210,17 @@ fn adapters_that_do_not_fit_are_refused_by_tensor_or_option() {
     let at = adapter(&ctx, "bad");
     let ingest = || ctx.run(&Ingest, [("base", artifact(&base)), ("source", path(&at))]);
     let weights = at.join("adapter_model.safetensors");
-    let (a, b) = (format!("{Q}.lora_A.weight"), format!("{Q}.lora_B.weight"));
-    tensors(&weights, &[(&a, [2, 16])]);
-    refused(ingest(), &["lora_A.weight", "partner"]);
-    tensors(&weights, &[(&a, [2, 24]), (&b, [16, 2])]);
-    refused(ingest(), &["model.layers.0.self_attn.q_proj.weight", "[2, 24]", "[16, 16]", "another base"]);
-    let (a9, b9) = (a.replace("layers.0", "layers.9"), b.replace("layers.0", "layers.9"));
-    tensors(&weights, &[(&a9, [2, 16]), (&b9, [16, 2])]);
-    refused(ingest(), &["layers.9", "the base does not have"]);
-    tensors(&weights, &[("base_model.model.model.embed_tokens.lora_embedding_A", [2, 16])]);
-    refused(ingest(), &["lora_embedding_A", "no part of a plain LoRA"]);
-    tensors(&weights, &[(&a, [2, 16]), (&b, [16, 2])]);
+    pairs(&at, &[0], 16);
+    refused(ingest(), &["layers.1.self_attn.q_proj.lora_A.weight", "missing"]);
+    pairs(&at, &[0, 1], 24);
+    refused(ingest(), &["layers.0.self_attn.q_proj.lora_A.weight", "[2, 24]", "[2, 16]"]);
+    pairs(&at, &[0, 1, 9], 16);
+    refused(ingest(), &["layers.9", "no place in the base"]);
+    pairs(&at, &[0, 1], 16);
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() - 4]).unwrap();
+    refused(ingest(), &["adapter_model.safetensors", "cut short"]);
+    fs::write(&weights, &whole).unwrap();
     ingest().unwrap();
 
     for (key, value) in [
@@ -221,7 +234,7 @@ fn adapters_that_do_not_fit_are_refused_by_tensor_or_option() {
         let config = at.join("adapter_config.json");
         let before = fs::read(&config).unwrap();
         edit(&config, |c| c[key] = value);
-        refused(ingest(), &["adapter_config.json", key, "not supported"]);
+        refused(ingest(), &["adapter_config.json", key]);
         fs::write(&config, before).unwrap();
     }
     fs::remove_file(&weights).unwrap();
@@ -255,7 +268,10 @@ fn a_full_model_must_have_the_bases_shapes() {
 fn encoder(ctx: &MemoryContext) -> PathBuf {
     let at = ctx.files().join("encoder");
     fs::create_dir_all(at.join("1_Pooling")).unwrap();
-    let config = json!({ "model_type": "bert", "hidden_size": 4, "num_hidden_layers": 1, "vocab_size": 5 });
+    let config = json!({
+        "model_type": "bert", "hidden_size": 4, "num_hidden_layers": 1, "vocab_size": 5,
+        "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 32,
+    });
     fs::write(at.join("config.json"), config.to_string()).unwrap();
     fs::write(at.join("tokenizer.json"), "{}").unwrap();
     fs::write(at.join("1_Pooling/config.json"), "{}").unwrap();
@@ -274,6 +290,10 @@ fn spaces_hold_or_name_their_model() {
     assert_eq!(held.value, json!({ "space": "sentence" }));
     assert!(held.files.contains_key("model.safetensors") && held.files.contains_key("1_Pooling/config.json"));
     assert!(held.uses.is_empty());
+
+    fs::write(at.join("1_Pooling/config.json"), r#"{"pooling_mode_max_tokens": true}"#).unwrap();
+    refused(ctx.run(&Sentence, [("model", path(&at))]), &["1_Pooling", "pooling_mode_max_tokens"]);
+    fs::write(at.join("1_Pooling/config.json"), "{}").unwrap();
 
     let model = ctx.run(&Local, [("path", path(&at))]).unwrap();
     let named = ctx.manifest_of(&ctx.run(&Sentence, [("model", artifact(&model))]).unwrap());

@@ -53,6 +53,15 @@ pub fn load_encoder(model: &Path, threads: usize) -> Result<Box<dyn Encoder>, Lm
     Ok(Box::new(BertEncoder::load(model, threads)?))
 }
 
+/// Whether a folder's settings are those of a sentence encoder that can be loaded, without reading
+/// its weights.
+///
+/// # Errors
+/// As [`BertEncoder::load`], as far as config.json and the settings of sentence-transformers go.
+pub fn check(folder: &Path) -> Result<(), LmError> {
+    Config::read(folder).map(|_| ())
+}
+
 impl BertEncoder {
     /// Loads `config.json`, `tokenizer.json` and `model.safetensors` of a folder, and where they
     /// exist `sentence_bert_config.json` (the window, else 256 tokens) and `1_Pooling/config.json`.
@@ -65,7 +74,7 @@ impl BertEncoder {
         let path = folder.join("tokenizer.json");
         let tokenizer = load_tokenizer(&path)?;
         let cutter = Cutter::new(&tokenizer, config.window, config.vocab, &path)?;
-        let model = Bert::load(&folder.join("model.safetensors"), &config)?;
+        let model = Bert::load(folder, &config)?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
         let pool = pool.map_err(|e| LmError::Internal(format!("starting threads: {e}")))?;
         Ok(Self { model, tokenizer, cutter, pool, hidden: config.hidden })

@@ -140,7 +140,7 @@ fn faults_name_file_and_tensor() {
     for (from, to, parts) in [
         ("\"bert\"", "\"roberta\"", ["config.json", "roberta"]),
         ("\"gelu\"", "\"swish\"", ["hidden_act", "swish"]),
-        ("\"num_hidden_layers\":2", "\"num_hidden_layers\":3", ["model.safetensors", "`encoder.layer.2."]),
+        ("\"num_hidden_layers\":2", "\"num_hidden_layers\":3", ["model.safetensors", "encoder.layer.2."]),
         ("\"intermediate_size\":24", "\"intermediate_size\":25", ["intermediate.dense.weight", "[24, 16]"]),
         ("\"vocab_size\"", "\"vocab\"", ["config.json", "`vocab_size`"]),
     ] {
@@ -155,7 +155,7 @@ fn faults_name_file_and_tensor() {
     fs::write(at.join("1_Pooling/config.json"), r#"{"pooling_mode_mean_tokens": true}"#).unwrap();
     let weights = fs::read(at.join("model.safetensors")).unwrap();
     fs::write(at.join("model.safetensors"), &weights[..weights.len() - 8]).unwrap();
-    expect(&["model.safetensors", "truncated"]);
+    expect(&["model.safetensors", "cut short"]);
     fs::remove_file(at.join("model.safetensors")).unwrap();
     expect(&["model.safetensors", "no weights"]);
 }

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 
 use super::config::{Activation, Config};
 use super::ops::{add_norm, attention, linear, pool};
-use super::weights::Weights;
+use super::weights::Named;
 use super::window::Window;
 use crate::error::LmError;
 
@@ -37,7 +37,7 @@ struct Dense {
 }
 
 impl Dense {
-    fn load(weights: &Weights, name: &str, outer: usize, inner: usize) -> Result<Self, LmError> {
+    fn load(weights: &Named, name: &str, outer: usize, inner: usize) -> Result<Self, LmError> {
         Ok(Self {
             weight: weights.get(&format!("{name}.weight"), &[outer, inner])?,
             bias: weights.get(&format!("{name}.bias"), &[outer])?,
@@ -50,14 +50,14 @@ impl Dense {
 }
 
 /// Gain and shift of a layer norm, stacked.
-fn affine(weights: &Weights, name: &str, hidden: usize) -> Result<Tensor, LmError> {
+fn affine(weights: &Named, name: &str, hidden: usize) -> Result<Tensor, LmError> {
     let gain = weights.get(&format!("{name}.weight"), &[hidden])?;
     let shift = weights.get(&format!("{name}.bias"), &[hidden])?;
     Ok(Tensor::stack(&[gain, shift], 0)?)
 }
 
 impl Block {
-    fn load(weights: &Weights, layer: usize, config: &Config) -> Result<Self, LmError> {
+    fn load(weights: &Named, layer: usize, config: &Config) -> Result<Self, LmError> {
         let h = config.hidden;
         let name = |part: &str| format!("encoder.layer.{layer}.{part}");
         let one = |part: &str| Dense::load(weights, &name(&format!("attention.self.{part}")), h, h);
@@ -79,8 +79,8 @@ impl Block {
 
 impl Bert {
     /// Loads the weights and checks their shapes against the config.
-    pub(super) fn load(path: &Path, config: &Config) -> Result<Self, LmError> {
-        let weights = Weights::open(path)?;
+    pub(super) fn load(folder: &Path, config: &Config) -> Result<Self, LmError> {
+        let weights = Named::open(folder)?;
         let h = config.hidden;
         let positions = weights.get("embeddings.position_embeddings.weight", &[config.positions, h])?;
         let types = weights.get("embeddings.token_type_embeddings.weight", &[config.types, h])?;
