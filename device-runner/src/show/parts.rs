@@ -102,9 +102,10 @@ pub(super) fn training(out: &mut String, name: &str, value: &Json) {
     heading(out, "Training", name);
     let from = number(metrics, "start_loss").map_or(String::new(), |l| format!("{l:.3} → "));
     let took = number(metrics, "seconds").map_or(String::new(), |s| format!(", {s:.1} s"));
-    let goal = match metrics.get("reached").and_then(Json::as_bool) {
-        Some(true) => ", target reached",
-        Some(false) => ", target not reached",
+    // A truth value among numbers is 1 or 0.
+    let goal = match number(metrics, "reached") {
+        Some(1.0) => ", target reached",
+        Some(_) => ", target not reached",
         None => "",
     };
     let _ = writeln!(out, "  loss {from}{loss:.3} in {steps} steps{took}{goal}");
@@ -243,8 +244,7 @@ mod tests {
         });
         style(&mut out, "pick", &pick);
         choice(&mut out, "pick", &pick);
-        let metrics =
-            json!({ "loss": 0.5, "start_loss": 2.25, "steps": 40, "seconds": 12.34, "reached": true });
+        let metrics = json!({ "loss": 0.5, "start_loss": 2.25, "steps": 40, "seconds": 12.34, "reached": 1 });
         let curve = json!([[0, 2.25], [10, 1.5], [20, 0.75], [30, 0.5]]);
         training(&mut out, "tuned", &json!({ "format": "lora", "metrics": metrics, "curve": curve }));
         measurements(

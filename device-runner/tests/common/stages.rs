@@ -1,11 +1,13 @@
-//! Small stages of the real kinds, with a closure each.
+//! Small stages of the real kinds, with a closure each. Those that see the user's rows put them
+//! wherever they can, so that a leak would be found.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use headstart_protocol::rows::{ROWS_FILE, from_jsonl};
-use headstart_protocol::{Args, Context, Failure, FailureClass, Output, Stage, Type};
+use headstart_protocol::{Args, ArtifactRef, Context, Digest, Failure, FailureClass, Output, Stage, Type};
 use serde_json::json;
 
 type Run = Box<dyn Fn(&Args, &dyn Context) -> Result<Output, Failure> + Send + Sync>;
@@ -91,20 +93,99 @@ pub fn select() -> Box<dyn Stage> {
     })
 }
 
+/// All bytes of an artifact's files, in the order of their names.
+fn bytes_of(ctx: &dyn Context, artifact: &ArtifactRef) -> Result<Vec<u8>, Failure> {
+    let folder = ctx.open(artifact)?;
+    let mut out = Vec::new();
+    for name in ctx.manifest(artifact)?.files.keys() {
+        out.extend(std::fs::read(folder.join(name)).map_err(|e| Failure::io(&folder.join(name), &e))?);
+    }
+    Ok(out)
+}
+
+/// The base of a model or pLLM.
+fn base_of(ctx: &dyn Context, artifact: &ArtifactRef) -> Result<ArtifactRef, Failure> {
+    Ok(ctx.manifest(artifact)?.uses.get("base").unwrap_or(artifact).clone())
+}
+
 /// `finetune`: an adapter whose bytes depend on the rows.
 pub fn finetune() -> Box<dyn Stage> {
     fake("finetune", |args, ctx| {
         let from = args.artifact("from")?;
-        let folder = ctx.open(from)?;
-        let base = std::fs::read(folder.join("model.safetensors")).map_err(|e| Failure::io(&folder, &e))?;
+        let base = base_of(ctx, from)?;
+        bytes_of(ctx, &base)?;
         let text = rows_text(args, ctx, "data")?;
-        let weights = [base, blake3::hash(text.as_bytes()).as_bytes().to_vec()].concat();
+        let weights = [bytes_of(ctx, from)?, blake3::hash(text.as_bytes()).as_bytes().to_vec()].concat();
         let value = json!({ "format": "lora", "metrics": { "loss": 1.5, "steps": 40 }, "sample": text });
         Ok(Output::new(Type::Pllm, value)
             .file("adapter_model.safetensors", write(ctx, "weights", weights))
             .file("adapter_config.json", write(ctx, "config", "{\"r\":8}"))
             .file("training-rows.jsonl", write(ctx, "rows", text))
-            .uses("base", from.clone()))
+            .uses("base", base))
+    })
+}
+
+/// `local`: a model's folder.
+pub fn local() -> Box<dyn Stage> {
+    fake("local", |args, ctx| {
+        let at = ctx.path(args.text("path")?).join("model.safetensors");
+        Ok(Output::new(Type::Model, json!({})).file("model.safetensors", at))
+    })
+}
+
+/// `ingest`: an adapter's folder.
+pub fn ingest() -> Box<dyn Stage> {
+    fake("ingest", |args, ctx| {
+        let at = ctx.path(args.text("source")?).join("adapter_model.safetensors");
+        let output =
+            Output::new(Type::Pllm, json!({ "format": "lora" })).file("adapter_model.safetensors", at);
+        Ok(output.uses("base", args.artifact("base")?.clone()))
+    })
+}
+
+/// `pooled`: a space.
+pub fn pooled() -> Box<dyn Stage> {
+    fake("pooled", |args, _| {
+        Ok(Output::new(Type::Space, json!({ "kind": "pooled" }))
+            .uses("model", args.artifact("model")?.clone()))
+    })
+}
+
+/// `embed`: "vectors" that are the rows themselves.
+pub fn embed() -> Box<dyn Stage> {
+    fake("embed", |args, ctx| {
+        let text = rows_text(args, ctx, "responses")?;
+        ctx.rows().put_embeddings(&Digest::of(b"space"), &[(Digest::of(text.as_bytes()), vec![1.0])]);
+        let space = ctx.manifest(args.artifact("space")?)?;
+        bytes_of(ctx, &space.uses["model"])?;
+        let responses = ctx.manifest(args.artifact("responses")?)?;
+        let value = json!({ "n": 2, "first": text.lines().next() });
+        let output = Output::new(Type::Divergence, value).file(ROWS_FILE, write(ctx, "vectors", text));
+        Ok(responses.uses.get("model").into_iter().fold(output, |o, m| o.uses("model", m.clone())))
+    })
+}
+
+/// `decompose`: a catalog with the word "friendly".
+pub fn decompose() -> Box<dyn Stage> {
+    fake("decompose", |args, ctx| {
+        let catalog = write(ctx, "catalog", "{\"words\": [\"friendly\"]}");
+        let mut output = Output::new(Type::Catalog, json!({})).file("catalog.json", catalog);
+        for (name, divergence) in args.artifacts("divergences")? {
+            let pllm = ctx.manifest(divergence)?.uses["model"].clone();
+            output = output.uses(format!("pllm:{name}"), pllm);
+        }
+        Ok(output)
+    })
+}
+
+/// `merge`: the first pLLM of a mix, under another name.
+pub fn merge() -> Box<dyn Stage> {
+    fake("merge", |args, ctx| {
+        let first = &args.mix("mix")?[0].pllm;
+        let at = ctx.open(first)?.join("adapter_model.safetensors");
+        let output =
+            Output::new(Type::Pllm, json!({ "format": "lora" })).file("adapter_model.safetensors", at);
+        Ok(output.uses("base", base_of(ctx, first)?))
     })
 }
 
@@ -134,6 +215,13 @@ pub fn slow() -> Box<dyn Stage> {
         }
         unreachable!("naps forever")
     })
+}
+
+/// All of them, for a whole pipeline.
+pub fn all() -> Vec<Box<dyn Stage>> {
+    let mut out = private_stages();
+    out.extend([local(), ingest(), pooled(), embed(), decompose(), merge(), probe(Arc::default())]);
+    out
 }
 
 /// Those of the private path.
