@@ -1,0 +1,22 @@
+//! Every kind of the language has exactly one implementation, and nothing else has one.
+
+use headstart_builtin::{Registry, stages};
+use headstart_lm::candle_backend::default_backend;
+use headstart_protocol::kinds;
+
+#[test]
+fn every_kind_is_implemented_once() {
+    let mut implemented: Vec<&str> = stages(default_backend()).iter().map(|s| s.kind()).collect();
+    let mut known: Vec<&str> = kinds::all().map(|k| k.name).collect();
+    implemented.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(implemented, known);
+}
+
+#[test]
+fn a_kind_is_found_by_name() {
+    let registry = Registry::new(default_backend());
+    assert!(registry.kinds().all(|kind| registry.find(kind).is_some_and(|stage| stage.kind() == kind)));
+    let message = registry.get("teleport").err().expect("no such kind").message;
+    assert!(message.contains("`teleport`") && message.contains("finetune"), "{message}");
+}
