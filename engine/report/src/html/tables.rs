@@ -1,0 +1,221 @@
+//! Tables, samples and the details at the end.
+
+use maud::{Markup, html};
+
+use super::capital;
+use crate::compare::Pair;
+use crate::run::{Output, OutputView, RunReport, Sample};
+use crate::terminal::SHOWN;
+use crate::text::{grouped, metric, percent, seconds, spaced};
+use crate::view::{Numbers, Selection, Share, shares};
+
+const SAMPLES: usize = 3;
+const DISTANCES: usize = 5;
+
+/// The nearest pLLMs.
+pub(super) fn distances(s: &Selection) -> Markup {
+    if s.distances.len() < 2 {
+        return html! {};
+    }
+    let far = s.distances.iter().take(DISTANCES).map(|(_, d)| *d).fold(1e-9, f64::max);
+    html! {
+        table {
+            thead { tr { th { "nearest" } th.n { "distance" } th.track {} } }
+            tbody {
+                @for (name, d) in s.distances.iter().take(DISTANCES) {
+                    tr {
+                        th { @if s.chosen(name) { "▸ " } (name) }
+                        td.n { (format!("{d:.2}")) }
+                        td.track { span.bar style=(format!("width:{:.0}%", 100.0 * d / far)) {} }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Steps, time and loss with and without.
+pub(super) fn head_start(pair: &Pair) -> Markup {
+    let rows = [("with", &pair.with), ("without", &pair.without)];
+    let most = rows.iter().filter_map(|(_, n)| n.get("steps")).fold(1e-9, f64::max);
+    let loss = |n: &Numbers| match (n.get("start_loss"), n.get("loss")) {
+        (Some(a), Some(b)) => format!("{a:.3} → {b:.3}"),
+        (None, Some(b)) => format!("{b:.3}"),
+        _ => "—".into(),
+    };
+    html! {
+        table {
+            thead { tr { th {} th.n { "steps" } th.track {} th.n { "time" } th.n { "loss, held back" } th { "goal" } } }
+            tbody {
+                @for (name, n) in rows {
+                    tr {
+                        th { (name) " the head start" }
+                        td.n { (n.get("steps").map_or("—".into(), metric)) }
+                        td.track {
+                            @if let Some(s) = n.get("steps") {
+                                span class=(if name == "with" { "bar" } else { "bar two" }) style=(format!("width:{:.1}%", 100.0 * s / most)) {}
+                            }
+                        }
+                        td.n { (n.get("seconds").map_or("—".into(), seconds)) }
+                        td.n { (loss(n)) }
+                        td { (n.get("reached").map_or("", |r| if r > 0.0 { "met" } else { "not met" })) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Measurements before and after.
+pub(super) fn before_after(pair: &Pair) -> Markup {
+    let rows = SHOWN.iter().filter_map(|(key, label, down)| {
+        let (before, after) = (pair.without.get(key)?, pair.with.get(key)?);
+        let better = if *down { after < before } else { after > before };
+        Some((label, before, after, better))
+    });
+    html! {
+        table {
+            thead { tr { th {} th.n { "before" } th.n { "after" } th {} } }
+            tbody {
+                @for (label, before, after, better) in rows {
+                    tr {
+                        th { (label) }
+                        td.n { (metric(before)) }
+                        td.n.better[better] { (metric(after)) }
+                        td { @if better { "better" } @else if before == after { "the same" } @else { "not better" } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Answers before and after.
+pub(super) fn samples(pair: &Pair) -> Markup {
+    html! {
+        @if !pair.samples.is_empty() {
+            h3 style="margin-top:2.2rem" { "Sample answers" }
+            @for (prompt, reference, before, after) in pair.samples.iter().take(SAMPLES) {
+                div.sample {
+                    h4 { (prompt) }
+                    dl {
+                        dt { "before" } dd { (before) }
+                        dt { "after" } dd.after { (after) }
+                        @if !reference.is_empty() { dt { "the user's own" } dd { (reference) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Outputs that have no section of their own.
+pub(super) fn outputs(report: &RunReport, paired: &[&str]) -> Markup {
+    let rest = report.outputs.iter().filter(|o| {
+        let told = matches!(o.view, OutputView::Catalog { .. } | OutputView::Selection { .. });
+        !told && !paired.contains(&o.name.as_str())
+    });
+    html! { @for output in rest { (self::output(output)) } }
+}
+
+fn output(output: &Output) -> Markup {
+    html! {
+        section {
+            h2 { (capital(&spaced(&output.name))) }
+            @if !output.doc.is_empty() { p.note { (output.doc) } }
+            @match &output.view {
+                OutputView::Text { value } => { pre { (value) } }
+                OutputView::Pllm { value } => { (numbers(&Numbers::read(value))) }
+                OutputView::Metrics { value, samples } => {
+                    @let all = Numbers::read(value);
+                    @let parts = shares(&all);
+                    @if parts.is_empty() { (numbers(&all)) } @else { (accuracy(&parts)) }
+                    @for s in samples.iter().take(SAMPLES) { (sample(s)) }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn sample(s: &Sample) -> Markup {
+    html! {
+        div.sample {
+            h4 { (s.prompt) }
+            dl {
+                dt { "answer" } dd { (s.answer) }
+                @if !s.reference.is_empty() { dt { "reference" } dd { (s.reference) } }
+            }
+        }
+    }
+}
+
+fn numbers(n: &Numbers) -> Markup {
+    html! {
+        table {
+            tbody {
+                @for (key, x) in &n.all {
+                    tr { th { (spaced(key)) } td.n { @if key == "seconds" { (seconds(*x)) } @else { (metric(*x)) } } }
+                }
+            }
+        }
+    }
+}
+
+fn accuracy(shares: &[Share]) -> Markup {
+    let top2 = shares.iter().any(|s| s.top2.is_some());
+    html! {
+        table {
+            thead { tr { th { "group" } th.n { "right" } th.track {} th.n { "95% interval" } th.n { "of" } @if top2 { th.n { "among two" } } } }
+            tbody {
+                @for s in shares {
+                    tr {
+                        th { @if s.group.is_empty() { "all" } @else { (s.group) } }
+                        td.n { (percent(s.share)) }
+                        td.track { span.bar style=(format!("width:{:.1}%", 100.0 * s.share)) {} }
+                        td.n { @if let Some((l, h)) = s.interval { (percent(l)) " to " (percent(h)) } }
+                        td.n { @if let Some(n) = s.n { (metric(n)) } }
+                        @if top2 { td.n { @if let Some(t) = s.top2 { (percent(t)) } } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Counters and every stage, folded away.
+pub(super) fn details(report: &RunReport) -> Markup {
+    if report.counters.is_empty() && report.stages.is_empty() {
+        return html! {};
+    }
+    html! {
+        section #details {
+            h2 { "Details" }
+            @if !report.counters.is_empty() {
+                table { tbody { @for (key, n) in &report.counters { tr { th { (spaced(key)) } td.n { (grouped(*n)) } } } } }
+            }
+            @if !report.stages.is_empty() {
+                details {
+                    summary { "All " (report.stages.len()) " stages" }
+                    div.scroll {
+                        table {
+                            thead { tr { th { "stage" } th { "kind" } th { "place" } th { "state" } th.n { "start" } th.n { "time" } } }
+                            tbody {
+                                @for s in &report.stages {
+                                    tr {
+                                        th { code { (s.name) } }
+                                        td { (s.kind) }
+                                        td { (s.place) }
+                                        td { (s.state.word()) }
+                                        td.n { (seconds(s.start)) }
+                                        td.n { (seconds(s.seconds)) }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
