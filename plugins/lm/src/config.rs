@@ -129,7 +129,9 @@ impl Keys<'_> {
     /// A truth value, or none where the key is absent.
     pub fn flag(&self, key: &str) -> Result<Option<bool>, LmError> {
         let Some(v) = self.get(key) else { return Ok(None) };
-        v.as_bool().map(Some).ok_or_else(|| self.wrong(key, format_args!("expected true or false, found {v}")))
+        v.as_bool()
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, format_args!("expected true or false, found {v}")))
     }
 }
 

@@ -115,8 +115,7 @@ impl CandleDecoder {
                 let (own, rest) = left.split_at(e.targets());
                 left = rest;
                 let response = &rows[scores.len()].response;
-                let bytes =
-                    if e.cut { self.codec.decode(&e.ids[e.first..]).len() } else { response.len() };
+                let bytes = if e.cut { self.codec.decode(&e.ids[e.first..]).len() } else { response.len() };
                 scores.push(RowScore {
                     nll: own.iter().map(|l| f64::from(*l)).sum(),
                     tokens: own.len(),
@@ -162,11 +161,16 @@ impl CandleDecoder {
     ) -> Result<Vec<NextToken>, LmError> {
         let ids = self.prompts(prompts)?;
         let mut out = Vec::with_capacity(prompts.len());
-        self.read(&ids, |s| s.end - 1..s.end, watch, |_, state| {
-            let logits = self.net.logits(state)?;
-            out.push(NextToken { hidden: state.to_vec(), top: self.most_probable(&logits, top) });
-            Ok(())
-        })?;
+        self.read(
+            &ids,
+            |s| s.end - 1..s.end,
+            watch,
+            |_, state| {
+                let logits = self.net.logits(state)?;
+                out.push(NextToken { hidden: state.to_vec(), top: self.most_probable(&logits, top) });
+                Ok(())
+            },
+        )?;
         Ok(out)
     }
 

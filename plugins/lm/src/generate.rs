@@ -180,8 +180,7 @@ fn prefill(
     let width = net.model.dims().heads.kv_width();
     let hidden = net.hidden(&batch, |block, saved| {
         let rows = batch.sequences.iter().map(|s| s.start * width..s.end * width);
-        caches[block]
-            .extend(rows.map(|r| Cache { k: saved.k[r.clone()].to_vec(), v: saved.v[r].to_vec() }));
+        caches[block].extend(rows.map(|r| Cache { k: saved.k[r.clone()].to_vec(), v: saved.v[r].to_vec() }));
     })?;
     let last: Vec<usize> = batch.sequences.iter().map(|s| s.end - 1).collect();
     net.normed(&hidden, &last)

@@ -1,12 +1,27 @@
 //! Language-model compute behind a small [`Backend`] trait; candle inside.
 //!
 //! # Layout
+//! What stages see:
 //! - [`api`]: the traits and plain structs that stages see. No candle type appears in them.
 //! - [`error`]: what can be wrong with a model, an adapter or an input, naming file and tensor.
 //! - [`open`]: from artifacts to the folders that a backend loads.
+//! - [`candle_backend`]: the backend for this machine.
+//!
+//! Models and text:
+//! - [`config`], [`weights`], [`model`]: a decoder's folder, checked and mapped into memory.
+//! - [`lora`]: adapters in PEFT's format, in and out.
 //! - [`text`]: text to token ids and back, in a model's own prompt format.
 //! - [`encoder`]: sentence encoders of type bert.
 //! - [`init`]: new models: a trained tokenizer and seeded random weights.
+//!
+//! Computing:
+//! - [`kernels`]: the arithmetic on slices, each operation forward and backward.
+//! - [`block`]: a transformer block of them, forward and backward.
+//! - [`ops`]: block, embedding, loss and AdamW as candle operations with their own gradients.
+//! - [`net`]: the decoder as candle sees it: frozen weights, trained parameters, forward passes.
+//! - [`generate`]: answers, batched, with a cache of keys and values.
+//! - [`decoder`]: texts in, texts and numbers out.
+//! - [`rows`], [`optim`], [`train`]: rows as tokens, the optimizer, the training.
 
 pub mod api;
 pub mod block;
@@ -17,8 +32,8 @@ pub mod encoder;
 pub mod error;
 mod files;
 pub mod generate;
-pub mod kernels;
 pub mod init;
+pub mod kernels;
 pub mod lora;
 pub mod model;
 pub mod net;

@@ -146,7 +146,8 @@ impl Adapter {
             let (Some(b), Some(w)) = (of(Slot::LoraB(p)), target) else { continue };
             let (out, inner) = (w.shape[0], w.shape[1]);
             let values = &self.values[block];
-            let (b, a) = (mat(&values[b.range.clone()], out, rank), mat(&values[a.range.clone()], rank, inner));
+            let (b, a) =
+                (mat(&values[b.range.clone()], out, rank), mat(&values[a.range.clone()], rank, inner));
             gemm(&mut full[w.range.clone()], Accum::Add, b, a, scale);
         }
     }
@@ -229,7 +230,10 @@ mod tests {
     #[test]
     fn another_base_is_refused_by_tensor_name() {
         let dir = tempfile::tempdir().unwrap();
-        Adapter::fresh(&spec(), &base(), 7).unwrap().save(dir.path().join("a").as_path(), WriteAs::F32).unwrap();
+        Adapter::fresh(&spec(), &base(), 7)
+            .unwrap()
+            .save(dir.path().join("a").as_path(), WriteAs::F32)
+            .unwrap();
         let mut wide = base();
         wide.ffn = 16;
         let e = Adapter::load(&dir.path().join("a"), &wide).unwrap_err().to_string();

@@ -121,7 +121,8 @@ impl Model {
             let linear = Proj::ALL.map(|p| {
                 let shape = p.shape(&config);
                 let weight = need(&name(&format!("{}.weight", p.path())), &shape)?;
-                let bias = p.has_bias(&config).then(|| need(&name(&format!("{}.bias", p.path())), &shape[..1]));
+                let bias =
+                    p.has_bias(&config).then(|| need(&name(&format!("{}.bias", p.path())), &shape[..1]));
                 Ok::<_, LmError>(Linear { weight, bias: bias.transpose()?.map(|b| b.to_vec()) })
             });
             Ok::<_, LmError>(Arc::new(Block {

@@ -182,11 +182,7 @@ impl Net {
 
     /// Hidden states before the final norm, without gradients. `seen` is given each block's number
     /// and what its forward pass made, for a cache of keys and values.
-    pub fn hidden(
-        &self,
-        batch: &Arc<Batch>,
-        mut seen: impl FnMut(usize, Saved),
-    ) -> Result<Tensor, LmError> {
+    pub fn hidden(&self, batch: &Arc<Batch>, mut seen: impl FnMut(usize, Saved)) -> Result<Tensor, LmError> {
         let mut x = self.embed(batch)?.detach();
         if let Some(c) = &self.composed {
             return Ok(self.composed_hidden(c, x, batch)?.detach());
@@ -205,10 +201,7 @@ impl Net {
     }
 
     /// Calls `f` with the final norm's weight and the output layer as they are now.
-    fn with_head<T>(
-        &self,
-        f: impl FnOnce(&[f32], Matrix) -> candle_core::Result<T>,
-    ) -> Result<T, LmError> {
+    fn with_head<T>(&self, f: impl FnOnce(&[f32], Matrix) -> candle_core::Result<T>) -> Result<T, LmError> {
         let Overlay::Full { embed, norm, head, .. } = &self.overlay else {
             return Ok(f(&self.model.norm, self.model.output().matrix())?);
         };
@@ -284,12 +277,8 @@ impl Net {
             let all = composed::losses(&hidden, norm, output, self.model.config.norm_eps, targets)?;
             return Ok((all.sum_all()? * f64::from(scale))?);
         }
-        let op = LossOp {
-            model: self.model.clone(),
-            targets: targets.clone(),
-            scale,
-            grads: Mutex::new(None),
-        };
+        let op =
+            LossOp { model: self.model.clone(), targets: targets.clone(), scale, grads: Mutex::new(None) };
         Ok(match &self.overlay {
             Overlay::Full { embed, norm, head, .. } => {
                 hidden.apply_op3(norm.as_tensor(), head.as_ref().unwrap_or(embed).as_tensor(), op)?

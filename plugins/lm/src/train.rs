@@ -97,12 +97,19 @@ fn check(spec: &TrainSpec) -> Result<(), LmError> {
         return Err(LmError::Input(why));
     }
     if !(spec.learning_rate > 0.0 && spec.learning_rate.is_finite()) {
-        return Err(LmError::Input(format!("the learning rate must be positive, not {}", spec.learning_rate)));
+        return Err(LmError::Input(format!(
+            "the learning rate must be positive, not {}",
+            spec.learning_rate
+        )));
     }
     Ok(())
 }
 
-fn examples(codec: &TextCodec, rows: &[headstart_protocol::rows::Row], limit: usize) -> Result<Vec<Example>, LmError> {
+fn examples(
+    codec: &TextCodec,
+    rows: &[headstart_protocol::rows::Row],
+    limit: usize,
+) -> Result<Vec<Example>, LmError> {
     let all = rows.iter().map(|r| Example::new(codec, r, limit));
     let all: Vec<Example> = all.collect::<Result<_, _>>()?;
     let count = all.len();
@@ -228,7 +235,8 @@ impl Run<'_> {
         self.watch.count("forward_passes", rows.len() as u64);
         self.watch.count("tokens", tokens as u64);
         if self.report.steps == FLOWING
-            && let Some(name) = self.optimizer.untouched(|block, slot, var| self.target.name(block, slot, var))
+            && let Some(name) =
+                self.optimizer.untouched(|block, slot, var| self.target.name(block, slot, var))
         {
             return Err(LmError::Internal(format!("no gradient reaches the trained tensor {name}")));
         }

@@ -120,8 +120,7 @@ pub struct Weights {
 impl Weights {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     pub fn open_model(folder: &Path) -> Result<Self, LmError> {
-        let (single, index) =
-            (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
+        let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
         if single.exists() || !index.exists() {
             return Self::open(&[single]);
         }
@@ -174,7 +173,10 @@ impl Weights {
             return Err(LmError::File {
                 path: self.file_of(name).into(),
                 why: format!("tensor {name} is missing"),
-                help: Some("config.json asks for it; are all shards there, and is config.json the model's own?".into()),
+                help: Some(
+                    "config.json asks for it; are all shards there, and is config.json the model's own?"
+                        .into(),
+                ),
             });
         };
         if w.shape != shape {
@@ -203,12 +205,16 @@ fn map_file(path: &Path) -> Result<Vec<(String, Weight)>, LmError> {
         return Err(wrong("is not a safetensors file".into()));
     }
     if header + 8 > size {
-        return Err(wrong(format!("is cut short: its header alone takes {} bytes, the file has {size}", header + 8)));
+        return Err(wrong(format!(
+            "is cut short: its header alone takes {} bytes, the file has {size}",
+            header + 8
+        )));
     }
     let (read, metadata) = match SafeTensors::read_metadata(&map) {
         Ok(ok) => ok,
         Err(safetensors::SafeTensorError::MetadataIncompleteBuffer) => {
-            let end = header_end(&map[8..8 + header as usize]).map_or(String::from("more"), |n| (n + 8 + header).to_string());
+            let end = header_end(&map[8..8 + header as usize])
+                .map_or(String::from("more"), |n| (n + 8 + header).to_string());
             return Err(wrong(format!("is cut short: its header promises {end} bytes, the file has {size}")));
         }
         Err(e) => return Err(wrong(format!("has a broken header: {e}"))),

@@ -161,7 +161,8 @@ fn composed_operations_agree() {
         let adapter = Adapter::load(&case.folder.join("adapter"), &model.config).unwrap();
         let overlays = || [adapter.overlay(&cpu).unwrap(), Net::full_overlay(&model, &cpu).unwrap()];
         for (own, plain) in overlays().into_iter().zip(overlays()) {
-            let nets = [Net::new(model.clone(), own), Net::composed(model.clone(), plain, cpu.clone()).unwrap()];
+            let nets =
+                [Net::new(model.clone(), own), Net::composed(model.clone(), plain, cpu.clone()).unwrap()];
             let [a, b] = nets.map(|net| {
                 let loss = net.loss(&batch, &targets, 0.05, Keep::Activations).unwrap();
                 let grads = loss.backward().unwrap();

@@ -89,7 +89,12 @@ pub fn forward(
         let (n, m) = (rows.len(), keys.len());
         let (qw, kw, kv) = (heads.q_width(), heads.kv_width(), h / heads.group());
         let mut scores = Buffer::new(n * m);
-        score(&mut scores, head(q, qw, heads.dim, h, rows.clone()), head(k, kw, heads.dim, kv, keys.clone()), heads);
+        score(
+            &mut scores,
+            head(q, qw, heads.dim, h, rows.clone()),
+            head(k, kw, heads.dim, kv, keys.clone()),
+            heads,
+        );
         // SAFETY: this task alone has these rows of this head.
         let lse = unsafe { lse.slice(h * tokens + rows.start, n) };
         let mut inverse = [0.0; BLOCK];

@@ -57,8 +57,7 @@ pub fn gemm_into(
         let (r0, c0) = (i / across * tm, i % across * tn);
         let (r, c) = (tm.min(m - r0), tn.min(n - c0));
         // SAFETY: tiles do not overlap and lie inside `dst`, as asserted above.
-        let tile =
-            unsafe { MatMut::from_raw_parts_mut(out.at(r0 * stride + c0), r, c, stride as isize, 1) };
+        let tile = unsafe { MatMut::from_raw_parts_mut(out.at(r0 * stride + c0), r, c, stride as isize, 1) };
         matmul(tile, accum, lhs.subrows(r0, r), rhs.subcols(c0, c), alpha, Par::Seq);
     });
 }

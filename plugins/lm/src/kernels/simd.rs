@@ -36,9 +36,12 @@ pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 /// Range reduction by ln 2 in two parts and a polynomial of degree 6 (Cephes `expf`).
 #[inline(always)]
 pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
-    const MAGIC: f32 = 12_582_912.0; // 1.5 × 2^23: adding it rounds to an integer
-    let x = x.clamp(-87.3, 88.3);
-    let n = fma::<FMA>(x, std::f32::consts::LOG2_E, MAGIC) - MAGIC;
+    const MAGIC: f32 = 12_582_912.0; // 1.5 × 2^23: adding it leaves an integer in the low bits
+    // Plain comparisons, which become single instructions and let NaN pass.
+    let x = if x < -87.3 { -87.3 } else { x };
+    let x = if x > 88.3 { 88.3 } else { x };
+    let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, MAGIC);
+    let n = shifted - MAGIC;
     let r = fma::<FMA>(n, -0.693_359_4, x);
     let r = fma::<FMA>(n, 2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4;
@@ -48,7 +51,7 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     p = fma::<FMA>(p, r, 1.666_666_5e-1);
     p = fma::<FMA>(p, r, 0.5);
     let y = fma::<FMA>(p * r, r, r) + 1.0;
-    y * f32::from_bits((((n as i32) + 127) << 23) as u32)
+    y * f32::from_bits(shifted.to_bits().wrapping_sub(MAGIC.to_bits()).wrapping_add(127) << 23)
 }
 
 /// Lanes of the sums below; fixed, so that sums do not depend on the machine's vector width.

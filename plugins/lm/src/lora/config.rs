@@ -101,7 +101,9 @@ impl AdapterConfig {
             rank: keys.need("r")?,
             alpha: keys.number("lora_alpha")?.unwrap_or(8.0),
             rslora: keys.flag("use_rslora")?.unwrap_or(false),
-            rank_pattern: pattern(&keys, "rank_pattern", |v| v.as_u64().filter(|n| *n > 0).map(|n| n as usize))?,
+            rank_pattern: pattern(&keys, "rank_pattern", |v| {
+                v.as_u64().filter(|n| *n > 0).map(|n| n as usize)
+            })?,
             alpha_pattern: pattern(&keys, "alpha_pattern", Value::as_f64)?,
             targets: targets.ok_or_else(|| keys.wrong("target_modules", "missing"))?,
             exclude: targets_or_none(&keys)?,

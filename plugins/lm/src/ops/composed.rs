@@ -71,14 +71,16 @@ impl ComposedBlock {
             },
         };
         let linear = |p: Proj, x: &Tensor| -> Result<Tensor> {
-            let w = part(&|s| *s == Slot::Weight(p))?.map_or_else(|| self.weight[p as usize].clone(), |t| t.0);
+            let w =
+                part(&|s| *s == Slot::Weight(p))?.map_or_else(|| self.weight[p as usize].clone(), |t| t.0);
             let mut y = x.matmul(&w.t()?)?;
             let bias = part(&|s| *s == Slot::Bias(p))?.map(|t| t.0).or_else(|| self.bias[p as usize].clone());
             if let Some(b) = bias {
                 y = y.broadcast_add(&b)?;
             }
             let a = part(&|s| matches!(s, Slot::LoraA(q, ..) if *q == p))?;
-            if let (Some((a, Slot::LoraA(_, _, scale))), Some((b, _))) = (a, part(&|s| *s == Slot::LoraB(p))?) {
+            if let (Some((a, Slot::LoraA(_, _, scale))), Some((b, _))) = (a, part(&|s| *s == Slot::LoraB(p))?)
+            {
                 let low = x.matmul(&a.t()?)?.matmul(&b.t()?)?;
                 y = (y + (low * f64::from(scale))?)?;
             }

@@ -58,11 +58,8 @@ impl LossOp {
         norm::forward(&mut normed, &mut inverse, &seen, norm_weight, self.model.config.norm_eps);
         let mut dnormed = Buffer::new(n * width);
         let mut doutput = if train { vec![0.0; output.rows * output.cols] } else { Vec::new() };
-        let gradients = Gradients {
-            hidden: &mut dnormed,
-            weight: train.then_some(&mut doutput[..]),
-            scale: self.scale,
-        };
+        let gradients =
+            Gradients { hidden: &mut dnormed, weight: train.then_some(&mut doutput[..]), scale: self.scale };
         let losses = cross_entropy(&normed, output, &self.targets.ids, Some(gradients));
         drop(normed);
         let mut dseen = Buffer::zeros(n * width);

@@ -101,7 +101,8 @@ impl Target {
                 let mut values = values.into_iter();
                 for (layout, flat) in adapter.layouts.iter().zip(&mut adapter.values) {
                     if !layout.is_empty() {
-                        *flat = values.next().ok_or_else(|| LmError::Internal("values lack a block".into()))?;
+                        *flat =
+                            values.next().ok_or_else(|| LmError::Internal("values lack a block".into()))?;
                     }
                 }
                 adapter.save(&spec.out, WriteAs::F32)
