@@ -32,6 +32,7 @@ pub(super) fn figure(pair: &Pair) -> Markup {
         .collect();
     html! {
         figure {
+            div.scroll {
             svg viewBox=(format!("0 0 {} {}", SIZE.0, SIZE.1)) width=(SIZE.0) role="img" aria-label="Learning curves with and without the head start" {
                 @for tick in ticks(low, high, 4) {
                     line.axis x1=(px(LEFT)) x2=(px(SIZE.0 - RIGHT)) y1=(px(y(tick))) y2=(px(y(tick))) {}
@@ -49,6 +50,7 @@ pub(super) fn figure(pair: &Pair) -> Markup {
                         (name) " · " (metric(end.0)) " steps"
                     }
                 }
+            }
             }
             figcaption { "Solid: from the chosen start. Dotted: from the base. Each ends where its goal was met, or its steps were used up." }
         }

@@ -26,6 +26,7 @@ pub(super) fn figure(catalog: &Catalog, selection: Option<&Selection>) -> Markup
     let labels = labels(&points, user, &names);
     html! {
         figure {
+            div.scroll {
             svg viewBox=(format!("0 0 {} {}", SIZE.0, SIZE.1)) width=(SIZE.0) role="img" aria-label="The catalog as a map" {
                 rect.axis x="0.5" y="0.5" width=(px(SIZE.0 - 1.0)) height=(px(SIZE.1 - 1.0)) rx="4" {}
                 @if let Some((ux, uy)) = user {
@@ -48,6 +49,7 @@ pub(super) fn figure(catalog: &Catalog, selection: Option<&Selection>) -> Markup
                         text class=(class) x=(px(*x)) y=(px(*y)) text-anchor=(anchor) { (names.get(i).map_or("you", |n| n)) }
                     }
                 }
+            }
             }
             figcaption {
                 "Styles that are alike lie close together. "
