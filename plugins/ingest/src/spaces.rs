@@ -1,4 +1,5 @@
-//! Sources of spaces. A space's artifact says which it is, and holds or refers to its model.
+//! Sources of spaces. The value of a space says its `kind`; its model lies in the artifact itself or
+//! is `uses.model`.
 
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type, Value};
 use serde_json::json;
@@ -74,7 +75,7 @@ fn causal(kind: &str, args: &Args, ctx: &dyn Context) -> Result<Output, Failure>
 }
 
 fn space(kind: &str) -> Output {
-    Output::new(Type::Space, json!({ "space": kind }))
+    Output::new(Type::Space, json!({ "kind": kind }))
 }
 
 fn model_type(ctx: &dyn Context, model: &ArtifactRef) -> Result<Option<String>, Failure> {

@@ -287,7 +287,7 @@ fn spaces_hold_or_name_their_model() {
     let base = base(&ctx);
     let at = encoder(&ctx);
     let held = ctx.manifest_of(&ctx.run(&Sentence, [("model", path(&at))]).unwrap());
-    assert_eq!(held.value, json!({ "space": "sentence" }));
+    assert_eq!(held.value, json!({ "kind": "sentence" }));
     assert!(held.files.contains_key("model.safetensors") && held.files.contains_key("1_Pooling/config.json"));
     assert!(held.uses.is_empty());
 
@@ -303,7 +303,7 @@ fn spaces_hold_or_name_their_model() {
     let causal: [(&dyn Stage, &str); 2] = [(&Pooled, "pooled"), (&Summarizer, "summarizer")];
     for (stage, name) in causal {
         let space = ctx.manifest_of(&ctx.run(stage, [("model", artifact(&base))]).unwrap());
-        assert_eq!((&space.value, &space.uses["model"]), (&json!({ "space": name }), &base));
+        assert_eq!((&space.value, &space.uses["model"]), (&json!({ "kind": name }), &base));
         refused(ctx.run(stage, [("model", artifact(&model))]), &[name, "not an encoder"]);
     }
     refused(ctx.run(&Sentence, [("model", artifact(&base))]), &["type llama", "pooled(model)"]);
