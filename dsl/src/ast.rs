@@ -254,6 +254,48 @@ impl Expr {
         }
         e
     }
+
+    /// The expression in one spelling, however it is written: for names that reach the plan.
+    pub fn spelled(&self) -> String {
+        let join = |all: &[Expr], by: &str| all.iter().map(Expr::spelled).collect::<Vec<_>>().join(by);
+        match &self.kind {
+            ExprKind::Name(n) => n.clone(),
+            ExprKind::Text(t) => format!("{t:?}"),
+            ExprKind::Number(_, raw) => raw.clone(),
+            ExprKind::Bool(b) => b.to_string(),
+            ExprKind::List(all) => format!("[{}]", join(all, ", ")),
+            ExprKind::Paren(e) => format!("({})", e.spelled()),
+            ExprKind::Call(c) => {
+                let args = c.args.iter().map(|a| match &a.name {
+                    Some(name) => format!("{}: {}", name.text, a.value.spelled()),
+                    None => a.value.spelled(),
+                });
+                format!("{}({})", c.name.text, args.collect::<Vec<_>>().join(", "))
+            }
+            ExprKind::Field(of, name) => format!("{}.{}", of.spelled(), name.text),
+            ExprKind::Element(of, key) => format!("{}[{}]", of.spelled(), key.spelled()),
+            ExprKind::Or(all) => join(all, " or "),
+            ExprKind::Not(e) => format!("not {}", e.spelled()),
+            ExprKind::Compare(l, op, r) => format!("{} {} {}", l.spelled(), op.symbol(), r.spelled()),
+            ExprKind::Sum(all) => {
+                let mut out = String::new();
+                for (n, (minus, e)) in all.iter().enumerate() {
+                    out += if n == 0 {
+                        ""
+                    } else if *minus {
+                        " - "
+                    } else {
+                        " + "
+                    };
+                    out += &e.spelled();
+                }
+                out
+            }
+            ExprKind::Product(all) => join(all, " * "),
+            ExprKind::Minus(e) => format!("-{}", e.spelled()),
+            ExprKind::Bad => String::new(),
+        }
+    }
 }
 
 impl Item {

@@ -293,7 +293,8 @@ impl Checker<'_> {
             });
         }
         needed.extend(plan.schedules.iter().flat_map(|s| s.run.iter().cloned()));
-        plan.subset(&needed)
+        let kept = plan.subset(&needed);
+        Plan { schedules: plan.schedules, ..kept }
     }
 
     fn finish(mut self, plan: Option<Plan>) -> Checked {

@@ -209,8 +209,9 @@ impl Formatter<'_> {
 
     /// Lays out the comments before `pos`, then a line break; just `line` where there are none.
     fn break_before(&mut self, pos: u32, line: Doc, out: &mut Vec<Doc>) {
-        for c in self.before(pos) {
-            if c.own_line {
+        for (n, c) in self.before(pos).into_iter().enumerate() {
+            // A second one, behind a token that moves, cannot follow the first on its line.
+            if c.own_line || n > 0 {
                 out.extend([Doc::Hard, Doc::Text(c.text)]);
             } else {
                 out.push(Doc::Trailing(c.text));

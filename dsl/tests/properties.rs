@@ -138,8 +138,13 @@ fn piece() -> impl Strategy<Value = String> {
     prop_oneof![9 => fixed.prop_map(str::to_owned), 1 => any::<char>().prop_map(String::from)]
 }
 
+/// `PROPTEST_CASES` asks for a longer search.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(300)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_text_is_survived(text in any::<String>()) {
@@ -193,7 +198,7 @@ proptest! {
         if diags.iter().any(|d| d.severity == Severity::Error) {
             return Ok(());
         }
-        let once = format(&text).expect("it parses, so it formats");
+        let once = format(&text).unwrap_or_else(|d| panic!("it parses, so it formats: {d:?}\n{text}"));
         let count = |t: &str| (0..6).map(|n| t.matches(&format!("// c{n}")).count()).collect::<Vec<_>>();
         prop_assert_eq!(count(&text), count(&once));
         prop_assert_eq!(format(&once).expect("formatted files parse"), once.clone());

@@ -282,7 +282,7 @@ impl Checker<'_> {
             (T::Instance(n), _) => self.instances[*n as usize].key.clone().unwrap_or_default(),
             (T::Item(i), _) => self.items[*i].name.clone(),
             (T::Var(v), _) => ctx.vars[*v].name.text.clone(),
-            _ => self.sources.text(e.span).to_owned(),
+            _ => e.spelled(),
         }
     }
 

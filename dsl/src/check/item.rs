@@ -254,23 +254,22 @@ impl Checker<'_> {
 
     fn instances(&mut self, i: usize, decl: &Decl, ctx: Ctx, made: Made) {
         let first = self.instances.len() as u32;
-        let (item_name, kind) = (self.items[i].name.clone(), self.items[i].kind);
-        let private_to = self.items[i].private.as_ref().map(|p| p.device.clone());
         let lists: Option<Vec<Vec<String>>> =
             ctx.vars.iter().zip(&decl.bindings).map(|(v, b)| self.keys(v, b.list.span)).collect();
         let Some(lists) = lists else { return };
         let total = lists.iter().try_fold(1usize, |n, l| n.checked_mul(l.len()));
         let Some(total) = total.filter(|n| *n <= MAX_INSTANCES) else {
             let sizes: Vec<String> = lists.iter().map(|l| l.len().to_string()).collect();
+            let name = &self.items[i].name;
             let d = Diagnostic::new(
                 Code::E0302,
-                format!("`{item_name}` would have more than {MAX_INSTANCES} instances"),
+                format!("`{name}` would have more than {MAX_INSTANCES} instances"),
             );
             self.report(d.at(decl.name.span, format!("{} elements", sizes.join(" × "))));
             return;
         };
+        let mut clashes = HashSet::new();
         let mut at = vec![0usize; lists.len()];
-        let mut mixed = HashSet::new();
         for n in 0..total {
             // The first variable is the outermost.
             let mut rest = n;
@@ -278,53 +277,62 @@ impl Checker<'_> {
                 *place = rest % list.len();
                 rest /= list.len();
             }
-            let key = (!lists.is_empty()).then(|| {
-                let parts: Vec<&str> = at.iter().zip(&lists).map(|(at, l)| l[*at].as_str()).collect();
-                parts.join(",")
-            });
-            let device = made.place != Place::Server;
-            let lower = Lower { checker: self, vars: &ctx.vars, at: &at, device };
-            let args =
-                made.args.iter().map(|(n, t)| (n.clone(), lower.expr(t))).filter(|(_, e)| !lower.absent(e));
-            let args: BTreeMap<_, _> = args.collect();
-            let when = made.when.as_ref().map(|t| lower.expr(t));
-            let mixes: Vec<&T> = made.args.values().filter(|t| matches!(t, T::Mix(_))).collect();
-            let clash = mixes.iter().find_map(|t| lower.base_clash(t));
+            let parts: Vec<&str> = at.iter().zip(&lists).map(|(at, l)| l[*at].as_str()).collect();
+            let key = (!lists.is_empty()).then(|| parts.join(","));
+            let (instance, clash) = self.instance(i, key, &ctx.vars, &at, &made);
             if let Some((span, d)) = clash {
-                if mixed.insert(span) {
+                // One finding a term, however many instances show it.
+                if clashes.insert(span) {
                     self.report(d);
                 }
             }
-            let name = match &key {
-                Some(k) => format!("{item_name}[{k:?}]"),
-                None => item_name.clone(),
-            };
-            let number = self.instances.len() as u32;
-            if let Some(k) = &key {
-                self.items[i].keys.push((k.clone(), number));
-                if self.items[i].by_key.insert(k.clone(), number).is_some() {
+            if let Some(key) = &instance.key {
+                let number = self.instances.len() as u32;
+                self.items[i].keys.push((key.clone(), number));
+                if self.items[i].by_key.insert(key.clone(), number).is_some() {
                     let span = decl.bindings.first().map_or(decl.name.span, |b| b.list.span);
-                    self.report(same_key(k, span));
+                    self.report(same_key(key, span));
                     return;
                 }
             }
-            self.bases.push(self.base(kind, number, &args));
-            self.instances.push(Instance {
-                item: i as u32,
-                name,
-                key,
-                kind: kind.map(|k| k.name.to_owned()).unwrap_or_default(),
-                version: kind.map_or(0, |k| k.version),
-                args,
-                when,
-                place: made.place.clone(),
-                policy: made.policy.clone(),
-                private_to: private_to.clone(),
-                release: Vec::new(),
-            });
+            self.bases.push(self.base(self.items[i].kind, self.instances.len() as u32, &instance.args));
+            self.instances.push(instance);
         }
         self.items[i].instances = first..self.instances.len() as u32;
         self.items[i].done = true;
+    }
+
+    /// One instance, and a finding where it mixes pLLMs of different bases.
+    fn instance(
+        &self,
+        i: usize,
+        key: Option<String>,
+        vars: &[Var],
+        at: &[usize],
+        made: &Made,
+    ) -> (Instance, Option<(Span, Diagnostic)>) {
+        let item = &self.items[i];
+        let lower = Lower { checker: self, vars, at, device: made.place != Place::Server };
+        let args = made.args.iter().map(|(n, t)| (n.clone(), lower.expr(t)));
+        let args: BTreeMap<_, _> = args.filter(|(_, e)| !lower.absent(e)).collect();
+        let clash = made.args.values().find_map(|t| lower.base_clash(t));
+        let instance = Instance {
+            item: i as u32,
+            name: match &key {
+                Some(k) => format!("{}[{k:?}]", item.name),
+                None => item.name.clone(),
+            },
+            key,
+            kind: item.kind.map(|k| k.name.to_owned()).unwrap_or_default(),
+            version: item.kind.map_or(0, |k| k.version),
+            args,
+            when: made.when.as_ref().map(|t| lower.expr(t)),
+            place: made.place.clone(),
+            policy: made.policy.clone(),
+            private_to: item.private.as_ref().map(|p| p.device.clone()),
+            release: Vec::new(),
+        };
+        (instance, clash)
     }
 
     /// The keys of a variable's elements, each once.

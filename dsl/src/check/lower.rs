@@ -97,10 +97,14 @@ impl Lower<'_, '_> {
                 T::Var(v) | T::Key(_, v) => self.element(*v).0.clone(),
                 _ => term.name.clone(),
             };
+            let pllm = self.expr(&term.pllm);
+            // Two elements of one key: then the full name.
             if out.iter().any(|(_, n, _)| *n == name) {
-                name = self.checker.sources.text(term.span).to_owned();
+                if let Expr::Output { instance } = &pllm {
+                    name = self.checker.instances[*instance as usize].name.clone();
+                }
             }
-            out.push((weight, name, self.expr(&term.pllm)));
+            out.push((weight, name, pllm));
         }
         Expr::Mix { terms: out }
     }

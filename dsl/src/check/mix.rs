@@ -135,7 +135,7 @@ impl Checker<'_> {
             T::Instance(n) => self.instances[*n as usize].key.clone().unwrap_or_default(),
             T::Item(i) => self.items[*i].name.clone(),
             T::Var(v) | T::Key(_, v) => format!("{{{}}}", ctx.vars[*v].name.text),
-            _ => self.sources.text(e.span).to_owned(),
+            _ => e.spelled(),
         }
     }
 }

@@ -4,7 +4,6 @@ use super::{Checker, Ctx, Private, T};
 use crate::ast::Decl;
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
-use crate::names;
 use crate::plan::{Declared, Place};
 use crate::span::Span;
 
@@ -150,7 +149,7 @@ impl Checker<'_> {
         let flow: Vec<String> = self.flow(item).into_iter().map(|n| format!("`{n}`")).collect();
         match flow.len() {
             1 => format!("{} is private", flow[0]),
-            _ => format!("it is made from private data: {}", names::listed(&flow, "→").replace(", ", " → ")),
+            _ => format!("it is made from private data: {}", flow.join(" → ")),
         }
     }
 }

@@ -179,6 +179,11 @@ impl Checker<'_> {
         let d = Diagnostic::new(Code::E0602, format!("there is no time zone `{text}`"))
             .at(inside.unwrap_or(e.span), "unknown zone")
             .note("zones are named as in the IANA database: `Europe/London`, `America/New_York`, `UTC`");
+        if zones.is_empty() {
+            let d = d.note("this system has no time zone database");
+            self.report(d.help("install it; on Linux it is the package `tzdata`"));
+            return None;
+        }
         let by_city =
             zones.iter().find(|z| z.rsplit('/').next().is_some_and(|c| c.eq_ignore_ascii_case(&text)));
         let help = match by_city {

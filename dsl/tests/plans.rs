@@ -1,0 +1,65 @@
+//! Parts of plans, and plans as graphs.
+
+use headstart_dsl::{MemoryLoader, Plan, check, graph};
+use headstart_protocol::Expr;
+
+fn design() -> Plan {
+    let mut files = MemoryLoader::new().with("p/design.pllm", include_str!("files/design.pllm"));
+    for key in ["friendly", "concise", "formal"] {
+        files = files.with(&format!("p/catalog/{key}/adapter_config.json"), "{}");
+    }
+    check("p/design.pllm", &files, &Default::default()).plan.expect("it is right")
+}
+
+fn names(plan: &Plan) -> Vec<&str> {
+    plan.items.iter().map(|i| i.name.as_str()).collect()
+}
+
+#[test]
+fn instances_come_after_what_they_use() {
+    let plan = design();
+    for n in 0..plan.instances.len() {
+        assert!(plan.inputs(n).iter().all(|i| (*i as usize) < n), "{}", plan.instances[n].name);
+    }
+    let g = graph(&plan);
+    assert_eq!(g.node_count(), plan.instances.len());
+    let edges: usize = (0..plan.instances.len()).map(|n| plan.inputs(n).len()).sum();
+    assert_eq!(g.edge_count(), edges);
+    assert!(!petgraph::algo::is_cyclic_directed(&g));
+}
+
+#[test]
+fn a_subset_holds_what_is_needed_and_no_more() {
+    let part = design().subset(&["catalog".to_owned()]);
+    assert_eq!(names(&part), ["base", "style", "questions", "pllm", "plain", "said", "drift", "catalog"]);
+    assert_eq!(part.instances.len(), 5 + 3 * 3);
+    assert_eq!(part.outputs.len(), 1, "`saved` needs more");
+    assert_eq!(part.schedules.len(), 1);
+    let last = part.instances.last().expect("instances");
+    assert_eq!(last.name, "catalog");
+    let Expr::List { items } = &last.args["divergences"] else { panic!("a list") };
+    let inputs: Vec<&str> = items
+        .iter()
+        .map(|(_, e)| match e {
+            Expr::Output { instance } => part.instances[*instance as usize].name.as_str(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(inputs, ["drift[\"concise\"]", "drift[\"formal\"]", "drift[\"friendly\"]"]);
+}
+
+#[test]
+fn a_subset_of_everything_is_everything() {
+    let plan = design();
+    let all: Vec<String> = plan.items.iter().map(|i| i.name.clone()).collect();
+    assert_eq!(plan.subset(&all), plan);
+    let none = plan.subset(&["nothing".to_owned()]);
+    assert!(none.instances.is_empty() && none.items.is_empty() && none.outputs.is_empty());
+}
+
+#[test]
+fn a_plan_survives_json() {
+    let plan = design();
+    let text = serde_json::to_string(&plan).expect("plans can be written");
+    assert_eq!(serde_json::from_str::<Plan>(&text).expect("and read"), plan);
+}
