@@ -102,6 +102,10 @@ fn artifacts(ws: &Workspace) -> Result<(), Box<dyn Error>> {
         }
         tickets.into_iter().try_for_each(|t| t.wait())
     })?;
+    let ids: Vec<Digest> = (0..2000)
+        .map(|n| ws.artifacts().import(&small(5000 + n)).map(|(_, r)| r.id))
+        .collect::<Result<_, _>>()?;
+    time("2,000 artifacts: are they here?", 2000, || ids.iter().all(|id| ws.artifacts().has(id)));
     let scratch = ws.scratch("measure")?;
     let path = scratch.path().join("weights");
     std::fs::write(&path, vec![7; 256 << 20])?;

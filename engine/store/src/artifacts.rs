@@ -101,9 +101,18 @@ impl Artifacts {
         manifest.files.iter().filter(|(_, f)| gone(f)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Whether an artifact is here with all its content.
+    /// Whether an artifact is here with all its content. Looks whether everything is in its place,
+    /// not whether it is intact; costs some microseconds.
     pub fn has(&self, id: &Digest) -> bool {
-        matches!(self.manifest(id), Ok(Some(m)) if self.missing(&m).is_empty())
+        /// As much of a manifest as must be read.
+        #[derive(serde::Deserialize)]
+        struct Files {
+            #[serde(default)]
+            files: BTreeMap<String, FileRef>,
+        }
+        let Ok(bytes) = fs::read(self.place(id)) else { return false };
+        let files = serde_json::from_slice::<Files>(&bytes);
+        files.is_ok_and(|m| m.files.values().all(|f| self.blobs.has(&f.digest)))
     }
 
     /// A folder that holds the artifact's files under their names: hard links to the blobs, so it

@@ -258,3 +258,17 @@ fn runs_and_catalogs_can_be_queried() {
                         AND database_name = 'cache' AND table_name <> 'meta' AND NOT internal";
     assert_eq!(ws.cache().query(undocumented).expect("a query").rows, Vec::<Vec<_>>::new());
 }
+
+#[test]
+fn clearing_forgets_rows_and_stages_for_good() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ws = open(dir.path());
+    for _ in 0..2 {
+        fill(ws.cache());
+        assert_filled(ws.cache());
+        ws.cache().clear().expect("clears");
+        assert_empty(ws.cache());
+    }
+    drop(ws);
+    assert_empty(open(dir.path()).cache());
+}

@@ -102,6 +102,7 @@ fn commands_work_while_an_engine_has_the_workspace() {
     ws.cache().flush();
     assert_eq!(ws.cache().embeddings(&digest(0), &[digest(2)]), [Some(vec![2.0])]);
     assert_eq!(ws.cache().stage_get(&digest(3)), Some(entry));
+    assert!(ws.cache().clear().expect_err("not ours").contains("in use by another process"));
     drop(ws);
     child.stdin.take().expect("piped").write_all(b"\n").expect("written");
     assert!(child.wait().expect("ends").success());

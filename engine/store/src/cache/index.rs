@@ -8,7 +8,7 @@ use headstart_protocol::Digest;
 use serde::Serialize;
 
 use super::Cache;
-use super::db::Db;
+use super::db::{Db, Home};
 use super::pending::Batch;
 
 /// A run, for the index.
@@ -121,6 +121,29 @@ impl Cache {
             batch.records.push(Record::Catalog(*catalog, pllms, coefficients));
             bytes
         });
+    }
+
+    /// Forgets every stage and row. The index of runs and the catalog stay.
+    ///
+    /// # Errors
+    /// If another process has the database open, or DuckDB cannot.
+    pub fn clear(&self) -> Result<(), String> {
+        self.flush();
+        let db = self.shared().db().ok_or("there is no cache")?;
+        if db.home == Home::Memory {
+            let path = self.path().display();
+            return Err(format!(
+                "{path} is in use by another process, perhaps a running engine; stop it first"
+            ));
+        }
+        self.shared().forget_stages();
+        let side = db.write();
+        let sql = "BEGIN; DELETE FROM embeddings; DELETE FROM responses; DELETE FROM stage_cache; COMMIT; CHECKPOINT;";
+        side.main.execute_batch(sql).map_err(|e| {
+            // Nothing is open any more where the commit failed.
+            let _ = side.main.execute_batch("ROLLBACK");
+            e.to_string()
+        })
     }
 
     /// Runs a query over the tables; everything put before is in them. Values come as text.

@@ -31,6 +31,12 @@ impl Shared {
         self.load_into(&mut index);
     }
 
+    /// Empties the entries in memory.
+    pub(crate) fn forget_stages(&self) {
+        let mut index = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        *index = StageIndex { loaded: true, ..StageIndex::default() };
+    }
+
     fn load_into(&self, index: &mut StageIndex) {
         if index.loaded {
             return;
