@@ -194,6 +194,7 @@ pub struct RunState {
     phase: Phase,
     counts: Counts,
     run: String,
+    started_ms: u64,
 }
 
 impl RunState {
@@ -222,6 +223,7 @@ impl RunState {
             phase: Phase::New,
             counts,
             run: String::new(),
+            started_ms: 0,
         }
     }
 
@@ -349,6 +351,7 @@ impl RunState {
         }
         self.phase = Phase::Live;
         self.run = run.to_owned();
+        self.started_ms = now;
         let ready: Vec<u32> = (0..expected).filter(|i| self.nodes[*i as usize].pending == 0).collect();
         for i in &ready {
             self.set(*i, Status::Ready { since_ms: now, not_before_ms: 0 });
@@ -551,6 +554,11 @@ impl RunState {
     /// The run's identifier; empty before the first event.
     pub fn run(&self) -> &str {
         &self.run
+    }
+
+    /// When the run began, in milliseconds since 1970.
+    pub fn started_ms(&self) -> u64 {
+        self.started_ms
     }
 
     /// An instance of the plan.

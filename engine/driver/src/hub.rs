@@ -2,11 +2,35 @@
 //!
 //! An HTTP layer maps each method to the call of the same name in [`headstart_protocol::wire`].
 //! Codes of [`WireError`] and the status that suits them: see [`codes`].
+//!
+//! # Layout
+//! - this file: [`Hub`], joining, claiming, renewing, reading.
+//! - `roster`: devices that ever joined, with the secret that each is known by; kept on disk.
+//! - `desk`: offers, sessions and grants, in memory.
+//! - `handin`: commits and uploads: what may leave a device, checked once more on this side.
+
+mod desk;
+mod handin;
+mod roster;
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use ed25519_dalek::{Signer, SigningKey};
+use headstart_protocol::task::Task;
 use headstart_protocol::wire::{Claim, Commit, Committed, Grant, Join, Joined, Renew, Renewed, WireError};
-use headstart_protocol::{Digest, Manifest};
+use headstart_protocol::{Digest, Manifest, PROTOCOL_VERSION};
+use headstart_store::Workspace;
+use tokio::sync::oneshot;
+
+use crate::error::EngineError;
+use crate::message::{Lease, Message, Word, now_ms};
+use crate::shelf::{Shelf, artifacts_in};
+use desk::{Desk, Granted};
+pub(crate) use desk::{Offer, Standing};
+use roster::Roster;
 
 /// Stable codes of the errors that [`Hub`] gives.
 pub mod codes {
@@ -28,75 +52,30 @@ pub mod codes {
     pub const INTERNAL: &str = "internal";
 }
 
+/// A claim waits for work at most this long, whatever it asks for.
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
+
+pub(crate) fn wire(code: &str, message: impl Into<String>) -> WireError {
+    WireError { code: code.to_owned(), message: message.into() }
+}
+
+fn internal(e: impl std::fmt::Display) -> WireError {
+    wire(codes::INTERNAL, e.to_string())
+}
+
 /// The engine's side of all devices. Clones share one state.
 #[derive(Clone)]
-pub struct Hub {}
+pub struct Hub {
+    inner: Arc<Inner>,
+}
 
-impl Hub {
-    /// Admits a device. The first join under a name pins its secret; the device's earlier tokens
-    /// stay valid, so that an outbox is still accepted.
-    ///
-    /// # Errors
-    /// [`codes::PROTOCOL`], [`codes::WRONG_SECRET`], [`codes::INVALID`] for an unusable name.
-    pub fn join(&self, join: Join) -> Result<Joined, WireError> {
-        let _ = join;
-        Err(unavailable())
-    }
-
-    /// Waits up to `claim.wait_ms` for work that the device qualifies for. `None` where there is
-    /// none (HTTP 204). Dropping the future gives the claim up.
-    pub async fn claim(&self, token: &str, claim: Claim) -> Result<Option<Grant>, WireError> {
-        let _ = (token, claim);
-        Err(unavailable())
-    }
-
-    /// Extends the lease of an attempt and passes its progress on.
-    pub fn renew(&self, token: &str, renew: Renew) -> Result<Renewed, WireError> {
-        let _ = (token, renew);
-        Err(unavailable())
-    }
-
-    /// Takes an attempt's outcome. Returns when it is on disk. Committing again under the same
-    /// fence gives the same answer.
-    pub async fn commit(&self, token: &str, commit: Commit) -> Result<Committed, WireError> {
-        let _ = (token, commit);
-        Err(unavailable())
-    }
-
-    /// The manifest of a public artifact that one of the device's tasks reaches.
-    pub fn manifest(&self, token: &str, id: &Digest) -> Result<Manifest, WireError> {
-        let _ = (token, id);
-        Err(unavailable())
-    }
-
-    /// Where a file of such an artifact lies, to be sent (whole or by range).
-    pub fn blob(&self, token: &str, digest: &Digest) -> Result<PathBuf, WireError> {
-        let _ = (token, digest);
-        Err(unavailable())
-    }
-
-    /// Takes an upload that was written to the file `uploaded`, which is moved or removed. Kept
-    /// only if a released artifact of an accepted commit refers to it.
-    pub fn put_blob(&self, token: &str, digest: &Digest, uploaded: &Path) -> Result<(), WireError> {
-        let _ = (token, digest, uploaded);
-        Err(unavailable())
-    }
-
-    /// Whether an upload of this digest would be taken now; asked before its body is read.
-    pub fn may_put_blob(&self, token: &str, digest: &Digest) -> Result<(), WireError> {
-        let _ = (token, digest);
-        Err(unavailable())
-    }
-
-    /// Folder for uploads in progress, on the same file system as the store.
-    pub fn upload_dir(&self) -> PathBuf {
-        std::env::temp_dir()
-    }
-
-    /// All devices that ever joined, by name.
-    pub fn devices(&self) -> Vec<DeviceInfo> {
-        Vec::new()
-    }
+struct Inner {
+    ws: Workspace,
+    shelf: Shelf,
+    key: SigningKey,
+    lease: Duration,
+    roster: Roster,
+    desk: Mutex<Desk>,
 }
 
 /// What is known of a device, for people.
@@ -114,6 +93,337 @@ pub struct DeviceInfo {
     pub running: Vec<String>,
 }
 
-fn unavailable() -> WireError {
-    WireError { code: codes::INTERNAL.into(), message: "the engine does not take devices yet".into() }
+impl Hub {
+    /// The hub of a workspace.
+    pub(crate) fn open(ws: Workspace, shelf: Shelf, lease: Duration) -> Result<Self, EngineError> {
+        let key = SigningKey::from_bytes(&ws.secret("engine-signing")?);
+        let roster = Roster::open(ws.dir())?;
+        let desk = Mutex::new(Desk::default());
+        Ok(Self { inner: Arc::new(Inner { ws, shelf, key, lease, roster, desk }) })
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.inner.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lease_until(&self) -> u64 {
+        now_ms().saturating_add(u64::try_from(self.inner.lease.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// The engine's Ed25519 public key, hexadecimal.
+    pub fn public_key(&self) -> String {
+        hex(self.inner.key.verifying_key().as_bytes())
+    }
+
+    /// Admits a device. The first join under a name pins its secret; the device's earlier tokens
+    /// stay valid, so that an outbox is still accepted.
+    ///
+    /// # Errors
+    /// [`codes::PROTOCOL`], [`codes::WRONG_SECRET`], [`codes::INVALID`] for an unusable name.
+    pub fn join(&self, join: Join) -> Result<Joined, WireError> {
+        if join.protocol != PROTOCOL_VERSION {
+            let older = if join.protocol < PROTOCOL_VERSION { "device" } else { "engine" };
+            return Err(wire(
+                codes::PROTOCOL,
+                format!(
+                    "device `{}` speaks protocol {}, this engine {PROTOCOL_VERSION}; update the {older}",
+                    join.device, join.protocol
+                ),
+            ));
+        }
+        self.inner.roster.admit(&join)?;
+        let token = token().map_err(internal)?;
+        let listeners = self.desk().joined(&join, &token);
+        for run in listeners {
+            let (device, version) = (join.device.clone(), join.version.clone());
+            // A run that just ended does not mind.
+            let _ = run.send(Message::DeviceJoined { device, version });
+        }
+        Ok(Joined { token, key: self.public_key(), protocol: PROTOCOL_VERSION })
+    }
+
+    /// Waits up to `claim.wait_ms` for work that the device qualifies for. `None` where there is
+    /// none (HTTP 204). Dropping the future gives the claim up.
+    ///
+    /// A device that claims holds nothing from before its latest join: such attempts are offered
+    /// again.
+    ///
+    /// # Errors
+    /// [`codes::UNKNOWN_TOKEN`].
+    pub async fn claim(&self, token: &str, claim: Claim) -> Result<Option<Grant>, WireError> {
+        let wait = Duration::from_millis(claim.wait_ms).min(LONGEST_WAIT);
+        let until = Instant::now() + wait;
+        let (device, lost) = {
+            let mut desk = self.desk();
+            let (device, session) = desk.session(token)?;
+            desk.facts(&device, claim.facts);
+            let lost = desk.left_behind(&device, session);
+            (device, lost)
+        };
+        for (run, message) in lost {
+            // A run that just ended does not mind.
+            let _ = run.send(message);
+        }
+        let _waiting = Waiting::begin(self, &device);
+        loop {
+            // Listening begins before looking, so that no offer is missed in between.
+            let bell = self.desk().bell(&device);
+            let rung = bell.notified();
+            tokio::pin!(rung);
+            rung.as_mut().enable();
+            loop {
+                // A statement of its own: the desk must be free again before anything is awaited.
+                let offer = self.desk().take_offer(&device);
+                let Some(offer) = offer else { break };
+                if let Some(grant) = self.grant(token, &device, &offer).await? {
+                    return Ok(Some(grant));
+                }
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if tokio::time::timeout(left, rung).await.is_err() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Has the run begin the attempt, and signs its task. `None` if the run refuses.
+    async fn grant(&self, token: &str, device: &str, offer: &Offer) -> Result<Option<Grant>, WireError> {
+        let lease = Arc::new(Lease::new(self.lease_until()));
+        let (reply, answer) = oneshot::channel();
+        let start = Message::StartDevice {
+            instance: offer.instance,
+            device: device.to_owned(),
+            lease: Arc::clone(&lease),
+            reply,
+        };
+        if offer.conductor.send(start).is_err() {
+            return Ok(None);
+        }
+        let Ok(task) = answer.await else { return Ok(None) };
+        self.open_to(device, &task)?;
+        let text = serde_json::to_string(&*task).map_err(internal)?;
+        let signature = hex(&self.inner.key.sign(text.as_bytes()).to_bytes());
+        let fence = task.fence;
+        let session = {
+            let mut desk = self.desk();
+            let session = desk.session(token).map_or(0, |(_, session)| session);
+            let granted = Granted::new(device, &offer.run, &offer.conductor, lease, session, Some(*task));
+            desk.grant(fence, offer.instance, granted);
+            session
+        };
+        tracing::debug!(device, fence, session, "granted");
+        let lease_ms = u64::try_from(self.inner.lease.as_millis()).unwrap_or(u64::MAX);
+        Ok(Some(Grant { task: text, signature, lease_ms }))
+    }
+
+    /// Lets a device read what a task reaches.
+    fn open_to(&self, device: &str, task: &Task) -> Result<(), WireError> {
+        let named = artifacts_in(task.args.values().chain(&task.when));
+        let reach = self.inner.shelf.reach(named.into_iter().chain(task.prefetch.iter().cloned()));
+        let reach = reach.map_err(internal)?;
+        self.desk().open_to(device, &reach);
+        Ok(())
+    }
+
+    /// Extends the lease of an attempt and passes its progress on.
+    ///
+    /// # Errors
+    /// [`codes::UNKNOWN_TOKEN`]; [`codes::NOT_FOUND`] for an attempt of another device.
+    pub fn renew(&self, token: &str, renew: Renew) -> Result<Renewed, WireError> {
+        let mut desk = self.desk();
+        let (device, session) = desk.session(token)?;
+        let Some(granted) = desk.granted(renew.fence, &device)? else { return Ok(Renewed::Superseded) };
+        granted.session = session;
+        Ok(match granted.lease.word() {
+            Word::Superseded => Renewed::Superseded,
+            Word::Cancel => {
+                granted.lease.extend(self.lease_until());
+                Renewed::Cancel
+            }
+            Word::GoOn => {
+                granted.lease.extend(self.lease_until());
+                if let Some(progress) = renew.progress
+                    && !granted.private
+                {
+                    let (instance, fence) = (granted.instance, renew.fence);
+                    // A run that just ended does not mind.
+                    let _ = granted.conductor.send(Message::Progress { instance, fence, progress });
+                }
+                Renewed::Ok
+            }
+        })
+    }
+
+    /// Takes an attempt's outcome. Returns when it is on disk. Committing again under the same
+    /// fence gives the same answer.
+    ///
+    /// # Errors
+    /// [`codes::RESIDENCY`] and [`codes::INVALID`] for what must not be handed in, and nothing of
+    /// it is kept; [`codes::MISSING_BLOB`] if files must be uploaded first: then
+    /// [`Hub::put_blob`] takes them, and the commit is to be repeated.
+    pub async fn commit(&self, token: &str, commit: Commit) -> Result<Committed, WireError> {
+        handin::commit(self, token, commit).await
+    }
+
+    /// The manifest of a public artifact that one of the device's tasks reaches.
+    ///
+    /// # Errors
+    /// [`codes::UNKNOWN_TOKEN`], [`codes::NOT_FOUND`].
+    pub fn manifest(&self, token: &str, id: &Digest) -> Result<Manifest, WireError> {
+        {
+            let mut desk = self.desk();
+            let (device, _) = desk.session(token)?;
+            desk.may_read_manifest(&device, id)?;
+        }
+        match self.inner.shelf.get(id).map_err(internal)? {
+            Some(manifest) => Ok((*manifest).clone()),
+            None => Err(wire(codes::NOT_FOUND, format!("artifact {} is not here", id.short()))),
+        }
+    }
+
+    /// Where a file of such an artifact lies, to be sent (whole or by range).
+    ///
+    /// # Errors
+    /// [`codes::UNKNOWN_TOKEN`], [`codes::NOT_FOUND`].
+    pub fn blob(&self, token: &str, digest: &Digest) -> Result<PathBuf, WireError> {
+        {
+            let mut desk = self.desk();
+            let (device, _) = desk.session(token)?;
+            desk.may_read_blob(&device, digest)?;
+        }
+        let gone = || wire(codes::NOT_FOUND, format!("content {} is not here", digest.short()));
+        self.inner.ws.blobs().path(digest).ok_or_else(gone)
+    }
+
+    /// Takes an upload that was written to the file `uploaded`, which is moved or removed. Kept
+    /// only if a released artifact of an accepted commit refers to it.
+    ///
+    /// # Errors
+    /// As [`Hub::may_put_blob`]; [`codes::INVALID`] if the content has another digest.
+    pub fn put_blob(&self, token: &str, digest: &Digest, uploaded: &Path) -> Result<(), WireError> {
+        let taken = handin::put_blob(self, token, digest, uploaded);
+        if taken.is_err() {
+            // Nothing that was not asked for stays here.
+            let _ = std::fs::remove_file(uploaded);
+        }
+        taken
+    }
+
+    /// Whether an upload of this digest would be taken now; asked before its body is read.
+    ///
+    /// # Errors
+    /// [`codes::RESIDENCY`] unless a commit of this device is open that needs the file.
+    pub fn may_put_blob(&self, token: &str, digest: &Digest) -> Result<(), WireError> {
+        let mut desk = self.desk();
+        let (device, _) = desk.session(token)?;
+        desk.may_upload(&device, digest)
+    }
+
+    /// Folder for uploads in progress, on the same file system as the store.
+    pub fn upload_dir(&self) -> PathBuf {
+        self.inner.ws.dir().join("scratch")
+    }
+
+    /// All devices that ever joined, by name.
+    pub fn devices(&self) -> Vec<DeviceInfo> {
+        let desk = self.desk();
+        let known = self.inner.roster.all().into_iter();
+        known
+            .map(|(name, known)| DeviceInfo {
+                last_seen_ms: desk.last_seen_ms(&name),
+                running: desk.running(&name),
+                name,
+                version: known.version,
+                kinds: known.kinds,
+            })
+            .collect()
+    }
+}
+
+/// What conductors tell the hub.
+impl Hub {
+    /// Tells a run when one of its devices joins.
+    pub(crate) fn watch(&self, run: &str, devices: Vec<String>, conductor: &Sender<Message>) {
+        self.desk().watch(run, devices, conductor);
+    }
+
+    /// Offers an instance to its device.
+    pub(crate) fn offer(&self, device: &str, offer: Offer) {
+        self.desk().offer(device, offer);
+    }
+
+    /// Takes back what a run offers.
+    pub(crate) fn withdraw(&self, run: &str) {
+        self.desk().withdraw(|o| o.run == run);
+    }
+
+    /// Takes back one offer.
+    pub(crate) fn withdraw_one(&self, run: &str, instance: u32) {
+        self.desk().withdraw(|o| o.run == run && o.instance == instance);
+    }
+
+    /// Forgets a run that has ended, but for the fences that late commits come under.
+    pub(crate) fn forget_run(&self, run: &str) {
+        self.desk().forget_run(run);
+    }
+
+    /// How a device stands to an offer that waits for it.
+    pub(crate) fn standing(&self, run: &str, instance: u32, device: &str) -> Standing {
+        self.desk().standing(run, instance, device)
+    }
+
+    /// Takes an attempt over that was granted before the engine was started again.
+    pub(crate) fn adopt(
+        &self,
+        device: &str,
+        run: &str,
+        conductor: &Sender<Message>,
+        fence: u64,
+        instance: u32,
+        task: Option<Task>,
+        lease: &Arc<Lease>,
+    ) {
+        if let Some(task) = &task
+            && let Err(e) = self.open_to(device, task)
+        {
+            tracing::warn!(device, error = %e, "what an attempt reads could not be worked out again");
+        }
+        let granted = Granted::new(device, run, conductor, Arc::clone(lease), 0, task);
+        self.desk().grant(fence, instance, granted);
+    }
+}
+
+/// A claim that waits: its device is present.
+struct Waiting<'a> {
+    hub: &'a Hub,
+    device: String,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(hub: &'a Hub, device: &str) -> Self {
+        hub.desk().waits(device, 1);
+        Self { hub, device: device.to_owned() }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.hub.desk().waits(&self.device, -1);
+    }
+}
+
+fn token() -> Result<String, rand::rand_core::OsError> {
+    use rand::TryRngCore;
+    let mut bytes = [0; 32];
+    rand::rngs::OsRng.try_fill_bytes(&mut bytes)?;
+    Ok(hex(&bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut out, b| {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{b:02x}");
+        out
+    })
 }

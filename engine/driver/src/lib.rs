@@ -1,7 +1,48 @@
 //! Drives a run: folds events, looks up the cache, hands tasks to runners.
 //!
+//! ```no_run
+//! # async fn example(plan: headstart_dsl::plan::Plan) -> Result<(), Box<dyn std::error::Error>> {
+//! use headstart_driver::{Engine, RunOptions};
+//! use headstart_store::Workspace;
+//!
+//! let engine = Engine::open(Workspace::open(".headstart".as_ref())?, Vec::new())?;
+//! let run = engine.run(plan, RunOptions::new("personalize.pllm", "."))?;
+//! let mut events = run.subscribe();
+//! while let Some(event) = events.recv().await {
+//!     println!("{event:?}");
+//! }
+//! println!("{:?}", run.wait().await?.outcome);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Layout
+//! - [`engine`]: the engine over a workspace.
+//! - [`run`]: a run as its caller sees it: options, handle, result.
 //! - [`hub`]: the devices.
-pub mod hub;
+//! - [`error`]: what can go wrong with a run as a whole.
+//! - `conductor`: one run, decided by one thread.
+//! - `journal`: log first, then act.
+//! - `pool`, `local`: threads for stages, and a stage's view of the world.
+//! - `message`: what threads and devices tell a conductor.
+//! - `fence`: numbers that only rise.
+//! - `shelf`: manifests in memory.
+//! - `index`: tables for people.
 
+mod conductor;
+pub mod engine;
+pub mod error;
+mod fence;
+pub mod hub;
+mod index;
+mod journal;
+mod local;
+mod message;
+mod pool;
+pub mod run;
+mod shelf;
+
+pub use engine::{Engine, EngineOptions};
+pub use error::EngineError;
 pub use hub::{DeviceInfo, Hub};
+pub use run::{InstanceFailure, OnFailure, RunHandle, RunHeader, RunOptions, RunOutput, RunResult};

@@ -1,0 +1,340 @@
+//! How attempts begin and end.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use headstart_core::event::{Event, EventKind, ReleasedParts};
+use headstart_core::prepare::catalogs_behind;
+use headstart_core::state::Status;
+use headstart_protocol::expr::{Expr, Value};
+use headstart_protocol::stage::Progress;
+use headstart_protocol::task::{Outcome, Task, Usage};
+use headstart_protocol::wire::Committed;
+use headstart_protocol::{Args, ArtifactRef, Digest, Failure, FailureClass};
+use headstart_store::CacheEntry;
+use tokio::sync::oneshot;
+
+use super::ready::Planned;
+use super::{Conductor, Live, Runner, Stopping};
+use crate::message::{Control, Lease, LocalTask, Message, Throttle, Word};
+
+/// How often a missing artifact may send an attempt back, beyond its own retries.
+const MISSING_RETRIES: u32 = 3;
+/// Pause before the first retry, unless the pipeline says otherwise.
+const BACKOFF_MS: u64 = 1000;
+/// Longest pause before a retry.
+const MAX_BACKOFF_MS: u64 = 60_000;
+/// How long a stage may take to notice that its time is over before it counts as hung.
+const HUNG_MS: u64 = 30_000;
+/// Progress is written to the log at most this often for an attempt.
+const LOGGED: Duration = Duration::from_secs(1);
+
+impl Live {
+    pub(super) fn tell_to_stop(&self) {
+        match &self.runner {
+            Runner::Local { control, .. } => control.cancel.store(true, Ordering::Release),
+            Runner::Device { lease } => lease.say(Word::Cancel),
+        }
+    }
+}
+
+impl Conductor {
+    /// Whether an instance may start now, and if so how.
+    fn startable(&mut self, instance: u32) -> Option<Planned> {
+        let ready = matches!(self.state.status(instance), Status::Ready { .. });
+        if self.stopping.is_some() || !ready { None } else { self.plan_attempt(instance) }
+    }
+
+    /// Records the beginning of an attempt; its fence and number.
+    fn begin(
+        &mut self,
+        instance: u32,
+        runner: &str,
+        planned: &Planned,
+        lease_until_ms: Option<u64>,
+    ) -> Option<(u64, u32)> {
+        let fence = match self.engine.fences.next() {
+            Ok(fence) => fence,
+            Err(e) => {
+                self.broken.get_or_insert(e);
+                return None;
+            }
+        };
+        let attempt = self.state.attempts(instance) + 1;
+        let begun = self.record(EventKind::AttemptStarted {
+            instance,
+            attempt,
+            fence,
+            runner: runner.to_owned(),
+            key: planned.key.as_ref().map(|(key, _)| *key),
+            lease_until_ms,
+        });
+        begun.then_some((fence, attempt))
+    }
+
+    /// A worker is free. It starts at once: until its commit is on disk, nothing of the attempt
+    /// leaves this process, and if the process dies, so does the attempt.
+    pub(super) fn start_local(&mut self, instance: u32, reply: &SyncSender<LocalTask>) {
+        let Some(planned) = self.startable(instance) else { return };
+        let Some((fence, _)) = self.begin(instance, "local", &planned, None) else { return };
+        let value = |e: &Expr| match e {
+            Expr::Value { value } => value.clone(),
+            _ => Value::Absent,
+        };
+        // Nothing here is private, so everything was resolved.
+        let args = planned.prepared.args.iter().map(|(name, e)| (name.clone(), value(e))).collect();
+        let plan = Arc::clone(self.state.plan());
+        let inst = &plan.instances[instance as usize];
+        let control = Arc::new(Control::default());
+        let timeout = inst.policy.timeout_ms;
+        let overdue_ms = timeout.map(|t| self.now().saturating_add(t).saturating_add(HUNG_MS));
+        let task = LocalTask {
+            instance,
+            fence,
+            name: inst.name.clone(),
+            kind: inst.kind.clone(),
+            ty: plan.items[inst.item as usize].ty.clone(),
+            args: Args(args),
+            memory: inst.policy.memory,
+            timeout: timeout.map(Duration::from_millis),
+            source_dir: self.options.source_dir.clone(),
+            control: Arc::clone(&control),
+        };
+        let runner = Runner::Local { control, overdue_ms };
+        let live = Live { instance, key: planned.key, runner, logged: Throttle::new(LOGGED) };
+        self.live.insert(fence, live);
+        if reply.send(task).is_err() {
+            self.lease_over(instance, fence);
+        }
+    }
+
+    /// A device claims. It learns of its task when the attempt is on disk.
+    pub(super) fn start_device(
+        &mut self,
+        instance: u32,
+        device: String,
+        lease: Arc<Lease>,
+        reply: oneshot::Sender<Box<Task>>,
+    ) {
+        self.offered.remove(&instance);
+        let Some(planned) = self.startable(instance) else { return };
+        let prefetch = match self.prefetch(instance) {
+            Ok(prefetch) => prefetch,
+            Err(failure) => return self.fail_unattempted(instance, failure),
+        };
+        let Some((fence, attempt)) = self.begin(instance, &device, &planned, Some(lease.until_ms())) else {
+            return;
+        };
+        let task = planned.prepared.task(&self.state, instance, attempt, fence, prefetch);
+        let live = Live {
+            instance,
+            key: planned.key,
+            runner: Runner::Device { lease },
+            logged: Throttle::new(LOGGED),
+        };
+        self.live.insert(fence, live);
+        let me = self.me.clone();
+        self.journal.then(move || {
+            if reply.send(Box::new(task)).is_err() {
+                // The device went away while it was waiting.
+                let _ = me.send(Message::LeaseLost { instance, fence });
+            }
+        });
+    }
+
+    /// All pLLMs that a private choice of the instance may be, and what they are made of.
+    fn prefetch(&self, instance: u32) -> Result<Vec<ArtifactRef>, Failure> {
+        let failed = |e: headstart_store::StoreError| crate::local::store_failure(e);
+        let mut listed = BTreeSet::new();
+        for catalog in catalogs_behind(&self.state, instance) {
+            let Status::Done(done) = self.state.status(catalog) else { continue };
+            if let Some(manifest) = self.engine.shelf.get(&done.output.id).map_err(failed)? {
+                let pllms = manifest.uses.iter().filter(|(name, _)| name.starts_with("pllm:"));
+                listed.extend(pllms.map(|(_, a)| a.clone()));
+            }
+        }
+        Ok(self.engine.shelf.reach(listed).map_err(failed)?.into_keys().collect())
+    }
+
+    /// The task of an attempt that was granted before the engine was started again.
+    pub(super) fn granted_task(&self, instance: u32, fence: u64) -> Option<Task> {
+        let planned = self.plan_running(instance)?;
+        let attempt = self.state.attempts(instance);
+        let prefetch = self.prefetch(instance).ok()?;
+        Some(planned.prepared.task(&self.state, instance, attempt, fence, prefetch))
+    }
+
+    /// The cache key of a running attempt, and its pre-image.
+    pub(super) fn preimage_of(&self, instance: u32) -> Option<(Digest, String)> {
+        self.plan_running(instance)?.key
+    }
+
+    /// A worker's attempt ended.
+    pub(super) fn finished(
+        &mut self,
+        instance: u32,
+        fence: u64,
+        result: Result<ArtifactRef, Failure>,
+        usage: Usage,
+    ) {
+        if !self.state.accepts(instance, fence) {
+            self.record(EventKind::Superseded { instance, fence });
+            return;
+        }
+        match result {
+            Ok(output) => self.accept(instance, fence, output, ReleasedParts::new(), usage),
+            Err(failure) => self.failed(instance, fence, failure),
+        }
+    }
+
+    fn accept(
+        &mut self,
+        instance: u32,
+        fence: u64,
+        output: ArtifactRef,
+        released: ReleasedParts,
+        usage: Usage,
+    ) {
+        let key = match self.live.remove(&fence) {
+            Some(live) => {
+                live.supersede();
+                live.key
+            }
+            // The lease had expired. The inputs may have changed since, so there is no key.
+            None => None,
+        };
+        self.offered.remove(&instance);
+        let seconds = usage.seconds;
+        let event = EventKind::Committed {
+            instance,
+            fence,
+            output: output.clone(),
+            released: released.clone(),
+            usage,
+        };
+        if !self.record(event) {
+            return;
+        }
+        index_catalog(self, &output);
+        if let Some((key, preimage)) = key {
+            self.engine.ws.cache().stage_put(&key, &preimage, &CacheEntry { output, released, seconds });
+        }
+    }
+
+    /// An attempt failed: again, or for good.
+    pub(super) fn failed(&mut self, instance: u32, fence: u64, failure: Failure) {
+        if let Some(live) = self.live.remove(&fence) {
+            live.supersede();
+        }
+        let now = self.now();
+        let missing = failure.class == FailureClass::MissingArtifact;
+        let retry_at_ms = match failure.class {
+            // It was told to stop, so it is neither failed nor done.
+            FailureClass::Cancelled if self.stopping.is_some() => Some(now),
+            FailureClass::Transient | FailureClass::Timeout | FailureClass::Lost => {
+                self.backoff(instance, now)
+            }
+            FailureClass::MissingArtifact if self.state.failures(instance) < MISSING_RETRIES => Some(now),
+            _ => None,
+        };
+        let message = failure.message.clone();
+        self.record(EventKind::Failed { instance, fence: Some(fence), failure, retry_at_ms });
+        if missing && retry_at_ms.is_some() && !self.make_inputs_again(instance) {
+            // Nothing is gone that could be made again: trying once more would not help.
+            self.fail_unattempted(instance, Failure::new(FailureClass::MissingArtifact, message));
+        } else if retry_at_ms.is_none() {
+            self.after_failure();
+        }
+    }
+
+    /// When to try again after a failure that may pass; `None` if often enough. Doubles with each
+    /// failure, and varies by a quarter, so that what failed together does not return together.
+    fn backoff(&self, instance: u32, now: u64) -> Option<u64> {
+        let policy = &self.state.instance(instance).policy;
+        let failures = self.state.failures(instance);
+        if failures >= policy.retry {
+            return None;
+        }
+        let base = policy.backoff_ms.unwrap_or(BACKOFF_MS);
+        let pause = base.saturating_mul(1 << failures.min(16)).min(MAX_BACKOFF_MS.max(base));
+        let spread = 0.75 + 0.5 * rand::random::<f64>();
+        Some(now.saturating_add((pause as f64 * spread) as u64))
+    }
+
+    /// A device hands in an outcome, which the hub has checked.
+    pub(super) fn committed(
+        &mut self,
+        instance: u32,
+        fence: u64,
+        outcome: Outcome,
+        reply: oneshot::Sender<Committed>,
+    ) {
+        let answer = if self.state.accepts(instance, fence) {
+            match outcome {
+                Outcome::Done { output, released, usage } => {
+                    self.accept(instance, fence, output, released, usage);
+                }
+                Outcome::Skipped => {
+                    if let Some(live) = self.live.remove(&fence) {
+                        live.supersede();
+                    }
+                    self.record(EventKind::Skipped { instance, fence: Some(fence) });
+                }
+                Outcome::Failed { failure } => self.failed(instance, fence, failure),
+            }
+            Committed::Accepted
+        } else {
+            self.record(EventKind::Superseded { instance, fence });
+            Committed::Superseded
+        };
+        self.journal.then(move || {
+            // A device that went away asks again.
+            let _ = reply.send(answer);
+        });
+    }
+
+    /// A lease ended without an outcome.
+    pub(super) fn lease_over(&mut self, instance: u32, fence: u64) {
+        if self.live.remove(&fence).is_some() {
+            self.record(EventKind::LeaseExpired { instance, fence });
+            if self.stopping == Some(Stopping::AfterFailure) {
+                self.fresh.clear();
+            }
+        }
+    }
+
+    /// How far an attempt is. From private stages the hub lets none through.
+    pub(super) fn progress(&mut self, instance: u32, fence: u64, progress: Progress) {
+        let kind = EventKind::Progress { instance, fence, progress };
+        let event = Event::new(self.now(), kind);
+        let Some(live) = self.live.get_mut(&fence) else { return };
+        let log = live.logged.pass();
+        if self.state.apply(&event).is_ok()
+            && let Err(e) = self.journal.pass(event, log)
+        {
+            self.broken.get_or_insert(e);
+        }
+    }
+}
+
+impl Live {
+    /// Nothing more is expected of the attempt.
+    fn supersede(&self) {
+        if let Runner::Device { lease } = &self.runner {
+            lease.say(Word::Superseded);
+        }
+    }
+}
+
+/// Puts a public catalog into the index that people query.
+fn index_catalog(conductor: &Conductor, output: &ArtifactRef) {
+    if output.ty == headstart_protocol::artifact::ArtifactType::Catalog
+        && output.private_to.is_none()
+        && let Ok(Some(manifest)) = conductor.engine.shelf.get(&output.id)
+    {
+        crate::index::record_catalog(&conductor.engine.ws, &output.id, &manifest);
+    }
+}

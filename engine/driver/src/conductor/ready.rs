@@ -1,0 +1,223 @@
+//! What becomes of an instance that is ready.
+
+use std::collections::BTreeSet;
+
+use headstart_core::event::EventKind;
+use headstart_core::prepare::{Decision, Prepared, prepare};
+use headstart_core::state::Status;
+use headstart_dsl::plan::Place;
+use headstart_protocol::expr::{Expr, ResolveError};
+use headstart_protocol::kinds::{self, Role};
+use headstart_protocol::task::Released;
+use headstart_protocol::{Digest, Failure, FailureClass};
+use headstart_store::CacheEntry;
+
+use super::Conductor;
+use crate::hub::Offer;
+use crate::pool::{Job, Weight};
+use crate::shelf::artifacts_in;
+
+/// Runners lost on an instance before it is given up: a stage that kills whatever runs it.
+const MAX_LOST: u32 = 5;
+/// How often an output that is gone is made again.
+const MAX_INVALIDATED: u32 = 3;
+
+/// An instance, ready to be attempted.
+pub(super) struct Planned {
+    pub prepared: Prepared,
+    pub key: Option<(Digest, String)>,
+}
+
+impl Conductor {
+    /// Deals with everything that became ready, and with what becomes ready by that.
+    pub(super) fn look_at_fresh(&mut self) {
+        while !self.fresh.is_empty() && self.broken.is_none() {
+            let mut fresh = std::mem::take(&mut self.fresh);
+            if self.stopping.is_some() {
+                return;
+            }
+            fresh.sort_unstable();
+            fresh.dedup();
+            let mut keyed = Vec::new();
+            for instance in fresh {
+                let Status::Ready { not_before_ms, .. } = *self.state.status(instance) else { continue };
+                if not_before_ms > self.now() {
+                    self.retries.insert((not_before_ms, instance));
+                } else if self.state.lost(instance) >= MAX_LOST {
+                    let lost = self.state.lost(instance);
+                    self.record(EventKind::Quarantined { instance, lost });
+                    self.after_failure();
+                } else if let Some(planned) = self.plan_attempt(instance) {
+                    match planned.key {
+                        Some((key, _)) => keyed.push((instance, key)),
+                        None => self.queue(instance),
+                    }
+                }
+            }
+            self.look_up(&keyed);
+        }
+    }
+
+    /// Prepares a ready instance. `None` if that settled it: skipped, failed, or waiting for an
+    /// input that is made again.
+    pub(super) fn plan_attempt(&mut self, instance: u32) -> Option<Planned> {
+        match prepare(&self.state, instance, &self.engine.shelf) {
+            Ok(Decision::Skip) => {
+                self.record(EventKind::Skipped { instance, fence: None });
+                None
+            }
+            Ok(Decision::Run(prepared)) => {
+                if self.state.instance(instance).place == Place::Server && prepared.is_private() {
+                    let name = &self.state.instance(instance).name;
+                    let message = format!("`{name}` would take a private value off its device");
+                    self.fail_unattempted(instance, Failure::new(FailureClass::Internal, message));
+                    return None;
+                }
+                let key = prepared.preimage(&self.state, instance).map(|p| p.key());
+                Some(Planned { prepared, key })
+            }
+            Err(ResolveError::Manifest(why)) => {
+                if !self.make_inputs_again(instance) {
+                    self.fail_unattempted(instance, Failure::new(FailureClass::MissingArtifact, why));
+                }
+                None
+            }
+            Err(e) => {
+                let name = &self.state.instance(instance).name;
+                self.fail_unattempted(instance, Failure::input(format!("the arguments of `{name}`: {e}")));
+                None
+            }
+        }
+    }
+
+    /// How a running attempt was planned; `None` if that cannot be worked out any more.
+    pub(super) fn plan_running(&self, instance: u32) -> Option<Planned> {
+        match prepare(&self.state, instance, &self.engine.shelf) {
+            Ok(Decision::Run(prepared)) => {
+                let key = prepared.preimage(&self.state, instance).map(|p| p.key());
+                Some(Planned { prepared, key })
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn fail_unattempted(&mut self, instance: u32, failure: Failure) {
+        self.record(EventKind::Failed { instance, fence: None, failure, retry_at_ms: None });
+        self.after_failure();
+    }
+
+    fn look_up(&mut self, keyed: &[(u32, Digest)]) {
+        let keys: Vec<Digest> = keyed.iter().map(|(_, k)| *k).collect();
+        let found = self.engine.ws.cache().stage_get_many(&keys);
+        for ((instance, key), entry) in keyed.iter().zip(found) {
+            match entry.and_then(|e| self.usable(*instance, e)) {
+                Some(entry) => {
+                    self.record(EventKind::CacheHit {
+                        instance: *instance,
+                        key: *key,
+                        output: entry.output,
+                        released: entry.released,
+                        saved_seconds: entry.seconds,
+                    });
+                }
+                None => self.queue(*instance),
+            }
+        }
+    }
+
+    /// The entry, cut to what this pipeline releases; `None` if it does not serve here.
+    fn usable(&self, instance: u32, mut entry: CacheEntry) -> Option<CacheEntry> {
+        let inst = self.state.instance(instance);
+        if entry.output.private_to != inst.private_to {
+            return None;
+        }
+        let wanted: BTreeSet<String> = inst.release.iter().map(|path| path.join(".")).collect();
+        entry.released.retain(|path, _| wanted.contains(path));
+        if entry.released.len() != wanted.len() {
+            return None;
+        }
+        let here = |r: &Released| match r {
+            Released::Artifact(a) => self.engine.shelf.has(&a.id),
+            Released::Json(_) => true,
+        };
+        if !entry.released.values().all(here) {
+            return None;
+        }
+        // What another stage reads heals itself when it is found gone; what nobody reads would be
+        // missed only by whoever wants the run's output.
+        let is_last = self.state.graph().dependents(instance).is_empty();
+        if is_last && entry.output.private_to.is_none() && !self.engine.shelf.has(&entry.output.id) {
+            return None;
+        }
+        Some(entry)
+    }
+
+    fn queue(&mut self, instance: u32) {
+        let inst = self.state.instance(instance);
+        match &inst.place {
+            Place::Server => {
+                let job = Job { conductor: self.me.clone(), instance };
+                self.engine.pool.submit(job, weight(&inst.kind));
+            }
+            Place::Device(device) => {
+                self.engine.hub.offer(
+                    device,
+                    Offer {
+                        run: self.id.clone(),
+                        conductor: self.me.clone(),
+                        instance,
+                        name: inst.name.clone(),
+                        kind: inst.kind.clone(),
+                        memory: inst.policy.memory,
+                        only_when: inst.policy.only_when.clone(),
+                    },
+                );
+                self.offered.insert(instance);
+            }
+        }
+    }
+
+    /// Looks for inputs of an instance that are gone, and has them made again. False if none is
+    /// gone, or making them again did not help before.
+    pub(super) fn make_inputs_again(&mut self, instance: u32) -> bool {
+        let plan = std::sync::Arc::clone(self.state.plan());
+        let inst = &plan.instances[instance as usize];
+        let exprs: Vec<Expr> =
+            inst.args.values().chain(&inst.when).filter_map(|e| self.state.substitute(e)).collect();
+        let Ok(reach) = self.engine.shelf.reach(artifacts_in(&exprs)) else { return false };
+        let gone: BTreeSet<Digest> =
+            reach.keys().map(|a| a.id).filter(|id| !self.engine.shelf.has(id)).collect();
+        let makers: Vec<u32> = self
+            .state
+            .graph()
+            .ancestors(&[instance])
+            .into_iter()
+            .filter(|i| *i != instance)
+            .filter(|i| match self.state.status(*i) {
+                Status::Done(done) => match &done.output.private_to {
+                    None => gone.contains(&done.output.id),
+                    // The engine cannot look; the device said that something is gone.
+                    Some(_) => self.state.graph().inputs(instance).contains(i) && gone.is_empty(),
+                },
+                _ => false,
+            })
+            .collect();
+        let makers: Vec<u32> =
+            makers.into_iter().filter(|i| self.state.invalidated(*i) < MAX_INVALIDATED).collect();
+        for maker in &makers {
+            if let Some(key) = self.state.key(*maker) {
+                self.engine.ws.cache().stage_forget(&key);
+            }
+            self.record(EventKind::Invalidated { instance: *maker });
+        }
+        !makers.is_empty()
+    }
+}
+
+/// What reads a file or folder mostly waits for the disk; stages use all processors.
+fn weight(kind: &str) -> Weight {
+    match kinds::find(kind) {
+        Some(k) if k.role != Role::Stage || !k.cacheable => Weight::Light,
+        _ => Weight::Heavy,
+    }
+}

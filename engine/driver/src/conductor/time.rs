@@ -1,0 +1,193 @@
+//! What happens because time passes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use headstart_core::state::Status;
+use headstart_dsl::plan::Place;
+use headstart_protocol::{Failure, FailureClass};
+
+use super::{Conductor, Live, Runner};
+use crate::hub::Standing;
+use crate::message::{Lease, Throttle};
+use crate::pool::Weight;
+
+/// How often things are looked at that nobody announces.
+const LOOK: Duration = Duration::from_millis(500);
+
+impl Conductor {
+    /// How long nothing can happen without a message.
+    pub(super) fn pause(&mut self) -> Duration {
+        if !self.fresh.is_empty() {
+            return Duration::ZERO;
+        }
+        let now = self.now();
+        let retry = self.retries.first().map(|(at, _)| *at);
+        let lease = self.live.values().filter_map(Live::ends_ms).min();
+        let next = [retry, lease, self.give_up_ms].into_iter().flatten().min();
+        let next = next.map_or(Duration::from_secs(3600), |at| Duration::from_millis(at.saturating_sub(now)));
+        // Leases are extended and devices vanish without a message.
+        if self.offered.is_empty() { next } else { next.min(LOOK) }
+    }
+
+    /// Ends leases, limits and pauses whose time has come.
+    pub(super) fn watch_time(&mut self) {
+        let now = self.now();
+        while let Some((at, instance)) = self.retries.first().copied()
+            && at <= now
+        {
+            self.retries.remove(&(at, instance));
+            self.fresh.push(instance);
+        }
+        let over: Vec<u64> = self
+            .live
+            .iter()
+            .filter(|(_, l)| l.ends_ms().is_some_and(|e| e <= now))
+            .map(|(f, _)| *f)
+            .collect();
+        for fence in over {
+            self.end_overdue(fence);
+        }
+        if self.give_up_ms.is_some_and(|at| at <= now) {
+            let rest: Vec<u64> = self.live.keys().copied().collect();
+            for fence in rest {
+                self.abandon(fence);
+            }
+        }
+        self.lose_patience(now);
+    }
+
+    fn end_overdue(&mut self, fence: u64) {
+        let Some(live) = self.live.get(&fence) else { return };
+        let instance = live.instance;
+        match &live.runner {
+            Runner::Device { .. } => self.lease_over(instance, fence),
+            Runner::Local { .. } => {
+                self.replace_worker(fence);
+                let name = self.state.instance(instance).name.clone();
+                let message = format!("`{name}` ran past its time limit and does not react");
+                self.failed(instance, fence, Failure::new(FailureClass::Timeout, message));
+            }
+        }
+    }
+
+    /// Gives up on an attempt that was told to stop.
+    fn abandon(&mut self, fence: u64) {
+        self.replace_worker(fence);
+        if let Some(live) = self.live.get(&fence) {
+            self.lease_over(live.instance, fence);
+        }
+    }
+
+    /// Starts a worker in the place of one that hangs; that one ends when its stage returns.
+    fn replace_worker(&self, fence: u64) {
+        let Some(Live { runner: Runner::Local { control, .. }, .. }) = self.live.get(&fence) else { return };
+        control.cancel.store(true, Ordering::Release);
+        if !control.abandoned.swap(true, Ordering::AcqRel)
+            && let Err(e) = self.engine.pool.add_worker(Weight::Heavy)
+        {
+            tracing::error!(error = %e, "no worker in the place of one that hangs");
+        }
+    }
+
+    /// Fails what waits too long for a device.
+    fn lose_patience(&mut self, now: u64) {
+        if self.offered.is_empty() || self.stopping.is_some() {
+            return;
+        }
+        let mut late: BTreeMap<String, Vec<(u32, String)>> = BTreeMap::new();
+        for instance in self.offered.iter().copied() {
+            let inst = self.state.instance(instance);
+            let (Place::Device(device), Status::Ready { since_ms, .. }) =
+                (&inst.place, self.state.status(instance))
+            else {
+                continue;
+            };
+            if let Some(why) = self.too_late(instance, device, *since_ms, now) {
+                late.entry(device.clone()).or_default().push((instance, why));
+            }
+        }
+        for (device, waiting) in late {
+            let names: Vec<String> =
+                waiting.iter().map(|(i, _)| format!("`{}`", self.state.instance(*i).name)).collect();
+            for (instance, why) in waiting {
+                let message = format!("{why}; waiting for it: {}", names.join(", "));
+                let url = self.options.address.as_deref().unwrap_or("URL");
+                let help =
+                    format!("on the device, run: headstart-device join {url} --name {device} --data FOLDER");
+                self.offered.remove(&instance);
+                self.engine.hub.withdraw_one(&self.id, instance);
+                // The runner is lost before it was found: retrying within this run would only wait
+                // again.
+                self.fail_unattempted(instance, Failure::new(FailureClass::Lost, message).help(help));
+            }
+        }
+    }
+
+    /// Why an instance has waited too long for its device; `None` if it has not.
+    fn too_late(&self, instance: u32, device: &str, since: u64, now: u64) -> Option<String> {
+        let limit = self.state.instance(instance).policy.wait_ms;
+        if let Some(limit) = limit
+            && now.saturating_sub(since) > limit
+        {
+            let within = Duration::from_millis(limit);
+            return Some(format!("device `{device}` did not take the stage within {within:?}"));
+        }
+        let patience = self.options.device_wait?;
+        let waited = |from: u64| Duration::from_millis(now.saturating_sub(from)) > patience;
+        match self.engine.hub.standing(&self.id, instance, device) {
+            Standing::Present => None,
+            Standing::Absent { last_seen_ms: None } => {
+                waited(since).then(|| format!("device `{device}` did not join within {patience:?}"))
+            }
+            Standing::Absent { last_seen_ms: Some(seen) } => waited(since.max(seen))
+                .then(|| format!("device `{device}` has not been heard of for {patience:?}")),
+            Standing::Unfit(why) => {
+                waited(since).then(|| format!("device `{device}` cannot run the stage: {why}"))
+            }
+        }
+    }
+
+    /// Takes up a run whose engine ended: its own attempts died with it, those of devices may go
+    /// on.
+    pub(super) fn take_up(&mut self) {
+        let was_cancelled = self.state.cancelling();
+        let live: Vec<(u64, u32)> = self.state.running().collect();
+        let lease_ms = u64::try_from(self.engine.options.device_lease.as_millis()).unwrap_or(u64::MAX);
+        for (fence, instance) in live {
+            let key = self.state.key(instance);
+            match &self.state.instance(instance).place {
+                Place::Device(device) if !was_cancelled => {
+                    let lease = Arc::new(Lease::new(self.last_ms.saturating_add(lease_ms)));
+                    let task = self.granted_task(instance, fence);
+                    self.engine.hub.adopt(device, &self.id, &self.me, fence, instance, task, &lease);
+                    let runner = Runner::Device { lease };
+                    // The pre-image is made again if the key is still the same.
+                    let key = key.and_then(|k| self.preimage_of(instance).filter(|(again, _)| *again == k));
+                    let logged = Throttle::new(Duration::from_secs(1));
+                    self.live.insert(fence, Live { instance, key, runner, logged });
+                }
+                _ => {
+                    self.record(headstart_core::EventKind::LeaseExpired { instance, fence });
+                }
+            }
+        }
+        let ready: Vec<u32> = self.state.ready().collect();
+        self.fresh.extend(ready);
+        if was_cancelled {
+            self.stopping = Some(super::Stopping::Cancelled);
+        }
+    }
+}
+
+impl Live {
+    /// When it is over unless something happens.
+    fn ends_ms(&self) -> Option<u64> {
+        match &self.runner {
+            Runner::Local { overdue_ms, .. } => *overdue_ms,
+            Runner::Device { lease } => Some(lease.until_ms()),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The engine: a workspace, its stages, threads to run them, and the runs.
+
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use headstart_core::RunState;
+use headstart_core::event::{Event, EventKind};
+use headstart_dsl::plan::{Place, Plan};
+use headstart_protocol::{Digest, Stage};
+use headstart_store::{RunLog, Workspace};
+use tokio::sync::watch;
+
+use crate::conductor::{Conductor, Parts};
+use crate::error::EngineError;
+use crate::fence::Fences;
+use crate::hub::Hub;
+use crate::journal::{Feed, Journal};
+use crate::local::{Executor, Registry};
+use crate::message::now_ms;
+use crate::pool::Pool;
+use crate::run::{RunHandle, RunHeader, RunOptions};
+use crate::shelf::Shelf;
+
+/// How an engine uses its machine.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Stages that run at once. Stages use all processors themselves, so more is rarely faster.
+    pub slots: usize,
+    /// Sources (which read files and folders) that run at once, beside the slots.
+    pub source_slots: usize,
+    /// Threads that a stage may use; left out, the machine's processors divided by the slots.
+    pub threads: Option<usize>,
+    /// How long a device holds an attempt without renewing.
+    pub device_lease: Duration,
+    /// How long stages that were told to stop may take to do so.
+    pub grace: Duration,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            slots: 1,
+            source_slots: 4,
+            threads: None,
+            device_lease: Duration::from_secs(60),
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// An engine over a workspace. Clones share everything.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) ws: Workspace,
+    pub(crate) stages: Arc<Registry>,
+    pub(crate) shelf: Shelf,
+    pub(crate) fences: Fences,
+    pub(crate) pool: Pool,
+    pub(crate) hub: Hub,
+    pub(crate) options: EngineOptions,
+}
+
+impl Engine {
+    /// An engine with the default options.
+    ///
+    /// # Errors
+    /// If the workspace cannot be written, or no threads can be started.
+    pub fn open(ws: Workspace, stages: Vec<Box<dyn Stage>>) -> Result<Self, EngineError> {
+        Self::with(ws, stages, EngineOptions::default())
+    }
+
+    /// An engine. Where two stages are of one kind, the later counts.
+    ///
+    /// # Errors
+    /// If the workspace cannot be written, or no threads can be started.
+    pub fn with(
+        ws: Workspace,
+        stages: Vec<Box<dyn Stage>>,
+        options: EngineOptions,
+    ) -> Result<Self, EngineError> {
+        let stages: Arc<Registry> = Arc::new(stages.into_iter().map(|s| (s.kind(), s)).collect());
+        let shelf = Shelf::new(ws.clone());
+        let machine = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = options.threads.unwrap_or_else(|| (machine / options.slots.max(1)).max(1));
+        let executor =
+            Executor { ws: ws.clone(), shelf: shelf.clone(), stages: Arc::clone(&stages), threads };
+        let pool = Pool::new(executor, options.slots, options.source_slots)?;
+        let hub = Hub::open(ws.clone(), shelf.clone(), options.device_lease)?;
+        let fences = Fences::open(ws.dir())?;
+        Ok(Self { shared: Arc::new(Shared { ws, stages, shelf, fences, pool, hub, options }) })
+    }
+
+    /// The workspace.
+    pub fn workspace(&self) -> &Workspace {
+        &self.shared.ws
+    }
+
+    /// The devices.
+    pub fn hub(&self) -> &Hub {
+        &self.shared.hub
+    }
+
+    /// Begins a run.
+    ///
+    /// # Errors
+    /// If the run cannot be recorded, or the plan places a kind on this machine that is not built
+    /// in: then nothing has happened.
+    pub fn run(&self, plan: Plan, options: RunOptions) -> Result<RunHandle, EngineError> {
+        self.check_kinds(&plan)?;
+        let id = options.id.clone().unwrap_or_else(fresh_id);
+        let header = RunHeader {
+            pipeline: options.name.clone(),
+            source_dir: options.source_dir.clone(),
+            on_failure: options.on_failure,
+            plan,
+        };
+        let log = self.shared.ws.create_run(&id, &header)?;
+        let plan = Arc::new(header.plan);
+        let first = EventKind::RunStarted {
+            run: id.clone(),
+            pipeline: options.name.clone(),
+            plan: plan_digest(&plan),
+            instances: u32::try_from(plan.instances.len()).unwrap_or(u32::MAX),
+        };
+        self.conduct(id, RunState::new(plan), first, log, options)
+    }
+
+    /// Goes on with a run whose engine ended before it did. Of `options`, the address and the
+    /// patience with devices count; the rest is as the run was created.
+    ///
+    /// # Errors
+    /// If the run has ended, another engine executes it, or its log is damaged.
+    pub fn resume(&self, id: &str, options: RunOptions) -> Result<RunHandle, EngineError> {
+        let header: RunHeader = self.shared.ws.read_header(id)?;
+        self.check_kinds(&header.plan)?;
+        let log = self.shared.ws.open_run(id)?;
+        let events: Vec<Event> = self.shared.ws.read_run(id)?;
+        let plan = Arc::new(header.plan);
+        let state = RunState::replay(Arc::clone(&plan), &events)
+            .map_err(|source| EngineError::Log { run: id.to_owned(), source })?;
+        if state.outcome().is_some() {
+            return Err(EngineError::Ended(id.to_owned()));
+        }
+        let first = if events.is_empty() {
+            EventKind::RunStarted {
+                run: id.to_owned(),
+                pipeline: header.pipeline.clone(),
+                plan: plan_digest(&plan),
+                instances: u32::try_from(plan.instances.len()).unwrap_or(u32::MAX),
+            }
+        } else {
+            EventKind::RunResumed {}
+        };
+        let options = RunOptions {
+            name: header.pipeline,
+            source_dir: header.source_dir,
+            on_failure: header.on_failure,
+            ..options
+        };
+        let handle = self.conduct(id.to_owned(), state, first, log, options)?;
+        handle.feed.publish_before(events);
+        Ok(handle)
+    }
+
+    fn conduct(
+        &self,
+        id: String,
+        state: RunState,
+        first: EventKind,
+        log: RunLog,
+        options: RunOptions,
+    ) -> Result<RunHandle, EngineError> {
+        let feed = Arc::new(Feed::default());
+        let (me, inbox) = channel();
+        let (end, ending) = watch::channel(None);
+        let journal = Journal::new(log, Arc::clone(&feed), me.clone())?;
+        let handle = RunHandle { id: id.clone(), feed, inbox: me.clone(), ending };
+        let engine = Arc::clone(&self.shared);
+        let begun = Instant::now();
+        let parts = Parts { id: id.clone(), engine, state, journal, options, inbox, me, end, begun };
+        std::thread::Builder::new()
+            .name(format!("run {id}"))
+            .spawn(move || Conductor::new(parts).conduct(first))
+            .map_err(EngineError::io("start a thread for", id))?;
+        Ok(handle)
+    }
+
+    fn check_kinds(&self, plan: &Plan) -> Result<(), EngineError> {
+        let here = plan.instances.iter().filter(|i| i.place == Place::Server);
+        for instance in here {
+            if !self.shared.stages.contains_key(instance.kind.as_str()) {
+                let known: Vec<&str> = self.shared.stages.keys().copied().collect();
+                return Err(EngineError::NoStage {
+                    instance: instance.name.clone(),
+                    kind: instance.kind.clone(),
+                    known: known.join(", "),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Digest of a plan, for telling two apart.
+fn plan_digest(plan: &Plan) -> Digest {
+    // Not the canonical form: that would build every argument twice, and the plan's own order is
+    // fixed as it is.
+    Digest::of(&serde_json::to_vec(plan).expect("a plan is made of types that serialize"))
+}
+
+/// An id that sorts by time: milliseconds since 1970 as nine digits of base 32, and four random
+/// ones, so that two engines do not meet.
+fn fresh_id() -> String {
+    const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let digit = |n: u64| char::from(DIGITS[(n & 31) as usize]);
+    let (now, chance) = (now_ms(), rand::random::<u64>());
+    let time = (0..9).rev().map(|i| digit(now >> (5 * i)));
+    let random = (0..4).map(|i| digit(chance >> (5 * i)));
+    time.chain(random).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_sort_by_time() {
+        let a = fresh_id();
+        std::thread::sleep(Duration::from_millis(3));
+        let b = fresh_id();
+        assert!(a < b, "{a} {b}");
+        assert_eq!(a.len(), 13);
+    }
+}

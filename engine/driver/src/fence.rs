@@ -1,0 +1,91 @@
+//! Fences: numbers that rise over all runs and restarts of a workspace.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::EngineError;
+
+/// Fences that one reservation gives.
+const BLOCK: u64 = 1 << 20;
+
+/// Gives fences out. Blocks of them are reserved on disk, so a number is never given twice, even
+/// by two processes or after a crash.
+pub(crate) struct Fences {
+    dir: PathBuf,
+    next: Mutex<(u64, u64)>,
+}
+
+impl Fences {
+    /// Reserves the first block.
+    pub(crate) fn open(workspace: &Path) -> Result<Self, EngineError> {
+        let dir = workspace.join("fences");
+        fs::create_dir_all(&dir).map_err(EngineError::io("create", &dir))?;
+        let first = reserve(&dir)?;
+        Ok(Self { dir, next: Mutex::new((first + 1, first + BLOCK)) })
+    }
+
+    /// The next fence.
+    pub(crate) fn next(&self) -> Result<u64, EngineError> {
+        let mut range = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        if range.0 == range.1 {
+            let first = reserve(&self.dir)?;
+            *range = (first + 1, first + BLOCK);
+        }
+        range.0 += 1;
+        Ok(range.0 - 1)
+    }
+}
+
+/// Takes the block after the highest that anybody took: its first number. A block is taken by
+/// creating the empty file of its number, which only one process can.
+fn reserve(dir: &Path) -> Result<u64, EngineError> {
+    loop {
+        let taken: Vec<u64> = fs::read_dir(dir)
+            .map_err(EngineError::io("read", dir))?
+            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        let highest = taken.iter().copied().max().unwrap_or(0);
+        let mine = dir.join((highest + 1).to_string());
+        match OpenOptions::new().write(true).create_new(true).open(&mine) {
+            Ok(file) => {
+                file.sync_all().map_err(EngineError::io("write", &mine))?;
+                File::open(dir).and_then(|d| d.sync_all()).map_err(EngineError::io("sync", dir))?;
+                for old in taken.iter().filter(|n| **n < highest) {
+                    // Only the highest matters; one that stays does no harm.
+                    let _ = fs::remove_file(dir.join(old.to_string()));
+                }
+                return Ok((highest + 1) * BLOCK);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(EngineError::io("create", mine)(e)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fences_rise_over_restarts_and_processes() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let a = Fences::open(dir.path()).expect("writable");
+        let b = Fences::open(dir.path()).expect("writable");
+        let (a1, b1, a2) = (a.next().expect("a"), b.next().expect("b"), a.next().expect("a"));
+        drop((a, b));
+        let c1 = Fences::open(dir.path()).expect("writable").next().expect("c");
+        assert!(a1 < a2 && a2 < b1 && b1 < c1, "{a1} {a2} {b1} {c1}");
+    }
+
+    #[test]
+    fn a_block_that_is_used_up_is_followed_by_another() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let f = Fences::open(dir.path()).expect("writable");
+        let first = f.next().expect("first");
+        f.next.lock().expect("not poisoned").0 = first + BLOCK - 1;
+        let second = f.next().expect("of the next block");
+        assert!(second >= first + BLOCK - 1);
+        assert!(f.next().expect("third") > second);
+    }
+}

@@ -1,0 +1,317 @@
+//! Offers, sessions and grants.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use headstart_protocol::task::Task;
+use headstart_protocol::wire::{Committed, Facts, Join, WireError};
+use headstart_protocol::{ArtifactRef, Digest, Manifest};
+use tokio::sync::Notify;
+
+use super::{codes, wire};
+use crate::message::{Lease, Message, Word, now_ms};
+
+/// Outcomes that are remembered after their run, for commits that are repeated late.
+const REMEMBERED: usize = 10_000;
+
+/// An instance that waits for its device.
+pub(crate) struct Offer {
+    pub run: String,
+    pub conductor: Sender<Message>,
+    pub instance: u32,
+    pub name: String,
+    pub kind: String,
+    pub memory: Option<u64>,
+    pub only_when: Vec<String>,
+}
+
+/// How a device stands to an offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It waits for work, or works.
+    Present,
+    /// It was not heard of lately.
+    Absent { last_seen_ms: Option<u64> },
+    /// It will never qualify.
+    Unfit(String),
+}
+
+/// An attempt that a device holds, or held.
+pub(crate) struct Granted {
+    pub device: String,
+    pub run: String,
+    pub conductor: Sender<Message>,
+    pub lease: Arc<Lease>,
+    /// The join under which the device was last heard of about it; 0 before this engine's time.
+    pub session: u64,
+    pub instance: u32,
+    pub private: bool,
+    pub name: String,
+    /// Absent if it could not be worked out again after a restart.
+    pub task: Option<Task>,
+    /// What a repeated commit is answered.
+    pub answer: Option<Committed>,
+    /// Files that a commit waits for.
+    pub wanted: BTreeSet<Digest>,
+}
+
+impl Granted {
+    pub(crate) fn new(
+        device: &str,
+        run: &str,
+        conductor: &Sender<Message>,
+        lease: Arc<Lease>,
+        session: u64,
+        task: Option<Task>,
+    ) -> Self {
+        Self {
+            device: device.to_owned(),
+            run: run.to_owned(),
+            conductor: conductor.clone(),
+            lease,
+            session,
+            instance: 0,
+            // Of what is not known, nothing is passed on.
+            private: task.as_ref().is_none_or(|t| t.private),
+            name: task.as_ref().map_or_else(String::new, |t| t.name.clone()),
+            task,
+            answer: None,
+            wanted: BTreeSet::new(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Device {
+    bell: Arc<Notify>,
+    offers: VecDeque<Offer>,
+    session: u64,
+    kinds: BTreeSet<String>,
+    facts: Facts,
+    seen_ms: Option<u64>,
+    waiting: usize,
+    manifests: BTreeSet<Digest>,
+    blobs: BTreeSet<Digest>,
+}
+
+impl Device {
+    /// Why it can never run an offer.
+    fn unfit(&self, offer: &Offer) -> Option<String> {
+        if !self.kinds.contains(&offer.kind) {
+            return Some(format!("its runner has no `{}`", offer.kind));
+        }
+        match offer.memory {
+            Some(needed) if self.facts.memory > 0 && needed > self.facts.memory => Some(format!(
+                "`{}` needs {} MiB of memory and the device has {} MiB",
+                offer.name,
+                needed >> 20,
+                self.facts.memory >> 20
+            )),
+            _ => None,
+        }
+    }
+
+    fn qualifies(&self, offer: &Offer) -> bool {
+        self.unfit(offer).is_none() && offer.only_when.iter().all(|c| self.facts.holds.contains(c))
+    }
+}
+
+/// What the hub keeps in memory.
+#[derive(Default)]
+pub(crate) struct Desk {
+    devices: BTreeMap<String, Device>,
+    /// Device and number of the join, by token.
+    tokens: HashMap<String, (String, u64)>,
+    sessions: u64,
+    grants: BTreeMap<u64, Granted>,
+    watchers: BTreeMap<String, (Vec<String>, Sender<Message>)>,
+    past: BTreeMap<u64, (String, Committed)>,
+}
+
+impl Desk {
+    fn device(&mut self, name: &str) -> &mut Device {
+        self.devices.entry(name.to_owned()).or_default()
+    }
+
+    /// A device joined; the runs that want to know.
+    pub(crate) fn joined(&mut self, join: &Join, token: &str) -> Vec<Sender<Message>> {
+        self.sessions += 1;
+        let session = self.sessions;
+        self.tokens.insert(token.to_owned(), (join.device.clone(), session));
+        let device = self.device(&join.device);
+        device.session = session;
+        device.kinds = join.kinds.iter().cloned().collect();
+        device.facts = join.facts.clone();
+        device.seen_ms = Some(now_ms());
+        device.bell.notify_waiters();
+        let wants = |(devices, tx): &(Vec<String>, Sender<Message>)| {
+            devices.contains(&join.device).then(|| tx.clone())
+        };
+        self.watchers.values().filter_map(wants).collect()
+    }
+
+    /// Whose token it is, and from which join.
+    pub(crate) fn session(&mut self, token: &str) -> Result<(String, u64), WireError> {
+        let Some((name, session)) = self.tokens.get(token).cloned() else {
+            return Err(wire(codes::UNKNOWN_TOKEN, "this engine does not know the token; join again"));
+        };
+        self.device(&name).seen_ms = Some(now_ms());
+        Ok((name, session))
+    }
+
+    pub(crate) fn facts(&mut self, device: &str, facts: Facts) {
+        self.device(device).facts = facts;
+    }
+
+    pub(crate) fn bell(&mut self, device: &str) -> Arc<Notify> {
+        Arc::clone(&self.device(device).bell)
+    }
+
+    pub(crate) fn waits(&mut self, device: &str, change: isize) {
+        let device = self.device(device);
+        device.waiting = device.waiting.saturating_add_signed(change);
+        device.seen_ms = Some(now_ms());
+    }
+
+    /// Attempts that the device held before its latest join and has said nothing about since.
+    pub(crate) fn left_behind(&mut self, device: &str, session: u64) -> Vec<(Sender<Message>, Message)> {
+        let lost = self.grants.iter_mut().filter(|(_, g)| {
+            g.device == device
+                && g.session < session
+                && g.answer.is_none()
+                && g.lease.word() != Word::Superseded
+        });
+        lost.map(|(fence, g)| {
+            // Said once.
+            g.session = session;
+            (g.conductor.clone(), Message::LeaseLost { instance: g.instance, fence: *fence })
+        })
+        .collect()
+    }
+
+    pub(crate) fn offer(&mut self, device: &str, offer: Offer) {
+        let device = self.device(device);
+        device.offers.retain(|o| o.run != offer.run || o.instance != offer.instance);
+        device.offers.push_back(offer);
+        device.bell.notify_waiters();
+    }
+
+    /// The first offer that the device qualifies for.
+    pub(crate) fn take_offer(&mut self, device: &str) -> Option<Offer> {
+        let device = self.device(device);
+        let at = device.offers.iter().position(|o| device.qualifies(o))?;
+        device.offers.remove(at)
+    }
+
+    pub(crate) fn withdraw(&mut self, which: impl Fn(&Offer) -> bool) {
+        for device in self.devices.values_mut() {
+            device.offers.retain(|o| !which(o));
+        }
+    }
+
+    pub(crate) fn standing(&self, run: &str, instance: u32, device: &str) -> Standing {
+        let Some(d) = self.devices.get(device) else { return Standing::Absent { last_seen_ms: None } };
+        if d.session > 0
+            && let Some(offer) = d.offers.iter().find(|o| o.run == run && o.instance == instance)
+            && let Some(why) = d.unfit(offer)
+        {
+            return Standing::Unfit(why);
+        }
+        let works = || self.grants.values().any(|g| g.device == device && g.is_live());
+        if d.waiting > 0 || works() {
+            Standing::Present
+        } else {
+            Standing::Absent { last_seen_ms: d.seen_ms }
+        }
+    }
+
+    pub(crate) fn grant(&mut self, fence: u64, instance: u32, granted: Granted) {
+        self.grants.insert(fence, Granted { instance, ..granted });
+    }
+
+    /// The attempt of a fence; `None` if its run has ended.
+    pub(crate) fn granted(&mut self, fence: u64, device: &str) -> Result<Option<&mut Granted>, WireError> {
+        let theirs = || wire(codes::NOT_FOUND, format!("attempt {fence} was not granted to `{device}`"));
+        if self.past.get(&fence).is_some_and(|(d, _)| d != device) {
+            return Err(theirs());
+        }
+        match self.grants.get_mut(&fence) {
+            Some(g) if g.device != device => Err(theirs()),
+            found => Ok(found),
+        }
+    }
+
+    /// How an attempt of a past run was answered.
+    pub(crate) fn past(&self, fence: u64) -> Option<Committed> {
+        self.past.get(&fence).map(|(_, answer)| *answer)
+    }
+
+    pub(crate) fn open_to(&mut self, device: &str, reach: &BTreeMap<ArtifactRef, Option<Arc<Manifest>>>) {
+        let device = self.device(device);
+        for (artifact, manifest) in reach {
+            device.manifests.insert(artifact.id);
+            if let Some(m) = manifest {
+                device.blobs.extend(m.files.values().map(|f| f.digest));
+            }
+        }
+    }
+
+    pub(crate) fn may_read_manifest(&mut self, device: &str, id: &Digest) -> Result<(), WireError> {
+        if self.device(device).manifests.contains(id) { Ok(()) } else { Err(no_business("artifact", id)) }
+    }
+
+    pub(crate) fn may_read_blob(&mut self, device: &str, digest: &Digest) -> Result<(), WireError> {
+        if self.device(device).blobs.contains(digest) { Ok(()) } else { Err(no_business("content", digest)) }
+    }
+
+    pub(crate) fn may_upload(&mut self, device: &str, digest: &Digest) -> Result<(), WireError> {
+        let wanted = |g: &Granted| g.device == device && g.answer.is_none() && g.wanted.contains(digest);
+        if self.grants.values().any(wanted) {
+            return Ok(());
+        }
+        let message =
+            format!("no commit of `{device}` waits for content {}; nothing else is taken", digest.short());
+        Err(wire(codes::RESIDENCY, message))
+    }
+
+    pub(crate) fn watch(&mut self, run: &str, devices: Vec<String>, conductor: &Sender<Message>) {
+        if !devices.is_empty() {
+            self.watchers.insert(run.to_owned(), (devices, conductor.clone()));
+        }
+    }
+
+    pub(crate) fn forget_run(&mut self, run: &str) {
+        self.watchers.remove(run);
+        self.withdraw(|o| o.run == run);
+        let over: Vec<u64> = self.grants.iter().filter(|(_, g)| g.run == run).map(|(f, _)| *f).collect();
+        for fence in over {
+            if let Some(g) = self.grants.remove(&fence) {
+                self.past.insert(fence, (g.device, g.answer.unwrap_or(Committed::Superseded)));
+            }
+        }
+        while self.past.len() > REMEMBERED {
+            self.past.pop_first();
+        }
+    }
+
+    pub(crate) fn last_seen_ms(&self, device: &str) -> Option<u64> {
+        self.devices.get(device)?.seen_ms
+    }
+
+    pub(crate) fn running(&self, device: &str) -> Vec<String> {
+        let live = self.grants.values().filter(|g| g.device == device && g.is_live());
+        live.map(|g| g.name.clone()).collect()
+    }
+}
+
+impl Granted {
+    fn is_live(&self) -> bool {
+        self.answer.is_none() && self.lease.word() != Word::Superseded && self.lease.until_ms() > now_ms()
+    }
+}
+
+fn no_business(what: &str, digest: &Digest) -> WireError {
+    let message = format!("{what} {} is not part of any task of this device", digest.short());
+    wire(codes::NOT_FOUND, message)
+}

@@ -1,0 +1,335 @@
+//! What devices hand in: commits and uploads.
+//!
+//! The device decides what may leave it. The engine checks the same rule once more, so that even a
+//! broken or curious device cannot put into the workspace what should not be there: of a private
+//! stage, an opaque reference, seconds, released parts, and the class of a failure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::task::{Outcome, Released, Task, Usage};
+use headstart_protocol::wire::{Commit, Committed, WireError};
+use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, Manifest, Type};
+use headstart_store::{Workspace, hash_file};
+use serde_json::Value as Json;
+use tokio::sync::oneshot;
+
+use super::{Hub, codes, internal, wire};
+use crate::message::Message;
+
+/// Longest name or word that a released value may hold, in bytes.
+const LONGEST_WORD: usize = 64;
+/// Most bytes of a released value, as JSON.
+const LARGEST_VALUE: usize = 1 << 20;
+
+/// Takes a commit; see [`Hub::commit`].
+pub(super) async fn commit(hub: &Hub, token: &str, commit: Commit) -> Result<Committed, WireError> {
+    let fence = commit.fence;
+    let (device, instance, conductor, task) = {
+        let mut desk = hub.desk();
+        let (device, session) = desk.session(token)?;
+        let past = desk.past(fence);
+        let Some(granted) = desk.granted(fence, &device)? else {
+            // Of a run that ended, or from before the workspace's memory.
+            return Ok(past.unwrap_or(Committed::Superseded));
+        };
+        granted.session = session;
+        if let Some(answer) = granted.answer {
+            return Ok(answer);
+        }
+        (device, granted.instance, granted.conductor.clone(), granted.task.clone())
+    };
+    let Some(task) = task else {
+        return Err(internal(format!("the task of attempt {fence} could not be worked out after a restart")));
+    };
+    let outcome = check(hub, &device, &task, commit)?;
+
+    let (reply, counts) = oneshot::channel();
+    // A run that has ended drops the question.
+    let _ = conductor.send(Message::Accepts { instance, fence, reply });
+    let answer = if counts.await == Ok(true) {
+        let Checked { outcome, manifests } = outcome;
+        keep(hub, &device, fence, manifests).await?;
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Commit { instance, fence, outcome: Box::new(outcome), reply };
+        // A run that has ended drops the question.
+        let _ = conductor.send(message);
+        answer.await.unwrap_or(Committed::Superseded)
+    } else {
+        Committed::Superseded
+    };
+    let mut desk = hub.desk();
+    if let Some(granted) = desk.granted(fence, &device)? {
+        granted.answer = Some(answer);
+        granted.wanted.clear();
+    }
+    Ok(answer)
+}
+
+/// An outcome that may be recorded, and the artifacts that come with it.
+struct Checked {
+    outcome: Outcome,
+    manifests: BTreeMap<Digest, Manifest>,
+}
+
+fn check(hub: &Hub, device: &str, task: &Task, commit: Commit) -> Result<Checked, WireError> {
+    let mut manifests = read_manifests(commit.manifests)?;
+    let none = |m: &BTreeMap<Digest, Manifest>| match m.keys().next() {
+        None => Ok(()),
+        Some(id) => {
+            let message = format!("manifest {} is not part of the outcome", id.short());
+            Err(wire(codes::RESIDENCY, message))
+        }
+    };
+    let outcome = match commit.outcome {
+        Outcome::Skipped => Outcome::Skipped,
+        Outcome::Failed { failure } if task.private => Outcome::Failed { failure: general(&failure, device) },
+        Outcome::Failed { failure } => Outcome::Failed { failure },
+        Outcome::Done { output, released, usage } if task.private => {
+            return private_output(hub, device, task, output, released, &usage, manifests);
+        }
+        Outcome::Done { output, released, usage } => {
+            if output.private_to.is_some() {
+                none(&manifests)?;
+                return Ok(Checked { outcome: kept_private(task, device), manifests });
+            }
+            if !released.is_empty() {
+                return Err(wire(codes::INVALID, "a public output has no released parts"));
+            }
+            let kept = artifact(hub, &output, &mut manifests)?;
+            if kept.as_ref().is_some_and(|m| m.ty != task.ty) {
+                return Err(wire(codes::INVALID, format!("the output should be a {}", task.ty)));
+            }
+            none(&manifests)?;
+            let outcome = Outcome::Done { output: output.clone(), released, usage };
+            let manifests = kept.map(|m| (output.id, m)).into_iter().collect();
+            return Ok(Checked { outcome, manifests });
+        }
+    };
+    none(&manifests)?;
+    Ok(Checked { outcome, manifests })
+}
+
+fn read_manifests(given: BTreeMap<String, Manifest>) -> Result<BTreeMap<Digest, Manifest>, WireError> {
+    let read = |(id, manifest): (String, Manifest)| {
+        let id: Digest = id.parse().map_err(|e| wire(codes::INVALID, format!("{e}")))?;
+        if manifest.id() != id {
+            return Err(wire(codes::INVALID, format!("the manifest given as {} is another", id.short())));
+        }
+        manifest
+            .files
+            .keys()
+            .try_for_each(|n| headstart_store::check_file_name(n))
+            .map_err(|e| wire(codes::INVALID, e.to_string()))?;
+        Ok((id, manifest))
+    };
+    given.into_iter().map(read).collect()
+}
+
+/// The output of a private stage: an opaque reference, and released parts.
+fn private_output(
+    hub: &Hub,
+    device: &str,
+    task: &Task,
+    output: ArtifactRef,
+    released: BTreeMap<String, Released>,
+    usage: &Usage,
+    mut manifests: BTreeMap<Digest, Manifest>,
+) -> Result<Checked, WireError> {
+    if output.private_to.as_deref() != Some(device) {
+        let message = format!("`{}` is private to `{device}`, so its output must be too", task.name);
+        return Err(wire(codes::RESIDENCY, message));
+    }
+    let expected = ArtifactType::of(&task.ty);
+    if output.ty != ArtifactType::Absent && expected != Some(output.ty) {
+        return Err(wire(codes::INVALID, format!("the output should be a {}", task.ty)));
+    }
+    let asked: BTreeSet<String> = task.release.iter().map(|path| path.join(".")).collect();
+    let mut kept = BTreeMap::new();
+    for (path, part) in &released {
+        if !asked.contains(path) {
+            let message = format!("the pipeline does not release `{path}` of `{}`", task.name);
+            return Err(wire(codes::RESIDENCY, message));
+        }
+        match part {
+            Released::Json(value) => check_value(value, task)?,
+            Released::Artifact(a) => {
+                if !matches!(a.ty, ArtifactType::Pllm | ArtifactType::Model | ArtifactType::Metrics) {
+                    let message = format!("a {:?} is never released as a whole", a.ty);
+                    return Err(wire(codes::RESIDENCY, message));
+                }
+                if let Some(m) = artifact(hub, a, &mut manifests)? {
+                    kept.insert(a.id, m);
+                }
+            }
+        }
+    }
+    if let Some(id) = manifests.keys().next() {
+        return Err(wire(codes::RESIDENCY, format!("manifest {} was not released", id.short())));
+    }
+    let usage = Usage { seconds: usage.seconds, ..Usage::default() };
+    Ok(Checked { outcome: Outcome::Done { output, released, usage }, manifests: kept })
+}
+
+/// A public artifact of an outcome: its manifest if it came along, or `None` if it is here already.
+fn artifact(
+    hub: &Hub,
+    a: &ArtifactRef,
+    manifests: &mut BTreeMap<Digest, Manifest>,
+) -> Result<Option<Manifest>, WireError> {
+    if a.private_to.is_some() {
+        return Err(wire(codes::RESIDENCY, "a private artifact cannot be released as it is"));
+    }
+    let Some(manifest) = manifests.remove(&a.id) else {
+        return if hub.inner.shelf.has(&a.id) {
+            Ok(None)
+        } else {
+            Err(wire(codes::INVALID, format!("artifact {} came without its manifest", a.id.short())))
+        };
+    };
+    if ArtifactType::of(&manifest.ty) != Some(a.ty) {
+        return Err(wire(codes::INVALID, format!("artifact {} is a {}", a.id.short(), manifest.ty)));
+    }
+    for (name, used) in &manifest.uses {
+        if used.private_to.is_some() {
+            let message = format!("the released artifact's `{name}` is private");
+            return Err(wire(codes::RESIDENCY, message));
+        }
+        if !hub.inner.shelf.has(&used.id) && !manifests.contains_key(&used.id) {
+            let message = format!("the released artifact's `{name}`, {}, is not here", used.id.short());
+            return Err(wire(codes::INVALID, message));
+        }
+    }
+    Ok(Some(manifest))
+}
+
+/// Numbers, truth values and names: no text of any length, nothing large.
+fn check_value(value: &Json, task: &Task) -> Result<(), WireError> {
+    let refuse = |why: String| Err(wire(codes::RESIDENCY, format!("what `{}` releases {why}", task.name)));
+    let size = value.to_string().len();
+    if size > LARGEST_VALUE {
+        return refuse(format!("is {size} bytes long; at most {LARGEST_VALUE} may be"));
+    }
+    // A choice comes with names out of the public catalog; of anything else, only numbers.
+    let words = matches!(plain(&task.ty), Type::Selection);
+    if holds_text(value, words) { refuse("holds text".to_owned()) } else { Ok(()) }
+}
+
+fn holds_text(value: &Json, words: bool) -> bool {
+    let long = |s: &str| s.len() > LONGEST_WORD;
+    match value {
+        Json::Null | Json::Bool(_) | Json::Number(_) => false,
+        Json::String(s) => !words || long(s),
+        Json::Array(items) => items.iter().any(|v| holds_text(v, words)),
+        Json::Object(fields) => fields.iter().any(|(k, v)| long(k) || holds_text(v, words)),
+    }
+}
+
+fn plain(ty: &Type) -> &Type {
+    match ty {
+        Type::Optional(t) => plain(t),
+        other => other,
+    }
+}
+
+/// A failure of a private stage, without anything that the stage said.
+fn general(failure: &Failure, device: &str) -> Failure {
+    let what = match failure.class {
+        FailureClass::Input => "the stage's input is wrong",
+        FailureClass::Transient => "something outside the stage went wrong",
+        FailureClass::Memory => "the stage needs more memory than there is",
+        FailureClass::Cancelled => "the stage was stopped",
+        FailureClass::Timeout => "the stage ran past its time limit",
+        FailureClass::Lost => "the stage's runner was lost",
+        FailureClass::MissingArtifact => "an artifact that the stage needs is gone",
+        FailureClass::Internal => "the stage failed through a defect",
+    };
+    Failure::new(failure.class, format!("on device `{device}`: {what}"))
+        .help("what the stage said stays on the device: run `headstart-device show` there")
+}
+
+/// The pipeline counts on a public output, and the device keeps it.
+fn kept_private(task: &Task, device: &str) -> Outcome {
+    let message = format!(
+        "device `{device}` keeps the output of `{}` to itself, because the stage reads the device's own data",
+        task.name
+    );
+    let help = "declare the dataset that it reads as `private`, so that what is made of it stays there too";
+    Outcome::Failed { failure: Failure::input(message).help(help) }
+}
+
+/// Moves the files of an accepted commit into the store, then writes its manifests.
+async fn keep(
+    hub: &Hub,
+    device: &str,
+    fence: u64,
+    manifests: BTreeMap<Digest, Manifest>,
+) -> Result<(), WireError> {
+    if manifests.is_empty() {
+        return Ok(());
+    }
+    let (ws, device_name) = (hub.inner.ws.clone(), device.to_owned());
+    let moved = tokio::task::spawn_blocking(move || store(&ws, &device_name, &manifests)).await;
+    match moved.map_err(internal)?? {
+        missing if missing.is_empty() => Ok(()),
+        missing => {
+            let list: Vec<String> = missing.iter().map(Digest::to_string).collect();
+            if let Some(granted) = hub.desk().granted(fence, device)? {
+                granted.wanted = missing;
+            }
+            Err(wire(codes::MISSING_BLOB, list.join(" ")))
+        }
+    }
+}
+
+/// Stores everything, or nothing and gives what is missing.
+fn store(
+    ws: &Workspace,
+    device: &str,
+    manifests: &BTreeMap<Digest, Manifest>,
+) -> Result<BTreeSet<Digest>, WireError> {
+    let files: BTreeSet<Digest> =
+        manifests.values().flat_map(|m| m.files.values().map(|f| f.digest)).collect();
+    let waiting = waiting_room(ws, device);
+    let here = |d: &Digest| ws.blobs().has(d) || waiting.join(d.to_string()).is_file();
+    let missing: BTreeSet<Digest> = files.iter().copied().filter(|d| !here(d)).collect();
+    if !missing.is_empty() {
+        return Ok(missing);
+    }
+    for digest in &files {
+        let at = waiting.join(digest.to_string());
+        if !ws.blobs().has(digest) {
+            ws.blobs().put_file(&at).map_err(internal)?;
+        }
+    }
+    for manifest in manifests.values() {
+        ws.artifacts().put_manifest(manifest).map_err(internal)?;
+    }
+    // What else was uploaded for this commit has no use any more.
+    let _ = std::fs::remove_dir_all(waiting);
+    Ok(BTreeSet::new())
+}
+
+/// Where uploads wait for their commit.
+fn waiting_room(ws: &Workspace, device: &str) -> PathBuf {
+    ws.dir().join("scratch").join(format!("upload-{device}"))
+}
+
+/// Takes an upload; see [`Hub::put_blob`].
+pub(super) fn put_blob(hub: &Hub, token: &str, digest: &Digest, uploaded: &Path) -> Result<(), WireError> {
+    let device = {
+        let mut desk = hub.desk();
+        let (device, _) = desk.session(token)?;
+        desk.may_upload(&device, digest)?;
+        device
+    };
+    let found = hash_file(uploaded).map_err(internal)?.digest;
+    if found != *digest {
+        let message = format!("the upload is {}, not {}", found.short(), digest.short());
+        return Err(wire(codes::INVALID, message));
+    }
+    let room = waiting_room(&hub.inner.ws, &device);
+    std::fs::create_dir_all(&room).map_err(internal)?;
+    std::fs::rename(uploaded, room.join(digest.to_string())).map_err(internal)
+}

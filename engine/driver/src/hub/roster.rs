@@ -1,0 +1,102 @@
+//! Devices that ever joined, and what each is known by.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use headstart_protocol::Digest;
+use headstart_protocol::wire::{Join, WireError};
+use serde::{Deserialize, Serialize};
+
+use super::{codes, internal, wire};
+use crate::error::EngineError;
+
+/// Longest name of a device, in bytes.
+const LONGEST_NAME: usize = 64;
+/// Shortest secret that cannot be guessed, in bytes of text.
+const SHORTEST_SECRET: usize = 16;
+
+/// A device, as the file `devices.json` of the workspace knows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Known {
+    /// Digest of the secret; the secret itself is not kept.
+    pub secret: Digest,
+    /// Version of its runner at its latest join.
+    pub version: String,
+    /// Stage kinds that it can run.
+    pub kinds: Vec<String>,
+}
+
+pub(crate) struct Roster {
+    path: PathBuf,
+    known: Mutex<BTreeMap<String, Known>>,
+}
+
+impl Roster {
+    pub(crate) fn open(workspace: &Path) -> Result<Self, EngineError> {
+        let path = workspace.join("devices.json");
+        let known = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| EngineError::io("understand", &path)(std::io::Error::other(e)))?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(e) => return Err(EngineError::io("read", path)(e)),
+        };
+        Ok(Self { path, known: Mutex::new(known) })
+    }
+
+    /// Pins the secret of a new device, and compares that of one that is known.
+    pub(crate) fn admit(&self, join: &Join) -> Result<(), WireError> {
+        let name = &join.device;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > LONGEST_NAME || name.starts_with('.') || !name.chars().all(plain) {
+            let message =
+                "a device's name has 1 to 64 letters, digits, `-`, `_` and `.`, and begins with none of `.`";
+            return Err(wire(codes::INVALID, message));
+        }
+        if join.secret.len() < SHORTEST_SECRET {
+            return Err(wire(
+                codes::INVALID,
+                format!("a device's secret has {SHORTEST_SECRET} characters at least"),
+            ));
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let secret = Digest::of(join.secret.as_bytes());
+        if let Some(k) = known.get(name)
+            // Compared in constant time.
+            && blake3::Hash::from_bytes(k.secret.0) != blake3::Hash::from_bytes(secret.0)
+        {
+            return Err(wire(
+                codes::WRONG_SECRET,
+                format!(
+                    "another device joined as `{name}` before; choose another name, or, if it was replaced, \
+                     remove it from {}",
+                    self.path.display()
+                ),
+            ));
+        }
+        let now = Known { secret, version: join.version.clone(), kinds: join.kinds.clone() };
+        let same = known.get(name).is_some_and(|k| k.version == now.version && k.kinds == now.kinds);
+        if !same {
+            let mut next = known.clone();
+            next.insert(name.clone(), now);
+            self.write(&next).map_err(internal)?;
+            *known = next;
+        }
+        Ok(())
+    }
+
+    fn write(&self, known: &BTreeMap<String, Known>) -> std::io::Result<()> {
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let mut temp = tempfile::Builder::new().prefix(".devices-").tempfile_in(dir)?;
+        temp.write_all(&serde_json::to_vec_pretty(known)?)?;
+        temp.as_file().sync_all()?;
+        temp.persist(&self.path).map_err(|e| e.error)?;
+        fs::File::open(dir)?.sync_all()
+    }
+
+    pub(crate) fn all(&self) -> BTreeMap<String, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,132 @@
+//! What threads and devices tell the conductor of a run.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use headstart_protocol::stage::Progress;
+use headstart_protocol::task::{Outcome, Task, Usage};
+use headstart_protocol::wire::Committed;
+use headstart_protocol::{Args, ArtifactRef, Failure, Type};
+use tokio::sync::oneshot;
+
+/// Something for the conductor to do.
+pub(crate) enum Message {
+    /// A worker is free to run an instance that was queued. Dropping `reply` refuses.
+    StartLocal { instance: u32, reply: SyncSender<LocalTask> },
+    /// A device claims an instance that was offered to it. Dropping `reply` refuses. The answer
+    /// comes when the attempt is on disk.
+    StartDevice { instance: u32, device: String, lease: Arc<Lease>, reply: oneshot::Sender<Box<Task>> },
+    /// A worker's attempt ended.
+    Finished { instance: u32, fence: u64, result: Result<ArtifactRef, Failure>, usage: Usage },
+    /// How far an attempt is.
+    Progress { instance: u32, fence: u64, progress: Progress },
+    /// Whether a commit under this fence would count.
+    Accepts { instance: u32, fence: u64, reply: oneshot::Sender<bool> },
+    /// A device's checked outcome; the answer comes when it is on disk.
+    Commit { instance: u32, fence: u64, outcome: Box<Outcome>, reply: oneshot::Sender<Committed> },
+    /// A device will not go on with an attempt.
+    LeaseLost { instance: u32, fence: u64 },
+    /// A device joined.
+    DeviceJoined { device: String, version: String },
+    /// Stop.
+    Cancel,
+    /// The log cannot be written.
+    LogBroken(String),
+}
+
+/// An attempt for a worker.
+pub(crate) struct LocalTask {
+    pub instance: u32,
+    pub fence: u64,
+    pub name: String,
+    pub kind: String,
+    pub ty: Type,
+    pub args: Args,
+    pub memory: Option<u64>,
+    pub timeout: Option<Duration>,
+    pub source_dir: PathBuf,
+    pub control: Arc<Control>,
+}
+
+/// What the conductor tells a worker meanwhile.
+#[derive(Default)]
+pub(crate) struct Control {
+    /// Stop soon.
+    pub cancel: AtomicBool,
+    /// Nobody waits any more, and another thread has taken the worker's place.
+    pub abandoned: AtomicBool,
+}
+
+/// A device's lease on an attempt, shared between the hub, which renews it, and the conductor,
+/// which ends it.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    until_ms: AtomicU64,
+    word: AtomicU8,
+}
+
+/// What a device is told when it renews.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Word {
+    GoOn = 0,
+    Cancel = 1,
+    Superseded = 2,
+}
+
+impl Lease {
+    pub(crate) fn new(until_ms: u64) -> Self {
+        Self { until_ms: AtomicU64::new(until_ms), word: AtomicU8::new(Word::GoOn as u8) }
+    }
+
+    pub(crate) fn until_ms(&self) -> u64 {
+        self.until_ms.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn extend(&self, until_ms: u64) {
+        self.until_ms.fetch_max(until_ms, Ordering::AcqRel);
+    }
+
+    pub(crate) fn say(&self, word: Word) {
+        self.word.fetch_max(word as u8, Ordering::AcqRel);
+    }
+
+    pub(crate) fn word(&self) -> Word {
+        match self.word.load(Ordering::Acquire) {
+            0 => Word::GoOn,
+            1 => Word::Cancel,
+            _ => Word::Superseded,
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Lets something happen at most once in a while.
+pub(crate) struct Throttle {
+    every: Duration,
+    last: Option<Instant>,
+}
+
+impl Throttle {
+    pub(crate) fn new(every: Duration) -> Self {
+        Self { every, last: None }
+    }
+
+    /// Whether it may happen now; then it has.
+    pub(crate) fn pass(&mut self) -> bool {
+        if self.last.is_some_and(|l| l.elapsed() < self.every) {
+            return false;
+        }
+        self.last = Some(Instant::now());
+        true
+    }
+}

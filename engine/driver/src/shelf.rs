@@ -1,0 +1,119 @@
+//! Manifests of the workspace, kept in memory once read: they never change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use headstart_protocol::expr::{Expr, Manifests, ResolveError, Value};
+use headstart_protocol::{ArtifactRef, Digest, Manifest};
+use headstart_store::{StoreError, Workspace};
+
+/// Manifests that are kept; beyond this, all are dropped and read again.
+const KEPT: usize = 20_000;
+
+/// Public manifests. Clones share what was read.
+#[derive(Clone)]
+pub(crate) struct Shelf {
+    ws: Workspace,
+    read: Arc<Mutex<BTreeMap<Digest, Arc<Manifest>>>>,
+}
+
+impl Shelf {
+    pub(crate) fn new(ws: Workspace) -> Self {
+        Self { ws, read: Arc::default() }
+    }
+
+    /// The manifest of this id, if it is here.
+    pub(crate) fn get(&self, id: &Digest) -> Result<Option<Arc<Manifest>>, StoreError> {
+        let lock = || self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(m) = lock().get(id) {
+            return Ok(Some(Arc::clone(m)));
+        }
+        let Some(m) = self.ws.artifacts().manifest(id)?.map(Arc::new) else { return Ok(None) };
+        let mut read = lock();
+        if read.len() >= KEPT {
+            read.clear();
+        }
+        read.insert(*id, Arc::clone(&m));
+        Ok(Some(m))
+    }
+
+    /// Whether the artifact is here with all its files. Looks at the disk, not at the memory.
+    pub(crate) fn has(&self, id: &Digest) -> bool {
+        let has = self.ws.artifacts().has(id);
+        if !has {
+            self.read.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        }
+        has
+    }
+
+    /// All public artifacts that can be reached from `from` through `uses`, themselves among them,
+    /// with the manifests of those that are here. In the order of their ids.
+    pub(crate) fn reach(
+        &self,
+        from: impl IntoIterator<Item = ArtifactRef>,
+    ) -> Result<BTreeMap<ArtifactRef, Option<Arc<Manifest>>>, StoreError> {
+        let mut found = BTreeMap::new();
+        let mut stack: Vec<ArtifactRef> = from.into_iter().collect();
+        while let Some(a) = stack.pop() {
+            if a.private_to.is_some() || found.contains_key(&a) {
+                continue;
+            }
+            let manifest = self.get(&a.id)?;
+            if let Some(m) = &manifest {
+                stack.extend(m.uses.values().cloned());
+            }
+            found.insert(a, manifest);
+        }
+        Ok(found)
+    }
+}
+
+impl Manifests for Shelf {
+    fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, ResolveError> {
+        if let Some(device) = &artifact.private_to {
+            return Err(ResolveError::Manifest(format!(
+                "artifact {} is private to device `{device}`",
+                artifact.id.short()
+            )));
+        }
+        match self.get(&artifact.id) {
+            Ok(Some(m)) => Ok((*m).clone()),
+            Ok(None) => Err(ResolveError::Manifest(StoreError::MissingArtifact(artifact.id).to_string())),
+            Err(e) => Err(ResolveError::Manifest(e.to_string())),
+        }
+    }
+}
+
+/// The artifacts that expressions name.
+pub(crate) fn artifacts_in<'a>(exprs: impl IntoIterator<Item = &'a Expr>) -> BTreeSet<ArtifactRef> {
+    let mut out = BTreeSet::new();
+    exprs.into_iter().for_each(|e| in_expr(e, &mut out));
+    out
+}
+
+fn in_expr(expr: &Expr, out: &mut BTreeSet<ArtifactRef>) {
+    match expr {
+        Expr::Value { value } => in_value(value, out),
+        Expr::Output { .. } => {}
+        Expr::Field { of, .. } | Expr::Not { of } => in_expr(of, out),
+        Expr::Or { first, second } => {
+            in_expr(first, out);
+            in_expr(second, out);
+        }
+        Expr::List { items } => items.iter().for_each(|(_, e)| in_expr(e, out)),
+        Expr::Mix { terms } => terms.iter().for_each(|(.., e)| in_expr(e, out)),
+        Expr::Compare { left, right, .. } => {
+            in_expr(left, out);
+            in_expr(right, out);
+        }
+    }
+}
+
+fn in_value(value: &Value, out: &mut BTreeSet<ArtifactRef>) {
+    match value {
+        Value::Artifact(a) => drop(out.insert(a.clone())),
+        Value::List(items) => items.iter().for_each(|(_, v)| in_value(v, out)),
+        Value::Mix(terms) => out.extend(terms.iter().map(|t| t.pllm.clone())),
+        _ => {}
+    }
+}

@@ -1,0 +1,308 @@
+//! Runs on the engine's own threads, through the real store.
+
+mod common;
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use common::*;
+use headstart_core::RunState;
+use headstart_core::event::{Event, EventKind, RunOutcome};
+use headstart_core::state::Status;
+use headstart_driver::{EngineError, EngineOptions, OnFailure};
+use headstart_dsl::plan::Plan;
+use headstart_protocol::expr::Expr;
+use headstart_protocol::{FailureClass, Type};
+
+/// a, b from files; sum = a + b; double = sum + sum.
+fn sums() -> Plan {
+    let mut p = Pipeline::default();
+    let (a, b) = (p.source("a", "a.txt"), p.source("b", "b.txt"));
+    let sum = p.sum("sum", &[a, b]);
+    let all = p.sum("all", &[sum, a]);
+    p.output("all", out(all), Type::Dataset);
+    p.plan
+}
+
+#[tokio::test]
+async fn a_run_ends_with_its_outputs_and_a_second_one_computes_what_changed() {
+    let bench = Bench::new();
+    bench.write("a.txt", 2);
+    bench.write("b.txt", 3);
+    let first = bench.run(sums()).await;
+    assert_eq!(first.outcome, RunOutcome::Succeeded);
+    assert_eq!(bench.number(&first, "all"), Some(7));
+    assert_eq!((first.counts.ran, first.counts.cached), (4, 0));
+
+    let again = bench.run(sums()).await;
+    assert_eq!(again.outputs, first.outputs);
+    assert_eq!((again.counts.ran, again.counts.cached), (2, 2), "sources are read again, sums are not");
+    assert_eq!(bench.script.calls("concat"), 2);
+
+    bench.write("b.txt", 4);
+    let changed = bench.run(sums()).await;
+    assert_eq!(bench.number(&changed, "all"), Some(8));
+    bench.write("b.txt", 3);
+    assert_eq!(bench.run(sums()).await.counts.cached, 2, "what was known before is still known");
+}
+
+#[tokio::test]
+async fn subscribers_see_the_log_and_the_log_replays_to_the_end() {
+    let bench = Bench::new();
+    bench.write("a.txt", 2);
+    bench.write("b.txt", 3);
+    let run = bench.engine.run(sums(), bench.run_options()).expect("begins");
+    let mut events = run.subscribe();
+    let mut seen: Vec<Event> = Vec::new();
+    while let Some(e) = events.recv().await {
+        seen.push(e);
+    }
+    run.wait().await.expect("ends");
+    let ws = bench.engine.workspace();
+    let logged: Vec<Event> = ws.read_run(run.id()).expect("readable");
+    let lasting = |e: &&Event| !matches!(e.kind, EventKind::Progress { .. });
+    let seen: Vec<&Event> = seen.iter().filter(lasting).collect();
+    assert_eq!(seen, logged.iter().filter(lasting).collect::<Vec<_>>());
+    let plan = headstart_driver::run::read_plan(ws, run.id()).expect("readable");
+    let state = RunState::replay(plan.into(), &logged).expect("it happened");
+    assert_eq!(state.outcome(), Some(RunOutcome::Succeeded));
+    let mut late = run.subscribe();
+    assert!(matches!(late.recv().await.map(|e| e.kind), Some(EventKind::RunStarted { .. })));
+}
+
+#[tokio::test]
+async fn transient_failures_are_retried_as_often_as_the_pipeline_says() {
+    let plan = |retry: u32| {
+        let mut p = Pipeline::default();
+        let a = p.blend("a", 1);
+        let said = p.add("said", "probe", Type::Responses, &[("model", out(a))]);
+        p.at(said).policy.retry = retry;
+        p.at(said).policy.backoff_ms = Some(5);
+        p.output("said", out(said), Type::Responses);
+        p.plan
+    };
+    let bench = Bench::new();
+    bench.script.failures_left.store(2, Ordering::SeqCst);
+    let result = bench.run(plan(1)).await;
+    assert_eq!(result.outcome, RunOutcome::Failed);
+    assert_eq!(result.failures[0].failure.message, "the line dropped");
+    assert_eq!(bench.script.calls("probe"), 2);
+
+    let bench = Bench::new();
+    bench.script.failures_left.store(2, Ordering::SeqCst);
+    let result = bench.run(plan(2)).await;
+    assert_eq!(result.outcome, RunOutcome::Succeeded);
+    assert_eq!(bench.number(&result, "said"), Some(2));
+    assert_eq!(bench.script.calls("probe"), 3);
+}
+
+#[tokio::test]
+async fn a_failure_blocks_what_needs_it_and_nothing_else() {
+    let mut p = Pipeline::default();
+    let a = p.blend("a", 1);
+    let bad = p.add("bad", "merge", Type::Dataset, &[("mix", out(a))]);
+    let after = p.sum("after", &[a, bad]);
+    let good = p.sum("good", &[a]);
+    let last = p.sum("last", &[after]);
+    let oops = p.add("oops", "embed", Type::Divergence, &[("responses", out(a))]);
+    p.output("last", out(last), Type::Dataset);
+    p.output("good", out(good), Type::Dataset);
+    let bench = Bench::new();
+    let result = bench.run(p.plan).await;
+    assert_eq!(result.outcome, RunOutcome::Failed);
+    let c = result.counts;
+    assert_eq!((c.ran, c.failed, c.blocked), (2, 2, 2));
+    assert_eq!((result.failures[0].instance, result.failures[0].blocks), (bad, 2));
+    let panic = &result.failures[1];
+    assert_eq!((panic.instance, panic.failure.class), (oops, FailureClass::Internal));
+    assert!(panic.failure.message.contains("a defect, on purpose"), "{}", panic.failure.message);
+    assert_eq!(bench.number(&result, "good"), Some(1));
+    assert_eq!(bench.number(&result, "last"), None);
+}
+
+#[tokio::test]
+async fn a_run_can_stop_at_the_first_failure() {
+    let mut p = Pipeline::default();
+    let a = p.blend("a", 1);
+    p.add("bad", "merge", Type::Dataset, &[("mix", out(a))]);
+    p.add("long", "evaluate", Type::Metrics, &[("data", out(a))]);
+    let bench = Bench::with(EngineOptions { slots: 2, ..options() });
+    let run_options = headstart_driver::RunOptions { on_failure: OnFailure::Stop, ..bench.run_options() };
+    let run = bench.engine.run(p.plan, run_options).expect("begins");
+    let result = run.wait().await.expect("ends");
+    assert_eq!(result.outcome, RunOutcome::Failed);
+    assert_eq!(result.failures.len(), 1, "what was stopped has not failed: {:?}", result.failures);
+}
+
+#[tokio::test]
+async fn conditions_skip_and_absence_travels() {
+    let plan = |rows: i64| {
+        let mut p = Pipeline::default();
+        let a = p.blend("a", rows);
+        let extra = p.blend("extra", 100);
+        p.at(extra).when = Some(field(out(a), "even"));
+        let either = Expr::Or { first: Box::new(out(extra)), second: Box::new(out(a)) };
+        let items = vec![("x".into(), either), ("y".into(), out(extra))];
+        let sum = p.add("sum", "concat", Type::Dataset, &[("datasets", Expr::List { items })]);
+        p.output("sum", out(sum), Type::Dataset);
+        p.plan
+    };
+    let bench = Bench::new();
+    let even = bench.run(plan(2)).await;
+    assert_eq!(bench.number(&even, "sum"), Some(200));
+    let odd = bench.run(plan(3)).await;
+    assert_eq!(bench.number(&odd, "sum"), Some(3), "the absent one is neither chosen nor listed");
+    assert_eq!(odd.counts.skipped, 1);
+}
+
+#[tokio::test]
+async fn cancelling_stops_what_runs() {
+    let mut p = Pipeline::default();
+    let a = p.blend("a", 1);
+    let long = p.add("long", "evaluate", Type::Metrics, &[("data", out(a))]);
+    p.sum("after", &[long]);
+    let bench = Bench::new();
+    let run = bench.engine.run(p.plan, bench.run_options()).expect("begins");
+    let mut events = run.subscribe();
+    while let Some(e) = events.recv().await {
+        if matches!(e.kind, EventKind::AttemptStarted { instance, .. } if instance == long) {
+            run.cancel();
+        }
+    }
+    let result = run.wait().await.expect("ends");
+    assert_eq!(result.outcome, RunOutcome::Cancelled);
+    assert_eq!((result.counts.ran, result.counts.failed), (1, 0));
+}
+
+#[tokio::test]
+async fn an_attempt_ends_at_its_time_limit() {
+    let mut p = Pipeline::default();
+    let a = p.blend("a", 1);
+    let long = p.add("long", "evaluate", Type::Metrics, &[("data", out(a))]);
+    p.at(long).policy.timeout_ms = Some(30);
+    let bench = Bench::new();
+    let begun = Instant::now();
+    let result = bench.run(p.plan).await;
+    assert_eq!(result.failures[0].failure.class, FailureClass::Timeout);
+    assert!(result.failures[0].failure.message.contains("`long` ran past its time limit of 30ms"));
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_lost_artifact_is_made_again() {
+    let mut p = Pipeline::default();
+    let a = p.blend("a", 5);
+    let b = p.sum("b", &[a]);
+    let c = p.add("c", "probe", Type::Responses, &[("model", out(b))]);
+    p.output("c", out(c), Type::Responses);
+    let bench = Bench::new();
+    let first = bench.run(p.plan.clone()).await;
+    assert_eq!(bench.number(&first, "c"), Some(6));
+    // Everything is known, but the content of `b` (and of `a`, which is equal) is gone, and `c` is
+    // asked for in another way.
+    let ws = bench.engine.workspace();
+    let mut gone = 0;
+    for (_, key) in log_keys(ws, &first.run) {
+        let entry = ws.cache().stage_get(&key).expect("remembered");
+        let manifest = ws.artifacts().manifest(&entry.output.id).expect("readable").expect("here");
+        if manifest.ty == Type::Dataset {
+            for f in manifest.files.values() {
+                if let Some(path) = ws.blobs().path(&f.digest) {
+                    std::fs::remove_file(path).expect("removable");
+                    gone += 1;
+                }
+            }
+            let _ = std::fs::remove_dir_all(ws.dir().join("open").join(entry.output.id.to_string()));
+        }
+    }
+    assert_eq!(gone, 1, "both datasets are the same five");
+    let mut changed = p.plan;
+    changed.instances[c as usize].args.insert("seed".into(), Expr::value(headstart_protocol::Value::Int(1)));
+    let second = bench.run(changed).await;
+    assert_eq!(second.outcome, RunOutcome::Succeeded, "{:?}", second.failures);
+    assert_eq!(bench.number(&second, "c"), Some(6));
+    assert_eq!(bench.script.calls("blend"), 2);
+}
+
+fn log_keys(ws: &headstart_store::Workspace, run: &str) -> Vec<(u32, headstart_protocol::Digest)> {
+    let events: Vec<Event> = ws.read_run(run).expect("readable");
+    let key = |e: &Event| match e.kind {
+        EventKind::AttemptStarted { instance, key: Some(key), .. } => Some((instance, key)),
+        _ => None,
+    };
+    events.iter().filter_map(key).collect()
+}
+
+#[tokio::test]
+async fn a_plan_with_an_unknown_kind_is_refused_before_anything_happens() {
+    let mut p = Pipeline::default();
+    p.add("x", "finetune", Type::Pllm, &[]);
+    let bench = Bench::new();
+    let refused = bench.engine.run(p.plan, bench.run_options());
+    assert!(matches!(refused, Err(EngineError::NoStage { .. })));
+    assert!(bench.engine.workspace().runs().is_empty());
+}
+
+#[tokio::test]
+async fn after_a_crash_at_any_record_the_run_goes_on_to_the_same_outputs() {
+    let mut p = Pipeline::default();
+    let (a, b) = (p.source("a", "a.txt"), p.source("b", "b.txt"));
+    let sum = p.sum("sum", &[a, b]);
+    let odd = p.blend("odd", 9);
+    p.at(odd).when = Some(field(out(sum), "even"));
+    let said = p.add("said", "probe", Type::Responses, &[("model", out(sum))]);
+    let bad = p.add("bad", "merge", Type::Dataset, &[("mix", out(a))]);
+    p.sum("blocked", &[bad]);
+    p.output("said", out(said), Type::Responses);
+    p.output("odd", out(odd).clone(), Type::Dataset);
+    let mut bench = Bench::new();
+    bench.write("a.txt", 2);
+    bench.write("b.txt", 3);
+    let first = bench.run(p.plan.clone()).await;
+    let ws = bench.engine.workspace().clone();
+    let log = ws.runs()[0].dir.join("log/events");
+    let bytes = std::fs::read(&log).expect("readable");
+    let ends = record_ends(&bytes);
+    assert!(ends.len() > 4, "several groups: {ends:?}");
+    let statuses = |id: &str| {
+        let plan = headstart_driver::run::read_plan(&ws, id).expect("readable");
+        let events: Vec<Event> = ws.read_run(id).expect("readable");
+        let state = RunState::replay(plan.into(), &events).expect("it happened");
+        let name = |s: &Status| if s.name() == "cached" { "done" } else { s.name() };
+        state.statuses().map(|(_, s)| name(s)).collect::<Vec<_>>()
+    };
+    let expected = statuses(&first.run);
+    // Cut after every record, and in the middle of each; not the last: that run has ended.
+    let cuts: Vec<usize> = ends.windows(2).flat_map(|w| [w[0], (w[0] + w[1]) / 2]).collect();
+    for (n, cut) in cuts.into_iter().enumerate() {
+        let id = format!("crash-{n}");
+        let dir = ws.dir().join("runs").join(&id);
+        copy_run(&ws.runs()[0].dir, &dir);
+        std::fs::write(dir.join("log/events"), &bytes[..cut]).expect("writable");
+        bench.restarted(options());
+        let run =
+            bench.engine.resume(&id, bench.run_options()).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
+        let result = run.wait().await.expect("ends");
+        assert_eq!(result.outputs, first.outputs, "cut at {cut}");
+        assert_eq!(statuses(&id), expected, "cut at {cut}");
+    }
+    let ended = bench.engine.resume(&first.run, bench.run_options());
+    assert!(matches!(ended, Err(EngineError::Ended(_))));
+}
+
+/// Ends of the records of a log, by its documented format; the first is that of the file header.
+fn record_ends(bytes: &[u8]) -> Vec<usize> {
+    let mut ends = vec![16];
+    let mut at = 16;
+    while at < bytes.len() {
+        let length = u32::from_le_bytes(bytes[at + 4..at + 8].try_into().expect("four bytes"));
+        at += 20 + length as usize;
+        ends.push(at);
+    }
+    ends
+}
+
+fn copy_run(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to.join("log")).expect("writable");
+    std::fs::copy(from.join("plan.json"), to.join("plan.json")).expect("writable");
+}
