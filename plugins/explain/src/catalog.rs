@@ -97,9 +97,12 @@ pub struct Catalog {
     pub about: About,
     /// q × (d + k): from raw to whitened vectors.
     pub factor: Matrix,
-    /// Whitened atoms, words × q.
+    /// What raw components are multiplied with to explain them, of length d + k: one step is one
+    /// noticeable change of a feature, and the encoder has a fixed share.
+    pub scale: Vec<f64>,
+    /// Scaled atoms, words × (d + k).
     pub atoms: Matrix,
-    /// Mean of the pLLMs' whitened vectors, of length q; explanations are relative to it.
+    /// Mean of the pLLMs' raw vectors, of length d + k; explanations are relative to it.
     pub centre: Vec<f64>,
     /// What is taken off every user's raw vectors, of length d + k.
     pub reference: Vec<f64>,
@@ -109,6 +112,8 @@ pub struct Catalog {
     pub coefficients: Halves,
     /// Lengths of the space's raw vectors before whitening, one a pLLM, for the plain cosine.
     pub lengths: Vec<f32>,
+    /// Squared length that each whitened vector has by chance, one a pLLM.
+    pub noise: Vec<f32>,
 }
 
 /// A matrix in f16.
@@ -160,7 +165,9 @@ impl Catalog {
         let single = |x: &[f64]| {
             (Dtype::F32, vec![x.len()], x.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect())
         };
-        let lengths: Vec<u8> = self.lengths.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let floats = |x: &[f32]| {
+            (Dtype::F32, vec![x.len()], x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+        };
         let named: Vec<(&str, (Dtype, Vec<usize>, Vec<u8>))> = vec![
             ("factor", half(&self.factor)),
             ("atoms", half(&self.atoms)),
@@ -168,7 +175,9 @@ impl Catalog {
             ("reference", single(&self.reference)),
             ("vectors", halves(&self.vectors)),
             ("coefficients", halves(&self.coefficients)),
-            ("lengths", (Dtype::F32, vec![self.lengths.len()], lengths)),
+            ("lengths", floats(&self.lengths)),
+            ("noise", floats(&self.noise)),
+            ("scale", single(&self.scale)),
         ];
         let tensors = named.into_iter().map(|(n, (t, s, b))| (n, t, s, b)).collect();
         write_tensors(&folder.join(TENSORS_FILE), tensors)
@@ -223,12 +232,14 @@ impl Catalog {
         let wide = |x: Vec<f32>| x.into_iter().map(f64::from).collect();
         Ok(Self {
             factor: matrix("factor", q, raw)?,
-            atoms: matrix("atoms", k, q)?,
-            centre: wide(single("centre", q)?),
+            scale: wide(single("scale", raw)?),
+            atoms: matrix("atoms", k, raw)?,
+            centre: wide(single("centre", raw)?),
             reference: wide(single("reference", raw)?),
             vectors: halves("vectors", n, q)?,
             coefficients: halves("coefficients", n, k)?,
             lengths: single("lengths", n)?,
+            noise: single("noise", n)?,
             about,
         })
     }
@@ -251,6 +262,11 @@ impl Catalog {
         };
         let data: Vec<Vec<f64>> = rows.iter().map(whiten).collect();
         if data.is_empty() { Matrix::zeros(0, self.factor.rows) } else { Matrix::from_rows(&data) }
+    }
+
+    /// A raw vector, scaled as the atoms are.
+    pub fn scaled(&self, raw: &[f64]) -> Vec<f64> {
+        raw.iter().zip(&self.scale).map(|(x, s)| x * s).collect()
     }
 
     /// The catalog's value: a summary for people, a pLLM's words by name.

@@ -11,7 +11,7 @@ use crate::catalog::{ABOUT_FILE, About, AtomAbout, Catalog, FORMAT, Halves, Pllm
 use crate::divergence::Divergence;
 use crate::lexicon::Lexicon;
 use crate::math::sample::derived_seed;
-use crate::math::{Matrix, axpy, norm};
+use crate::math::{Matrix, norm};
 use crate::metric::{Metric, whitened_mean};
 use crate::rows;
 use crate::space::{Candidate, Space};
@@ -148,30 +148,26 @@ pub fn build(
     let (d, raw) = (about.d, about.d + about.k);
     let means: Vec<Vec<f64>> = members.iter().map(|m| m.divergence.rows.mean()).collect();
     let means = Matrix::from_rows(&means);
-    let metric = metric(members, &means, atoms, settings.method);
-    let zero = vec![0.0; raw];
-    let vectors: Vec<Vec<f64>> =
-        members.par_iter().map(|m| whitened_mean(&metric, &m.divergence.rows, &zero)).collect();
+    let metric = metric(members, &means, settings.method);
+    let (vectors, noise): (Vec<Vec<f64>>, Vec<f64>) =
+        members.par_iter().map(|m| whitened_mean(&metric, &m.divergence.rows)).unzip();
     let vectors = Matrix::from_rows(&vectors);
-    let lexicon_about = words_about(lexicon);
-    let (whitened, words) = whitened_atoms(&metric, atoms, &vectors, lexicon_about, settings.method);
+    let scale = scale(members, atoms, settings.method);
     let centre = match (settings.method, members.len()) {
-        (Method::Paper, _) | (_, 0..=2) => vec![0.0; vectors.cols],
-        _ => vectors.mean(),
+        (Method::Paper, _) | (_, 0..=2) => vec![0.0; raw],
+        _ => means.mean(),
     };
+    let (atoms, words) = scaled_atoms(atoms, &scale, &means, words_about(lexicon), settings.method);
     let names: Vec<(String, String)> = words.iter().map(|w| (w.word.clone(), w.dimension.clone())).collect();
-    let explainer = Explainer::new(&names, &whitened, settings.method, settings.max_words);
-    // Atoms times metric: a prompt's correlations with all words without whitening it first.
-    let reader = whitened.product(&metric.factor);
+    let explainer = Explainer::new(&names, &atoms, settings.method, settings.max_words);
     let explained: Vec<(PllmAbout, Vec<f64>)> = members
         .par_iter()
         .enumerate()
         .map(|(i, m)| {
-            let mut v = vectors.row(i).to_vec();
-            axpy(&mut v, -1.0, &centre);
-            let rows = m.divergence.rows.times_transposed(&reader);
-            let seed = derived_seed(settings.seed, &m.name);
-            let (e, dense) = explainer.explain(&v, &rows, seed);
+            let own = means.row(i).iter().zip(&centre).zip(&scale);
+            let v: Vec<f64> = own.map(|((x, c), s)| (x - c) * s).collect();
+            let products = explainer.products(&m.divergence.rows, &scale);
+            let (e, dense) = explainer.explain(&v, &products, derived_seed(settings.seed, &m.name));
             let about = PllmAbout {
                 name: m.name.clone(),
                 pllm: m.divergence.model.as_ref().map(|p| p.id),
@@ -202,28 +198,78 @@ pub fn build(
     Ok(Catalog {
         about,
         factor: metric.factor,
-        atoms: whitened,
+        scale,
+        atoms,
         centre,
-        reference: reference.unwrap_or(zero),
+        reference: reference.unwrap_or(vec![0.0; raw]),
         vectors: Halves::of(&vectors),
         coefficients: Halves::of(&Matrix::from_rows(&coefficients)),
         lengths: means.iter().map(|m| norm(&m[..d]) as f32).collect(),
+        noise: noise.into_iter().map(|x| x as f32).collect(),
     })
 }
 
-fn metric(members: &[Member], means: &Matrix, atoms: &Matrix, method: Method) -> Metric {
+fn metric(members: &[Member], means: &Matrix, method: Method) -> Metric {
     let about = &members[0].divergence.about;
     let metric = match method {
         Method::Paper => Metric::plain(means, about.d),
         _ => {
             let groups: Vec<&Matrix> = members.iter().map(|m| &m.divergence.rows).collect();
-            let unit = |name: &String| FEATURES.iter().find(|f| f.name == name).map_or(1.0, |f| f.unit);
-            let units: Vec<f64> = about.features.iter().map(unit).collect();
-            Metric::fit(&groups, about.d, &units)
+            Metric::fit(&groups, about.d, &units(&about.features))
         }
     };
-    let data = means.data.iter().chain(&atoms.data).copied().collect();
-    metric.within(&Matrix { rows: means.rows + atoms.rows, cols: means.cols, data })
+    metric.within(means)
+}
+
+fn units(features: &[String]) -> Vec<f64> {
+    let unit = |name: &String| FEATURES.iter().find(|f| f.name == name).map_or(1.0, |f| f.unit);
+    features.iter().map(unit).collect()
+}
+
+/// Squared length of an average atom in the encoder's components, over that in the features. Words
+/// of real styles are found rightly from a tenth to one; without either part they are not.
+const ENCODER_SHARE: f64 = 0.4;
+
+/// What raw components are multiplied with before words are looked for. A feature is measured in
+/// its unit. An encoder's component is divided by its variation from prompt to prompt, as far as
+/// that is above the mean, which tames the few huge components that language models have; then
+/// all of them are brought to [`ENCODER_SHARE`].
+fn scale(members: &[Member], atoms: &Matrix, method: Method) -> Vec<f64> {
+    let about = &members[0].divergence.about;
+    let d = about.d;
+    let mut variance = vec![0.0; d];
+    for m in members {
+        let rows = &m.divergence.rows;
+        let mean = rows.mean();
+        let weight = 1.0 / (rows.rows * members.len()) as f64;
+        for row in rows.iter() {
+            variance
+                .iter_mut()
+                .zip(row.iter().zip(&mean))
+                .for_each(|(v, (x, m))| *v += weight * (x - m).powi(2));
+        }
+    }
+    let typical = variance.iter().sum::<f64>() / d.max(1) as f64;
+    let plain = method == Method::Paper || typical <= 1e-18;
+    let mut scale: Vec<f64> =
+        variance.iter().map(|v| if plain { 1.0 } else { 1.0 / (v + typical).sqrt() }).collect();
+    let square = |scale: &[f64], from: usize| -> f64 {
+        let of = |a: &[f64]| a[from..].iter().zip(scale).map(|(x, s)| (x * s).powi(2)).sum::<f64>();
+        atoms.iter().map(of).sum()
+    };
+    let units = units(&about.features);
+    if method == Method::Paper {
+        scale.resize(d + units.len(), 0.0);
+        return scale;
+    }
+    let features: Vec<f64> = units.iter().map(|u| 1.0 / u).collect();
+    let encoder = square(&scale, 0);
+    if encoder > 0.0 {
+        let factor = (ENCODER_SHARE * square(&features, d) / encoder).sqrt();
+        scale.iter_mut().for_each(|s| *s *= factor);
+    }
+    scale.extend(features);
+    scale
 }
 
 fn words_about(lexicon: &Lexicon) -> Vec<AtomAbout> {
@@ -236,23 +282,26 @@ fn words_about(lexicon: &Lexicon) -> Vec<AtomAbout> {
     lexicon.words.iter().map(about).collect()
 }
 
-/// The atoms in the metric. The published method keeps only its basis, at unit length.
-fn whitened_atoms(
-    metric: &Metric,
+/// The atoms, scaled. The published method keeps only its basis, at unit length.
+fn scaled_atoms(
     atoms: &Matrix,
-    vectors: &Matrix,
+    scale: &[f64],
+    means: &Matrix,
     words: Vec<AtomAbout>,
     method: Method,
 ) -> (Matrix, Vec<AtomAbout>) {
-    let whitened: Vec<Vec<f64>> = atoms.iter().map(|a| metric.apply(a)).collect();
-    let whitened = Matrix::from_rows(&whitened);
+    let scaled = |m: &Matrix| {
+        let data = m.iter().flat_map(|row| row.iter().zip(scale).map(|(x, s)| x * s)).collect();
+        Matrix { rows: m.rows, cols: m.cols, data }
+    };
+    let atoms = scaled(atoms);
     if method != Method::Paper {
-        return (whitened, words);
+        return (atoms, words);
     }
-    let basis = paper_basis(vectors, &whitened);
+    let basis = paper_basis(&scaled(means), &atoms);
     let unit = |&j: &usize| {
-        let length = norm(whitened.row(j)).max(1e-12);
-        whitened.row(j).iter().map(|x| x / length).collect()
+        let length = norm(atoms.row(j)).max(1e-12);
+        atoms.row(j).iter().map(|x| x / length).collect()
     };
     let rows: Vec<Vec<f64>> = basis.iter().map(unit).collect();
     (Matrix::from_rows(&rows), basis.iter().map(|&j| words[j].clone()).collect())

@@ -99,7 +99,7 @@ impl Embed {
 }
 
 /// Features of the answer minus features of the plain answer.
-pub(crate) fn feature_difference(pair: &Contrast<'_>) -> Vec<f32> {
+pub fn feature_difference(pair: &Contrast<'_>) -> Vec<f32> {
     let (a, b) = (features(pair.answer), features(pair.plain));
     a.iter().zip(&b).map(|(a, b)| a - b).collect()
 }

@@ -170,26 +170,30 @@ impl Lexicon {
         Digest::of_json(self)
     }
 
-    /// The words' atoms in a space: the mean difference between styled and plain, a row a word, the
-    /// space's vector first, then the features.
+    /// All examples, word after word.
+    pub fn contrasts(&self) -> Vec<Contrast<'_>> {
+        let pairs = self.words.iter().flat_map(|w| &w.pairs);
+        pairs.map(|p| Contrast { prompt: &p.prompt, answer: &p.styled, plain: &p.plain }).collect()
+    }
+
+    /// The words' atoms in a space, as [`Lexicon::atoms_of`] makes them of the space's vectors.
     ///
     /// # Errors
     /// As [`Space::contrasts`].
     pub fn atoms(&self, space: &mut Space<'_>) -> Result<Matrix, Failure> {
-        let pairs: Vec<Contrast<'_>> = self
-            .words
-            .iter()
-            .flat_map(|w| &w.pairs)
-            .map(|p| Contrast { prompt: &p.prompt, answer: &p.styled, plain: &p.plain })
-            .collect();
-        let embedded = space.contrasts(&pairs)?;
-        let whole: Vec<Vec<f64>> = embedded
-            .vectors
+        Ok(self.atoms_of(&space.contrasts(&self.contrasts())?.vectors))
+    }
+
+    /// The words' atoms: the mean difference between styled and plain, a row a word, the space's
+    /// vector first, then the features. `vectors` are those of [`Lexicon::contrasts`].
+    pub fn atoms_of(&self, vectors: &[Vec<f32>]) -> Matrix {
+        let pairs = self.contrasts();
+        let whole: Vec<Vec<f64>> = vectors
             .iter()
             .zip(&pairs)
             .map(|(v, p)| v.iter().copied().chain(feature_difference(p)).map(f64::from).collect())
             .collect();
-        Ok(self.means(&whole))
+        self.means(&whole)
     }
 
     /// Means over each word's pairs, given one row a pair in the order of the words.
@@ -242,7 +246,7 @@ mod tests {
             ("expert", "word_length", 1.0),
             ("elementary", "word_length", -1.0),
             ("enthusiastic", "exclamation", 1.0),
-            ("expressive", "emoji", 1.0),
+            ("emoji-rich", "emoji", 1.0),
             ("polite", "polite", 1.0),
             ("informal", "contractions", 1.0),
             ("poetic", "line_breaks", 1.0),

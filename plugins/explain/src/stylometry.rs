@@ -32,7 +32,7 @@ pub static FEATURES: &[Feature] = &[
     feature("variety", 0.1, "different words among the first fifty"),
     feature("exclamation", 0.6, "rate of exclamation marks"),
     feature("question", 0.6, "rate of question marks"),
-    feature("emoji", 0.6, "rate of emoji"),
+    feature("emoji", 1.0, "rate of emoji"),
     feature("you", 0.6, "rate of you, your"),
     feature("i", 0.6, "rate of I, me, my"),
     feature("we", 0.6, "rate of we, us, our, let's"),

@@ -1,4 +1,8 @@
-//! From a whitened divergence to a few words with coefficients.
+//! From a divergence to a few words with coefficients.
+//!
+//! Words are found in raw components, scaled but not whitened: a feature counts by the step that a
+//! reader would notice, whether or not the catalog's pLLMs vary in it. On real text this names the
+//! styles rightly where the whitened metric, made for telling pLLMs apart, does not.
 //!
 //! A coefficient is in units of the lexicon's examples: 1 is as strong as they are on average.
 
@@ -59,7 +63,7 @@ pub struct Explanation {
 pub struct Explainer<'a> {
     /// Names and dimensions of the words, in the order of the atoms.
     pub words: &'a [(String, String)],
-    /// Whitened atoms, a row a word.
+    /// Scaled atoms, a row a word.
     pub atoms: &'a Matrix,
     gram: Matrix,
     method: Method,
@@ -78,15 +82,15 @@ impl<'a> Explainer<'a> {
         Self { words, atoms, gram: atoms.times_transposed(atoms), method, max_words }
     }
 
-    /// Explains the whitened vector `v`. `rows` are the correlations of every prompt's whitened
-    /// vector with every atom (n × words); their mean may differ from that of `v` by a constant
-    /// shift, such as a centre that was taken off.
+    /// Explains the scaled vector `v`. `rows` are the scalar products of every prompt's scaled vector
+    /// with every atom (n × words); their mean may differ from that of `v` by a constant shift, such
+    /// as a centre that was taken off.
     ///
     /// Returns the words, and the coefficients of all atoms.
     pub fn explain(&self, v: &[f64], rows: &Matrix, seed: u64) -> (Explanation, Vec<f64>) {
         let b = self.atoms.times(v);
         let square = dot(v, v);
-        let found = self.solve(&b, square, rows.rows);
+        let found = self.solve(&b, square, self.chance(rows));
         let mut dense = vec![0.0; b.len()];
         found.iter().for_each(|&(j, c)| dense[j] = c);
         let effect = |&(j, c): &(usize, f64)| c.abs() * self.gram.data[j * self.gram.cols + j].sqrt();
@@ -107,22 +111,46 @@ impl<'a> Explainer<'a> {
         (Explanation { words, explained: round(explained) }, dense)
     }
 
-    /// The coefficients of all atoms in the whitened vector `v`, a mean over `n` prompts.
-    pub fn coefficients(&self, v: &[f64], n: usize) -> Vec<f64> {
+    /// The scalar products of raw rows with all atoms, as [`Explainer::explain`] wants them.
+    pub fn products(&self, rows: &Matrix, scale: &[f64]) -> Matrix {
+        let mut reader = self.atoms.clone();
+        for i in 0..reader.rows {
+            reader.row_mut(i).iter_mut().zip(scale).for_each(|(x, s)| *x *= s);
+        }
+        rows.times_transposed(&reader)
+    }
+
+    /// What the best of all atoms explains of pure noise: the mean variance along an atom, times
+    /// the expected maximum of as many squared normal deviates, over the number of prompts.
+    fn chance(&self, rows: &Matrix) -> f64 {
+        let (n, k) = (rows.rows as f64, rows.cols as f64);
+        if rows.rows < 2 || rows.cols < 2 {
+            return 0.0;
+        }
+        let mean = rows.mean();
+        let mut variance = 0.0;
+        for row in rows.iter() {
+            for (j, (x, m)) in row.iter().zip(&mean).enumerate() {
+                let square = self.gram.data[j * (rows.cols + 1)].max(1e-12);
+                variance += (x - m).powi(2) / (square * (n - 1.0) * k);
+            }
+        }
+        2.0 * k.ln() * variance / n
+    }
+
+    /// The coefficients of all atoms in the scaled vector `v`.
+    pub fn coefficients(&self, v: &[f64]) -> Vec<f64> {
         let mut dense = vec![0.0; self.atoms.rows];
-        let found = self.solve(&self.atoms.times(v), dot(v, v), n);
+        let found = self.solve(&self.atoms.times(v), dot(v, v), 0.0);
         found.into_iter().for_each(|(j, c)| dense[j] = c);
         dense
     }
 
-    /// Atoms and their coefficients.
-    fn solve(&self, b: &[f64], square: f64, n: usize) -> Vec<(usize, f64)> {
-        let k = b.len();
+    /// Atoms and their coefficients. `chance` is what noise would explain.
+    fn solve(&self, b: &[f64], square: f64, chance: f64) -> Vec<(usize, f64)> {
         match self.method {
             Method::Sparse => {
-                // What the best of k atoms explains of pure noise with variance 1/n a component.
-                let noise = 2.0 * (k.max(2) as f64).ln() / n.max(1) as f64;
-                let least = (LEAST_SHARE * square).max(noise);
+                let least = (LEAST_SHARE * square).max(chance);
                 let apart = |i: usize, j: usize| self.words[i].1 != self.words[j].1;
                 fit::forward(&self.gram, b, f64::INFINITY, self.max_words, least, apart)
             }

@@ -55,8 +55,7 @@ impl<'a> User<'a> {
 
     /// Ranks the catalog's pLLMs by their distance to the mean of the rows.
     pub fn nearest(&self, distance: Distance, keep: usize) -> Vec<Ranked> {
-        let query =
-            Query::new(self.catalog, distance, &self.raw.mean(), &self.whitened.mean(), self.raw.rows);
+        let query = Query::new(self.catalog, distance, &self.raw.mean(), &self.whitened.mean());
         query.nearest(self.catalog, keep)
     }
 
@@ -90,7 +89,7 @@ impl<'a> User<'a> {
             let weights: Vec<f64> = times.iter().map(|&t| f64::from(t) / n as f64).collect();
             let (raw, whitened) =
                 (self.raw.transpose_times(&weights), self.whitened.transpose_times(&weights));
-            let query = Query::new(self.catalog, settings.distance, &raw, &whitened, n);
+            let query = Query::new(self.catalog, settings.distance, &raw, &whitened);
             query.nearest_of(self.catalog, among).is_some_and(|r| r.index == first)
         };
         let draws = bootstrap(n, draws, derived_seed(settings.seed, "confidence"));
@@ -108,9 +107,9 @@ impl<'a> User<'a> {
     pub fn explain(&self, strength: f64, seed: u64) -> Explanation {
         let names = self.catalog.word_names();
         let explainer = self.catalog.explainer(&names);
-        let mut v = self.whitened.mean();
-        axpy(&mut v, -strength, &self.catalog.centre);
-        let rows = self.whitened.times_transposed(&self.catalog.atoms);
-        explainer.explain(&v, &rows, derived_seed(seed, "user")).0
+        let mut own = self.raw.mean();
+        axpy(&mut own, -strength, &self.catalog.centre);
+        let products = explainer.products(&self.raw, &self.catalog.scale);
+        explainer.explain(&self.catalog.scaled(&own), &products, derived_seed(seed, "user")).0
     }
 }

@@ -12,7 +12,8 @@ const CHUNK: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distance {
     /// Whitened Euclidean distance to the pLLM's vector times a strength between 0 and 1, fitted for
-    /// each pLLM: a user who writes in a style only now and then is still near that style.
+    /// each pLLM: a user who writes in a style only now and then is still near that style. What
+    /// chance adds to a vector's length is taken off, else weak styles would seem far from everyone.
     Whitened,
     /// One minus the cosine of the space's vectors, not whitened, features left out.
     Cosine,
@@ -35,6 +36,12 @@ impl Distance {
     }
 }
 
+/// The least strength that is fitted: who shows less of a style than this has not chosen it.
+const LEAST_STRENGTH: f64 = 0.1;
+
+/// A vector's own squared length is this share of what it appears to be, at least.
+const LEAST_LENGTH: f64 = 0.1;
+
 /// A pLLM and how far it is from a user.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ranked {
@@ -44,7 +51,8 @@ pub struct Ranked {
     pub distance: f64,
     /// With [`Distance::Whitened`], how much of the pLLM's style the user shows, 0 to 1; else 1.
     pub strength: f64,
-    /// With [`Distance::Whitened`], how much nearer the pLLM is than the base, in squares; else 0.
+    /// With [`Distance::Whitened`], how much nearer the pLLM is than the base, in squares, negative
+    /// where the base is nearer; else 0.
     pub gain: f64,
 }
 
@@ -59,8 +67,8 @@ pub struct Query {
 
 impl Query {
     /// Prepares a comparison. `raw` is the mean of the user's raw rows with the catalog's reference
-    /// taken off; `whitened` is the same in the metric, `n` the number of rows.
-    pub fn new(catalog: &Catalog, distance: Distance, raw: &[f64], whitened: &[f64], n: usize) -> Self {
+    /// taken off; `whitened` is the same in the metric.
+    pub fn new(catalog: &Catalog, distance: Distance, raw: &[f64], whitened: &[f64]) -> Self {
         let (vector, size) = match distance {
             Distance::Whitened => (whitened.to_vec(), dot(whitened, whitened)),
             Distance::Cosine => {
@@ -71,9 +79,9 @@ impl Query {
             }
             Distance::L1 => {
                 let names = catalog.word_names();
-                let mut v = whitened.to_vec();
-                axpy(&mut v, -1.0, &catalog.centre);
-                (catalog.explainer(&names).coefficients(&v, n), 0.0)
+                let mut own = raw.to_vec();
+                axpy(&mut own, -1.0, &catalog.centre);
+                (catalog.explainer(&names).coefficients(&catalog.scaled(&own)), 0.0)
             }
         };
         Self { distance, vector: vector.into_iter().map(|x| x as f32).collect(), size }
@@ -85,7 +93,9 @@ impl Query {
             Distance::Whitened => {
                 catalog.vectors.row_into(index, row);
                 let (product, square) = products(&self.vector, row);
-                let strength = if square > 0.0 { (product / square).clamp(0.0, 1.0) } else { 0.0 };
+                let square = (square - f64::from(catalog.noise[index])).max(LEAST_LENGTH * square);
+                let fitted = if square > 0.0 { product / square } else { 0.0 };
+                let strength = fitted.clamp(LEAST_STRENGTH, 1.0);
                 let gain = strength * (2.0 * product - strength * square);
                 Ranked { index, distance: (self.size - gain).max(0.0).sqrt(), strength, gain }
             }
@@ -158,4 +168,102 @@ fn products(a: &[f32], b: &[f32]) -> (f64, f64) {
 fn unwhitened(factor: &Matrix, y: &[f64]) -> Vec<f64> {
     let gram = factor.times_transposed(factor);
     headstart_explain::math::fit::ridge(&gram, &factor.times(y), 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::f16;
+    use headstart_explain::catalog::{About, Halves};
+    use headstart_explain::space::SpaceKind;
+    use headstart_explain::words::Method;
+    use headstart_protocol::Digest;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    /// A catalog without words, with random vectors; nothing is said of its pLLMs.
+    fn catalog(n: usize, q: usize) -> Catalog {
+        let mut rng = ChaCha8Rng::seed_from_u64(9);
+        let data = (0..n * q).map(|_| f16::from_f32(rng.random::<f32>() - 0.5)).collect();
+        let mut factor = Matrix::zeros(q, q);
+        for i in 0..q {
+            factor.row_mut(i)[i] = 0.5;
+            factor.row_mut(i)[i / 2] += 0.25;
+        }
+        let about = About {
+            format: 1,
+            space: Digest::of(b"s"),
+            kind: SpaceKind::Sentence,
+            d: q,
+            features: Vec::new(),
+            method: Method::Sparse,
+            max_words: 5,
+            lexicon: Digest::of(b"l"),
+            shrinkage: [0.0; 2],
+            words: Vec::new(),
+            candidates: Vec::new(),
+            pllms: Vec::new(),
+        };
+        Catalog {
+            about,
+            factor,
+            atoms: Matrix::zeros(0, q),
+            centre: vec![0.0; q],
+            reference: vec![0.0; q],
+            vectors: Halves { cols: q, data },
+            coefficients: Halves::default(),
+            lengths: vec![1.0; n],
+            noise: vec![0.25; n],
+            scale: vec![1.0; q],
+        }
+    }
+
+    #[test]
+    fn the_ranking_is_that_of_the_formula() {
+        let catalog = catalog(3000, 20);
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let user: Vec<f64> = (0..20).map(|_| rng.random::<f64>() - 0.5).collect();
+        let query = Query::new(&catalog, Distance::Whitened, &user, &user);
+        let distance = |i: usize| {
+            let m = catalog.vectors.row(i);
+            let own = dot(&m, &m) - 0.25;
+            let a = (dot(&user, &m) / own).clamp(0.1, 1.0);
+            (dot(&user, &user) - 2.0 * a * dot(&user, &m) + a * a * own).sqrt()
+        };
+        let found = query.nearest(&catalog, 7);
+        let mut all: Vec<(f64, usize)> = (0..3000).map(|i| (distance(i), i)).collect();
+        all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for (f, (d, i)) in found.iter().zip(&all) {
+            assert!(f.index == *i && (f.distance - d).abs() < 1e-5, "{f:?} {d} {i}");
+        }
+        assert_eq!(query.nearest_of(&catalog, &[5, found[0].index, 9]).unwrap().index, found[0].index);
+    }
+
+    #[test]
+    fn raw_products_are_taken_from_whitened_vectors() {
+        let catalog = catalog(1, 12);
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut raw = || -> Vec<f64> { (0..12).map(|_| rng.random::<f64>() - 0.5).collect() };
+        let (x, y) = (raw(), raw());
+        let w = unwhitened(&catalog.factor, &y);
+        assert!((dot(&w, &catalog.factor.times(&x)) - dot(&x, &y)).abs() < 1e-9);
+    }
+
+    /// The aim is 50 ms; the bound leaves room for a busy machine.
+    #[test]
+    fn a_hundred_thousand_pllms_are_ranked_in_milliseconds() {
+        let catalog = catalog(100_000, 414);
+        let user: Vec<f64> = (0..414).map(|i| (i as f64).sin()).collect();
+        let query = Query::new(&catalog, Distance::Whitened, &user, &user);
+        let fastest = (0..5)
+            .map(|_| {
+                let start = std::time::Instant::now();
+                assert_eq!(query.nearest(&catalog, 32).len(), 32);
+                start.elapsed()
+            })
+            .min()
+            .unwrap();
+        println!("100,000 pLLMs: {fastest:?}");
+        assert!(fastest.as_millis() <= 150, "{fastest:?}");
+    }
 }

@@ -1,0 +1,170 @@
+//! The stages, end to end, over a toy backend whose models have known styles.
+
+mod toy;
+
+use headstart_explain::catalog::{ABOUT_FILE, Catalog, TENSORS_FILE};
+use headstart_explain::divergence::Divergence;
+use headstart_protocol::{Context, FailureClass, Value};
+use headstart_testkit::MemoryContext;
+use toy::{divergences, model, person, pllm, prompts, space, stage, value};
+
+#[test]
+fn probing_again_asks_only_what_is_new() {
+    let ctx = MemoryContext::new();
+    let base = model(&ctx, "plain");
+    let friend = pllm(&ctx, &base, "excited");
+    let ask = |to| {
+        let args = [("model", value(&friend)), ("prompts", value(&prompts(&ctx, 0, to)))];
+        ctx.run(&*stage("probe"), args).expect("answers")
+    };
+    let first = ask(10);
+    assert_eq!(ctx.counter("forward_passes"), 10);
+    let second = ask(12);
+    assert_eq!(ctx.counter("forward_passes"), 12, "two prompts are new");
+    assert_eq!((ctx.counter("rows_cached"), ctx.counter("rows_computed")), (10, 12));
+    assert_eq!(ctx.rows_of(&first), ctx.rows_of(&second)[..10]);
+    let manifest = ctx.manifest(&first).unwrap();
+    assert_eq!((&manifest.uses["model"], &manifest.uses["base"]), (&friend, &base));
+    assert_eq!(manifest.value["n"], 10);
+}
+
+#[test]
+fn sampled_answers_do_not_depend_on_what_was_cached() {
+    let ask = |from: usize| {
+        let ctx = MemoryContext::new();
+        let base = model(&ctx, "plain");
+        let run = |prompts| {
+            let args =
+                [("model", value(&base)), ("prompts", value(&prompts)), ("temperature", Value::Float(0.7))];
+            ctx.run(&*stage("probe"), args).expect("answers")
+        };
+        run(prompts(&ctx, from, 6));
+        ctx.rows_of(&run(prompts(&ctx, 0, 6)))
+    };
+    assert_eq!(ask(0), ask(4));
+}
+
+#[test]
+fn embedding_compares_row_by_row_and_names_what_it_compared() {
+    let ctx = MemoryContext::new();
+    let base = model(&ctx, "plain");
+    let space = space(&ctx, "pooled", &base);
+    let mine = person(&ctx, "brief", 3, 30, 36);
+    let args = [("responses", value(&mine)), ("against", value(&base)), ("space", value(&space))];
+    let artifact = ctx.run(&*stage("embed"), args).unwrap();
+    let d = Divergence::open(&ctx, &artifact, "`me`").unwrap();
+    assert_eq!((d.rows.rows, d.about.d, d.model, d.base), (6, 24, None, Some(base)));
+    assert!(d.rows.row(0)[24] < -0.5, "brief answers are shorter: {}", d.rows.row(0)[24]);
+    assert!(d.rows.row(5).iter().all(|x| *x == 0.0), "a plain answer is the base's own");
+}
+
+#[test]
+fn embedding_says_which_prompt_or_row_is_wrong() {
+    let ctx = MemoryContext::new();
+    let base = model(&ctx, "plain");
+    let space = value(&space(&ctx, "sentence", &base));
+    let (mine, theirs) = (person(&ctx, "brief", 3, 0, 3), person(&ctx, "plain", 0, 1, 9));
+    let args = [("responses", value(&mine)), ("against", value(&theirs)), ("space", space.clone())];
+    let e = ctx.run(&*stage("embed"), args).unwrap_err();
+    assert!(e.class == FailureClass::Input && e.message.contains("What is topic 0?"), "{}", e.message);
+    let bare = prompts(&ctx, 0, 3);
+    let args = [("responses", value(&bare)), ("against", value(&base)), ("space", space)];
+    let e = ctx.run(&*stage("embed"), args).unwrap_err();
+    assert!(e.message.contains("row 1") && e.message.contains("no response"), "{}", e.message);
+}
+
+#[test]
+fn the_summarizer_cancels_what_depends_on_order() {
+    let ctx = MemoryContext::new();
+    let base = model(&ctx, "plain");
+    let space = space(&ctx, "summarizer", &base);
+    let mine = person(&ctx, "brief", 2, 0, 3);
+    let args = [("responses", value(&mine)), ("against", value(&base)), ("space", value(&space))];
+    let artifact = ctx.run(&*stage("embed"), args).unwrap();
+    let d = Divergence::open(&ctx, &artifact, "`me`").unwrap();
+    assert!(d.rows.row(0)[0] < -0.1 && d.rows.row(0)[1] == 0.0, "{:?}", &d.rows.row(0)[..3]);
+    assert_eq!(d.about.candidates[0].word, "concise");
+}
+
+#[test]
+fn the_catalog_names_the_styles_and_adds_two_kilobytes_a_pllm_at_most() {
+    let ctx = MemoryContext::new();
+    let (base, _, all) = divergences(&ctx, "sentence");
+    let build = |n: usize| {
+        let list = Value::List(all[..n].to_vec());
+        ctx.run(&*stage("decompose"), [("divergences", list)]).unwrap()
+    };
+    let artifact = build(4);
+    let manifest = ctx.manifest(&artifact).unwrap();
+    assert_eq!(manifest.uses["base"], base);
+    assert!(manifest.uses.contains_key("pllm:excited") && manifest.uses.contains_key("space"));
+    let first = |name: &str| manifest.value["pllms"][name]["words"][0]["word"].as_str().unwrap().to_owned();
+    assert!(["concise", "brief", "terse"].contains(&first("brief").as_str()), "{}", manifest.value);
+    assert!(
+        ["enthusiastic", "excited", "dramatic"].contains(&first("excited").as_str()),
+        "{}",
+        manifest.value
+    );
+    let c = Catalog::open(&ctx, &artifact).unwrap();
+    assert_eq!(c.about.pllms.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), toy::STYLES);
+    assert!(
+        c.about
+            .pllms
+            .iter()
+            .flat_map(|p| &p.words)
+            .all(|w| w.low <= w.coefficient && w.coefficient <= w.high)
+    );
+
+    let size = |n: usize| ctx.manifest(&build(n)).unwrap().size();
+    let wide = 2 * (headstart_explain::metric::MAX_DIM - c.factor.rows);
+    assert!((size(4) - size(3)) as usize + wide <= 2048, "{} {}", size(4) - size(3), wide);
+    assert_eq!(build(4), build(4), "the same input gives the same catalog");
+}
+
+#[test]
+fn every_method_publishes_a_catalog_that_reads_back() {
+    let ctx = MemoryContext::new();
+    let (_, _, all) = divergences(&ctx, "pooled");
+    for method in ["sparse", "ridge", "omp", "paper"] {
+        let args = [("divergences", Value::List(all.clone())), ("method", Value::Text(method.into()))];
+        let artifact = ctx.run(&*stage("decompose"), args).unwrap();
+        let c = Catalog::open(&ctx, &artifact).unwrap();
+        assert!(c.about.pllms.iter().all(|p| p.words.len() <= 5 && p.explained <= 1.0), "{method}");
+        assert_eq!(c.vectors.rows(), 4, "{method}");
+    }
+}
+
+#[test]
+fn users_words_and_people_s_offset_are_part_of_the_catalog() {
+    let ctx = MemoryContext::new();
+    let (base, space, all) = divergences(&ctx, "sentence");
+    let words = ctx.dataset(&[("shouting", "WOW! YES! LOUD! NOW!"), ("shouting", "HEY! YOU! LISTEN!")]);
+    let people = person(&ctx, "long", 4, 0, 4);
+    let args = [("responses", value(&people)), ("against", value(&base)), ("space", value(&space))];
+    let offset = ctx.run(&*stage("embed"), args).unwrap();
+    let args = [("divergences", Value::List(all)), ("words", value(&words)), ("reference", value(&offset))];
+    let c = Catalog::open(&ctx, &ctx.run(&*stage("decompose"), args).unwrap()).unwrap();
+    assert_eq!(c.about.words.last().unwrap().word, "shouting");
+    let d = Divergence::open(&ctx, &offset, "offset").unwrap();
+    let nothing = c.whiten(&d.rows).mean();
+    assert!(nothing.iter().all(|x| x.abs() < 1e-3), "people's offset is taken off");
+}
+
+#[test]
+fn damaged_catalogs_and_mixed_spaces_are_refused() {
+    let ctx = MemoryContext::new();
+    let (_, _, mut all) = divergences(&ctx, "sentence");
+    let (_, _, other) = divergences(&ctx, "pooled");
+    let artifact = ctx.run(&*stage("decompose"), [("divergences", Value::List(all.clone()))]).unwrap();
+    let folder = ctx.open(&artifact).unwrap();
+    let copy = ctx.files().join("copy");
+    std::fs::create_dir_all(&copy).unwrap();
+    std::fs::copy(folder.join(ABOUT_FILE), copy.join(ABOUT_FILE)).unwrap();
+    let bytes = std::fs::read(folder.join(TENSORS_FILE)).unwrap();
+    std::fs::write(copy.join(TENSORS_FILE), &bytes[..bytes.len() / 2]).unwrap();
+    let e = Catalog::read(&copy).unwrap_err();
+    assert!(e.message.contains(TENSORS_FILE), "{}", e.message);
+    all.push(("stranger".into(), other[0].1.clone()));
+    let e = ctx.run(&*stage("decompose"), [("divergences", Value::List(all))]).unwrap_err();
+    assert!(e.message.contains("stranger") && e.message.contains("space"), "{}", e.message);
+}
