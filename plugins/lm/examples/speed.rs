@@ -1,6 +1,6 @@
 //! Measures training and answering: seconds a step and tokens a second, on random weights and rows.
 //!
-//! `cargo run --release -p headstart-lm --example speed -- [tiny|smollm] [full|lora|generate] [rows] [tokens] [steps]`
+//! `cargo run --release -p headstart-lm --example speed -- [tiny|smollm] [full|lora|generate] [rows] [tokens] [steps] [MiB]`
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use headstart_lm::generate::{Sampling, generate};
 use headstart_lm::model::Model;
 use headstart_lm::net::{Net, Overlay};
 use headstart_lm::rows::Example;
+use headstart_lm::train::memory;
+use headstart_lm::train::target::Target;
 use headstart_lm::train::train_examples;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -130,9 +132,13 @@ fn main() {
         eval_every: steps,
         max_tokens: tokens,
         seed: 1,
-        memory: None,
+        memory: args.get(5).map(|a| a.parse::<u64>().expect("a number") << 20),
         out: folder.path().join("out"),
     };
+    let target = Target::new(&spec, model.clone()).expect("the model just written");
+    let plan = memory::plan(&spec, &target, &data, &data[..1]).expect("enough memory");
+    println!("planned: {} MiB, micro-batches of {} tokens", plan.bytes >> 20, plan.tokens);
+    drop(target);
     let watch = Clock { start: Instant::now(), times: std::sync::Mutex::default() };
     let report = train_examples(&spec, model, &data, &data[..1], &watch).expect("it trains");
     let times = watch.times.into_inner().expect("no panic");

@@ -196,6 +196,7 @@ impl BlockRef<'_> {
     }
 
     /// Adds the gradients of the weights to `grad` and writes that of x to `dx`, where wanted.
+    #[expect(clippy::too_many_arguments, reason = "the forward pass's operands and results")]
     pub fn backward(
         &self,
         d: &Dims,

@@ -79,12 +79,12 @@ pub fn generate(
             watch.progress(*done, prompts.len() as u64, "prompts", &[]);
             answers[active.prompt] = active.answer;
         };
-        if net.device().is_cpu() {
-            cached(net, prompts, group, sampling, watch, |a| finished(a, &mut answers, &mut done))?;
-        } else {
+        if net.is_composed() {
             for &prompt in group {
                 finished(uncached(net, prompts, prompt, sampling, watch)?, &mut answers, &mut done);
             }
+        } else {
+            cached(net, prompts, group, sampling, watch, |a| finished(a, &mut answers, &mut done))?;
         }
         watch.count("forward_passes", group.len() as u64);
     }

@@ -85,6 +85,11 @@ impl Net {
         &self.device
     }
 
+    /// Whether it runs in candle's own operations.
+    pub fn is_composed(&self) -> bool {
+        self.composed.is_some()
+    }
+
     /// Every trained parameter with its layout; the embedding, norm and head of full training come
     /// last and have none.
     pub fn parameters(&self) -> Vec<(usize, Option<Arc<Layout>>, Var)> {

@@ -88,7 +88,8 @@ impl Order {
             Some((e, order)) if *e == epoch => order[within],
             _ => {
                 let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-                rng.set_stream(epoch);
+                // Streams of their own, apart from those of a new adapter's values.
+                rng.set_stream(1 << 32 | epoch);
                 let mut order: Vec<usize> = (0..self.rows).collect();
                 order.shuffle(&mut rng);
                 let row = order[within];

@@ -45,9 +45,7 @@ pub fn train(spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError
         true => train.iter().take(STAND_IN).cloned().collect(),
         false => examples(&codec, &spec.eval, limit)?,
     };
-    let report = train_examples(spec, model, &train, &eval, watch);
-    buffer::clear();
-    report
+    train_examples(spec, model, &train, &eval, watch)
 }
 
 /// Trains on rows that are tokens already.
@@ -60,6 +58,7 @@ pub fn train_examples(
 ) -> Result<TrainReport, LmError> {
     let target = Target::new(spec, model)?;
     let plan = memory::plan(spec, &target, train, eval)?;
+    let _buffers = buffer::limited(plan.activations);
     let decay = if target.is_full() { 0.01 } else { 0.0 };
     let optimizer = AdamW::new(&target.net, AdamWSpec { decay, ..AdamWSpec::default() });
     let run = Run {
@@ -199,7 +198,9 @@ impl Run<'_> {
         }
         self.report.curve.push((step, loss));
         if self.best.as_ref().is_none_or(|(best, _)| loss < *best) {
-            self.best = Some((loss, self.target.values()?));
+            let mut values = self.best.take().map(|(_, values)| values).unwrap_or_default();
+            self.target.copy_values(&mut values)?;
+            self.best = Some((loss, values));
         }
         Ok(loss)
     }

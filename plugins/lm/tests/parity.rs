@@ -104,16 +104,19 @@ fn parity_of_logits_and_hidden_states() {
 #[test]
 fn parity_of_greedy_tokens() {
     for case in cases() {
-        let net = Net::new(case.model(), Overlay::None);
+        let cpu = candle_core::Device::Cpu;
         let expected = case.rows("greedy").remove(0);
         let prompt = case.rows("input_ids")[0][..5].to_vec();
         let sampling = Sampling { max_tokens: 12, temperature: 0.0, seed: 0, eos: &[] };
-        // Once alone and once among others: the same tokens.
-        let others = [vec![3; 9], prompt.clone(), vec![7, 8]];
-        for prompts in [vec![prompt.clone()], others.to_vec()] {
-            let answers = generate(&net, &prompts, &sampling, &Unwatched).unwrap();
-            let at = prompts.iter().position(|p| *p == prompt).unwrap();
-            assert_eq!([prompt.clone(), answers[at].clone()].concat(), expected, "{}", case.name);
+        let composed = Net::composed(case.model(), Overlay::None, cpu).unwrap();
+        for net in [Net::new(case.model(), Overlay::None), composed] {
+            // Once alone and once among others: the same tokens.
+            let others = [vec![3; 9], prompt.clone(), vec![7, 8]];
+            for prompts in [vec![prompt.clone()], others.to_vec()] {
+                let answers = generate(&net, &prompts, &sampling, &Unwatched).unwrap();
+                let at = prompts.iter().position(|p| *p == prompt).unwrap();
+                assert_eq!([prompt.clone(), answers[at].clone()].concat(), expected, "{}", case.name);
+            }
         }
     }
 }
@@ -122,7 +125,7 @@ fn parity_of_greedy_tokens() {
 fn parity_of_loss_gradients_and_training() {
     for case in cases() {
         for keep in [Keep::Activations, Keep::Input] {
-            let (net, adapter) = case.adapted();
+            let (net, _) = case.adapted();
             let (batch, targets) = (case.batch(), case.targets());
             let scale = 1.0 / targets.ids.len() as f32;
             let loss = net.loss(&batch, &targets, scale, keep).unwrap();
@@ -138,6 +141,8 @@ fn parity_of_loss_gradients_and_training() {
             }
             let spec = AdamWSpec { decay: 0.01, clip: None, ..AdamWSpec::default() };
             let mut optimizer = AdamW::new(&net, spec);
+            let name = |block, slot: Option<_>, _: &_| tensor_name(block, slot.unwrap());
+            assert!(optimizer.untouched(name).is_some_and(|n| n.contains("lora_A")), "none yet");
             let trace: Vec<f32> = (0..10)
                 .map(|_| {
                     let loss = net.loss(&batch, &targets, scale, keep).unwrap();
@@ -146,7 +151,8 @@ fn parity_of_loss_gradients_and_training() {
                 })
                 .collect();
             case.close("adamw_loss_trace", &trace, &case.floats("adamw_loss_trace"));
-            assert!(!adapter.is_empty());
+            let name = |block, slot: Option<_>, _: &_| tensor_name(block, slot.unwrap());
+            assert_eq!(optimizer.untouched(name), None, "a gradient reached every tensor");
         }
     }
 }

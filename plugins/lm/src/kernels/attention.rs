@@ -235,16 +235,31 @@ pub fn decode(out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], heads: Heads) {
     let mut weights = Buffer::new(k.len() / width);
     for (h, (out, q)) in out.chunks_exact_mut(dim).zip(q.chunks_exact(dim)).enumerate() {
         let at = h / heads.group() * dim;
-        for (w, k) in weights.iter_mut().zip(k.chunks_exact(width)) {
-            *w = simd::dot(q, &k[at..at + dim]) * heads.scale();
-        }
+        products(&mut weights, q, k, at, width, heads.scale());
         let top = simd::max(&weights);
         let sum = simd::exp_sum(&mut weights, top);
+        mixture(out, &weights, v, at, width);
+        simd::scale(out, 1.0 / sum);
+    }
+}
+
+simd::vectorized! {
+    /// scale · q·k of every row of keys, at columns `at..`.
+    fn products(out: &mut [f32], q: &[f32], k: &[f32], at: usize, width: usize, scale: f32) {
+        for (o, k) in out.iter_mut().zip(k.chunks_exact(width)) {
+            let k = &k[at..at + q.len()];
+            *o = scale * simd::lane_sum(q.len(), |i, s| simd::fma::<FMA>(q[i], k[i], s));
+        }
+    }
+
+    /// Σ weight · v over the rows of values, at columns `at..`.
+    fn mixture(out: &mut [f32], weights: &[f32], v: &[f32], at: usize, width: usize) {
         out.fill(0.0);
         for (w, v) in weights.iter().zip(v.chunks_exact(width)) {
-            simd::axpy(out, *w, &v[at..at + dim]);
+            for (o, v) in out.iter_mut().zip(&v[at..]) {
+                *o = simd::fma::<FMA>(*w, *v, *o);
+            }
         }
-        simd::scale(out, 1.0 / sum);
     }
 }
 

@@ -21,7 +21,7 @@ pub struct Gradients<'a> {
 }
 
 /// Tokens of a chunk: about four megabytes of logits, but enough rows to feed the matrix product.
-fn chunk(vocab: usize) -> usize {
+pub fn chunk(vocab: usize) -> usize {
     ((1 << 20) / vocab.max(1)).clamp(128, 512)
 }
 

@@ -7,6 +7,7 @@ use faer::Accum;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::buffer::Buffer;
 use super::gemm::{gemm, gemm_into, mat};
 use super::simd;
 
@@ -57,7 +58,7 @@ impl Matrix<'_> {
         if let Numbers::F32(data) = self.data {
             return f(0, self.rows, data);
         }
-        let mut panel = vec![0.0; PANEL.min(self.rows) * self.cols];
+        let mut panel = Buffer::new(PANEL.min(self.rows) * self.cols);
         for first in (0..self.rows).step_by(PANEL) {
             let rows = PANEL.min(self.rows - first);
             let part = &mut panel[..rows * self.cols];

@@ -94,13 +94,6 @@ vectorized! {
         lane_sum(a.len(), |i, s| fma::<FMA>(a[i], a[i], s))
     }
 
-    /// y += c·x.
-    pub fn axpy(y: &mut [f32], c: f32, x: &[f32]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = fma::<FMA>(c, *x, *y);
-        }
-    }
-
     /// Replaces x by e^(x - shift) and returns the sum.
     pub fn exp_sum(x: &mut [f32], shift: f32) -> f32 {
         for v in x.iter_mut() {

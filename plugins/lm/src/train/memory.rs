@@ -3,6 +3,7 @@
 use crate::api::TrainSpec;
 use crate::block::Saved;
 use crate::error::LmError;
+use crate::kernels::cross_entropy;
 use crate::ops::block::Keep;
 use crate::rows::Example;
 use crate::train::target::Target;
@@ -16,6 +17,8 @@ pub struct Plan {
     pub keep: Keep,
     /// Bytes that the training takes at most, as estimated.
     pub bytes: u64,
+    /// Of those, activations.
+    pub activations: u64,
 }
 
 /// Tokens of a micro-batch where memory allows.
@@ -31,13 +34,15 @@ const BASE: u64 = 64 << 20;
 pub fn plan(spec: &TrainSpec, target: &Target, train: &[Example], eval: &[Example]) -> Result<Plan, LmError> {
     let longest = train.iter().chain(eval).map(|e| e.ids.len()).max().unwrap_or(1);
     let step = spec.batch.max(1) * longest;
+    let fixed = fixed(target);
     let mut least = u64::MAX;
     for keep in [Keep::Activations, Keep::Input] {
         let mut tokens = TOKENS;
         loop {
-            let bytes = estimate(target, tokens.min(step).max(longest), keep);
+            let activations = activations(target, tokens.min(step).max(longest), keep);
+            let bytes = fixed + activations;
             if spec.memory.is_none_or(|limit| bytes <= limit) {
-                return Ok(Plan { tokens, keep, bytes });
+                return Ok(Plan { tokens, keep, bytes, activations });
             }
             least = least.min(bytes);
             if tokens <= longest {
@@ -55,20 +60,26 @@ pub fn plan(spec: &TrainSpec, target: &Target, train: &[Example], eval: &[Exampl
     )))
 }
 
-/// Bytes at the peak of a step with so many tokens at once.
-fn estimate(target: &Target, tokens: usize, keep: Keep) -> u64 {
-    let model = &target.net.model;
-    let (c, d) = (&model.config, model.dims());
+/// Bytes that do not depend on the size of a step.
+fn fixed(target: &Target) -> u64 {
+    let c = &target.net.model.config;
+    // Values, gradients, two moments, the best checkpoint, and the gradients of a micro-batch
+    // while they are added up; the embedding's come from both of its ends.
+    let table = if target.is_full() { 2 * (c.vocab * c.hidden) as u64 } else { 0 };
+    BASE + target.net.model.footprint() + (target.trainable() * 6 + table) * 4
+}
+
+/// Bytes of activations at the peak of a step with so many tokens at once.
+fn activations(target: &Target, tokens: usize, keep: Keep) -> u64 {
+    let (c, d) = (&target.net.model.config, target.net.model.dims());
     let block = Saved::per_token(&d);
     let kept = match keep {
         Keep::Activations => c.layers * block,
         Keep::Input => block,
     };
     // Hidden states between blocks, and the gradients of one block while it is passed back.
-    let passing = (c.layers + 6) * c.hidden + 3 * c.ffn + 4 * d.heads.q_width();
-    let logits = c.vocab * ((1 << 20) / c.vocab.max(1)).clamp(128, 512).min(tokens);
-    let activations = (tokens * (kept + passing) + logits) as u64 * 4;
-    // Values, gradients, two moments, the best checkpoint.
-    let trained = target.trainable() * 4 * 5;
-    BASE + model.footprint() + trained + activations
+    let passing = (c.layers + 12) * c.hidden + 3 * c.ffn + 4 * d.heads.q_width();
+    let logits = c.vocab * cross_entropy::chunk(c.vocab).min(tokens);
+    // Buffers come in sizes an eighth apart.
+    ((tokens * (kept + passing) + logits) as u64 * 4) * 9 / 8
 }

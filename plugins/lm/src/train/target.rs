@@ -14,6 +14,7 @@ use crate::files;
 use crate::lora::{Adapter, WriteAs, tensor_name};
 use crate::model::{Layout, Model, Slot};
 use crate::net::{Net, Overlay};
+use crate::ops::with_numbers;
 
 /// What is trained.
 pub struct Target {
@@ -74,10 +75,19 @@ impl Target {
         self.net.parameters().iter().map(|(.., var)| var.elem_count() as u64).sum()
     }
 
-    /// The values of all parameters, in the order of [`Net::parameters`].
-    pub fn values(&self) -> Result<Vec<Vec<f32>>, LmError> {
+    /// Copies the values of all parameters, in the order of [`Net::parameters`], into vectors of an
+    /// earlier copy.
+    pub fn copy_values(&self, into: &mut Vec<Vec<f32>>) -> Result<(), LmError> {
         let all = self.net.parameters();
-        Ok(all.iter().map(|(.., var)| var.flatten_all()?.to_vec1()).collect::<Result<_, _>>()?)
+        into.resize(all.len(), Vec::new());
+        for ((.., var), copy) in all.iter().zip(into) {
+            with_numbers(&var.flatten_all()?, |values| {
+                copy.clear();
+                copy.extend_from_slice(values);
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// The name of a trained tensor in the files.
