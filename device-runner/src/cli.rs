@@ -1,6 +1,6 @@
 //! The command line. Data goes to standard output, everything else to standard error.
 
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -124,6 +124,7 @@ pub fn main(stages: impl FnOnce() -> Vec<Box<dyn Stage>>) -> ExitCode {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("HEADSTART_LOG");
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).without_time();
+    let log = log.with_ansi(std::io::stderr().is_terminal());
     log.with_env_filter(filter.unwrap_or_else(|_| "info".into())).init();
     let done = match cli.command {
         Command::Join(args) => join(args, cli.state, stages()),

@@ -61,7 +61,15 @@ async fn ended(mut child: Child) -> Option<i32> {
 }
 
 fn diary_task(fence: u64) -> Task {
-    task(fence, "jsonl", Type::Dataset, &[("path", Value::Path("me.jsonl".into()))])
+    // All defaults filled in, as the checker does.
+    let args = [
+        ("path", Value::Path("me.jsonl".into())),
+        ("prompt", Value::Text("prompt".into())),
+        ("response", Value::Text("response".into())),
+        ("skip", Value::Int(0)),
+        ("sort", Value::Bool(false)),
+    ];
+    task(fence, "jsonl", Type::Dataset, &args)
 }
 
 /// Kills the device after the stage ran and before its commit was taken; starts it again.

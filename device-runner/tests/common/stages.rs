@@ -193,13 +193,15 @@ pub fn merge() -> Box<dyn Stage> {
 pub fn probe(ran: Arc<AtomicUsize>) -> Box<dyn Stage> {
     fake("probe", move |args, ctx| {
         ran.fetch_add(1, Ordering::SeqCst);
-        let folder = ctx.open(args.artifact("model")?)?;
-        let weights =
-            std::fs::read(folder.join("model.safetensors")).map_err(|e| Failure::io(&folder, &e))?;
+        let model = args.artifact("model")?;
+        let weights = bytes_of(ctx, model)?;
         let rows = rows_text(args, ctx, "prompts")?;
         ctx.count("forward_passes", 3);
         let answer = format!("{} bytes of weights\n{rows}", weights.len());
-        Ok(Output::new(Type::Responses, json!({ "rows": 1 })).file(ROWS_FILE, write(ctx, "out", answer)))
+        let at = write(ctx, "out", answer);
+        Ok(Output::new(Type::Responses, json!({ "rows": 1 }))
+            .file(ROWS_FILE, at)
+            .uses("model", model.clone()))
     })
 }
 
