@@ -11,8 +11,8 @@ use crate::catalog::{ABOUT_FILE, About, AtomAbout, Catalog, FORMAT, Halves, Pllm
 use crate::divergence::Divergence;
 use crate::lexicon::Lexicon;
 use crate::math::sample::derived_seed;
-use crate::math::{Matrix, norm};
-use crate::metric::{Metric, whitened_mean};
+use crate::math::{Matrix, dot, norm};
+use crate::metric::{Metric, unwhitener, whitened_mean};
 use crate::rows;
 use crate::space::{Candidate, Space};
 use crate::stylometry::FEATURES;
@@ -181,6 +181,7 @@ pub fn build(
         })
         .collect();
     let (pllms, coefficients): (Vec<PllmAbout>, Vec<Vec<f64>>) = explained.into_iter().unzip();
+    let lengths = lengths(&metric.factor, &means, d);
     let about = About {
         format: FORMAT,
         space: about.space,
@@ -204,7 +205,7 @@ pub fn build(
         reference: reference.unwrap_or(vec![0.0; raw]),
         vectors: Halves::of(&vectors),
         coefficients: Halves::of(&Matrix::from_rows(&coefficients)),
-        lengths: means.iter().map(|m| norm(&m[..d]) as f32).collect(),
+        lengths,
         noise: noise.into_iter().map(|x| x as f32).collect(),
     })
 }
@@ -219,6 +220,17 @@ fn metric(members: &[Member], means: &Matrix, method: Method) -> Metric {
         }
     };
     metric.within(means)
+}
+
+/// Lengths of the encoder's raw vectors, over the directions that the metric keeps.
+fn lengths(factor: &Matrix, means: &Matrix, d: usize) -> Vec<f32> {
+    let unwhitener = unwhitener(factor);
+    let length = |m: &[f64]| {
+        let mut own = m.to_vec();
+        own[d..].fill(0.0);
+        dot(&unwhitener.times(&own), &factor.times(&own)).max(0.0).sqrt() as f32
+    };
+    means.iter().map(length).collect()
 }
 
 fn units(features: &[String]) -> Vec<f64> {

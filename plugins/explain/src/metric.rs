@@ -81,6 +81,23 @@ impl Metric {
     }
 }
 
+/// The matrix (F Fᵀ)⁻¹ F of a factor F, q × (d + k). With it, scalar products of raw vectors can be
+/// taken from whitened ones: w · F x = y · x for w = (F Fᵀ)⁻¹ F y, over the directions that F keeps.
+pub fn unwhitener(factor: &Matrix) -> Matrix {
+    let mut gram = factor.times_transposed(factor);
+    let n = gram.rows;
+    let mean = (0..n).map(|i| gram.data[i * (n + 1)]).sum::<f64>() / n.max(1) as f64;
+    (0..n).for_each(|i| gram.data[i * (n + 1)] += 1e-12 * mean);
+    match gram.cholesky() {
+        Some(lower) => {
+            let inverse = lower.invert_lower();
+            inverse.gram_of_columns().product(factor)
+        }
+        // A factor that keeps a direction twice has no such matrix; what it keeps cannot be told.
+        None => Matrix::zeros(factor.rows, factor.cols),
+    }
+}
+
 /// What is left of every group's rows after its mean is taken off, scaled so that the mean of the
 /// squares estimates the variance.
 fn residuals(groups: &[&Matrix]) -> Matrix {
@@ -238,6 +255,15 @@ mod tests {
         let metric = Metric::fit(&[&same], 2, &[0.5]);
         assert_eq!(metric.apply(&[1.0, 0.0, 0.0]), [1.0, 0.0, 0.0]);
         assert!((metric.apply(&[0.0, 0.0, 1.0])[2] - 4.0).abs() < 1e-9, "half a unit is one step");
+    }
+
+    #[test]
+    fn raw_products_are_taken_from_whitened_vectors() {
+        let groups: Vec<Matrix> = (0..3).map(|i| group(30, i, i as f64)).collect();
+        let metric = Metric::fit(&groups.iter().collect::<Vec<_>>(), 4, &[0.1]);
+        let (x, y) = (groups[0].row(1), groups[2].row(4));
+        let w = unwhitener(&metric.factor).times(y);
+        assert!((dot(&w, &metric.apply(x)) - dot(x, y)).abs() < 1e-6 * dot(x, y).abs().max(1.0));
     }
 
     #[test]

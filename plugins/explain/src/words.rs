@@ -120,8 +120,8 @@ impl<'a> Explainer<'a> {
         rows.times_transposed(&reader)
     }
 
-    /// What the best of all atoms explains of pure noise: the mean variance along an atom, times
-    /// the expected maximum of as many squared normal deviates, over the number of prompts.
+    /// What one of the better atoms explains of pure noise: the mean variance along an atom over the
+    /// number of prompts, times the square of a deviate that one atom in some dozens reaches.
     fn chance(&self, rows: &Matrix) -> f64 {
         let (n, k) = (rows.rows as f64, rows.cols as f64);
         if rows.rows < 2 || rows.cols < 2 {
@@ -135,7 +135,7 @@ impl<'a> Explainer<'a> {
                 variance += (x - m).powi(2) / (square * (n - 1.0) * k);
             }
         }
-        2.0 * k.ln() * variance / n
+        k.ln() * variance / n
     }
 
     /// The coefficients of all atoms in the scaled vector `v`.

@@ -1,8 +1,11 @@
 //! From a user's rows to a choice.
 
+use std::sync::OnceLock;
+
 use headstart_explain::catalog::Catalog;
 use headstart_explain::math::sample::{DRAWS, bootstrap, derived_seed};
-use headstart_explain::math::{Matrix, axpy};
+use headstart_explain::math::{Matrix, axpy, dot};
+use headstart_explain::metric::unwhitener;
 use headstart_explain::words::Explanation;
 
 use crate::mix::mix;
@@ -43,6 +46,7 @@ pub struct User<'a> {
     raw: Matrix,
     /// Whitened rows, n × q.
     pub whitened: Matrix,
+    unwhitener: OnceLock<Matrix>,
 }
 
 impl<'a> User<'a> {
@@ -50,13 +54,17 @@ impl<'a> User<'a> {
     pub fn new(catalog: &'a Catalog, rows: &Matrix) -> Self {
         let mut raw = rows.clone();
         (0..raw.rows).for_each(|i| axpy(raw.row_mut(i), -1.0, &catalog.reference));
-        Self { catalog, whitened: catalog.whiten(rows), raw }
+        Self { catalog, whitened: catalog.whiten(rows), raw, unwhitener: OnceLock::new() }
     }
 
     /// Ranks the catalog's pLLMs by their distance to the mean of the rows.
     pub fn nearest(&self, distance: Distance, keep: usize) -> Vec<Ranked> {
-        let query = Query::new(self.catalog, distance, &self.raw.mean(), &self.whitened.mean());
-        query.nearest(self.catalog, keep)
+        self.query(distance, &self.raw.mean(), &self.whitened.mean()).nearest(self.catalog, keep)
+    }
+
+    fn query(&self, distance: Distance, raw: &[f64], whitened: &[f64]) -> Query {
+        let factor = || self.unwhitener.get_or_init(|| unwhitener(&self.catalog.factor));
+        Query::new(self.catalog, distance, raw, whitened, factor)
     }
 
     /// Chooses by distance.
@@ -73,11 +81,16 @@ impl<'a> User<'a> {
     }
 
     /// Whether the best gain is what the best of N pLLMs gains from a user without any style, whose
-    /// mean is noise of variance 1/n in each whitened direction.
-    fn is_chance(&self, close: &[Ranked]) -> bool {
+    /// mean is noise: its variance in each whitened direction is that of the rows over n.
+    pub fn is_chance(&self, close: &[Ranked]) -> bool {
         let n = self.raw.rows.max(1) as f64;
         let candidates = self.catalog.about.pllms.len().max(1) as f64;
-        close.first().is_none_or(|best| best.gain <= (2.0 * candidates.ln() + 1.0) / n)
+        let mean = self.whitened.mean();
+        let squares: f64 = self.whitened.iter().map(|row| dot(row, row)).sum::<f64>() / n - dot(&mean, &mean);
+        // One row does not tell its variance; whitening makes it about one.
+        let variance = if n > 1.0 { squares / ((n - 1.0) / n) / self.whitened.cols as f64 } else { 1.0 };
+        let chance = (2.0 * candidates.ln() + 1.0) * variance.clamp(0.0, 2.0) / n;
+        close.first().is_none_or(|best| best.gain <= chance)
     }
 
     fn confidence(&self, settings: &Settings, among: &[usize]) -> f64 {
@@ -89,8 +102,9 @@ impl<'a> User<'a> {
             let weights: Vec<f64> = times.iter().map(|&t| f64::from(t) / n as f64).collect();
             let (raw, whitened) =
                 (self.raw.transpose_times(&weights), self.whitened.transpose_times(&weights));
-            let query = Query::new(self.catalog, settings.distance, &raw, &whitened);
-            query.nearest_of(self.catalog, among).is_some_and(|r| r.index == first)
+            self.query(settings.distance, &raw, &whitened)
+                .nearest_of(self.catalog, among)
+                .is_some_and(|r| r.index == first)
         };
         let draws = bootstrap(n, draws, derived_seed(settings.seed, "confidence"));
         draws.iter().filter(|t| same(t)).count() as f64 / draws.len() as f64
@@ -98,7 +112,8 @@ impl<'a> User<'a> {
 
     fn mix(&self, among: &[usize], max: usize) -> Vec<(usize, f64)> {
         let vectors: Vec<Vec<f64>> = among.iter().map(|&i| self.catalog.vectors.row(i)).collect();
-        let found = mix(&self.whitened, &Matrix::from_rows(&vectors), max);
+        let noise: Vec<f64> = among.iter().map(|&i| f64::from(self.catalog.noise[i])).collect();
+        let found = mix(&self.whitened, &Matrix::from_rows(&vectors), &noise, max);
         found.into_iter().map(|(at, w)| (among[at], w)).collect()
     }
 

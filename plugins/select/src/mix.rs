@@ -6,7 +6,10 @@ use headstart_explain::math::{Matrix, axpy, dot, fit};
 const LEAST_WEIGHT: f64 = 0.2;
 
 /// A mix must explain at least this share more than the single pLLM, on held-out rows.
-const LEAST_GAIN: f64 = 0.1;
+const LEAST_GAIN: f64 = 0.05;
+
+/// A vector's own squared length is this share of what it appears to be, at least.
+const LEAST_LENGTH: f64 = 0.1;
 
 /// Rows below which nothing can be held out.
 const LEAST_ROWS: usize = 4;
@@ -18,13 +21,18 @@ const FOLDS: usize = 10;
 /// with weights between 0 and 1 and at most `max` members.
 ///
 /// The mix is kept only if it predicts held-out rows better than the best single candidate does: by
-/// more than a tenth, and by more than the standard error of the difference. Returns places among
-/// the candidates with weights, largest first; empty where no mix is better.
-pub fn mix(rows: &Matrix, candidates: &Matrix, max: usize) -> Vec<(usize, f64)> {
+/// more than a twentieth, and by more than the standard error of the difference. `noise` is the
+/// squared length that each candidate has by chance. Returns places among the candidates with
+/// weights, largest first; empty where no mix is better.
+pub fn mix(rows: &Matrix, candidates: &Matrix, noise: &[f64], max: usize) -> Vec<(usize, f64)> {
     if max < 2 || candidates.rows < 2 || rows.rows < LEAST_ROWS {
         return Vec::new();
     }
-    let gram = candidates.times_transposed(candidates);
+    let mut gram = candidates.times_transposed(candidates);
+    for (i, noise) in noise.iter().enumerate() {
+        let square = &mut gram.data[i * (candidates.rows + 1)];
+        *square = (*square - noise).max(LEAST_LENGTH * *square);
+    }
     // Products of every row with every candidate: all that is needed of the rows.
     let products = rows.times_transposed(candidates);
     let found = solve(&gram, &products.mean(), max);
@@ -110,20 +118,22 @@ mod tests {
 
     #[test]
     fn a_user_of_two_styles_gets_both_with_their_weights() {
-        let found = mix(&user(&[(1, 0.7), (4, 0.4)], 50, 1), &candidates(), 3);
+        let found = mix(&user(&[(1, 0.7), (4, 0.4)], 50, 1), &candidates(), &[0.0; 6], 3);
         assert_eq!(found.iter().map(|m| m.0).collect::<Vec<_>>(), [1, 4]);
         assert!((found[0].1 - 0.7).abs() < 0.1 && (found[1].1 - 0.4).abs() < 0.1, "{found:?}");
     }
 
     #[test]
     fn a_user_of_one_style_gets_no_mix() {
-        let mixed = (0..40).filter(|&s| !mix(&user(&[(2, 0.9)], 20, s), &candidates(), 3).is_empty()).count();
+        let mixed = (0..40)
+            .filter(|&s| !mix(&user(&[(2, 0.9)], 20, s), &candidates(), &[0.0; 6], 3).is_empty())
+            .count();
         assert!(mixed <= 1, "{mixed} of 40");
     }
 
     #[test]
     fn few_rows_or_one_candidate_are_not_mixed() {
-        assert_eq!(mix(&user(&[(1, 0.7), (4, 0.6)], 3, 1), &candidates(), 3), []);
-        assert_eq!(mix(&user(&[(1, 0.7), (4, 0.6)], 50, 1), &candidates(), 1), []);
+        assert_eq!(mix(&user(&[(1, 0.7), (4, 0.6)], 3, 1), &candidates(), &[0.0; 6], 3), []);
+        assert_eq!(mix(&user(&[(1, 0.7), (4, 0.6)], 50, 1), &candidates(), &[0.0; 6], 1), []);
     }
 }

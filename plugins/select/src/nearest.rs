@@ -15,7 +15,8 @@ pub enum Distance {
     /// each pLLM: a user who writes in a style only now and then is still near that style. What
     /// chance adds to a vector's length is taken off, else weak styles would seem far from everyone.
     Whitened,
-    /// One minus the cosine of the space's vectors, not whitened, features left out.
+    /// One minus the cosine of the space's vectors, not whitened, features left out, over the
+    /// directions that the catalog keeps.
     Cosine,
     /// Sum of absolute differences of the words' coefficients: the published method's.
     L1,
@@ -67,15 +68,24 @@ pub struct Query {
 
 impl Query {
     /// Prepares a comparison. `raw` is the mean of the user's raw rows with the catalog's reference
-    /// taken off; `whitened` is the same in the metric.
-    pub fn new(catalog: &Catalog, distance: Distance, raw: &[f64], whitened: &[f64]) -> Self {
+    /// taken off; `whitened` is the same in the metric. `unwhitener` gives
+    /// [`headstart_explain::metric::unwhitener`] of the catalog's factor; it is asked for the cosine.
+    pub fn new<'a>(
+        catalog: &Catalog,
+        distance: Distance,
+        raw: &[f64],
+        whitened: &[f64],
+        unwhitener: impl FnOnce() -> &'a Matrix,
+    ) -> Self {
         let (vector, size) = match distance {
             Distance::Whitened => (whitened.to_vec(), dot(whitened, whitened)),
             Distance::Cosine => {
                 let d = catalog.about.d;
                 let mut own = raw.to_vec();
                 own[d..].fill(0.0);
-                (unwhitened(&catalog.factor, &own), dot(&own, &own).sqrt())
+                let vector = unwhitener().times(&own);
+                let square = dot(&vector, &catalog.factor.times(&own));
+                (vector, square.max(0.0).sqrt())
             }
             Distance::L1 => {
                 let names = catalog.word_names();
@@ -163,13 +173,6 @@ fn products(a: &[f32], b: &[f32]) -> (f64, f64) {
     (sum(ab, tail_ab), sum(bb, tail_bb))
 }
 
-/// The vector w with w·z = y·x for every raw x in the factor's row space and z = factor · x: so raw
-/// scalar products can be taken from whitened vectors. w = (F Fᵀ)⁻¹ F y.
-fn unwhitened(factor: &Matrix, y: &[f64]) -> Vec<f64> {
-    let gram = factor.times_transposed(factor);
-    headstart_explain::math::fit::ridge(&gram, &factor.times(y), 0.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,7 +226,8 @@ mod tests {
         let catalog = catalog(3000, 20);
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         let user: Vec<f64> = (0..20).map(|_| rng.random::<f64>() - 0.5).collect();
-        let query = Query::new(&catalog, Distance::Whitened, &user, &user);
+        let query =
+            Query::new(&catalog, Distance::Whitened, &user, &user, || unreachable!("only the cosine asks"));
         let distance = |i: usize| {
             let m = catalog.vectors.row(i);
             let own = dot(&m, &m) - 0.25;
@@ -239,22 +243,13 @@ mod tests {
         assert_eq!(query.nearest_of(&catalog, &[5, found[0].index, 9]).unwrap().index, found[0].index);
     }
 
-    #[test]
-    fn raw_products_are_taken_from_whitened_vectors() {
-        let catalog = catalog(1, 12);
-        let mut rng = ChaCha8Rng::seed_from_u64(3);
-        let mut raw = || -> Vec<f64> { (0..12).map(|_| rng.random::<f64>() - 0.5).collect() };
-        let (x, y) = (raw(), raw());
-        let w = unwhitened(&catalog.factor, &y);
-        assert!((dot(&w, &catalog.factor.times(&x)) - dot(&x, &y)).abs() < 1e-9);
-    }
-
     /// The aim is 50 ms; the bound leaves room for a busy machine.
     #[test]
     fn a_hundred_thousand_pllms_are_ranked_in_milliseconds() {
         let catalog = catalog(100_000, 414);
         let user: Vec<f64> = (0..414).map(|i| (i as f64).sin()).collect();
-        let query = Query::new(&catalog, Distance::Whitened, &user, &user);
+        let query =
+            Query::new(&catalog, Distance::Whitened, &user, &user, || unreachable!("only the cosine asks"));
         let fastest = (0..5)
             .map(|_| {
                 let start = std::time::Instant::now();

@@ -84,10 +84,11 @@ fn table(corpus: &Corpus, name: &str, method: Method, distance: Distance, users:
                     for (j, share) in SHARES.iter().enumerate() {
                         let rows = corpus.user(&[(style, *share)], *n, &others, &mut rng);
                         let user = User::new(&catalog, &rows);
-                        let best = user.nearest(distance, 1)[0];
+                        let close = user.nearest(distance, 1);
+                        let best = close[0];
                         right[i][j] += usize::from(best.index + 1 == style);
-                        let chance = (2.0 * (corpus.styles() as f64).ln() + 1.0) / *n as f64;
-                        abstained[i][j] += usize::from(best.gain <= chance);
+                        let abstains = distance == Distance::Whitened && user.is_chance(&close);
+                        abstained[i][j] += usize::from(abstains);
                     }
                 }
             }
