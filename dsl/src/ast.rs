@@ -208,6 +208,8 @@ pub enum ExprKind {
     Sum(Vec<(bool, Expr)>),
     /// `a * b`
     Product(Vec<Expr>),
+    /// `a / b`: a path and what is below it.
+    Join(Vec<Expr>),
     /// `-a`
     Minus(Box<Expr>),
     /// A literal with a mistake that is reported already.
@@ -292,6 +294,7 @@ impl Expr {
                 out
             }
             ExprKind::Product(all) => join(all, " * "),
+            ExprKind::Join(all) => join(all, " / "),
             ExprKind::Minus(e) => format!("-{}", e.spelled()),
             ExprKind::Bad => String::new(),
         }

@@ -14,6 +14,7 @@ mod lower;
 mod mix;
 mod output;
 mod params;
+mod path;
 mod refs;
 mod residency;
 mod schedule;
@@ -188,6 +189,8 @@ enum T {
     Float(Box<T>),
     /// A text taken as a path of the given folder.
     ToPath(Arc<str>, Box<T>),
+    /// A path, and a text below it.
+    Join(Box<T>, Box<T>),
     Field(Box<T>, String),
     Or(Vec<T>),
     Not(Box<T>),

@@ -383,6 +383,7 @@ impl Formatter<'_> {
             }
             ExprKind::Or(all) => self.chain(all.iter().map(|e| ("or", e)).collect()),
             ExprKind::Product(all) => self.chain(all.iter().map(|e| ("*", e)).collect()),
+            ExprKind::Join(all) => self.chain(all.iter().map(|e| ("/", e)).collect()),
             ExprKind::Sum(all) => {
                 self.chain(all.iter().map(|(m, e)| (if *m { "-" } else { "+" }, e)).collect())
             }

@@ -37,7 +37,7 @@ impl FileLoader for MemoryLoader {
         self.files.get(&clean(path)).cloned().ok_or_else(|| "there is no such file".to_owned())
     }
 
-    /// `*` stands for any part of one path component. Folders match as well as files.
+    /// `*`, `?` and `[…]` match within one path component. Folders match as well as files.
     fn glob(&self, pattern: &str) -> Result<Vec<String>, String> {
         let pattern = clean(pattern);
         let parts: Vec<&str> = pattern.split('/').collect();
@@ -55,13 +55,32 @@ impl FileLoader for MemoryLoader {
     }
 }
 
+/// Whether one path component matches: `*`, `?`, `[1-9]`, `[!ab]` as in a shell.
 fn matches(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((head, tail)) => text.strip_prefix(head).is_some_and(|rest| {
-            rest.char_indices().map(|(i, _)| i).chain([rest.len()]).any(|i| matches(tail, &rest[i..]))
-        }),
+    let Some(p) = pattern.chars().next() else { return text.is_empty() };
+    let tail = &pattern[p.len_utf8()..];
+    let Some(c) = text.chars().next() else { return p == '*' && matches(tail, text) };
+    let rest = &text[c.len_utf8()..];
+    match (p, tail.split_once(']')) {
+        ('*', _) => matches(tail, text) || matches(pattern, rest),
+        ('?', _) => matches(tail, rest),
+        ('[', Some((class, tail))) => in_class(class, c) && matches(tail, rest),
+        _ => p == c && matches(tail, rest),
     }
+}
+
+fn in_class(class: &str, c: char) -> bool {
+    let (members, negated) = class.strip_prefix('!').map_or((class, false), |m| (m, true));
+    let members: Vec<char> = members.chars().collect();
+    let mut at = 0;
+    let mut found = false;
+    while at < members.len() {
+        let range = members.get(at + 1) == Some(&'-') && at + 2 < members.len();
+        let last = if range { members[at + 2] } else { members[at] };
+        found |= (members[at]..=last).contains(&c);
+        at += if range { 3 } else { 1 };
+    }
+    found != negated
 }
 
 /// The folder of a file; empty for a bare name.
@@ -135,5 +154,8 @@ mod tests {
         let l = MemoryLoader::new().with("c/b/x", "").with("c/a/x", "").with("c/a/y", "").with("d", "");
         assert_eq!(l.glob("c/*").expect("no I/O"), ["c/a", "c/b"]);
         assert_eq!(l.glob("*").expect("no I/O"), ["c", "d"]);
+        assert_eq!(l.glob("[b-d]").expect("no I/O"), ["c", "d"]);
+        assert_eq!(l.glob("[!c]").expect("no I/O"), ["d"]);
+        assert_eq!(l.glob("c/?/x*").expect("no I/O"), ["c/a/x", "c/b/x"]);
     }
 }

@@ -396,7 +396,7 @@ fn symbol(rule: Rule) -> Option<&'static str> {
         kw_when | when_clause => "`when`",
         kw_or => "`or`",
         kw_not => "`not`",
-        plus | minus | times => "an operator",
+        plus | minus | times | slash => "an operator",
         compare_op => "a comparison",
         question => "`?`",
         colon => "`:`",

@@ -4,7 +4,7 @@ use headstart_protocol::expr::CompareOp;
 use headstart_protocol::{Type, Value, kinds};
 
 use super::refs::Found;
-use super::{Checker, Ctx, Entity, PathValue, T, Typed};
+use super::{Checker, Ctx, Entity, T, Typed};
 use crate::ast::{Call, Expr, ExprKind, Name, Number};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
@@ -58,6 +58,7 @@ impl Checker<'_> {
             }
             ExprKind::Compare(l, op, r) => self.compare(ctx, l, *op, r, span),
             ExprKind::Minus(_) | ExprKind::Sum(_) | ExprKind::Product(_) => self.arithmetic(ctx, e),
+            ExprKind::Join(all) => self.join(ctx, all, span),
             ExprKind::Call(call) => self.called(ctx, call, span),
         }
     }
@@ -403,42 +404,6 @@ impl Checker<'_> {
             }
         }
     }
-
-    fn glob(&mut self, ctx: &mut Ctx, call: &Call, span: Span) -> Option<Typed> {
-        let pattern = match call.args.as_slice() {
-            [one] if one.name.is_none() => self.infer(ctx, &one.value)?,
-            _ => {
-                let d = Diagnostic::new(Code::E0201, "`glob` takes one pattern").at(span, "");
-                self.report(d.help("write `glob(\"catalog/*\")`"));
-                return None;
-            }
-        };
-        let T::Const(Value::Text(text)) = &pattern.t else {
-            let d = Diagnostic::new(Code::E0201, format!("`glob` takes a text, not {}", a(&pattern.ty)));
-            self.report(d.at(pattern.span, a(&pattern.ty)));
-            return None;
-        };
-        let full = loader::join(&self.scopes[ctx.scope].dir, text);
-        let found = match self.loader.glob(&full) {
-            Ok(found) => found,
-            Err(why) => {
-                let d = Diagnostic::new(Code::E0403, format!("cannot list `{full}`: {why}"));
-                self.report(d.at(pattern.span, "this pattern"));
-                return None;
-            }
-        };
-        if found.is_empty() {
-            let d = Diagnostic::new(Code::W0004, format!("`{full}` matches nothing"));
-            self.report(d.at(pattern.span, "no such file or folder"));
-        }
-        let items = found.into_iter().map(|p| (loader::stem(&p).to_owned(), T::Path(globbed(&p)))).collect();
-        Some(Typed::new(T::List(items), Type::Path.list(), span))
-    }
-}
-
-/// A path that was found on the engine's machine.
-pub(super) fn globbed(path: &str) -> PathValue {
-    PathValue { written: path.into(), resolved: path.into(), globbed: true }
 }
 
 enum Key {

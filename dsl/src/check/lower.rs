@@ -51,6 +51,7 @@ impl Lower<'_, '_> {
             T::Var(v) => self.expr(&self.element(*v).1),
             T::Float(t) => float(self.expr(t)),
             T::ToPath(dir, t) => self.path(dir, self.expr(t)),
+            T::Join(of, part) => joined(self.expr(of), &self.expr(part)),
             T::Field(of, name) => Expr::Field { of: Box::new(self.expr(of)), name: name.clone() },
             T::Or(all) => {
                 let mut all: Vec<Expr> = all.iter().map(|t| self.expr(t)).collect();
@@ -145,6 +146,16 @@ fn float(e: Expr) -> Expr {
     match e {
         Expr::Value { value: Value::Int(i) } => Expr::value(Value::Float(i as f64)),
         other => other,
+    }
+}
+
+/// Both sides are known at check time: no stage makes a path or a text.
+fn joined(of: Expr, part: &Expr) -> Expr {
+    match (of, part) {
+        (Expr::Value { value: Value::Path(p) }, Expr::Value { value: Value::Text(t) }) => {
+            Expr::value(Value::Path(loader::join(&p, t)))
+        }
+        (of, _) => of,
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use headstart_protocol::{Type, Value};
 
 use super::arg::converts;
-use super::infer::{a, globbed, number};
+use super::infer::{a, number};
+use super::path::globbed;
 use super::{Checker, Ctx, Entity, ParamValue, PathValue, T, Typed};
 use crate::ast::{self, Expr, ExprKind};
 use crate::codes::Code;
@@ -95,7 +96,17 @@ impl Checker<'_> {
                 ctx.uses.extend(uses.iter().map(|i| (*i, span)));
                 return v.clone();
             }
-            ParamValue::Busy => return None,
+            ParamValue::Busy => {
+                let name = &self.params[p].ast.name;
+                let d = Diagnostic::new(Code::E0401, format!("the parameter `{}` needs itself", name.text))
+                    .at(span, "its value is asked for here")
+                    .see(name.span, "while it is worked out");
+                // Where items are part of the circle, that is reported already.
+                if self.params[p].arg.is_none() {
+                    self.report(d);
+                }
+                return None;
+            }
             ParamValue::Pending => {}
         }
         self.params[p].value = ParamValue::Busy;
@@ -271,6 +282,7 @@ fn is_const(t: &T) -> bool {
         T::Const(_) | T::Path(_) => true,
         T::List(items) => items.iter().all(|(_, t)| is_const(t)),
         T::Float(t) | T::ToPath(_, t) => is_const(t),
+        T::Join(l, r) => is_const(l) && is_const(r),
         _ => false,
     }
 }

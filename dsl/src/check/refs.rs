@@ -89,7 +89,7 @@ impl Checker<'_> {
                 self.refs(scope, a, r);
                 self.refs(scope, b, r);
             }
-            ExprKind::List(all) | ExprKind::Or(all) | ExprKind::Product(all) => {
+            ExprKind::List(all) | ExprKind::Or(all) | ExprKind::Product(all) | ExprKind::Join(all) => {
                 all.iter().for_each(|e| self.refs(scope, e, r));
             }
             ExprKind::Sum(all) => all.iter().for_each(|(_, e)| self.refs(scope, e, r)),
@@ -134,13 +134,25 @@ impl Checker<'_> {
         match entity {
             Entity::Item(i) => r.out.push((i, span)),
             Entity::Param(p) => {
-                self.params[p].used = true;
+                self.use_param(p);
                 if let Some((scope, value)) = self.params[p].arg.clone() {
                     self.follow(scope, &value, span, r);
                 }
             }
             Entity::Module(m) => self.scopes[m].used = true,
             Entity::Bad => {}
+        }
+    }
+
+    /// Marks a parameter as used, and those that its default names.
+    fn use_param(&mut self, p: usize) {
+        if std::mem::replace(&mut self.params[p].used, true) {
+            return;
+        }
+        let (scope, param) = (self.params[p].scope, self.params[p].ast.clone());
+        if let Some(default) = &param.default {
+            // A default refers to no items; what it refers to needs no order.
+            self.refs(scope, default, &mut Refs { bound: &[], out: Vec::new(), hops: 0, circular: false });
         }
     }
 

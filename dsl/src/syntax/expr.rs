@@ -135,17 +135,25 @@ struct Operand {
     value: Expr,
 }
 
-/// Products added up.
+/// Products, of joined paths where there are any, added up.
 fn sum(first: Expr, rest: Vec<(Rule, Expr)>) -> Expr {
-    let mut terms = vec![(false, vec![first])];
+    let mut terms = vec![(false, vec![vec![first]])];
     for (op, e) in rest {
-        match (op, terms.last_mut()) {
-            (Rule::times, Some((_, factors))) => factors.push(e),
-            (op, _) => terms.push((op == Rule::minus, vec![e])),
+        let last = terms.last_mut().map(|(_, factors)| factors);
+        match (op, last) {
+            (Rule::slash, Some(factors)) => match factors.last_mut() {
+                Some(parts) => parts.push(e),
+                None => factors.push(vec![e]),
+            },
+            (Rule::times, Some(factors)) => factors.push(vec![e]),
+            (op, _) => terms.push((op == Rule::minus, vec![vec![e]])),
         }
     }
+    let product = |factors: Vec<Vec<Expr>>| {
+        flat(factors.into_iter().map(|parts| flat(parts, ExprKind::Join)).collect(), ExprKind::Product)
+    };
     let mut terms: Vec<(bool, Expr)> =
-        terms.into_iter().map(|(minus, factors)| (minus, flat(factors, ExprKind::Product))).collect();
+        terms.into_iter().map(|(minus, factors)| (minus, product(factors))).collect();
     if terms.len() == 1 {
         return terms.remove(0).1;
     }

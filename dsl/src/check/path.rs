@@ -1,0 +1,145 @@
+//! Paths: `glob` and `/`.
+
+use headstart_protocol::{Type, Value};
+
+use super::infer::a;
+use super::{Checker, Ctx, PathValue, T, Typed};
+use crate::ast::{Call, Expr, ExprKind};
+use crate::codes::Code;
+use crate::diagnostic::Diagnostic;
+use crate::loader;
+use crate::span::Span;
+
+/// A path that was found on the engine's machine.
+pub(super) fn globbed(path: &str) -> PathValue {
+    PathValue { written: path.into(), resolved: path.into(), globbed: true }
+}
+
+impl Checker<'_> {
+    /// `glob(pattern)`: the files and folders of the engine's machine that match, keyed by name.
+    pub(super) fn glob(&mut self, ctx: &mut Ctx, call: &Call, span: Span) -> Option<Typed> {
+        let pattern = match call.args.as_slice() {
+            [one] if one.name.is_none() => self.infer(ctx, &one.value)?,
+            _ => {
+                let d = Diagnostic::new(Code::E0201, "`glob` takes one pattern").at(span, "");
+                self.report(d.help("write `glob(\"catalog/*\")`"));
+                return None;
+            }
+        };
+        let full = match &pattern.t {
+            T::Const(Value::Text(text)) => loader::join(&self.scopes[ctx.scope].dir, text),
+            T::Path(p) => p.resolved.to_string(),
+            _ => {
+                self.report(not_a_pattern(&pattern));
+                return None;
+            }
+        };
+        let found = match self.loader.glob(&full) {
+            Ok(found) => found,
+            Err(why) => {
+                let d = Diagnostic::new(Code::E0403, format!("cannot list `{full}`: {why}"));
+                self.report(d.at(pattern.span, "this pattern"));
+                return None;
+            }
+        };
+        if found.is_empty() {
+            let d = Diagnostic::new(Code::W0004, format!("`{full}` matches nothing"));
+            self.report(d.at(pattern.span, "no such file or folder"));
+        }
+        let items = found.into_iter().map(|p| (loader::stem(&p).to_owned(), T::Path(globbed(&p)))).collect();
+        Some(Typed { t: T::List(items), ty: Type::Path.list(), span, literal: false })
+    }
+
+    /// `folder / "name"`, any number of times.
+    pub(super) fn join(&mut self, ctx: &mut Ctx, all: &[Expr], span: Span) -> Option<Typed> {
+        let [first, rest @ ..] = all else { return None };
+        let head = self.infer(ctx, first);
+        let head = head.and_then(|h| self.plain(h)).and_then(|h| self.joined_path(ctx, h, first, rest));
+        // Every part is looked at, so that every mistake is told.
+        let parts: Vec<Option<T>> = rest.iter().map(|e| self.joined_part(ctx, e)).collect();
+        let parts: Vec<T> = parts.into_iter().collect::<Option<_>>()?;
+        let t = parts.into_iter().fold(head?, below);
+        Some(Typed { t, ty: Type::Path, span, literal: false })
+    }
+
+    /// The left side of `/`, as a path.
+    fn joined_path(&mut self, ctx: &mut Ctx, typed: Typed, e: &Expr, rest: &[Expr]) -> Option<T> {
+        match (&typed.ty, &typed.t) {
+            (Type::Path, _) => return Some(typed.t),
+            // The variable of a list of literal texts may stand for paths.
+            (Type::Text, T::Var(_)) if typed.literal => return Some(self.coerce(ctx, typed, &Type::Path)),
+            _ => {}
+        }
+        let d = no_join(&typed);
+        self.report(match (&typed.ty, &e.bare().kind, rest.first().map(|e| &e.bare().kind)) {
+            (Type::Text, ExprKind::Text(l), Some(ExprKind::Text(r))) => {
+                d.help(format!("write one text: {:?}", loader::join(l, r)))
+            }
+            (Type::Text, ExprKind::Text(_), _) => {
+                d.help("give the folder a name: `param folder: Path = \"…\"`")
+            }
+            (Type::Text, ..) => d.help("declare the parameter as a `Path`"),
+            (Type::List(t), ..) if **t == Type::Path => {
+                d.help("loop over the list with `for`, and join each element")
+            }
+            (Type::Int | Type::Float, ..) => d.note("there is no division"),
+            _ => d,
+        });
+        None
+    }
+
+    /// The right side of `/`: a text that is a relative path.
+    fn joined_part(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<T> {
+        let typed = self.infer(ctx, e)?;
+        let typed = self.plain(typed)?;
+        if typed.ty != Type::Text {
+            let d = no_join(&typed);
+            self.report(match &typed.ty {
+                Type::Path => d.help("only what is on the left may be a path; declare this as a `Text`"),
+                Type::Int | Type::Float => {
+                    d.help(format!("write it as a text: \"{}\"", self.sources.text(e.span)))
+                }
+                _ => d,
+            });
+            return None;
+        }
+        let absolute = |t: &T| matches!(t, T::Const(Value::Text(t)) if t.starts_with('/'));
+        let from_root = match &typed.t {
+            T::Var(v) => ctx.vars[*v].elements.iter().any(|(_, t)| absolute(t)),
+            t => absolute(t),
+        };
+        if from_root {
+            let d = Diagnostic::new(Code::E0218, "what is joined to a path does not start with `/`");
+            self.report(d.at(typed.span, "an absolute path").help("leave the first `/` out"));
+            return None;
+        }
+        Some(typed.t)
+    }
+}
+
+fn no_join(typed: &Typed) -> Diagnostic {
+    Diagnostic::new(Code::E0218, format!("`/` joins a path and a text, not {}", a(&typed.ty)))
+        .at(typed.span, a(&typed.ty))
+}
+
+fn not_a_pattern(pattern: &Typed) -> Diagnostic {
+    if let Type::Path | Type::Text = pattern.ty {
+        return Diagnostic::new(Code::E0201, "the pattern of `glob` cannot change with a loop variable")
+            .at(pattern.span, "differs from element to element")
+            .help("let one pattern match all of them, as in `glob(\"data/*/*.jsonl\")`");
+    }
+    Diagnostic::new(Code::E0201, format!("`glob` takes a text or a path, not {}", a(&pattern.ty)))
+        .at(pattern.span, a(&pattern.ty))
+}
+
+/// A text below a path, joined at once where both are known.
+fn below(of: T, part: T) -> T {
+    match (of, part) {
+        (T::Path(p), T::Const(Value::Text(t))) => T::Path(PathValue {
+            written: loader::join(&p.written, &t).into(),
+            resolved: loader::join(&p.resolved, &t).into(),
+            globbed: p.globbed,
+        }),
+        (of, part) => T::Join(Box::new(of), Box::new(part)),
+    }
+}
