@@ -122,7 +122,7 @@ impl<'a> Space<'a> {
     /// Vectors of texts, in order. A text without any content has the zero vector.
     fn texts(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, Failure> {
         let filled: Vec<&str> = texts.iter().copied().filter(|t| !t.trim().is_empty()).collect();
-        let known = self.cached(&filled, |space, chunk, watch| {
+        let known = self.cached(&filled, &BTreeSet::new(), |space, chunk, watch| {
             let chunk: Vec<String> = chunk.iter().map(|t| (*t).to_owned()).collect();
             Ok(match space.load()? {
                 Loaded::Encoder(e) => e.encode(&chunk, watch)?,
@@ -147,18 +147,25 @@ impl<'a> Space<'a> {
         let windows: Vec<Vec<summarizer::Window>> =
             pairs.iter().map(|p| summarizer::windows(p, context)).collect();
         let asked: Vec<&str> = windows.iter().flatten().flat_map(|w| [&*w.forth, &*w.back]).collect();
-        let tops: std::cell::RefCell<Vec<(Digest, String)>> = Default::default();
-        let known = self.cached(&asked, |space, chunk, watch| {
+        // A cache may remember a vector and forget the words: then both are computed again, so that
+        // the result does not depend on what was remembered.
+        let settings = Digest::of_json(&json!({ "kind": "next_token", "top": TOP }));
+        let digests: Vec<Digest> = asked.iter().map(|t| text_digest(t)).collect();
+        let remembered = self.ctx.rows().responses(&self.artifact.id, &settings, &digests);
+        let mut tops: BTreeMap<Digest, String> =
+            digests.iter().zip(remembered).filter_map(|(d, t)| Some((*d, t?))).collect();
+        let stale: BTreeSet<Digest> = digests.iter().copied().filter(|d| !tops.contains_key(d)).collect();
+        let mut new: Vec<(Digest, String)> = Vec::new();
+        let known = self.cached(&asked, &stale, |space, chunk, watch| {
             let Loaded::Decoder(decoder) = space.load()? else { return Err(space.wrong_model()) };
             let questions: Vec<String> = chunk.iter().map(|t| (*t).to_owned()).collect();
             let next = decoder.next(&questions, TOP, watch)?;
             let words = |(q, n): (&String, &NextToken)| (text_digest(q), json!(n.top).to_string());
-            tops.borrow_mut().extend(questions.iter().zip(&next).map(words));
+            new.extend(questions.iter().zip(&next).map(words));
             Ok(next.into_iter().map(|n| n.hidden).collect())
         })?;
-        let settings = Digest::of_json(&json!({ "kind": "next_token", "top": TOP }));
-        let new = tops.into_inner();
         self.ctx.rows().put_responses(&self.artifact.id, &settings, &new);
+        tops.extend(new);
         let mut vectors = Vec::with_capacity(pairs.len());
         for windows in &windows {
             let half = 0.5 / windows.len() as f32;
@@ -171,15 +178,16 @@ impl<'a> Space<'a> {
             }
             vectors.push(vector);
         }
-        let forth: Vec<Digest> = windows.iter().flatten().map(|w| text_digest(&w.forth)).collect();
-        let tops = self.ctx.rows().responses(&self.artifact.id, &settings, &forth);
-        Ok(Embedded { vectors, candidates: summarizer::candidates(tops.iter().flatten()) })
+        let forth = windows.iter().flatten().filter_map(|w| tops.get(&text_digest(&w.forth)));
+        Ok(Embedded { vectors, candidates: summarizer::candidates(forth) })
     }
 
-    /// Vectors by text digest: from the cache, else computed chunk by chunk and remembered.
+    /// Vectors by text digest: from the cache, unless `stale` names them, else computed chunk by
+    /// chunk and remembered.
     fn cached(
         &mut self,
         texts: &[&str],
+        stale: &BTreeSet<Digest>,
         mut compute: impl FnMut(&mut Self, &[&str], &ContextWatch<'_>) -> Result<Vec<Vec<f32>>, Failure>,
     ) -> Result<BTreeMap<Digest, Vec<f32>>, Failure> {
         let ctx = self.ctx;
@@ -190,6 +198,7 @@ impl<'a> Space<'a> {
         let cached = ctx.rows().embeddings(&self.artifact.id, &digests);
         let mut known: BTreeMap<Digest, Vec<f32>> =
             digests.iter().zip(cached).filter_map(|(d, v)| Some((*d, v?))).collect();
+        known.retain(|d, _| !stale.contains(d));
         let missing: Vec<(Digest, &str)> = all.into_iter().filter(|(d, _)| !known.contains_key(d)).collect();
         ctx.count("rows_cached", known.len() as u64);
         ctx.count("rows_computed", missing.len() as u64);
