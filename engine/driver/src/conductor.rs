@@ -44,6 +44,8 @@ pub(crate) struct Parts {
     pub me: Sender<Message>,
     pub end: watch::Sender<Option<Ending>>,
     pub begun: Instant,
+    /// Told when the attempts of devices are known to the hub.
+    pub taken_up: Sender<()>,
 }
 
 /// A live attempt.
@@ -97,11 +99,12 @@ pub(crate) struct Conductor {
     /// When what was told to stop is given up.
     give_up_ms: Option<u64>,
     broken: Option<EngineError>,
+    taken_up: Sender<()>,
 }
 
 impl Conductor {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { id, engine, state, journal, options, inbox, me, end, begun } = parts;
+        let Parts { id, engine, state, journal, options, inbox, me, end, begun, taken_up } = parts;
         Self {
             id,
             engine,
@@ -120,6 +123,7 @@ impl Conductor {
             stopping: None,
             give_up_ms: None,
             broken: None,
+            taken_up,
         }
     }
 
@@ -131,6 +135,8 @@ impl Conductor {
         if resumed {
             self.take_up();
         }
+        // Nobody listens who did not wait for it.
+        let _ = self.taken_up.send(());
         let outcome = loop {
             self.look_at_fresh();
             self.watch_time();
@@ -170,8 +176,12 @@ impl Conductor {
             }
             Message::Progress { instance, fence, progress } => self.progress(instance, fence, progress),
             Message::Accepts { instance, fence, reply } => {
+                let counts = self.state.accepts(instance, fence);
+                if !counts {
+                    self.record(EventKind::Superseded { instance, fence });
+                }
                 // Whoever asked may have gone.
-                let _ = reply.send(self.state.accepts(instance, fence));
+                let _ = reply.send(counts);
             }
             Message::Commit { instance, fence, outcome, reply } => {
                 self.committed(instance, fence, *outcome, reply);
@@ -258,7 +268,7 @@ impl Conductor {
     }
 
     fn finish(mut self, outcome: Option<RunOutcome>) {
-        self.engine.hub.forget_run(&self.id);
+        self.engine.hub.withdraw(&self.id);
         for live in self.live.values() {
             live.tell_to_stop();
         }
@@ -275,6 +285,8 @@ impl Conductor {
             None => Err(self.broken.take().unwrap_or_else(|| EngineError::Lost(self.id.clone()))),
         };
         self.journal.close();
+        // Only now is every commit answered.
+        self.engine.hub.forget_run(&self.id);
         // The log may have broken on its last group.
         let broken = self.inbox.try_iter().find_map(|m| match m {
             Message::LogBroken(why) => Some(EngineError::LogBroken { run: self.id.clone(), why }),

@@ -1,5 +1,6 @@
 //! The engine: a workspace, its stages, threads to run them, and the runs.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use crate::journal::{Feed, Journal};
 use crate::local::{Executor, Registry};
 use crate::message::now_ms;
 use crate::pool::Pool;
+use crate::preview::{self, Preview};
 use crate::run::{RunHandle, RunHeader, RunOptions};
 use crate::shelf::Shelf;
 
@@ -52,7 +54,7 @@ impl Default for EngineOptions {
 /// An engine over a workspace. Clones share everything.
 #[derive(Clone)]
 pub struct Engine {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 pub(crate) struct Shared {
@@ -167,6 +169,16 @@ impl Engine {
         Ok(handle)
     }
 
+    /// What a run of the plan would do, by instance: relative paths are relative to `source_dir`.
+    /// Sources are read (and what they give is stored); nothing else is run.
+    ///
+    /// # Errors
+    /// If the plan places a kind on this machine that is not built in.
+    pub fn preview(&self, plan: &Plan, source_dir: &Path) -> Result<Vec<Preview>, EngineError> {
+        self.check_kinds(plan)?;
+        preview::preview(&self.shared, plan.clone(), source_dir)
+    }
+
     fn conduct(
         &self,
         id: String,
@@ -182,11 +194,16 @@ impl Engine {
         let handle = RunHandle { id: id.clone(), feed, inbox: me.clone(), ending };
         let engine = Arc::clone(&self.shared);
         let begun = Instant::now();
-        let parts = Parts { id: id.clone(), engine, state, journal, options, inbox, me, end, begun };
+        let (taken_up, up) = channel();
+        let parts =
+            Parts { id: id.clone(), engine, state, journal, options, inbox, me, end, begun, taken_up };
         std::thread::Builder::new()
             .name(format!("run {id}"))
             .spawn(move || Conductor::new(parts).conduct(first))
             .map_err(EngineError::io("start a thread for", id))?;
+        // So that whoever serves devices from now on knows the attempts that they hold. The
+        // conductor that ends before says so by dropping its end.
+        let _ = up.recv();
         Ok(handle)
     }
 

@@ -232,7 +232,12 @@ impl Hub {
     pub fn renew(&self, token: &str, renew: Renew) -> Result<Renewed, WireError> {
         let mut desk = self.desk();
         let (device, session) = desk.session(token)?;
-        let Some(granted) = desk.granted(renew.fence, &device)? else { return Ok(Renewed::Superseded) };
+        let past = desk.past(renew.fence);
+        let Some(granted) = desk.granted(renew.fence, &device)? else {
+            // Of a run that has ended; or of one that was not resumed since the engine started, and
+            // may still be: its commit will tell.
+            return Ok(if past.is_some() { Renewed::Superseded } else { Renewed::Ok });
+        };
         granted.session = session;
         Ok(match granted.lease.word() {
             Word::Superseded => Renewed::Superseded,
@@ -360,6 +365,11 @@ impl Hub {
     /// Takes back one offer.
     pub(crate) fn withdraw_one(&self, run: &str, instance: u32) {
         self.desk().withdraw(|o| o.run == run && o.instance == instance);
+    }
+
+    /// Remembers how a commit was answered, for when it is repeated; the first answer stays.
+    pub(crate) fn answered(&self, fence: u64, answer: Committed) {
+        self.desk().answered(fence, answer);
     }
 
     /// Forgets a run that has ended, but for the fences that late commits come under.

@@ -19,6 +19,7 @@
 //! # Layout
 //! - [`engine`]: the engine over a workspace.
 //! - [`run`]: a run as its caller sees it: options, handle, result.
+//! - [`preview`]: what a run would do, and why.
 //! - [`hub`]: the devices.
 //! - [`error`]: what can go wrong with a run as a whole.
 //! - `conductor`: one run, decided by one thread.
@@ -27,6 +28,7 @@
 //! - `message`: what threads and devices tell a conductor.
 //! - `fence`: numbers that only rise.
 //! - `shelf`: manifests in memory.
+//! - `reuse`: whether what the cache remembers serves an instance.
 //! - `index`: tables for people.
 
 mod conductor;
@@ -39,10 +41,13 @@ mod journal;
 mod local;
 mod message;
 mod pool;
+pub mod preview;
+mod reuse;
 pub mod run;
 mod shelf;
 
 pub use engine::{Engine, EngineOptions};
 pub use error::EngineError;
 pub use hub::{DeviceInfo, Hub};
+pub use preview::Preview;
 pub use run::{InstanceFailure, OnFailure, RunHandle, RunHeader, RunOptions, RunOutput, RunResult};

@@ -9,12 +9,14 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use headstart_core::{Prepared, RunState};
+use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::stage::Progress;
 use headstart_protocol::task::Usage;
-use headstart_protocol::{ArtifactRef, Context, Failure, FailureClass, Manifest, RowCache, Stage};
+use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Manifest, RowCache, Stage};
 use headstart_store::{Cache, StoreError, Workspace};
 
-use crate::message::{LocalTask, Message, Throttle};
+use crate::message::{Control, LocalTask, Message, Throttle};
 use crate::shelf::Shelf;
 
 /// Progress is passed on at most this often.
@@ -22,6 +24,36 @@ const PROGRESS: Duration = Duration::from_millis(100);
 
 /// Stages by kind.
 pub(crate) type Registry = BTreeMap<&'static str, Box<dyn Stage>>;
+
+/// The attempt of an instance for a worker. Nothing in its arguments is private, so everything in
+/// them was resolved.
+pub(crate) fn local_task(
+    state: &RunState,
+    instance: u32,
+    fence: u64,
+    prepared: &Prepared,
+    source_dir: PathBuf,
+    control: Arc<Control>,
+) -> LocalTask {
+    let value = |e: &Expr| match e {
+        Expr::Value { value } => value.clone(),
+        _ => Value::Absent,
+    };
+    let args = prepared.args.iter().map(|(name, e)| (name.clone(), value(e))).collect();
+    let inst = state.instance(instance);
+    LocalTask {
+        instance,
+        fence,
+        name: inst.name.clone(),
+        kind: inst.kind.clone(),
+        ty: state.plan().items[inst.item as usize].ty.clone(),
+        args: Args(args),
+        memory: inst.policy.memory,
+        timeout: inst.policy.timeout_ms.map(Duration::from_millis),
+        source_dir,
+        control,
+    }
+}
 
 /// What a worker needs.
 pub(crate) struct Executor {

@@ -79,6 +79,11 @@ impl Pool {
         Ok(pool)
     }
 
+    /// Runs attempts; here, on the caller's own thread.
+    pub(crate) fn executor(&self) -> &Executor {
+        &self.shared.executor
+    }
+
     /// Queues a job.
     pub(crate) fn submit(&self, job: Job, weight: Weight) {
         self.shared.queues.lock().unwrap_or_else(PoisonError::into_inner).of(weight).push_back(job);

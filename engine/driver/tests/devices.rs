@@ -489,6 +489,12 @@ async fn a_device_goes_on_over_a_restart_of_the_engine() {
     }
     let old = Arc::new(run);
     bench.restarted(options());
+    let early = Phone::join(bench.engine.hub());
+    let output = handle(ArtifactType::Pllm, "weights");
+    let e = early.commit(task.fence, done(output)).await.expect_err("not resumed yet");
+    assert_eq!(e.code, codes::INTERNAL, "the device is to try again: {e}");
+    let renew = Renew { fence: task.fence, progress: None };
+    assert_eq!(early.hub.renew(&early.token, renew).expect("may be"), Renewed::Ok);
     let resumed = bench.engine.resume("taken-up", bench.run_options()).expect("goes on");
     let stale = Renew { fence: task.fence, progress: None };
     let hub = bench.engine.hub();

@@ -9,7 +9,7 @@ use common::*;
 use headstart_core::RunState;
 use headstart_core::event::{Event, EventKind, RunOutcome};
 use headstart_core::state::Status;
-use headstart_driver::{EngineError, EngineOptions, OnFailure};
+use headstart_driver::{EngineError, EngineOptions, OnFailure, Preview};
 use headstart_dsl::plan::Plan;
 use headstart_protocol::expr::Expr;
 use headstart_protocol::{FailureClass, Type};
@@ -44,6 +44,24 @@ async fn a_run_ends_with_its_outputs_and_a_second_one_computes_what_changed() {
     assert_eq!(bench.number(&changed, "all"), Some(8));
     bench.write("b.txt", 3);
     assert_eq!(bench.run(sums()).await.counts.cached, 2, "what was known before is still known");
+}
+
+#[tokio::test]
+async fn a_preview_says_what_a_run_would_do() {
+    let bench = Bench::new();
+    bench.write("a.txt", 2);
+    bench.write("b.txt", 3);
+    let previews = || bench.engine.preview(&sums(), bench.dir.path()).expect("known kinds");
+    let read = Preview::Read { bytes: 1 };
+    assert_eq!(previews(), [read.clone(), read.clone(), Preview::Run, Preview::After(vec![2])]);
+    bench.run(sums()).await;
+    let known = previews();
+    assert!(matches!(known[2], Preview::Cached { .. }) && matches!(known[3], Preview::Cached { .. }));
+    bench.write("b.txt", 4);
+    assert_eq!(previews()[2..], [Preview::Run, Preview::After(vec![2])]);
+    std::fs::remove_file(bench.dir.path().join("b.txt")).expect("removable");
+    assert!(matches!(&previews()[1], Preview::Fails(f) if f.message.contains("b.txt")));
+    assert_eq!(bench.script.calls("concat"), 2, "only the run ran anything");
 }
 
 #[tokio::test]

@@ -9,16 +9,16 @@ use std::time::Duration;
 use headstart_core::event::{Event, EventKind, ReleasedParts};
 use headstart_core::prepare::catalogs_behind;
 use headstart_core::state::Status;
-use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::stage::Progress;
 use headstart_protocol::task::{Outcome, Task, Usage};
 use headstart_protocol::wire::Committed;
-use headstart_protocol::{Args, ArtifactRef, Digest, Failure, FailureClass};
+use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass};
 use headstart_store::CacheEntry;
 use tokio::sync::oneshot;
 
 use super::ready::Planned;
 use super::{Conductor, Live, Runner, Stopping};
+use crate::local::local_task;
 use crate::message::{Control, Lease, LocalTask, Message, Throttle, Word};
 
 /// How often a missing artifact may send an attempt back, beyond its own retries.
@@ -80,29 +80,12 @@ impl Conductor {
     pub(super) fn start_local(&mut self, instance: u32, reply: &SyncSender<LocalTask>) {
         let Some(planned) = self.startable(instance) else { return };
         let Some((fence, _)) = self.begin(instance, "local", &planned, None) else { return };
-        let value = |e: &Expr| match e {
-            Expr::Value { value } => value.clone(),
-            _ => Value::Absent,
-        };
-        // Nothing here is private, so everything was resolved.
-        let args = planned.prepared.args.iter().map(|(name, e)| (name.clone(), value(e))).collect();
-        let plan = Arc::clone(self.state.plan());
-        let inst = &plan.instances[instance as usize];
         let control = Arc::new(Control::default());
-        let timeout = inst.policy.timeout_ms;
+        let source_dir = self.options.source_dir.clone();
+        let task =
+            local_task(&self.state, instance, fence, &planned.prepared, source_dir, Arc::clone(&control));
+        let timeout = self.state.instance(instance).policy.timeout_ms;
         let overdue_ms = timeout.map(|t| self.now().saturating_add(t).saturating_add(HUNG_MS));
-        let task = LocalTask {
-            instance,
-            fence,
-            name: inst.name.clone(),
-            kind: inst.kind.clone(),
-            ty: plan.items[inst.item as usize].ty.clone(),
-            args: Args(args),
-            memory: inst.policy.memory,
-            timeout: timeout.map(Duration::from_millis),
-            source_dir: self.options.source_dir.clone(),
-            control: Arc::clone(&control),
-        };
         let runner = Runner::Local { control, overdue_ms };
         let live = Live { instance, key: planned.key, runner, logged: Throttle::new(LOGGED) };
         self.live.insert(fence, live);
@@ -290,7 +273,9 @@ impl Conductor {
             self.record(EventKind::Superseded { instance, fence });
             Committed::Superseded
         };
+        let engine = Arc::clone(&self.engine);
         self.journal.then(move || {
+            engine.hub.answered(fence, answer);
             // A device that went away asks again.
             let _ = reply.send(answer);
         });

@@ -8,13 +8,12 @@ use headstart_core::state::Status;
 use headstart_dsl::plan::Place;
 use headstart_protocol::expr::{Expr, ResolveError};
 use headstart_protocol::kinds::{self, Role};
-use headstart_protocol::task::Released;
 use headstart_protocol::{Digest, Failure, FailureClass};
-use headstart_store::CacheEntry;
 
 use super::Conductor;
 use crate::hub::Offer;
 use crate::pool::{Job, Weight};
+use crate::reuse;
 use crate::shelf::artifacts_in;
 
 /// Runners lost on an instance before it is given up: a stage that kills whatever runs it.
@@ -110,7 +109,7 @@ impl Conductor {
         let keys: Vec<Digest> = keyed.iter().map(|(_, k)| *k).collect();
         let found = self.engine.ws.cache().stage_get_many(&keys);
         for ((instance, key), entry) in keyed.iter().zip(found) {
-            match entry.and_then(|e| self.usable(*instance, e)) {
+            match entry.and_then(|e| reuse::usable(&self.engine.shelf, &self.state, *instance, e)) {
                 Some(entry) => {
                     self.record(EventKind::CacheHit {
                         instance: *instance,
@@ -123,33 +122,6 @@ impl Conductor {
                 None => self.queue(*instance),
             }
         }
-    }
-
-    /// The entry, cut to what this pipeline releases; `None` if it does not serve here.
-    fn usable(&self, instance: u32, mut entry: CacheEntry) -> Option<CacheEntry> {
-        let inst = self.state.instance(instance);
-        if entry.output.private_to != inst.private_to {
-            return None;
-        }
-        let wanted: BTreeSet<String> = inst.release.iter().map(|path| path.join(".")).collect();
-        entry.released.retain(|path, _| wanted.contains(path));
-        if entry.released.len() != wanted.len() {
-            return None;
-        }
-        let here = |r: &Released| match r {
-            Released::Artifact(a) => self.engine.shelf.has(&a.id),
-            Released::Json(_) => true,
-        };
-        if !entry.released.values().all(here) {
-            return None;
-        }
-        // What another stage reads heals itself when it is found gone; what nobody reads would be
-        // missed only by whoever wants the run's output.
-        let is_last = self.state.graph().dependents(instance).is_empty();
-        if is_last && entry.output.private_to.is_none() && !self.engine.shelf.has(&entry.output.id) {
-            return None;
-        }
-        Some(entry)
     }
 
     fn queue(&mut self, instance: u32) {

@@ -227,6 +227,11 @@ impl Desk {
     }
 
     pub(crate) fn grant(&mut self, fence: u64, instance: u32, granted: Granted) {
+        for (old, g) in &self.grants {
+            if *old < fence && g.instance == instance && g.run == granted.run {
+                g.lease.say(Word::Superseded);
+            }
+        }
         self.grants.insert(fence, Granted { instance, ..granted });
     }
 
@@ -239,6 +244,13 @@ impl Desk {
         match self.grants.get_mut(&fence) {
             Some(g) if g.device != device => Err(theirs()),
             found => Ok(found),
+        }
+    }
+
+    pub(crate) fn answered(&mut self, fence: u64, answer: Committed) {
+        if let Some(granted) = self.grants.get_mut(&fence) {
+            granted.answer.get_or_insert(answer);
+            granted.wanted.clear();
         }
     }
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use headstart_core::event::{Event, EventKind};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::{Commit, Committed, WireError};
@@ -26,20 +27,24 @@ const LARGEST_VALUE: usize = 1 << 20;
 /// Takes a commit; see [`Hub::commit`].
 pub(super) async fn commit(hub: &Hub, token: &str, commit: Commit) -> Result<Committed, WireError> {
     let fence = commit.fence;
-    let (device, instance, conductor, task) = {
+    let (device, found, past) = {
         let mut desk = hub.desk();
         let (device, session) = desk.session(token)?;
         let past = desk.past(fence);
-        let Some(granted) = desk.granted(fence, &device)? else {
-            // Of a run that ended, or from before the workspace's memory.
-            return Ok(past.unwrap_or(Committed::Superseded));
-        };
-        granted.session = session;
-        if let Some(answer) = granted.answer {
-            return Ok(answer);
-        }
-        (device, granted.instance, granted.conductor.clone(), granted.task.clone())
+        let found = desk.granted(fence, &device)?.map(|granted| {
+            granted.session = session;
+            (granted.instance, granted.conductor.clone(), granted.task.clone(), granted.answer)
+        });
+        (device, found, past)
     };
+    let (instance, conductor, task, answered) = match (found, past) {
+        (Some(found), _) => found,
+        (None, Some(answer)) => return Ok(answer),
+        (None, None) => return of_an_unknown_run(hub, fence).await,
+    };
+    if let Some(answer) = answered {
+        return Ok(answer);
+    }
     let Some(task) = task else {
         return Err(internal(format!("the task of attempt {fence} could not be worked out after a restart")));
     };
@@ -48,23 +53,46 @@ pub(super) async fn commit(hub: &Hub, token: &str, commit: Commit) -> Result<Com
     let (reply, counts) = oneshot::channel();
     // A run that has ended drops the question.
     let _ = conductor.send(Message::Accepts { instance, fence, reply });
-    let answer = if counts.await == Ok(true) {
+    if counts.await == Ok(true) {
         let Checked { outcome, manifests } = outcome;
         keep(hub, &device, fence, manifests).await?;
         let (reply, answer) = oneshot::channel();
         let message = Message::Commit { instance, fence, outcome: Box::new(outcome), reply };
         // A run that has ended drops the question.
         let _ = conductor.send(message);
-        answer.await.unwrap_or(Committed::Superseded)
-    } else {
-        Committed::Superseded
-    };
-    let mut desk = hub.desk();
-    if let Some(granted) = desk.granted(fence, &device)? {
-        granted.answer = Some(answer);
-        granted.wanted.clear();
+        if let Ok(answer) = answer.await {
+            return Ok(answer);
+        }
     }
-    Ok(answer)
+    hub.answered(fence, Committed::Superseded);
+    Ok(Committed::Superseded)
+}
+
+/// A commit under a fence that this engine does not know: of a run that ended before it started, or
+/// of one that waits to be resumed.
+async fn of_an_unknown_run(hub: &Hub, fence: u64) -> Result<Committed, WireError> {
+    let ws = hub.inner.ws.clone();
+    let waits = tokio::task::spawn_blocking(move || waits_to_be_resumed(&ws, fence)).await;
+    match waits.map_err(internal)? {
+        None => Ok(Committed::Superseded),
+        // An error of the engine, so that the device keeps the outcome and tries again.
+        Some(run) => {
+            Err(internal(format!("run `{run}` was interrupted; `headstart run --resume {run}` goes on")))
+        }
+    }
+}
+
+/// The unfinished run in which an attempt with this fence was the last of its instance.
+fn waits_to_be_resumed(ws: &Workspace, fence: u64) -> Option<String> {
+    ws.runs().into_iter().find_map(|run| {
+        // A log that cannot be read cannot be resumed either.
+        let events: Vec<Event> = ws.read_run(&run.id).ok()?;
+        if matches!(events.last().map(|e| &e.kind), Some(EventKind::RunFinished { .. })) {
+            return None;
+        }
+        let started = |e: &Event| matches!(e.kind, EventKind::AttemptStarted { fence: f, .. } if f == fence);
+        events.iter().any(started).then_some(run.id)
+    })
 }
 
 /// An outcome that may be recorded, and the artifacts that come with it.
