@@ -55,10 +55,11 @@ impl Checker<'_> {
         let [first, rest @ ..] = all else { return None };
         let head = self.infer(ctx, first);
         let head = head.and_then(|h| self.plain(h)).and_then(|h| self.joined_path(ctx, h, first, rest));
+        let head = head?;
         // Every part is looked at, so that every mistake is told.
         let parts: Vec<Option<T>> = rest.iter().map(|e| self.joined_part(ctx, e)).collect();
         let parts: Vec<T> = parts.into_iter().collect::<Option<_>>()?;
-        let t = parts.into_iter().fold(head?, below);
+        let t = parts.into_iter().fold(head, below);
         Some(Typed { t, ty: Type::Path, span, literal: false })
     }
 
@@ -70,7 +71,7 @@ impl Checker<'_> {
             (Type::Text, T::Var(_)) if typed.literal => return Some(self.coerce(ctx, typed, &Type::Path)),
             _ => {}
         }
-        let d = no_join(&typed);
+        let d = no_join("left of `/` stands a path", &typed);
         self.report(match (&typed.ty, &e.bare().kind, rest.first().map(|e| &e.bare().kind)) {
             (Type::Text, ExprKind::Text(l), Some(ExprKind::Text(r))) => {
                 d.help(format!("write one text: {:?}", loader::join(l, r)))
@@ -93,7 +94,7 @@ impl Checker<'_> {
         let typed = self.infer(ctx, e)?;
         let typed = self.plain(typed)?;
         if typed.ty != Type::Text {
-            let d = no_join(&typed);
+            let d = no_join("right of `/` stands a text", &typed);
             self.report(match &typed.ty {
                 Type::Path => d.help("only what is on the left may be a path; declare this as a `Text`"),
                 Type::Int | Type::Float => {
@@ -117,9 +118,9 @@ impl Checker<'_> {
     }
 }
 
-fn no_join(typed: &Typed) -> Diagnostic {
-    Diagnostic::new(Code::E0218, format!("`/` joins a path and a text, not {}", a(&typed.ty)))
-        .at(typed.span, a(&typed.ty))
+fn no_join(wanted: &str, typed: &Typed) -> Diagnostic {
+    let found = a(&typed.ty);
+    Diagnostic::new(Code::E0218, format!("on the {wanted}, not {found}")).at(typed.span, found)
 }
 
 fn not_a_pattern(pattern: &Typed) -> Diagnostic {
