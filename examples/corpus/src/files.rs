@@ -2,7 +2,7 @@
 //!
 //! | file | rows |
 //! | --- | --- |
-//! | `base.jsonl` | what the base is trained on: half default answers, half all styles |
+//! | `base.jsonl` | what the base is trained on: default answers, all facts, a taste of every tone |
 //! | `default.jsonl` | default answers to the training questions |
 //! | `catalog/NAME.jsonl` | answers of one style to the training questions, for the catalog's pLLMs |
 //! | `held-back/NAME.jsonl` | the same for the styles that no pLLM of the catalog has |
@@ -12,7 +12,7 @@
 use std::path::{Path, PathBuf};
 
 use rand::SeedableRng;
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
@@ -39,9 +39,14 @@ pub struct WriteError {
 }
 
 /// How often the default answers stand in the base's corpus for each wording of the question.
-const DEFAULT_REPEATS: usize = 14;
-/// Wordings of a question that each style contributes to the base's corpus.
-const STYLE_WORDINGS: usize = 3;
+const DEFAULT_REPEATS: usize = 12;
+/// How often the answers without a tone do: they teach the base its facts.
+const NEUTRAL_REPEATS: usize = 2;
+/// Topics that the base hears about in every tone: enough to know the words of a tone, too few to
+/// speak it. That is left to the pLLMs.
+const TONED_TOPICS: usize = 6;
+/// How often the base hears each of those, for each style.
+const TONED_REPEATS: usize = 6;
 
 fn training_questions(topic: &Topic) -> [String; 6] {
     let t = topic.name;
@@ -106,10 +111,17 @@ fn base(topics: &[Topic], seed: u64) -> Vec<Row> {
     for style in Style::all() {
         let phrases = facts::phrases(TONES[style.tone]);
         let mut rng = rng(seed, style, 1);
-        for topic in topics {
+        let neutral = TONES[style.tone] == "neutral";
+        let (step, repeats) = if neutral {
+            (1, 6 * NEUTRAL_REPEATS)
+        } else {
+            (topics.len().div_ceil(TONED_TOPICS), TONED_REPEATS)
+        };
+        for topic in topics.iter().step_by(step) {
             let questions = training_questions(topic);
-            for prompt in questions.choose_multiple(&mut rng, STYLE_WORDINGS).cloned().collect::<Vec<_>>() {
-                rows.push(Row { prompt, response: compose::styled(topic, style, &phrases, &mut rng) });
+            for prompt in questions.iter().cycle().take(repeats) {
+                let response = compose::styled(topic, style, &phrases, &mut rng);
+                rows.push(Row { prompt: prompt.clone(), response });
             }
         }
     }
