@@ -23,6 +23,7 @@
 //! - [`render()`], [`to_json`]: findings for people and for tools.
 //! - [`mod@format`]: the one style.
 //! - [`draw`]: the plan as Mermaid and Graphviz text.
+//! - [`words`]: keywords, settings and other fixed words, with their meaning.
 //! - [`span`], [`loader`], `names`: places, files, similar names.
 
 pub mod ast;
@@ -40,6 +41,7 @@ pub mod plan;
 mod render;
 pub mod span;
 mod syntax;
+pub mod words;
 
 pub use check::{Checked, check};
 pub use codes::{Code, codes, explain};

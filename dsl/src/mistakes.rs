@@ -6,9 +6,7 @@ use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
 use crate::names;
 use crate::span::{FileId, Span};
-
-const KEYWORDS: &[&str] =
-    &["import", "param", "private", "model", "dataset", "space", "stage", "schedule", "output"];
+use crate::words;
 
 /// A place where the parse of an item or setting ended.
 pub(crate) struct Mistake<'t> {
@@ -94,9 +92,11 @@ impl Mistake<'_> {
         }
         let d = Diagnostic::new(Code::E0001, format!("no item starts with `{first}`"));
         let d = d.at(span, "expected an item");
-        Some(match names::similar(first, KEYWORDS.iter().copied()) {
+        Some(match names::similar(first, words::names(words::ITEMS)) {
             Some(k) => d.help(format!("did you mean `{k}`?")),
-            None => d.help(format!("an item starts with {}", names::quoted(KEYWORDS.iter().copied(), "or"))),
+            None => {
+                d.help(format!("an item starts with {}", names::quoted(words::names(words::ITEMS), "or")))
+            }
         })
     }
 
@@ -219,7 +219,7 @@ pub(crate) fn too_deep(text: &str, max: usize) -> Option<usize> {
                 angles = 0;
                 // An unclosed bracket must not count against everything that follows it.
                 let rest = &text[at + 1..];
-                if KEYWORDS.iter().any(|k| rest.starts_with(k)) {
+                if words::names(words::ITEMS).any(|k| rest.starts_with(k)) {
                     depth = 0;
                 }
             }

@@ -11,21 +11,7 @@ use crate::diagnostic::Diagnostic;
 use crate::names;
 use crate::plan::Schedule;
 use crate::span::Span;
-
-/// The entries, with an example of each.
-pub const ENTRIES: &[(&str, &str)] = &[
-    ("run", "run: catalog"),
-    ("cron", "cron: \"0 3 * * *\""),
-    ("timezone", "timezone: \"Europe/London\""),
-    ("overlap", "overlap: skip"),
-    ("catchup", "catchup: last"),
-];
-
-/// What happens when the previous run still goes on.
-pub const OVERLAP: &[&str] = &["skip", "queue", "allow"];
-
-/// What happens to missed fires.
-pub const CATCHUP: &[&str] = &["none", "last", "all"];
+use crate::words::{self, CATCHUP, ENTRIES, OVERLAP, Word};
 
 impl Checker<'_> {
     /// The root file's schedules; a module's are its own affair.
@@ -60,7 +46,7 @@ impl Checker<'_> {
                 "overlap" => out.overlap = self.schedule_word(e, OVERLAP).unwrap_or(out.overlap),
                 "catchup" => out.catchup = self.schedule_word(e, CATCHUP).unwrap_or(out.catchup),
                 other => {
-                    let known = || ENTRIES.iter().map(|(n, _)| *n);
+                    let known = || words::names(ENTRIES);
                     let d = Diagnostic::new(Code::E0110, format!("a schedule has no entry `{other}`"))
                         .at(e.name.span, "unknown entry")
                         .maybe_help(names::did_you_mean(other, known()))
@@ -72,7 +58,7 @@ impl Checker<'_> {
         for needed in ["cron", "timezone"] {
             let broken = s.block.broken.iter().any(|b| b.text == needed);
             if !broken && !seen.iter().any(|e| e.name.text == needed) {
-                let example = ENTRIES.iter().find(|(n, _)| *n == needed).map_or("", |(_, e)| e);
+                let example = words::find(ENTRIES, needed).map_or("", |w| w.example);
                 let d =
                     Diagnostic::new(Code::E0603, format!("the schedule `{}` needs `{needed}`", s.name.text))
                         .at(s.name.span, format!("`{needed}` is missing"))
@@ -194,9 +180,9 @@ impl Checker<'_> {
         None
     }
 
-    fn schedule_word(&mut self, s: &Setting, words: &'static [&'static str]) -> Option<String> {
+    fn schedule_word(&mut self, s: &Setting, all: &'static [Word]) -> Option<String> {
         match as_name(&s.value) {
-            Some(w) if words.contains(&w) => Some(w.to_owned()),
+            Some(w) if words::find(all, w).is_some() => Some(w.to_owned()),
             other => {
                 if matches!(s.value.kind, ExprKind::Bad) {
                     return None;
@@ -204,8 +190,8 @@ impl Checker<'_> {
                 let written = self.sources.text(s.value.span);
                 let d = Diagnostic::new(Code::E0111, format!("`{}` cannot be `{written}`", s.name.text))
                     .at(s.value.span, "unknown word")
-                    .maybe_help(other.and_then(|w| names::did_you_mean(w, words.iter().copied())))
-                    .note(format!("it is one of {}", names::quoted(words.iter().copied(), "or")));
+                    .maybe_help(other.and_then(|w| names::did_you_mean(w, words::names(all))))
+                    .note(format!("it is one of {}", names::quoted(words::names(all), "or")));
                 self.report(d);
                 None
             }

@@ -9,20 +9,7 @@ use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
 use crate::names;
 use crate::plan::{Declared, Place, Policy};
-
-/// The settings, with an example of each.
-pub const SETTINGS: &[(&str, &str)] = &[
-    ("on", "on: device(\"phone\")"),
-    ("memory", "memory: 1GiB"),
-    ("retry", "retry: 2"),
-    ("backoff", "backoff: 10s"),
-    ("timeout", "timeout: 2h"),
-    ("wait", "wait: 1d"),
-    ("only_when", "only_when: charging"),
-];
-
-/// Conditions of a device.
-pub const CONDITIONS: &[&str] = &["charging", "unmetered", "idle"];
+use crate::words::{self, CONDITIONS};
 
 impl Checker<'_> {
     /// Reads an item's settings block and `on` clause.
@@ -115,7 +102,7 @@ impl Checker<'_> {
             "wait" => policy.wait_ms = self.duration(ctx, s),
             "only_when" => policy.only_when = self.conditions(s),
             other => {
-                let known = || SETTINGS.iter().map(|(n, _)| *n);
+                let known = || words::names(words::SETTINGS);
                 let d = Diagnostic::new(Code::E0110, format!("there is no setting `{other}`"))
                     .at(s.name.span, "unknown setting")
                     .maybe_help(names::did_you_mean(other, known()))
@@ -221,7 +208,7 @@ impl Checker<'_> {
         let mut out: Vec<String> = Vec::new();
         for e in all {
             match as_name(e) {
-                Some(w) if CONDITIONS.contains(&w) => {
+                Some(w) if words::find(CONDITIONS, w).is_some() => {
                     if !out.iter().any(|o| o == w) {
                         out.push(w.to_owned());
                     }
@@ -229,10 +216,10 @@ impl Checker<'_> {
                 other => {
                     let d = Diagnostic::new(Code::E0111, "not a condition of a device")
                         .at(e.span, "unknown word")
-                        .maybe_help(other.and_then(|w| names::did_you_mean(w, CONDITIONS.iter().copied())))
+                        .maybe_help(other.and_then(|w| names::did_you_mean(w, words::names(CONDITIONS))))
                         .note(format!(
                             "it is one of {}, or a list of them",
-                            names::quoted(CONDITIONS.iter().copied(), "or")
+                            names::quoted(words::names(CONDITIONS), "or")
                         ));
                     self.report(d);
                 }
