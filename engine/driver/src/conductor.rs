@@ -285,6 +285,8 @@ impl Conductor {
             None => Err(self.broken.take().unwrap_or_else(|| EngineError::Lost(self.id.clone()))),
         };
         self.journal.close();
+        // A process that ends after its run must not lose what it remembers.
+        self.engine.ws.cache().flush();
         // Only now is every commit answered.
         self.engine.hub.forget_run(&self.id);
         // The log may have broken on its last group.
