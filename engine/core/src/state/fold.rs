@@ -27,10 +27,7 @@ impl RunState {
         match &event.kind {
             EventKind::RunStarted { run, instances, .. } => self.start(run, *instances, now),
             EventKind::RunResumed {} | EventKind::DeviceJoined { .. } => Ok(Changes::default()),
-            EventKind::CancelRequested {} => {
-                self.phase = Phase::Cancelling;
-                Ok(Changes::default())
-            }
+            EventKind::CancelRequested {} => Ok(self.cancel()),
             EventKind::RunFinished { outcome } => self.finish(*outcome),
             EventKind::CacheHit { instance, key, output, released, saved_seconds } => {
                 self.hit(*instance, *key, output, released, *saved_seconds, now)
@@ -72,6 +69,11 @@ impl RunState {
             },
             EventKind::Invalidated { instance } => self.invalidate(*instance, now),
         }
+    }
+
+    fn cancel(&mut self) -> Changes {
+        self.phase = Phase::Cancelling;
+        Changes::default()
     }
 
     fn hit(
