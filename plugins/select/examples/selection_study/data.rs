@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use headstart_explain::catalog::Catalog;
@@ -45,12 +46,12 @@ fn read(path: &Path) -> Result<(Vec<String>, Answers), Box<dyn std::error::Error
 }
 
 impl Corpus {
-    /// Reads numbered files, and embeds the answers to the first questions that all files answer.
+    /// Reads numbered files, and embeds the answers to some of the questions that all files answer.
     pub fn load(
         data: &Path,
         encoder: &Path,
         cache: &Path,
-        questions: usize,
+        questions: Range<usize>,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let (order, plain) = read(&data.join("0.jsonl"))?;
         let mut styles: Vec<Answers> = Vec::new();
@@ -58,7 +59,8 @@ impl Corpus {
             styles.push(read(&data.join(format!("{}.jsonl", styles.len() + 1)))?.1);
         }
         let asked: Vec<&String> =
-            order.iter().filter(|q| styles.iter().all(|s| s.contains_key(*q))).take(questions).collect();
+            order.iter().filter(|q| styles.iter().all(|s| s.contains_key(*q))).collect();
+        let asked = asked.get(questions.clone()).ok_or("the files share too few questions")?;
         let lexicon = Lexicon::built_in();
         let mut texts: Vec<&str> = Vec::new();
         for answers in styles.iter().chain([&plain]) {
