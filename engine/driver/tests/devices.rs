@@ -309,6 +309,46 @@ async fn what_must_not_leave_is_refused_even_if_a_device_sends_it() {
     assert!(!log.contains("\"progress\""));
 }
 
+/// What is released decides what may come: not weights or text under the name of numbers.
+#[tokio::test]
+async fn a_release_lets_out_its_own_kind_of_thing_only() {
+    let manifest = |ty: Type, value: serde_json::Value| Manifest {
+        ty,
+        files: BTreeMap::new(),
+        value,
+        uses: BTreeMap::new(),
+    };
+    let text = json!({"note": format!("{SECRET_TEXT}, and {SECRET_TEXT}")});
+    let cases = [
+        ("metrics", manifest(Type::Pllm, json!({}))),
+        ("metrics", manifest(Type::Metrics, json!({"note": SECRET_TEXT}))),
+        ("metrics", manifest(Type::Dataset, json!({}))),
+        ("", manifest(Type::Metrics, json!({"loss": 1.0}))),
+        ("", manifest(Type::Model, json!({}))),
+        ("", manifest(Type::Pllm, text)),
+        ("base", manifest(Type::Model, json!({}))),
+    ];
+    for (path, content) in cases {
+        let bench = Bench::new();
+        let mut plan = single(&["metrics"]);
+        plan.instances[1].release = vec![path.split('.').filter(|p| !p.is_empty()).map(Into::into).collect()];
+        let run = begin(&bench, plan);
+        let mut phone = Phone::join(bench.engine.hub());
+        let task = phone.claim().await;
+        let a = ArtifactRef::public(&content);
+        let outcome = Outcome::Done {
+            output: handle(ArtifactType::Pllm, "weights"),
+            released: BTreeMap::from([(path.to_owned(), Released::Artifact(a.clone()))]),
+            usage: Usage::default(),
+        };
+        let manifests = BTreeMap::from([(a.id.to_string(), content.clone())]);
+        let e = phone.commit_with(task.fence, outcome, manifests).await.expect_err("refused");
+        assert_eq!(e.code, codes::RESIDENCY, "{path:?} with a {}", content.ty);
+        assert!(!bench.engine.workspace().artifacts().has(&a.id), "{path:?} with a {}", content.ty);
+        run.cancel();
+    }
+}
+
 #[tokio::test]
 async fn an_expired_lease_is_offered_again_and_the_late_twin_is_superseded() {
     let lease = Duration::from_millis(150);

@@ -187,7 +187,7 @@ impl Conductor {
 }
 
 /// What reads a file or folder mostly waits for the disk; stages use all processors.
-fn weight(kind: &str) -> Weight {
+pub(super) fn weight(kind: &str) -> Weight {
     match kinds::find(kind) {
         Some(k) if k.role != Role::Stage || !k.cacheable => Weight::Light,
         _ => Weight::Heavy,

@@ -9,10 +9,10 @@ use headstart_core::state::Status;
 use headstart_dsl::plan::Place;
 use headstart_protocol::{Failure, FailureClass};
 
+use super::ready::weight;
 use super::{Conductor, Live, Runner};
 use crate::hub::Standing;
 use crate::message::{Lease, Throttle};
-use crate::pool::Weight;
 
 /// How often things are looked at that nobody announces.
 const LOOK: Duration = Duration::from_millis(500);
@@ -83,10 +83,13 @@ impl Conductor {
 
     /// Starts a worker in the place of one that hangs; that one ends when its stage returns.
     fn replace_worker(&self, fence: u64) {
-        let Some(Live { runner: Runner::Local { control, .. }, .. }) = self.live.get(&fence) else { return };
+        let Some(Live { instance, runner: Runner::Local { control, .. }, .. }) = self.live.get(&fence) else {
+            return;
+        };
+        let weight = weight(&self.state.instance(*instance).kind);
         control.cancel.store(true, Ordering::Release);
         if !control.abandoned.swap(true, Ordering::AcqRel)
-            && let Err(e) = self.engine.pool.add_worker(Weight::Heavy)
+            && let Err(e) = self.engine.pool.add_worker(weight)
         {
             tracing::error!(error = %e, "no worker in the place of one that hangs");
         }

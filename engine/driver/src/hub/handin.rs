@@ -181,13 +181,12 @@ fn private_output(
             return Err(wire(codes::RESIDENCY, message));
         }
         match part {
-            Released::Json(value) => check_value(value, task)?,
+            Released::Json(value) => check_value(value, task, plain(&task.ty) == &Type::Selection)?,
             Released::Artifact(a) => {
-                if !matches!(a.ty, ArtifactType::Pllm | ArtifactType::Model | ArtifactType::Metrics) {
-                    let message = format!("a {:?} is never released as a whole", a.ty);
-                    return Err(wire(codes::RESIDENCY, message));
-                }
+                let brought = manifests.contains_key(&a.id);
+                check_artifact(task, path, a, brought)?;
                 if let Some(m) = artifact(hub, a, &mut manifests)? {
+                    check_value(&m.value, task, true)?;
                     kept.insert(a.id, m);
                 }
             }
@@ -232,15 +231,34 @@ fn artifact(
     Ok(Some(manifest))
 }
 
-/// Numbers, truth values and names: no text of any length, nothing large.
-fn check_value(value: &Json, task: &Task) -> Result<(), WireError> {
+/// Of the artifacts of a private stage, only models leave: a public one by its name, as a choice; a
+/// private one only where the pipeline releases a pLLM at this very path. Everything else that is
+/// released is numbers.
+fn check_artifact(task: &Task, path: &str, a: &ArtifactRef, brought: bool) -> Result<(), WireError> {
+    let names = path.split('.').filter(|name| !name.is_empty());
+    let ty = names.fold(Some(plain(&task.ty).clone()), |ty, name| ty?.field(name).map(|t| plain(&t).clone()));
+    let is_model = matches!(a.ty, ArtifactType::Pllm | ArtifactType::Model);
+    let fits = match (&ty, brought) {
+        (Some(Type::Pllm), true) => a.ty == ArtifactType::Pllm,
+        // Where no pLLM helps, the choice is the base.
+        (Some(Type::Pllm | Type::Model), false) => is_model,
+        _ => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    let message = format!("what the pipeline releases at `{path}` of `{}` is not a {:?}", task.name, a.ty);
+    Err(wire(codes::RESIDENCY, message))
+}
+
+/// Numbers and truth values, nothing large; and `words`, short ones: a choice comes with names out of
+/// the public catalog, an adapter with those of its format.
+fn check_value(value: &Json, task: &Task, words: bool) -> Result<(), WireError> {
     let refuse = |why: String| Err(wire(codes::RESIDENCY, format!("what `{}` releases {why}", task.name)));
     let size = value.to_string().len();
     if size > LARGEST_VALUE {
         return refuse(format!("is {size} bytes long; at most {LARGEST_VALUE} may be"));
     }
-    // A choice comes with names out of the public catalog; of anything else, only numbers.
-    let words = matches!(plain(&task.ty), Type::Selection);
     if holds_text(value, words) { refuse("holds text".to_owned()) } else { Ok(()) }
 }
 
