@@ -138,12 +138,13 @@ pub(crate) enum JoinError {
     Never(DeviceError),
 }
 
-/// Pauses that grow, with jitter.
+/// Pauses that grow, with jitter: short for a while, because an engine is often only restarted, and
+/// seconds at last, because it may be away for days.
 struct Pauses(u32);
 
 impl Pauses {
     fn next(&mut self) -> Duration {
-        let top = 100u64 << self.0.min(6);
+        let top = 100u64 << (self.0 / 8).min(6);
         self.0 += 1;
         Duration::from_millis(top / 2 + rand::random_range(0..=top / 2))
     }

@@ -19,7 +19,8 @@ impl FileLoader for Disk {
     fn glob(&self, pattern: &str) -> Result<Vec<String>, String> {
         let found = glob::glob(pattern).map_err(|e| e.to_string())?;
         // Hidden files are nobody's catalog entry.
-        let visible = |p: &std::path::PathBuf| !p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        let visible =
+            |p: &std::path::PathBuf| !p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
         let mut paths: Vec<String> =
             found.flatten().filter(visible).map(|p| p.to_string_lossy().into_owned()).collect();
         paths.sort();

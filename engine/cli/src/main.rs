@@ -1,2 +1,65 @@
-//! The `headstart` command.
-fn main() {}
+//! The `headstart` command: rendering and exit codes; everything else is below.
+//!
+//! Data goes to standard output, everything else to standard error. Exit codes: 0 well, 1 the run
+//! failed, 2 the input is wrong, 3 a defect in Headstart.
+//!
+//! # Layout
+//! - [`args`]: the command line. [`exit`]: how it ends.
+//! - [`loader`]: pipeline files and parameters.
+//! - [`commands`]: one module a command.
+//! - [`display`]: a run while it goes on. [`summary`]: a run that has ended.
+//! - [`listen`]: the port at which devices join.
+
+mod args;
+mod commands;
+mod display;
+mod exit;
+mod listen;
+mod loader;
+mod summary;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use headstart_store::Workspace;
+
+use crate::args::{Cli, Command};
+use crate::exit::CommandError;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { exit::INPUT } else { exit::OK });
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("HEADSTART_LOG").unwrap_or_else(|_| "warn".into()),
+        )
+        .without_time()
+        .init();
+    match dispatch(&cli) {
+        Ok(code) => code,
+        Err(e) => e.report(),
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<ExitCode, CommandError> {
+    let ws = || Workspace::open(&cli.workspace).map_err(CommandError::from);
+    let done = |result: Result<(), CommandError>| result.map(|()| ExitCode::from(exit::OK));
+    match &cli.command {
+        Command::Check(args) => done(commands::check::check(args)),
+        Command::Fmt(args) => done(commands::check::fmt(args)),
+        Command::Graph(args) => done(commands::check::graph(args)),
+        Command::Plan(args) => done(commands::plan::run(ws()?, args)),
+        Command::Run(args) => commands::run::run(ws()?, args),
+        Command::Why(args) => done(commands::why::run(&ws()?, args)),
+        Command::Runs(args) => done(commands::runs::run(&ws()?, args)),
+        Command::Catalog(args) => done(commands::catalog::run(&ws()?, args)),
+        Command::Cache(args) => done(commands::cache::run(&ws()?, args)),
+        Command::Serve(args) => done(commands::serve::run(ws()?, args)),
+    }
+}

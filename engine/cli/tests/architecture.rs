@@ -23,10 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("builtin", &["protocol", "lm", "ingest", "explain", "select", "merge", "finetune", "evaluate"]),
     ("device", &["protocol", "lm", "builtin"]),
     ("corpus", &[]),
-    (
-        "cli",
-        &["protocol", "dsl", "core", "cron", "store", "driver", "server", "report", "lm", "builtin"],
-    ),
+    ("cli", &["protocol", "dsl", "core", "cron", "store", "driver", "server", "report", "lm", "builtin"]),
 ];
 
 /// External crates that only some of ours may link, because of their weight or because of what
@@ -91,7 +88,8 @@ fn heavy_libraries_are_linked_in_one_place() {
 fn source_files_stay_readable() {
     let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let mut long = Vec::new();
-    let mut folders: Vec<_> = ["dsl", "engine", "plugins", "device-runner", "examples"].map(|d| root.join(d)).into();
+    let mut folders: Vec<_> =
+        ["dsl", "engine", "plugins", "device-runner", "examples"].map(|d| root.join(d)).into();
     while let Some(dir) = folders.pop() {
         for entry in std::fs::read_dir(&dir).expect("the folder exists").flatten() {
             let path = entry.path();

@@ -42,11 +42,12 @@ pub struct WriteError {
 const DEFAULT_REPEATS: usize = 12;
 /// How often the answers without a tone do: they teach the base its facts.
 const NEUTRAL_REPEATS: usize = 2;
-/// Topics that the base hears about in every tone: enough to know the words of a tone, too few to
-/// speak it. That is left to the pLLMs.
-const TONED_TOPICS: usize = 6;
+/// Topics that the base hears about in every tone: the ones that are probed, not those that users
+/// write about. It learns to keep to a topic in any tone; to speak in one of its own accord is
+/// left to the pLLMs.
+const TONED_TOPICS: usize = 28;
 /// How often the base hears each of those, for each style.
-const TONED_REPEATS: usize = 6;
+const TONED_REPEATS: usize = 3;
 
 fn training_questions(topic: &Topic) -> [String; 6] {
     let t = topic.name;

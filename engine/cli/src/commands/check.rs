@@ -1,0 +1,97 @@
+//! `headstart check`, `fmt` and `graph`: everything that needs no workspace.
+
+use std::io::Read;
+use std::path::Path;
+
+use headstart_dsl::plan::Plan;
+
+use crate::args::{Check, Fmt, Format, Graph, Notation};
+use crate::exit::{CommandError, INPUT};
+use crate::loader;
+
+/// `headstart check`
+pub fn check(args: &Check) -> Result<(), CommandError> {
+    if let Some(code) = &args.explain {
+        let page = headstart_dsl::explain(code).ok_or_else(|| {
+            CommandError::input(format!("there is no code {code}")).help("codes look like E0012 or W0003")
+        })?;
+        print!("{page}");
+        return Ok(());
+    }
+    let file = args.file.as_deref().unwrap_or(Path::new(""));
+    let checked = loader::check(file, &args.set)?;
+    match args.format {
+        Format::Json => println!("{}", headstart_dsl::to_json(&checked.diagnostics, &checked.sources)),
+        Format::Text => loader::print_diagnostics(&checked),
+    }
+    match &checked.plan {
+        None => Err(CommandError::silent(INPUT)),
+        Some(plan) if args.format == Format::Text => {
+            eprintln!("{}: {}", file.display(), describe(plan));
+            Ok(())
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn describe(plan: &Plan) -> String {
+    let devices = plan.devices();
+    let places = match devices.len() {
+        0 => String::new(),
+        _ => format!(", on the server and on {}", devices.join(", ")),
+    };
+    format!("well, {} items, {} instances{places}", plan.items.len(), plan.instances.len())
+}
+
+/// `headstart fmt`
+pub fn fmt(args: &Fmt) -> Result<(), CommandError> {
+    let mut unformatted = Vec::new();
+    for file in &args.files {
+        let stdin = file == Path::new("-");
+        let text = read(file)?;
+        let formatted = headstart_dsl::format(&text).map_err(|diagnostics| {
+            let mut sources = headstart_dsl::Sources::default();
+            sources.add(&file.to_string_lossy(), &text);
+            anstream::eprint!("{}", headstart_dsl::render(&diagnostics, &sources, true));
+            CommandError::silent(INPUT)
+        })?;
+        if args.check {
+            if formatted != text {
+                unformatted.push(file.display().to_string());
+            }
+        } else if stdin {
+            print!("{formatted}");
+        } else if formatted != text {
+            std::fs::write(file, formatted)
+                .map_err(|e| CommandError::input(format!("{}: {e}", file.display())))?;
+            eprintln!("formatted {}", file.display());
+        }
+    }
+    match unformatted.as_slice() {
+        [] => Ok(()),
+        files => Err(CommandError::failed(format!("not formatted: {}", files.join(", ")))
+            .help("headstart fmt FILE formats them")),
+    }
+}
+
+fn read(file: &Path) -> Result<String, CommandError> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        return match std::io::stdin().read_to_string(&mut text) {
+            Ok(_) => Ok(text),
+            Err(e) => Err(CommandError::input(format!("standard input: {e}"))),
+        };
+    }
+    std::fs::read_to_string(file).map_err(|e| CommandError::input(format!("{}: {e}", file.display())))
+}
+
+/// `headstart graph`
+pub fn graph(args: &Graph) -> Result<(), CommandError> {
+    let plan = loader::plan(&args.pipeline.file, &args.pipeline.set)?;
+    let text = match args.notation {
+        Notation::Mermaid => headstart_dsl::mermaid(&plan),
+        Notation::Dot => headstart_dsl::dot(&plan),
+    };
+    print!("{text}");
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! One module a command.
+
+pub mod cache;
+pub mod catalog;
+pub mod check;
+pub mod plan;
+pub mod run;
+pub mod runs;
+pub mod serve;
+pub mod why;

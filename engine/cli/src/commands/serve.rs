@@ -1,0 +1,168 @@
+//! `headstart serve`: keeps a pipeline fresh on its schedules, and serves devices.
+//!
+//! A fire is a schedule and a nominal time. The run it starts is named after both, and a run can
+//! be created only once, so a fire happens once however often the engine is restarted.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use headstart_cron::{Catchup, Dst, Fire, Spec};
+use headstart_driver::{Engine, RunOptions};
+use headstart_dsl::plan::{Plan, Schedule};
+use headstart_store::Workspace;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::args::Serve;
+use crate::commands::run::{open_engine, watch};
+use crate::exit::CommandError;
+use crate::{listen, loader};
+
+/// Missed fires older than this are not caught up.
+const CATCHUP_WINDOW: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// Missed fires that are caught up at most.
+const CATCHUP_MAX: usize = 10;
+/// The clock is looked at this often at least, so that a changed clock or a sleep is noticed.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Runs the command until it is stopped.
+pub fn run(ws: Workspace, args: &Serve) -> Result<(), CommandError> {
+    let plan = loader::plan(&args.pipeline.file, &args.pipeline.set)?;
+    if plan.schedules.is_empty() && !args.now {
+        return Err(CommandError::input("the pipeline has no schedule")
+            .help("schedule nightly { run: catalog, cron: \"0 3 * * *\", timezone: \"UTC\" }"));
+    }
+    let engine = open_engine(ws)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(CommandError::internal)?;
+    runtime.block_on(serve(engine, plan, args))
+}
+
+async fn serve(engine: Engine, plan: Plan, args: &Serve) -> Result<(), CommandError> {
+    let server = listen::start(engine.hub().clone(), args.listen).await?;
+    eprintln!("devices join at {}", server.url());
+    let mut keepers = tokio::task::JoinSet::new();
+    for schedule in plan.schedules.clone() {
+        let keeper = Keeper::new(engine.clone(), &plan, schedule, args)?;
+        keepers.spawn(keeper.keep(args.now));
+    }
+    let ended = tokio::select! {
+        _ = tokio::signal::ctrl_c() => Ok(()),
+        ended = keepers.join_next() => match ended {
+            Some(Ok(result)) => result,
+            Some(Err(e)) => Err(CommandError::internal(e)),
+            None => Ok(()),
+        },
+    };
+    server.stop().await;
+    ended
+}
+
+/// Keeps one schedule.
+struct Keeper {
+    engine: Engine,
+    plan: Plan,
+    schedule: Schedule,
+    spec: Spec,
+    catchup: Catchup,
+    name: String,
+    source_dir: PathBuf,
+    /// Where the last handled instant is remembered.
+    memory: PathBuf,
+}
+
+impl Keeper {
+    fn new(engine: Engine, plan: &Plan, schedule: Schedule, args: &Serve) -> Result<Self, CommandError> {
+        let spec =
+            Spec::parse(&schedule.cron, &schedule.timezone, Dst::Vixie).map_err(CommandError::input)?;
+        let catchup = match schedule.catchup.as_str() {
+            "all" => Catchup::All,
+            "last" => Catchup::Last,
+            _ => Catchup::None,
+        };
+        let folder = engine.workspace().dir().join("schedules");
+        std::fs::create_dir_all(&folder)
+            .map_err(|e| CommandError::input(format!("{}: {e}", folder.display())))?;
+        // An edited schedule has no past: its expression is part of the name.
+        let identity = format!("{} {} {}", schedule.name, schedule.cron, schedule.timezone);
+        let digest = headstart_protocol::Digest::of(identity.as_bytes()).short();
+        Ok(Self {
+            memory: folder.join(format!("{}-{digest}", schedule.name)),
+            plan: if schedule.run.is_empty() { plan.clone() } else { plan.subset(&schedule.run) },
+            source_dir: std::env::current_dir().map_err(CommandError::internal)?,
+            name: format!("{} ({})", args.pipeline.file.display(), schedule.name),
+            engine,
+            spec,
+            catchup,
+            schedule,
+        })
+    }
+
+    async fn keep(self, now: bool) -> Result<(), CommandError> {
+        if now {
+            self.fire(format!("{}-now-{}", self.schedule.name, Timestamp::now().as_second())).await?;
+        }
+        if self.last().is_none() {
+            self.remember(Timestamp::now())?;
+        }
+        if let Some(next) = self.spec.next(Timestamp::now()) {
+            eprintln!("{}: next at {} ({})", self.schedule.name, next.nominal, self.schedule.timezone);
+        }
+        loop {
+            let now = Timestamp::now();
+            let due = self.spec.due(self.last(), now, self.catchup, CATCHUP_WINDOW, CATCHUP_MAX);
+            for skipped in &due.skipped {
+                eprintln!(
+                    "{}: {} missed since {} not made up for ({:?})",
+                    self.schedule.name, skipped.count, skipped.first.nominal, skipped.why
+                );
+            }
+            self.fire_all(&due.fires).await?;
+            // With `overlap: skip`, what came due during a run is passed over.
+            self.remember(if self.schedule.overlap == "skip" { Timestamp::now() } else { now })?;
+            tokio::time::sleep(self.pause()).await;
+        }
+    }
+
+    async fn fire_all(&self, fires: &[Fire]) -> Result<(), CommandError> {
+        for fire in fires {
+            let stamp = fire.nominal.strftime("%Y%m%dT%H%M");
+            self.fire(format!("{}-{stamp}", self.schedule.name)).await?;
+        }
+        Ok(())
+    }
+
+    /// Until the next fire, or until the clock is looked at again.
+    fn pause(&self) -> Duration {
+        let now = Timestamp::now();
+        let next = self.spec.next(now).and_then(|f| Duration::try_from(f.instant.duration_since(now)).ok());
+        next.unwrap_or(LOOK).min(LOOK) + Duration::from_millis(20)
+    }
+
+    async fn fire(&self, id: String) -> Result<(), CommandError> {
+        if self.engine.workspace().runs().iter().any(|r| r.id == id) {
+            return Ok(());
+        }
+        let mut options = RunOptions::new(self.name.clone(), &self.source_dir);
+        options.id = Some(id.clone());
+        options.device_wait = None;
+        eprintln!("{}: run {id}", self.schedule.name);
+        let handle = self.engine.run(self.plan.clone(), options).map_err(CommandError::input)?;
+        let result = watch(&handle, &self.plan).await?;
+        eprintln!("{}: run {id} {:?}, {:.1} s", self.schedule.name, result.outcome, result.seconds);
+        Ok(())
+    }
+
+    fn last(&self) -> Option<Timestamp> {
+        std::fs::read_to_string(&self.memory).ok()?.trim().parse().ok()
+    }
+
+    fn remember(&self, at: Timestamp) -> Result<(), CommandError> {
+        let temporary = self.memory.with_extension("new");
+        std::fs::write(&temporary, at.to_string())
+            .and_then(|()| std::fs::rename(&temporary, &self.memory))
+            .map_err(|e| CommandError::input(format!("{}: {e}", self.memory.display())))
+    }
+}

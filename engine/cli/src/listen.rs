@@ -1,0 +1,48 @@
+//! The port at which devices join, for as long as a command needs it.
+
+use std::net::SocketAddr;
+
+use headstart_driver::Hub;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::exit::CommandError;
+
+/// A served port.
+pub struct Server {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+/// Begins to serve devices.
+pub async fn start(hub: Hub, address: SocketAddr) -> Result<Server, CommandError> {
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(|e| {
+        CommandError::input(format!("cannot listen on {address}: {e}"))
+            .help("--listen ADDR:PORT takes another; port 0 takes any that is free")
+    })?;
+    let address = listener.local_addr().map_err(CommandError::internal)?;
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let until = async {
+            let _ = stopped.await;
+        };
+        if let Err(e) = headstart_server::serve(listener, hub, until).await {
+            eprintln!("error: {e}");
+        }
+    });
+    Ok(Server { address, stop, task })
+}
+
+impl Server {
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Ends it, after requests in progress.
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.task.await;
+    }
+}

@@ -1,0 +1,206 @@
+//! From a recorded run to the report's plain data.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use headstart_core::event::EventKind;
+use headstart_core::prepare::output_value;
+use headstart_core::state::Status;
+use headstart_dsl::plan::Place;
+use headstart_protocol::expr::{Manifests, ResolveError, Value};
+use headstart_protocol::{ArtifactRef, Manifest, Type};
+use headstart_report::{Output, OutputView, RunReport, Sample, StageBar, StageState};
+use headstart_store::Workspace;
+
+use crate::commands::runs::{Recorded, seconds};
+use crate::exit::CommandError;
+
+/// Manifests of a workspace.
+pub struct Store<'a>(pub &'a Workspace);
+
+impl Manifests for Store<'_> {
+    fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, ResolveError> {
+        let found = self.0.artifacts().manifest(&artifact.id);
+        let found = found.map_err(|e| ResolveError::Manifest(e.to_string()))?;
+        found.ok_or_else(|| ResolveError::Manifest(format!("artifact {} is not here", artifact.id.short())))
+    }
+}
+
+/// The summary of a run, for the terminal.
+pub fn terminal(ws: &Workspace, run: &Recorded) -> Result<String, CommandError> {
+    let report = report(ws, run)?;
+    Ok(headstart_report::terminal(&report, width(), color()))
+}
+
+/// Writes the report of a run as one HTML file.
+pub fn write_html(ws: &Workspace, run: &Recorded, path: &Path) -> Result<(), CommandError> {
+    let page = headstart_report::html(&report(ws, run)?);
+    let write = || {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        std::fs::write(path, page)
+    };
+    write().map_err(|e| CommandError::input(format!("{}: {e}", path.display())))
+}
+
+fn width() -> usize {
+    console_width().clamp(60, 110)
+}
+
+fn console_width() -> usize {
+    std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(100)
+}
+
+fn color() -> bool {
+    use std::io::IsTerminal;
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// Counters over all stages that ran.
+pub fn counters(run: &Recorded) -> BTreeMap<String, u64> {
+    let mut sum = BTreeMap::new();
+    for (_, status) in run.state.statuses() {
+        if let Status::Done(done) = status {
+            for (name, n) in &done.usage.counters {
+                *sum.entry(name.clone()).or_default() += n;
+            }
+        }
+    }
+    sum
+}
+
+/// The report of a run.
+pub fn report(ws: &Workspace, run: &Recorded) -> Result<RunReport, CommandError> {
+    let header = headstart_driver::run::read_header(ws, &run.id)?;
+    let mut outputs = Vec::new();
+    for output in &run.plan.outputs {
+        let value = output_value(&run.state, &output.value, &Store(ws)).map_err(CommandError::internal)?;
+        let Some(value) = value else { continue };
+        if let Some(view) = view(ws, &value, &output.ty)? {
+            outputs.push(Output { name: output.name.clone(), doc: output.doc.clone(), view });
+        }
+    }
+    let started = run.events.first().map_or(0, |e| e.at_ms);
+    let started = jiff::Timestamp::from_millisecond(i64::try_from(started).unwrap_or(0)).unwrap_or_default();
+    Ok(RunReport {
+        run: run.id.clone(),
+        pipeline: header.pipeline,
+        started: started.strftime("%Y-%m-%d %H:%M UTC").to_string(),
+        seconds: seconds(&run.events),
+        counters: counters(run),
+        stages: bars(run),
+        outputs,
+    })
+}
+
+fn bars(run: &Recorded) -> Vec<StageBar> {
+    let origin = run.events.first().map_or(0, |e| e.at_ms);
+    let since = |at: u64| at.saturating_sub(origin) as f64 / 1000.0;
+    let mut start: BTreeMap<u32, f64> = BTreeMap::new();
+    let mut took: BTreeMap<u32, f64> = BTreeMap::new();
+    for event in &run.events {
+        let at = since(event.at_ms);
+        match &event.kind {
+            EventKind::AttemptStarted { instance, .. } => {
+                start.insert(*instance, at);
+            }
+            EventKind::Committed { instance, .. } | EventKind::Failed { instance, .. } => {
+                let from = *start.entry(*instance).or_insert(at);
+                took.insert(*instance, at - from);
+            }
+            EventKind::CacheHit { instance, .. } | EventKind::Skipped { instance, .. } => {
+                start.insert(*instance, at);
+            }
+            _ => {}
+        }
+    }
+    let bar = |(i, status): (u32, &Status)| {
+        let inst = run.state.instance(i);
+        StageBar {
+            name: inst.name.clone(),
+            kind: inst.kind.clone(),
+            place: match &inst.place {
+                Place::Server => "server".to_owned(),
+                Place::Device(d) => d.clone(),
+            },
+            start: start.get(&i).copied().unwrap_or(0.0),
+            seconds: took.get(&i).copied().unwrap_or(0.0),
+            state: match status {
+                Status::Done(d) if d.fence.is_none() => StageState::Cached,
+                Status::Done(_) => StageState::Done,
+                Status::Skipped => StageState::Skipped,
+                Status::Failed(_) => StageState::Failed,
+                _ => StageState::NotRun,
+            },
+        }
+    };
+    run.state.statuses().map(bar).collect()
+}
+
+fn view(ws: &Workspace, value: &Value, ty: &Type) -> Result<Option<OutputView>, CommandError> {
+    Ok(match value {
+        Value::Artifact(a) => match ws.artifacts().manifest(&a.id)? {
+            Some(m) => Some(artifact_view(ws, &m)),
+            None => None,
+        },
+        Value::Json(value) => Some(json_view(value.clone(), ty)),
+        Value::List(items) => Some(OutputView::Text { value: list_text(ws, items)? }),
+        Value::Absent => None,
+        other => Some(OutputView::Text { value: other.describe() }),
+    })
+}
+
+fn json_view(value: serde_json::Value, ty: &Type) -> OutputView {
+    match ty {
+        Type::Selection => OutputView::Selection { value },
+        Type::Pllm => OutputView::Pllm { value },
+        Type::Metrics => OutputView::Metrics { value, samples: Vec::new() },
+        _ => OutputView::Text { value: value.to_string() },
+    }
+}
+
+fn artifact_view(ws: &Workspace, m: &Manifest) -> OutputView {
+    let value = m.value.clone();
+    match m.ty {
+        Type::Catalog => OutputView::Catalog { value },
+        Type::Selection => OutputView::Selection { value },
+        Type::Pllm | Type::Model => OutputView::Pllm { value },
+        Type::Metrics => OutputView::Metrics { value, samples: samples(ws, m) },
+        _ => {
+            let files: Vec<&str> = m.files.keys().map(String::as_str).collect();
+            OutputView::Text { value: format!("{}: {}", m.ty, files.join(", ")) }
+        }
+    }
+}
+
+/// Sample answers that an evaluation kept beside its numbers.
+fn samples(ws: &Workspace, m: &Manifest) -> Vec<Sample> {
+    let path = m.files.get("samples.jsonl").and_then(|f| ws.blobs().path(&f.digest));
+    let text = path.and_then(|p| std::fs::read_to_string(p).ok()).unwrap_or_default();
+    text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect()
+}
+
+fn list_text(ws: &Workspace, items: &[(String, Value)]) -> Result<String, CommandError> {
+    let mut lines = Vec::new();
+    for (key, item) in items {
+        let text = match item {
+            Value::Artifact(a) => match ws.artifacts().manifest(&a.id)? {
+                Some(m) => one_line(&m),
+                None => a.id.short(),
+            },
+            Value::Json(j) => j.to_string(),
+            other => other.describe(),
+        };
+        lines.push(format!("{key}: {text}"));
+    }
+    Ok(lines.join("\n"))
+}
+
+/// An artifact in a line: its metrics where it has some.
+fn one_line(m: &Manifest) -> String {
+    let numbers = m.value.get("metrics").unwrap_or(&m.value).as_object();
+    let shown = numbers.into_iter().flatten().filter_map(|(k, v)| Some(format!("{k} {:.3}", v.as_f64()?)));
+    let text = shown.take(6).collect::<Vec<_>>().join(", ");
+    if text.is_empty() { m.ty.to_string() } else { text }
+}

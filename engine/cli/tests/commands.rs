@@ -1,0 +1,148 @@
+//! The command line as people and scripts see it: what is said where, and exit codes.
+
+mod common;
+
+use common::Place;
+
+const PERSONALIZE: &str = "pipelines/personalize.pllm";
+
+#[test]
+fn shipped_pipelines_are_well_and_formatted() {
+    let place = Place::new();
+    place.headstart(&["check", PERSONALIZE]).code(0).err_has("well");
+    let nine = ["check", "pipelines/nine-styles.pllm", "--set", "data=examples", "--set", "encoder=examples"];
+    // There are no style files here, so the fan-outs are empty, which is only worth a warning.
+    place.headstart(&nine).code(0);
+    let files = ["fmt", "--check", PERSONALIZE, "pipelines/nine-styles.pllm", "pipelines/train-tiny.pllm"];
+    place.headstart(&files).code(0);
+}
+
+#[test]
+fn a_mistake_has_a_code_a_place_and_a_page() {
+    let place = Place::new();
+    let file = place.write("p.pllm", "model base = local(\"tiny\")\noutput o = bsae\n");
+    let file = file.to_str().expect("a plain path");
+    let said = place.headstart(&["check", file]).code(2).err_has("E0101").err_has("did you mean `base`?");
+    assert!(said.out.is_empty(), "findings go to stderr");
+    let json = place.headstart(&["check", file, "--format", "json"]).code(2).out;
+    let findings: serde_json::Value = serde_json::from_str(&json).expect("JSON on stdout");
+    assert!(findings.to_string().contains("E0101"), "{findings}");
+    place.headstart(&["check", "--explain", "E0101"]).code(0).out_has("E0101");
+    place.headstart(&["check", "--explain", "E9999"]).code(2).err_has("there is no code E9999");
+}
+
+#[test]
+fn the_command_line_itself_is_input() {
+    let place = Place::new();
+    place.headstart(&["frobnicate"]).code(2);
+    place.headstart(&["check", "no-such.pllm"]).code(2).err_has("there is no pipeline file no-such.pllm");
+    place.headstart(&["check", PERSONALIZE, "--set", "target"]).code(2).err_has("NAME=VALUE");
+    place.headstart(&["run", PERSONALIZE, "--only", "nothing"]).code(2).err_has("no stage `nothing`");
+    place.headstart(&["runs", "zzz"]).code(2).err_has("no run begins with `zzz`");
+    place.headstart(&["--version"]).code(0).out_has("headstart ");
+}
+
+#[test]
+fn plan_says_what_would_run_and_where() {
+    let place = Place::new();
+    let said = place.headstart(&["plan", PERSONALIZE]).code(0);
+    for text in ["probe", "on phone, private", "only phone can tell", "leaves its device"] {
+        assert!(said.out.contains(text), "lacks {text:?}:\n{}", said.out);
+    }
+    assert!(place.headstart(&["runs"]).code(0).out.is_empty(), "planning records nothing");
+}
+
+#[test]
+fn the_server_half_runs_is_cached_and_explained() {
+    let place = Place::new();
+    let run = ["run", PERSONALIZE, "--only", "catalog", "--format", "json"];
+    let first = place.headstart(&run).code(0);
+    let again = place.headstart(&run).code(0).err_has("0 forward passes");
+    let seconds = |said: &common::Said| -> f64 {
+        let json: serde_json::Value = serde_json::from_str(&said.out).expect("JSON on stdout");
+        json["seconds"].as_f64().expect("seconds")
+    };
+    assert!(seconds(&again) < 1.0, "{} s, after {} s", seconds(&again), seconds(&first));
+
+    place.headstart(&["why", "drift"]).code(0).out_has("nothing changed since run");
+    place.headstart(&["why", "nope"]).code(2).err_has("its stages:");
+    let list = place.headstart(&["catalog"]).code(0);
+    assert_eq!(list.out.lines().count(), 14, "{}", list.out);
+    place.headstart(&["catalog", "elementary-concise-sassy"]).code(0).out_has("explained");
+    place.headstart(&["catalog", "nobody"]).code(2).err_has("the catalog has no pLLM `nobody`");
+    assert_eq!(place.headstart(&["runs"]).code(0).out.lines().count(), 2);
+    place.headstart(&["cache"]).code(0).out_has("artifacts");
+
+    // Another question is put to every model, and only that one.
+    let probes =
+        std::fs::read_to_string(common::root().join("examples/first-light/probes.jsonl")).expect("probes");
+    let more =
+        place.write("more.jsonl", &format!("{probes}{{\"prompt\":\"Please describe maps again.\"}}\n"));
+    let set = format!("probes={}", more.display());
+    let changed =
+        place.headstart(&["run", PERSONALIZE, "--only", "catalog", "--set", &set, "--quiet"]).code(0);
+    let passes: u64 = changed
+        .err
+        .split(" forward passes")
+        .next()
+        .and_then(|s| s.rsplit(' ').next())
+        .and_then(|n| n.parse().ok())
+        .expect("the closing line counts forward passes");
+    // 15 models answer one question, and 15 answers are embedded.
+    assert!((15..=60).contains(&passes), "{passes} forward passes for one new row");
+    place.headstart(&["why", "plain"]).code(0).out_has("args.prompts");
+}
+
+#[test]
+fn a_device_that_never_joins_is_named() {
+    let place = Place::new();
+    let run = ["run", PERSONALIZE, "--listen", "127.0.0.1:0", "--device-wait", "1", "--quiet"];
+    place.headstart(&run).code(1).err_has("phone").err_has("headstart-device join");
+}
+
+/// A copy of a folder of the checkout, to be broken.
+fn copy(place: &Place, from: &str, to: &str) -> std::path::PathBuf {
+    let target = place.path(to);
+    std::fs::create_dir_all(&target).expect("writable");
+    for entry in std::fs::read_dir(common::root().join(from)).expect("the folder is there").flatten() {
+        std::fs::write(target.join(entry.file_name()), std::fs::read(entry.path()).expect("readable"))
+            .expect("writable");
+    }
+    target
+}
+
+#[test]
+fn broken_input_is_named_and_nothing_is_half_written() {
+    let place = Place::new();
+    let out = place.path("out");
+    let run = |name: &str, path: &std::path::Path| {
+        let set = format!("{name}={}", path.display());
+        let out = out.to_str().expect("a plain path");
+        place.headstart(&["run", PERSONALIZE, "--only", "catalog", "--set", &set, "--out", out, "--quiet"])
+    };
+
+    let cut = copy(&place, "examples/models/tiny", "cut");
+    let weights = cut.join("model.safetensors");
+    let bytes = std::fs::read(&weights).expect("readable");
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).expect("writable");
+    run("base_folder", &cut).code(2).err_has("model.safetensors");
+
+    std::fs::remove_file(&weights).expect("removable");
+    run("base_folder", &cut).code(2).err_has("safetensors");
+
+    let tokenless = copy(&place, "examples/models/tiny", "tokenless");
+    std::fs::remove_file(tokenless.join("tokenizer.json")).expect("removable");
+    run("base_folder", &tokenless).code(2).err_has("tokenizer.json");
+
+    let adapter = copy(&place, "examples/catalog/elementary-concise-sassy", "adapters/dora");
+    let config = std::fs::read_to_string(adapter.join("adapter_config.json")).expect("readable");
+    let dora = config.replacen('{', "{\"use_dora\": true,", 1);
+    std::fs::write(adapter.join("adapter_config.json"), dora).expect("writable");
+    run("adapters", &adapter).code(2).err_has("dora");
+
+    let rows = place.write("bad.jsonl", "{\"prompt\": \"fine\"}\n{\"prompt\": oops}\n");
+    run("probes", &rows).code(2).err_has("bad.jsonl").err_has("2");
+    let empty = place.write("empty.jsonl", "");
+    run("probes", &empty).code(2).err_has("empty.jsonl");
+    assert!(!out.exists(), "a failed run writes no outputs");
+}

@@ -1,0 +1,161 @@
+//! The whole of it, with real processes and real models: a server and a phone.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Place, device_binary, root};
+
+const PERSONALIZE: &str = "pipelines/personalize.pllm";
+
+/// A device that is ended with the test.
+struct Device(Child);
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").port()
+}
+
+fn phone(place: &Place, port: u16) -> Device {
+    let child = Command::new(device_binary())
+        .current_dir(root())
+        .arg("--state")
+        .arg(place.path("phone"))
+        .args(["join", &format!("http://127.0.0.1:{port}"), "--name", "phone"])
+        .args(["--data", "examples/first-light/phone", "--holds", "charging,unmetered,idle"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the device starts");
+    Device(child)
+}
+
+/// Every file below a folder.
+fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(dir) = folders.pop() {
+        for entry in std::fs::read_dir(dir).expect("readable").flatten() {
+            let path = entry.path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|w| w == needle)
+}
+
+/// What only the phone knows: every prompt and response, and the digests of its files and texts.
+fn secrets() -> Vec<Vec<u8>> {
+    let mut secrets = Vec::new();
+    for name in ["me.jsonl", "later.jsonl"] {
+        let bytes = std::fs::read(root().join("examples/first-light/phone").join(name)).expect("readable");
+        secrets.push(headstart_protocol::Digest::of(&bytes).to_string().into_bytes());
+        for line in String::from_utf8(bytes).expect("UTF-8").lines() {
+            let row: headstart_protocol::rows::Row = serde_json::from_str(line).expect("a row");
+            for text in [row.prompt, row.response] {
+                let digest = headstart_protocol::Digest::of(text.as_bytes());
+                secrets.push(digest.to_string().into_bytes());
+                secrets.push(digest.0.to_vec());
+                secrets.push(text.into_bytes());
+            }
+        }
+    }
+    secrets
+}
+
+#[test]
+fn a_phone_personalises_and_its_texts_stay() {
+    let place = Place::new();
+    let port = free_port();
+    let _device = phone(&place, port);
+    let listen = format!("127.0.0.1:{port}");
+    let report = place.path("report.html");
+    let run = ["run", PERSONALIZE, "--listen", &listen, "--format", "json", "--report"];
+    let first = place.command(&run).arg(&report).output().expect("headstart starts");
+    let first = common::said(first).code(0);
+
+    let json: serde_json::Value = serde_json::from_str(&first.out).expect("JSON on stdout");
+    let steps = |name: &str| {
+        json["outputs"][name]["steps"].as_f64().unwrap_or_else(|| panic!("{name} has steps: {json}"))
+    };
+    assert!(
+        steps("tuned") < steps("scratch"),
+        "{} steps with a head start, {} without",
+        steps("tuned"),
+        steps("scratch")
+    );
+    let loss = |name: &str| json["outputs"][name]["loss"].as_f64().expect("a loss");
+    assert!(loss("after") < loss("before"));
+    let page = std::fs::read_to_string(report).expect("the report is written");
+    assert!(page.contains("<svg") && !page.contains("<script"), "pictures, and nothing that runs");
+
+    // Nothing of the phone's texts is in anything that the server has, or on its screen.
+    let secrets = secrets();
+    let mut seen: Vec<(String, Vec<u8>)> = files(&place.path("ws"))
+        .iter()
+        .map(|p| (p.display().to_string(), std::fs::read(p).unwrap_or_default()))
+        .collect();
+    seen.push(("stdout".into(), first.out.into_bytes()));
+    seen.push(("stderr".into(), first.err.into_bytes()));
+    seen.push(("report".into(), page.into_bytes()));
+    for (name, bytes) in &seen {
+        for secret in &secrets {
+            assert!(!contains(bytes, secret), "{name} holds {:?}", String::from_utf8_lossy(secret));
+        }
+    }
+    // The search would find them: the phone's own folder has them.
+    let own = files(&place.path("phone"));
+    assert!(own.iter().any(|p| contains(&std::fs::read(p).unwrap_or_default(), &secrets[3])));
+
+    // Again: the phone reads its texts, and nothing else happens.
+    let again = place.headstart(&["run", PERSONALIZE, "--listen", &listen, "--format", "json"]).code(0);
+    let again = again.err_has("0 forward passes");
+    let json: serde_json::Value = serde_json::from_str(&again.out).expect("JSON on stdout");
+    let seconds = json["seconds"].as_f64().expect("seconds");
+    assert!(seconds < 3.0, "{seconds} s, most of it until the phone is back");
+}
+
+#[test]
+fn an_engine_that_was_killed_goes_on_where_it_was() {
+    let place = Place::new();
+    let mut engine = place
+        .command(&["run", PERSONALIZE, "--only", "catalog", "--quiet"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("headstart starts");
+    // Kill it when the first stage of the middle is done.
+    let stderr = BufReader::new(engine.stderr.take().expect("piped"));
+    let begun = Instant::now();
+    for line in stderr.lines().map_while(Result::ok) {
+        if line.contains("plain") || begun.elapsed() > Duration::from_secs(60) {
+            break;
+        }
+    }
+    engine.kill().expect("it was running");
+    engine.wait().expect("it ended");
+    let runs = place.headstart(&["runs"]).code(0);
+    assert!(runs.out.contains("interrupted"), "{}", runs.out);
+    let id = runs.out.split_whitespace().next().expect("a run").to_owned();
+    let run = ["run", PERSONALIZE, "--only", "catalog", "--quiet", "--resume", &id];
+    // `--only` belongs to a new run; a resumed one is as it was created.
+    place.headstart(&run).code(2);
+    place
+        .headstart(&["run", PERSONALIZE, "--listen", "127.0.0.1:0", "--quiet", "--resume", &id])
+        .code(0)
+        .err_has("succeeded");
+    assert_eq!(place.headstart(&["runs"]).code(0).out.lines().count(), 1, "the same run, not another");
+    assert_eq!(place.headstart(&["catalog"]).code(0).out.lines().count(), 14);
+}
