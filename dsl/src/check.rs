@@ -7,6 +7,7 @@
 
 mod arg;
 mod cron;
+mod index;
 mod infer;
 mod item;
 mod load;
@@ -34,6 +35,7 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::loader::FileLoader;
 use crate::plan::{Instance, Item, Plan};
 use crate::span::{FileId, Sources, Span};
+use crate::symbols::Index;
 
 /// The outcome of a check.
 #[derive(Clone, Debug)]
@@ -56,6 +58,22 @@ impl Checked {
 /// Checks the pipeline file at `path`. `sets` holds parameter values as given on the command line;
 /// relative paths among them are taken as they are.
 pub fn check(path: &str, loader: &dyn FileLoader, sets: &BTreeMap<String, String>) -> Checked {
+    run(path, loader, sets, None)
+}
+
+/// Checks like [`check`], and says for every name where it stands and what it means.
+pub fn analyze(path: &str, loader: &dyn FileLoader, sets: &BTreeMap<String, String>) -> (Checked, Index) {
+    let mut index = Index::default();
+    let checked = run(path, loader, sets, Some(&mut index));
+    (checked, index)
+}
+
+fn run(
+    path: &str,
+    loader: &dyn FileLoader,
+    sets: &BTreeMap<String, String>,
+    index: Option<&mut Index>,
+) -> Checked {
     let mut c = Checker {
         loader,
         sources: Sources::default(),
@@ -67,7 +85,7 @@ pub fn check(path: &str, loader: &dyn FileLoader, sets: &BTreeMap<String, String
         instances: Vec::new(),
         bases: Vec::new(),
     };
-    let plan = c.load_root(path).then(|| c.plan(sets));
+    let plan = c.load_root(path).then(|| c.plan(sets, index));
     c.finish(plan)
 }
 
@@ -250,7 +268,7 @@ impl Checker<'_> {
         self.diags.push(d);
     }
 
-    fn plan(&mut self, sets: &BTreeMap<String, String>) -> Plan {
+    fn plan(&mut self, sets: &BTreeMap<String, String>, index: Option<&mut Index>) -> Plan {
         self.give_sets(sets);
         for item in self.order() {
             self.item(item);
@@ -258,6 +276,9 @@ impl Checker<'_> {
         self.check_params();
         let (outputs, schedules) = (self.outputs(), self.schedules());
         self.report_unused();
+        if let Some(index) = index {
+            *index = self.index();
+        }
         let root = &self.scopes[0];
         let plan = Plan {
             doc: ast::Item::doc_text(&root.tree.doc),

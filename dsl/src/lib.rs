@@ -23,6 +23,7 @@
 //! - [`render()`], [`to_json`]: findings for people and for tools.
 //! - [`mod@format`]: the one style.
 //! - [`draw`]: the plan as Mermaid and Graphviz text.
+//! - [`analyze`], [`symbols`]: every name and what stands where, for editors.
 //! - [`words`]: keywords, settings and other fixed words, with their meaning.
 //! - [`span`], [`loader`], `names`: places, files, similar names.
 
@@ -40,10 +41,11 @@ mod names;
 pub mod plan;
 mod render;
 pub mod span;
+pub mod symbols;
 mod syntax;
 pub mod words;
 
-pub use check::{Checked, check};
+pub use check::{Checked, analyze, check};
 pub use codes::{Code, codes, explain};
 pub use diagnostic::{Diagnostic, Label, Severity};
 pub use draw::{dot, mermaid};

@@ -290,7 +290,7 @@ fn is_const(t: &T) -> bool {
 /// How many elements of a list are shown.
 const SHOWN: usize = 8;
 
-fn show(t: &T) -> String {
+pub(super) fn show(t: &T) -> String {
     match t {
         T::Path(p) => p.resolved.to_string(),
         T::Const(Value::Text(t)) => t.clone(),

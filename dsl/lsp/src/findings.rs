@@ -1,0 +1,65 @@
+//! Findings of the checker, as the protocol's diagnostics.
+
+use headstart_dsl::codes::Code;
+use headstart_dsl::symbols::{SymbolKind, Target};
+use headstart_dsl::{Diagnostic, Severity, Span};
+use lsp_types::{DiagnosticRelatedInformation, DiagnosticSeverity, DiagnosticTag, NumberOrString, Range};
+
+use crate::documents::{Analysis, Text};
+
+/// The findings of a file. Those of imported files are told where they are imported.
+pub fn findings(a: &Analysis, text: &Text) -> Vec<lsp_types::Diagnostic> {
+    a.checked.diagnostics.iter().filter(|d| !is_open_param(a, d)).map(|d| finding(a, text, d)).collect()
+}
+
+/// A parameter without a default gets its value when the file is run.
+fn is_open_param(a: &Analysis, d: &Diagnostic) -> bool {
+    let params = a.index.declared(Analysis::ROOT).filter(|s| s.kind == SymbolKind::Param);
+    d.code == Code::E0701 && params.into_iter().any(|s| Some(s.span) == d.span())
+}
+
+fn finding(a: &Analysis, text: &Text, d: &Diagnostic) -> lsp_types::Diagnostic {
+    let (range, mut message) = place(a, text, d);
+    let labels = d.labels.iter().filter(|l| l.primary && !l.text.is_empty());
+    for l in labels {
+        message += &format!(" ({})", l.text);
+    }
+    d.notes.iter().for_each(|n| message += &format!("\nnote: {n}"));
+    d.help.iter().for_each(|h| message += &format!("\nhelp: {h}"));
+    let related = d.labels.iter().filter(|l| !l.primary).filter_map(|l| {
+        Some(DiagnosticRelatedInformation { location: a.location(l.span)?, message: l.text.clone() })
+    });
+    let related: Vec<_> = related.collect();
+    let unused = matches!(d.code, Code::W0001 | Code::W0002 | Code::W0003);
+    lsp_types::Diagnostic {
+        range,
+        severity: Some(match d.severity {
+            Severity::Error => DiagnosticSeverity::ERROR,
+            Severity::Warning => DiagnosticSeverity::WARNING,
+        }),
+        code: Some(NumberOrString::String(d.code.to_string())),
+        source: Some("headstart".to_owned()),
+        message,
+        related_information: (!related.is_empty()).then_some(related),
+        tags: unused.then(|| vec![DiagnosticTag::UNNECESSARY]),
+        ..Default::default()
+    }
+}
+
+/// Where a finding is shown, and its message.
+fn place(a: &Analysis, text: &Text, d: &Diagnostic) -> (Range, String) {
+    match d.span() {
+        None => (Range::default(), d.message.clone()),
+        Some(span) if span.file == Analysis::ROOT => (text.range(span), d.message.clone()),
+        Some(span) => {
+            let message = format!("{}: {}", a.checked.sources.locate(span), d.message);
+            let import = |s: &Span| s.file == Analysis::ROOT;
+            let marks = a.index.marks.iter().filter(|m| import(&m.span));
+            let direct = marks.clone().find(|m| matches!(m.target, Target::File(f) if f == span.file));
+            // Imported by what is imported: the first import stands for all.
+            let any = || marks.clone().find(|m| matches!(m.target, Target::File(_)));
+            let at = direct.or_else(any).map(|m| text.range(m.span));
+            (at.unwrap_or_default(), message)
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Definition, references, rename.
+
+use headstart_dsl::Span;
+use headstart_dsl::symbols::{SymbolKind, Target};
+use lsp_types::{Location, TextEdit, Uri, WorkspaceEdit};
+
+use crate::documents::{Analysis, Text, to_uri};
+
+/// The name at a byte of the file: its number and its place there.
+fn symbol_at(a: &Analysis, offset: usize) -> Option<(usize, Span)> {
+    let mark = a.index.at(Analysis::ROOT, offset)?;
+    match mark.target {
+        Target::Symbol(n) => Some((n, mark.span)),
+        _ => None,
+    }
+}
+
+/// Where the name at a byte is declared; the start of the file for an import's path.
+pub fn definition(a: &Analysis, offset: usize) -> Option<Location> {
+    let mark = a.index.at(Analysis::ROOT, offset)?;
+    match mark.target {
+        Target::Symbol(n) => a.location(a.index.symbols[n].span),
+        Target::File(f) => a.location(Span::new(f, 0, 0)),
+        _ => None,
+    }
+}
+
+/// Every place of the name at a byte, in the file and what it imports.
+pub fn references(a: &Analysis, offset: usize, declaration: bool) -> Option<Vec<Location>> {
+    let (symbol, _) = symbol_at(a, offset)?;
+    let places = a.index.places(symbol).filter(|m| declaration || !m.definition);
+    Some(places.filter_map(|m| a.location(m.span)).collect())
+}
+
+/// The name at a byte, if it can be renamed.
+pub fn renamable(a: &Analysis, offset: usize) -> Option<Span> {
+    symbol_at(a, offset).map(|(_, span)| span)
+}
+
+/// The edits that rename what stands at a byte, or why it cannot be renamed.
+pub fn rename(a: &Analysis, offset: usize, new: &str) -> Result<WorkspaceEdit, String> {
+    let (symbol, _) = symbol_at(a, offset).ok_or("only names can be renamed")?;
+    let head = new.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    if !head || !new.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') || new == "true" || new == "false"
+    {
+        return Err(format!(
+            "`{new}` is no name: names are letters, digits and `_`, and start with no digit"
+        ));
+    }
+    let s = &a.index.symbols[symbol];
+    let output = |k: SymbolKind| k == SymbolKind::Output;
+    let schedule = |k: SymbolKind| k == SymbolKind::Schedule;
+    // Outputs, schedules and all other names do not get in each other's way.
+    let rivals = a.index.symbols.iter().filter(|o| {
+        o.span.file == s.span.file && output(o.kind) == output(s.kind) && schedule(o.kind) == schedule(s.kind)
+    });
+    if let Some(other) = rivals.into_iter().find(|o| o.name == new && o.span != s.span) {
+        return Err(format!("the name `{new}` is taken in line {}", a.checked.sources.line(other.span)));
+    }
+    // `HashMap` is what the protocol's crate asks for; editors treat it as a set.
+    let mut changes: std::collections::HashMap<Uri, Vec<TextEdit>> = Default::default();
+    for mark in a.index.places(symbol) {
+        let file = a.checked.sources.file(mark.span.file);
+        if let Some(uri) = to_uri(&file.path) {
+            let edit = TextEdit::new(Text::new(&file.text).range(mark.span), new.to_owned());
+            changes.entry(uri).or_default().push(edit);
+        }
+    }
+    Ok(WorkspaceEdit { changes: Some(changes), ..Default::default() })
+}
