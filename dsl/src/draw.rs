@@ -1,10 +1,15 @@
-//! A plan's items as text for drawing programs: a fan-out is one node with its size, what is
+//! A plan's items as a picture, and as text for drawing programs: a fan-out is one node with its size, what is
 //! private to a device stands inside the device's border.
+
+mod layout;
+mod svg;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::plan::{Place, Plan};
+
+pub use svg::svg;
 
 /// One node: an item.
 struct Node {

@@ -22,7 +22,7 @@
 //! - [`diagnostic`], [`codes`]: findings and their stable codes, a page each in `codes/`.
 //! - [`render()`], [`to_json`]: findings for people and for tools.
 //! - [`mod@format`]: the one style.
-//! - [`draw`]: the plan as Mermaid and Graphviz text.
+//! - [`draw`]: the plan as an SVG picture, as Mermaid and as Graphviz text.
 //! - [`analyze`], [`symbols`]: every name and what stands where, for editors.
 //! - [`words`]: keywords, settings and other fixed words, with their meaning.
 //! - [`span`], [`loader`], `names`: places, files, similar names.
@@ -48,7 +48,7 @@ pub mod words;
 pub use check::{Checked, analyze, check};
 pub use codes::{Code, codes, explain};
 pub use diagnostic::{Diagnostic, Label, Severity};
-pub use draw::{dot, mermaid};
+pub use draw::{dot, mermaid, svg};
 pub use format::format;
 pub use graph::graph;
 pub use loader::{FileLoader, MemoryLoader};

@@ -1,6 +1,6 @@
 //! What people see: every code's page example, and a file full of slips, rendered.
 
-use headstart_dsl::{MemoryLoader, check, codes, dot, explain, mermaid, render, to_json};
+use headstart_dsl::{MemoryLoader, check, codes, dot, explain, mermaid, render, svg, to_json};
 
 /// The body of the first fence whose info line starts with `info`, and the rest of that line.
 fn fence<'p>(page: &'p str, info: &str) -> Option<(&'p str, String)> {
@@ -82,5 +82,6 @@ fn drawings() {
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
         insta::assert_snapshot!("mermaid", mermaid(&plan));
         insta::assert_snapshot!("dot", dot(&plan));
+        insta::assert_snapshot!("svg", svg(&plan));
     });
 }
