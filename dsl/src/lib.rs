@@ -24,6 +24,7 @@
 //! - [`mod@format`]: the one style.
 //! - [`draw`]: the plan as an SVG picture, as Mermaid and as Graphviz text.
 //! - [`analyze`], [`symbols`]: every name and what stands where, for editors.
+//! - [`sets_from_json`]: values of parameters from a file.
 //! - [`words`]: keywords, settings and other fixed words, with their meaning.
 //! - [`span`], [`loader`], `names`: places, files, similar names.
 
@@ -43,6 +44,7 @@ mod render;
 pub mod span;
 pub mod symbols;
 mod syntax;
+mod values;
 pub mod words;
 
 pub use check::{Checked, analyze, check};
@@ -56,3 +58,4 @@ pub use plan::Plan;
 pub use render::{render, to_json};
 pub use span::{FileId, Sources, Span};
 pub use syntax::{MAX_DEPTH, parse};
+pub use values::{ValuesError, sets_from_json};

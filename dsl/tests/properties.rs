@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use headstart_dsl::{FileId, MemoryLoader, Plan, Severity, check, format, parse, render};
+use headstart_dsl::{FileId, MemoryLoader, Plan, Severity, analyze, check, format, parse, render, svg};
 use proptest::prelude::*;
 
 /// The sources of the specification: a corpus of real files to damage.
@@ -54,8 +54,15 @@ fn plan(text: &str) -> Option<Plan> {
 
 /// Everything that may be done with any text.
 fn survives(text: &str) {
-    let checked = check("main.pllm", &loader(text), &Default::default());
+    let (checked, index) = analyze("main.pllm", &loader(text), &Default::default());
     assert_eq!(checked.plan.is_none(), checked.has_errors());
+    for m in &index.marks {
+        let file = checked.sources.file(m.span.file);
+        assert!(file.text.get(m.span.range()).is_some(), "span outside its text: {m:?}");
+    }
+    if let Some(plan) = &checked.plan {
+        assert!(svg(plan).ends_with("</svg>\n"));
+    }
     for d in &checked.diagnostics {
         for l in &d.labels {
             let file = checked.sources.file(l.span.file);

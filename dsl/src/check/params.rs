@@ -238,25 +238,29 @@ impl Checker<'_> {
                 Ok(v @ Value::Bytes(_)) if !negative => T::Const(v),
                 _ => return wrong("1GiB"),
             },
-            Type::List(inner) if **inner == Type::Path && text.contains(['*', '?', '[']) => {
-                let found = self.loader.glob(text).map_err(|why| format!("cannot list it: {why}"))?;
-                if found.is_empty() {
-                    return Err("the pattern matches nothing".to_owned());
-                }
-                T::List(found.iter().map(|p| (loader::stem(p).to_owned(), T::Path(globbed(p)))).collect())
-            }
             Type::List(inner) => {
-                let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
-                let items: Result<Vec<_>, String> = parts
-                    .map(|part| {
-                        let key = if **inner == Type::Path { loader::stem(part) } else { part };
-                        Ok((key.to_owned(), self.from_text(inner, part)?))
-                    })
-                    .collect();
-                T::List(items?)
+                let mut items = Vec::new();
+                for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+                    if **inner == Type::Path && part.contains(['*', '?', '[']) {
+                        items.extend(self.listed(part)?);
+                        continue;
+                    }
+                    let key = if **inner == Type::Path { loader::stem(part) } else { part };
+                    items.push((key.to_owned(), self.from_text(inner, part)?));
+                }
+                T::List(items)
             }
             _ => return Err(format!("{} cannot be set", a(ty))),
         })
+    }
+
+    /// The paths that a pattern of the command line matches.
+    fn listed(&self, pattern: &str) -> Result<Vec<(String, T)>, String> {
+        let found = self.loader.glob(pattern).map_err(|why| format!("cannot list `{pattern}`: {why}"))?;
+        if found.is_empty() {
+            return Err(format!("`{pattern}` matches nothing"));
+        }
+        Ok(found.iter().map(|p| (loader::stem(p).to_owned(), T::Path(globbed(p)))).collect())
     }
 
     /// Values of the root file's parameters, for people.
