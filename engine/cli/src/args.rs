@@ -39,6 +39,8 @@ pub enum Command {
     Cache(Cache),
     /// Keep pipelines fresh on their schedules, and serve devices.
     Serve(Serve),
+    /// Serve an editor: the language server, on standard input and output.
+    Lsp,
 }
 
 /// A pipeline file and its parameters.

@@ -61,5 +61,6 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, CommandError> {
         Command::Catalog(args) => done(commands::catalog::run(&ws()?, args)),
         Command::Cache(args) => done(commands::cache::run(&ws()?, args)),
         Command::Serve(args) => done(commands::serve::run(ws()?, args)),
+        Command::Lsp => done(commands::lsp::run()),
     }
 }

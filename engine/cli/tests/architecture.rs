@@ -7,6 +7,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("testkit", &["protocol"]),
     ("dsl", &["protocol"]),
+    ("lsp", &["protocol", "dsl"]),
     ("core", &["protocol", "dsl"]),
     ("cron", &[]),
     ("store", &["protocol", "core"]),
@@ -23,7 +24,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("builtin", &["protocol", "lm", "ingest", "explain", "select", "merge", "finetune", "evaluate"]),
     ("device", &["protocol", "lm", "builtin"]),
     ("corpus", &[]),
-    ("cli", &["protocol", "dsl", "core", "cron", "store", "driver", "server", "report", "lm", "builtin"]),
+    (
+        "cli",
+        &["protocol", "dsl", "lsp", "core", "cron", "store", "driver", "server", "report", "lm", "builtin"],
+    ),
 ];
 
 /// External crates that only some of ours may link, because of their weight or because of what
