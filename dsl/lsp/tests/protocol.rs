@@ -391,30 +391,31 @@ fn a_thousand_lines_are_answered_at_once() {
     let (mut e, _) = Editor::with(&text);
     e.found();
     let place = |line: u32, character: u32| json!({ "textDocument": { "uri": MAIN }, "position": { "line": line, "character": character } });
-    let mut slowest = [Duration::ZERO; 2];
-    for n in 0..5 {
+    let mut times = [Vec::new(), Vec::new()];
+    for n in 0..9 {
         let end = json!({ "line": 999, "character": 0 });
         e.change(n + 2, json!([{ "range": { "start": end, "end": end }, "text": "// more\n" }]));
-        for (first, method) in [
-            "textDocument/hover",
-            "textDocument/completion",
-            "textDocument/definition",
-            "textDocument/documentSymbol",
-        ]
-        .into_iter()
-        .enumerate()
-        {
+        let methods = ["hover", "completion", "definition", "documentSymbol"];
+        for (at, method) in methods.into_iter().enumerate() {
             let mut params = place(500, 30);
-            params["context"] = json!({ "includeDeclaration": true, "triggerKind": 1 });
+            params["context"] = json!({ "triggerKind": 1 });
             let start = Instant::now();
-            let answer = e.ask(method, params).expect("an answer");
+            let answer = e.ask(&format!("textDocument/{method}"), params).expect("an answer");
             assert!(!answer.is_null(), "{method}");
-            let at = usize::from(first > 0);
-            slowest[at] = slowest[at].max(start.elapsed());
+            times[usize::from(at > 0)].push(start.elapsed());
         }
     }
-    let [changed, other] = slowest;
-    println!("1,000 lines: {changed:?} right after a change, {other:?} otherwise");
-    // Bounds for a build without optimisation on a busy machine; `println` has the numbers.
-    assert!(changed < Duration::from_millis(400) && other < Duration::from_millis(100), "{slowest:?}");
+    times.iter_mut().for_each(|t| t.sort());
+    let median = |t: &[Duration]| t[t.len() / 2];
+    let [changed, other] = &times;
+    println!(
+        "1,000 lines: {:.1?} right after a change, {:.1?} otherwise (slowest {:.1?}, {:.1?})",
+        median(changed),
+        median(other),
+        changed[changed.len() - 1],
+        other[other.len() - 1]
+    );
+    // Without optimisation, a bound that only a change of complexity breaks.
+    let bound = Duration::from_millis(if cfg!(debug_assertions) { 400 } else { 40 });
+    assert!(median(changed) < bound && median(other) < bound / 2, "{times:?}");
 }
