@@ -15,7 +15,7 @@ demo: build
 	scripts/demo.sh
 
 test:
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 
 lint:
 	cargo fmt --all --check

@@ -49,9 +49,19 @@ pub struct Pipeline {
     /// The pipeline file.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    #[command(flatten)]
+    pub values: Values,
+}
+
+/// Values of parameters.
+#[derive(Args, Clone, Default)]
+pub struct Values {
     /// A parameter's value; may be given several times.
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub set: Vec<String>,
+    /// A JSON object of parameters' values; `--set` wins over it.
+    #[arg(long, value_name = "FILE")]
+    pub params: Option<PathBuf>,
 }
 
 /// `headstart check`
@@ -60,9 +70,8 @@ pub struct Check {
     /// The pipeline file.
     #[arg(value_name = "FILE", required_unless_present = "explain")]
     pub file: Option<PathBuf>,
-    /// A parameter's value; may be given several times.
-    #[arg(long = "set", value_name = "NAME=VALUE")]
-    pub set: Vec<String>,
+    #[command(flatten)]
+    pub values: Values,
     /// Explain a code such as E0012.
     #[arg(long, value_name = "CODE")]
     pub explain: Option<String>,
@@ -221,4 +230,6 @@ pub enum Notation {
     Mermaid,
     /// Graphviz.
     Dot,
+    /// A picture, to paste into a document.
+    Svg,
 }

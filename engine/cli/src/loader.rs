@@ -6,6 +6,7 @@ use std::path::Path;
 use headstart_dsl::plan::Plan;
 use headstart_dsl::{Checked, FileLoader};
 
+use crate::args::{Pipeline, Values};
 use crate::exit::{CommandError, INPUT};
 
 /// Files of this machine.
@@ -28,18 +29,30 @@ impl FileLoader for Disk {
     }
 }
 
-/// `--set NAME=VALUE`, as a map.
-pub fn sets(given: &[String]) -> Result<BTreeMap<String, String>, CommandError> {
-    let pair = |s: &String| match s.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.trim().to_owned(), value.to_owned())),
-        _ => Err(CommandError::input(format!("--set takes NAME=VALUE, not `{s}`"))),
+/// Values from the parameter file and from `--set NAME=VALUE`, which wins.
+pub fn sets(values: &Values) -> Result<BTreeMap<String, String>, CommandError> {
+    let mut all = match &values.params {
+        None => BTreeMap::new(),
+        Some(path) => {
+            let wrong = |e: &dyn std::fmt::Display| CommandError::input(format!("{}: {e}", path.display()));
+            let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
+            headstart_dsl::sets_from_json(&text).map_err(|e| wrong(&e))?
+        }
     };
-    given.iter().map(pair).collect()
+    for given in &values.set {
+        match given.split_once('=') {
+            Some((name, value)) if !name.is_empty() => {
+                all.insert(name.trim().to_owned(), value.to_owned());
+            }
+            _ => return Err(CommandError::input(format!("--set takes NAME=VALUE, not `{given}`"))),
+        }
+    }
+    Ok(all)
 }
 
 /// Checks a file.
-pub fn check(file: &Path, set: &[String]) -> Result<Checked, CommandError> {
-    let sets = sets(set)?;
+pub fn check(file: &Path, values: &Values) -> Result<Checked, CommandError> {
+    let sets = sets(values)?;
     if !file.is_file() {
         return Err(CommandError::input(format!("there is no pipeline file {}", file.display())));
     }
@@ -47,8 +60,8 @@ pub fn check(file: &Path, set: &[String]) -> Result<Checked, CommandError> {
 }
 
 /// Checks a file, prints what is wrong with it, and gives the plan.
-pub fn plan(file: &Path, set: &[String]) -> Result<Plan, CommandError> {
-    let checked = check(file, set)?;
+pub fn plan(pipeline: &Pipeline) -> Result<Plan, CommandError> {
+    let checked = check(&pipeline.file, &pipeline.values)?;
     print_diagnostics(&checked);
     checked.plan.ok_or(CommandError::silent(INPUT))
 }

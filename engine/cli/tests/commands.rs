@@ -136,8 +136,9 @@ fn broken_input_is_named_and_nothing_is_half_written() {
 
     let adapter = copy(&place, "examples/catalog/elementary-concise-sassy", "adapters/dora");
     let config = std::fs::read_to_string(adapter.join("adapter_config.json")).expect("readable");
-    let dora = config.replacen('{', "{\"use_dora\": true,", 1);
-    std::fs::write(adapter.join("adapter_config.json"), dora).expect("writable");
+    let mut dora: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+    dora["use_dora"] = true.into();
+    std::fs::write(adapter.join("adapter_config.json"), dora.to_string()).expect("writable");
     run("adapters", &adapter).code(2).err_has("dora");
 
     let rows = place.write("bad.jsonl", "{\"prompt\": \"fine\"}\n{\"prompt\": oops}\n");

@@ -19,7 +19,7 @@ pub fn check(args: &Check) -> Result<(), CommandError> {
         return Ok(());
     }
     let file = args.file.as_deref().unwrap_or(Path::new(""));
-    let checked = loader::check(file, &args.set)?;
+    let checked = loader::check(file, &args.values)?;
     match args.format {
         Format::Json => println!("{}", headstart_dsl::to_json(&checked.diagnostics, &checked.sources)),
         Format::Text => loader::print_diagnostics(&checked),
@@ -87,10 +87,11 @@ fn read(file: &Path) -> Result<String, CommandError> {
 
 /// `headstart graph`
 pub fn graph(args: &Graph) -> Result<(), CommandError> {
-    let plan = loader::plan(&args.pipeline.file, &args.pipeline.set)?;
+    let plan = loader::plan(&args.pipeline)?;
     let text = match args.notation {
         Notation::Mermaid => headstart_dsl::mermaid(&plan),
         Notation::Dot => headstart_dsl::dot(&plan),
+        Notation::Svg => headstart_dsl::svg(&plan),
     };
     print!("{text}");
     Ok(())

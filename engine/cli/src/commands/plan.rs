@@ -14,7 +14,7 @@ use crate::loader;
 
 /// Runs the command.
 pub fn run(ws: Workspace, args: &PlanArgs) -> Result<(), CommandError> {
-    let plan = loader::plan(&args.pipeline.file, &args.pipeline.set)?;
+    let plan = loader::plan(&args.pipeline)?;
     let engine = open_engine(ws)?;
     let here = std::env::current_dir().map_err(CommandError::internal)?;
     let previews = engine.preview(&plan, &here).map_err(CommandError::input)?;

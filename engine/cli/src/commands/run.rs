@@ -18,7 +18,7 @@ use crate::{listen, loader, summary};
 
 /// Runs the command.
 pub fn run(ws: Workspace, args: &Run) -> Result<ExitCode, CommandError> {
-    let mut plan = loader::plan(&args.pipeline.file, &args.pipeline.set)?;
+    let mut plan = loader::plan(&args.pipeline)?;
     if !args.only.is_empty() {
         for name in &args.only {
             if !plan.items.iter().any(|i| i.name == *name) {

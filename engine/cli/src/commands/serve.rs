@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_secs(30);
 
 /// Runs the command until it is stopped.
 pub fn run(ws: Workspace, args: &Serve) -> Result<(), CommandError> {
-    let plan = loader::plan(&args.pipeline.file, &args.pipeline.set)?;
+    let plan = loader::plan(&args.pipeline)?;
     if plan.schedules.is_empty() && !args.now {
         return Err(CommandError::input("the pipeline has no schedule")
             .help("schedule nightly { run: catalog, cron: \"0 3 * * *\", timezone: \"UTC\" }"));

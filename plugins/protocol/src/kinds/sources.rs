@@ -30,7 +30,7 @@ pub(super) static SOURCES: &[Kind] = &[
         version: 1,
         role: Role::Model,
         doc: "A model of the Hugging Face hub, at a fixed revision, read from the hub's local cache \
-              (`HF_HOME`) or, where the network allows, downloaded.",
+              (`HF_HOME`). It downloads nothing itself: `hf download` does.",
         args: &[
             required("repo", &[A::Text], "owner and name"),
             required("revision", &[A::Text], "a commit, so that the model cannot change"),
