@@ -16,7 +16,7 @@ struct Editor {
     findings: Vec<(String, Value)>,
 }
 
-const MAIN: &str = "file:///work/main.pllm";
+const MAIN: &str = "file:///project/main.pllm";
 
 impl Editor {
     fn new(files: MemoryLoader) -> Self {
@@ -108,9 +108,9 @@ impl Drop for Editor {
 
 fn files() -> MemoryLoader {
     MemoryLoader::new()
-        .with("/work/catalog/formal/a", "")
-        .with("/work/catalog/concise/a", "")
-        .with("/work/lib/x.pllm", "/// The rows.\nparam file: Path = \"x\"\n\n/// All rows.\ndataset rows = jsonl(file)\noutput all = rows\n")
+        .with("/project/catalog/formal/a", "")
+        .with("/project/catalog/concise/a", "")
+        .with("/project/lib/x.pllm", "/// The rows.\nparam file: Path = \"x\"\n\n/// All rows.\ndataset rows = jsonl(file)\noutput all = rows\n")
 }
 
 /// The text without its `|`, and the request's place of it.
@@ -172,14 +172,14 @@ fn findings_while_typing() {
 
 #[test]
 fn findings_of_imports_and_related_places() {
-    let mut e = Editor::new(MemoryLoader::new().with("/work/lib.pllm", "output o = nothing\n"));
+    let mut e = Editor::new(MemoryLoader::new().with("/project/lib.pllm", "output o = nothing\n"));
     e.open("import \"./lib.pllm\" as lib\nmodel a = local(\"m\")\nmodel a = local(\"n\")\noutput o = a\noutput p = lib.o\n");
     let found = e.found();
     let of =
         |code: &str| found.as_array().expect("a list").iter().find(|d| d["code"] == code).expect("found");
     let imported = of("E0101");
     assert_eq!(imported["range"]["start"], json!({ "line": 0, "character": 7 }));
-    assert!(imported["message"].as_str().is_some_and(|m| m.starts_with("/work/lib.pllm:1:12")), "{imported}");
+    assert!(imported["message"].as_str().is_some_and(|m| m.starts_with("/project/lib.pllm:1:12")), "{imported}");
     let twice = of("E0102");
     assert_eq!(twice["relatedInformation"][0]["location"]["range"]["start"]["line"], 1);
     assert_eq!(twice["relatedInformation"][0]["location"]["uri"], MAIN);
@@ -228,9 +228,9 @@ fn definitions_lead_through_imports() {
         format!("{} {}:{}", l["uri"].as_str().unwrap_or("none"), start["line"], start["character"])
     };
     assert_eq!(at("output o = ba|se\n"), format!("{MAIN} 0:6"));
-    assert_eq!(at("output o = lib.ro|ws\n"), "file:///work/lib/x.pllm 4:8");
-    assert_eq!(at("import \"./lib/x.p|llm\" as other\n"), "file:///work/lib/x.pllm 0:0");
-    assert_eq!(at("import \"./lib/x.pllm\" as other { fi|le: \"y\" }\n"), "file:///work/lib/x.pllm 1:6");
+    assert_eq!(at("output o = lib.ro|ws\n"), "file:///project/lib/x.pllm 4:8");
+    assert_eq!(at("import \"./lib/x.p|llm\" as other\n"), "file:///project/lib/x.pllm 0:0");
+    assert_eq!(at("import \"./lib/x.pllm\" as other { fi|le: \"y\" }\n"), "file:///project/lib/x.pllm 1:6");
     assert_eq!(
         at("stage x: Metrics = evaluate(|p, data: questions) for p in pllm\n"),
         format!("{MAIN} 8:52")
@@ -277,7 +277,7 @@ fn a_rename_reaches_the_module() {
     place["newName"] = json!("lines");
     let edit = e.ask("textDocument/rename", place).expect("it can be renamed");
     assert_eq!(edit["changes"][MAIN].as_array().map(Vec::len), Some(1));
-    assert_eq!(edit["changes"]["file:///work/lib/x.pllm"].as_array().map(Vec::len), Some(2));
+    assert_eq!(edit["changes"]["file:///project/lib/x.pllm"].as_array().map(Vec::len), Some(2));
 }
 
 #[test]
