@@ -1,5 +1,7 @@
 //! The syntax tree of a pipeline file, with the place of everything.
 
+pub(crate) mod moved;
+
 use std::sync::Arc;
 
 use headstart_protocol::expr::CompareOp;

@@ -36,6 +36,7 @@ use crate::loader::FileLoader;
 use crate::plan::{Instance, Item, Plan};
 use crate::span::{FileId, Sources, Span};
 use crate::symbols::Index;
+use crate::syntax::Parsed;
 
 /// The outcome of a check.
 #[derive(Clone, Debug)]
@@ -46,6 +47,9 @@ pub struct Checked {
     pub diagnostics: Vec<Diagnostic>,
     /// Every file that was read.
     pub sources: Sources,
+    /// Parameters without a value, for which [`check_module`] and [`analyze`] took any value; then
+    /// there is no plan.
+    pub open: Vec<String>,
 }
 
 impl Checked {
@@ -58,13 +62,33 @@ impl Checked {
 /// Checks the pipeline file at `path`. `sets` holds parameter values as given on the command line;
 /// relative paths among them are taken as they are.
 pub fn check(path: &str, loader: &dyn FileLoader, sets: &BTreeMap<String, String>) -> Checked {
-    run(path, loader, sets, None)
+    run(path, loader, sets, &mut Trees::default(), Mode::Run, None)
 }
 
 /// Checks like [`check`], and says for every name where it stands and what it means.
 pub fn analyze(path: &str, loader: &dyn FileLoader, sets: &BTreeMap<String, String>) -> (Checked, Index) {
+    analyze_again(path, loader, sets, &mut Trees::default())
+}
+
+/// Checks a file that may be a module: parameters that only an import can give, such as a `Model`,
+/// may be open, and what the module makes may be private. There is a plan only where none is open.
+pub fn check_module(path: &str, loader: &dyn FileLoader, sets: &BTreeMap<String, String>) -> Checked {
+    run(path, loader, sets, &mut Trees::default(), Mode::Module, None)
+}
+
+/// What an analysis leaves for the next one of the same file: then only what changed is parsed.
+#[derive(Clone, Debug, Default)]
+pub struct Trees(HashMap<String, Parsed>);
+
+/// Analyzes like [`analyze`], faster where `trees` are from an earlier analysis of this file.
+pub fn analyze_again(
+    path: &str,
+    loader: &dyn FileLoader,
+    sets: &BTreeMap<String, String>,
+    trees: &mut Trees,
+) -> (Checked, Index) {
     let mut index = Index::default();
-    let checked = run(path, loader, sets, Some(&mut index));
+    let checked = run(path, loader, sets, trees, Mode::Module, Some(&mut index));
     (checked, index)
 }
 
@@ -72,10 +96,16 @@ fn run(
     path: &str,
     loader: &dyn FileLoader,
     sets: &BTreeMap<String, String>,
+    trees: &mut Trees,
+    mode: Mode,
     index: Option<&mut Index>,
 ) -> Checked {
     let mut c = Checker {
         loader,
+        mode,
+        open: Vec::new(),
+        trees: std::mem::take(&mut trees.0),
+        parsed: HashMap::new(),
         sources: Sources::default(),
         diags: Vec::new(),
         files: HashMap::new(),
@@ -86,11 +116,27 @@ fn run(
         bases: Vec::new(),
     };
     let plan = c.load_root(path).then(|| c.plan(sets, index));
+    trees.0 = std::mem::take(&mut c.parsed);
     c.finish(plan)
+}
+
+/// What the root file is checked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// To be run: every parameter needs a value.
+    Run,
+    /// To be imported, or to be looked at: parameters may be open.
+    Module,
 }
 
 struct Checker<'l> {
     loader: &'l dyn FileLoader,
+    mode: Mode,
+    /// Parameters of the root file that are open.
+    open: Vec<(Span, String)>,
+    /// Files as an earlier check parsed them, and as this one does.
+    trees: HashMap<String, Parsed>,
+    parsed: HashMap<String, Parsed>,
     sources: Sources,
     diags: Vec<Diagnostic>,
     /// Files read so far, by path.
@@ -193,6 +239,8 @@ struct Typed {
 #[derive(Clone, Debug)]
 enum T {
     Const(Value),
+    /// Any value: that of an open parameter.
+    Open,
     Path(PathValue),
     /// The only instance of an item.
     Item(usize),
@@ -331,7 +379,10 @@ impl Checker<'_> {
             }
         }
         let bad = seen.iter().any(|d| d.severity == Severity::Error);
-        Checked { plan: plan.filter(|_| !bad), diagnostics: seen, sources: self.sources }
+        let plan = plan.filter(|_| !bad && self.open.is_empty());
+        self.open.sort();
+        let open = self.open.into_iter().map(|(_, name)| name).collect();
+        Checked { plan, diagnostics: seen, sources: self.sources, open }
     }
 
     fn item_ref(&mut self, ctx: &mut Ctx, item: usize, span: Span) -> Option<Typed> {
@@ -363,7 +414,7 @@ impl Checker<'_> {
             Some(o) => d
                 .see(o.name.span, "this is an output")
                 .help("outputs cannot be referred to; name the item that it outputs"),
-            None => d.maybe_help(crate::names::did_you_mean(name, self.known_names(ctx))),
+            None => d.suggest(name, span, self.known_names(ctx)),
         };
         self.report(d);
     }

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::codes::Code;
+use crate::names;
 use crate::span::Span;
 
 /// How bad it is.
@@ -26,6 +27,15 @@ pub struct Label {
     pub primary: bool,
 }
 
+/// An edit that mends a finding: what `span` covers is replaced by `text`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fix {
+    /// What is replaced; empty where something is put in.
+    pub span: Span,
+    /// What stands there afterwards.
+    pub text: String,
+}
+
 /// One finding. The message says what is wrong without needing the labels; help says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
@@ -39,8 +49,10 @@ pub struct Diagnostic {
     pub labels: Vec<Label>,
     /// Facts that explain it.
     pub notes: Vec<String>,
-    /// Concrete fixes.
+    /// Concrete fixes, in words.
     pub help: Vec<String>,
+    /// The fix as an edit, where it is one edit and there is no doubt about it.
+    pub fix: Option<Fix>,
 }
 
 impl Diagnostic {
@@ -53,6 +65,7 @@ impl Diagnostic {
             labels: Vec::new(),
             notes: Vec::new(),
             help: Vec::new(),
+            fix: None,
         }
     }
 
@@ -84,11 +97,40 @@ impl Diagnostic {
         self
     }
 
-    /// Adds a fix, if there is one.
+    /// Says how the mistake can be edited away; the words for it are a help.
+    #[must_use]
+    pub fn fix(mut self, span: Span, text: impl Into<String>) -> Self {
+        self.fix = Some(Fix { span, text: text.into() });
+        self
+    }
+
+    /// Adds a fix in words, if there is one.
     #[must_use]
     pub fn maybe_help(mut self, text: Option<String>) -> Self {
         self.help.extend(text);
         self
+    }
+
+    /// Asks whether the most similar known name was meant, if any is like `name`, which stands at
+    /// `span`.
+    #[must_use]
+    pub fn suggest<'a>(self, name: &str, span: Span, known: impl IntoIterator<Item = &'a str>) -> Self {
+        match names::similar(name, known) {
+            Some(meant) => self.help(format!("did you mean `{meant}`?")).fix(span, meant),
+            None => self,
+        }
+    }
+
+    /// Like [`Self::suggest`], where what is known is written as a text in quotes.
+    #[must_use]
+    pub fn suggest_text<'a>(self, text: &str, span: Span, known: impl IntoIterator<Item = &'a str>) -> Self {
+        match names::similar(text, known) {
+            Some(meant) => {
+                let meant = format!("{meant:?}");
+                self.help(format!("did you mean {meant}?")).fix(span, meant)
+            }
+            None => self,
+        }
     }
 
     /// The place of the mistake.

@@ -23,7 +23,8 @@
 //! - [`render()`], [`to_json`]: findings for people and for tools.
 //! - [`mod@format`]: the one style.
 //! - [`draw`]: the plan as an SVG picture, as Mermaid and as Graphviz text.
-//! - [`analyze`], [`symbols`]: every name and what stands where, for editors.
+//! - [`analyze`], [`symbols`]: every name and what stands where, for editors; [`analyze_again`] after
+//!   a change.
 //! - [`sets_from_json`]: values of parameters from a file.
 //! - [`words`]: keywords, settings and other fixed words, with their meaning.
 //! - [`span`], [`loader`], `names`: places, files, similar names.
@@ -47,9 +48,9 @@ mod syntax;
 mod values;
 pub mod words;
 
-pub use check::{Checked, analyze, check};
+pub use check::{Checked, Trees, analyze, analyze_again, check, check_module};
 pub use codes::{Code, codes, explain};
-pub use diagnostic::{Diagnostic, Label, Severity};
+pub use diagnostic::{Diagnostic, Fix, Label, Severity};
 pub use draw::{dot, mermaid, svg};
 pub use format::format;
 pub use graph::graph;

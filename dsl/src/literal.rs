@@ -87,16 +87,21 @@ fn unit_start(text: &str) -> usize {
 }
 
 impl NumberError {
-    /// The finding, at the literal's place.
-    pub fn diagnostic(&self, span: Span) -> Diagnostic {
+    /// The finding, at the place of the literal, which is `written` so.
+    pub fn diagnostic(&self, written: &str, span: Span) -> Diagnostic {
         let d = Diagnostic::new(Code::E0005, self.to_string());
         match self {
             Self::Unit(unit) => {
                 let known = || DURATIONS.iter().chain(SIZES).map(|(u, _)| *u);
                 let d = d.at(span, "unknown unit");
-                match suggest_unit(unit) {
-                    Some(better) => d.help(format!("did you mean `{better}`?")),
-                    None => d.maybe_help(names::did_you_mean(unit, known())),
+                let better = suggest_unit(unit).or_else(|| names::similar(unit, known()));
+                let number = written.strip_suffix(unit.as_str()).unwrap_or_default();
+                match better {
+                    Some(better) => {
+                        let meant = format!("{number}{better}");
+                        d.help(format!("did you mean `{meant}`?")).fix(span, meant)
+                    }
+                    None => d,
                 }
                 .note("units of time are `ms`, `s`, `m`, `h`, `d`; of memory `B`, `KiB`, `MiB`, `GiB`, `TiB`")
             }
@@ -104,6 +109,12 @@ impl NumberError {
             Self::Fraction(_, what) => d.at(span, format!("leaves a fraction of {what}")),
         }
     }
+}
+
+/// The unit that a word is, or is written for.
+pub fn meant_unit(word: &str) -> Option<&'static str> {
+    let known = DURATIONS.iter().chain(SIZES).map(|(u, _)| *u).find(|u| *u == word);
+    known.or_else(|| suggest_unit(word))
 }
 
 /// What people write instead of our units.

@@ -1,4 +1,7 @@
-//! Messages for text that the grammar does not understand. Knows common slips by sight.
+//! Messages for text that the grammar does not understand. Common slips are known by sight
+//! ([`slips`]).
+
+mod slips;
 
 use std::ops::Range;
 
@@ -6,20 +9,36 @@ use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
 use crate::names;
 use crate::span::{FileId, Span};
+use crate::syntax::Edit;
 use crate::words;
 
-/// A place where the parse of an item or setting ended.
+/// A place where the parse of an item, a setting or an argument ended. Places are of `text`.
 pub(crate) struct Mistake<'t> {
     pub file: FileId,
-    /// The whole file.
+    /// The item, setting or argument.
     pub text: &'t str,
-    /// The item or setting.
-    pub start: usize,
-    pub end: usize,
     /// Where nothing fitted.
     pub at: usize,
     /// What would have fitted, in words.
-    pub expected: Vec<&'static str>,
+    pub expected: &'t [&'static str],
+}
+
+/// What is wrong, and edits of which the first that helps lets the parse go on.
+pub(crate) struct Slip {
+    pub diagnostic: Diagnostic,
+    pub edits: Vec<Edit>,
+}
+
+impl Slip {
+    fn new(diagnostic: Diagnostic) -> Self {
+        Self { diagnostic, edits: Vec::new() }
+    }
+
+    /// A slip with one sure fix, which is offered to editors as well.
+    fn fixed(diagnostic: Diagnostic, file: FileId, edit: Edit) -> Self {
+        let diagnostic = diagnostic.fix(Span::new(file, edit.start, edit.end), edit.text.clone());
+        Self { diagnostic, edits: vec![edit] }
+    }
 }
 
 impl Mistake<'_> {
@@ -31,38 +50,48 @@ impl Mistake<'_> {
         self.expected.contains(&what)
     }
 
-    pub fn diagnose(&self) -> Diagnostic {
-        let found = token(&self.text[self.at..]);
-        if let Some(d) = self.misspelt_keyword().or_else(|| self.known_slip(found)) {
-            return d;
+    /// What stands where nothing fitted.
+    fn found(&self) -> &str {
+        token(&self.text[self.at..])
+    }
+
+    /// Where the last token before the mistake ends.
+    fn before(&self) -> usize {
+        self.text[..self.at].trim_end().len()
+    }
+
+    pub fn diagnose(&self) -> Slip {
+        if let Some(slip) = self.no_item().or_else(|| self.known_slip()) {
+            return slip;
         }
-        if self.text[self.at..self.end].trim().is_empty() {
-            if let Some(open) = unclosed(&self.text[self.start..self.end]) {
-                return self.not_closed(self.start + open);
+        if self.text[self.at..].trim().is_empty() {
+            if let Some(open) = unclosed(self.text) {
+                return self.not_closed(open);
             }
         }
-        let (what, span) = match found {
-            "" => ("the end of the file".to_owned(), self.end_of_line()),
-            "\n" => ("the end of the line".to_owned(), self.end_of_line()),
+        let (what, span) = match self.found() {
+            "" | "\n" => ("the end of the line".to_owned(), self.end_of_line()),
             t => (format!("`{t}`"), self.span(self.at, self.at + t.len())),
         };
         let expected = self.expected_text();
         if expected.is_empty() {
-            return Diagnostic::new(Code::E0001, format!("unexpected {what}")).at(span, "not understood");
+            let d = Diagnostic::new(Code::E0001, format!("unexpected {what}"));
+            return Slip::new(d.at(span, "not understood"));
         }
-        Diagnostic::new(Code::E0001, format!("expected {expected}, found {what}"))
-            .at(span, format!("expected {expected}"))
+        let d = Diagnostic::new(Code::E0001, format!("expected {expected}, found {what}"));
+        let d = d.at(span, format!("expected {expected}"));
+        Slip::new(d.maybe_help(self.example()))
     }
 
     /// The last character before the mistake, where the mistake itself has no width.
     fn end_of_line(&self) -> Span {
-        let before = self.text[..self.at].trim_end().len().max(self.start);
+        let before = self.before();
         self.span(before, before)
     }
 
-    /// What was expected, the most telling first, at most four.
+    /// What was expected, the most telling first, at most five.
     fn expected_text(&self) -> String {
-        let mut list = self.expected.clone();
+        let mut list = self.expected.to_vec();
         if list.len() > 1 {
             // A value may go on almost anywhere; that is not news where something else is missing.
             list.retain(|s| !matches!(*s, "an operator" | "a comparison" | "`or`" | "`.`" | "`?`" | "`<`"));
@@ -73,81 +102,72 @@ impl Mistake<'_> {
         if list.len() > 1 && !self.text[self.at..].starts_with('(') {
             list.retain(|s| !matches!(*s, "`[`" | "`(`"));
         }
+        // Clauses and settings may follow, but the end is what was probably meant.
+        if list.contains(&"the end of the line") {
+            list.retain(|s| !matches!(*s, "`on`" | "`for`" | "`when`" | "`{`"));
+        }
         list.truncate(5);
         names::listed(&list, "or")
     }
 
-    /// The item starts with a word that is no keyword.
-    fn misspelt_keyword(&self) -> Option<Diagnostic> {
-        let first = token(&self.text[self.start..]);
-        if self.at != self.start || !self.expects("an item") {
-            return None;
-        }
-        let span = self.span(self.start, self.start + first.len().max(1));
-        if !first.starts_with(|c: char| c.is_ascii_alphabetic()) {
-            return match first {
-                "#" | "/*" | "'" => self.known_slip(first),
-                _ => None,
-            };
-        }
-        let d = Diagnostic::new(Code::E0001, format!("no item starts with `{first}`"));
-        let d = d.at(span, "expected an item");
-        Some(match names::similar(first, words::names(words::ITEMS)) {
-            Some(k) => d.help(format!("did you mean `{k}`?")),
-            None => {
-                d.help(format!("an item starts with {}", names::quoted(words::names(words::ITEMS), "or")))
-            }
-        })
+    /// How an item of this keyword is written, for a head that goes wrong.
+    fn example(&self) -> Option<String> {
+        let keyword = token(self.text.trim_start());
+        let keyword = if keyword == "private" { "dataset" } else { keyword };
+        let head = !self.text[..self.at].contains(['(', '{', '[']);
+        let word = words::find(words::ITEMS, keyword).filter(|_| head)?;
+        Some(format!("an item of this kind is written so: `{}`", word.example))
     }
 
-    /// Spellings of other languages.
-    fn known_slip(&self, found: &str) -> Option<Diagnostic> {
-        let at = self.span(self.at, self.at + found.len());
-        let new = |message: &str| Diagnostic::new(Code::E0001, message);
-        Some(match found {
-            "\"" => {
-                let line = self.text[self.at..].lines().next().unwrap_or_default();
-                Diagnostic::new(Code::E0002, "this text is not closed")
-                    .at(self.span(self.at, self.at + line.trim_end().len()), "opened here, never closed")
-                    .help("end it with `\"` on the same line; write a line break as `\\n`")
-            }
-            "'" => new("texts stand in double quotes").at(at, "").help("write `\"…\"`"),
-            "#" => new("`#` starts no comment").at(at, "").help("a comment starts with `//`"),
-            "/*" => new("comments end with their line").at(at, "").help("start every line with `//`"),
-            "&&" | "and" if self.expects("`or`") => {
-                new("there is no `and`").at(at, "").help("let one stage take the condition of another")
-            }
-            "||" => new("`||` is written `or`").at(at, "").help("write `or`"),
-            "!" => new("`!` is written `not`").at(at, "").help("write `not`"),
-            "=" if self.expects("`:`") && !self.expects("`=`") => {
-                new("`=` binds names only; arguments and settings take `:`")
-                    .at(at, "")
-                    .help("write `name: value`")
-            }
-            ":" if self.expects("`=`") && !self.expects("`:`") => {
-                new("expected `=`, found `:`").at(at, "").help("`=` says how the item is made")
-            }
-            ";" => new("items end with their line, not with `;`").at(at, "").help("remove it"),
-            "$" | "${" => new("texts hold no templates").at(at, "").help("pass a parameter instead"),
-            _ => return None,
-        })
-    }
-
-    fn not_closed(&self, open: usize) -> Diagnostic {
+    fn not_closed(&self, open: usize) -> Slip {
         let bracket = &self.text[open..=open];
         let close = match bracket {
             "(" => ")",
             "[" => "]",
             _ => "}",
         };
-        Diagnostic::new(Code::E0003, format!("this `{bracket}` is not closed"))
+        let end = self.before();
+        let d = Diagnostic::new(Code::E0003, format!("this `{bracket}` is not closed"))
             .at(self.span(open, open + 1), format!("no `{close}` follows"))
-            .see(self.end_of_line(), "the item ends here")
+            .see(self.end_of_line(), "the item ends here");
+        Slip { diagnostic: d, edits: vec![Edit::guess(end, end, close)] }
     }
 }
 
-/// The token at the start of a text: a word, a known pair of characters, or one character.
-fn token(text: &str) -> &str {
+/// Where the given number of tokens behind `from` end.
+pub(crate) fn behind_tokens(text: &str, from: usize, count: usize) -> usize {
+    let mut at = from;
+    for _ in 0..count {
+        at += text[at..].len() - text[at..].trim_start().len();
+        at += token(&text[at..]).len();
+    }
+    at
+}
+
+/// Where the argument, setting or element at `from` ends: at the next comma or closing bracket
+/// outside of brackets, or at the end of the line.
+pub(crate) fn part_end(text: &str, from: usize) -> usize {
+    let mut depth = 0usize;
+    let mut commas = text[from..].char_indices();
+    let end = commas.find(|(_, c)| match c {
+        '(' | '[' | '{' => {
+            depth += 1;
+            false
+        }
+        ')' | ']' | '}' if depth > 0 => {
+            depth -= 1;
+            false
+        }
+        ')' | ']' | '}' | '\n' => true,
+        ',' => depth == 0,
+        _ => false,
+    });
+    end.map_or(text.len(), |(i, _)| from + i)
+}
+
+/// The token at the start of a text: a word, a closed text, a known pair of characters, or one
+/// character.
+pub(crate) fn token(text: &str) -> &str {
     let Some(first) = text.chars().next() else { return "" };
     if first == '\n' || first == '\r' {
         return "\n";
@@ -156,7 +176,18 @@ fn token(text: &str) -> &str {
         let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
         return &text[..end];
     }
-    let pairs = ["&&", "||", "/*", "==", "!=", "<=", ">=", "${", "=>", "->"];
+    if first == '"' {
+        let mut escaped = false;
+        for (at, c) in text.char_indices().skip(1) {
+            match c {
+                '\n' | '\r' => break,
+                '"' if !escaped => return &text[..=at],
+                c => escaped = c == '\\' && !escaped,
+            }
+        }
+        return "\"";
+    }
+    let pairs = ["&&", "||", "/*", "==", "!=", "<=", ">=", ":=", "<-", "${", "=>", "->"];
     pairs.into_iter().find(|p| text.starts_with(p)).unwrap_or(&text[..first.len_utf8()])
 }
 
@@ -253,6 +284,12 @@ pub(crate) fn chained_comparison(span: Span) -> Diagnostic {
 pub(crate) fn separator(what: &str, span: Span) -> Diagnostic {
     Diagnostic::new(Code::E0001, format!("a comma is missing behind this {what}"))
         .at(span, "something else follows")
+}
+
+pub(crate) fn unprintable(span: Span) -> Diagnostic {
+    Diagnostic::new(Code::E0001, "a character that cannot be printed stands here")
+        .at(span, "not understood")
+        .help("remove it")
 }
 
 pub(crate) fn doc_of_nothing(span: Span) -> Diagnostic {

@@ -79,6 +79,18 @@ struct JsonDiagnostic<'a> {
     labels: Vec<JsonLabel<'a>>,
     notes: &'a [String],
     help: &'a [String],
+    /// An edit that mends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fix: Option<JsonFix<'a>>,
+}
+
+#[derive(Serialize)]
+struct JsonFix<'a> {
+    path: &'a str,
+    /// Bytes from the start of the file; equal where text is put in.
+    start: u32,
+    end: u32,
+    text: &'a str,
 }
 
 #[derive(Serialize)]
@@ -128,5 +140,11 @@ fn json<'a>(d: &'a Diagnostic, sources: &'a Sources) -> JsonDiagnostic<'a> {
         labels: labels.collect(),
         notes: &d.notes,
         help: &d.help,
+        fix: d.fix.as_ref().map(|f| JsonFix {
+            path: &sources.file(f.span.file).path,
+            start: f.span.start,
+            end: f.span.end,
+            text: &f.text,
+        }),
     }
 }

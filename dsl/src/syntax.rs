@@ -3,18 +3,23 @@
 use std::sync::Arc;
 
 use pest::Parser;
-use pest::error::{ErrorVariant, InputLocation};
 use pest::iterators::Pair;
 
 use crate::ast::*;
-use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
 use crate::literal;
-use crate::mistakes::{self, Mistake};
+use crate::mistakes;
 use crate::plan::Declared;
 use crate::span::{FileId, Span};
 
 mod expr;
+mod mend;
+mod pieces;
+mod places;
+mod words;
+
+pub(crate) use pieces::Parsed;
+pub(crate) use places::Edit;
 
 mod rules {
     #![allow(missing_docs, reason = "generated; the grammar holds the documentation")]
@@ -22,6 +27,8 @@ mod rules {
     #[grammar = "grammar.pest"]
     pub struct Grammar;
 }
+use pieces::Piece;
+use places::Places;
 use rules::{Grammar, Rule};
 
 /// How deep brackets, signs and fields may nest. Keeps every recursive walk of the tree shallow.
@@ -29,24 +36,15 @@ pub const MAX_DEPTH: usize = 64;
 
 /// Parses a file. The tree holds every item that was understood.
 pub fn parse(file: FileId, text: &str) -> (File, Vec<Diagnostic>) {
-    let mut b = Builder { file, diags: Vec::new() };
-    if let Some(at) = mistakes::too_deep(text, MAX_DEPTH) {
-        b.diags.push(mistakes::too_deep_diagnostic(Span::new(file, at, at + 1), MAX_DEPTH));
-        return (File::default(), b.diags);
-    }
-    let tree = match Grammar::parse(Rule::file, text) {
-        Ok(mut pairs) => pairs.next().map(|p| b.file(p, text)).unwrap_or_default(),
-        Err(e) => {
-            b.diags.push(b.explain(text, 0, text.len(), &e));
-            File::default()
-        }
-    };
-    (tree, b.diags)
+    Parsed::default().again(file, text.into()).tree()
 }
 
+/// Builds the tree of a piece of a file.
 struct Builder {
     file: FileId,
     diags: Vec<Diagnostic>,
+    /// Where the text that is being parsed lies in the text that it was taken from, outermost first.
+    places: Vec<(usize, Places)>,
 }
 
 type P<'t> = Pair<'t, Rule>;
@@ -72,30 +70,53 @@ fn only(pair: P<'_>) -> P<'_> {
 }
 
 impl Builder {
+    fn new(file: FileId, start: usize) -> Self {
+        Self { file, diags: Vec::new(), places: vec![(start, Places::default())] }
+    }
+
+    /// The place in the file.
+    fn place(&self, pos: usize) -> usize {
+        self.places.iter().rev().fold(pos, |pos, (start, edits)| start + edits.written(pos))
+    }
+
+    fn span_of(&self, start: usize, end: usize) -> Span {
+        Span::new(self.file, self.place(start), self.place(end))
+    }
+
     fn span(&self, p: &P<'_>) -> Span {
         let s = p.as_span();
-        Span::new(self.file, s.start(), s.end())
+        self.span_of(s.start(), s.end())
     }
 
     fn name(&self, p: &P<'_>) -> Name {
         Name { text: p.as_str().to_owned(), span: self.span(p) }
     }
 
-    fn file(&mut self, pair: P<'_>, text: &str) -> File {
-        let mut out = File::default();
-        out.comments = pair
-            .clone()
-            .into_inner()
-            .flatten()
-            .filter(|p| p.as_rule() == Rule::comment)
-            .map(|p| self.span(&p))
-            .collect();
+    /// Parses a piece; `first` where it is the start of its file.
+    fn piece(mut self, text: &str, first: bool) -> Piece {
+        let mut out = Piece::default();
+        if let Some(at) = mistakes::too_deep(text, MAX_DEPTH) {
+            self.diags.push(mistakes::too_deep_diagnostic(self.span_of(at, at + 1), MAX_DEPTH));
+            let item = Item { doc: Vec::new(), span: self.span_of(at, at + 1), kind: ItemKind::Bad(None) };
+            return Piece { items: vec![item], diags: self.diags, ..out };
+        }
+        match Grammar::parse(if first { Rule::file } else { Rule::part }, text) {
+            Ok(mut pairs) => pairs.next().into_iter().for_each(|p| self.lines(p, first, &mut out)),
+            // The rule for what is not understood takes any text.
+            Err(_) => self.bad_item(text, 0, Vec::new(), &mut out),
+        }
+        Piece { diags: self.diags, ..out }
+    }
+
+    fn lines(&mut self, pair: P<'_>, first: bool, out: &mut Piece) {
+        let comments = pair.clone().into_inner().flatten().filter(|p| p.as_rule() == Rule::comment);
+        out.comments = comments.map(|p| self.span(&p)).collect();
         let mut docs = Vec::new();
         for p in pair.into_inner() {
             match p.as_rule() {
                 Rule::file_doc => {
                     let line = self.doc_line(&p);
-                    if out.items.is_empty() && docs.is_empty() {
+                    if first && out.items.is_empty() && docs.is_empty() {
                         out.doc.push(line);
                     } else {
                         self.diags.push(mistakes::late_file_doc(line.span));
@@ -104,15 +125,11 @@ impl Builder {
                 }
                 Rule::doc => docs.push(self.doc_line(&p)),
                 Rule::item => {
-                    let span = trimmed(self.span(&p), text);
-                    let doc = std::mem::take(&mut docs);
-                    let kind = self.item(only(p), &Item::doc_text(&doc));
-                    out.items.push(Item { doc, span, kind });
+                    let item = self.whole_item(p, std::mem::take(&mut docs));
+                    out.items.push(item);
                 }
                 Rule::bad_item => {
-                    let span = trimmed(self.span(&p), text);
-                    let name = self.bad_item(&p, text);
-                    out.items.push(Item { doc: std::mem::take(&mut docs), span, kind: ItemKind::Bad(name) });
+                    self.bad_item(p.as_str(), p.as_span().start(), std::mem::take(&mut docs), out);
                 }
                 _ => {}
             }
@@ -122,43 +139,61 @@ impl Builder {
             out.comments.extend(docs.iter().map(|d| d.span));
         }
         out.comments.sort();
-        out
+    }
+
+    fn whole_item(&mut self, p: P<'_>, doc: Vec<Name>) -> Item {
+        let (start, text) = (p.as_span().start(), p.as_str());
+        let span = self.span_of(start, start + text.trim_end().len());
+        let kind = self.item(only(p), &Item::doc_text(&doc));
+        Item { doc, span, kind }
     }
 
     fn doc_line(&self, p: &P<'_>) -> Name {
         Name { text: p.as_str()[3..].trim_end().to_owned(), span: self.span(p) }
     }
 
-    /// Reports what is wrong with an item, and finds the name that it would have declared.
-    fn bad_item(&mut self, p: &P<'_>, text: &str) -> Option<Name> {
-        let start = p.as_span().start();
-        let diagnostic = match Grammar::parse(Rule::one_item, p.as_str()) {
-            Err(e) => self.explain(text, start, p.as_span().end(), &e),
-            // Cannot happen: the item would have been taken. Still no reason to fall over.
-            Ok(_) => Diagnostic::new(Code::E0001, "this item is not understood").at(self.span(p), ""),
-        };
-        self.diags.push(diagnostic);
-        mistakes::declared_name(p.as_str()).map(|r| Name {
-            text: p.as_str()[r.clone()].to_owned(),
-            span: Span::new(self.file, start + r.start, start + r.end),
-        })
+    /// Reports what is wrong with an item. Where that leaves no doubt about what was meant, the item
+    /// is taken so; else the name that it would have declared.
+    fn bad_item(&mut self, text: &str, start: usize, doc: Vec<Name>, out: &mut Piece) {
+        let item = self.mended(Rule::one_item, text, start, |b, p| {
+            parts(p).find(|p| p.as_rule() == Rule::item).map(|p| b.whole_item(p, doc.clone()))
+        });
+        let item = item.flatten().unwrap_or_else(|| {
+            let name = mistakes::declared_name(text).map(|r| Name {
+                text: text[r.clone()].to_owned(),
+                span: self.span_of(start + r.start, start + r.end),
+            });
+            let span = self.span_of(start, start + text.trim_end().len());
+            Item { doc, span, kind: ItemKind::Bad(name) }
+        });
+        out.items.push(item);
     }
 
-    fn explain(&self, text: &str, start: usize, end: usize, e: &pest::error::Error<Rule>) -> Diagnostic {
-        let at = start
-            + match e.location {
-                InputLocation::Pos(p) => p,
-                InputLocation::Span((s, _)) => s,
-            };
-        let mut expected: Vec<&'static str> = Vec::new();
-        if let ErrorVariant::ParsingError { positives, .. } = &e.variant {
-            for s in positives.iter().filter_map(|r| symbol(*r)) {
-                if !expected.contains(&s) {
-                    expected.push(s);
-                }
+    /// Reports what is wrong with a part of the text, and builds something of it where that leaves no
+    /// doubt about what was meant.
+    fn mended<R>(
+        &mut self,
+        rule: Rule,
+        text: &str,
+        start: usize,
+        build: impl FnOnce(&mut Self, P<'_>) -> R,
+    ) -> Option<R> {
+        let mended = mend::mend(rule, self.file, text);
+        for mut d in mended.diags {
+            for span in d.labels.iter_mut().map(|l| &mut l.span).chain(d.fix.iter_mut().map(|f| &mut f.span))
+            {
+                *span = self.span_of(start + span.start as usize, start + span.end as usize);
             }
+            self.diags.push(d);
         }
-        Mistake { file: self.file, text, start, end, at, expected }.diagnose()
+        if !mended.whole {
+            return None;
+        }
+        let pair = Grammar::parse(rule, &mended.text).ok()?.next()?;
+        self.places.push((start, mended.places));
+        let built = build(self, pair);
+        self.places.pop();
+        Some(built)
     }
 
     fn item(&mut self, pair: P<'_>, doc: &str) -> ItemKind {
@@ -248,29 +283,29 @@ impl Builder {
         let (mut settings, mut broken) = (Vec::new(), Vec::new());
         for p in parts(pair) {
             match p.as_rule() {
-                Rule::setting => {
-                    let mut parts = parts(p);
-                    let mut next = || parts.next().expect("a setting has a name and a value");
-                    settings.push(Setting { name: self.name(&next()), value: self.expr(next()) });
-                }
+                Rule::setting => settings.push(self.setting(p)),
                 _ => {
-                    let or = |span| mistakes::separator("setting", span);
-                    self.reparsed(Rule::one_setting, &p, or);
-                    broken.extend(self.first_word(&p));
+                    let before = self.diags.len();
+                    let found = self.mended(Rule::some_settings, p.as_str(), p.as_span().start(), |b, p| {
+                        parts(p).map(|p| b.setting(p)).collect::<Vec<_>>()
+                    });
+                    if self.diags.len() == before {
+                        self.diags.push(mistakes::separator("setting", self.span(&p)));
+                    }
+                    match found {
+                        Some(found) => settings.extend(found),
+                        None => broken.extend(self.first_word(&p)),
+                    }
                 }
             }
         }
         Block { span, settings, broken }
     }
 
-    /// Reports what is wrong with a part, by parsing it alone; `or` where it is fine alone.
-    fn reparsed(&mut self, rule: Rule, p: &P<'_>, or: impl Fn(Span) -> Diagnostic) {
-        let s = p.as_span();
-        let diagnostic = match Grammar::parse(rule, p.as_str()) {
-            Err(e) => self.explain(s.get_input(), s.start(), s.end(), &e),
-            Ok(_) => or(self.span(p)),
-        };
-        self.diags.push(diagnostic);
+    fn setting(&mut self, p: P<'_>) -> Setting {
+        let mut parts = parts(p);
+        let mut next = || parts.next().expect("a setting has a name and a value");
+        Setting { name: self.name(&next()), value: self.expr(next()) }
     }
 
     /// The name that a broken argument or setting starts with, where something follows it.
@@ -278,7 +313,7 @@ impl Builder {
         let text = p.as_str();
         let len = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
         let start = p.as_span().start();
-        let span = Span::new(self.file, start, start + len);
+        let span = self.span_of(start, start + len);
         (len > 0).then(|| Name { text: text[..len].to_owned(), span })
     }
 
@@ -292,7 +327,6 @@ impl Builder {
                 _ => out.optional = true,
             }
         }
-        out.span = trimmed(span, "");
         out
     }
 
@@ -306,10 +340,17 @@ impl Builder {
             Rule::number => match literal::number(p.as_str()) {
                 Ok(n) => ExprKind::Number(n, p.as_str().to_owned()),
                 Err(e) => {
-                    self.diags.push(e.diagnostic(span));
+                    self.diags.push(e.diagnostic(p.as_str(), span));
                     ExprKind::Bad
                 }
             },
+            Rule::hole => {
+                // One that is put in stands where a value is missing, which is reported.
+                if self.places.len() == 1 {
+                    self.diags.push(mistakes::unprintable(span));
+                }
+                ExprKind::Bad
+            }
             _ => match p.as_str() {
                 "true" => ExprKind::Bool(true),
                 "false" => ExprKind::Bool(false),
@@ -325,20 +366,41 @@ impl Builder {
         let mut args = Vec::new();
         for p in parts {
             if p.as_rule() == Rule::bad_arg {
-                self.reparsed(Rule::one_arg, &p, |span| mistakes::separator("argument", span));
-                let value = Expr { kind: ExprKind::Bad, span: self.span(&p) };
-                args.push(Arg { name: self.first_word(&p), value });
-                continue;
-            }
-            let mut arg_name = None;
-            for part in self::parts(p) {
-                match part.as_rule() {
-                    Rule::arg_name => arg_name = Some(self.name(&only(part))),
-                    _ => args.push(Arg { name: arg_name.take(), value: self.expr(part) }),
-                }
+                self.bad_arg(&p, &mut args);
+            } else {
+                self.arg(p, &mut args);
             }
         }
         ExprKind::Call(Call { name, args })
+    }
+
+    fn arg(&mut self, p: P<'_>, out: &mut Vec<Arg>) {
+        let mut name = None;
+        for part in parts(p) {
+            match part.as_rule() {
+                Rule::arg_name => name = Some(self.name(&only(part))),
+                _ => out.push(Arg { name: name.take(), value: self.expr(part) }),
+            }
+        }
+    }
+
+    fn bad_arg(&mut self, p: &P<'_>, out: &mut Vec<Arg>) {
+        let before = self.diags.len();
+        let found = self.mended(Rule::some_args, p.as_str(), p.as_span().start(), |b, p| {
+            let mut found = Vec::new();
+            parts(p).for_each(|p| b.arg(p, &mut found));
+            found
+        });
+        if self.diags.len() == before {
+            self.diags.push(mistakes::separator("argument", self.span(p)));
+        }
+        match found {
+            Some(found) => out.extend(found),
+            None => {
+                let value = Expr { kind: ExprKind::Bad, span: self.span(p) };
+                out.push(Arg { name: self.first_word(p), value });
+            }
+        }
     }
 
     /// A text literal's text; unknown escapes are reported and kept as written.
@@ -357,7 +419,7 @@ impl Builder {
                 Some((_, c @ ('"' | '\\'))) => out.push(c),
                 Some((_, c)) => {
                     let at = start + 1 + at;
-                    let span = Span::new(self.file, at, at + 1 + c.len_utf8());
+                    let span = self.span_of(at, at + 1 + c.len_utf8());
                     self.diags.push(mistakes::unknown_escape(span, c));
                 }
                 None => {}
@@ -365,64 +427,4 @@ impl Builder {
         }
         out
     }
-}
-
-/// A span without trailing white space.
-fn trimmed(span: Span, text: &str) -> Span {
-    match text.get(span.range()) {
-        Some(t) => Span::new(span.file, span.start as usize, span.start as usize + t.trim_end().len()),
-        None => span,
-    }
-}
-
-/// What a rule is called in messages. Rules that only structure the grammar have no name: their
-/// parts are named instead. Exhaustive, so that a new rule must decide.
-fn symbol(rule: Rule) -> Option<&'static str> {
-    use Rule::*;
-    Some(match rule {
-        kw_import => "`import`",
-        kw_as => "`as`",
-        kw_param => "`param`",
-        kw_private => "`private`",
-        kw_model => "`model`",
-        kw_dataset => "`dataset`",
-        kw_space => "`space`",
-        kw_stage => "`stage`",
-        kw_schedule => "`schedule`",
-        kw_output => "`output`",
-        kw_on | on_clause => "`on`",
-        kw_for | for_clause => "`for`",
-        kw_in => "`in`",
-        kw_when | when_clause => "`when`",
-        kw_or => "`or`",
-        kw_not => "`not`",
-        plus | minus | times | slash => "an operator",
-        compare_op => "a comparison",
-        question => "`?`",
-        colon => "`:`",
-        equals => "`=`",
-        comma => "`,`",
-        dot | field => "`.`",
-        less => "`<`",
-        greater => "`>`",
-        lparen => "`(`",
-        rparen => "`)`",
-        lbracket | element => "`[`",
-        rbracket => "`]`",
-        lbrace | block => "`{`",
-        rbrace => "`}`",
-        name | binding => "a name",
-        string => "a text in double quotes",
-        number => "a number",
-        ty => "a type",
-        setting => "a setting",
-        arg => "an argument",
-        expr | operand | list | paren | call => "a value",
-        EOI => "the end of the line",
-        item | import | param | schedule | output | decl => "an item",
-        file | one_item | one_setting | one_arg | arg_name | nl | comment | doc | file_doc => return None,
-        bad_item | bad_setting | bad_arg | item_head | item_start | item_keyword => return None,
-        exponent | word_char | blank | line_end | setting_end | arg_end | any_arg | gap | primary
-        | byte_order_mark | WHITESPACE => return None,
-    })
 }

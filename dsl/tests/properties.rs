@@ -3,7 +3,9 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use headstart_dsl::{FileId, MemoryLoader, Plan, Severity, analyze, check, format, parse, render, svg};
+use headstart_dsl::{
+    FileId, MemoryLoader, Plan, Severity, Trees, analyze, analyze_again, check, format, parse, render, svg,
+};
 use proptest::prelude::*;
 
 /// The sources of the specification: a corpus of real files to damage.
@@ -55,7 +57,15 @@ fn plan(text: &str) -> Option<Plan> {
 /// Everything that may be done with any text.
 fn survives(text: &str) {
     let (checked, index) = analyze("main.pllm", &loader(text), &Default::default());
-    assert_eq!(checked.plan.is_none(), checked.has_errors());
+    assert_eq!(checked.plan.is_none(), checked.has_errors() || !checked.open.is_empty());
+    let run = check("main.pllm", &loader(text), &Default::default());
+    assert_eq!(run.plan.is_none(), run.has_errors());
+    // What an earlier text leaves changes nothing.
+    let half = text.char_indices().nth(text.chars().count() / 2).map_or(0, |(at, _)| at);
+    let mut trees = Trees::default();
+    analyze_again("main.pllm", &loader(&text[half..]), &Default::default(), &mut trees);
+    let (again, _) = analyze_again("main.pllm", &loader(text), &Default::default(), &mut trees);
+    assert_eq!(again.diagnostics, checked.diagnostics);
     for m in &index.marks {
         let file = checked.sources.file(m.span.file);
         assert!(file.text.get(m.span.range()).is_some(), "span outside its text: {m:?}");

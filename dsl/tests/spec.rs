@@ -6,7 +6,7 @@
 //! - `plan`: lines that the plan, one instance a line, must have;
 //! - `format`: the file as it is formatted.
 //!
-//! `pllm set=a=1;b=2` sets parameters. The files `catalog/friendly`, `catalog/concise` and
+//! `pllm set=a=1;b=2` sets parameters; `pllm module` checks the file as one that is imported. The files `catalog/friendly`, `catalog/concise` and
 //! `catalog/formal` exist. Every case without errors is also formatted: twice gives the same, and
 //! the plan stays equal.
 
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use headstart_dsl::plan::{Instance, Place};
-use headstart_dsl::{Checked, MemoryLoader, Plan, Severity, check, format, parse, render};
+use headstart_dsl::{Checked, MemoryLoader, Plan, Severity, check, check_module, format, parse, render};
 use headstart_protocol::{Expr, Value};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -22,6 +22,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 struct Case {
     source: String,
     sets: BTreeMap<String, String>,
+    module: bool,
     files: Vec<(String, String)>,
     findings: Option<String>,
     plan: Option<String>,
@@ -60,6 +61,7 @@ fn cases(text: &str) -> Vec<(String, Case)> {
             ("pllm", file) if file.starts_with("file=") => case.files.push((file[5..].to_owned(), body)),
             ("pllm", attr) => {
                 case.source = body;
+                case.module = attr == "module";
                 let sets = attr.strip_prefix("set=").into_iter().flat_map(|s| s.split(';'));
                 case.sets =
                     sets.filter_map(|s| s.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect();
@@ -81,6 +83,7 @@ fn checked(case: &Case, source: &str) -> Checked {
     for (name, text) in &case.files {
         files = files.with(name, text);
     }
+    let check = if case.module { check_module } else { check };
     check("main.pllm", &files, &case.sets)
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use headstart_dsl::{Checked, FileId, FileLoader, Span, analyze, symbols::Index};
+use headstart_dsl::{Checked, FileId, FileLoader, Span, Trees, analyze_again, symbols::Index};
 use lsp_types::{Location, Position, Range, TextDocumentContentChangeEvent, Uri};
 
 /// A text with its lines. The protocol counts columns in UTF-16 units.
@@ -78,6 +78,8 @@ pub struct Document {
     pub version: i32,
     /// None where the text has changed since.
     analysis: Option<Arc<Analysis>>,
+    /// Of the last analysis.
+    trees: Trees,
     /// Whether the editor has the findings of this text.
     pub published: bool,
 }
@@ -109,8 +111,14 @@ impl FileLoader for Overlay<'_> {
 
 impl Documents {
     pub fn open(&mut self, uri: Uri, text: &str, version: i32) {
-        let document =
-            Document { uri: uri.clone(), text: Text::new(text), version, analysis: None, published: false };
+        let document = Document {
+            uri: uri.clone(),
+            text: Text::new(text),
+            version,
+            analysis: None,
+            trees: Trees::default(),
+            published: false,
+        };
         self.open.insert(to_path(&uri), document);
         self.changed();
     }
@@ -150,16 +158,26 @@ impl Documents {
         self.open.get_mut(path)
     }
 
+    /// What is known of an open file, and then of every other open file.
+    pub fn analyses(&mut self, uri: &Uri, disk: &dyn FileLoader) -> Vec<Arc<Analysis>> {
+        let others: Vec<Uri> = self.open.values().map(|d| d.uri.clone()).filter(|u| u != uri).collect();
+        let all = std::iter::once(uri).chain(&others);
+        all.filter_map(|u| self.analysis(u, disk)).collect()
+    }
+
     /// What is known of an open file now.
     pub fn analysis(&mut self, uri: &Uri, disk: &dyn FileLoader) -> Option<Arc<Analysis>> {
         let path = to_path(uri);
         if let Some(found) = &self.open.get(&path)?.analysis {
             return Some(found.clone());
         }
+        let mut trees = std::mem::take(&mut self.open.get_mut(&path)?.trees);
         let overlay = Overlay { open: &self.open, disk };
-        let (checked, index) = analyze(&path, &overlay, &BTreeMap::new());
+        let (checked, index) = analyze_again(&path, &overlay, &BTreeMap::new(), &mut trees);
         let analysis = Arc::new(Analysis { checked, index });
-        self.open.get_mut(&path)?.analysis = Some(analysis.clone());
+        let document = self.open.get_mut(&path)?;
+        document.trees = trees;
+        document.analysis = Some(analysis.clone());
         Some(analysis)
     }
 }

@@ -1,24 +1,19 @@
 //! Findings of the checker, as the protocol's diagnostics.
 
 use headstart_dsl::codes::Code;
-use headstart_dsl::symbols::{SymbolKind, Target};
+use headstart_dsl::symbols::Target;
 use headstart_dsl::{Diagnostic, Severity, Span};
 use lsp_types::{DiagnosticRelatedInformation, DiagnosticSeverity, DiagnosticTag, NumberOrString, Range};
 
 use crate::documents::{Analysis, Text};
 
 /// The findings of a file. Those of imported files are told where they are imported.
+/// A finding as the protocol has it.
 pub fn findings(a: &Analysis, text: &Text) -> Vec<lsp_types::Diagnostic> {
-    a.checked.diagnostics.iter().filter(|d| !is_open_param(a, d)).map(|d| finding(a, text, d)).collect()
+    a.checked.diagnostics.iter().map(|d| finding(a, text, d)).collect()
 }
 
-/// A parameter without a default gets its value when the file is run.
-fn is_open_param(a: &Analysis, d: &Diagnostic) -> bool {
-    let params = a.index.declared(Analysis::ROOT).filter(|s| s.kind == SymbolKind::Param);
-    d.code == Code::E0701 && params.into_iter().any(|s| Some(s.span) == d.span())
-}
-
-fn finding(a: &Analysis, text: &Text, d: &Diagnostic) -> lsp_types::Diagnostic {
+pub fn finding(a: &Analysis, text: &Text, d: &Diagnostic) -> lsp_types::Diagnostic {
     let (range, mut message) = place(a, text, d);
     let labels = d.labels.iter().filter(|l| l.primary && !l.text.is_empty());
     for l in labels {

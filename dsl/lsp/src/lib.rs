@@ -1,17 +1,19 @@
 //! Language server of Headstart's pipeline language.
 //!
 //! Speaks the Language Server Protocol over any [`lsp_server::Connection`]: diagnostics while
-//! typing, hover, definitions, references, renaming, completion, formatting, document symbols.
+//! typing and their fixes, hover, definitions, references, renaming, completion, the arguments of a
+//! call, formatting, document symbols, folding.
 //! Everything it knows comes from [`headstart_dsl::analyze`]; files come through a
 //! [`FileLoader`], with the editor's unsaved texts in front.
 //!
 //! # Layout
 //! - [`run`], [`run_stdio`]: the loop over messages (`server`).
 //! - `documents`: open files, the protocol's positions, and addresses.
-//! - `findings`: diagnostics. `hover`, `complete`, `names` (definition, references, rename),
-//!   `outline` (document symbols): one module a question.
+//! - `findings`: diagnostics. `hover`, `complete`, `signature`, `names` (definition, references,
+//!   rename), `outline` (document symbols, folding), `actions` (fixes): one module a question.
 //! - `scan`: what the text in front of the cursor is in the middle of.
 
+mod actions;
 mod complete;
 mod documents;
 mod findings;
@@ -20,6 +22,7 @@ mod names;
 mod outline;
 mod scan;
 mod server;
+mod signature;
 
 use headstart_dsl::FileLoader;
 use lsp_server::Connection;

@@ -1,8 +1,10 @@
-//! Definition, references, rename.
+//! Definition, references, highlights, rename.
+
+use std::sync::Arc;
 
 use headstart_dsl::Span;
 use headstart_dsl::symbols::{SymbolKind, Target};
-use lsp_types::{Location, TextEdit, Uri, WorkspaceEdit};
+use lsp_types::{DocumentHighlight, DocumentHighlightKind, Location, TextEdit, Uri, WorkspaceEdit};
 
 use crate::documents::{Analysis, Text, to_uri};
 
@@ -25,11 +27,48 @@ pub fn definition(a: &Analysis, offset: usize) -> Option<Location> {
     }
 }
 
-/// Every place of the name at a byte, in the file and what it imports.
-pub fn references(a: &Analysis, offset: usize, declaration: bool) -> Option<Vec<Location>> {
+/// Every place of the name at a byte of `of[0]`'s file: in that file, in what it imports, and in the
+/// other open files, which may import it.
+pub fn references(of: &[Arc<Analysis>], offset: usize, declaration: bool) -> Option<Vec<Location>> {
+    let (symbol, _) = symbol_at(of.first()?, offset)?;
+    let mut out: Vec<Location> = Vec::new();
+    for (a, symbol) in everywhere(of, symbol) {
+        let places = a.index.places(symbol).filter(|m| declaration || !m.definition);
+        for place in places.filter_map(|m| a.location(m.span)) {
+            if !out.contains(&place) {
+                out.push(place);
+            }
+        }
+    }
+    Some(out)
+}
+
+/// The same name in each analysis that knows it: known by the place of its declaration.
+fn everywhere(of: &[Arc<Analysis>], symbol: usize) -> Vec<(&Analysis, usize)> {
+    let place = |a: &Analysis, n: usize| {
+        let span = a.index.symbols[n].span;
+        (a.checked.sources.file(span.file).path.clone(), span.start)
+    };
+    let Some(wanted) = of.first().map(|a| place(a, symbol)) else { return Vec::new() };
+    let found = of.iter().enumerate().filter_map(|(at, a)| {
+        let n = match at {
+            0 => symbol,
+            _ => (0..a.index.symbols.len()).find(|n| place(a, *n) == wanted)?,
+        };
+        Some((a.as_ref(), n))
+    });
+    found.collect()
+}
+
+/// The places of the name at a byte within its file, declared ones marked.
+pub fn highlights(a: &Analysis, text: &Text, offset: usize) -> Option<Vec<DocumentHighlight>> {
     let (symbol, _) = symbol_at(a, offset)?;
-    let places = a.index.places(symbol).filter(|m| declaration || !m.definition);
-    Some(places.filter_map(|m| a.location(m.span)).collect())
+    let here = a.index.places(symbol).filter(|m| m.span.file == Analysis::ROOT);
+    let highlight = |m: &headstart_dsl::symbols::Mark| DocumentHighlight {
+        range: text.range(m.span),
+        kind: Some(if m.definition { DocumentHighlightKind::WRITE } else { DocumentHighlightKind::READ }),
+    };
+    Some(here.map(highlight).collect())
 }
 
 /// The name at a byte, if it can be renamed.
@@ -37,8 +76,10 @@ pub fn renamable(a: &Analysis, offset: usize) -> Option<Span> {
     symbol_at(a, offset).map(|(_, span)| span)
 }
 
-/// The edits that rename what stands at a byte, or why it cannot be renamed.
-pub fn rename(a: &Analysis, offset: usize, new: &str) -> Result<WorkspaceEdit, String> {
+/// The edits that rename what stands at a byte of `of[0]`'s file, here and in the other open files;
+/// or why it cannot be renamed.
+pub fn rename(of: &[Arc<Analysis>], offset: usize, new: &str) -> Result<WorkspaceEdit, String> {
+    let a = of.first().ok_or("the file is not open")?;
     let (symbol, _) = symbol_at(a, offset).ok_or("only names can be renamed")?;
     let head = new.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     if !head || !new.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') || new == "true" || new == "false"
@@ -59,11 +100,15 @@ pub fn rename(a: &Analysis, offset: usize, new: &str) -> Result<WorkspaceEdit, S
     }
     // `HashMap` is what the protocol's crate asks for; editors treat it as a set.
     let mut changes: std::collections::HashMap<Uri, Vec<TextEdit>> = Default::default();
-    for mark in a.index.places(symbol) {
-        let file = a.checked.sources.file(mark.span.file);
-        if let Some(uri) = to_uri(&file.path) {
+    for (a, symbol) in everywhere(of, symbol) {
+        for mark in a.index.places(symbol) {
+            let file = a.checked.sources.file(mark.span.file);
+            let Some(uri) = to_uri(&file.path) else { continue };
             let edit = TextEdit::new(Text::new(&file.text).range(mark.span), new.to_owned());
-            changes.entry(uri).or_default().push(edit);
+            let edits = changes.entry(uri).or_default();
+            if !edits.contains(&edit) {
+                edits.push(edit);
+            }
         }
     }
     Ok(WorkspaceEdit { changes: Some(changes), ..Default::default() })

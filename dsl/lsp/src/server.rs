@@ -1,20 +1,24 @@
 //! The loop over messages.
 
+use std::sync::Arc;
+
 use headstart_dsl::FileLoader;
 use lsp_server::{Connection, ErrorCode, ExtractError, Message, Notification, Request, RequestId, Response};
 use lsp_types::notification::{self as note, Notification as _};
 use lsp_types::request::{self as ask, Request as _};
 use lsp_types::{
-    CompletionOptions, CompletionResponse, DocumentSymbolResponse, GotoDefinitionResponse, Hover,
-    HoverContents, HoverProviderCapability, InitializeParams, MarkupContent, MarkupKind, OneOf, Position,
+    CodeActionKind, CodeActionOptions, CodeActionProviderCapability, CompletionOptions, CompletionResponse,
+    DocumentSymbolResponse, FoldingRangeProviderCapability, GotoDefinitionResponse, Hover, HoverContents,
+    HoverProviderCapability, InitializeParams, MarkupContent, MarkupKind, OneOf, Position,
     PrepareRenameResponse, PublishDiagnosticsParams, Range, RenameOptions, ServerCapabilities,
-    TextDocumentPositionParams, TextDocumentSyncCapability, TextDocumentSyncKind, TextEdit, Uri,
+    SignatureHelpOptions, TextDocumentPositionParams, TextDocumentSyncCapability, TextDocumentSyncKind,
+    TextEdit, Uri,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::documents::{Analysis, Documents, Text};
-use crate::{LspError, complete, findings, hover, names, outline};
+use crate::{LspError, actions, complete, findings, hover, names, outline, signature};
 
 struct Server<'a> {
     connection: &'a Connection,
@@ -60,6 +64,16 @@ fn capabilities() -> ServerCapabilities {
             prepare_provider: Some(true),
             work_done_progress_options: Default::default(),
         })),
+        document_highlight_provider: Some(OneOf::Left(true)),
+        folding_range_provider: Some(FoldingRangeProviderCapability::Simple(true)),
+        code_action_provider: Some(CodeActionProviderCapability::Options(CodeActionOptions {
+            code_action_kinds: Some(vec![CodeActionKind::QUICKFIX]),
+            ..Default::default()
+        })),
+        signature_help_provider: Some(SignatureHelpOptions {
+            trigger_characters: Some(["(", ",", ":"].map(str::to_owned).to_vec()),
+            ..Default::default()
+        }),
         completion_provider: Some(CompletionOptions {
             trigger_characters: Some([".", ":", "(", ",", "=", "{"].map(str::to_owned).to_vec()),
             ..Default::default()
@@ -93,6 +107,12 @@ impl Server<'_> {
             ask::Completion::METHOD => self.answer::<ask::Completion>(r, Self::completion),
             ask::Formatting::METHOD => self.answer::<ask::Formatting>(r, Self::formatting),
             ask::DocumentSymbolRequest::METHOD => self.answer::<ask::DocumentSymbolRequest>(r, Self::symbols),
+            ask::DocumentHighlightRequest::METHOD => {
+                self.answer::<ask::DocumentHighlightRequest>(r, Self::highlights)
+            }
+            ask::CodeActionRequest::METHOD => self.answer::<ask::CodeActionRequest>(r, Self::actions),
+            ask::SignatureHelpRequest::METHOD => self.answer::<ask::SignatureHelpRequest>(r, Self::signature),
+            ask::FoldingRangeRequest::METHOD => self.answer::<ask::FoldingRangeRequest>(r, Self::folding),
             other => {
                 let text = format!("this server does not know {other}");
                 let code = ErrorCode::MethodNotFound as i32;
@@ -189,6 +209,39 @@ impl Server<'_> {
         self.at(&p.text_document.uri, p.position, f)
     }
 
+    /// Asks something about a place in an open file that other open files may know more about.
+    fn everywhere(
+        &mut self,
+        p: &TextDocumentPositionParams,
+        f: impl FnOnce(&[Arc<Analysis>], usize) -> Answer,
+    ) -> Answer {
+        let uri = &p.text_document.uri;
+        let Some(at) = self.documents.get(uri).map(|d| d.text.offset(p.position)) else {
+            return Ok(serde_json::Value::Null);
+        };
+        f(&self.documents.analyses(uri, self.disk), at)
+    }
+
+    fn highlights(&mut self, p: lsp_types::DocumentHighlightParams) -> Answer {
+        self.at_place(&p.text_document_position_params, |a, text, at| answer(names::highlights(a, text, at)))
+    }
+
+    fn actions(&mut self, p: lsp_types::CodeActionParams) -> Answer {
+        let uri = p.text_document.uri;
+        self.at(&uri, p.range.start, |a, text, _| answer(actions::actions(a, text, &uri, p.range)))
+    }
+
+    fn signature(&mut self, p: lsp_types::SignatureHelpParams) -> Answer {
+        let p = p.text_document_position_params;
+        // The text alone tells; it is asked for at every key.
+        let Some(d) = self.documents.get(&p.text_document.uri) else { return Ok(serde_json::Value::Null) };
+        answer(signature::signature(&d.text.text, d.text.offset(p.position)))
+    }
+
+    fn folding(&mut self, p: lsp_types::FoldingRangeParams) -> Answer {
+        self.at(&p.text_document.uri, Position::default(), |a, text, _| answer(outline::folding(a, text)))
+    }
+
     fn hover(&mut self, p: lsp_types::HoverParams) -> Answer {
         self.at_place(&p.text_document_position_params, |a, text, at| {
             answer(hover::hover(a, at).map(|(value, span)| Hover {
@@ -206,7 +259,7 @@ impl Server<'_> {
 
     fn references(&mut self, p: lsp_types::ReferenceParams) -> Answer {
         let declaration = p.context.include_declaration;
-        self.at_place(&p.text_document_position, |a, _, at| answer(names::references(a, at, declaration)))
+        self.everywhere(&p.text_document_position, |all, at| answer(names::references(all, at, declaration)))
     }
 
     fn prepare_rename(&mut self, p: TextDocumentPositionParams) -> Answer {
@@ -216,7 +269,7 @@ impl Server<'_> {
     }
 
     fn rename(&mut self, p: lsp_types::RenameParams) -> Answer {
-        self.at_place(&p.text_document_position, |a, _, at| answer(names::rename(a, at, &p.new_name)?))
+        self.everywhere(&p.text_document_position, |all, at| answer(names::rename(all, at, &p.new_name)?))
     }
 
     fn completion(&mut self, p: lsp_types::CompletionParams) -> Answer {

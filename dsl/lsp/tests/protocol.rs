@@ -179,7 +179,10 @@ fn findings_of_imports_and_related_places() {
         |code: &str| found.as_array().expect("a list").iter().find(|d| d["code"] == code).expect("found");
     let imported = of("E0101");
     assert_eq!(imported["range"]["start"], json!({ "line": 0, "character": 7 }));
-    assert!(imported["message"].as_str().is_some_and(|m| m.starts_with("/project/lib.pllm:1:12")), "{imported}");
+    assert!(
+        imported["message"].as_str().is_some_and(|m| m.starts_with("/project/lib.pllm:1:12")),
+        "{imported}"
+    );
     let twice = of("E0102");
     assert_eq!(twice["relatedInformation"][0]["location"]["range"]["start"]["line"], 1);
     assert_eq!(twice["relatedInformation"][0]["location"]["uri"], MAIN);
@@ -366,6 +369,88 @@ fn formatting_and_symbols() {
     assert_eq!(shown[3], "mine dataset: Dataset");
     assert_eq!(shown[5], "pllm stage: List<Pllm>");
     assert_eq!(all[5]["range"]["end"]["character"], 75);
+}
+
+#[test]
+fn fixes_are_offered() {
+    let (mut e, place) = Editor::with("model base = local(\"m\")\noutput o = bs|ae\n");
+    let at = &place["position"];
+    let ask = json!({ "textDocument": place["textDocument"], "range": { "start": at, "end": at }, "context": { "diagnostics": [] } });
+    let all = e.ask("textDocument/codeAction", ask.clone()).expect("an answer");
+    assert_eq!(all.as_array().map(Vec::len), Some(1), "{all}");
+    assert_eq!(all[0]["title"], "Write `base`");
+    assert_eq!(all[0]["diagnostics"][0]["code"], "E0101");
+    let edit = &all[0]["edit"]["changes"][MAIN][0];
+    assert_eq!(edit["newText"], "base");
+    assert_eq!(edit["range"]["start"], json!({ "line": 1, "character": 11 }));
+    // A slip of the syntax; behind characters of one, two and four bytes.
+    e.change(
+        2,
+        json!([{ "text": "model base = local(\"m\")\ndataset q = concat(\"é𝄞\", datasets = [])\n" }]),
+    );
+    let ask = json!({ "textDocument": place["textDocument"], "range": { "start": { "line": 1, "character": 0 }, "end": { "line": 1, "character": 99 } }, "context": { "diagnostics": [] } });
+    let all = e.ask("textDocument/codeAction", ask).expect("an answer");
+    let colon =
+        all.as_array().expect("a list").iter().find(|a| a["title"] == "Write `:`").expect("offered").clone();
+    let edit = &colon["edit"]["changes"][MAIN][0];
+    assert_eq!(edit["range"]["start"], json!({ "line": 1, "character": 35 }), "columns are UTF-16 units");
+}
+
+#[test]
+fn the_call_that_is_written_shows_its_arguments() {
+    let help = |text: &str| {
+        let (mut e, place) = Editor::with(&format!("{ITEMS}{text}"));
+        let found = e.ask("textDocument/signatureHelp", place).expect("an answer");
+        let label = found["signatures"][0]["label"].as_str().unwrap_or_default().to_owned();
+        (label, found["activeParameter"].as_u64())
+    };
+    let (label, active) = help("stage x: Responses = probe(|)\n");
+    assert!(label.starts_with("probe(model: ") && label.ends_with("→ Responses"), "{label}");
+    assert_eq!(active, Some(0));
+    assert_eq!(help("stage x: Responses = probe(base, |)\n").1, Some(1));
+    assert_eq!(help("stage x: Responses = probe(base, max_tokens: |)\n").1, Some(2));
+    assert_eq!(help("stage x: Selection = select(catalog: c, user: [me, m|e])\n").1, Some(1));
+    assert_eq!(help("output o = ba|se\n").0, "", "no call");
+}
+
+#[test]
+fn folding_and_highlights() {
+    let text = "// a\n// b\nmodel base = local(\"m\")\n\ndataset q = jsonl(\n  \"q\",\n)\nstage x: Responses = probe(ba|se, prompts: q)\noutput x = x\n";
+    let (mut e, place) = Editor::with(text);
+    let folds = e.ask("textDocument/foldingRange", json!({ "textDocument": place["textDocument"] }));
+    let folds = folds.expect("an answer");
+    let lines: Vec<_> = folds
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|f| (f["startLine"].as_u64(), f["endLine"].as_u64()))
+        .collect();
+    assert_eq!(lines, [(Some(0), Some(1)), (Some(4), Some(6))]);
+    let places = e.ask("textDocument/documentHighlight", place).expect("an answer");
+    let kinds: Vec<_> = places.as_array().expect("a list").iter().map(|h| h["kind"].as_u64()).collect();
+    assert_eq!(kinds, [Some(3), Some(2)], "written where it is declared, then read");
+}
+
+#[test]
+fn a_module_is_no_mistake_and_is_renamed_in_open_files() {
+    let lib = "file:///project/lib/m.pllm";
+    let text = "param base: Model\nparam pllms: List<Pllm>\nparam data: Dataset\nstage said: Responses = probe(p, prompts: data) for p in pllms\nstage plain: Responses = probe(base, prompts: data)\nstage bad: Responses = probe(data, prompts: pllms[\"a\"])\noutput one = said[\"formal\"]\n";
+    let mut e = Editor::new(files());
+    let d = json!({ "uri": lib, "languageId": "pllm", "version": 1, "text": text });
+    e.tell("textDocument/didOpen", json!({ "textDocument": d }));
+    let found = e.found();
+    let codes: Vec<&str> =
+        found.as_array().expect("a list").iter().filter_map(|d| d["code"].as_str()).collect();
+    assert_eq!(codes, ["E0201", "E0201"], "types are checked though no value is known: {found}");
+    e.open(&format!("{ITEMS}import \"./lib/m.pllm\" as m {{ base: base, pllms: pllm, data: questions }}\noutput o = m.plain\n"));
+    let place = json!({ "textDocument": { "uri": lib }, "position": { "line": 4, "character": 8 }, "newName": "bare" });
+    let edit = e.ask("textDocument/rename", place.clone()).expect("it can be renamed");
+    assert_eq!(edit["changes"][lib].as_array().map(Vec::len), Some(1), "{edit}");
+    assert_eq!(edit["changes"][MAIN][0]["range"]["start"]["character"], 13, "{edit}");
+    let mut place = place;
+    place["context"] = json!({ "includeDeclaration": false });
+    let uses = e.ask("textDocument/references", place).expect("an answer");
+    assert_eq!(uses[0]["uri"], MAIN);
 }
 
 #[test]

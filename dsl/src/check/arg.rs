@@ -8,6 +8,7 @@ use headstart_protocol::kinds::{Accepts, Arg, Default as D, Kind};
 use headstart_protocol::{Type, Value};
 
 use super::infer::a;
+use super::params::OPEN;
 use super::{Checker, Ctx, PathValue, T, Typed};
 use crate::ast::{self, Expr, ExprKind, Name};
 use crate::codes::Code;
@@ -82,7 +83,7 @@ impl Checker<'_> {
             let known: Vec<&str> = kind.args.iter().map(|a| a.name).collect();
             let d = Diagnostic::new(Code::E0104, format!("`{}` has no argument `{}`", kind.name, name.text))
                 .at(name.span, "unknown argument")
-                .maybe_help(names::did_you_mean(&name.text, known.iter().copied()))
+                .suggest(&name.text, name.span, known.iter().copied())
                 .note(format!("its arguments are {}", names::quoted(known, "and")));
             self.report(d);
         }
@@ -181,7 +182,7 @@ impl Checker<'_> {
         let unknown = |word: &str| {
             Diagnostic::new(Code::E0111, format!("`{}` of `{}` cannot be `{word}`", spec.name, kind.name))
                 .at(e.span, "unknown word")
-                .maybe_help(names::did_you_mean(word, words.iter().copied()))
+                .suggest(word, e.span, words.iter().copied())
                 .note(format!("it is one of {}", names::quoted(words.iter().copied(), "or")))
         };
         match &e.kind {
@@ -221,7 +222,7 @@ impl Checker<'_> {
             T::Var(v) => ctx.vars[*v].elements.iter().filter_map(|(_, t)| text_of(t)).collect(),
             _ => Vec::new(),
         };
-        if let Some(bad) = texts.iter().find(|t| !words.contains(&t.as_str())) {
+        if let Some(bad) = texts.iter().find(|t| !words.contains(&t.as_str()) && *t != OPEN) {
             self.report(unknown(bad));
             return Some(None);
         }
@@ -280,7 +281,9 @@ impl Checker<'_> {
             }
             _ => d,
         };
-        self.report(d.note(format!("`{}` is {}", spec.name, spec.doc)));
+        // "`prompts` is the prompts" is no news.
+        let told = spec.doc.trim_end_matches('.') == format!("the {}", spec.name);
+        self.report(if told { d } else { d.note(format!("`{}` is {}", spec.name, spec.doc)) });
     }
 
     /// Points to the declaration that gives a value its type.

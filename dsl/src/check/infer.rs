@@ -101,7 +101,9 @@ impl Checker<'_> {
                 Found::Output(m, n) => {
                     let value = self.scopes[m].outputs[n].value.clone();
                     let mut inner = Ctx::new(m);
-                    let typed = self.infer(&mut inner, &value)?;
+                    // Only the file that is run releases.
+                    let (value, _) = self.unwrap_release(&value)?;
+                    let typed = self.infer(&mut inner, value)?;
                     ctx.uses.extend(inner.uses.into_iter().map(|(i, _)| (i, span)));
                     Some(Typed { span, ..typed })
                 }
@@ -109,13 +111,10 @@ impl Checker<'_> {
                     let scope = &self.scopes[m];
                     let known = scope.outputs.iter().map(|o| o.name.text.as_str());
                     let known = known.chain(scope.names.keys().map(String::as_str));
-                    let help = names::did_you_mean(&name.text, known);
                     let text = format!("`{}` declares no `{}`", scope.path, name.text);
-                    self.report(
-                        Diagnostic::new(Code::E0101, text)
-                            .at(name.span, "not in this module")
-                            .maybe_help(help),
-                    );
+                    let d = Diagnostic::new(Code::E0101, text).at(name.span, "not in this module");
+                    let d = d.suggest(&name.text, name.span, known);
+                    self.report(d);
                     None
                 }
             };
@@ -138,7 +137,7 @@ impl Checker<'_> {
             .at(name.span, "unknown field")
             .see(of.span, format!("this is {}", a(&of.ty)));
         let fields: Vec<&str> = ty.fields().iter().map(|(n, ..)| *n).collect();
-        let d = d.maybe_help(names::did_you_mean(&name.text, fields.iter().copied()));
+        let d = d.suggest(&name.text, name.span, fields.iter().copied());
         let d = match ty {
             Type::List(t) if t.field(&name.text).is_some() => d.help(format!(
                 "take one element, as in `…[\"key\"].{}`, or loop over the list with `for`",
@@ -174,6 +173,7 @@ impl Checker<'_> {
                 match found {
                     Key::Text(k) => match item.by_key.get(&k) {
                         Some(n) => T::Instance(*n),
+                        None if item.keys.iter().any(|(k, _)| is_open(k)) || is_open(&k) => T::Open,
                         None => {
                             self.report_no_key(&k, key.span, *i);
                             return None;
@@ -181,7 +181,9 @@ impl Checker<'_> {
                     },
                     Key::Var(v) => {
                         let elements = ctx.vars[v].elements.clone();
-                        let missing = elements.iter().find(|(k, _)| !item.by_key.contains_key(k));
+                        let open = item.keys.iter().any(|(k, _)| is_open(k));
+                        let mut known = elements.iter().filter(|(k, _)| !open && !is_open(k));
+                        let missing = known.find(|(k, _)| !item.by_key.contains_key(k));
                         if let Some((k, _)) = missing {
                             self.report_no_key(k, key.span, *i);
                             return None;
@@ -192,10 +194,11 @@ impl Checker<'_> {
             }
             (T::List(items), Key::Text(k)) => match items.iter().find(|(n, _)| *n == k) {
                 Some((_, t)) => t.clone(),
+                None if is_open(&k) || items.iter().any(|(k, _)| is_open(k)) => T::Open,
                 None => {
                     let d = Diagnostic::new(Code::E0109, format!("the list has no element {k:?}"))
                         .at(key.span, "unknown key")
-                        .maybe_help(similar_key(&k, items.iter().map(|(n, _)| n.as_str())));
+                        .suggest_text(&k, key.span, items.iter().map(|(n, _)| n.as_str()));
                     self.report(d);
                     return None;
                 }
@@ -237,7 +240,7 @@ impl Checker<'_> {
         let d = Diagnostic::new(Code::E0109, format!("`{}` has no element {key:?}", i.name))
             .at(span, "unknown key")
             .see(i.decl.name.span, format!("declared here with {} elements", i.keys.len()))
-            .maybe_help(similar_key(key, i.keys.iter().map(|(k, _)| k.as_str())));
+            .suggest_text(key, span, i.keys.iter().map(|(k, _)| k.as_str()));
         let shown: Vec<String> = i.keys.iter().take(8).map(|(k, _)| format!("{k:?}")).collect();
         let more = i.keys.len().saturating_sub(shown.len());
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -396,7 +399,7 @@ impl Checker<'_> {
                 } else {
                     Diagnostic::new(Code::E0212, format!("there is no function `{name}`"))
                         .at(call.name.span, "unknown")
-                        .maybe_help(names::did_you_mean(name, ["glob", "release"]))
+                        .suggest(name, call.name.span, ["glob", "release"])
                         .note("the language has no functions of one's own; inside expressions stand `glob` and, in outputs, `release`")
                 };
                 self.report(d);
@@ -406,13 +409,14 @@ impl Checker<'_> {
     }
 }
 
+/// Whether a key holds that of an open list's element.
+fn is_open(key: &str) -> bool {
+    key.split(',').any(|k| k == super::params::OPEN)
+}
+
 enum Key {
     Text(String),
     Var(usize),
-}
-
-fn similar_key<'a>(key: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    names::similar(key, known).map(|k| format!("did you mean {k:?}?"))
 }
 
 /// `a Pllm`, `an Int`, `a list of Paths`.

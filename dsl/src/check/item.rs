@@ -96,11 +96,10 @@ impl Checker<'_> {
         let Some(kind) = kinds::find(&call.name.text) else {
             let role = decl.declared.role();
             let of_role = || kinds::all().filter(move |k| k.role == role).map(|k| k.name);
-            let help = names::did_you_mean(&call.name.text, of_role().chain(kinds::all().map(|k| k.name)));
             let keyword = decl.declared.keyword();
             let d = Diagnostic::new(Code::E0103, format!("there is no stage kind `{}`", call.name.text))
                 .at(call.name.span, "unknown kind")
-                .maybe_help(help)
+                .suggest(&call.name.text, call.name.span, of_role().chain(kinds::all().map(|k| k.name)))
                 .note(format!("a `{keyword}` can be made by {}", names::quoted(of_role(), "or")));
             self.report(d);
             return None;

@@ -8,7 +8,6 @@ use crate::ast::{self, ItemKind, Name};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
 use crate::loader;
-use crate::names;
 use crate::span::{FileId, Span};
 
 /// How deep imports may nest.
@@ -38,7 +37,10 @@ impl Checker<'_> {
             return Err("it is larger than 4 GiB".to_owned());
         }
         let id = self.sources.add(path, &text);
-        let (tree, diags) = crate::syntax::parse(id, &text);
+        let text = self.sources.file(id).text.clone();
+        let parsed = self.trees.remove(path).unwrap_or_default().again(id, text);
+        let (tree, diags) = parsed.tree();
+        self.parsed.insert(path.to_owned(), parsed);
         self.diags.extend(diags);
         let tree = Arc::new(tree);
         self.files.insert(path.to_owned(), (id, tree.clone()));
@@ -208,7 +210,7 @@ impl Checker<'_> {
                 let path = &self.scopes[module].path;
                 let d = Diagnostic::new(Code::E0104, format!("`{path}` has no parameter `{}`", name.text))
                     .at(name.span, "unknown parameter")
-                    .maybe_help(names::did_you_mean(&name.text, known.iter().map(|(n, _)| n.as_str())));
+                    .suggest(&name.text, name.span, known.iter().map(|(n, _)| n.as_str()));
                 self.report(d);
                 continue;
             };

@@ -29,6 +29,8 @@ impl Lower<'_, '_> {
     pub fn expr(&self, t: &T) -> Expr {
         match t {
             T::Const(v) => Expr::value(v.clone()),
+            // There will be no plan.
+            T::Open => Expr::value(Value::Absent),
             T::Path(p) => {
                 let path = if self.device { &p.written } else { &p.resolved };
                 Expr::value(Value::Path(path.to_string()))

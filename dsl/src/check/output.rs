@@ -30,6 +30,8 @@ impl Checker<'_> {
                 }
                 false
             }
+            // What a module makes stays where it is until another file outputs it.
+            (None, Some(_)) if !self.open.is_empty() => false,
             (None, Some((item, span))) => {
                 self.not_released(&typed, item, span);
                 return None;
@@ -44,7 +46,7 @@ impl Checker<'_> {
     }
 
     /// What stands inside `release(…)`, and where it stands.
-    fn unwrap_release<'e>(&mut self, e: &'e Expr) -> Option<(&'e Expr, Option<Span>)> {
+    pub(super) fn unwrap_release<'e>(&mut self, e: &'e Expr) -> Option<(&'e Expr, Option<Span>)> {
         let ExprKind::Call(call) = &e.bare().kind else { return Some((e, None)) };
         if call.name.text != "release" {
             return Some((e, None));
@@ -114,7 +116,7 @@ impl Checker<'_> {
             }
             T::Or(all) => all.iter().try_for_each(|t| self.parts(t, fields, out))?,
             T::List(all) => all.iter().try_for_each(|(_, t)| self.parts(t, fields, out))?,
-            T::Const(_) | T::Path(_) => {}
+            T::Const(_) | T::Path(_) | T::Open => {}
             _ => return None,
         }
         Some(())

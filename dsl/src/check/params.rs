@@ -7,7 +7,7 @@ use headstart_protocol::{Type, Value};
 use super::arg::converts;
 use super::infer::{a, number};
 use super::path::globbed;
-use super::{Checker, Ctx, Entity, ParamValue, PathValue, T, Typed};
+use super::{Checker, Ctx, Entity, Mode, ParamValue, PathValue, T, Typed};
 use crate::ast::{self, Expr, ExprKind};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
@@ -69,7 +69,7 @@ impl Checker<'_> {
                     }
                     _ => Diagnostic::new(Code::E0112, format!("there is no type `{name}`"))
                         .at(ty.name.span, "unknown type")
-                        .maybe_help(names::did_you_mean(name, Type::names().chain(["List"])))
+                        .suggest(name, ty.name.span, Type::names().chain(["List"]))
                         .note(format!("the types are {} and `List<…>`", names::quoted(Type::names(), ","))),
                 };
                 self.report(d);
@@ -127,7 +127,13 @@ impl Checker<'_> {
             ctx.scope = scope;
             return self.fitted(ctx, &e, &ty, &param, "parameter");
         }
-        if self.params[p].scope == 0 && holds_artifacts(&ty) {
+        let open = self.params[p].scope == 0 && self.mode == Mode::Module;
+        let artifacts = holds_artifacts(&ty);
+        if open && set.is_none() && (artifacts || param.default.is_none()) {
+            self.open.push((param.name.span, param.name.text.clone()));
+            return Some(Typed { t: open_value(&ty), ty, span, literal: false });
+        }
+        if self.params[p].scope == 0 && artifacts {
             let d = Diagnostic::new(Code::E0704, format!("a parameter of a pipeline cannot be {}", a(&ty)))
                 .at(param.ty.span, "made by stages, not set")
                 .help(
@@ -182,6 +188,10 @@ impl Checker<'_> {
         let want = match ty {
             Type::Optional(inner) if typed.ty != *ty => inner,
             other => other,
+        };
+        let typed = match &typed.ty {
+            Type::Optional(inner) if *inner.as_ref() == *want => self.plain(typed)?,
+            _ => typed,
         };
         if typed.ty != *want && !converts(&typed.ty, want, &typed) {
             let name = &param.name.text;
@@ -271,6 +281,24 @@ impl Checker<'_> {
             _ => None,
         });
         shown.collect()
+    }
+}
+
+/// What an open text, path or key says; it is taken for any other.
+pub(super) const OPEN: &str = "…";
+
+/// A value that stands for any of its type. A list has one element, which stands for any number.
+fn open_value(ty: &Type) -> T {
+    match ty {
+        Type::List(of) => T::List(vec![(OPEN.to_owned(), open_value(of))]),
+        Type::Text => T::Const(Value::Text(OPEN.to_owned())),
+        Type::Path => T::Path(PathValue { written: OPEN.into(), resolved: OPEN.into(), globbed: false }),
+        Type::Bool => T::Const(Value::Bool(true)),
+        Type::Int => T::Const(Value::Int(1)),
+        Type::Float => T::Const(Value::Float(0.5)),
+        Type::Duration => T::Const(Value::Duration(60_000)),
+        Type::Bytes => T::Const(Value::Bytes(1 << 30)),
+        _ => T::Open,
     }
 }
 

@@ -42,7 +42,7 @@ impl Checker<'_> {
                 return None;
             }
         };
-        if found.is_empty() {
+        if found.is_empty() && !full.contains(super::params::OPEN) {
             let d = Diagnostic::new(Code::W0004, format!("`{full}` matches nothing"));
             self.report(d.at(pattern.span, "no such file or folder"));
         }

@@ -289,7 +289,8 @@ impl Checker<'_> {
         let mut found = Vec::new();
         for (entity, span) in self.scopes[0].names.values() {
             found.extend(match entity {
-                Entity::Item(i) if !self.items[*i].used => {
+                // The items of a module can be named from outside.
+                Entity::Item(i) if !self.items[*i].used && self.open.is_empty() => {
                     let name = &self.items[*i].name;
                     let d = Diagnostic::new(Code::W0001, format!("nothing uses `{name}`"));
                     Some(d.at(*span, "").help(format!("add `output {name} = {name}`, or remove it")))

@@ -49,7 +49,7 @@ impl Checker<'_> {
                     let known = || words::names(ENTRIES);
                     let d = Diagnostic::new(Code::E0110, format!("a schedule has no entry `{other}`"))
                         .at(e.name.span, "unknown entry")
-                        .maybe_help(names::did_you_mean(other, known()))
+                        .suggest(other, e.name.span, known())
                         .note(format!("its entries are {}", names::quoted(known(), "and")));
                     self.report(d);
                 }
@@ -126,7 +126,7 @@ impl Checker<'_> {
             let inside = Span { start: e.span.start + 1, end: e.span.end.saturating_sub(1), ..e.span };
             // Escapes would shift places; nobody needs them here.
             let literal = typed.literal && raw.len() == t.len() + 2;
-            return Some((t.clone(), literal.then_some(inside)));
+            return (t != super::params::OPEN).then(|| (t.clone(), literal.then_some(inside)));
         }
         let d = Diagnostic::new(Code::E0217, format!("`{what}` takes a text"));
         self.report(d.at(e.span, super::infer::a(&typed.ty)));
@@ -172,11 +172,13 @@ impl Checker<'_> {
         }
         let by_city =
             zones.iter().find(|z| z.rsplit('/').next().is_some_and(|c| c.eq_ignore_ascii_case(&text)));
-        let help = match by_city {
-            Some(z) => Some(format!("did you mean `{z}`?")),
-            None => names::did_you_mean(&text, zones.iter().map(String::as_str)),
-        };
-        self.report(d.maybe_help(help));
+        let meant = by_city.or_else(|| zones.iter().find(|z| abbreviates(&text, z)));
+        let all = || zones.iter().map(String::as_str);
+        let meant = meant.map(String::as_str).or_else(|| names::similar(&text, all()));
+        self.report(match meant {
+            Some(z) => d.suggest_text(z, e.span, [z]),
+            None => d,
+        });
         None
     }
 
@@ -190,11 +192,26 @@ impl Checker<'_> {
                 let written = self.sources.text(s.value.span);
                 let d = Diagnostic::new(Code::E0111, format!("`{}` cannot be `{written}`", s.name.text))
                     .at(s.value.span, "unknown word")
-                    .maybe_help(other.and_then(|w| names::did_you_mean(w, words::names(all))))
+                    .suggest(other.unwrap_or_default(), s.value.span, words::names(all))
                     .note(format!("it is one of {}", names::quoted(words::names(all), "or")));
                 self.report(d);
                 None
             }
         }
     }
+}
+
+/// Whether a zone is what people mean by a common short name, which the database may not have.
+fn abbreviates(short: &str, zone: &str) -> bool {
+    let meant = match short.to_ascii_uppercase().as_str() {
+        "PST" | "PDT" | "PT" => "America/Los_Angeles",
+        "CST" | "CDT" => "America/Chicago",
+        "EDT" | "ET" => "America/New_York",
+        "BST" => "Europe/London",
+        "CEST" => "Europe/Berlin",
+        "IST" => "Asia/Kolkata",
+        "JST" => "Asia/Tokyo",
+        _ => return false,
+    };
+    zone == meant
 }

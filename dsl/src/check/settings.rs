@@ -105,7 +105,7 @@ impl Checker<'_> {
                 let known = || words::names(words::SETTINGS);
                 let d = Diagnostic::new(Code::E0110, format!("there is no setting `{other}`"))
                     .at(s.name.span, "unknown setting")
-                    .maybe_help(names::did_you_mean(other, known()))
+                    .suggest(other, s.name.span, known())
                     .note(format!("the settings are {}", names::quoted(known(), "and")));
                 self.report(d);
             }
@@ -216,7 +216,7 @@ impl Checker<'_> {
                 other => {
                     let d = Diagnostic::new(Code::E0111, "not a condition of a device")
                         .at(e.span, "unknown word")
-                        .maybe_help(other.and_then(|w| names::did_you_mean(w, words::names(CONDITIONS))))
+                        .suggest(other.unwrap_or_default(), e.span, words::names(CONDITIONS))
                         .note(format!(
                             "it is one of {}, or a list of them",
                             names::quoted(words::names(CONDITIONS), "or")

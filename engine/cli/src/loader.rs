@@ -59,6 +59,16 @@ pub fn check(file: &Path, values: &Values) -> Result<Checked, CommandError> {
     Ok(headstart_dsl::check(&file.to_string_lossy(), &Disk, &sets))
 }
 
+/// Checks a file that may be a module: parameters that an import gives may be open. A parameter that
+/// can be set must be.
+pub fn check_module(file: &Path, values: &Values) -> Result<Checked, CommandError> {
+    let checked = check(file, values)?;
+    if !checked.diagnostics.iter().any(|d| d.code == headstart_dsl::Code::E0704) {
+        return Ok(checked);
+    }
+    Ok(headstart_dsl::check_module(&file.to_string_lossy(), &Disk, &sets(values)?))
+}
+
 /// Checks a file, prints what is wrong with it, and gives the plan.
 pub fn plan(pipeline: &Pipeline) -> Result<Plan, CommandError> {
     let checked = check(&pipeline.file, &pipeline.values)?;

@@ -19,12 +19,18 @@ pub fn check(args: &Check) -> Result<(), CommandError> {
         return Ok(());
     }
     let file = args.file.as_deref().unwrap_or(Path::new(""));
-    let checked = loader::check(file, &args.values)?;
+    let checked = loader::check_module(file, &args.values)?;
     match args.format {
         Format::Json => println!("{}", headstart_dsl::to_json(&checked.diagnostics, &checked.sources)),
         Format::Text => loader::print_diagnostics(&checked),
     }
     match &checked.plan {
+        None if !checked.has_errors() => {
+            if args.format == Format::Text {
+                eprintln!("{}: {}", file.display(), describe_open(&checked.open));
+            }
+            Ok(())
+        }
         None => Err(CommandError::silent(INPUT)),
         Some(plan) if args.format == Format::Text => {
             eprintln!("{}: {}", file.display(), describe(plan));
@@ -32,6 +38,12 @@ pub fn check(args: &Check) -> Result<(), CommandError> {
         }
         Some(_) => Ok(()),
     }
+}
+
+/// A module: what is wrong with it is said already.
+fn describe_open(open: &[String]) -> String {
+    let names: Vec<String> = open.iter().map(|n| format!("`{n}`")).collect();
+    format!("well, as a module: the file that imports it gives {}", names.join(", "))
 }
 
 fn describe(plan: &Plan) -> String {

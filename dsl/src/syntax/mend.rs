@@ -1,0 +1,135 @@
+//! Going on behind a mistake: it is explained, mended in a copy of the text, and the parse starts
+//! again, so that one run tells every mistake of an item, and an item whose mistakes leave no doubt
+//! about what was meant is checked like any other.
+
+use pest::Parser;
+use pest::error::{ErrorVariant, InputLocation};
+
+use super::rules::{Grammar, Rule};
+use super::{MAX_DEPTH, places::Edit, places::Places, words};
+use crate::diagnostic::Diagnostic;
+use crate::mistakes::{self, Mistake};
+use crate::span::{FileId, Span};
+
+/// Mistakes of one item that are looked for.
+const MAX_MISTAKES: usize = 8;
+/// Longer items are not mended: every try parses the item anew.
+const MAX_LENGTH: usize = 16 << 10;
+/// Stands where a value is missing.
+pub(super) const HOLE: &str = "\0";
+
+/// A text that the grammar did not take, mended as far as that is possible.
+pub(super) struct Mended {
+    /// The text, with the mistakes mended that are reported.
+    pub text: String,
+    pub places: Places,
+    /// What is wrong, at places of the text as written.
+    pub diags: Vec<Diagnostic>,
+    /// Whether the grammar takes it now, and it says what was meant.
+    pub whole: bool,
+}
+
+/// How far a parse came.
+enum Reached {
+    All,
+    Up { to: usize, expected: Vec<&'static str> },
+}
+
+fn reached(rule: Rule, text: &str) -> Reached {
+    let e = match Grammar::parse(rule, text) {
+        Ok(_) => return Reached::All,
+        Err(e) => e,
+    };
+    let to = match e.location {
+        InputLocation::Pos(p) | InputLocation::Span((p, _)) => p,
+    };
+    let mut expected: Vec<&'static str> = Vec::new();
+    if let ErrorVariant::ParsingError { positives, .. } = &e.variant {
+        for s in positives.iter().filter_map(|r| words::symbol(*r)) {
+            if !expected.contains(&s) {
+                expected.push(s);
+            }
+        }
+    }
+    Reached::Up { to, expected }
+}
+
+/// Finds the mistakes of a text that `rule` should take. Nothing is found where it takes it.
+pub(super) fn mend(rule: Rule, file: FileId, text: &str) -> Mended {
+    let mut m = Mended { text: text.to_owned(), places: Places::default(), diags: Vec::new(), whole: false };
+    let mut sure = true;
+    for _ in 0..MAX_MISTAKES {
+        let (at, expected) = match reached(rule, &m.text) {
+            Reached::All => {
+                m.whole = sure;
+                return m;
+            }
+            Reached::Up { to, expected } => (to, expected),
+        };
+        let slip = Mistake { file, text: &m.text, at, expected: &expected }.diagnose();
+        m.report(slip.diagnostic);
+        if text.len() > MAX_LENGTH || text.contains(HOLE) {
+            return m;
+        }
+        let mended = slip.edits.into_iter().find(|e| goes_on(rule, &m.text, e).is_some());
+        let edit = mended.or_else(|| guess(rule, &m.text, at, &expected));
+        let Some(edit) = edit.filter(|e| m.places.edited(e)) else { return m };
+        sure &= edit.sure;
+        m.text = edit.apply(&m.text);
+    }
+    m
+}
+
+impl Mended {
+    /// Notes a finding, whose places are of the text as mended so far.
+    fn report(&mut self, mut d: Diagnostic) {
+        let place = |s: &mut Span| {
+            let (start, end) = (self.places.written(s.start as usize), self.places.written(s.end as usize));
+            *s = Span::new(s.file, start, end.max(start));
+        };
+        d.labels.iter_mut().for_each(|l| place(&mut l.span));
+        d.fix.iter_mut().for_each(|f| place(&mut f.span));
+        self.diags.push(d);
+    }
+}
+
+/// How far the parse comes with an edit; none where that is not clearly further than the edit: what
+/// would be found there may well be made by the edit.
+fn goes_on(rule: Rule, text: &str, edit: &Edit) -> Option<usize> {
+    let new = edit.apply(text);
+    if mistakes::too_deep(&new, MAX_DEPTH).is_some() {
+        return None;
+    }
+    let Reached::Up { to, .. } = reached(rule, &new) else { return Some(usize::MAX) };
+    let end = edit.start + edit.text.len();
+    let tokens = if edit.sure { 1 } else { 2 };
+    (to > mistakes::behind_tokens(&new, end, tokens)).then(|| to - end)
+}
+
+/// The edit of one token that lets the parse go on furthest.
+fn guess(rule: Rule, text: &str, at: usize, expected: &[&'static str]) -> Option<Edit> {
+    let token = at + mistakes::token(&text[at..]).len();
+    let put = |new: &str| Edit::sure(at, at, new);
+    let mut all: Vec<Edit> = Vec::new();
+    for what in [":", "=", ",", ")", "]", "}", ">", "in ", "as "] {
+        if expected.contains(&format!("`{}`", what.trim_end()).as_str()) {
+            all.push(put(what));
+        }
+    }
+    if expected.contains(&"a value") {
+        all.push(put(HOLE));
+        all.push(Edit::sure(at, token, HOLE));
+        all.push(Edit::sure(at, mistakes::part_end(text, at), HOLE));
+    }
+    all.push(Edit::guess(at, token, ""));
+    all.push(Edit::guess(at, mistakes::part_end(text, at), ""));
+    let mut best: Option<(usize, Edit)> = None;
+    for edit in all.into_iter().filter(|e| e.end > e.start || !e.text.is_empty()) {
+        if let Some(to) = goes_on(rule, text, &edit) {
+            if best.as_ref().is_none_or(|(b, _)| to > *b) {
+                best = Some((to, edit));
+            }
+        }
+    }
+    best.map(|(_, edit)| edit)
+}
