@@ -1,14 +1,23 @@
 //! [`Backend`] on candle, on the CPU.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::Device;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::api::{Backend, Decoder, Encoder, TrainReport, TrainSpec, Watch};
-use crate::decoder::CandleDecoder;
+use crate::block::Batch;
+use crate::config::DecoderConfig;
+use crate::decoder::{Passes, TextDecoder};
 use crate::encoder::load_encoder;
 use crate::error::LmError;
+use crate::generate::{Sampling, generate};
+use crate::lora::Adapter;
+use crate::model::Model;
+use crate::net::{Net, Overlay};
+use crate::rows::{Example, pack};
 use crate::train;
 
 /// Models on candle, computed by a pool of threads of its own.
@@ -39,7 +48,8 @@ impl Backend for CandleBackend {
     }
 
     fn decoder(&self, model: &Path, adapter: Option<&Path>) -> Result<Box<dyn Decoder>, LmError> {
-        Ok(Box::new(CandleDecoder::load(model, adapter, self.pool.clone())?))
+        let load = || CandlePasses::load(model, adapter, self.pool.clone());
+        Ok(Box::new(TextDecoder::new(model, load)?))
     }
 
     fn encoder(&self, model: &Path) -> Result<Box<dyn Encoder>, LmError> {
@@ -48,5 +58,58 @@ impl Backend for CandleBackend {
 
     fn train(&self, spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError> {
         self.pool.install(|| train::train(spec, watch))
+    }
+}
+
+/// A net and the threads that compute it.
+struct CandlePasses {
+    net: Net,
+    pool: Arc<ThreadPool>,
+}
+
+impl CandlePasses {
+    fn load(model: &Path, adapter: Option<&Path>, pool: Arc<ThreadPool>) -> Result<Self, LmError> {
+        let base = Arc::new(pool.install(|| Model::load(model))?);
+        let overlay = match adapter {
+            Some(folder) => Adapter::load(folder, &base.config)?.overlay(&Device::Cpu)?,
+            None => Overlay::None,
+        };
+        Ok(Self { net: Net::new(base, overlay), pool })
+    }
+}
+
+impl Passes for CandlePasses {
+    fn config(&self) -> &DecoderConfig {
+        &self.net.model.config
+    }
+
+    fn states(&self, sequences: &[&[u32]], rows: &[Range<usize>]) -> Result<Vec<Vec<f32>>, LmError> {
+        self.pool.install(|| {
+            let batch = Arc::new(Batch::pack(sequences.iter().copied()));
+            let hidden = self.net.hidden(&batch, |_, _| {})?;
+            let normed = |(s, rows): (&Range<usize>, &Range<usize>)| {
+                let rows: Vec<usize> = rows.clone().map(|row| s.start + row).collect();
+                self.net.normed(&hidden, &rows)
+            };
+            batch.sequences.iter().zip(rows).map(normed).collect()
+        })
+    }
+
+    fn logits(&self, normed: &[f32]) -> Result<Vec<f32>, LmError> {
+        self.pool.install(|| self.net.logits(normed))
+    }
+
+    fn losses(&self, examples: &[&Example]) -> Result<Vec<f32>, LmError> {
+        let (batch, targets) = pack(examples.iter().copied());
+        self.pool.install(|| self.net.losses(&batch, &targets))
+    }
+
+    fn generate(
+        &self,
+        prompts: &[Vec<u32>],
+        sampling: &Sampling,
+        watch: &dyn Watch,
+    ) -> Result<Vec<Vec<u32>>, LmError> {
+        self.pool.install(|| generate(&self.net, prompts, sampling, watch))
     }
 }

@@ -1,32 +1,51 @@
-//! [`Decoder`] over a [`Net`]: texts in, texts and numbers out.
+//! [`Decoder`] over a backend's forward passes: texts in, texts and numbers out.
 
+use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
-use candle_core::Device;
 use headstart_protocol::rows::Row;
-use rayon::ThreadPool;
 
 use crate::api::{Decoder, GenerateOptions, ModelInfo, NextToken, RowScore, Watch};
-use crate::block::Batch;
 use crate::config::DecoderConfig;
 use crate::error::LmError;
-use crate::generate::{Sampling, generate};
-use crate::lora::Adapter;
-use crate::model::Model;
-use crate::net::{Net, Overlay};
-use crate::rows::{Example, pack, parts};
+use crate::generate::Sampling;
+use crate::rows::{Example, parts};
 use crate::text::TextCodec;
 
 /// Tokens that go through the model at once.
 const BUDGET: usize = 4096;
 
-/// A causal language model on candle.
-pub struct CandleDecoder {
-    net: Net,
+/// What a backend computes of a decoder, over token ids. [`TextDecoder`] makes the rest of it.
+///
+/// The numbers of one sequence must not depend on which others are computed with it.
+pub trait Passes: Send {
+    /// Shape and constants.
+    fn config(&self) -> &DecoderConfig;
+
+    /// Hidden states after the final norm: of each sequence the rows that are picked,
+    /// `rows × hidden` numbers.
+    fn states(&self, sequences: &[&[u32]], rows: &[Range<usize>]) -> Result<Vec<Vec<f32>>, LmError>;
+
+    /// Logits of normed hidden states, `rows × vocab` numbers.
+    fn logits(&self, normed: &[f32]) -> Result<Vec<f32>, LmError>;
+
+    /// Negative log-likelihoods in nats of each example's targets, one example's after the other's.
+    fn losses(&self, examples: &[&Example]) -> Result<Vec<f32>, LmError>;
+
+    /// Answers prompts (token ids, none empty, none longer than the context), in order.
+    fn generate(
+        &self,
+        prompts: &[Vec<u32>],
+        sampling: &Sampling,
+        watch: &dyn Watch,
+    ) -> Result<Vec<Vec<u32>>, LmError>;
+}
+
+/// A causal language model with its tokenizer and prompt format.
+pub struct TextDecoder<P> {
+    passes: P,
     codec: TextCodec,
     info: ModelInfo,
-    pool: Arc<ThreadPool>,
 }
 
 /// What a config says about a model.
@@ -54,17 +73,13 @@ pub(crate) fn check_vocabulary(folder: &Path, codec: &TextCodec, c: &DecoderConf
     })
 }
 
-impl CandleDecoder {
-    /// Loads a model's folder with an adapter over it.
-    pub fn load(model: &Path, adapter: Option<&Path>, pool: Arc<ThreadPool>) -> Result<Self, LmError> {
+impl<P: Passes> TextDecoder<P> {
+    /// What a model's folder says about text, then the passes that `load` makes of its weights.
+    pub fn new(model: &Path, load: impl FnOnce() -> Result<P, LmError>) -> Result<Self, LmError> {
         let codec = TextCodec::load(model)?;
-        let base = Arc::new(pool.install(|| Model::load(model))?);
-        check_vocabulary(model, &codec, &base.config)?;
-        let overlay = match adapter {
-            Some(folder) => Adapter::load(folder, &base.config)?.overlay(&Device::Cpu)?,
-            None => Overlay::None,
-        };
-        Ok(Self { info: info(&base.config), net: Net::new(base, overlay), codec, pool })
+        let passes = load()?;
+        check_vocabulary(model, &codec, passes.config())?;
+        Ok(Self { info: info(passes.config()), codec, passes })
     }
 
     /// Hidden states after the final norm of rows that `rows` picks of each sequence, one sequence's
@@ -72,7 +87,7 @@ impl CandleDecoder {
     fn read(
         &self,
         sequences: &[Vec<u32>],
-        rows: impl Fn(&std::ops::Range<usize>) -> std::ops::Range<usize>,
+        rows: impl Fn(usize) -> Range<usize>,
         watch: &dyn Watch,
         mut each: impl FnMut(usize, &[f32]) -> Result<(), LmError>,
     ) -> Result<(), LmError> {
@@ -86,10 +101,10 @@ impl CandleDecoder {
                 tokens += sequences[end].len();
                 end += 1;
             }
-            let batch = Arc::new(Batch::pack(sequences[start..end].iter().map(Vec::as_slice)));
-            let hidden = self.net.hidden(&batch, |_, _| {})?;
-            for (i, s) in batch.sequences.iter().enumerate() {
-                each(start + i, &self.net.normed(&hidden, &rows(s).collect::<Vec<_>>())?)?;
+            let part: Vec<&[u32]> = sequences[start..end].iter().map(Vec::as_slice).collect();
+            let picked: Vec<Range<usize>> = part.iter().map(|s| rows(s.len())).collect();
+            for (i, states) in self.passes.states(&part, &picked)?.iter().enumerate() {
+                each(start + i, states)?;
             }
             watch.count("forward_passes", (end - start) as u64);
             watch.count("tokens", tokens as u64);
@@ -108,8 +123,7 @@ impl CandleDecoder {
             if watch.cancelled() {
                 return Err(LmError::Cancelled);
             }
-            let (batch, targets) = pack(part.iter().copied());
-            let losses = self.net.losses(&batch, &targets)?;
+            let losses = self.passes.losses(&part)?;
             let mut left = losses.as_slice();
             for e in &part {
                 let (own, rest) = left.split_at(e.targets());
@@ -123,7 +137,7 @@ impl CandleDecoder {
                 });
             }
             watch.count("forward_passes", part.len() as u64);
-            watch.count("tokens", batch.tokens() as u64);
+            watch.count("tokens", part.iter().map(|e| e.ids.len() as u64).sum());
             watch.progress(scores.len() as u64, rows.len() as u64, "rows", &[]);
         }
         Ok(scores)
@@ -141,14 +155,19 @@ impl CandleDecoder {
         }
         let hidden = self.info.hidden;
         let mut sums = vec![(vec![0f64; hidden], 0usize); texts.len()];
-        self.read(&windows, Clone::clone, watch, |i, states| {
-            let (sum, tokens) = &mut sums[owner[i]];
-            for row in states.chunks_exact(hidden) {
-                sum.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
-                *tokens += 1;
-            }
-            Ok(())
-        })?;
+        self.read(
+            &windows,
+            |n| 0..n,
+            watch,
+            |i, states| {
+                let (sum, tokens) = &mut sums[owner[i]];
+                for row in states.chunks_exact(hidden) {
+                    sum.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
+                    *tokens += 1;
+                }
+                Ok(())
+            },
+        )?;
         let mean = |(sum, n): (Vec<f64>, usize)| sum.iter().map(|s| (s / n.max(1) as f64) as f32).collect();
         Ok(sums.into_iter().map(mean).collect())
     }
@@ -163,10 +182,10 @@ impl CandleDecoder {
         let mut out = Vec::with_capacity(prompts.len());
         self.read(
             &ids,
-            |s| s.end - 1..s.end,
+            |n| n - 1..n,
             watch,
             |_, state| {
-                let logits = self.net.logits(state)?;
+                let logits = self.passes.logits(state)?;
                 out.push(NextToken { hidden: state.to_vec(), top: self.most_probable(&logits, top) });
                 Ok(())
             },
@@ -202,7 +221,7 @@ impl CandleDecoder {
     }
 }
 
-impl Decoder for CandleDecoder {
+impl<P: Passes> Decoder for TextDecoder<P> {
     fn info(&self) -> &ModelInfo {
         &self.info
     }
@@ -220,19 +239,19 @@ impl Decoder for CandleDecoder {
             seed: options.seed,
             eos: self.codec.eos(),
         };
-        let answers = self.pool.install(|| generate(&self.net, &ids, &sampling, watch))?;
+        let answers = self.passes.generate(&ids, &sampling, watch)?;
         Ok(answers.iter().map(|a| self.codec.decode(a).trim().to_owned()).collect())
     }
 
     fn score(&self, rows: &[Row], max_tokens: usize, watch: &dyn Watch) -> Result<Vec<RowScore>, LmError> {
-        self.pool.install(|| self.score_rows(rows, max_tokens, watch))
+        self.score_rows(rows, max_tokens, watch)
     }
 
     fn pooled(&self, texts: &[String], watch: &dyn Watch) -> Result<Vec<Vec<f32>>, LmError> {
-        self.pool.install(|| self.pooled_texts(texts, watch))
+        self.pooled_texts(texts, watch)
     }
 
     fn next(&self, prompts: &[String], top: usize, watch: &dyn Watch) -> Result<Vec<NextToken>, LmError> {
-        self.pool.install(|| self.next_tokens(prompts, top, watch))
+        self.next_tokens(prompts, top, watch)
     }
 }

@@ -5,10 +5,11 @@
 //! threads as allowed, a batch a thread: results do not depend on how many there are.
 //!
 //! # Layout
-//! - [`BertEncoder`]: the encoder; [`load_encoder`] gives it as a trait object.
+//! - [`TextEncoder`]: texts in, vectors out, over a backend's [`SentencePass`].
+//! - [`BertEncoder`]: it on candle; [`load_encoder`] gives it as a trait object.
 //! - `config`: config.json and the settings of sentence-transformers.
 //! - `weights`: safetensors to checked tensors.
-//! - `model`: the forward pass over packed texts.
+//! - `model`: candle's forward pass over packed texts.
 //! - `ops`: its operations, as custom operations of candle, multiplied with faer.
 //! - `math`: exponential, error function and sums in a form that compilers vectorise.
 //! - `window`: long texts cut into windows, and their vectors put together.
@@ -29,21 +30,32 @@ use tokenizers::Tokenizer;
 use crate::api::{Encoder, Watch};
 use crate::error::LmError;
 use crate::text::load_tokenizer;
-use config::Config;
-use model::Bert;
+pub use config::{Activation, Config};
+pub use model::Bert;
+pub use weights::Named;
 use window::{Cutter, Window};
 
 /// Tokens of a batch, about: large enough for the matrix products, small enough for the caches.
 const BATCH_TOKENS: usize = 384;
 
+/// What a backend computes of a sentence encoder. [`TextEncoder`] makes the rest of it.
+pub trait SentencePass: Send + Sync {
+    /// The mean-pooled, L2-normalised vector of each window of token ids, those that open and close
+    /// it included. A window's numbers must not depend on its company.
+    fn vectors(&self, windows: &[&[u32]]) -> Result<Vec<Vec<f32>>, LmError>;
+}
+
 /// A sentence encoder of type bert with mean pooling.
-pub struct BertEncoder {
-    model: Bert,
+pub struct TextEncoder<M> {
+    model: M,
     tokenizer: Tokenizer,
     cutter: Cutter,
     pool: rayon::ThreadPool,
     hidden: usize,
 }
+
+/// A sentence encoder on candle.
+pub type BertEncoder = TextEncoder<Bert>;
 
 /// Loads a sentence encoder that uses up to `threads` threads.
 ///
@@ -62,7 +74,7 @@ pub fn check(folder: &Path) -> Result<(), LmError> {
     Config::read(folder).map(|_| ())
 }
 
-impl BertEncoder {
+impl TextEncoder<Bert> {
     /// Loads `config.json`, `tokenizer.json` and `model.safetensors` of a folder, and where they
     /// exist `sentence_bert_config.json` (the window, else 256 tokens) and `1_Pooling/config.json`.
     ///
@@ -70,11 +82,25 @@ impl BertEncoder {
     /// [`LmError::File`] where a file is missing, malformed or does not fit the others, naming the
     /// key or tensor; [`LmError::Unsupported`] for other architectures and other poolings.
     pub fn load(folder: &Path, threads: usize) -> Result<Self, LmError> {
+        Self::new(folder, threads, |config| Bert::load(folder, config))
+    }
+}
+
+impl<M: SentencePass> TextEncoder<M> {
+    /// What a folder says about texts, then the model that `load` makes of its weights.
+    ///
+    /// # Errors
+    /// Those of [`BertEncoder::load`] and of `load`.
+    pub fn new(
+        folder: &Path,
+        threads: usize,
+        load: impl FnOnce(&Config) -> Result<M, LmError>,
+    ) -> Result<Self, LmError> {
         let config = Config::read(folder)?;
         let path = folder.join("tokenizer.json");
         let tokenizer = load_tokenizer(&path)?;
         let cutter = Cutter::new(&tokenizer, config.window, config.vocab, &path)?;
-        let model = Bert::load(folder, &config)?;
+        let model = load(&config)?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
         let pool = pool.map_err(|e| LmError::Internal(format!("starting threads: {e}")))?;
         Ok(Self { model, tokenizer, cutter, pool, hidden: config.hidden })
@@ -99,7 +125,8 @@ impl BertEncoder {
                 return Err(LmError::Cancelled);
             }
             let tokens: usize = batch.iter().map(|w| w.ids.len()).sum();
-            let vectors = self.model.forward(batch)?;
+            let ids: Vec<&[u32]> = batch.iter().map(|w| w.ids.as_slice()).collect();
+            let vectors = self.model.vectors(&ids)?;
             watch.count("forward_passes", batch.len() as u64);
             watch.count("tokens", tokens as u64);
             let ended = batch.iter().filter(|w| w.last).count() as u64;
@@ -113,7 +140,7 @@ impl BertEncoder {
     }
 }
 
-impl Encoder for BertEncoder {
+impl<M: SentencePass> Encoder for TextEncoder<M> {
     fn dim(&self) -> usize {
         self.hidden
     }

@@ -46,11 +46,15 @@ struct Cache {
 }
 
 /// An answer in the making.
-struct Active {
-    prompt: usize,
-    position: u32,
-    next: u32,
-    answer: Vec<u32>,
+pub struct Active {
+    /// Number of its prompt.
+    pub prompt: usize,
+    /// Position of its next token.
+    pub position: u32,
+    /// The token taken last.
+    pub next: u32,
+    /// Tokens so far.
+    pub answer: Vec<u32>,
     rng: ChaCha8Rng,
 }
 
@@ -92,14 +96,15 @@ pub fn generate(
 }
 
 impl Active {
-    fn new(prompt: usize, length: usize, sampling: &Sampling) -> Self {
+    /// To a prompt of so many tokens.
+    pub fn new(prompt: usize, length: usize, sampling: &Sampling) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
         rng.set_stream(prompt as u64);
         Self { prompt, position: length as u32, next: 0, answer: Vec::new(), rng }
     }
 
     /// Takes the next token from its logits; false where the answer is at its end.
-    fn take(&mut self, logits: &[f32], sampling: &Sampling, context: usize) -> bool {
+    pub fn take(&mut self, logits: &[f32], sampling: &Sampling, context: usize) -> bool {
         self.next = choose(logits, sampling.temperature, &mut self.rng);
         if sampling.eos.contains(&self.next) || self.answer.len() == sampling.max_tokens {
             return false;

@@ -1,9 +1,11 @@
 //! Numbers held against the reference libraries (transformers, PEFT, PyTorch) on small random
-//! models. `HEADSTART_PARITY_DIR` names another folder of the same form.
+//! models.
 
-use std::path::{Path, PathBuf};
+mod fixtures;
+
 use std::sync::Arc;
 
+use fixtures::{Case, cases};
 use headstart_lm::api::Unwatched;
 use headstart_lm::block::Batch;
 use headstart_lm::generate::{Sampling, generate};
@@ -13,44 +15,16 @@ use headstart_lm::net::{Net, Overlay};
 use headstart_lm::ops::block::Keep;
 use headstart_lm::ops::loss::Targets;
 use headstart_lm::optim::{AdamW, AdamWSpec};
-use safetensors::SafeTensors;
 
-struct Case {
-    name: String,
-    folder: PathBuf,
-    expected: Vec<u8>,
+/// A case as this backend takes it.
+trait Parts {
+    fn model(&self) -> Arc<Model>;
+    fn adapted(&self) -> (Net, Adapter);
+    fn batch(&self) -> Arc<Batch>;
+    fn targets(&self) -> Arc<Targets>;
 }
 
-fn cases() -> Vec<Case> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
-    let folder = std::env::var_os("HEADSTART_PARITY_DIR").map_or(own, PathBuf::from);
-    let mut all: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
-    all.sort();
-    let cases = all.into_iter().filter(|p| p.join("expected.safetensors").exists()).map(|folder| Case {
-        name: folder.file_name().unwrap().to_string_lossy().into_owned(),
-        expected: std::fs::read(folder.join("expected.safetensors")).unwrap(),
-        folder,
-    });
-    let cases: Vec<Case> = cases.collect();
-    assert!(!cases.is_empty(), "{} has no fixtures", folder.display());
-    cases
-}
-
-impl Case {
-    fn floats(&self, name: &str) -> Vec<f32> {
-        let all = SafeTensors::deserialize(&self.expected).unwrap();
-        let data = all.tensor(name).unwrap().data().to_vec();
-        data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
-    }
-
-    fn rows(&self, name: &str) -> Vec<Vec<u32>> {
-        let all = SafeTensors::deserialize(&self.expected).unwrap();
-        let t = all.tensor(name).unwrap();
-        let ids: Vec<u32> =
-            t.data().chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()) as u32).collect();
-        ids.chunks(t.shape()[1]).map(<[u32]>::to_vec).collect()
-    }
-
+impl Parts for Case {
     fn model(&self) -> Arc<Model> {
         Arc::new(Model::load(&self.folder.join("model")).unwrap())
     }
@@ -72,15 +46,6 @@ impl Case {
         let rows: Vec<usize> = batch.sequences.iter().flat_map(|s| s.start + 5..s.end - 1).collect();
         let ids = rows.iter().map(|r| batch.ids[r + 1]).collect();
         Arc::new(Targets { rows, ids })
-    }
-
-    /// Agreement to 1e-4 of the largest number expected.
-    fn close(&self, what: &str, found: &[f32], expected: &[f32]) {
-        assert_eq!(found.len(), expected.len(), "{}: {what}", self.name);
-        let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
-        for (i, (f, e)) in found.iter().zip(expected).enumerate() {
-            assert!((f - e).abs() <= 1e-4 * largest, "{}: {what}[{i}]: {f}, expected {e}", self.name);
-        }
     }
 }
 

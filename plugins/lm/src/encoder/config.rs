@@ -9,15 +9,24 @@ use crate::text::read_json;
 
 /// What the forward pass needs to know.
 #[derive(Clone, Debug)]
-pub(super) struct Config {
+pub struct Config {
+    /// Width of the hidden state.
     pub hidden: usize,
+    /// Blocks.
     pub layers: usize,
+    /// Heads of the attention; divides `hidden`.
     pub heads: usize,
+    /// Width of the feed-forward layer.
     pub intermediate: usize,
+    /// Entries of the vocabulary.
     pub vocab: usize,
+    /// Positions that have an embedding.
     pub positions: usize,
+    /// Token types that have an embedding; only the first is used.
     pub types: usize,
+    /// Epsilon of the layer norms.
     pub epsilon: f32,
+    /// Function of the feed-forward layer.
     pub activation: Activation,
     /// Tokens of a window at most, those that open and close it included.
     pub window: usize,
@@ -25,7 +34,7 @@ pub(super) struct Config {
 
 /// The function between the two layers of a block's feed-forward part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Activation {
+pub enum Activation {
     /// x·Φ(x) with the error function.
     Gelu,
     /// Its approximation with the hyperbolic tangent.
@@ -38,7 +47,8 @@ pub(super) enum Activation {
 const DEFAULT_WINDOW: usize = 256;
 
 impl Config {
-    pub(super) fn read(folder: &Path) -> Result<Self, LmError> {
+    /// Reads and checks the files of a folder, its weights and tokenizer aside.
+    pub fn read(folder: &Path) -> Result<Self, LmError> {
         let path = folder.join("config.json");
         let json = read_json(&path)?.ok_or_else(|| LmError::File {
             path: path.clone(),

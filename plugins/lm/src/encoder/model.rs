@@ -4,14 +4,14 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
+use super::SentencePass;
 use super::config::{Activation, Config};
 use super::ops::{add_norm, attention, linear, pool};
 use super::weights::Named;
-use super::window::Window;
 use crate::error::LmError;
 
-/// The model's weights.
-pub(super) struct Bert {
+/// The model's weights, on candle.
+pub struct Bert {
     words: Tensor,
     /// What a token at each position gets beside its word: the position's row and the first type's.
     places: Tensor,
@@ -39,8 +39,8 @@ struct Dense {
 impl Dense {
     fn load(weights: &Named, name: &str, outer: usize, inner: usize) -> Result<Self, LmError> {
         Ok(Self {
-            weight: weights.get(&format!("{name}.weight"), &[outer, inner])?,
-            bias: weights.get(&format!("{name}.bias"), &[outer])?,
+            weight: tensor(weights, &format!("{name}.weight"), &[outer, inner])?,
+            bias: tensor(weights, &format!("{name}.bias"), &[outer])?,
         })
     }
 
@@ -49,10 +49,15 @@ impl Dense {
     }
 }
 
+/// A tensor as f32.
+fn tensor(weights: &Named, name: &str, shape: &[usize]) -> Result<Tensor, LmError> {
+    Ok(Tensor::from_vec(weights.get(name, shape)?.to_vec(), shape, &Device::Cpu)?)
+}
+
 /// Gain and shift of a layer norm, stacked.
 fn affine(weights: &Named, name: &str, hidden: usize) -> Result<Tensor, LmError> {
-    let gain = weights.get(&format!("{name}.weight"), &[hidden])?;
-    let shift = weights.get(&format!("{name}.bias"), &[hidden])?;
+    let gain = tensor(weights, &format!("{name}.weight"), &[hidden])?;
+    let shift = tensor(weights, &format!("{name}.bias"), &[hidden])?;
     Ok(Tensor::stack(&[gain, shift], 0)?)
 }
 
@@ -79,14 +84,14 @@ impl Block {
 
 impl Bert {
     /// Loads the weights and checks their shapes against the config.
-    pub(super) fn load(folder: &Path, config: &Config) -> Result<Self, LmError> {
+    pub fn load(folder: &Path, config: &Config) -> Result<Self, LmError> {
         let weights = Named::open(folder)?;
         let h = config.hidden;
-        let positions = weights.get("embeddings.position_embeddings.weight", &[config.positions, h])?;
-        let types = weights.get("embeddings.token_type_embeddings.weight", &[config.types, h])?;
+        let positions = tensor(&weights, "embeddings.position_embeddings.weight", &[config.positions, h])?;
+        let types = tensor(&weights, "embeddings.token_type_embeddings.weight", &[config.types, h])?;
         let blocks = (0..config.layers).map(|layer| Block::load(&weights, layer, config));
         Ok(Self {
-            words: weights.get("embeddings.word_embeddings.weight", &[config.vocab, h])?,
+            words: tensor(&weights, "embeddings.word_embeddings.weight", &[config.vocab, h])?,
             places: positions.broadcast_add(&types.narrow(0, 0, 1)?)?,
             norm: affine(&weights, "embeddings.LayerNorm", h)?,
             blocks: blocks.collect::<Result<_, _>>()?,
@@ -95,11 +100,12 @@ impl Bert {
             activation: config.activation,
         })
     }
+}
 
-    /// The mean-pooled, L2-normalised vector of each window.
-    pub(super) fn forward(&self, windows: &[Window]) -> Result<Vec<Vec<f32>>, LmError> {
-        let lengths: Vec<usize> = windows.iter().map(|w| w.ids.len()).collect();
-        let ids: Vec<u32> = windows.iter().flat_map(|w| w.ids.iter().copied()).collect();
+impl SentencePass for Bert {
+    fn vectors(&self, windows: &[&[u32]]) -> Result<Vec<Vec<f32>>, LmError> {
+        let lengths: Vec<usize> = windows.iter().map(|w| w.len()).collect();
+        let ids: Vec<u32> = windows.iter().flat_map(|w| w.iter().copied()).collect();
         let places: Vec<u32> = lengths.iter().flat_map(|&n| 0..n as u32).collect();
         let tokens = ids.len();
         let words = self.words.index_select(&Tensor::from_vec(ids, tokens, &Device::Cpu)?, 0)?;
