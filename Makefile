@@ -6,7 +6,7 @@ export CARGO_TARGET_DIR ?= $(HEADSTART_CACHE)/target
 export DUCKDB_LIB_DIR ?= $(shell scripts/fetch-duckdb.sh)
 HEADSTART := $(CARGO_TARGET_DIR)/debug/headstart
 
-.PHONY: build demo test lint train-tiny env
+.PHONY: build demo test lint train-tiny env fuzz
 
 build:
 	cargo build --workspace --bins --locked
@@ -24,6 +24,11 @@ lint:
 # Trains the demonstration model and its catalog from text, and puts them where the demo looks.
 train-tiny: build
 	scripts/train-tiny.sh
+
+# Fuzzes the pipeline language: parse, check and format, half an hour each, side by side (dsl/fuzz/README.md).
+FUZZ_SECONDS ?= 1800
+fuzz:
+	dsl/fuzz/run.sh $(FUZZ_SECONDS)
 
 # Prints the variables for calling cargo by hand: eval "$$(make -s env)"
 env:

@@ -26,7 +26,7 @@ cargo fuzz build -s none
 running=()
 for target in parse check format; do
   mkdir -p "corpus/$target" "artifacts/$target"
-  ${FUZZ_NICE:-} cargo fuzz run -s none "$target" "corpus/$target" corpus/seeds -- \
+  cargo fuzz run -s none "$target" "corpus/$target" corpus/seeds -- \
     -dict=words.dict -max_len=4096 -timeout=10 -rss_limit_mb=2048 -max_total_time="$seconds" \
     -print_final_stats=1 > "logs/$target.log" 2>&1 &
   running+=($!)

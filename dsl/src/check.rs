@@ -219,8 +219,8 @@ struct ItemState {
 #[derive(Clone, Debug)]
 struct Private {
     device: String,
-    /// The private item that makes it private; none for a `private dataset`.
-    via: Option<usize>,
+    /// The private item that makes it private, and where it is used; none for a `private dataset`.
+    via: Option<(usize, Span)>,
     /// Whether its residency has a mistake: then nothing that follows from it is reported.
     reported: bool,
 }

@@ -4,7 +4,9 @@
 //! - `pllm file=NAME`: a further file that can be imported;
 //! - `findings`: every finding as `LINE CODE`; without it, the file must have no errors;
 //! - `plan`: lines that the plan, one instance a line, must have;
-//! - `format`: the file as it is formatted.
+//! - `format`: the file as it is formatted;
+//! - `fixed`: the file after all fixes that findings offer as edits, again and again; it may then
+//!   have errors.
 //!
 //! `pllm set=a=1;b=2` sets parameters; `pllm module` checks the file as one that is imported. The files `catalog/friendly`, `catalog/concise` and
 //! `catalog/formal` exist. Every case without errors is also formatted: twice gives the same, and
@@ -27,6 +29,7 @@ struct Case {
     findings: Option<String>,
     plan: Option<String>,
     format: Option<String>,
+    fixed: Option<String>,
 }
 
 fn main() {
@@ -69,6 +72,7 @@ fn cases(text: &str) -> Vec<(String, Case)> {
             ("findings", _) => case.findings = Some(body),
             ("plan", _) => case.plan = Some(body),
             ("format", _) => case.format = Some(body),
+            ("fixed", _) => case.fixed = Some(body),
             (other, _) => panic!("unknown fence `{other}`"),
         }
     }
@@ -99,7 +103,9 @@ fn run(case: &Case) -> Result<(), Failed> {
         Some(wanted) if *wanted != found => {
             return Err(format!("wanted:\n{wanted}\nfound:\n{found}\n{shown}").into());
         }
-        None if result.has_errors() => return Err(format!("unexpected errors:\n{shown}").into()),
+        None if result.has_errors() && case.fixed.is_none() => {
+            return Err(format!("unexpected errors:\n{shown}").into());
+        }
         _ => {}
     }
     if let Some(wanted) = &case.plan {
@@ -111,7 +117,24 @@ fn run(case: &Case) -> Result<(), Failed> {
             }
         }
     }
+    if let Some(wanted) = &case.fixed {
+        let fixed = fixed(case);
+        if *wanted != fixed {
+            return Err(format!("wanted:\n{wanted}\nfixed:\n{fixed}").into());
+        }
+    }
     formats(case, &result)
+}
+
+/// The file after its fixes, one at a time, as someone in an editor would take them.
+fn fixed(case: &Case) -> String {
+    let mut text = case.source.clone();
+    for _ in 0..40 {
+        let result = checked(case, &text);
+        let Some(fix) = result.diagnostics.into_iter().find_map(|d| d.fix) else { break };
+        text.replace_range(fix.span.range(), &fix.text);
+    }
+    text
 }
 
 fn formats(case: &Case, before: &Checked) -> Result<(), Failed> {

@@ -393,7 +393,7 @@ fn fixes_are_offered() {
     let colon =
         all.as_array().expect("a list").iter().find(|a| a["title"] == "Write `:`").expect("offered").clone();
     let edit = &colon["edit"]["changes"][MAIN][0];
-    assert_eq!(edit["range"]["start"], json!({ "line": 1, "character": 35 }), "columns are UTF-16 units");
+    assert_eq!(edit["range"]["start"], json!({ "line": 1, "character": 34 }), "columns are UTF-16 units");
 }
 
 #[test]

@@ -27,7 +27,7 @@ impl Checker<'_> {
         let mut given: BTreeMap<&'static str, &Name> = BTreeMap::new();
         let mut out = BTreeMap::new();
         for (n, arg) in call.args.iter().enumerate() {
-            let Some(spec) = self.spec(kind, n, arg) else { continue };
+            let Some(spec) = self.spec(kind, n, call) else { continue };
             let place = arg.name.as_ref().unwrap_or(&call.name);
             if let Some(first) = given.insert(spec.name, place) {
                 let d = Diagnostic::new(Code::E0105, format!("`{}` is given twice", spec.name))
@@ -59,7 +59,8 @@ impl Checker<'_> {
     }
 
     /// Which argument of the kind is meant.
-    fn spec(&mut self, kind: &'static Kind, n: usize, arg: &ast::Arg) -> Option<&'static Arg> {
+    fn spec(&mut self, kind: &'static Kind, n: usize, call: &ast::Call) -> Option<&'static Arg> {
+        let arg = &call.args[n];
         let Some(name) = &arg.name else {
             if n == 0 {
                 return kind.args.first();
@@ -68,12 +69,20 @@ impl Checker<'_> {
                 return None;
             }
             let d = Diagnostic::new(Code::E0107, "only the first argument may go without its name");
-            let free: Vec<&str> = kind.args.iter().skip(1).map(|a| a.name).collect();
+            let given = |a: &Arg| call.args.iter().any(|g| g.name.as_ref().is_some_and(|n| n.text == a.name));
+            let free: Vec<&Arg> = kind.args.iter().skip(1).filter(|a| !given(a)).collect();
+            let needed: Vec<&Arg> = free.iter().copied().filter(|a| a.default == D::Required).collect();
             let d = d.at(arg.value.span, "which argument is this?");
-            let d = if free.is_empty() {
-                d.note(format!("`{}` takes only one argument", kind.name))
-            } else {
-                d.help(format!("write its name in front: {}", names::quoted(free, "or")))
+            let start = crate::span::Span { end: arg.value.span.start, ..arg.value.span };
+            let d = match (needed.as_slice(), free.is_empty()) {
+                (_, true) => d.note(format!("`{}` takes no further argument", kind.name)),
+                ([one], _) => d
+                    .help(format!("write `{}: {}`", one.name, self.sources.text(arg.value.span)))
+                    .fix(start, format!("{}: ", one.name)),
+                _ => d.help(format!(
+                    "write its name in front: {}",
+                    names::quoted(free.iter().map(|a| a.name), "or")
+                )),
             };
             self.report(d);
             return None;
@@ -108,7 +117,10 @@ impl Checker<'_> {
         let mut d = Diagnostic::new(Code::E0106, format!("`{}` needs {list}", kind.name))
             .at(call.name.span, format!("{list} missing"));
         for m in missing {
-            d = d.help(format!("add `{}: …`: {}", m.name, m.doc));
+            d = d.help(match is_told(m) {
+                true => format!("add `{}: …`", m.name),
+                false => format!("add `{}: …`: {}", m.name, m.doc),
+            });
         }
         self.report(d);
     }
@@ -276,14 +288,23 @@ impl Checker<'_> {
             Type::Pllm if accepts(&Type::Mix) => {
                 d.help(format!("give it a weight: `1.0 * {}`", self.sources.text(typed.span)))
             }
+            Type::Text if typed.literal && [Type::Dataset, Type::Model, Type::Space].iter().any(accepts) => {
+                let (keyword, call) = match () {
+                    () if accepts(&Type::Dataset) => ("dataset", "jsonl"),
+                    () if accepts(&Type::Model) => ("model", "local"),
+                    () => ("space", "sentence"),
+                };
+                d.help(format!(
+                    "declare it, `{keyword} name = {call}({})`, and write the name here",
+                    self.sources.text(typed.span)
+                ))
+            }
             Type::Text if accepts(&Type::Path) && !typed.literal => {
                 d.help("declare the parameter as a `Path`")
             }
             _ => d,
         };
-        // "`prompts` is the prompts" is no news.
-        let told = spec.doc.trim_end_matches('.') == format!("the {}", spec.name);
-        self.report(if told { d } else { d.note(format!("`{}` is {}", spec.name, spec.doc)) });
+        self.report(if is_told(spec) { d } else { d.note(format!("`{}` is {}", spec.name, spec.doc)) });
     }
 
     /// Points to the declaration that gives a value its type.
@@ -356,6 +377,11 @@ pub(super) fn converts(ty: &Type, want: &Type, typed: &Typed) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether an argument's documentation only repeats its name, as in "`prompts` is the prompts".
+fn is_told(a: &Arg) -> bool {
+    a.doc.trim_end_matches('.') == format!("the {}", a.name)
 }
 
 /// An accepted form, for people.

@@ -7,6 +7,9 @@ use crate::diagnostic::Diagnostic;
 use crate::plan::{Declared, Place};
 use crate::span::Span;
 
+/// Steps from a private dataset that a finding marks.
+const SHOWN_STEPS: usize = 3;
+
 impl Checker<'_> {
     /// Decides whether an item is private, and reports where it is made elsewhere.
     pub(super) fn residency(&mut self, i: usize, decl: &Decl, ctx: &Ctx, place: &Place) {
@@ -20,7 +23,7 @@ impl Checker<'_> {
                     .at(span, format!("private to `{}`", self.device_of(other)))
                     .see(first_span, format!("private to `{device}`"));
                 self.report(d.help("release numbers of them as outputs, and bring those together"));
-                self.set_private(i, device, Some(first), true);
+                self.set_private(i, device, Some((first, first_span)), true);
                 return;
             }
             let reported = *place != Place::Device(device.clone());
@@ -28,14 +31,14 @@ impl Checker<'_> {
                 let d = self.off_device(i, decl, first, first_span, &device, place);
                 self.report(d);
             }
-            let via = if source.is_some() { None } else { Some(first) };
+            let via = if source.is_some() { None } else { Some((first, first_span)) };
             self.set_private(i, device, via, reported);
         } else if let Some(device) = source {
             self.set_private(i, device, None, false);
         }
     }
 
-    fn set_private(&mut self, i: usize, device: String, via: Option<usize>, reported: bool) {
+    fn set_private(&mut self, i: usize, device: String, via: Option<(usize, Span)>, reported: bool) {
         self.items[i].private = Some(Private { device, via, reported });
     }
 
@@ -118,11 +121,17 @@ impl Checker<'_> {
         d.help(format!("make it there: `{{ on: device({device:?}) }}`"))
     }
 
-    /// Points to the private dataset that a value comes from.
-    pub(super) fn private_origin(&self, d: Diagnostic, used: usize) -> Diagnostic {
+    /// Points to the private dataset that a value comes from, and to the steps in between.
+    pub(super) fn private_origin(&self, mut d: Diagnostic, used: usize) -> Diagnostic {
         let mut at = used;
-        while let Some(via) = self.items[at].private.as_ref().and_then(|p| p.via) {
+        let mut steps = 0;
+        while let Some((via, span)) = self.items[at].private.as_ref().and_then(|p| p.via) {
+            // Of a long way, the notes tell the rest.
+            if steps < SHOWN_STEPS {
+                d = d.see(span, format!("`{}` is made from `{}`", self.items[at].name, self.items[via].name));
+            }
             at = via;
+            steps += 1;
         }
         let decl = &self.items[at].decl;
         let text = match decl.private {
@@ -136,7 +145,7 @@ impl Checker<'_> {
     pub(super) fn flow(&self, item: usize) -> Vec<String> {
         let mut out = vec![self.items[item].name.clone()];
         let mut at = item;
-        while let Some(via) = self.items[at].private.as_ref().and_then(|p| p.via) {
+        while let Some((via, _)) = self.items[at].private.as_ref().and_then(|p| p.via) {
             at = via;
             out.push(self.items[at].name.clone());
         }

@@ -167,9 +167,18 @@ impl Checker<'_> {
                     _ => "a whole number",
                 };
                 let d = Diagnostic::new(Code::E0217, format!("`{name}` takes {what}"))
-                    .at(typed.span, super::infer::a(&typed.ty))
-                    .help(format!("write, for instance, `{name}: {example}`"));
-                self.report(d);
+                    .at(typed.span, super::infer::a(&typed.ty));
+                let quoted = match &typed.t {
+                    T::Const(Value::Text(t)) if typed.literal => crate::literal::number(t).ok().zip(Some(t)),
+                    _ => None,
+                };
+                let quoted = quoted.filter(|(n, _)| super::infer::number(*n).1 == want);
+                self.report(match quoted {
+                    Some((_, t)) => d
+                        .help(format!("numbers stand without quotes: `{name}: {t}`"))
+                        .fix(typed.span, t.clone()),
+                    None => d.help(format!("write, for instance, `{name}: {example}`")),
+                });
                 None
             }
         }

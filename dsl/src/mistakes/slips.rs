@@ -141,7 +141,9 @@ impl Mistake<'_> {
                 let value = &self.text[self.at + found.len()..part_end(self.text, self.at)];
                 let value = if value.trim().is_empty() { "…" } else { value.trim() };
                 let help = format!("write `{name}: {value}`");
-                self.replaced("`=` binds names only; arguments and settings take `:`", &help, ":")
+                let d = new("`=` binds names only; arguments and settings take `:`").at(self.here(), "");
+                let edit = Edit::sure(self.before(), self.at + found.len(), ":");
+                Slip::fixed(d.help(help), self.file, edit)
             }
             "=" if self.text[..self.at].ends_with(':') && self.expects("a name") => {
                 let edit = Edit::sure(self.at - 1, self.at, "");
@@ -260,9 +262,9 @@ impl Mistake<'_> {
         }
         let value = found.starts_with(|c: char| c.is_alphanumeric() || "_\"".contains(c));
         let named = last.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-        // `a b: c`: then a comma is missing.
+        // `a b: c` and `a b = c`: then a comma is missing.
         let behind = self.text[self.at + found.len()..].trim_start();
-        let named = named && !behind.starts_with(':');
+        let named = named && !behind.starts_with([':', '=']);
         // In the head of an item something else may be missing as well.
         if self.expects("`:`") && !self.expects("`=`") && value && named {
             let d = new(format!("a `:` is missing behind `{last}`")).at(self.span(before, before), "here");
