@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use headstart_protocol::artifact::{ArtifactType, FileRef};
-use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::Task;
 use headstart_protocol::{ArtifactRef, Failure, FailureClass, Manifest};
 use tokio::io::AsyncWriteExt;
@@ -44,7 +43,7 @@ impl Fetcher<'_> {
         let private = is_private(task);
         let mut named: VecDeque<ArtifactRef> = task.prefetch.iter().cloned().collect();
         for expr in task.args.values().chain(&task.when) {
-            in_expr(expr, &mut named);
+            expr.each_artifact(&mut |a| named.push_back(a.clone()));
         }
         let mut todo: VecDeque<(ArtifactRef, Need)> = named.into_iter().map(|a| (a, Need::Files)).collect();
         let mut here: BTreeMap<ArtifactRef, Need> = BTreeMap::new();
@@ -244,33 +243,5 @@ impl<'a> Patience<'a> {
             left -= step;
         }
         Ok(())
-    }
-}
-
-/// Every artifact that stands in an expression.
-fn in_expr(expr: &Expr, out: &mut VecDeque<ArtifactRef>) {
-    match expr {
-        Expr::Value { value } => in_value(value, out),
-        Expr::Output { .. } => {}
-        Expr::Field { of, .. } | Expr::Not { of } => in_expr(of, out),
-        Expr::Or { first, second } => {
-            in_expr(first, out);
-            in_expr(second, out);
-        }
-        Expr::List { items } => items.iter().for_each(|(_, e)| in_expr(e, out)),
-        Expr::Mix { terms } => terms.iter().for_each(|(.., e)| in_expr(e, out)),
-        Expr::Compare { left, right, .. } => {
-            in_expr(left, out);
-            in_expr(right, out);
-        }
-    }
-}
-
-fn in_value(value: &Value, out: &mut VecDeque<ArtifactRef>) {
-    match value {
-        Value::Artifact(a) => out.push_back(a.clone()),
-        Value::List(items) => items.iter().for_each(|(_, v)| in_value(v, out)),
-        Value::Mix(terms) => out.extend(terms.iter().map(|t| t.pllm.clone())),
-        _ => {}
     }
 }

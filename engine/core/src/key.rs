@@ -9,7 +9,9 @@ use headstart_protocol::{Digest, kinds};
 use serde::{Deserialize, Serialize};
 
 /// What a cache key is the digest of. Paths of files, names of stages, attempts, formatting and
-/// limits are not in it; the keys of a list are, because stages take them as names.
+/// limits are not in it. The keys of a list and the names of a mix's terms are: stages write them
+/// into what they make (a catalog its pLLMs' names, a merge its lineage), so they are part of the
+/// output, and an output under other names would be a wrong answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KeyPreimage {
     /// The stage kind.

@@ -87,33 +87,6 @@ impl Manifests for Shelf {
 /// The artifacts that expressions name.
 pub(crate) fn artifacts_in<'a>(exprs: impl IntoIterator<Item = &'a Expr>) -> BTreeSet<ArtifactRef> {
     let mut out = BTreeSet::new();
-    exprs.into_iter().for_each(|e| in_expr(e, &mut out));
+    exprs.into_iter().for_each(|e| e.each_artifact(&mut |a| drop(out.insert(a.clone()))));
     out
-}
-
-fn in_expr(expr: &Expr, out: &mut BTreeSet<ArtifactRef>) {
-    match expr {
-        Expr::Value { value } => in_value(value, out),
-        Expr::Output { .. } => {}
-        Expr::Field { of, .. } | Expr::Not { of } => in_expr(of, out),
-        Expr::Or { first, second } => {
-            in_expr(first, out);
-            in_expr(second, out);
-        }
-        Expr::List { items } => items.iter().for_each(|(_, e)| in_expr(e, out)),
-        Expr::Mix { terms } => terms.iter().for_each(|(.., e)| in_expr(e, out)),
-        Expr::Compare { left, right, .. } => {
-            in_expr(left, out);
-            in_expr(right, out);
-        }
-    }
-}
-
-fn in_value(value: &Value, out: &mut BTreeSet<ArtifactRef>) {
-    match value {
-        Value::Artifact(a) => drop(out.insert(a.clone())),
-        Value::List(items) => items.iter().for_each(|(_, v)| in_value(v, out)),
-        Value::Mix(terms) => out.extend(terms.iter().map(|t| t.pllm.clone())),
-        _ => {}
-    }
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use headstart_lm::ContextWatch;
 use headstart_lm::api::{Backend, Decoder, GenerateOptions, RowScore, Watch};
-use headstart_lm::open::open_model;
-use headstart_protocol::rows::{self, ROWS_FILE, Row};
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Progress, Stage, Type};
+use headstart_lm::open::{open_model, read_rows};
+use headstart_protocol::rows::Row;
+use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
 use serde_json::{Map, Value, json};
 
 use crate::bleu;
@@ -51,9 +52,9 @@ impl Stage for Evaluate {
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
-        let rows = read_rows(ctx, args.artifact("data")?)?;
+        let rows = answered(ctx, args.artifact("data")?)?;
         let folders = open_model(ctx, args.artifact("model")?)?;
-        let watch = ContextWatch(ctx);
+        let watch = ContextWatch::new(ctx);
         let mut model = self.backend.decoder(&folders.model, folders.adapter.as_deref())?;
         let context = model.info().context;
         let scores = model.score(&rows, context, &watch)?;
@@ -73,29 +74,9 @@ impl Stage for Evaluate {
     }
 }
 
-/// Lets the model report to, and be stopped by, the stage's context.
-struct ContextWatch<'a>(&'a dyn Context);
-
-impl Watch for ContextWatch<'_> {
-    fn progress(&self, done: u64, total: u64, unit: &str, metrics: &[(&str, f64)]) {
-        let metrics = metrics.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
-        self.0.progress(Progress { done, total: Some(total), unit: unit.to_owned(), metrics });
-    }
-
-    fn count(&self, counter: &'static str, n: u64) {
-        self.0.count(counter, n);
-    }
-
-    fn cancelled(&self) -> bool {
-        self.0.cancelled()
-    }
-}
-
 /// The rows that have a response.
-fn read_rows(ctx: &dyn Context, data: &ArtifactRef) -> Result<Vec<Row>, Failure> {
-    let path = ctx.open(data)?.join(ROWS_FILE);
-    let text = std::fs::read_to_string(&path).map_err(|e| Failure::io(&path, &e))?;
-    let mut rows = rows::from_jsonl(&text).map_err(|e| Failure::input(format!("{}: {e}", path.display())))?;
+fn answered(ctx: &dyn Context, data: &ArtifactRef) -> Result<Vec<Row>, Failure> {
+    let mut rows = read_rows(ctx, data, "data")?;
     let all = rows.len();
     rows.retain(|r| !r.response.trim().is_empty());
     if rows.is_empty() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use headstart_lm::Backend;
+use headstart_lm::open::read_rows;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
 use rayon::prelude::*;
 
@@ -13,7 +14,6 @@ use crate::lexicon::Lexicon;
 use crate::math::sample::derived_seed;
 use crate::math::{Matrix, dot, norm};
 use crate::metric::{Metric, unwhitener, whitened_mean};
-use crate::rows;
 use crate::space::{Candidate, Space};
 use crate::stylometry::FEATURES;
 use crate::words::{Explainer, Method, paper_basis, round};
@@ -51,7 +51,7 @@ impl Stage for Decompose {
         };
         let mut lexicon = Lexicon::built_in();
         if let Some(words) = args.artifact_opt("words") {
-            lexicon.extend(&rows::read(ctx, words, "words")?)?;
+            lexicon.extend(&read_rows(ctx, words, "words")?)?;
         }
         let mut space = Space::open(ctx, &*self.backend, &space_ref)?;
         let atoms = lexicon.atoms(&mut space)?;

@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use headstart_lm::open::read_rows;
 use headstart_lm::{Backend, GenerateOptions};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::rows::Row;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
 
 use crate::divergence::{self, About, VECTORS_FILE};
+use crate::probe;
 use crate::space::{Contrast, Space};
 use crate::stylometry::{FEATURES, features};
-use crate::{probe, rows};
 
 /// Embeds answers against the base's.
 pub struct Embed {
@@ -25,7 +26,7 @@ impl Stage for Embed {
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
         let responses = args.artifact("responses")?;
-        let said = rows::read(ctx, responses, "responses")?;
+        let said = read_rows(ctx, responses, "responses")?;
         check(&said, responses.ty == ArtifactType::Dataset)?;
         let (plain, base) = self.plain(args, ctx, &said)?;
         let mut space = Space::open(ctx, &*self.backend, args.artifact("space")?)?;
@@ -77,7 +78,7 @@ impl Embed {
             let answers = probe::answers(ctx, &*self.backend, against, &prompts, &options)?;
             return Ok((answers, Some(against.clone())));
         }
-        let rows = rows::read(ctx, against, "against")?;
+        let rows = read_rows(ctx, against, "against")?;
         let mut answer: HashMap<&str, &str> = HashMap::new();
         for row in &rows {
             answer.entry(&row.prompt).or_insert(&row.response);

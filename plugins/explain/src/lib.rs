@@ -13,7 +13,7 @@
 //! - [`lexicon`]: the style words and their examples.
 //! - [`metric`]: the whitened metric; [`words`]: from a vector to words.
 //! - [`catalog`], [`divergence`]: the files.
-//! - [`math`], [`rows`], [`watch`]: tools.
+//! - [`math`]: tools.
 
 pub mod catalog;
 pub mod decompose;
@@ -23,11 +23,9 @@ pub mod lexicon;
 pub mod math;
 pub mod metric;
 pub mod probe;
-pub mod rows;
 pub mod space;
 pub mod stylometry;
 mod summarizer;
-pub mod watch;
 pub mod words;
 
 use std::sync::Arc;

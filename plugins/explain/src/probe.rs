@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 
-use headstart_lm::open::open_model;
-use headstart_lm::{Backend, GenerateOptions};
+use headstart_lm::open::{open_model, read_rows};
+use headstart_lm::{Backend, ContextWatch, GenerateOptions};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::rows::{ROWS_FILE, Row, text_digest, to_jsonl};
 use headstart_protocol::{
@@ -14,8 +14,6 @@ use headstart_protocol::{
 use serde_json::json;
 
 use crate::math::sample::derived_seed;
-use crate::rows;
-use crate::watch::ContextWatch;
 
 /// Prompts that are answered before their answers go to the cache: little is lost by a crash.
 const CHUNK: usize = 32;
@@ -33,7 +31,7 @@ impl Stage for Probe {
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
         let model = args.artifact("model")?;
         let prompts: Vec<String> =
-            rows::read(ctx, args.artifact("prompts")?, "prompts")?.into_iter().map(|r| r.prompt).collect();
+            read_rows(ctx, args.artifact("prompts")?, "prompts")?.into_iter().map(|r| r.prompt).collect();
         if prompts.is_empty() {
             return Err(
                 Failure::input("the dataset `prompts` has no rows").help("give it at least one prompt")
@@ -122,7 +120,7 @@ pub(crate) fn answers(
                 return Err(Failure::new(FailureClass::Cancelled, "stopped on request"));
             }
             let offset = if greedy { i * CHUNK } else { i } as u64;
-            let watch = ContextWatch { ctx, offset, total };
+            let watch = ContextWatch::part(ctx, offset, total);
             let texts: Vec<String> = chunk.iter().map(|(_, p)| p.clone()).collect();
             let seed = if greedy { 0 } else { derived_seed(options.seed, &texts[0]) };
             let answers = decoder.generate(&texts, &GenerateOptions { seed, ..options.clone() }, &watch)?;

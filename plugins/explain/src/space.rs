@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use headstart_lm::open::open_model;
-use headstart_lm::{Backend, Decoder, Encoder, NextToken};
+use headstart_lm::{Backend, ContextWatch, Decoder, Encoder, NextToken};
 use headstart_protocol::rows::text_digest;
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure, FailureClass};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::summarizer;
-use crate::watch::ContextWatch;
 
 /// Texts that are embedded before their vectors go to the cache.
 const CHUNK: usize = 64;
@@ -206,7 +205,7 @@ impl<'a> Space<'a> {
             if ctx.cancelled() {
                 return Err(Failure::new(FailureClass::Cancelled, "stopped on request"));
             }
-            let watch = ContextWatch { ctx, offset: (i * CHUNK) as u64, total: missing.len() as u64 };
+            let watch = ContextWatch::part(ctx, (i * CHUNK) as u64, missing.len() as u64);
             let texts: Vec<&str> = chunk.iter().map(|(_, t)| *t).collect();
             let vectors = compute(self, &texts, &watch)?;
             let rows: Vec<(Digest, Vec<f32>)> = chunk.iter().map(|(d, _)| *d).zip(vectors).collect();

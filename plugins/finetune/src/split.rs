@@ -1,8 +1,7 @@
 //! Which rows are trained on and which are held back.
 
-use std::fs;
-
-use headstart_protocol::rows::{self, ROWS_FILE, Row};
+use headstart_lm::open::read_rows;
+use headstart_protocol::rows::Row;
 use headstart_protocol::{ArtifactRef, Context, Failure};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -16,10 +15,7 @@ const HELD_BACK: usize = 10;
 /// # Errors
 /// An input failure where the dataset is unreadable or no row has a response.
 pub fn answered(ctx: &dyn Context, dataset: &ArtifactRef, name: &str) -> Result<Vec<Row>, Failure> {
-    let path = ctx.open(dataset)?.join(ROWS_FILE);
-    let text = fs::read_to_string(&path).map_err(|e| Failure::io(&path, &e))?;
-    let all =
-        rows::from_jsonl(&text).map_err(|e| Failure::input(format!("`{name}`, {}: {e}", path.display())))?;
+    let all = read_rows(ctx, dataset, name)?;
     let count = all.len();
     let rows: Vec<Row> = all.into_iter().filter(|row| !row.response.is_empty()).collect();
     if rows.is_empty() {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headstart_lm::open::{ModelFolders, open_model};
-use headstart_lm::{Backend, LoraSpec, Method, TrainReport, TrainSpec, Watch};
+use headstart_lm::{Backend, ContextWatch, LoraSpec, Method, TrainReport, TrainSpec};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::expr::Condition;
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Output, Progress, Stage, Type};
+use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Output, Stage, Type};
 use serde_json::{Value, json};
 
 use crate::split::{answered, hold_back};
@@ -40,7 +40,7 @@ impl Stage for Finetune {
         let method = method(args, &folders)?;
         let base = base(ctx, from, &folders, &method)?;
         let spec = self.spec(args, ctx, folders, method)?;
-        let report = self.backend.train(&spec, &ContextWatch(ctx))?;
+        let report = self.backend.train(&spec, &ContextWatch::new(ctx))?;
         let format = if spec.method == Method::Full { "full" } else { "lora" };
         let value = json!({
             "format": format,
@@ -189,22 +189,4 @@ fn files(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
     }
     out.sort();
     Ok(out)
-}
-
-/// Lets the training report to, and be stopped by, the stage's context.
-struct ContextWatch<'a>(&'a dyn Context);
-
-impl Watch for ContextWatch<'_> {
-    fn progress(&self, done: u64, total: u64, unit: &str, metrics: &[(&str, f64)]) {
-        let metrics = metrics.iter().map(|(name, x)| ((*name).to_owned(), *x)).collect();
-        self.0.progress(Progress { done, total: Some(total), unit: unit.to_owned(), metrics });
-    }
-
-    fn count(&self, counter: &'static str, n: u64) {
-        self.0.count(counter, n);
-    }
-
-    fn cancelled(&self) -> bool {
-        self.0.cancelled()
-    }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use headstart_lm::open::read_rows;
 use headstart_protocol::rows::{self, ROWS_FILE, Row, text_digest};
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
 use rand::SeedableRng;
@@ -143,7 +144,7 @@ impl Stage for Concat {
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
         let mut all = Vec::new();
         for (_, dataset) in args.artifacts("datasets")? {
-            all.extend(read_rows(ctx, dataset)?);
+            all.extend(read_rows(ctx, dataset, "datasets")?);
         }
         if all.is_empty() {
             return Err(Failure::input("there is nothing to concatenate: the list of datasets is empty"));
@@ -172,8 +173,8 @@ impl Stage for Blend {
         if count == 0 {
             return Err(Failure::input("argument `rows` is 0: a user without rows has no style"));
         }
-        let styled = answers(read_rows(ctx, args.artifact("styled")?)?);
-        let mut plain = answers(read_rows(ctx, args.artifact("plain")?)?);
+        let styled = answers(read_rows(ctx, args.artifact("styled")?, "styled")?);
+        let mut plain = answers(read_rows(ctx, args.artifact("plain")?, "plain")?);
         let mut both: Vec<(String, String, String)> = styled
             .into_iter()
             .filter_map(|(prompt, styled)| plain.remove(&prompt).map(|plain| (prompt, styled, plain)))
@@ -207,13 +208,6 @@ fn answers(rows: Vec<Row>) -> BTreeMap<String, String> {
         out.entry(row.prompt).or_insert(row.response);
     }
     out
-}
-
-/// The rows of a `Dataset` or of `Responses`.
-pub(crate) fn read_rows(ctx: &dyn Context, dataset: &ArtifactRef) -> Result<Vec<Row>, Failure> {
-    let path = ctx.open(dataset)?.join(ROWS_FILE);
-    let text = fs::read_to_string(&path).map_err(|e| Failure::io(&path, &e))?;
-    rows::from_jsonl(&text).map_err(|e| Failure::input(format!("{}: {e}", path.display())))
 }
 
 fn write(ctx: &dyn Context, rows: &[Row]) -> Result<Output, Failure> {

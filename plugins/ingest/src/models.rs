@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use headstart_lm::init::init_model;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Value};
 
-use crate::datasets::read_rows;
 use crate::folder::ModelFolder;
 
 /// `local`: a model folder.
@@ -88,7 +87,9 @@ impl Stage for Init {
         };
         let mut corpus = Vec::new();
         for dataset in datasets {
-            corpus.extend(read_rows(ctx, dataset)?.into_iter().flat_map(|row| [row.prompt, row.response]));
+            corpus.extend(
+                read_rows(ctx, dataset, "corpus")?.into_iter().flat_map(|row| [row.prompt, row.response]),
+            );
         }
         let seed = args.count("seed")? as u64;
         init_model(&config, &corpus, args.count("vocab")?, seed, ctx.scratch())?;

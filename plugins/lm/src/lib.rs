@@ -4,7 +4,7 @@
 //! What stages see:
 //! - [`api`]: the traits and plain structs that stages see. No candle type appears in them.
 //! - [`error`]: what can be wrong with a model, an adapter or an input, naming file and tensor.
-//! - [`open`]: from artifacts to the folders that a backend loads.
+//! - [`open`]: from artifacts to folders and rows; [`watch`]: a stage's context as a [`Watch`].
 //! - [`candle_backend`]: the backend for this machine.
 //!
 //! Models and text:
@@ -43,11 +43,13 @@ pub mod optim;
 pub mod rows;
 pub mod text;
 pub mod train;
+pub mod watch;
 pub mod weights;
 
 pub use api::{
-    Backend, Decoder, Encoder, GenerateOptions, LoraSpec, Method, ModelInfo, NextToken, RowScore, TrainReport,
-    TrainSpec, Watch,
+    Backend, Decoder, Encoder, GenerateOptions, LoraSpec, Method, ModelInfo, NextToken, RowScore,
+    TrainReport, TrainSpec, Watch,
 };
 pub use candle_backend::{CandleBackend, default_backend};
 pub use error::LmError;
+pub use watch::ContextWatch;

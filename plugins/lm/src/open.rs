@@ -1,8 +1,10 @@
-//! From artifacts to the folders that a backend loads.
+//! From artifacts to what a computation takes: the folders that a backend loads, and rows.
 
+use std::fs;
 use std::path::PathBuf;
 
 use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::rows::{ROWS_FILE, Row, from_jsonl};
 use headstart_protocol::{ArtifactRef, Context, Failure};
 
 /// The folders of a model and, for a pLLM that is an adapter, of the adapter.
@@ -28,4 +30,14 @@ pub fn open_model(ctx: &dyn Context, artifact: &ArtifactRef) -> Result<ModelFold
         Failure::input(format!("pLLM {} is an adapter without a base", artifact.id.short()))
     })?;
     Ok(ModelFolders { model: ctx.open(base)?, adapter: Some(ctx.open(artifact)?), base: base.clone() })
+}
+
+/// The rows of a `Dataset` or of `Responses`. `argument` is the name of the argument that gave it.
+///
+/// # Errors
+/// If the file is missing or a line is no row; says which.
+pub fn read_rows(ctx: &dyn Context, artifact: &ArtifactRef, argument: &str) -> Result<Vec<Row>, Failure> {
+    let path = ctx.open(artifact)?.join(ROWS_FILE);
+    let text = fs::read_to_string(&path).map_err(|e| Failure::io(&path, &e))?;
+    from_jsonl(&text).map_err(|e| Failure::input(format!("`{argument}`, {}: {e}", path.display())))
 }

@@ -1,9 +1,9 @@
 //! The stage: the mix's terms, their common base, the output.
 
-use headstart_lm::Watch;
+use headstart_lm::{ContextWatch, Watch};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::{
-    Args, ArtifactRef, Context, Failure, FailureClass, Manifest, MixTerm, Output, Progress, Stage, Type,
+    Args, ArtifactRef, Context, Failure, FailureClass, Manifest, MixTerm, Output, Stage, Type,
 };
 use serde_json::{Value, json};
 
@@ -33,29 +33,12 @@ impl Stage for Merge {
             .num_threads(ctx.threads())
             .build()
             .map_err(|e| Failure::new(FailureClass::Transient, format!("cannot start threads: {e}")))?;
-        let watch = ContextWatch(ctx);
+        let watch = ContextWatch::new(ctx);
         let output = pool.install(|| match mix.format {
             Format::Lora => mix.merge_lora(args, ctx, &watch),
             Format::Full => mix.merge_full(args, ctx, &watch),
         })?;
         Ok(with_lineage(output, terms).uses("base", mix.base))
-    }
-}
-
-/// Lets the computation report to, and be stopped by, the stage's context.
-struct ContextWatch<'a>(&'a dyn Context);
-
-impl Watch for ContextWatch<'_> {
-    fn progress(&self, done: u64, total: u64, unit: &str, _: &[(&str, f64)]) {
-        self.0.progress(Progress { done, total: Some(total), unit: unit.to_owned(), ..Progress::default() });
-    }
-
-    fn count(&self, counter: &'static str, n: u64) {
-        self.0.count(counter, n);
-    }
-
-    fn cancelled(&self) -> bool {
-        self.0.cancelled()
     }
 }
 

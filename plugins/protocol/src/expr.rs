@@ -189,6 +189,25 @@ impl Expr {
         }
     }
 
+    /// Calls `f` with every artifact that stands in the expression.
+    pub fn each_artifact(&self, f: &mut impl FnMut(&ArtifactRef)) {
+        match self {
+            Self::Value { value } => value.each_artifact(f),
+            Self::Output { .. } => {}
+            Self::Field { of, .. } | Self::Not { of } => of.each_artifact(f),
+            Self::Or { first, second } => {
+                first.each_artifact(f);
+                second.each_artifact(f);
+            }
+            Self::List { items } => items.iter().for_each(|(_, e)| e.each_artifact(f)),
+            Self::Mix { terms } => terms.iter().for_each(|(.., e)| e.each_artifact(f)),
+            Self::Compare { left, right, .. } => {
+                left.each_artifact(f);
+                right.each_artifact(f);
+            }
+        }
+    }
+
     /// The expression with every [`Expr::Output`] replaced by what `f` gives for it.
     pub fn substitute(&self, f: &impl Fn(u32) -> Value) -> Expr {
         let sub = |e: &Expr| Box::new(e.substitute(f));
@@ -212,27 +231,28 @@ impl Expr {
 
     /// Whether any value in it is private to a device.
     pub fn is_private(&self) -> bool {
-        match self {
-            Self::Value { value } => value.is_private(),
-            Self::Output { .. } => false,
-            Self::Field { of, .. } | Self::Not { of } => of.is_private(),
-            Self::Or { first, second } => first.is_private() || second.is_private(),
-            Self::List { items } => items.iter().any(|(_, e)| e.is_private()),
-            Self::Mix { terms } => terms.iter().any(|(.., e)| e.is_private()),
-            Self::Compare { left, right, .. } => left.is_private() || right.is_private(),
-        }
+        let mut private = false;
+        self.each_artifact(&mut |a| private |= a.private_to.is_some());
+        private
     }
 }
 
 impl Value {
+    /// Calls `f` with every artifact in it.
+    pub fn each_artifact(&self, f: &mut impl FnMut(&ArtifactRef)) {
+        match self {
+            Self::Artifact(a) => f(a),
+            Self::List(items) => items.iter().for_each(|(_, v)| v.each_artifact(f)),
+            Self::Mix(terms) => terms.iter().for_each(|t| f(&t.pllm)),
+            _ => {}
+        }
+    }
+
     /// Whether it holds an artifact that is private to a device.
     pub fn is_private(&self) -> bool {
-        match self {
-            Self::Artifact(a) => a.private_to.is_some(),
-            Self::List(items) => items.iter().any(|(_, v)| v.is_private()),
-            Self::Mix(terms) => terms.iter().any(|t| t.pllm.private_to.is_some()),
-            _ => false,
-        }
+        let mut private = false;
+        self.each_artifact(&mut |a| private |= a.private_to.is_some());
+        private
     }
 
     /// Whether it is an absent optional.

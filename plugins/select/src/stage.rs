@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use headstart_explain::catalog::Catalog;
 use headstart_explain::divergence::Divergence;
-use headstart_explain::rows;
 use headstart_lm::Backend;
+use headstart_lm::open::read_rows;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Manifest, Output, Stage, Type};
 use serde_json::json;
 
@@ -43,7 +43,7 @@ impl Stage for Select {
         let place = Place { catalog: &catalog, manifest: &manifest };
         let verdict = match args.artifact_opt("verify") {
             Some(dataset) => {
-                let rows = rows::read(ctx, dataset, "verify")?;
+                let rows = read_rows(ctx, dataset, "verify")?;
                 let list = place.shortlist(&choice.close, args.count("shortlist")?.max(1))?;
                 Some(verify(ctx, &*self.backend, &list, manifest.uses.get("base"), &rows, settings.seed)?)
             }

@@ -1,9 +1,8 @@
 //! The shortlist's likelihood on the user's own rows: what decides where it can be had.
 
 use headstart_explain::math::sample::{DRAWS, bootstrap};
-use headstart_explain::watch::ContextWatch;
 use headstart_lm::open::open_model;
-use headstart_lm::{Backend, RowScore};
+use headstart_lm::{Backend, ContextWatch, RowScore};
 use headstart_protocol::rows::Row;
 use headstart_protocol::{ArtifactRef, Context, Failure};
 
@@ -50,7 +49,7 @@ pub fn verify(
     for (i, model) in models.iter().enumerate() {
         let folders = open_model(ctx, model)?;
         let decoder = backend.decoder(&folders.model, folders.adapter.as_deref())?;
-        let watch = ContextWatch { ctx, offset: (i * rows.len()) as u64, total };
+        let watch = ContextWatch::part(ctx, (i * rows.len()) as u64, total);
         scores.push(decoder.score(&rows, TOKENS, &watch)?);
     }
     let mut verdict = judge(&scores, shortlist.len(), seed);
