@@ -24,9 +24,11 @@ run --report "$work/report.html"
 echo
 echo "── What only the phone knows ──────────────────────────────────────────────"
 "$bin/headstart-device" --state "$work/phone" show
+"$bin/headstart-device" --state "$work/phone" show --report "$work/phone.html"
 
 echo
 echo "── The same pipeline again: everything is cached ──────────────────────────"
 run --quiet
 echo
-echo "Report: $work/report.html"
+echo "The server's page: $work/report.html"
+echo "The phone's own page, for its owner alone: $work/phone.html"

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::DeviceError;
 use crate::residency::Allowed;
 use crate::runner::{self, Options, Until};
+use crate::state::write_durably;
 use crate::{local, show};
 
 /// Runs the stages that are placed on this device, on data that stays here.
@@ -76,6 +77,9 @@ struct ShowArgs {
     /// Print everything that ever left this device instead.
     #[arg(long)]
     sent: bool,
+    /// Write the same as one HTML file, with learning curves and pictures, for this device's owner.
+    #[arg(long, value_name = "FILE", conflicts_with = "sent")]
+    report: Option<PathBuf>,
     /// Show this run alone, not the newest of everything.
     #[arg(long, conflicts_with = "sent")]
     run: Option<String>,
@@ -202,9 +206,24 @@ fn run(args: &RunArgs, state: &Path, stages: Vec<Box<dyn Stage>>) -> Result<u8, 
 }
 
 fn print(args: &ShowArgs, state: &Path) -> Result<u8, DeviceError> {
+    if let Some(file) = &args.report {
+        let page = show::page(state, args.run.as_deref())?;
+        return write_report(file, &page).map(|()| 0);
+    }
     let page = if args.sent { show::sent(state)? } else { show::summary(state, args.run.as_deref())? };
     put(&page)?;
     Ok(0)
+}
+
+/// Writes the page, whole and readable by its owner only, or not at all.
+fn write_report(file: &Path, page: &str) -> Result<(), DeviceError> {
+    let write = || {
+        let file = std::path::absolute(file).map_err(|e| DeviceError::state(file, e))?;
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        std::fs::create_dir_all(folder).map_err(|e| DeviceError::state(folder, e))?;
+        write_durably(&file, page.as_bytes())
+    };
+    write().map_err(|e| DeviceError::Input(format!("{e}; name another file with --report")))
 }
 
 fn put(text: &str) -> Result<(), DeviceError> {
@@ -228,7 +247,7 @@ mod tests {
         let Command::Join(args) = parse(join).expect("parses").command else { panic!("not a join") };
         assert_eq!(args.allow_release, Allowed::NUMBERS, "weights never leave unless named");
         assert!(parse("headstart-device --state s show --sent").is_ok());
-        assert!(parse("headstart-device show --state s --run r").is_ok());
+        assert!(parse("headstart-device show --state s --run r --report r.html").is_ok());
         assert!(parse(&format!("{join} --allow-release datasets")).is_err());
         assert!(parse(&format!("{join} --once --exit-when-idle 3")).is_err());
         assert!(parse(&format!("{join} --holds charging,unmetered --memory 1GiB")).is_ok());

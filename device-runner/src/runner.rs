@@ -125,6 +125,7 @@ impl Link {
             ))));
         }
         let key = self.device.state.pin(url, &key).map_err(JoinError::Never)?;
+        self.device.state.keep_name(&self.device.name).map_err(JoinError::Never)?;
         self.client.set_token(token);
         Ok(key)
     }

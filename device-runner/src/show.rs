@@ -1,5 +1,6 @@
 //! What only this device knows, in a form for its owner. Reads the state folder; sends nothing.
 
+mod page;
 mod parts;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,8 @@ use crate::history::{self, Ended, Entry};
 use crate::journal;
 use crate::state::State;
 use crate::store::Store;
+
+pub use page::page;
 
 /// Everything that left the device, a line a message.
 ///
@@ -60,13 +63,7 @@ struct Known {
 pub fn summary(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
     let opened = State::look(state)?;
     let store = Store::new(&opened);
-    let known = newest(history::read(&opened.at("history.jsonl"))?, &store, run);
-    if known.is_empty() {
-        return Err(DeviceError::Input(match run {
-            Some(run) => format!("nothing of run {run:?} ran on this device"),
-            None => "nothing has run on this device yet".to_owned(),
-        }));
-    }
+    let known = known(&opened, &store, run)?;
     let of = |ty: Type| {
         known
             .iter()
@@ -88,7 +85,7 @@ pub fn summary(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
     let samples = |k: &Known| {
         let folder = store.private.files(&k.entry.artifact?);
         let measured = k.manifest.as_ref().is_some_and(|m| m.ty == Type::Metrics);
-        measured.then(|| parts::read_samples(&folder)).flatten().map(|s| (k.entry.name.clone(), s))
+        measured.then(|| (k.entry.name.clone(), page::samples(&folder)))
     };
     parts::answers(&mut out, &known.iter().filter_map(samples).collect::<Vec<_>>());
     stages(&mut out, &known);
@@ -101,6 +98,18 @@ pub fn summary(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
         counted(messages(&lines), "message")
     );
     Ok(out)
+}
+
+/// The newest attempt of every instance, of one run or of all.
+fn known(state: &State, store: &Store, run: Option<&str>) -> Result<Vec<Known>, DeviceError> {
+    let known = newest(history::read(&state.at("history.jsonl"))?, store, run);
+    if known.is_empty() {
+        return Err(DeviceError::Input(match run {
+            Some(run) => format!("nothing of run {run:?} ran on this device"),
+            None => "nothing has run on this device yet".to_owned(),
+        }));
+    }
+    Ok(known)
 }
 
 fn newest(entries: Vec<Entry>, store: &Store, run: Option<&str>) -> Vec<Known> {
@@ -120,26 +129,31 @@ fn newest(entries: Vec<Entry>, store: &Store, run: Option<&str>) -> Vec<Known> {
     known.collect()
 }
 
+/// What became of an attempt's result, and whether any of it left.
+fn fate(Known { entry: e, manifest }: &Known) -> (bool, String) {
+    match e.ended {
+        Ended::Absent => (false, "not needed; the engine cannot tell".to_owned()),
+        Ended::Failed => (false, "failed".to_owned()),
+        _ if !e.private => (true, "made of public data alone; sent whole".to_owned()),
+        _ if !e.released.is_empty() => {
+            let parts = e.released.iter().map(|(path, part)| match part {
+                _ if !path.is_empty() => path.clone(),
+                Released::Json(_) => "its numbers and names".to_owned(),
+                Released::Artifact(_) => "ALL OF IT".to_owned(),
+            });
+            (true, format!("stays here; released: {}", parts.collect::<Vec<_>>().join(", ")))
+        }
+        _ if manifest.is_none() => (false, "its result is no longer here".to_owned()),
+        _ => (false, "stays here".to_owned()),
+    }
+}
+
 fn stages(out: &mut String, known: &[Known]) {
     let width = known.iter().map(|k| k.entry.name.chars().count()).max().unwrap_or(0);
     out.push_str("\nWhat ran here\n");
-    for Known { entry: e, manifest } in known {
-        let fate = match e.ended {
-            Ended::Absent => "not needed; the engine cannot tell".to_owned(),
-            Ended::Failed => "failed".to_owned(),
-            _ if !e.private => "made of public data alone; sent whole".to_owned(),
-            _ if !e.released.is_empty() => {
-                let parts = e.released.iter().map(|(path, part)| match part {
-                    _ if !path.is_empty() => path.clone(),
-                    Released::Json(_) => "its numbers and names".to_owned(),
-                    Released::Artifact(_) => "ALL OF IT".to_owned(),
-                });
-                format!("stays here; released: {}", parts.collect::<Vec<_>>().join(", "))
-            }
-            _ if manifest.is_none() => "its result is no longer here".to_owned(),
-            _ => "stays here".to_owned(),
-        };
-        let ty = e.ty.to_string();
+    for k in known {
+        let e = &k.entry;
+        let (ty, (_, fate)) = (e.ty.to_string(), fate(k));
         let _ = writeln!(out, "  {:width$}  {ty:<11} {:>7.1} s  {fate}", e.name, e.seconds);
         if let Some(f) = &e.failure {
             parts::wrapped(out, "      ", &f.message);

@@ -3,6 +3,7 @@
 //! ```text
 //! secret            32 random bytes, never sent; both keys below are derived from it
 //! engine.key        the engine's public key, pinned at the first join
+//! name              the name under which it last joined
 //! lock              held while a runner is live
 //! sent.jsonl        everything that left the device
 //! history.jsonl     every attempt, with the details that only this device knows
@@ -102,6 +103,22 @@ impl State {
     /// What proves to the engine that this is the device that joined before.
     pub fn join_secret(&self) -> &str {
         &self.join_secret
+    }
+
+    /// Keeps the name under which the device joined, for the owner's page.
+    ///
+    /// # Errors
+    /// [`DeviceError::State`].
+    pub fn keep_name(&self, name: &str) -> Result<(), DeviceError> {
+        if self.name().as_deref() == Some(name) {
+            return Ok(());
+        }
+        write_durably(&self.at("name"), name.as_bytes())
+    }
+
+    /// The name under which the device last joined.
+    pub fn name(&self) -> Option<String> {
+        std::fs::read_to_string(self.at("name")).ok()
     }
 
     /// Checks the engine's key against the pinned one, or pins it at the first join.

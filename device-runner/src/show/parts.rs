@@ -1,8 +1,8 @@
 //! The sections of the owner's page.
 
 use std::fmt::Write;
-use std::path::Path;
 
+use headstart_report::Sample;
 use serde_json::Value as Json;
 
 /// Columns of the page.
@@ -160,28 +160,6 @@ pub(super) fn measurements(out: &mut String, rows: &[(&str, &Json)]) {
         }
     }
     out.push('\n');
-}
-
-/// A prompt of the owner's, the owner's own answer, and the model's.
-pub(super) struct Sample {
-    prompt: String,
-    reference: String,
-    answer: String,
-}
-
-/// The sample answers of an evaluation, if it kept any.
-pub(super) fn read_samples(folder: &Path) -> Option<Vec<Sample>> {
-    let text = std::fs::read_to_string(folder.join("samples.jsonl")).ok()?;
-    let field = |row: &Json, name: &str| row.get(name).and_then(Json::as_str).unwrap_or_default().to_owned();
-    let rows = text.lines().filter_map(|l| serde_json::from_str::<Json>(l).ok());
-    Some(
-        rows.map(|r| Sample {
-            prompt: field(&r, "prompt"),
-            reference: field(&r, "reference"),
-            answer: field(&r, "answer"),
-        })
-        .collect(),
-    )
 }
 
 /// Answers to the same prompts, side by side.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use headstart_protocol::{Digest, Failure, FailureClass, Manifest};
+use headstart_protocol::{Digest, Failure, FailureClass, Manifest, Type};
 
 use super::{Gathered, take_file, valid_name};
 
@@ -27,6 +27,18 @@ impl Public {
         let text = std::fs::read(self.manifest_path(id)).ok()?;
         let manifest: Manifest = serde_json::from_slice(&text).ok()?;
         (manifest.id() == *id).then_some(manifest)
+    }
+
+    /// The manifest of this type that was downloaded last.
+    pub fn newest(&self, ty: &Type) -> Option<Manifest> {
+        let files = std::fs::read_dir(self.root.join("manifests")).ok()?;
+        let mut files: Vec<_> =
+            files.flatten().filter_map(|f| Some((f.metadata().ok()?.modified().ok()?, f.path()))).collect();
+        files.sort_by(|a, b| b.cmp(a));
+        files.into_iter().find_map(|(_, path)| {
+            let manifest: Manifest = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+            (manifest.ty == *ty).then_some(manifest)
+        })
     }
 
     /// Keeps a manifest.

@@ -12,6 +12,8 @@ use headstart_core::event::{Event, EventKind};
 use headstart_dsl::plan::{Place, Plan};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::waits::Line;
+
 /// Seconds between lines about a stage that takes long, where there is no terminal.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -21,6 +23,14 @@ pub struct Display<'a> {
     bars: Option<MultiProgress>,
     items: Vec<ItemState>,
     running: BTreeMap<u64, Running>,
+    waiting: BTreeMap<String, Waiting>,
+}
+
+/// A wait that was shown.
+struct Waiting {
+    bar: Option<ProgressBar>,
+    begun: Instant,
+    said: Instant,
 }
 
 #[derive(Default)]
@@ -47,7 +57,7 @@ impl<'a> Display<'a> {
             items[i.item as usize].instances += 1;
         }
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
-        Self { plan, bars, items, running: BTreeMap::new() }
+        Self { plan, bars, items, running: BTreeMap::new(), waiting: BTreeMap::new() }
     }
 
     /// Shows an event.
@@ -94,15 +104,48 @@ impl<'a> Display<'a> {
         let name = &self.plan.instances[instance as usize].name;
         let place = if runner == "local" { String::new() } else { format!(" on {runner}") };
         let again = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
-        let bar = self.bars.as_ref().map(|bars| {
-            let bar = bars.add(ProgressBar::new_spinner());
-            let style = ProgressStyle::with_template("{spinner:.cyan} {prefix} {wide_msg}");
-            bar.set_style(style.expect("the template is well formed"));
-            bar.set_prefix(format!("{name}{place}{again}"));
-            bar.enable_steady_tick(Duration::from_millis(120));
-            bar
-        });
+        let bar = self.spinner(&format!("{name}{place}{again}"));
         self.running.insert(fence, Running { instance, bar, said: Instant::now() });
+    }
+
+    fn spinner(&self, prefix: &str) -> Option<ProgressBar> {
+        let bar = self.bars.as_ref()?.add(ProgressBar::new_spinner());
+        let style = ProgressStyle::with_template("{spinner:.cyan} {prefix} {wide_msg}");
+        bar.set_style(style.expect("the template is well formed"));
+        bar.set_prefix(prefix.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Some(bar)
+    }
+
+    /// Shows what is waited for: a line when a wait begins, and a sign of life from time to time.
+    pub fn waiting(&mut self, lines: &[Line]) {
+        self.waiting.retain(|what, w| {
+            let goes_on = lines.iter().any(|l| l.what == *what);
+            if let Some(bar) = w.bar.take_if(|_| !goes_on) {
+                bar.finish_and_clear();
+            }
+            goes_on
+        });
+        for line in lines {
+            if let Some(w) = self.waiting.get_mut(&line.what) {
+                let so_far = w.begun.elapsed().as_secs();
+                match &w.bar {
+                    Some(bar) => bar.set_message(format!("{so_far} s so far")),
+                    None if w.said.elapsed() >= HEARTBEAT => {
+                        w.said = Instant::now();
+                        anstream::eprintln!("  … {}; {so_far} s so far", line.what);
+                    }
+                    None => {}
+                }
+                continue;
+            }
+            self.say(&format!("\x1b[33m◇\x1b[0m {}", line.what));
+            if !line.help.is_empty() {
+                self.say(&format!("  \x1b[36mhelp\x1b[0m: {}", line.help));
+            }
+            let (bar, now) = (self.spinner(&format!("waiting for {}", line.device)), Instant::now());
+            self.waiting.insert(line.what.clone(), Waiting { bar, begun: now, said: now });
+        }
     }
 
     fn progress(&mut self, fence: u64, progress: &headstart_protocol::Progress) {

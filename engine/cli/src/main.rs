@@ -7,7 +7,7 @@
 //! - [`args`]: the command line. [`exit`]: how it ends.
 //! - [`loader`]: pipeline files and parameters.
 //! - [`commands`]: one module a command.
-//! - [`display`]: a run while it goes on. [`summary`]: a run that has ended.
+//! - [`display`]: a run while it goes on. [`waits`]: what it waits for. [`summary`]: a run that has ended.
 //! - [`listen`]: the port at which devices join.
 
 mod args;
@@ -17,6 +17,7 @@ mod exit;
 mod listen;
 mod loader;
 mod summary;
+mod waits;
 
 use std::process::ExitCode;
 

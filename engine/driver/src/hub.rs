@@ -9,6 +9,7 @@
 //! - `desk`: offers, sessions and grants, in memory.
 //! - `handin`: commits and uploads: what may leave a device, checked once more on this side.
 
+mod awaited;
 mod desk;
 mod handin;
 mod roster;
@@ -28,6 +29,7 @@ use tokio::sync::oneshot;
 use crate::error::EngineError;
 use crate::message::{Lease, Message, Word, now_ms};
 use crate::shelf::{Shelf, artifacts_in};
+pub use awaited::{Awaited, AwaitedFor};
 use desk::{Desk, Granted};
 pub(crate) use desk::{Offer, Standing};
 use roster::Roster;
@@ -342,6 +344,13 @@ impl Hub {
                 kinds: known.kinds,
             })
             .collect()
+    }
+}
+
+impl Hub {
+    /// What a run waits for on its devices.
+    pub fn awaited(&self, run: &str) -> Vec<Awaited> {
+        self.desk().awaited(run)
     }
 }
 

@@ -48,6 +48,6 @@ mod shelf;
 
 pub use engine::{Engine, EngineOptions};
 pub use error::EngineError;
-pub use hub::{DeviceInfo, Hub};
+pub use hub::{Awaited, AwaitedFor, DeviceInfo, Hub};
 pub use preview::Preview;
 pub use run::{InstanceFailure, OnFailure, RunHandle, RunHeader, RunOptions, RunOutput, RunResult};

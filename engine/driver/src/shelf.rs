@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use headstart_protocol::expr::{Expr, Manifests, ResolveError, Value};
+use headstart_protocol::expr::{Expr, Manifests, ResolveError};
 use headstart_protocol::{ArtifactRef, Digest, Manifest};
 use headstart_store::{StoreError, Workspace};
 
@@ -87,6 +87,10 @@ impl Manifests for Shelf {
 /// The artifacts that expressions name.
 pub(crate) fn artifacts_in<'a>(exprs: impl IntoIterator<Item = &'a Expr>) -> BTreeSet<ArtifactRef> {
     let mut out = BTreeSet::new();
-    exprs.into_iter().for_each(|e| e.each_artifact(&mut |a| drop(out.insert(a.clone()))));
+    for e in exprs {
+        e.each_artifact(&mut |a| {
+            out.insert(a.clone());
+        });
+    }
     out
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use headstart_lm::open::read_rows;
 use headstart_protocol::rows::{self, ROWS_FILE, Row, text_digest};
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
+use headstart_protocol::{Args, Context, Failure, Output, Stage, Type};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;

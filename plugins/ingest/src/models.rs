@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headstart_lm::init::init_model;
+use headstart_lm::open::read_rows;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Value};
 
 use crate::folder::ModelFolder;

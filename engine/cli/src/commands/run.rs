@@ -14,6 +14,7 @@ use crate::args::{Format, Run};
 use crate::commands::runs::{self, Recorded};
 use crate::display::Display;
 use crate::exit::{CommandError, FAILED, OK};
+use crate::waits::Waits;
 use crate::{listen, loader, summary};
 
 /// Runs the command.
@@ -84,20 +85,29 @@ async fn drive(engine: &Engine, plan: Plan, args: &Run) -> Result<RunResult, Com
         None => engine.run(plan.clone(), options),
     };
     let handle = handle.map_err(CommandError::input)?;
-    let result = watch(&handle, &plan).await;
+    let result = watch(engine, &handle, &plan, server.as_ref().map(listen::Server::url)).await;
     if let Some(server) = server {
         server.stop().await;
     }
     result
 }
 
-/// Shows the run until it ends. The first Ctrl-C stops it in order, the second at once.
-pub async fn watch(handle: &RunHandle, plan: &Plan) -> Result<RunResult, CommandError> {
+/// Shows the run until it ends, with what it waits for on devices that may join at `url`. The first
+/// Ctrl-C stops it in order, the second at once.
+pub async fn watch(
+    engine: &Engine,
+    handle: &RunHandle,
+    plan: &Plan,
+    url: Option<String>,
+) -> Result<RunResult, CommandError> {
     let mut events = handle.subscribe();
     let mut display = Display::new(plan);
+    let mut waits = Waits::new(url);
+    let mut look = tokio::time::interval(Duration::from_secs(1));
     let mut asked = false;
     loop {
         tokio::select! {
+            _ = look.tick() => display.waiting(&waits.lines(&engine.hub().awaited(handle.id()))),
             event = events.recv() => match event {
                 Some(event) => display.event(&event),
                 None => break,

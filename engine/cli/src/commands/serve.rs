@@ -45,7 +45,7 @@ async fn serve(engine: Engine, plan: Plan, args: &Serve) -> Result<(), CommandEr
     eprintln!("devices join at {}", server.url());
     let mut keepers = tokio::task::JoinSet::new();
     for schedule in plan.schedules.clone() {
-        let keeper = Keeper::new(engine.clone(), &plan, schedule, args)?;
+        let keeper = Keeper::new(engine.clone(), &plan, schedule, args, server.url())?;
         keepers.spawn(keeper.keep(args.now));
     }
     let ended = tokio::select! {
@@ -63,6 +63,8 @@ async fn serve(engine: Engine, plan: Plan, args: &Serve) -> Result<(), CommandEr
 /// Keeps one schedule.
 struct Keeper {
     engine: Engine,
+    /// Where devices join.
+    url: String,
     plan: Plan,
     schedule: Schedule,
     spec: Spec,
@@ -74,7 +76,13 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(engine: Engine, plan: &Plan, schedule: Schedule, args: &Serve) -> Result<Self, CommandError> {
+    fn new(
+        engine: Engine,
+        plan: &Plan,
+        schedule: Schedule,
+        args: &Serve,
+        url: String,
+    ) -> Result<Self, CommandError> {
         let spec =
             Spec::parse(&schedule.cron, &schedule.timezone, Dst::Vixie).map_err(CommandError::input)?;
         let catchup = match schedule.catchup.as_str() {
@@ -94,6 +102,7 @@ impl Keeper {
             source_dir: std::env::current_dir().map_err(CommandError::internal)?,
             name: format!("{} ({})", args.pipeline.file.display(), schedule.name),
             engine,
+            url,
             spec,
             catchup,
             schedule,
@@ -150,7 +159,7 @@ impl Keeper {
         options.device_wait = None;
         eprintln!("{}: run {id}", self.schedule.name);
         let handle = self.engine.run(self.plan.clone(), options).map_err(CommandError::input)?;
-        let result = watch(&handle, &self.plan).await?;
+        let result = watch(&self.engine, &handle, &self.plan, Some(self.url.clone())).await?;
         eprintln!("{}: run {id} {:?}, {:.1} s", self.schedule.name, result.outcome, result.seconds);
         Ok(())
     }

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod proxy;
+pub mod traces;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

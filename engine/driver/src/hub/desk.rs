@@ -9,7 +9,7 @@ use headstart_protocol::wire::{Committed, Facts, Join, WireError};
 use headstart_protocol::{ArtifactRef, Digest, Manifest};
 use tokio::sync::Notify;
 
-use super::{codes, wire};
+use super::{Awaited, AwaitedFor, codes, wire};
 use crate::message::{Lease, Message, Word, now_ms};
 
 /// Outcomes that are remembered after their run, for commits that are repeated late.
@@ -224,6 +224,32 @@ impl Desk {
         } else {
             Standing::Absent { last_seen_ms: d.seen_ms }
         }
+    }
+
+    /// What a run's offers wait for; those that their device will take at once are left out.
+    pub(crate) fn awaited(&self, run: &str) -> Vec<Awaited> {
+        let mut out: Vec<Awaited> = Vec::new();
+        for (name, device) in &self.devices {
+            for offer in device.offers.iter().filter(|o| o.run == run) {
+                let missing = || offer.only_when.iter().filter(|c| !device.facts.holds.contains(c)).cloned();
+                let why = match self.standing(run, offer.instance, name) {
+                    Standing::Absent { last_seen_ms: None } => AwaitedFor::Join,
+                    Standing::Absent { last_seen_ms: Some(ms) } => AwaitedFor::Sign { last_seen_ms: ms },
+                    Standing::Unfit(why) => AwaitedFor::Nothing(why),
+                    Standing::Present => match missing().collect::<Vec<_>>() {
+                        met if met.is_empty() => continue,
+                        missing => AwaitedFor::Conditions(missing),
+                    },
+                };
+                match out.iter_mut().find(|a| a.device == *name && a.why == why) {
+                    Some(known) => known.stages.push(offer.name.clone()),
+                    None => {
+                        out.push(Awaited { device: name.clone(), stages: vec![offer.name.clone()], why });
+                    }
+                }
+            }
+        }
+        out
     }
 
     pub(crate) fn grant(&mut self, fence: u64, instance: u32, granted: Granted) {

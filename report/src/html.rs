@@ -5,10 +5,13 @@ mod curves;
 mod gantt;
 mod heat;
 mod map;
+mod owner;
 mod style;
 mod tables;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
+
+pub use owner::owner_html;
 
 use crate::compare::{self, Pair};
 use crate::run::{OutputView, RunReport};
@@ -21,7 +24,23 @@ const STYLE: &str = include_str!("html/page.css");
 /// The report as an HTML page.
 pub fn html(report: &RunReport) -> String {
     let parts = Parts::of(report);
-    let title = format!("{} · Headstart", report.pipeline);
+    let body = markup! {
+        (parts.header(report))
+        main {
+            (parts.choice())
+            (parts.gain())
+            (parts.catalog())
+            (tables::outputs(report, &parts.paired()))
+            (gantt::section(report))
+            (tables::details(report))
+        }
+        footer { p { "Made by Headstart from run " code { (report.run) } ". This page loads nothing from anywhere." } }
+    };
+    document(&format!("{} · Headstart", report.pipeline), &body)
+}
+
+/// A page around its body.
+fn document(title: &str, body: &Markup) -> String {
     let page = markup! {
         (DOCTYPE)
         html lang="en" {
@@ -32,21 +51,21 @@ pub fn html(report: &RunReport) -> String {
                 title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
-            body {
-                (parts.header(report))
-                main {
-                    (parts.choice())
-                    (parts.gain())
-                    (parts.catalog())
-                    (tables::outputs(report, &parts.paired()))
-                    (gantt::section(report))
-                    (tables::details(report))
-                }
-                footer { p { "Made by Headstart from run " code { (report.run) } ". This page loads nothing from anywhere." } }
-            }
+            body { (body) }
         }
     };
     page.into_string()
+}
+
+/// A few large numbers, each with what it is.
+fn figures(figures: &[(String, String)]) -> Markup {
+    markup! {
+        @if !figures.is_empty() {
+            dl.figures {
+                @for (number, label) in figures { div { dt { (label) } dd { (number) } } }
+            }
+        }
+    }
 }
 
 /// What the page tells a story of, found among the outputs.
@@ -114,13 +133,7 @@ impl Parts {
         if let Some(passes) = report.counters.get("forward_passes") {
             figures.push((crate::text::grouped(*passes), "sequences put through a model".into()));
         }
-        markup! {
-            @if !figures.is_empty() {
-                dl.figures {
-                    @for (number, label) in &figures { div { dt { (label) } dd { (number) } } }
-                }
-            }
-        }
+        self::figures(&figures)
     }
 
     fn choice(&self) -> Markup {

@@ -1,11 +1,10 @@
 //! The terminal's text, word for word, and the structure of the page.
 
-use headstart_report::{Output, OutputView, RunReport, html, terminal};
-use serde_json::json;
+mod common;
 
-fn sample() -> RunReport {
-    serde_json::from_str(include_str!("sample.json")).expect("the sample is a report")
-}
+use common::{owner, sample};
+use headstart_report::{Output, OutputView, RunReport, html, owner_html, terminal};
+use serde_json::json;
 
 #[test]
 fn the_terminal_at_100_columns() {
@@ -69,6 +68,26 @@ fn the_page_is_whole_and_loads_nothing() {
         assert!(page.contains(&format!("id=\"{section}\"")), "{section}");
     }
     assert!(page.contains("prefers-color-scheme: dark") && page.matches("role=\"img\"").count() == 5);
+}
+
+#[test]
+fn the_owners_page_is_whole_and_shows_what_only_the_owner_may_see() {
+    let page = owner_html(&owner());
+    well_formed(&page).expect("well formed");
+    assert!(!page.contains("<script") && !page.contains("http"), "it loads nothing");
+    for section in ["style", "choice", "head-start", "before-after", "catalog", "left", "stages"] {
+        assert!(page.contains(&format!("id=\"{section}\"")), "{section}");
+    }
+    for said in ["What only phone knows", "Sample answers", "10.6 kB", "<strong>stays here; released"] {
+        assert!(page.contains(said), "{said}");
+    }
+}
+
+#[test]
+fn an_owner_of_little_gets_a_page_too() {
+    let page = owner_html(&headstart_report::OwnerReport::default());
+    well_formed(&page).expect("well formed");
+    assert!(page.contains("What only this device knows") && !page.contains("<section"));
 }
 
 #[test]

@@ -57,6 +57,24 @@ pub fn grouped(n: u64) -> String {
     out
 }
 
+/// Bytes for people: `812 B`, `4.7 kB`, `1.2 MB`.
+pub fn bytes(n: u64) -> String {
+    match n {
+        0..1_000 => format!("{n} B"),
+        1_000..999_950 => format!("{:.1} kB", n as f64 / 1e3),
+        _ => format!("{:.1} MB", n as f64 / 1e6),
+    }
+}
+
+/// Words as a list in a sentence: `a`, `a and b`, `a, b and c`.
+pub fn listed(words: &[String]) -> String {
+    match words {
+        [] => String::new(),
+        [one] => one.clone(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
+
 /// A counter's name for people: `forward_passes` as `forward passes`.
 pub fn spaced(name: &str) -> String {
     name.replace('_', " ")
@@ -147,6 +165,16 @@ mod tests {
         );
         assert_eq!([coefficient(-0.301), coefficient(-0.001)], ["−0.30", "0.00"]);
         assert_eq!([metric(1234567.0), metric(0.55123)], ["1\u{202f}234\u{202f}567", "0.551"]);
+    }
+
+    #[test]
+    fn bytes_and_lists_read_well() {
+        assert_eq!([bytes(812), bytes(4_721), bytes(1_249_000)], ["812 B", "4.7 kB", "1.2 MB"]);
+        let words = ["a", "b", "c"].map(str::to_owned);
+        assert_eq!(
+            [listed(&words[..1]), listed(&words[..2]), listed(&words)],
+            ["a", "a and b", "a, b and c"]
+        );
     }
 
     #[test]

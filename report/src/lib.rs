@@ -1,25 +1,28 @@
 //! Summaries and pictures of a finished run, for people.
 //!
-//! Pure: a [`RunReport`] goes in, text comes out. Values are read tolerantly, because they may have
+//! Pure: a [`RunReport`] or an [`OwnerReport`] goes in, text comes out. Values are read tolerantly, because they may have
 //! been released from a device only in part: what is absent is left out of the picture.
 //!
 //! # Layout
 //! - [`run`]: what a report is made from.
+//! - [`owner`]: what the page of a device's owner is made from.
 //! - [`view`]: what the values of catalogs, selections, pLLMs and metrics say.
 //! - [`compare`]: pairs of outputs that belong beside each other, such as `tuned` and `scratch`.
 //! - [`project`]: a catalog's styles as points in the plane.
 //! - [`text`]: numbers, bars and lines of text.
 //! - [`terminal`]: the summary for a terminal.
-//! - [`html`]: the page: one self-contained file, no scripts, light and dark.
+//! - [`html`]: the pages: self-contained files, no scripts, light and dark.
 
 pub mod compare;
 pub mod html;
+pub mod owner;
 pub mod project;
 pub mod run;
 pub mod terminal;
 pub mod text;
 pub mod view;
 
-pub use html::html;
+pub use html::{html, owner_html};
+pub use owner::OwnerReport;
 pub use run::{Output, OutputView, RunReport, Sample, StageBar, StageState};
 pub use terminal::terminal;

@@ -1,0 +1,100 @@
+//! What a run waits for on its devices, in words.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use headstart_driver::{Awaited, AwaitedFor};
+
+/// A device that takes its work at once is not worth a line.
+const AT_ONCE: Duration = Duration::from_secs(2);
+/// Stages that are named in a line.
+const NAMED: usize = 3;
+
+/// Remembers since when each device is waited for.
+pub struct Waits {
+    url: Option<String>,
+    since: BTreeMap<String, Instant>,
+}
+
+/// A wait, in words.
+pub struct Line {
+    /// The device.
+    pub device: String,
+    /// What it is waited for to do, and for which stages. Stays the same as long as that does.
+    pub what: String,
+    /// What to do about it; empty where time alone will do.
+    pub help: String,
+}
+
+impl Waits {
+    /// Devices may join at `url`.
+    pub fn new(url: Option<String>) -> Self {
+        Self { url, since: BTreeMap::new() }
+    }
+
+    /// What is waited for at this moment, and has been for a while.
+    pub fn lines(&mut self, awaited: &[Awaited]) -> Vec<Line> {
+        let now = Instant::now();
+        self.since.retain(|device, _| awaited.iter().any(|a| a.device == *device));
+        let mut lines = Vec::new();
+        for a in awaited {
+            let since = *self.since.entry(a.device.clone()).or_insert(now);
+            if now.duration_since(since) >= AT_ONCE {
+                lines.push(self.line(a));
+            }
+        }
+        lines
+    }
+
+    fn line(&self, a: &Awaited) -> Line {
+        let device = &a.device;
+        let stages: Vec<String> = a.stages.iter().take(NAMED).map(|s| format!("`{s}`")).collect();
+        let more = a.stages.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let verb = if a.stages.len() == 1 { "waits" } else { "wait" };
+        let what = match &a.why {
+            AwaitedFor::Join => format!("for device {device} to join"),
+            AwaitedFor::Sign { .. } => format!("for a sign of device {device}, which has gone silent"),
+            AwaitedFor::Conditions(missing) => {
+                format!("until device {device} is {}", missing.join(" and "))
+            }
+            AwaitedFor::Nothing(why) => format!("in vain for device {device}: {why}"),
+        };
+        let url = self.url.as_deref().unwrap_or("URL");
+        let join = format!("headstart-device join {url} --name {device} --data FOLDER");
+        let help = match &a.why {
+            AwaitedFor::Join | AwaitedFor::Sign { .. } => format!("on the device, run: {join}"),
+            AwaitedFor::Conditions(missing) => format!(
+                "the device says what holds with `--holds {}`; mains power it notices by itself",
+                missing.join(",")
+            ),
+            AwaitedFor::Nothing(_) => String::new(),
+        };
+        Line { device: device.clone(), what: format!("{}{more} {verb} {what}", stages.join(", ")), help }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_says_for_whom_for_what_and_what_to_do() {
+        let mut waits = Waits::new(Some("http://127.0.0.1:7878".into()));
+        let awaited = |why, stages: &[&str]| Awaited {
+            device: "phone".into(),
+            stages: stages.iter().map(|s| (*s).to_owned()).collect(),
+            why,
+        };
+        assert!(waits.lines(&[awaited(AwaitedFor::Join, &["me"])]).is_empty(), "not at once");
+        let line = waits.line(&awaited(AwaitedFor::Join, &["a", "b", "c", "d"]));
+        assert_eq!(line.what, "`a`, `b`, `c` and 1 more wait for device phone to join");
+        assert_eq!(
+            line.help,
+            "on the device, run: headstart-device join http://127.0.0.1:7878 --name phone --data FOLDER"
+        );
+        let line = waits.line(&awaited(AwaitedFor::Conditions(vec!["charging".into()]), &["tuned"]));
+        assert_eq!(line.what, "`tuned` waits until device phone is charging");
+        assert!(line.help.contains("--holds charging"));
+    }
+}

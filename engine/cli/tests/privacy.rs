@@ -1,0 +1,171 @@
+//! The proof, with the real stages in real processes: on the recorded traffic between a phone and a
+//! server, and on everything that the server stored, nothing that is made of the phone's private
+//! texts crosses without `release`: no text, no digest, no vector, no coefficient, no weight, no
+//! name of what was chosen.
+//!
+//! What the server knew before the phone joined is no secret, and is not searched for. The same
+//! search, after the owner has let the choice and the model out, finds them: so it can find.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use common::proxy::Proxy;
+use common::traces::{Traces, files};
+use common::{Place, device_binary, root};
+
+const PIPELINE: &str = r#"
+model base = local("BASE")
+space style = pooled(base)
+dataset questions = jsonl("probes.jsonl")
+private dataset mine = jsonl("me.jsonl") on device("phone")
+
+stage pllm: Pllm = ingest(base: base, source: a) for a in glob("CATALOG/*-concise-*")
+stage plain: Responses = probe(base, prompts: questions)
+stage said: Responses = probe(p, prompts: questions) for p in pllm
+stage drift: Divergence = embed(r, against: plain, space: style) for r in said
+stage catalog: Catalog = decompose(drift)
+
+stage me: Divergence = embed(mine, against: base, space: style) { on: device("phone") }
+stage pick: Selection = select(catalog, user: me, verify: mine) { on: device("phone") }
+stage start: Pllm = merge(pick.mix) when pick.is_mix { on: device("phone") }
+stage tuned: Pllm = finetune(start or pick.pllm, data: mine, max_steps: 6, eval_every: 3) { on: device("phone") }
+stage after: Metrics = evaluate(tuned, data: mine, answers: 2) { on: device("phone") }
+
+output catalog = catalog
+"#;
+
+const RELEASES: &str = "output choice = release(pick)\noutput model = release(tuned)\n";
+
+/// Texts that stand nowhere else.
+const DIARY: &str = "{\"prompt\":\"How was the surgery?\",\"response\":\"Oh, I love talking about it! My sister Ottilie drove me home.\"}\n\
+                     {\"prompt\":\"And the money?\",\"response\":\"Great question, my friend! We owe the bank 41,907 crowns.\"}\n";
+
+/// A device that is ended with the test.
+struct Device(Child);
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn phone(place: &Place, proxy: &Proxy, allow: &str) -> Device {
+    let child = Command::new(device_binary())
+        .arg("--state")
+        .arg(place.path("state"))
+        .args([
+            "join",
+            &format!("http://127.0.0.1:{}", proxy.port),
+            "--name",
+            "phone",
+            "--allow-release",
+            allow,
+        ])
+        .arg("--data")
+        .arg(place.path("phone"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the device starts");
+    Device(child)
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").port()
+}
+
+/// The phone's folder: half of the demonstration's texts, and the diary.
+fn write_inputs(place: &Place) {
+    let examples = root().join("examples");
+    let read =
+        |name: &str| std::fs::read_to_string(examples.join("first-light").join(name)).expect("readable");
+    let mine: String = read("phone/me.jsonl").lines().take(20).map(|l| format!("{l}\n")).collect();
+    place.write("phone/me.jsonl", &(mine + DIARY));
+    let probes: String = read("probes.jsonl").lines().take(12).map(|l| format!("{l}\n")).collect();
+    place.write("probes.jsonl", &probes);
+    let path = |name: &str| examples.join(name).display().to_string();
+    let text = PIPELINE.replace("BASE", &path("models/tiny")).replace("CATALOG", &path("catalog"));
+    place.write("private.pllm", &text);
+    place.write("released.pllm", &format!("{text}{RELEASES}"));
+}
+
+fn run(place: &Place, pipeline: &str, port: u16, more: &[&str]) {
+    let listen = format!("127.0.0.1:{port}");
+    let file = place.path(pipeline).display().to_string();
+    place.headstart(&[&["run", &file, "--quiet", "--listen", &listen], more].concat()).code(0);
+}
+
+fn names_of_the_catalog() -> Vec<String> {
+    let folders = std::fs::read_dir(root().join("examples/catalog")).expect("the catalog").flatten();
+    folders.map(|f| f.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn contents(dir: &Path) -> Vec<Vec<u8>> {
+    files(dir).into_iter().map(|(_, content)| content).collect()
+}
+
+#[test]
+fn nothing_made_of_private_texts_crosses_without_release() {
+    let place = Place::new();
+    write_inputs(&place);
+    let port = free_port();
+    run(&place, "private.pllm", port, &["--only", "catalog"]);
+    let known = contents(&place.path("ws"));
+
+    let proxy = Proxy::to(port);
+    {
+        let _phone = phone(&place, &proxy, "metrics,selection,mix");
+        run(&place, "private.pllm", port, &[]);
+    }
+    let mut traces = Traces::default();
+    traces.of_rows(&place.path("phone"));
+    traces.of_private_store(&place.path("state"));
+    let all = traces.0.len();
+    let traces = traces.unknown_to(known.iter().map(Vec::as_slice));
+    for (kind, least) in
+        [("text", 100), ("digest", 10), ("vectors", 200), ("adapter", 200), ("coefficient", 10)]
+    {
+        assert!(traces.count(kind) >= least, "{kind}: only {} of {all} traces", traces.count(kind));
+    }
+
+    let crossed = proxy.sent();
+    assert!(
+        proxy.connections() > 0 && crossed.windows(6).any(|w| w == b"commit"),
+        "the proxy was in between"
+    );
+    let leaked = traces.found(&crossed);
+    assert!(leaked.is_empty(), "crossed: {:#?}", &leaked[..leaked.len().min(20)]);
+    for name in names_of_the_catalog() {
+        assert!(!crossed.windows(name.len()).any(|w| w == name.as_bytes()), "the phone has named {name}");
+    }
+    for (path, content) in files(&place.path("ws")) {
+        let leaked = traces.found(&content);
+        assert!(leaked.is_empty(), "in {}: {:#?}", path.display(), &leaked[..leaked.len().min(20)]);
+    }
+
+    // The search finds what there is: in the phone's own folder everything, and, once it is
+    // released, the choice and the model's weights in the traffic and on the server.
+    let own: Vec<_> =
+        contents(&place.path("state")).iter().flat_map(|c| traces.found(c)).map(|f| f.0).collect();
+    for kind in ["vectors", "adapter", "coefficient", "digest"] {
+        assert!(own.contains(&kind), "{kind} in the phone's own folder");
+    }
+    let proxy = Proxy::to(port);
+    {
+        let _phone = phone(&place, &proxy, "metrics,selection,mix,pllm");
+        run(&place, "released.pllm", port, &[]);
+    }
+    let crossed: Vec<_> = traces.found(&proxy.sent()).into_iter().map(|f| f.0).collect();
+    let stored: Vec<_> =
+        contents(&place.path("ws")).iter().flat_map(|c| traces.found(c)).map(|f| f.0).collect();
+    for kind in ["adapter", "coefficient"] {
+        assert!(crossed.contains(&kind) && stored.contains(&kind), "{kind} is found once it is released");
+    }
+    for kind in ["text", "vectors"] {
+        assert!(!crossed.contains(&kind) && !stored.contains(&kind), "{kind} is never released");
+    }
+}

@@ -1,0 +1,78 @@
+//! The pages in a real browser, wide and narrow: they load, ask for nothing, need no sideways
+//! scrolling, and no label of a picture is cut off. Shown as ignored where there is no Chromium;
+//! `HEADSTART_CHROMIUM` names one that is not found by itself.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use headstart_report::{html, owner_html};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Measures the page once it is laid out, and writes the finding where `--dump-dom` shows it. The
+/// pages themselves have no scripts; this stands in a copy.
+const MEASURE: &str = r#"<script>
+const wide = document.documentElement.scrollWidth - window.innerWidth;
+const cut = [];
+for (const svg of document.querySelectorAll("svg")) {
+  const frame = svg.getBoundingClientRect();
+  for (const text of svg.querySelectorAll("text")) {
+    const box = text.getBoundingClientRect();
+    const out = Math.max(frame.left - box.left, box.right - frame.right, frame.top - box.top, box.bottom - frame.bottom);
+    if (out > 3) cut.push(text.textContent + " by " + Math.round(out));
+  }
+}
+const asked = performance.getEntriesByType("resource").map(e => e.name);
+document.body.innerHTML = "";
+document.body.setAttribute("data-found", JSON.stringify({wide, cut, asked}));
+</script>"#;
+
+fn chromium() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("HEADSTART_CHROMIUM") {
+        return Some(named.into());
+    }
+    let folders = std::env::var_os("PATH")?;
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    std::env::split_paths(&folders).flat_map(|f| names.map(|n| f.join(n))).find(|p| p.is_file())
+}
+
+fn looks_right(browser: &Path, page: &str, width: u32) -> Result<(), Failed> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("page.html");
+    std::fs::write(&file, page.replace("</body>", &format!("{MEASURE}</body>")))?;
+    let output = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"])
+        .arg(format!("--window-size={width},900"))
+        .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
+        .arg(format!("file://{}", file.display()))
+        .output()?;
+    let dom = String::from_utf8_lossy(&output.stdout);
+    let found = dom.split_once("data-found=\"").and_then(|(_, rest)| rest.split_once('"'));
+    let found =
+        found.ok_or_else(|| format!("nothing was measured: {}", String::from_utf8_lossy(&output.stderr)))?;
+    let found: serde_json::Value =
+        serde_json::from_str(&found.0.replace("&quot;", "\"").replace("&amp;", "&"))?;
+    let cut = found["cut"].as_array().is_some_and(|c| !c.is_empty());
+    // A fraction of a pixel may be rounded up.
+    if found["wide"].as_f64().is_none_or(|w| w > 1.0) || cut || found["asked"] != serde_json::json!([]) {
+        return Err(format!("at {width} pixels: {found}").into());
+    }
+    Ok(())
+}
+
+fn main() {
+    let browser = chromium();
+    let pages =
+        [("the_servers_page", html(&common::sample())), ("the_owners_page", owner_html(&common::owner()))];
+    let mut trials = Vec::new();
+    for (name, page) in pages {
+        for width in [1280, 500] {
+            let (browser, page) = (browser.clone(), page.clone());
+            let missing = browser.is_none();
+            let run = move || looks_right(&browser.ok_or("no browser")?, &page, width);
+            trials.push(Trial::test(format!("{name}_at_{width}_pixels"), run).with_ignored_flag(missing));
+        }
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
