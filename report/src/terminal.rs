@@ -114,7 +114,7 @@ impl Page {
         let words = styles().flat_map(|s| s.words.iter().take(WORDS)).map(|w| width(&w.said()));
         let names = catalog.pllms.iter().map(|(n, _)| width(n));
         let columns = Columns {
-            name: names.max().unwrap_or(0).clamp(3, self.width / 4),
+            name: names.max().unwrap_or(0).clamp(3, self.width / 3),
             word: words.max().unwrap_or(0).clamp(4, 14),
             scale: scale(styles()),
         };

@@ -94,6 +94,10 @@ pub struct Selection {
     pub mix: Vec<(String, f64)>,
     /// Distances of the nearest pLLMs, nearest first.
     pub distances: Vec<(String, f64)>,
+    /// Loss of the user's texts, nats a token, under the pLLMs that were verified by it.
+    pub losses: BTreeMap<String, f64>,
+    /// The same under the base.
+    pub base_loss: Option<f64>,
     /// The user's style.
     pub user: Style,
     /// The choice in a sentence.
@@ -103,10 +107,10 @@ pub struct Selection {
 impl Selection {
     /// Reads a selection's value.
     pub fn read(v: &Value) -> Self {
-        let numbers = |key| object(v, key).filter_map(|(k, x)| Some((k.clone(), x.as_f64()?))).collect();
-        let mut mix: Vec<(String, f64)> = numbers("mix");
+        let verified = v.get("verified");
+        let mut mix: Vec<(String, f64)> = numbers_of(v, "mix").collect();
         mix.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let mut distances: Vec<(String, f64)> = numbers("distances");
+        let mut distances: Vec<(String, f64)> = numbers_of(v, "distances").collect();
         distances.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
         Self {
             name: text(v, "pllm_name"),
@@ -115,6 +119,8 @@ impl Selection {
             confidence: number(v, "confidence"),
             mix,
             distances,
+            losses: verified.map(|v| numbers_of(v, "loss").collect()).unwrap_or_default(),
+            base_loss: verified.and_then(|v| number(v, "base_loss")),
             user: v.get("user").map(Style::read).unwrap_or_default(),
             sentence: text(v, "sentence"),
         }
@@ -205,6 +211,10 @@ pub fn shares(numbers: &Numbers) -> Vec<Share> {
 
 fn object<'a>(v: &'a Value, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
     v.get(key).and_then(Value::as_object).into_iter().flatten()
+}
+
+fn numbers_of(v: &Value, key: &str) -> impl Iterator<Item = (String, f64)> {
+    object(v, key).filter_map(|(k, x)| Some((k.clone(), x.as_f64()?)))
 }
 
 fn number(v: &Value, key: &str) -> Option<f64> {

@@ -78,7 +78,13 @@ fn the_owners_page_is_whole_and_shows_what_only_the_owner_may_see() {
     for section in ["style", "choice", "head-start", "before-after", "catalog", "left", "stages"] {
         assert!(page.contains(&format!("id=\"{section}\"")), "{section}");
     }
-    for said in ["What only phone knows", "Sample answers", "10.6 kB", "<strong>stays here; released"] {
+    for said in [
+        "What only this device knows",
+        "device phone",
+        "Sample answers",
+        "10.6 kB",
+        "<strong>stays here; released",
+    ] {
         assert!(page.contains(said), "{said}");
     }
 }

@@ -113,7 +113,7 @@ pub struct Run {
     /// Seconds to wait for a device that has not joined.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub device_wait: u64,
-    /// Write each output's files below this folder.
+    /// Write each output's files below this folder, once the run has succeeded.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Write a self-contained HTML report.

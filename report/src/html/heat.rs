@@ -6,13 +6,13 @@ use super::px;
 use crate::text::{coefficient, cut, percent, width};
 use crate::view::{Catalog, Selection, Style};
 
-const CELL: (f64, f64) = (46.0, 27.0);
+const CELL: (f64, f64) = (43.0, 27.0);
 const TOP: f64 = 92.0;
 const RIGHT: f64 = 84.0;
 /// Characters of a name at most.
-const NAME: usize = 24;
+const NAME: usize = 36;
 /// More would not be read.
-const MAX_WORDS: usize = 22;
+const MAX_WORDS: usize = 18;
 const MAX_ROWS: usize = 60;
 
 struct Row<'a> {

@@ -9,8 +9,6 @@ use crate::view::{Catalog, Selection};
 
 const SIZE: (f64, f64) = (940.0, 460.0);
 const EDGE: f64 = 46.0;
-/// Labels beyond this many would cover each other.
-const MAX_LABELS: usize = 80;
 
 /// The map, with its caption; nothing for fewer than three pLLMs.
 pub(super) fn figure(catalog: &Catalog, selection: Option<&Selection>) -> Markup {
@@ -22,7 +20,7 @@ pub(super) fn figure(catalog: &Catalog, selection: Option<&Selection>) -> Markup
     let points: Vec<_> = plane.points.iter().map(|p| place(*p)).collect();
     let user = plane.user.map(&place);
     let chosen = |i: usize| selection.is_some_and(|s| s.chosen(&catalog.pllms[i].0));
-    let names: Vec<String> = catalog.pllms.iter().map(|(n, _)| cut(n, 24)).collect();
+    let names: Vec<String> = catalog.pllms.iter().map(|(n, _)| cut(n, 36)).collect();
     let labels = labels(&points, user, &names);
     html! {
         figure {
@@ -44,7 +42,10 @@ pub(super) fn figure(catalog: &Catalog, selection: Option<&Selection>) -> Markup
                     path.you d=(format!("M{} {}l8 8l-8 8l-8 -8z", px(x), px(y - 8.0))) {}
                 }
                 @for (i, label) in labels.iter().enumerate() {
-                    @if let Some((x, y, anchor)) = label {
+                    @if let Some((x, y, anchor, back)) = label {
+                        @if let (Some((bx, by)), Some((px_, py))) = (back, points.get(i)) {
+                            line.leader x1=(px(*px_)) y1=(px(*py)) x2=(px(*bx)) y2=(px(*by)) {}
+                        }
                         @let class = if i == names.len() { "halo text-two" } else if chosen(i) { "halo text-one" } else { "halo" };
                         text class=(class) x=(px(*x)) y=(px(*y)) text-anchor=(anchor) { (names.get(i).map_or("you", |n| n)) }
                     }
@@ -74,35 +75,58 @@ fn scale(plane: &Plane) -> impl Fn((f64, f64)) -> (f64, f64) + use<> {
     move |(x, y)| (SIZE.0 / 2.0 + (x - cx) * fit, SIZE.1 / 2.0 - (y - cy) * fit)
 }
 
-type Label = Option<(f64, f64, &'static str)>;
+/// Where a label stands: its anchor's place, the side, and the point of a line back to what it names.
+type Label = Option<(f64, f64, &'static str, Option<(f64, f64)>)>;
 
-/// A place for each label, and one for the user behind them: on the first side where it covers
-/// neither a point nor another label; none where there is no such side.
+/// A place for each label, and one for the user behind them: the nearest one where it covers neither
+/// a point nor another label; a label that had to step aside has a line back. None where there is no
+/// such place.
 fn labels(points: &[(f64, f64)], user: Option<(f64, f64)>, names: &[String]) -> Vec<Label> {
     let mut taken: Vec<[f64; 4]> =
         points.iter().chain(&user).map(|(x, y)| [x - 8.0, y - 8.0, x + 8.0, y + 8.0]).collect();
-    let mut put = |at: (f64, f64), name: &str, must: bool| {
+    let mut put = |at: (f64, f64), name: &str| -> Label {
         let w = width(name) as f64 * 7.4;
-        let sides = [
-            (at.0 + 16.0, at.1 + 4.5, "start", [0.0, w]),
-            (at.0 - 16.0, at.1 + 4.5, "end", [-w, 0.0]),
-            (at.0, at.1 - 15.0, "middle", [-w / 2.0, w / 2.0]),
-            (at.0, at.1 + 25.0, "middle", [-w / 2.0, w / 2.0]),
-        ];
-        let boxed =
-            |s: &(f64, f64, &'static str, [f64; 2])| [s.0 + s.3[0], s.1 - 12.0, s.0 + s.3[1], s.1 + 3.0];
+        let boxed = |x: f64, y: f64, left: bool| {
+            let start = if left { x - w } else { x };
+            [start, y - 12.0, start + w, y + 3.0]
+        };
         let free = |b: &[f64; 4]| {
             let inside = b[0] > 4.0 && b[2] < SIZE.0 - 4.0 && b[1] > 2.0 && b[3] < SIZE.1 - 2.0;
             inside && !taken.iter().any(|t| b[0] < t[2] && t[0] < b[2] && b[1] < t[3] && t[1] < b[3])
         };
-        let side = sides.iter().find(|s| free(&boxed(s))).or(must.then_some(&sides[0]))?;
-        taken.push(boxed(side));
-        Some((side.0, side.1, side.2))
+        for (dx, dy) in OFFSETS {
+            for left in [false, true] {
+                let (x, y) = (at.0 + if left { -dx } else { dx }, at.1 + 4.5 + dy);
+                let b = boxed(x, y, left);
+                if free(&b) {
+                    taken.push(b);
+                    let back = (dy.abs() > 16.0).then_some((x, y - 4.5));
+                    return Some((x, y, if left { "end" } else { "start" }, back));
+                }
+            }
+        }
+        None
     };
     // The user's label first, because it must be there.
-    let you = user.and_then(|u| put(u, "you", true));
-    let few = points.len() <= MAX_LABELS;
-    let mut all: Vec<Label> = points.iter().zip(names).map(|(p, n)| put(*p, n, few)).collect();
+    let you = user.and_then(|u| put(u, "you"));
+    let mut all: Vec<Label> = points.iter().zip(names).map(|(p, n)| put(*p, n)).collect();
     all.push(you);
     all
 }
+
+/// How far a label may stand from its point, nearest first.
+const OFFSETS: [(f64, f64); 13] = [
+    (14.0, 0.0),
+    (10.0, -16.0),
+    (10.0, 16.0),
+    (24.0, -30.0),
+    (24.0, 30.0),
+    (30.0, -46.0),
+    (30.0, 46.0),
+    (36.0, -62.0),
+    (36.0, 62.0),
+    (42.0, -78.0),
+    (42.0, 78.0),
+    (48.0, -94.0),
+    (48.0, 94.0),
+];

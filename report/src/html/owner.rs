@@ -12,9 +12,9 @@ use crate::view::Selection;
 /// The page as HTML.
 pub fn owner_html(owner: &OwnerReport) -> String {
     let parts = Parts::of(&owner.report);
-    let title = format!("What only {} knows", named(owner));
+    let title = "What only this device knows";
     let body = markup! {
-        (header(owner, &parts, &title))
+        (header(owner, &parts, title))
         main {
             (style(&parts))
             (choice(&parts))
@@ -27,11 +27,7 @@ pub fn owner_html(owner: &OwnerReport) -> String {
         }
         footer { p { "Written on this device by headstart-device. It was sent to nobody, and it loads nothing from anywhere." } }
     };
-    document(&title, &body)
-}
-
-fn named(owner: &OwnerReport) -> &str {
-    if owner.device.is_empty() { "this device" } else { &owner.device }
+    document(title, &body)
 }
 
 fn header(owner: &OwnerReport, parts: &Parts, title: &str) -> Markup {
@@ -47,7 +43,12 @@ fn header(owner: &OwnerReport, parts: &Parts, title: &str) -> Markup {
             figures.push((format!("{after:.2}"), label));
         }
     }
-    figures.push(("0".into(), "of your texts left this device".into()));
+    if !owner.fates.is_empty() {
+        let left = owner.fates.iter().filter(|f| f.left).count();
+        let label =
+            format!("of {} results: something of it was released; the others stay here", owner.fates.len());
+        figures.push((left.to_string(), label));
+    }
     if messages > 0 {
         figures.push((bytes(sent), format!("sent in {} messages", grouped(messages))));
     }
@@ -56,6 +57,7 @@ fn header(owner: &OwnerReport, parts: &Parts, title: &str) -> Markup {
             p.eyebrow { "Headstart" span aria-hidden="true" { " · " } "for the owner of this device" }
             h1 { (title) }
             p.facts {
+                @if !owner.device.is_empty() { span { "device " (owner.device) } }
                 @if !owner.report.started.is_empty() { span { (owner.report.started) } }
                 span { "run " code { (owner.report.run) } }
                 span { (owner.report.stages.len()) " stages ran here" }

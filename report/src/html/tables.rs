@@ -12,23 +12,32 @@ use crate::view::{Numbers, Selection, Share, shares};
 const SAMPLES: usize = 3;
 const DISTANCES: usize = 5;
 
-/// The nearest pLLMs.
+/// The nearest pLLMs, with what decided among them.
 pub(super) fn distances(s: &Selection) -> Markup {
     if s.distances.len() < 2 {
         return html! {};
     }
-    let far = s.distances.iter().take(DISTANCES).map(|(_, d)| *d).fold(1e-9, f64::max);
+    let shown = || s.distances.iter().take(DISTANCES);
+    let far = shown().map(|(_, d)| *d).fold(1e-9, f64::max);
+    let verified = shown().any(|(name, _)| s.losses.contains_key(name));
     html! {
         table {
-            thead { tr { th { "nearest" } th.n { "distance" } th.track {} } }
+            thead { tr { th { "nearest" } th.n { "distance" } @if verified { th.n { "loss of the texts" } } th.track {} } }
             tbody {
-                @for (name, d) in s.distances.iter().take(DISTANCES) {
+                @for (name, d) in shown() {
                     tr {
                         th { @if s.chosen(name) { "▸ " } (name) }
                         td.n { (format!("{d:.2}")) }
+                        @if verified { td.n.better[s.chosen(name)] { (s.losses.get(name).map_or("—".into(), |l| metric(*l))) } }
                         td.track { span.bar style=(format!("width:{:.0}%", 100.0 * d / far)) {} }
                     }
                 }
+            }
+        }
+        @if verified {
+            p.note.apart {
+                "Of the nearest, the one that makes the texts most likely is chosen: the lowest loss, in nats a token."
+                @if let Some(base) = s.base_loss { " The base's is " (metric(base)) "." }
             }
         }
     }
@@ -94,7 +103,7 @@ pub(super) fn before_after(pair: &Pair) -> Markup {
 pub(super) fn samples(pair: &Pair) -> Markup {
     html! {
         @if !pair.samples.is_empty() {
-            h3 style="margin-top:2.2rem" { "Sample answers" }
+            h3.apart { "Sample answers" }
             @for (prompt, reference, before, after) in pair.samples.iter().take(SAMPLES) {
                 div.sample {
                     h4 { (prompt) }

@@ -135,7 +135,14 @@ fn current_dir() -> Result<std::path::PathBuf, CommandError> {
 fn finish(ws: &Workspace, args: &Run, result: &RunResult) -> Result<ExitCode, CommandError> {
     let recorded = runs::read(ws, &result.run)?;
     if let Some(out) = &args.out {
-        export(ws, result, out)?;
+        if result.outcome == RunOutcome::Succeeded {
+            export(ws, result, out)?;
+        } else {
+            eprintln!(
+                "nothing is written to {}: outputs are written once a run has succeeded",
+                out.display()
+            );
+        }
     }
     if let Some(path) = &args.report {
         summary::write_html(ws, &recorded, path)?;
