@@ -6,7 +6,7 @@ export CARGO_TARGET_DIR ?= $(HEADSTART_CACHE)/target
 export DUCKDB_LIB_DIR ?= $(shell scripts/fetch-duckdb.sh)
 HEADSTART := $(CARGO_TARGET_DIR)/debug/headstart
 
-.PHONY: build demo test lint train-tiny env fuzz
+.PHONY: build demo test test-mlx lint train-tiny env fuzz
 
 build:
 	cargo build --workspace --bins --locked
@@ -16,6 +16,10 @@ demo: build
 
 test:
 	cargo test --workspace --locked --no-fail-fast
+
+# The backend for Apple devices, built and tested on Linux against MLX's CPU build (docs/mlx.md).
+test-mlx:
+	scripts/mlx-linux/test.sh
 
 lint:
 	cargo fmt --all --check

@@ -22,6 +22,9 @@ struct Cli {
     /// The folder for this device's secret, results and downloads.
     #[arg(long, global = true, default_value = ".headstart-device")]
     state: PathBuf,
+    /// What models run on: candle (the CPU), or mlx (Apple devices); left out, the best there is.
+    #[arg(long, global = true, env = "HEADSTART_BACKEND", value_name = "NAME")]
+    backend: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -116,9 +119,9 @@ fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is too much"))
 }
 
-/// The whole program, for the given stages. Exit codes: 0 well, 1 a task failed or results wait to
-/// be handed in, 2 the input is wrong, 3 internal.
-pub fn main(stages: impl FnOnce() -> Vec<Box<dyn Stage>>) -> ExitCode {
+/// The whole program, for the stages that are given for a backend's name. Exit codes: 0 well, 1 a task
+/// failed or results wait to be handed in, 2 the input is wrong, 3 internal.
+pub fn main(stages: impl FnOnce(Option<&str>) -> Result<Vec<Box<dyn Stage>>, String>) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -130,9 +133,10 @@ pub fn main(stages: impl FnOnce() -> Vec<Box<dyn Stage>>) -> ExitCode {
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).without_time();
     let log = log.with_ansi(std::io::stderr().is_terminal());
     log.with_env_filter(filter.unwrap_or_else(|_| "info".into())).init();
+    let stages = || stages(cli.backend.as_deref()).map_err(DeviceError::Input);
     let done = match cli.command {
-        Command::Join(args) => join(args, cli.state, stages()),
-        Command::Run(args) => run(&args, &cli.state, stages()),
+        Command::Join(args) => stages().and_then(|stages| join(args, cli.state, stages)),
+        Command::Run(args) => stages().and_then(|stages| run(&args, &cli.state, stages)),
         Command::Show(args) => print(&args, &cli.state),
     };
     match done {

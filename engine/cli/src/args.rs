@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use headstart_builtin::backend::Choice;
 
 /// Headstart: a declarative workflow engine for LLM personalization.
 #[derive(Parser)]
@@ -11,6 +12,9 @@ pub struct Cli {
     /// Folder of runs, artifacts and the cache.
     #[arg(long, global = true, default_value = ".headstart", value_name = "DIR")]
     pub workspace: PathBuf,
+    /// What models run on: candle (the CPU), or mlx (Apple devices, where it is built in).
+    #[arg(long, global = true, env = "HEADSTART_BACKEND", value_name = "NAME", default_value_t)]
+    pub backend: Choice,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

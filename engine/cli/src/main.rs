@@ -55,13 +55,13 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, CommandError> {
         Command::Check(args) => done(commands::check::check(args)),
         Command::Fmt(args) => done(commands::check::fmt(args)),
         Command::Graph(args) => done(commands::check::graph(args)),
-        Command::Plan(args) => done(commands::plan::run(ws()?, args)),
-        Command::Run(args) => commands::run::run(ws()?, args),
+        Command::Plan(args) => done(commands::plan::run(ws()?, cli.backend, args)),
+        Command::Run(args) => commands::run::run(ws()?, cli.backend, args),
         Command::Why(args) => done(commands::why::run(&ws()?, args)),
         Command::Runs(args) => done(commands::runs::run(&ws()?, args)),
         Command::Catalog(args) => done(commands::catalog::run(&ws()?, args)),
         Command::Cache(args) => done(commands::cache::run(&ws()?, args)),
-        Command::Serve(args) => done(commands::serve::run(ws()?, args)),
+        Command::Serve(args) => done(commands::serve::run(ws()?, cli.backend, args)),
         Command::Lsp => done(commands::lsp::run()),
     }
 }

@@ -15,13 +15,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("server", &["protocol", "core", "store", "driver"]),
     ("report", &["protocol"]),
     ("lm", &["protocol"]),
+    ("mlx", &["lm"]),
     ("ingest", &["protocol", "lm"]),
     ("explain", &["protocol", "lm"]),
     ("select", &["protocol", "lm", "explain"]),
     ("merge", &["protocol", "lm"]),
     ("finetune", &["protocol", "lm"]),
     ("evaluate", &["protocol", "lm"]),
-    ("builtin", &["protocol", "lm", "ingest", "explain", "select", "merge", "finetune", "evaluate"]),
+    ("builtin", &["protocol", "lm", "mlx", "ingest", "explain", "select", "merge", "finetune", "evaluate"]),
     // Pictures are made from plain data, so the device may draw its owner's page (docs/adr).
     ("device", &["protocol", "report", "lm", "builtin"]),
     ("corpus", &[]),
@@ -35,6 +36,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// they would let a crate do.
 const GUARDED: &[(&str, &[&str])] = &[
     ("candle-core", &["lm"]),
+    ("mlx-rs", &["mlx"]),
     ("tokenizers", &["lm"]),
     ("duckdb", &["store"]),
     ("pest", &["dsl"]),

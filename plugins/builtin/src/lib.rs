@@ -3,6 +3,9 @@
 //! # Layout
 //! - [`stages`]: every implementation, in the order of the flow.
 //! - [`Registry`]: finds them by kind.
+//! - [`backend`]: what they compute with.
+
+pub mod backend;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -135,7 +135,7 @@ fn main() {
         memory: args.get(5).map(|a| a.parse::<u64>().expect("a number") << 20),
         out: folder.path().join("out"),
     };
-    let target = Target::new(&spec, model.clone()).expect("the model just written");
+    let target = Target::new(&spec, model.clone(), None).expect("the model just written");
     let plan = memory::plan(&spec, &target, &data, &data[..1]).expect("enough memory");
     println!("planned: {} MiB, micro-batches of {} tokens", plan.bytes >> 20, plan.tokens);
     drop(target);

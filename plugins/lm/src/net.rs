@@ -44,12 +44,34 @@ pub enum Overlay {
     },
 }
 
+/// The passes of a training computed by another library than candle. Trained values go in and
+/// gradients come out as one vector a parameter, in the order of [`Net::parameters`].
+pub trait Foreign: Send + Sync {
+    /// Negative log-likelihood of each target, in nats.
+    fn losses(&self, values: &[Vec<f32>], batch: &Batch, targets: &Targets) -> Result<Vec<f32>, LmError>;
+
+    /// The loss Σ nll × `scale`, and its gradients.
+    fn gradients(
+        &self,
+        values: &[Vec<f32>],
+        batch: &Batch,
+        targets: &Targets,
+        scale: f32,
+    ) -> Result<(f64, Vec<Vec<f32>>), LmError>;
+
+    /// Bytes that it holds for the model, and those of a step with so many tokens at once, in rows
+    /// of up to `longest`.
+    fn memory(&self, tokens: usize, longest: usize) -> (u64, u64);
+}
+
 /// A decoder ready to run.
 pub struct Net {
     /// The frozen weights.
     pub model: Arc<Model>,
     /// What is laid over them.
     pub overlay: Overlay,
+    /// What computes losses and their gradients, where candle does not.
+    pub foreign: Option<Box<dyn Foreign>>,
     device: Device,
     composed: Option<Composed>,
 }
@@ -65,7 +87,7 @@ struct Composed {
 impl Net {
     /// On the CPU.
     pub fn new(model: Arc<Model>, overlay: Overlay) -> Self {
-        Self { model, overlay, device: Device::Cpu, composed: None }
+        Self { model, overlay, foreign: None, device: Device::Cpu, composed: None }
     }
 
     /// In candle's own operations, on any device. The overlay's parameters must live there too.
@@ -77,7 +99,7 @@ impl Net {
             norm: Tensor::from_slice(&model.norm, model.norm.len(), &device)?,
             head: model.head.as_ref().map(put).transpose()?,
         };
-        Ok(Self { model, overlay, device, composed: Some(composed) })
+        Ok(Self { model, overlay, foreign: None, device, composed: Some(composed) })
     }
 
     /// Where it computes.
@@ -259,6 +281,9 @@ impl Net {
 
     /// Negative log-likelihood of each target, in nats, without gradients.
     pub fn losses(&self, batch: &Arc<Batch>, targets: &Targets) -> Result<Vec<f32>, LmError> {
+        if let Some(foreign) = &self.foreign {
+            return foreign.losses(&self.values()?, batch, targets);
+        }
         let hidden = self.hidden(batch, |_, _| {})?;
         let eps = self.model.config.norm_eps;
         if let Some(c) = &self.composed {
@@ -276,6 +301,10 @@ impl Net {
         scale: f32,
         keep: Keep,
     ) -> Result<Tensor, LmError> {
+        if let Some(foreign) = &self.foreign {
+            let (loss, grads) = foreign.gradients(&self.values()?, batch, targets, scale)?;
+            return self.given(loss, &grads);
+        }
         let hidden = self.trained_hidden(batch, keep)?;
         if let Some(c) = &self.composed {
             let (norm, output) = self.composed_head(c);
@@ -290,6 +319,23 @@ impl Net {
             }
             _ => hidden.apply_op1(op)?,
         })
+    }
+
+    /// The values of all parameters.
+    fn values(&self) -> Result<Vec<Vec<f32>>, LmError> {
+        let flat = |var: &Var| -> Result<Vec<f32>, LmError> { Ok(var.flatten_all()?.to_vec1()?) };
+        self.parameters().iter().map(|(.., var)| flat(var)).collect()
+    }
+
+    /// A scalar of this value whose gradients are these: Σ parameter · gradient, moved to the value.
+    fn given(&self, loss: f64, grads: &[Vec<f32>]) -> Result<Tensor, LmError> {
+        let mut sum = Tensor::zeros((), candle_core::DType::F32, &self.device)?;
+        for ((.., var), grad) in self.parameters().iter().zip(grads) {
+            let grad = Tensor::from_slice(grad, var.dims(), &self.device)?;
+            sum = (sum + (var.as_tensor() * grad)?.sum_all()?)?;
+        }
+        let moved = (loss - f64::from(sum.to_scalar::<f32>()?)) as f32;
+        Ok((sum + f64::from(moved))?)
     }
 
     /// Layers laid over a full model, to be trained.

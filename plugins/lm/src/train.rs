@@ -25,7 +25,7 @@ use crate::optim::{AdamW, AdamWSpec, rate};
 use crate::rows::{Example, Order, pack, parts};
 use crate::text::TextCodec;
 use memory::Plan;
-use target::Target;
+use target::{Start, Target};
 
 /// Rows that stand in where none are held back.
 const STAND_IN: usize = 64;
@@ -35,6 +35,12 @@ const FLOWING: usize = 2;
 
 /// Trains as `spec` says; see [`crate::api::Backend::train`].
 pub fn train(spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError> {
+    train_on(None, spec, watch)
+}
+
+/// The same with an adapter's losses and gradients computed elsewhere, where `foreign` is given.
+/// Everything else, from the rows to the optimizer and the files, is the same code.
+pub fn train_on(foreign: Option<Start>, spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError> {
     let codec = TextCodec::load(&spec.model)?;
     let model = Arc::new(Model::load(&spec.model)?);
     check_vocabulary(&spec.model, &codec, &model.config)?;
@@ -45,7 +51,7 @@ pub fn train(spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError
         true => train.iter().take(STAND_IN).cloned().collect(),
         false => examples(&codec, &spec.eval, limit)?,
     };
-    train_examples(spec, model, &train, &eval, watch)
+    train_target(spec, Target::new(spec, model, foreign)?, &train, &eval, watch)
 }
 
 /// Trains on rows that are tokens already.
@@ -56,7 +62,16 @@ pub fn train_examples(
     eval: &[Example],
     watch: &dyn Watch,
 ) -> Result<TrainReport, LmError> {
-    let target = Target::new(spec, model)?;
+    train_target(spec, Target::new(spec, model, None)?, train, eval, watch)
+}
+
+fn train_target(
+    spec: &TrainSpec,
+    target: Target,
+    train: &[Example],
+    eval: &[Example],
+    watch: &dyn Watch,
+) -> Result<TrainReport, LmError> {
     let plan = memory::plan(spec, &target, train, eval)?;
     let _buffers = buffer::limited(plan.activations);
     let decay = if target.is_full() { 0.01 } else { 0.0 };

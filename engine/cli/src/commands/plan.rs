@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use headstart_builtin::backend::Choice;
 use headstart_driver::preview::Preview;
 use headstart_dsl::plan::{Declared, Place, Plan};
 use headstart_protocol::Type;
@@ -13,14 +14,14 @@ use crate::exit::CommandError;
 use crate::loader;
 
 /// Runs the command.
-pub fn run(ws: Workspace, args: &PlanArgs) -> Result<(), CommandError> {
+pub fn run(ws: Workspace, backend: Choice, args: &PlanArgs) -> Result<(), CommandError> {
     let plan = loader::plan(&args.pipeline)?;
-    let engine = open_engine(ws)?;
+    let engine = open_engine(ws, backend)?;
     let here = std::env::current_dir().map_err(CommandError::internal)?;
     let previews = engine.preview(&plan, &here).map_err(CommandError::input)?;
     match args.format {
-        Format::Json => print_json(&plan, &previews),
-        Format::Text => print_text(&plan, &previews),
+        Format::Json => print_json(&plan, &previews, backend),
+        Format::Text => print_text(&plan, &previews, backend),
     }
     if previews.iter().any(|p| matches!(p, Preview::Fails(_))) {
         return Err(CommandError::silent(crate::exit::INPUT));
@@ -46,7 +47,7 @@ fn words(plan: &Plan, preview: &Preview) -> (&'static str, String) {
     }
 }
 
-fn print_text(plan: &Plan, previews: &[Preview]) {
+fn print_text(plan: &Plan, previews: &[Preview], backend: Choice) {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, item) in plan.items.iter().enumerate() {
         let mut groups: BTreeMap<&str, (usize, String)> = BTreeMap::new();
@@ -85,10 +86,10 @@ fn print_text(plan: &Plan, previews: &[Preview]) {
         println!("output  {}: {}{how}", output.name, output.ty);
     }
     let total: Vec<String> = counts.iter().map(|(w, n)| format!("{n} {w}")).collect();
-    println!("\n{}", total.join(", "));
+    println!("\n{}; models run on {backend}", total.join(", "));
 }
 
-fn print_json(plan: &Plan, previews: &[Preview]) {
+fn print_json(plan: &Plan, previews: &[Preview], backend: Choice) {
     let instances: Vec<_> = plan
         .instances
         .iter()
@@ -102,5 +103,6 @@ fn print_json(plan: &Plan, previews: &[Preview]) {
         })
         .collect();
     let released: Vec<&str> = plan.outputs.iter().filter(|o| o.released).map(|o| o.name.as_str()).collect();
-    println!("{}", serde_json::json!({"instances": instances, "released": released}));
+    let backend = backend.to_string();
+    println!("{}", serde_json::json!({"instances": instances, "released": released, "backend": backend}));
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use headstart_builtin::backend::Choice;
 use headstart_core::event::RunOutcome;
 use headstart_driver::{Engine, RunHandle, RunOptions, RunResult};
 use headstart_dsl::plan::Plan;
@@ -18,7 +19,7 @@ use crate::waits::Waits;
 use crate::{listen, loader, summary};
 
 /// Runs the command.
-pub fn run(ws: Workspace, args: &Run) -> Result<ExitCode, CommandError> {
+pub fn run(ws: Workspace, backend: Choice, args: &Run) -> Result<ExitCode, CommandError> {
     let mut plan = loader::plan(&args.pipeline)?;
     if !args.only.is_empty() {
         for name in &args.only {
@@ -34,7 +35,7 @@ pub fn run(ws: Workspace, args: &Run) -> Result<ExitCode, CommandError> {
     }
     announce_releases(&plan);
     ws.cache().warm();
-    let engine = open_engine(ws.clone())?;
+    let engine = open_engine(ws.clone(), backend)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -47,9 +48,10 @@ pub fn run(ws: Workspace, args: &Run) -> Result<ExitCode, CommandError> {
     finish(&ws, args, &outcome)
 }
 
-/// An engine with all built-in stages.
-pub fn open_engine(ws: Workspace) -> Result<Engine, CommandError> {
-    let stages = headstart_builtin::stages(headstart_lm::default_backend());
+/// An engine with all built-in stages, over this backend.
+pub fn open_engine(ws: Workspace, backend: Choice) -> Result<Engine, CommandError> {
+    let backend = backend.open().map_err(CommandError::input)?;
+    let stages = headstart_builtin::stages(backend);
     Engine::open(ws, stages).map_err(CommandError::input)
 }
 

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use headstart_builtin::backend::Choice;
 use headstart_cron::{Catchup, Dst, Fire, Spec};
 use headstart_driver::{Engine, RunOptions};
 use headstart_dsl::plan::{Plan, Schedule};
@@ -25,13 +26,13 @@ const CATCHUP_MAX: usize = 10;
 const LOOK: Duration = Duration::from_secs(30);
 
 /// Runs the command until it is stopped.
-pub fn run(ws: Workspace, args: &Serve) -> Result<(), CommandError> {
+pub fn run(ws: Workspace, backend: Choice, args: &Serve) -> Result<(), CommandError> {
     let plan = loader::plan(&args.pipeline)?;
     if plan.schedules.is_empty() && !args.now {
         return Err(CommandError::input("the pipeline has no schedule")
             .help("schedule nightly { run: catalog, cron: \"0 3 * * *\", timezone: \"UTC\" }"));
     }
-    let engine = open_engine(ws)?;
+    let engine = open_engine(ws, backend)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

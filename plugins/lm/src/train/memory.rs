@@ -34,12 +34,17 @@ const BASE: u64 = 64 << 20;
 pub fn plan(spec: &TrainSpec, target: &Target, train: &[Example], eval: &[Example]) -> Result<Plan, LmError> {
     let longest = train.iter().chain(eval).map(|e| e.ids.len()).max().unwrap_or(1);
     let step = spec.batch.max(1) * longest;
-    let fixed = fixed(target);
+    let foreign = target.net.foreign.as_deref();
+    let fixed = fixed(target) + foreign.map_or(0, |f| f.memory(longest, longest).0);
     let mut least = u64::MAX;
     for keep in [Keep::Activations, Keep::Input] {
         let mut tokens = TOKENS;
         loop {
-            let activations = activations(target, tokens.min(step).max(longest), keep);
+            let together = tokens.min(step).max(longest);
+            let activations = match foreign {
+                Some(f) => f.memory(together, longest).1,
+                None => activations(target, together, keep),
+            };
             let bytes = fixed + activations;
             if spec.memory.is_none_or(|limit| bytes <= limit) {
                 return Ok(Plan { tokens, keep, bytes, activations });

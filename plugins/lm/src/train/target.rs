@@ -13,8 +13,11 @@ use crate::error::LmError;
 use crate::files;
 use crate::lora::{Adapter, WriteAs, tensor_name};
 use crate::model::{Layout, Model, Slot};
-use crate::net::{Net, Overlay};
+use crate::net::{Foreign, Net, Overlay};
 use crate::ops::with_numbers;
+
+/// Makes what computes the training of an adapter over a model.
+pub type Start<'a> = &'a dyn Fn(&Model, &Adapter) -> Result<Box<dyn Foreign>, LmError>;
 
 /// What is trained.
 pub struct Target {
@@ -39,7 +42,9 @@ const COMPANIONS: [&str; 9] = [
 impl Target {
     /// As the training starts: a new or given adapter, or all weights with a given adapter merged
     /// into them.
-    pub fn new(spec: &TrainSpec, model: Arc<Model>) -> Result<Self, LmError> {
+    ///
+    /// `foreign` makes what computes an adapter's training where candle does not.
+    pub fn new(spec: &TrainSpec, model: Arc<Model>, foreign: Option<Start>) -> Result<Self, LmError> {
         let given = spec.adapter.as_deref().map(|a| Adapter::load(a, &model.config)).transpose()?;
         match &spec.method {
             Method::Lora(lora) => {
@@ -48,7 +53,9 @@ impl Target {
                     None => Adapter::fresh(lora, &model.config, spec.seed)?,
                 };
                 let overlay = adapter.overlay(&Device::Cpu)?;
-                Ok(Self { net: Net::new(model, overlay), adapter: Some(adapter) })
+                let mut net = Net::new(model, overlay);
+                net.foreign = foreign.map(|start| start(&net.model, &adapter)).transpose()?;
+                Ok(Self { net, adapter: Some(adapter) })
             }
             Method::Full => {
                 let mut overlay = Net::full_overlay(&model, &Device::Cpu)?;

@@ -1,0 +1,136 @@
+//! [`Backend`] on MLX.
+
+use std::ops::Range;
+use std::path::Path;
+
+use headstart_lm::LmError;
+use headstart_lm::api::{Backend, Decoder, Encoder, TrainReport, TrainSpec, Watch};
+use headstart_lm::config::DecoderConfig;
+use headstart_lm::decoder::{Passes, TextDecoder};
+use headstart_lm::encoder::TextEncoder;
+use headstart_lm::generate::Sampling;
+use headstart_lm::lora::Adapter;
+use headstart_lm::model::Model;
+use headstart_lm::rows::{Example, pack};
+
+use mlx_rs::{Array, Device, DeviceType};
+
+use crate::bert::Bert;
+use crate::generate::generate;
+use crate::net::{Net, ids, numbers, padded};
+use crate::thread::{Pinned, fault, on_mlx};
+use crate::train;
+
+/// Tokens that go through the model at once, padding included.
+const TOKENS: usize = 5120;
+
+/// Models on MLX: on the GPU of an Apple device, on the CPU where there is none.
+pub struct MlxBackend {
+    name: &'static str,
+}
+
+impl MlxBackend {
+    /// On MLX's default device.
+    pub fn new() -> Result<Self, LmError> {
+        let kind = on_mlx(|| Device::try_default()?.get_type()).map_err(fault)?;
+        let name = match kind {
+            DeviceType::Gpu => "mlx-gpu",
+            DeviceType::Cpu => "mlx-cpu",
+        };
+        Ok(Self { name })
+    }
+}
+
+impl Backend for MlxBackend {
+    fn name(&self) -> String {
+        self.name.into()
+    }
+
+    fn decoder(&self, model: &Path, adapter: Option<&Path>) -> Result<Box<dyn Decoder>, LmError> {
+        Ok(Box::new(TextDecoder::new(model, || MlxPasses::load(model, adapter))?))
+    }
+
+    fn encoder(&self, model: &Path) -> Result<Box<dyn Encoder>, LmError> {
+        Ok(Box::new(TextEncoder::new(model, 1, |config| Bert::load(model, config))?))
+    }
+
+    fn train(&self, spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError> {
+        train::train(spec, watch)
+    }
+}
+
+/// A decoder on MLX's thread.
+pub struct MlxPasses {
+    config: DecoderConfig,
+    net: Pinned<Net>,
+}
+
+impl MlxPasses {
+    /// Loads a model's folder with an adapter over it.
+    pub fn load(model: &Path, adapter: Option<&Path>) -> Result<Self, LmError> {
+        let model = Model::load(model)?;
+        let adapter = adapter.map(|folder| Adapter::load(folder, &model.config)).transpose()?;
+        let net = Pinned::new(|| Ok(Net::new(&model, adapter.as_ref())))?;
+        Ok(Self { config: model.config, net })
+    }
+}
+
+impl Passes for MlxPasses {
+    fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    fn states(&self, sequences: &[&[u32]], rows: &[Range<usize>]) -> Result<Vec<Vec<f32>>, LmError> {
+        self.net.with(|net| {
+            let mut out = vec![Vec::new(); sequences.len()];
+            for group in padded(sequences, TOKENS, usize::MAX) {
+                let picked = |(row, i): (usize, &usize)| {
+                    let start = row * group.length;
+                    rows[*i].clone().map(move |at| (start + at) as u32)
+                };
+                let picked: Vec<u32> = group.which.iter().enumerate().flat_map(picked).collect();
+                let states = net.states(&group.ids, &picked).map_err(fault)?;
+                let mut left = states.as_slice();
+                for i in &group.which {
+                    let (own, rest) = left.split_at(rows[*i].len() * self.config.hidden);
+                    out[*i] = own.to_vec();
+                    left = rest;
+                }
+            }
+            Ok(out)
+        })
+    }
+
+    fn logits(&self, normed: &[f32]) -> Result<Vec<f32>, LmError> {
+        self.net.with(|net| {
+            let width = self.config.hidden;
+            let rows = Array::from_slice(normed, &[(normed.len() / width) as i32, width as i32]);
+            let logits = net.places.logits(&net.arrays, &rows).map_err(fault)?;
+            numbers(&logits).map_err(fault)
+        })
+    }
+
+    fn losses(&self, examples: &[&Example]) -> Result<Vec<f32>, LmError> {
+        let (batch, targets) = pack(examples.iter().copied());
+        self.net.with(|net| train::losses(net, &batch, &targets, TOKENS))
+    }
+
+    fn generate(
+        &self,
+        prompts: &[Vec<u32>],
+        sampling: &Sampling,
+        watch: &dyn Watch,
+    ) -> Result<Vec<Vec<u32>>, LmError> {
+        self.net.with(|net| generate(net, prompts, sampling, watch))
+    }
+}
+
+impl Net {
+    /// Hidden states after the final norm of these rows of `[batch × length, hidden]`.
+    fn states(&self, batch: &Array, rows: &[u32]) -> mlx_rs::error::Result<Vec<f32>> {
+        let (all, width) = (&self.arrays, self.places.config().hidden as i32);
+        let hidden = self.places.hidden(all, batch)?.reshape(&[-1, width])?;
+        let picked = hidden.take_axis(ids(rows, &[rows.len() as i32]), 0)?;
+        numbers(&self.places.normed(all, &picked)?)
+    }
+}

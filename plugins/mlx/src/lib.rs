@@ -1,0 +1,60 @@
+//! Language models on MLX, for Apple devices: the [`Backend`] of `plugins/lm` once more.
+//!
+//! Without the feature `mlx` this crate is nothing but [`backend`], which says so. What it takes
+//! from `plugins/lm` — config, weights, text, adapters, the loop of a training — is the same code
+//! that the backend on candle uses; the forward passes, their gradients and the memory are MLX's.
+//! `docs/mlx.md` says how it is tested without an Apple device, and what only one can show.
+//!
+//! # Layout
+//! - `backend`: [`Backend`] itself.
+//! - `thread`: the one thread that MLX runs on.
+//! - `net`: a decoder's arrays and its forward passes.
+//! - `generate`: answers, batched, with a cache of keys and values.
+//! - `train`: losses, gradients and steps of an adapter.
+//! - `memory`: what a training takes.
+//! - `bert`: sentence encoders.
+
+#[cfg(feature = "mlx")]
+mod backend;
+#[cfg(feature = "mlx")]
+mod bert;
+#[cfg(feature = "mlx")]
+mod generate;
+#[cfg(feature = "mlx")]
+mod memory;
+#[cfg(feature = "mlx")]
+pub mod net;
+#[cfg(feature = "mlx")]
+mod thread;
+#[cfg(feature = "mlx")]
+pub mod train;
+
+use std::sync::Arc;
+
+use headstart_lm::{Backend, LmError};
+
+#[cfg(feature = "mlx")]
+pub use backend::{MlxBackend, MlxPasses};
+
+/// Whether this program was built with MLX.
+pub const BUILT: bool = cfg!(feature = "mlx");
+
+/// The backend.
+///
+/// # Errors
+/// [`LmError::Unsupported`] where this program was built without MLX.
+#[cfg(feature = "mlx")]
+pub fn backend() -> Result<Arc<dyn Backend>, LmError> {
+    Ok(Arc::new(MlxBackend::new()?))
+}
+
+/// The backend.
+///
+/// # Errors
+/// [`LmError::Unsupported`], always: this program was built without MLX.
+#[cfg(not(feature = "mlx"))]
+pub fn backend() -> Result<Arc<dyn Backend>, LmError> {
+    let why = "this program was built without MLX, which is for Apple devices; choose candle, or build it \
+               with --features mlx";
+    Err(LmError::Unsupported(why.into()))
+}

@@ -1,0 +1,356 @@
+//! A decoder's arrays and its forward passes.
+//!
+//! The passes take every array as an argument, in one list: MLX's transforms differentiate with
+//! respect to arguments, and arrays that a differentiated closure captures can crash it. Trained
+//! arrays stand first in the list.
+//!
+//! Hidden states, norms, attention and losses are 32-bit floats. A frozen product runs in the type
+//! that its weights are kept in; as in the backend on candle, weights of small models are expanded
+//! to 32 bits when they are loaded.
+
+use std::ops::Range;
+
+use headstart_lm::config::DecoderConfig;
+use headstart_lm::kernels::linear::Numbers;
+use headstart_lm::lora::Adapter;
+use headstart_lm::model::{Model, Proj, Slot};
+use headstart_lm::weights::Weight;
+use mlx_rs::error::Result;
+use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
+use mlx_rs::{Array, Dtype, ops};
+
+/// A LoRA pair of a linear layer.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    a: usize,
+    b: usize,
+    scale: f32,
+}
+
+/// Where the arrays of a linear layer stand.
+#[derive(Clone, Copy, Debug)]
+struct Linear {
+    weight: usize,
+    bias: Option<usize>,
+    lora: Option<Pair>,
+}
+
+/// Where the arrays of a block stand.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    norm1: usize,
+    norm2: usize,
+    /// In the order of [`Proj::ALL`].
+    linear: [Linear; 7],
+}
+
+/// Where every array of a decoder stands in the list that the passes take.
+#[derive(Clone, Debug)]
+pub struct Places {
+    config: DecoderConfig,
+    embed: usize,
+    blocks: Vec<Block>,
+    norm: usize,
+    head: usize,
+    /// Reciprocals of the rotary frequencies, as MLX takes them.
+    wavelengths: usize,
+}
+
+/// A decoder with an adapter over it or without.
+pub struct Net {
+    /// Where the arrays stand.
+    pub places: Places,
+    /// The arrays, those of the adapter first.
+    pub arrays: Vec<Array>,
+    /// How many belong to the adapter, in the order of its layouts.
+    pub trained: usize,
+}
+
+/// One step of generation.
+pub(crate) struct Step {
+    /// Position of each sequence's new token, `[batch]`.
+    pub positions: Array,
+    /// 0 where a sequence sees a place of the cache and -∞ where not, `[batch, 1, 1, places]`.
+    pub mask: Array,
+    /// Place of the cache that the new token takes.
+    pub place: i32,
+}
+
+/// Keys and values of one block, `[batch, heads, places, width]` each.
+pub(crate) struct Cache {
+    pub keys: Array,
+    pub values: Array,
+}
+
+/// Sizes as MLX takes them.
+pub(crate) fn dims(shape: &[usize]) -> Vec<i32> {
+    shape.iter().map(|n| *n as i32).collect()
+}
+
+/// A weight in its own type.
+pub(crate) fn array(weight: &Weight) -> Array {
+    let shape = dims(&weight.shape);
+    match weight.numbers() {
+        Numbers::F32(v) => Array::from_slice(v, &shape),
+        Numbers::F16(v) => Array::from_slice(v, &shape),
+        Numbers::Bf16(v) => Array::from_slice(v, &shape),
+    }
+}
+
+fn vector(numbers: &[f32]) -> Array {
+    Array::from_slice(numbers, &[numbers.len() as i32])
+}
+
+/// An array's numbers, computed.
+pub(crate) fn numbers(array: &Array) -> Result<Vec<f32>> {
+    let array = array.contiguous()?;
+    array.eval()?;
+    Ok(array.as_slice::<f32>().to_vec())
+}
+
+/// Token ids as MLX takes them.
+pub(crate) fn ids(rows: &[u32], shape: &[i32]) -> Array {
+    Array::from_slice(rows, shape)
+}
+
+impl Net {
+    /// A model's arrays.
+    pub fn new(model: &Model, adapter: Option<&Adapter>) -> Self {
+        let mut arrays = Vec::new();
+        let mut pairs = vec![[None; 7]; model.blocks.len()];
+        for (block, pairs) in pairs.iter_mut().enumerate() {
+            let Some(adapter) = adapter else { break };
+            for s in &adapter.layouts[block].segments {
+                let numbers = &adapter.values[block][s.range.clone()];
+                match s.slot {
+                    Slot::LoraA(p, _, scale) => {
+                        pairs[p as usize] = Some(Pair { a: arrays.len(), b: arrays.len() + 1, scale });
+                    }
+                    Slot::LoraB(_) => {}
+                    other => unreachable!("an adapter has no {other:?}"),
+                }
+                arrays.push(Array::from_slice(numbers, &dims(&s.shape)));
+            }
+        }
+        let trained = arrays.len();
+        let mut push = |array: Array| {
+            arrays.push(array);
+            arrays.len() - 1
+        };
+        let blocks = model.blocks.iter().zip(pairs).map(|(b, pairs)| Block {
+            norm1: push(vector(&b.norm1)),
+            norm2: push(vector(&b.norm2)),
+            linear: Proj::ALL.map(|p| {
+                let l = &b.linear[p as usize];
+                Linear {
+                    weight: push(array(&l.weight)),
+                    bias: l.bias.as_deref().map(|b| push(vector(b))),
+                    lora: pairs[p as usize],
+                }
+            }),
+        });
+        let blocks = blocks.collect();
+        let embed = push(array(&model.embed));
+        let frequencies = model.config.rope_frequencies();
+        let wavelengths: Vec<f32> = frequencies.iter().map(|f| 1.0 / f).collect();
+        let places = Places {
+            config: model.config.clone(),
+            embed,
+            blocks,
+            norm: push(vector(&model.norm)),
+            head: model.head.as_ref().map_or(embed, |h| push(array(h))),
+            wavelengths: push(vector(&wavelengths)),
+        };
+        Self { places, arrays, trained }
+    }
+}
+
+impl Places {
+    /// Shape and constants.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Hidden states before the final norm, `[batch, length, hidden]`, of ids `[batch, length]`.
+    /// Sequences start at position 0; what stands behind their end does not reach them.
+    pub fn hidden(&self, all: &[Array], ids: &Array) -> Result<Array> {
+        self.run(all, ids, |_, _, _| Ok(()))
+    }
+
+    /// The same; keys and values of each block are given away.
+    pub(crate) fn run(
+        &self,
+        all: &[Array],
+        ids: &Array,
+        mut keep: impl FnMut(usize, Array, Array) -> Result<()>,
+    ) -> Result<Array> {
+        let mut x = self.embedded(all, ids)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            let (q, k, v) = self.projected(all, block, &x, |x| self.rotated(all, x, None))?;
+            let scale = self.scale();
+            let attended = fast::scaled_dot_product_attention(&q, &k, &v, scale, Mask::Causal, None)?;
+            keep(i, k, v)?;
+            x = self.rest(all, block, &x, &attended)?;
+        }
+        Ok(x)
+    }
+
+    /// Hidden states before the final norm, `[batch, 1, hidden]`, of each sequence's new token.
+    pub(crate) fn step(
+        &self,
+        all: &[Array],
+        ids: &Array,
+        caches: &mut [Cache],
+        step: &Step,
+    ) -> Result<Array> {
+        use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
+        let mut x = self.embedded(all, ids)?;
+        for (block, cache) in self.blocks.iter().zip(caches) {
+            let (q, k, v) =
+                self.projected(all, block, &x, |x| self.rotated(all, x, Some(&step.positions)))?;
+            let new = step.place..step.place + 1;
+            cache.keys.try_index_mut((.., .., new.clone(), ..), &k)?;
+            cache.values.try_index_mut((.., .., new, ..), &v)?;
+            let keys = cache.keys.try_index((.., .., ..step.place + 1, ..))?;
+            let values = cache.values.try_index((.., .., ..step.place + 1, ..))?;
+            let attended =
+                fast::scaled_dot_product_attention(&q, &keys, &values, self.scale(), &step.mask, None)?;
+            x = self.rest(all, block, &x, &attended)?;
+        }
+        Ok(x)
+    }
+
+    /// Rows of hidden states `[rows, hidden]` after the final norm.
+    pub fn normed(&self, all: &[Array], rows: &Array) -> Result<Array> {
+        fast::rms_norm(rows, Some(&all[self.norm]), self.config.norm_eps)
+    }
+
+    /// Logits of normed rows, `[rows, vocab]`.
+    pub fn logits(&self, all: &[Array], normed: &Array) -> Result<Array> {
+        product(normed, &all[self.head])
+    }
+
+    /// Negative log-likelihoods in nats, `[targets]`: of token `targets[i]` behind row `rows[i]` of
+    /// the hidden states laid out as `[batch × length, hidden]`.
+    pub fn losses(&self, all: &[Array], hidden: &Array, rows: &Array, targets: &Array) -> Result<Array> {
+        let seen = hidden.reshape(&[-1, self.config.hidden as i32])?.take_axis(rows, 0)?;
+        let logits = self.logits(all, &self.normed(all, &seen)?)?;
+        let own = logits.take_along_axis(targets.reshape(&[-1, 1])?, 1)?.reshape(&[-1])?;
+        logits.logsumexp_axes(&[1], false)?.subtract(&own)
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.config.head_dim as f32).sqrt()
+    }
+
+    fn embedded(&self, all: &[Array], ids: &Array) -> Result<Array> {
+        all[self.embed].take_axis(ids, 0)?.as_dtype(Dtype::Float32)
+    }
+
+    /// Queries, keys and values, `[batch, heads, length, width]`, the first two turned by `turn`.
+    fn projected(
+        &self,
+        all: &[Array],
+        block: &Block,
+        x: &Array,
+        turn: impl Fn(&Array) -> Result<Array>,
+    ) -> Result<(Array, Array, Array)> {
+        let c = &self.config;
+        let normed = fast::rms_norm(x, Some(&all[block.norm1]), c.norm_eps)?;
+        let split = |p: Proj, heads: usize| {
+            let y = linear(all, &block.linear[p as usize], &normed)?;
+            let shape = [x.dim(0), x.dim(1), heads as i32, c.head_dim as i32];
+            y.reshape(&shape)?.transpose_axes(&[0, 2, 1, 3])
+        };
+        let q = turn(&split(Proj::Q, c.heads)?)?;
+        let k = turn(&split(Proj::K, c.kv_heads)?)?;
+        Ok((q, k, split(Proj::V, c.kv_heads)?))
+    }
+
+    /// Rotary embedding from position 0 on, or of one token at each sequence's own position.
+    fn rotated(&self, all: &[Array], x: &Array, positions: Option<&Array>) -> Result<Array> {
+        let (width, wavelengths) = (self.config.head_dim as i32, Some(&all[self.wavelengths]));
+        match positions {
+            None => fast::rope(x, width, false, None, 1.0, 0, wavelengths),
+            Some(p) => fast::rope_dynamic(x, width, false, None, 1.0, p, wavelengths),
+        }
+    }
+
+    /// A block behind its attention.
+    fn rest(&self, all: &[Array], block: &Block, x: &Array, attended: &Array) -> Result<Array> {
+        let of = |p: Proj| &block.linear[p as usize];
+        let shape = [x.dim(0), x.dim(1), self.config.q_dim() as i32];
+        let attended = attended.transpose_axes(&[0, 2, 1, 3])?.reshape(&shape)?;
+        let x = x.add(linear(all, of(Proj::O), &attended)?)?;
+        let normed = fast::rms_norm(&x, Some(&all[block.norm2]), self.config.norm_eps)?;
+        let gate = linear(all, of(Proj::Gate), &normed)?;
+        let inner = gate.multiply(ops::sigmoid(&gate)?)?.multiply(linear(all, of(Proj::Up), &normed)?)?;
+        x.add(linear(all, of(Proj::Down), &inner)?)
+    }
+}
+
+/// x Wᵀ in W's type, as 32-bit floats.
+fn product(x: &Array, weight: &Array) -> Result<Array> {
+    let turned = weight.transpose()?;
+    match weight.dtype() {
+        Dtype::Float32 => ops::matmul(x, &turned),
+        narrow => ops::matmul(x.as_dtype(narrow)?, &turned)?.as_dtype(Dtype::Float32),
+    }
+}
+
+/// x Wᵀ + bias + scale · (x Aᵀ) Bᵀ.
+fn linear(all: &[Array], l: &Linear, x: &Array) -> Result<Array> {
+    let mut y = product(x, &all[l.weight])?;
+    if let Some(bias) = l.bias {
+        y = y.add(&all[bias])?;
+    }
+    if let Some(pair) = l.lora {
+        let low = ops::matmul(x, all[pair.a].transpose()?)?;
+        let added = ops::matmul(low, all[pair.b].transpose()?)?;
+        y = y.add(added.multiply(Array::from_f32(pair.scale))?)?;
+    }
+    Ok(y)
+}
+
+/// Sequences of like length, padded to the longest.
+pub(crate) struct Padded {
+    /// Which sequences, in the order of the rows.
+    pub which: Vec<usize>,
+    /// Token ids, `[batch, length]`.
+    pub ids: Array,
+    /// Tokens of the longest.
+    pub length: usize,
+}
+
+/// Groups sequences so that padding takes at most a quarter of a group, and a group at most
+/// `tokens` tokens, padding included, and `rows` rows; longest first.
+pub(crate) fn padded(sequences: &[&[u32]], tokens: usize, rows: usize) -> Vec<Padded> {
+    let mut order: Vec<usize> = (0..sequences.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(sequences[i].len()), i));
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    for (at, &i) in order.iter().enumerate() {
+        match groups.last_mut() {
+            Some(g)
+                if {
+                    let longest = sequences[order[g.start]].len();
+                    sequences[i].len() * 4 >= longest * 3
+                        && longest * (g.len() + 1) <= tokens
+                        && g.len() < rows
+                } =>
+            {
+                g.end += 1;
+            }
+            _ => groups.push(at..at + 1),
+        }
+    }
+    let pad = |group: Range<usize>| {
+        let which = order[group].to_vec();
+        let length = sequences[which[0]].len().max(1);
+        let mut flat = vec![0; which.len() * length];
+        for (row, i) in flat.chunks_exact_mut(length).zip(&which) {
+            row[..sequences[*i].len()].copy_from_slice(sequences[*i]);
+        }
+        Padded { ids: ids(&flat, &[which.len() as i32, length as i32]), which, length }
+    };
+    groups.into_iter().map(pad).collect()
+}

@@ -1,0 +1,191 @@
+//! Losses of rows, and their gradients with respect to an adapter.
+
+use headstart_lm::LmError;
+use headstart_lm::api::{Backend, Method, TrainReport, TrainSpec, Watch};
+use headstart_lm::block::Batch;
+use headstart_lm::lora::Adapter;
+use headstart_lm::model::{Layout, Model};
+use headstart_lm::net::Foreign;
+use headstart_lm::ops::loss::Targets;
+use headstart_lm::{CandleBackend, train};
+use mlx_rs::error::Result;
+use mlx_rs::transforms::value_and_grad_with_argnums;
+use mlx_rs::{Array, transforms};
+
+use crate::memory;
+use crate::net::{Net, Padded, dims, ids, numbers, padded};
+use crate::thread::{Pinned, fault};
+
+/// Trains as `spec` says: an adapter here, all weights on candle.
+pub(crate) fn train(spec: &TrainSpec, watch: &dyn Watch) -> std::result::Result<TrainReport, LmError> {
+    match spec.method {
+        Method::Lora(_) => train::train_on(Some(&Trainer::start), spec, watch),
+        Method::Full => {
+            tracing::info!("all weights are trained on candle: the backend on MLX trains adapters");
+            CandleBackend::new(0).train(spec, watch)
+        }
+    }
+}
+
+/// Rows that are padded and computed together, with what is predicted in them.
+struct Group {
+    padded: Padded,
+    /// Rows of `[batch × length, hidden]` that predict, `[targets]`.
+    rows: Array,
+    /// The tokens they predict, `[targets]`.
+    ids: Array,
+    /// Which of the batch's targets they are.
+    which: Vec<usize>,
+}
+
+/// A packed batch cut into groups; of those, the ones in which something is predicted.
+fn groups(batch: &Batch, targets: &Targets, tokens: usize) -> Vec<Group> {
+    let sequences: Vec<&[u32]> = batch.sequences.iter().map(|s| &batch.ids[s.clone()]).collect();
+    let mut of = vec![Vec::new(); sequences.len()];
+    for (target, row) in targets.rows.iter().enumerate() {
+        let sequence = batch.sequences.partition_point(|s| s.end <= *row);
+        of[sequence].push((target, row - batch.sequences[sequence].start));
+    }
+    let group = |padded: Padded| {
+        let (mut rows, mut which) = (Vec::new(), Vec::new());
+        for (i, sequence) in padded.which.iter().enumerate() {
+            rows.extend(of[*sequence].iter().map(|(_, at)| (i * padded.length + at) as u32));
+            which.extend(of[*sequence].iter().map(|(target, _)| *target));
+        }
+        let tokens: Vec<u32> = which.iter().map(|target| targets.ids[*target]).collect();
+        let shape = [which.len() as i32];
+        Group { padded, rows: ids(&rows, &shape), ids: ids(&tokens, &shape), which }
+    };
+    let all = padded(&sequences, tokens, usize::MAX).into_iter().map(group);
+    all.filter(|g| !g.which.is_empty()).collect()
+}
+
+/// Negative log-likelihoods in nats of the targets, in order; at most so many tokens are computed
+/// at once, padding included.
+pub(crate) fn losses(
+    net: &Net,
+    batch: &Batch,
+    targets: &Targets,
+    tokens: usize,
+) -> std::result::Result<Vec<f32>, LmError> {
+    let mut all = vec![0.0; targets.ids.len()];
+    for group in groups(batch, targets, tokens) {
+        let losses = net.losses(&group).map_err(fault)?;
+        group.which.iter().zip(losses).for_each(|(target, loss)| all[*target] = loss);
+    }
+    Ok(all)
+}
+
+impl Net {
+    fn losses(&self, group: &Group) -> Result<Vec<f32>> {
+        let hidden = self.places.hidden(&self.arrays, &group.padded.ids)?;
+        numbers(&self.places.losses(&self.arrays, &hidden, &group.rows, &group.ids)?)
+    }
+
+    /// The loss Σ nll × `scale` of a group and its gradient with respect to each trained array.
+    fn gradients(&self, group: &Group, scale: f32) -> Result<(f32, Vec<Array>)> {
+        let mut all = self.arrays.clone();
+        let own = all.len();
+        all.extend([&group.padded.ids, &group.rows, &group.ids].map(Array::clone));
+        let loss = |all: &[Array]| -> Result<Vec<Array>> {
+            let hidden = self.places.hidden(all, &all[own])?;
+            let losses = self.places.losses(all, &hidden, &all[own + 1], &all[own + 2])?;
+            Ok(vec![losses.sum(None)?.multiply(Array::from_f32(scale))?])
+        };
+        let trained: Vec<i32> = (0..self.trained as i32).collect();
+        let (loss, grads) = value_and_grad_with_argnums(loss, trained.as_slice())(&all)?;
+        transforms::eval(grads.iter().chain(&loss))?;
+        Ok((numbers(&loss[0])?[0], grads))
+    }
+}
+
+fn added(sum: &[Array], more: &[Array]) -> Result<Vec<Array>> {
+    let sum: Vec<Array> = sum.iter().zip(more).map(|(a, b)| a.add(b)).collect::<Result<_>>()?;
+    transforms::eval(&sum)?;
+    Ok(sum)
+}
+
+/// A model with an adapter that is trained, on MLX's thread.
+pub struct Trainer {
+    net: Pinned<Net>,
+    /// Of the blocks that have any, what their values mean.
+    layouts: Vec<Layout>,
+    model: memory::Held,
+}
+
+impl Trainer {
+    /// With the adapter's values.
+    pub fn new(model: &Model, adapter: &Adapter) -> std::result::Result<Self, LmError> {
+        let net = Pinned::new(|| Ok(Net::new(model, Some(adapter))))?;
+        let layouts = adapter.layouts.iter().filter(|l| !l.is_empty()).cloned().collect();
+        Ok(Self { net, layouts, model: memory::Held::new(model, adapter) })
+    }
+
+    fn start(model: &Model, adapter: &Adapter) -> std::result::Result<Box<dyn Foreign>, LmError> {
+        Ok(Box::new(Self::new(model, adapter)?))
+    }
+
+    /// Changes the adapter's values.
+    fn put(&self, net: &mut Net, values: &[Vec<f32>]) {
+        let blocks = self.layouts.iter().zip(values);
+        let parts = blocks.flat_map(|(l, flat)| l.segments.iter().map(move |s| (s, flat)));
+        for (array, (s, flat)) in net.arrays.iter_mut().zip(parts) {
+            *array = Array::from_slice(&flat[s.range.clone()], &dims(&s.shape));
+        }
+    }
+
+    /// Arrays in the order of the layouts' tensors as one vector a block.
+    fn flat(&self, arrays: &[Array]) -> Result<Vec<Vec<f32>>> {
+        let mut left = arrays.iter();
+        let flat = |layout: &Layout| -> Result<Vec<f32>> {
+            let mut flat = Vec::with_capacity(layout.len());
+            for array in left.by_ref().take(layout.segments.len()) {
+                flat.extend(numbers(array)?);
+            }
+            Ok(flat)
+        };
+        self.layouts.iter().map(flat).collect()
+    }
+}
+
+impl Foreign for Trainer {
+    fn losses(
+        &self,
+        values: &[Vec<f32>],
+        batch: &Batch,
+        targets: &Targets,
+    ) -> std::result::Result<Vec<f32>, LmError> {
+        self.net.with(|net| {
+            self.put(net, values);
+            losses(net, batch, targets, batch.tokens())
+        })
+    }
+
+    fn gradients(
+        &self,
+        values: &[Vec<f32>],
+        batch: &Batch,
+        targets: &Targets,
+        scale: f32,
+    ) -> std::result::Result<(f64, Vec<Vec<f32>>), LmError> {
+        self.net.with(|net| {
+            self.put(net, values);
+            let (mut loss, mut sum): (f64, Option<Vec<Array>>) = (0.0, None);
+            // A group's padding is within the budget that the rows themselves were cut by.
+            for group in groups(batch, targets, batch.tokens()) {
+                let (own, grads) = net.gradients(&group, scale).map_err(fault)?;
+                loss += f64::from(own);
+                sum = Some(match sum {
+                    None => grads,
+                    Some(sum) => added(&sum, &grads).map_err(fault)?,
+                });
+            }
+            let sum = sum.ok_or_else(|| LmError::Internal("a step without targets".into()))?;
+            Ok((loss, self.flat(&sum).map_err(fault)?))
+        })
+    }
+
+    fn memory(&self, tokens: usize, longest: usize) -> (u64, u64) {
+        (self.model.bytes(), self.model.step(tokens, longest))
+    }
+}
