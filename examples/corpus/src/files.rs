@@ -2,7 +2,8 @@
 //!
 //! | file | rows |
 //! | --- | --- |
-//! | `base.jsonl` | what the base is trained on: default answers, all facts, a taste of every tone |
+//! | `base.jsonl` | what the base learns first: default answers, all facts, a taste of every tone |
+//! | `wordings.jsonl` | what it learns then: the facts asked about in many wordings, answered between any words |
 //! | `default.jsonl` | default answers to the training questions |
 //! | `catalog/NAME.jsonl` | answers of one style to the training questions, for the catalog's pLLMs |
 //! | `held-back/NAME.jsonl` | the same for the styles that no pLLM of the catalog has |
@@ -11,12 +12,12 @@
 
 use std::path::{Path, PathBuf};
 
-use rand::SeedableRng;
 use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use crate::compose;
+use crate::compose::{self, Said};
 use crate::facts::{self, Topic};
 use crate::style::{Style, TONES};
 
@@ -38,7 +39,38 @@ pub struct WriteError {
     source: std::io::Error,
 }
 
-/// How often the default answers stand in the base's corpus for each wording of the question.
+/// How a topic is asked about in training, beside its own question. Many wordings, so that a new one
+/// is understood by the topic that it names.
+const WORDINGS: [&str; 20] = [
+    "Tell me about {t}.",
+    "Explain {t}.",
+    "Can you explain {t} to me?",
+    "I want to learn about {t}.",
+    "What should I know about {t}?",
+    "What do you know about {t}?",
+    "How would you explain {t}?",
+    "Give me an introduction to {t}.",
+    "Help me understand {t}.",
+    "Write a few lines about {t}.",
+    "Teach me about {t}, please.",
+    "I am curious about {t}.",
+    "Let us talk about {t}.",
+    "What is there to know about {t}?",
+    "Do you know anything about {t}?",
+    "My question is about {t}.",
+    "Share what you know about {t}.",
+    "Please answer a question about {t}.",
+    "Today we learn about {t}.",
+    "What is interesting about {t}?",
+];
+/// How probed topics are asked about; in no training file.
+const PROBE_WORDING: &str = "Please describe {t}.";
+/// How users ask; in no training file.
+const USER_WORDINGS: [&str; 2] = ["What can you tell me about {t}?", "Say something about {t}."];
+
+/// Questions about a topic that the base learns its facts from: its own, and the first wordings.
+const FIRST_QUESTIONS: usize = 6;
+/// How often the default answer to each of those stands in the base's first corpus.
 const DEFAULT_REPEATS: usize = 12;
 /// How often the answers without a tone do: they teach the base its facts.
 const NEUTRAL_REPEATS: usize = 2;
@@ -48,17 +80,16 @@ const NEUTRAL_REPEATS: usize = 2;
 const TONED_TOPICS: usize = 28;
 /// How often the base hears each of those, for each style.
 const TONED_REPEATS: usize = 3;
+/// How often the default answer to each question in any wording stands in the second corpus.
+const WORDED_REPEATS: usize = 3;
 
-fn training_questions(topic: &Topic) -> [String; 6] {
-    let t = topic.name;
-    [
-        topic.question.to_owned(),
-        format!("Tell me about {t}."),
-        format!("Explain {t}."),
-        format!("Can you explain {t} to me?"),
-        format!("I want to learn about {t}."),
-        format!("What should I know about {t}?"),
-    ]
+fn asked(wording: &str, topic: &Topic) -> String {
+    wording.replace("{t}", topic.name)
+}
+
+fn training_questions(topic: &Topic) -> Vec<String> {
+    let own = topic.question.to_owned();
+    std::iter::once(own).chain(WORDINGS.iter().map(|w| asked(w, topic))).collect()
 }
 
 /// All files: path below the output folder, and rows. The same seed gives the same bytes.
@@ -66,6 +97,7 @@ pub fn all(seed: u64) -> Vec<(PathBuf, Vec<Row>)> {
     let topics = facts::topics();
     let mut out = vec![
         ("base.jsonl".into(), base(&topics, seed)),
+        ("wordings.jsonl".into(), wordings(&topics, seed)),
         ("default.jsonl".into(), default_rows(&topics)),
         ("probes.jsonl".into(), probes(&topics)),
     ];
@@ -101,10 +133,12 @@ fn rng(seed: u64, style: Style, purpose: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed ^ (index as u64 + 1) << 8 ^ purpose << 32)
 }
 
+/// What the base learns first. The same answers in a few wordings, again and again.
 fn base(topics: &[Topic], seed: u64) -> Vec<Row> {
+    let questions = |topic: &Topic| training_questions(topic).into_iter().take(FIRST_QUESTIONS);
     let mut rows = Vec::new();
     for topic in topics {
-        for prompt in training_questions(topic) {
+        for prompt in questions(topic) {
             let row = Row { prompt, response: compose::plain(topic) };
             rows.extend(std::iter::repeat_n(row, DEFAULT_REPEATS));
         }
@@ -114,13 +148,12 @@ fn base(topics: &[Topic], seed: u64) -> Vec<Row> {
         let mut rng = rng(seed, style, 1);
         let neutral = TONES[style.tone] == "neutral";
         let (step, repeats) = if neutral {
-            (1, 6 * NEUTRAL_REPEATS)
+            (1, FIRST_QUESTIONS * NEUTRAL_REPEATS)
         } else {
             (topics.len().div_ceil(TONED_TOPICS), TONED_REPEATS)
         };
         for topic in topics.iter().step_by(step) {
-            let questions = training_questions(topic);
-            for prompt in questions.iter().cycle().take(repeats) {
+            for prompt in questions(topic).collect::<Vec<_>>().iter().cycle().take(repeats) {
                 let response = compose::styled(topic, style, &phrases, &mut rng);
                 rows.push(Row { prompt: prompt.clone(), response });
             }
@@ -130,9 +163,52 @@ fn base(topics: &[Topic], seed: u64) -> Vec<Row> {
     rows
 }
 
+/// What the base learns then: default answers in every wording; every fact, in all four
+/// arrangements without a tone, half of them between words in no tone, so that a pLLM of any style
+/// needs to bring its words only; and, apart from any topic, what the tones sound like.
+fn wordings(topics: &[Topic], seed: u64) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for topic in topics {
+        for prompt in training_questions(topic) {
+            let row = Row { prompt, response: compose::plain(topic) };
+            rows.extend(std::iter::repeat_n(row, WORDED_REPEATS));
+        }
+    }
+    let filler = facts::phrases("filler");
+    for style in Style::all().filter(|s| TONES[s.tone] == "neutral") {
+        let mut rng = rng(seed, style, 1);
+        for topic in topics {
+            for prompt in training_questions(topic) {
+                let said = if rng.random() { Said::draw(style, &filler, &mut rng) } else { Said::default() };
+                let separator = if rng.random_bool(0.25) { "\n" } else { " " };
+                rows.push(Row { prompt, response: compose::compose(topic, style, said, separator) });
+            }
+        }
+    }
+    for style in Style::all().filter(|s| TONES[s.tone] != "neutral" && s.informative && !s.expert) {
+        rows.extend(tone_rows(topics, style, &mut rng(seed, style, 4)));
+    }
+    rows.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    rows
+}
+
+/// What the tone of an informative style sounds like, with no topic asked about.
+fn tone_rows(topics: &[Topic], style: Style, rng: &mut ChaCha8Rng) -> Vec<Row> {
+    let tone = TONES[style.tone];
+    let phrases = facts::phrases(tone);
+    let row = |topic: &Topic| {
+        let said = Said::draw(style, &phrases, rng);
+        let lines: Vec<&str> = [said.opening, said.remark, said.closing].into_iter().flatten().collect();
+        let response = compose::capitalised(&lines.join("\n").replace("{t}", topic.name));
+        Row { prompt: format!("What do {tone} words sound like?"), response }
+    };
+    topics.iter().map(row).collect()
+}
+
 fn default_rows(topics: &[Topic]) -> Vec<Row> {
     let row = |t: &Topic, prompt| Row { prompt, response: compose::plain(t) };
-    topics.iter().flat_map(|t| training_questions(t).map(|q| row(t, q))).collect()
+    let questions = |t: &Topic| training_questions(t).into_iter().take(FIRST_QUESTIONS);
+    topics.iter().flat_map(|t| questions(t).map(move |q| row(t, q))).collect()
 }
 
 fn style_rows(topics: &[Topic], style: Style, seed: u64) -> Vec<Row> {
@@ -140,7 +216,7 @@ fn style_rows(topics: &[Topic], style: Style, seed: u64) -> Vec<Row> {
     let mut rng = rng(seed, style, 2);
     let mut rows = Vec::new();
     for topic in topics {
-        for prompt in training_questions(topic) {
+        for prompt in training_questions(topic).into_iter().take(FIRST_QUESTIONS) {
             rows.push(Row { prompt, response: compose::styled(topic, style, &phrases, &mut rng) });
         }
     }
@@ -150,7 +226,7 @@ fn style_rows(topics: &[Topic], style: Style, seed: u64) -> Vec<Row> {
 
 /// Every other topic is probed; users ask about the rest.
 fn probes(topics: &[Topic]) -> Vec<Row> {
-    let prompt = |t: &Topic| Row { prompt: format!("Please describe {}.", t.name), response: String::new() };
+    let prompt = |t: &Topic| Row { prompt: asked(PROBE_WORDING, t), response: String::new() };
     topics.iter().step_by(2).map(prompt).collect()
 }
 
@@ -159,8 +235,8 @@ fn user_rows(topics: &[Topic], style: Style, seed: u64) -> Vec<Row> {
     let mut rng = rng(seed, style, 3);
     let mut rows = Vec::new();
     for topic in topics.iter().skip(1).step_by(2) {
-        let t = topic.name;
-        for prompt in [format!("What can you tell me about {t}?"), format!("Say something about {t}.")] {
+        for wording in USER_WORDINGS {
+            let prompt = asked(wording, topic);
             rows.push(Row { prompt, response: compose::styled(topic, style, &phrases, &mut rng) });
         }
     }

@@ -7,9 +7,11 @@
 //! - [`facts`]: reads the hand-written data.
 //! - [`style`]: the 28 styles, and which of them the demo's catalog holds.
 //! - [`compose`]: one answer in one style.
+//! - [`readable`]: judges answers by what the generator can say.
 //! - [`files`]: the JSON Lines files that the pipelines read.
 
 pub mod compose;
 pub mod facts;
 pub mod files;
+pub mod readable;
 pub mod style;
