@@ -181,13 +181,18 @@ fn a_large_catalog_stays_readable() {
     let choice = Output {
         name: "choice".into(),
         doc: String::new(),
-        view: OutputView::Selection { value: json!({"pllm_name": "p1999"}) },
+        view: OutputView::Selection {
+            value: json!({
+                "pllm_name": "p1999", "user": {"words": [{"word": "wistful", "coefficient": 0.4}]},
+            }),
+        },
     };
     let report = RunReport { outputs: vec![catalog, choice], ..RunReport::default() };
     let page = html(&report);
     assert!(page.len() < 1_000_000, "{}", page.len());
     assert!(page.contains("▸ p1999"), "the choice is among the rows that are shown");
     assert!(page.contains("further pLLMs are not shown"));
+    assert!(page.matches("wistful").count() >= 3, "the user's own word has a column and a cell");
     let text = terminal(&report, 80, false);
     assert!(text.lines().count() < 60 && text.contains("▸ p1999"), "{}", text.lines().count());
 }

@@ -125,6 +125,17 @@ fn words(catalog: &Catalog, rows: &[Row<'_>]) -> Vec<String> {
             words.push(w.word.clone());
         }
     }
-    words.truncate(MAX_WORDS);
+    // The user's own words have a column, however rare they are in the catalog.
+    let own: Vec<&str> = match rows.first() {
+        Some(row) if row.kind == Kind::You => row.style.words.iter().map(|w| w.word.as_str()).collect(),
+        _ => Vec::new(),
+    };
+    let mut room = MAX_WORDS.saturating_sub(own.len());
+    words.retain(|w| {
+        let is_own = own.contains(&w.as_str());
+        let kept = is_own || room > 0;
+        room -= usize::from(kept && !is_own);
+        kept
+    });
     words
 }
