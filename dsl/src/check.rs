@@ -414,7 +414,11 @@ impl Checker<'_> {
             Some(o) => d
                 .see(o.name.span, "this is an output")
                 .help("outputs cannot be referred to; name the item that it outputs"),
-            None => d.suggest(name, span, self.known_names(ctx)),
+            None => match name.to_ascii_lowercase().as_str() {
+                word @ ("true" | "false") => d.suggest(word, span, [word]),
+                "none" | "null" | "nil" => d.help("there is no such value: leave out what is absent"),
+                _ => d.suggest(name, span, self.known_names(ctx)),
+            },
         };
         self.report(d);
     }

@@ -111,6 +111,16 @@ impl NumberError {
     }
 }
 
+/// The type of a literal.
+pub fn type_of(n: Number) -> headstart_protocol::Type {
+    match n {
+        Number::Int(_) => headstart_protocol::Type::Int,
+        Number::Float(_) => headstart_protocol::Type::Float,
+        Number::Duration(_) => headstart_protocol::Type::Duration,
+        Number::Bytes(_) => headstart_protocol::Type::Bytes,
+    }
+}
+
 /// The unit that a word is, or is written for.
 pub fn meant_unit(word: &str) -> Option<&'static str> {
     let known = DURATIONS.iter().chain(SIZES).map(|(u, _)| *u).find(|u| *u == word);

@@ -187,7 +187,7 @@ pub(crate) fn token(text: &str) -> &str {
         }
         return "\"";
     }
-    let pairs = ["&&", "||", "/*", "==", "!=", "<=", ">=", ":=", "<-", "${", "=>", "->"];
+    let pairs = ["&&", "||", "/*", "==", "!=", "<=", ">=", ":=", "<-", "${", "=>", "->", "=<"];
     pairs.into_iter().find(|p| text.starts_with(p)).unwrap_or(&text[..first.len_utf8()])
 }
 

@@ -109,8 +109,11 @@ impl Builder {
     }
 
     fn lines(&mut self, pair: P<'_>, first: bool, out: &mut Piece) {
-        let comments = pair.clone().into_inner().flatten().filter(|p| p.as_rule() == Rule::comment);
-        out.comments = comments.map(|p| self.span(&p)).collect();
+        // Most pieces hold none, and looking at every token takes its time.
+        if pair.as_str().contains("//") {
+            let comments = pair.clone().into_inner().flatten().filter(|p| p.as_rule() == Rule::comment);
+            out.comments = comments.map(|p| self.span(&p)).collect();
+        }
         let mut docs = Vec::new();
         for p in pair.into_inner() {
             match p.as_rule() {
@@ -308,13 +311,14 @@ impl Builder {
         Setting { name: self.name(&next()), value: self.expr(next()) }
     }
 
-    /// The name that a broken argument or setting starts with, where something follows it.
+    /// The name of a broken argument or setting.
     fn first_word(&self, p: &P<'_>) -> Option<Name> {
         let text = p.as_str();
         let len = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
         let start = p.as_span().start();
         let span = self.span_of(start, start + len);
-        (len > 0).then(|| Name { text: text[..len].to_owned(), span })
+        let named = text[len..].trim_start().starts_with([':', '=']) || p.as_rule() == Rule::bad_setting;
+        (len > 0 && named).then(|| Name { text: text[..len].to_owned(), span })
     }
 
     fn ty(&mut self, pair: P<'_>) -> Ty {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use headstart_dsl::{Checked, FileId, FileLoader, Span, Trees, analyze_again, symbols::Index};
 use lsp_types::{Location, Position, Range, TextDocumentContentChangeEvent, Uri};
@@ -58,16 +58,33 @@ impl Text {
 pub struct Analysis {
     pub checked: Checked,
     pub index: Index,
+    /// The files' lines, found when they are first needed.
+    texts: Vec<OnceLock<Text>>,
 }
 
 impl Analysis {
     /// The file itself; imported files have other numbers.
     pub const ROOT: FileId = FileId(0);
 
+    fn new(checked: Checked, index: Index) -> Self {
+        let texts = checked.sources.files().iter().map(|_| OnceLock::new()).collect();
+        Self { checked, index, texts }
+    }
+
+    /// The path of the file of a span.
+    pub fn path(&self, span: Span) -> &str {
+        &self.checked.sources.file(span.file).path
+    }
+
+    /// A place in any of the files that were read, as lines and columns.
+    pub fn range(&self, span: Span) -> Range {
+        let text = || Text::new(&self.checked.sources.file(span.file).text);
+        self.texts[span.file.0 as usize].get_or_init(text).range(span)
+    }
+
     /// A place in any of the files that were read.
     pub fn location(&self, span: Span) -> Option<Location> {
-        let file = self.checked.sources.file(span.file);
-        Some(Location::new(to_uri(&file.path)?, Text::new(&file.text).range(span)))
+        Some(Location::new(to_uri(self.path(span))?, self.range(span)))
     }
 }
 
@@ -174,7 +191,7 @@ impl Documents {
         let mut trees = std::mem::take(&mut self.open.get_mut(&path)?.trees);
         let overlay = Overlay { open: &self.open, disk };
         let (checked, index) = analyze_again(&path, &overlay, &BTreeMap::new(), &mut trees);
-        let analysis = Arc::new(Analysis { checked, index });
+        let analysis = Arc::new(Analysis::new(checked, index));
         let document = self.open.get_mut(&path)?;
         document.trees = trees;
         document.analysis = Some(analysis.clone());

@@ -1,9 +1,10 @@
 //! Definition, references, highlights, rename.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use headstart_dsl::Span;
-use headstart_dsl::symbols::{SymbolKind, Target};
+use headstart_dsl::symbols::{Mark, SymbolKind, Target};
 use lsp_types::{DocumentHighlight, DocumentHighlightKind, Location, TextEdit, Uri, WorkspaceEdit};
 
 use crate::documents::{Analysis, Text, to_uri};
@@ -31,23 +32,26 @@ pub fn definition(a: &Analysis, offset: usize) -> Option<Location> {
 /// other open files, which may import it.
 pub fn references(of: &[Arc<Analysis>], offset: usize, declaration: bool) -> Option<Vec<Location>> {
     let (symbol, _) = symbol_at(of.first()?, offset)?;
-    let mut out: Vec<Location> = Vec::new();
-    for (a, symbol) in everywhere(of, symbol) {
-        let places = a.index.places(symbol).filter(|m| declaration || !m.definition);
-        for place in places.filter_map(|m| a.location(m.span)) {
-            if !out.contains(&place) {
-                out.push(place);
-            }
-        }
+    let all = places(of, symbol).into_iter().filter(|(_, m)| declaration || !m.definition);
+    Some(all.filter_map(|(a, m)| a.location(m.span)).collect())
+}
+
+/// Every place of a name of `of[0]`, each once, though several analyses may know it.
+fn places(of: &[Arc<Analysis>], symbol: usize) -> Vec<(&Analysis, &Mark)> {
+    let known = everywhere(of, symbol).into_iter();
+    let mut all: Vec<_> = known.flat_map(|(a, n)| a.index.places(n).map(move |m| (a, m))).collect();
+    if of.len() > 1 {
+        let mut seen = HashSet::new();
+        all.retain(|(a, m)| seen.insert((a.path(m.span), m.span.start)));
     }
-    Some(out)
+    all
 }
 
 /// The same name in each analysis that knows it: known by the place of its declaration.
 fn everywhere(of: &[Arc<Analysis>], symbol: usize) -> Vec<(&Analysis, usize)> {
     let place = |a: &Analysis, n: usize| {
         let span = a.index.symbols[n].span;
-        (a.checked.sources.file(span.file).path.clone(), span.start)
+        (a.path(span).to_owned(), span.start)
     };
     let Some(wanted) = of.first().map(|a| place(a, symbol)) else { return Vec::new() };
     let found = of.iter().enumerate().filter_map(|(at, a)| {
@@ -64,7 +68,7 @@ fn everywhere(of: &[Arc<Analysis>], symbol: usize) -> Vec<(&Analysis, usize)> {
 pub fn highlights(a: &Analysis, text: &Text, offset: usize) -> Option<Vec<DocumentHighlight>> {
     let (symbol, _) = symbol_at(a, offset)?;
     let here = a.index.places(symbol).filter(|m| m.span.file == Analysis::ROOT);
-    let highlight = |m: &headstart_dsl::symbols::Mark| DocumentHighlight {
+    let highlight = |m: &Mark| DocumentHighlight {
         range: text.range(m.span),
         kind: Some(if m.definition { DocumentHighlightKind::WRITE } else { DocumentHighlightKind::READ }),
     };
@@ -100,15 +104,10 @@ pub fn rename(of: &[Arc<Analysis>], offset: usize, new: &str) -> Result<Workspac
     }
     // `HashMap` is what the protocol's crate asks for; editors treat it as a set.
     let mut changes: std::collections::HashMap<Uri, Vec<TextEdit>> = Default::default();
-    for (a, symbol) in everywhere(of, symbol) {
-        for mark in a.index.places(symbol) {
-            let file = a.checked.sources.file(mark.span.file);
-            let Some(uri) = to_uri(&file.path) else { continue };
-            let edit = TextEdit::new(Text::new(&file.text).range(mark.span), new.to_owned());
-            let edits = changes.entry(uri).or_default();
-            if !edits.contains(&edit) {
-                edits.push(edit);
-            }
+    for (a, mark) in places(of, symbol) {
+        if let Some(uri) = to_uri(a.path(mark.span)) {
+            let edit = TextEdit::new(a.range(mark.span), new.to_owned());
+            changes.entry(uri).or_default().push(edit);
         }
     }
     Ok(WorkspaceEdit { changes: Some(changes), ..Default::default() })

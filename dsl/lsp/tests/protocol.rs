@@ -480,13 +480,18 @@ fn a_thousand_lines_are_answered_at_once() {
     for n in 0..9 {
         let end = json!({ "line": 999, "character": 0 });
         e.change(n + 2, json!([{ "range": { "start": end, "end": end }, "text": "// more\n" }]));
-        let methods = ["hover", "completion", "definition", "documentSymbol"];
+        let methods =
+            ["hover", "completion", "definition", "documentSymbol", "references", "rename", "foldingRange"];
         for (at, method) in methods.into_iter().enumerate() {
-            let mut params = place(500, 30);
-            params["context"] = json!({ "triggerKind": 1 });
+            // The dataset that nearly every line names.
+            let everywhere = matches!(method, "references" | "rename");
+            let mut params = place(500, if everywhere { 40 } else { 30 });
+            params["context"] = json!({ "triggerKind": 1, "includeDeclaration": true });
+            params["newName"] = json!("other");
             let start = Instant::now();
             let answer = e.ask(&format!("textDocument/{method}"), params).expect("an answer");
             assert!(!answer.is_null(), "{method}");
+            assert!(method != "references" || answer.as_array().is_some_and(|a| a.len() > 990), "{answer}");
             times[usize::from(at > 0)].push(start.elapsed());
         }
     }

@@ -121,6 +121,7 @@ impl Checker<'_> {
         let d = d.at(typed.span, a(&typed.ty));
         let d = match typed.ty {
             Type::Int | Type::Float => d.help("a number is the weight of a pLLM: `0.6 * name`"),
+            Type::Text | Type::Path => d.help("texts are written whole; `/` joins a path and a text"),
             Type::Mix => d.help("a mix is merged first; the pLLM that comes of it can be mixed again"),
             Type::List(_) => d.help("take elements by their keys: `0.6 * list[\"key\"]`"),
             Type::Model => d.help("a base takes no part in a mix: weights are over what was learnt on it"),

@@ -80,6 +80,7 @@ impl Mistake<'_> {
             .or_else(|| self.number(found))
             .or_else(|| self.left_out(found))
             .or_else(|| self.no_value(found))
+            .or_else(|| self.no_brackets(found))
             .or_else(|| self.comma(found))
     }
 
@@ -117,7 +118,16 @@ impl Mistake<'_> {
             "foreach" | "each" if self.expects("`for`") => {
                 self.replaced("a loop is written `for x in list`", "write `for`", "for")
             }
-            ";" => self.replaced("items end with their line, not with `;`", "remove it", ""),
+            ";" if self.expects("the end of the line") => {
+                self.replaced("items end with their line, not with `;`", "remove it", "")
+            }
+            ";" => self.replaced("arguments and settings are separated by commas", "write `,`", ","),
+            "," if self.expects("an argument") => self.replaced("one comma is enough", "remove this one", ""),
+            "=<" | "=>" if self.expects("a comparison") => {
+                let right = if found == "=<" { "<=" } else { ">=" };
+                let help = format!("write `{right}`");
+                self.replaced(&format!("`{found}` is written `{right}`"), &help, right)
+            }
             "," if self.expects("the end of the line") && !self.expects("`,`") => {
                 self.replaced("no comma stands behind an item", "remove it", "")
             }
@@ -136,6 +146,7 @@ impl Mistake<'_> {
     fn binding(&self, found: &str) -> Option<Slip> {
         let (equals, colon) = (self.expects("`=`"), self.expects("`:`"));
         Some(match found {
+            "=" if colon && !equals && token(self.text) == "param" => self.untyped_param(),
             "=" | ":=" | "=>" | "->" if colon && !equals => {
                 let name = token_before(&self.text[..self.before()]);
                 let value = &self.text[self.at + found.len()..part_end(self.text, self.at)];
@@ -167,6 +178,36 @@ impl Mistake<'_> {
         })
     }
 
+    /// `param rank = 8`
+    fn untyped_param(&self) -> Slip {
+        let value = self.text[self.at + 1..].trim();
+        let list = value.strip_prefix('[').map(str::trim_start);
+        let first = token(list.unwrap_or(value));
+        let ty = match first {
+            "true" | "false" => Some(Type::Bool),
+            t if t.starts_with('"') => Some(Type::Text),
+            t if t.starts_with(|c: char| c.is_ascii_digit()) => {
+                let number = list.unwrap_or(value);
+                let len =
+                    number.find(|c: char| !c.is_ascii_alphanumeric() && c != '.').unwrap_or(number.len());
+                literal::number(&number[..len]).ok().map(literal::type_of)
+            }
+            _ => None,
+        };
+        let ty = if list.is_some() { ty.map(Type::list) } else { ty };
+        let before = self.before();
+        let name = token_before(&self.text[..before]);
+        let d = new(format!("the parameter `{name}` has no type"))
+            .at(self.span(before - name.len(), before), "no type");
+        match ty {
+            Some(ty) => {
+                let edit = Edit::sure(before, before, format!(": {ty}"));
+                Slip::fixed(d.help(format!("write `param {name}: {ty} = {value}`")), self.file, edit)
+            }
+            None => Slip::new(d.help(format!("write `param {name}: Type = {value}`"))),
+        }
+    }
+
     /// Units apart from their number, numbers without a first digit, a cron expression without quotes.
     fn number(&self, found: &str) -> Option<Slip> {
         let before = self.before();
@@ -180,7 +221,8 @@ impl Mistake<'_> {
             return Some(Slip::fixed(d, self.file, edit));
         }
         let digit = |s: &str| s.starts_with(|c: char| c.is_ascii_digit());
-        if found == "." && self.expects("a value") && digit(&self.text[self.at + 1..]) {
+        let value = self.expects("a value") || self.expects("an argument");
+        if found == "." && value && digit(&self.text[self.at + 1..]) {
             let rest = &self.text[self.at + 1..];
             let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
             let d = new("a number starts with a digit")
@@ -255,6 +297,22 @@ impl Mistake<'_> {
                 edits: vec![edit],
             });
         }
+        let word = last.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        let inside = !self.expects("`=`") && words::find(words::ITEMS, token(self.text)).is_none();
+        if self.expects("`:`") && inside && word && matches!(found, "" | "\n" | ")" | "]" | "}" | ",") {
+            let d = new(format!("`{last}` has no value"))
+                .at(self.span(before - last.len(), before), "only a name");
+            let edit = Edit::sure(before, before, ":\0");
+            return Some(Slip { diagnostic: d.help(format!("write `{last}: …`")), edits: vec![edit] });
+        }
+        if let (true, "." | "/" | "~") = (self.expects("a value") || self.expects("an argument"), found) {
+            let rest = &self.text[self.at..];
+            let path = |c: char| c.is_alphanumeric() || "._-/*~".contains(c);
+            let written = &rest[..rest.find(|c| !path(c)).unwrap_or(rest.len())];
+            let edit = Edit::sure(self.at, self.at + written.len(), format!("{written:?}"));
+            let d = new("a path stands in quotes").at(self.span(self.at, edit.end), "not in quotes");
+            return Some(Slip::fixed(d.help(format!("write `{written:?}`")), self.file, edit));
+        }
         if self.expects("`>`") {
             let d = new("a `>` is missing").at(self.span(before, before), "the type ends here");
             let d = d.help("a list of a type is written `List<Type>`");
@@ -272,6 +330,23 @@ impl Mistake<'_> {
             return Some(Slip::fixed(d, self.file, Edit::sure(before, before, ":")));
         }
         None
+    }
+
+    /// `probe base, prompts: q`
+    fn no_brackets(&self, found: &str) -> Option<Slip> {
+        let before = self.before();
+        let kind = token_before(&self.text[..before]);
+        let head = self.text[..before - kind.len()].trim_end();
+        let value = found.starts_with(|c: char| c.is_alphanumeric() || "_\"[".contains(c));
+        if !head.ends_with('=') || !value || headstart_protocol::kinds::find(kind).is_none() {
+            return None;
+        }
+        let line = self.text[self.at..].lines().next().unwrap_or_default();
+        let ends = [" for ", " when ", " on ", " {"].iter().filter_map(|c| line.find(c)).min();
+        let args = line[..ends.unwrap_or(line.len())].trim_end();
+        let edit = Edit::sure(before, self.at + args.len(), format!("({args})"));
+        let d = new("arguments stand in parentheses").at(self.span(self.at, self.at + args.len()), "");
+        Some(Slip::fixed(d.help(format!("write `{kind}({args})`")), self.file, edit))
     }
 
     /// Two values with nothing between them.

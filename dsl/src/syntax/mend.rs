@@ -46,6 +46,12 @@ fn reached(rule: Rule, text: &str) -> Reached {
     let mut expected: Vec<&'static str> = Vec::new();
     if let ErrorVariant::ParsingError { positives, .. } = &e.variant {
         for s in positives.iter().filter_map(|r| words::symbol(*r)) {
+            // Arguments and settings are parsed without their brackets.
+            let s = match (s, rule) {
+                (words::END, Rule::some_args) => "`)`",
+                (words::END, Rule::some_settings) => "`}`",
+                (s, _) => s,
+            };
             if !expected.contains(&s) {
                 expected.push(s);
             }
@@ -71,8 +77,11 @@ pub(super) fn mend(rule: Rule, file: FileId, text: &str) -> Mended {
         if text.len() > MAX_LENGTH || text.contains(HOLE) {
             return m;
         }
-        let mended = slip.edits.into_iter().find(|e| goes_on(rule, &m.text, e).is_some());
-        let edit = mended.or_else(|| guess(rule, &m.text, at, &expected));
+        // Where it is known what was meant, nothing else is tried.
+        let edit = match slip.edits.is_empty() {
+            true => guess(rule, &m.text, at, &expected),
+            false => slip.edits.into_iter().find(|e| goes_on(rule, &m.text, e).is_some()),
+        };
         let Some(edit) = edit.filter(|e| m.places.edited(e)) else { return m };
         sure &= edit.sure;
         m.text = edit.apply(&m.text);

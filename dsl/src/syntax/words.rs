@@ -2,6 +2,9 @@
 
 use super::rules::Rule;
 
+/// What ends an item.
+pub(super) const END: &str = "the end of the line";
+
 /// What a rule is called in messages. Rules that only structure the grammar have no name: their
 /// parts are named instead. Exhaustive, so that a new rule must decide.
 pub(super) fn symbol(rule: Rule) -> Option<&'static str> {
@@ -45,7 +48,7 @@ pub(super) fn symbol(rule: Rule) -> Option<&'static str> {
         setting => "a setting",
         arg => "an argument",
         expr | operand | list | paren | call => "a value",
-        EOI => "the end of the line",
+        EOI => END,
         item | import | param | schedule | output | decl => "an item",
         file | part | one_item | some_settings | some_args | arg_name | nl | comment | doc | file_doc => {
             return None;

@@ -32,6 +32,32 @@ fn a_mistake_has_a_code_a_place_and_a_page() {
 }
 
 #[test]
+fn a_module_is_checked_by_itself_and_not_run() {
+    let place = Place::new();
+    let text = "param base: Model\nstage e: Metrics = evaluate(base, data: q)\ndataset q = jsonl(\"q\")\n";
+    let file = place.write("m.pllm", text);
+    let file = file.to_str().expect("a plain path");
+    place.headstart(&["check", file]).code(0).err_has("as a module: the file that imports it gives `base`");
+    place.headstart(&["plan", file]).code(2).err_has("E0704");
+}
+
+#[test]
+fn files_are_formatted_next_to_broken_ones() {
+    let place = Place::new();
+    let broken = place.write("a.pllm", "model a = = x\n");
+    let plain = place.write("b.pllm", "model  b=local(\"m\")\n");
+    let (a, b) = (broken.to_str().expect("a path"), plain.to_str().expect("a path"));
+    place.headstart(&["fmt", "--check", b]).code(1).err_has("not formatted");
+    place.headstart(&["fmt", a, b]).code(2).err_has("E0001");
+    assert_eq!(std::fs::read_to_string(&broken).expect("still there"), "model a = = x\n");
+    assert_eq!(std::fs::read_to_string(&plain).expect("still there"), "model b = local(\"m\")\n");
+    let files = std::fs::read_dir(plain.parent().expect("a folder")).expect("a folder").count();
+    place.headstart(&["fmt", "--check", b]).code(0);
+    let after = std::fs::read_dir(plain.parent().expect("a folder")).expect("a folder").count();
+    assert_eq!(files, after, "nothing is left behind");
+}
+
+#[test]
 fn the_command_line_itself_is_input() {
     let place = Place::new();
     place.headstart(&["frobnicate"]).code(2);

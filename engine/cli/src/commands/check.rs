@@ -55,35 +55,51 @@ fn describe(plan: &Plan) -> String {
     format!("well, {} items, {} instances{places}", plan.items.len(), plan.instances.len())
 }
 
-/// `headstart fmt`
+/// `headstart fmt`: a file with mistakes stays as it is, and the others are formatted.
 pub fn fmt(args: &Fmt) -> Result<(), CommandError> {
-    let mut unformatted = Vec::new();
+    let (mut unformatted, mut broken) = (Vec::new(), false);
     for file in &args.files {
-        let stdin = file == Path::new("-");
         let text = read(file)?;
-        let formatted = headstart_dsl::format(&text).map_err(|diagnostics| {
-            let mut sources = headstart_dsl::Sources::default();
-            sources.add(&file.to_string_lossy(), &text);
-            anstream::eprint!("{}", headstart_dsl::render(&diagnostics, &sources, true));
-            CommandError::silent(INPUT)
-        })?;
+        let formatted = match headstart_dsl::format(&text) {
+            Ok(formatted) => formatted,
+            Err(diagnostics) => {
+                let mut sources = headstart_dsl::Sources::default();
+                sources.add(&file.to_string_lossy(), &text);
+                anstream::eprint!("{}", headstart_dsl::render(&diagnostics, &sources, true));
+                broken = true;
+                continue;
+            }
+        };
         if args.check {
             if formatted != text {
                 unformatted.push(file.display().to_string());
             }
-        } else if stdin {
+        } else if file == Path::new("-") {
             print!("{formatted}");
         } else if formatted != text {
-            std::fs::write(file, formatted)
+            replace(file, &formatted)
                 .map_err(|e| CommandError::input(format!("{}: {e}", file.display())))?;
             eprintln!("formatted {}", file.display());
         }
     }
     match unformatted.as_slice() {
+        _ if broken => Err(CommandError::silent(INPUT)),
         [] => Ok(()),
         files => Err(CommandError::failed(format!("not formatted: {}", files.join(", ")))
             .help("headstart fmt FILE formats them")),
     }
+}
+
+/// Puts a new text in place of a file's at once: whatever happens, there is the old one or the new one.
+fn replace(file: &Path, text: &str) -> std::io::Result<()> {
+    // What a link leads to is replaced, not the link.
+    let file = std::fs::canonicalize(file)?;
+    let mut name = file.file_name().unwrap_or_default().to_os_string();
+    name.push(".new");
+    let new = file.with_file_name(name);
+    std::fs::write(&new, text)?;
+    std::fs::set_permissions(&new, std::fs::metadata(&file)?.permissions())?;
+    std::fs::rename(&new, &file)
 }
 
 fn read(file: &Path) -> Result<String, CommandError> {
