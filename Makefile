@@ -6,7 +6,7 @@ export CARGO_TARGET_DIR ?= $(HEADSTART_CACHE)/target
 export DUCKDB_LIB_DIR ?= $(shell scripts/fetch-duckdb.sh)
 HEADSTART := $(CARGO_TARGET_DIR)/debug/headstart
 
-.PHONY: build demo test test-mlx lint train-tiny env fuzz
+.PHONY: build demo test test-mlx lint parity train-tiny env fuzz
 
 build:
 	cargo build --workspace --bins --locked
@@ -24,6 +24,11 @@ test-mlx:
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Holds the language-model core against transformers and PEFT, both ways. Not part of `make test`: it
+# downloads PyTorch once.
+parity:
+	scripts/parity.sh
 
 # Trains the demonstration model and its catalog from text, and puts them where the demo looks.
 train-tiny: build

@@ -51,6 +51,8 @@ pub struct DeviceContext<'a> {
     pub private: bool,
     /// An empty folder of this attempt.
     pub scratch: PathBuf,
+    /// Where it keeps its progress for a later attempt at the same thing.
+    pub resume: PathBuf,
     /// The row cache.
     pub rows: RowView<'a>,
     /// The link to the runner.
@@ -128,6 +130,10 @@ impl Context for DeviceContext<'_> {
         &self.scratch
     }
 
+    fn resume_dir(&self) -> Option<PathBuf> {
+        Some(self.resume.clone())
+    }
+
     fn path(&self, path: &str) -> PathBuf {
         self.inside_data(path).unwrap_or_else(|failure| {
             self.refuse(failure);
@@ -186,6 +192,7 @@ mod tests {
             state: &data.join(".headstart-device"),
             private,
             scratch: state.path().to_owned(),
+            resume: state.path().join("resume"),
             rows: RowView { public: &rows, private: None },
             control: &Control::default(),
             threads: 1,

@@ -132,15 +132,23 @@ impl Device {
         let args = Args(args.collect::<Result<_, Failure>>()?);
         let scratch = self.state.at("scratch").join(task.fence.to_string());
         std::fs::create_dir_all(&scratch).map_err(|e| Failure::io(&scratch, &e))?;
-        let done = self.run(task, &args, private, &scratch, control).and_then(|(output, counters)| {
+        // Resolved arguments name what is private by handles that only this device knows, and the
+        // folder never leaves it.
+        let key = Digest::of_json(&(&task.kind, task.version, &args.0, private));
+        let resume = self.state.at("resume").join(key.to_string());
+        let done = self.run(task, &args, private, (&scratch, &resume), control);
+        let done = done.and_then(|(output, counters)| {
             if private {
                 self.keep(task, output, fetched, &scratch)
             } else {
                 self.publish(output, counters, &scratch)
             }
         });
-        if let Err(e) = std::fs::remove_dir_all(&scratch) {
-            tracing::debug!("{}: {e}", scratch.display());
+        let over = [Some(&scratch), done.is_ok().then_some(&resume)];
+        for folder in over.into_iter().flatten().filter(|f| f.exists()) {
+            if let Err(e) = std::fs::remove_dir_all(folder) {
+                tracing::debug!("{}: {e}", folder.display());
+            }
         }
         done
     }
@@ -150,7 +158,7 @@ impl Device {
         task: &Task,
         args: &Args,
         private: bool,
-        scratch: &Path,
+        (scratch, resume): (&Path, &Path),
         control: &Control,
     ) -> Result<(Output, BTreeMap<String, u64>), Failure> {
         let stage = self.stages.get(task.kind.as_str()).ok_or_else(|| {
@@ -162,6 +170,7 @@ impl Device {
             state: self.state.root(),
             private,
             scratch: scratch.to_owned(),
+            resume: resume.to_owned(),
             rows: RowView { public: &self.public_rows, private: private.then_some(&self.private_rows) },
             control,
             threads: self.threads,

@@ -12,17 +12,32 @@
 //! private/          what was made here and stays here, by handle
 //! rows/             the row cache
 //! scratch/          folders of running attempts
+//! resume/           progress of stages that were cut off; deleted when they are done, or after 30 days
 //! ```
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ed25519_dalek::VerifyingKey;
 use fs4::fs_std::FileExt;
 use headstart_protocol::Digest;
 
 use crate::error::DeviceError;
+
+/// Progress of a stage that no attempt went on with for so long is given up.
+const ABANDONED: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Deletes abandoned progress. What cannot be deleted only takes up room.
+fn sweep(resume: &Path) {
+    for entry in std::fs::read_dir(resume).into_iter().flatten().flatten() {
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+        if age.is_some_and(|age| age >= ABANDONED) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
 
 /// The state folder, opened.
 pub struct State {
@@ -40,7 +55,7 @@ impl State {
     /// [`DeviceError::Input`] where another runner holds it or the secret is damaged.
     pub fn open(root: &Path) -> Result<Self, DeviceError> {
         make_private_dir(root)?;
-        for sub in ["outbox", "public", "private", "rows", "scratch"] {
+        for sub in ["outbox", "public", "private", "rows", "scratch", "resume"] {
             make_private_dir(&root.join(sub))?;
         }
         let root = root.canonicalize().map_err(|e| DeviceError::state(root, e))?;
@@ -57,6 +72,7 @@ impl State {
         std::fs::remove_dir_all(&scratch)
             .and_then(|()| std::fs::create_dir(&scratch))
             .map_err(|e| DeviceError::state(&scratch, e))?;
+        sweep(&root.join("resume"));
         let secret = read_or_make_secret(&root.join("secret"))?;
         Ok(Self::with_secret(root, &secret, Some(lock)))
     }

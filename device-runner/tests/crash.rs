@@ -30,6 +30,7 @@ fn child() {
     };
     let mut stages = stages::private_stages();
     stages.push(stages::slow());
+    stages.push(stages::steady());
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(headstart_device::run(options, stages, CancellationToken::new())).expect("runs");
 }
@@ -66,6 +67,8 @@ fn diary_task(fence: u64) -> Task {
         ("path", Value::Path("me.jsonl".into())),
         ("prompt", Value::Text("prompt".into())),
         ("response", Value::Text("response".into())),
+        ("messages", Value::Text("messages".into())),
+        ("turns", Value::Text("all".into())),
         ("skip", Value::Int(0)),
         ("sort", Value::Bool(false)),
     ];
@@ -129,6 +132,38 @@ async fn kill_while_a_stage_runs_loses_that_attempt_only() {
     assert_eq!(ended(spawn_child(&engine, &place)).await, Some(0));
     assert_eq!(engine.commits().iter().map(|c| c.fence).collect::<Vec<_>>(), [2]);
     assert!(std::fs::read_dir(place.state().join("scratch")).expect("there").next().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_stage_goes_on_from_its_progress() {
+    let (engine, place) = (Engine::start().await, Place::new());
+    let kept = || std::fs::read_dir(place.state().join("resume")).map_or(0, |d| d.flatten().count());
+    let steady = |fence: u64, n: i64| task(fence, "steady", Type::Metrics, &[("n", Value::Int(n))]);
+    engine.offer(steady(1, 5));
+    let mut child = spawn_child(&engine, &place);
+    until("progress is kept", || kept() == 1).await;
+    child.kill().expect("kill -9");
+    child.wait().expect("gone");
+
+    // Another attempt at the same, under another fence.
+    engine.offer(steady(2, 5));
+    assert_eq!(ended(spawn_child(&engine, &place)).await, Some(0));
+    let commits = engine.commits();
+    assert_eq!(commits.iter().map(|c| c.fence).collect::<Vec<_>>(), [2]);
+    assert!(matches!(commits[0].outcome, Outcome::Done { .. }), "{:?}", commits[0].outcome);
+    assert_eq!(kept(), 0, "what is done keeps no progress");
+
+    // Another thing to do does not find it.
+    engine.offer(steady(3, 5));
+    let mut child = spawn_child(&engine, &place);
+    until("progress is kept", || kept() == 1).await;
+    child.kill().expect("kill -9");
+    child.wait().expect("gone");
+    engine.offer(steady(4, 6));
+    let mut child = spawn_child(&engine, &place);
+    until("progress of its own is kept", || kept() == 2).await;
+    child.kill().expect("kill -9");
+    child.wait().expect("gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -219,6 +219,23 @@ pub fn slow() -> Box<dyn Stage> {
     })
 }
 
+/// `steady`: keeps its progress and works until it is told to stop; finds it at the next attempt, and
+/// is done.
+pub fn steady() -> Box<dyn Stage> {
+    fake("steady", |_, ctx| {
+        let folder = ctx.resume_dir().expect("a place for progress");
+        if folder.join("progress").exists() {
+            return Ok(Output::new(Type::Metrics, json!({ "went_on": 1 })));
+        }
+        std::fs::create_dir_all(&folder).expect("writable");
+        std::fs::write(folder.join("progress"), "half").expect("writable");
+        while !ctx.cancelled() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Err(Failure::new(FailureClass::Cancelled, "told to stop"))
+    })
+}
+
 /// All of them, for a whole pipeline.
 pub fn all() -> Vec<Box<dyn Stage>> {
     let mut out = private_stages();

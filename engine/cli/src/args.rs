@@ -41,6 +41,9 @@ pub enum Command {
     Catalog(Catalog),
     /// Show or clear the cache.
     Cache(Cache),
+    /// Convert LoRA adapters between formats.
+    #[command(subcommand)]
+    Adapter(AdapterCommand),
     /// Keep pipelines fresh on their schedules, and serve devices.
     Serve(Serve),
     /// Serve an editor: the language server, on standard input and output.
@@ -201,6 +204,36 @@ pub struct Cache {
     /// Form of the output.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+}
+
+/// `headstart adapter`
+#[derive(Subcommand)]
+pub enum AdapterCommand {
+    /// Write an adapter in another format.
+    Convert(ConvertAdapter),
+}
+
+/// `headstart adapter convert`
+#[derive(Args)]
+pub struct ConvertAdapter {
+    /// The adapter's folder.
+    #[arg(value_name = "IN")]
+    pub from: PathBuf,
+    /// The folder to write, which must not exist yet.
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+    /// The format to write.
+    #[arg(long, value_enum)]
+    pub to: AdapterFormat,
+}
+
+/// Format of an adapter.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub enum AdapterFormat {
+    /// PEFT's: adapter_model.safetensors and its configuration.
+    Peft,
+    /// mlx-lm's: adapters.safetensors and its configuration.
+    Mlx,
 }
 
 /// `headstart serve`

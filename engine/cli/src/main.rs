@@ -61,6 +61,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, CommandError> {
         Command::Runs(args) => done(commands::runs::run(&ws()?, args)),
         Command::Catalog(args) => done(commands::catalog::run(&ws()?, args)),
         Command::Cache(args) => done(commands::cache::run(&ws()?, args)),
+        Command::Adapter(command) => done(commands::adapter::run(command)),
         Command::Serve(args) => done(commands::serve::run(ws()?, cli.backend, args)),
         Command::Lsp => done(commands::lsp::run()),
     }

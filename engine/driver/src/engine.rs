@@ -24,6 +24,9 @@ use crate::preview::{self, Preview};
 use crate::run::{RunHandle, RunHeader, RunOptions};
 use crate::shelf::Shelf;
 
+/// Progress of a stage that no attempt went on with for so long is given up.
+const ABANDONED: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// How an engine uses its machine.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -86,6 +89,7 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<Self, EngineError> {
         let stages: Arc<Registry> = Arc::new(stages.into_iter().map(|s| (s.kind(), s)).collect());
+        ws.sweep_resume(ABANDONED);
         let shelf = Shelf::new(ws.clone());
         let machine = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or_else(|| (machine / options.slots.max(1)).max(1));

@@ -13,7 +13,9 @@ use headstart_core::{Prepared, RunState};
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::stage::Progress;
 use headstart_protocol::task::Usage;
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Manifest, RowCache, Stage};
+use headstart_protocol::{
+    Args, ArtifactRef, Context, Digest, Failure, FailureClass, Manifest, RowCache, Stage,
+};
 use headstart_store::{Cache, StoreError, Workspace};
 
 use crate::message::{Control, LocalTask, Message, Throttle};
@@ -33,6 +35,7 @@ pub(crate) fn local_task(
     fence: u64,
     prepared: &Prepared,
     source_dir: PathBuf,
+    key: Option<Digest>,
     control: Arc<Control>,
 ) -> LocalTask {
     let value = |e: &Expr| match e {
@@ -51,6 +54,7 @@ pub(crate) fn local_task(
         memory: inst.policy.memory,
         timeout: inst.policy.timeout_ms.map(Duration::from_millis),
         source_dir,
+        key,
         control,
     }
 }
@@ -205,6 +209,12 @@ impl Context for LocalContext<'_> {
             Scratch::Folder(dir) => dir.path(),
             Scratch::Nowhere(path) => path,
         }
+    }
+
+    fn resume_dir(&self) -> Option<PathBuf> {
+        let key = self.task.key?;
+        self.task.control.keeps.store(true, Ordering::Release);
+        Some(self.executor.ws.resume_dir(&key))
     }
 
     fn path(&self, path: &str) -> PathBuf {

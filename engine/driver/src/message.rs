@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use headstart_protocol::stage::Progress;
 use headstart_protocol::task::{Outcome, Task, Usage};
 use headstart_protocol::wire::Committed;
-use headstart_protocol::{Args, ArtifactRef, Failure, Type};
+use headstart_protocol::{Args, ArtifactRef, Digest, Failure, Type};
 use tokio::sync::oneshot;
 
 /// Something for the conductor to do.
@@ -48,6 +48,8 @@ pub(crate) struct LocalTask {
     pub memory: Option<u64>,
     pub timeout: Option<Duration>,
     pub source_dir: PathBuf,
+    /// Key of what it makes, where that depends on its arguments alone.
+    pub key: Option<Digest>,
     pub control: Arc<Control>,
 }
 
@@ -56,6 +58,8 @@ pub(crate) struct LocalTask {
 pub(crate) struct Control {
     /// Stop soon.
     pub cancel: AtomicBool,
+    /// The stage keeps its progress, which a commit makes worthless.
+    pub keeps: AtomicBool,
     /// Nobody waits any more, and another thread has taken the worker's place.
     pub abandoned: AtomicBool,
 }

@@ -112,6 +112,10 @@ async fn transient_failures_are_retried_as_often_as_the_pipeline_says() {
     assert_eq!(result.outcome, RunOutcome::Succeeded);
     assert_eq!(bench.number(&result, "said"), Some(2));
     assert_eq!(bench.script.calls("probe"), 3);
+    assert_eq!(bench.script.calls("progress"), 2, "each retry finds what the attempt before it kept");
+    bench.engine.workspace().sync().expect("durable");
+    let kept = std::fs::read_dir(bench.engine.workspace().dir().join("resume")).expect("there");
+    assert_eq!(kept.count(), 0, "progress of what is committed is deleted");
 }
 
 #[tokio::test]

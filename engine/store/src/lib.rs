@@ -15,6 +15,7 @@
 //! | `manifests/ab/abcdef….json` | artifacts, by BLAKE3 of their canonical JSON |
 //! | `open/ID/` | an artifact's files under their names, as links to blobs |
 //! | `scratch/` | folders of running attempts |
+//! | `resume/` | progress of stages that were cut off, by cache key |
 //! | `unsynced/` | markers of processes with contents that are not on disk yet |
 //! | `keys/` | secrets of this workspace |
 //! | `cache.duckdb`, `cache.lock` | the cache, and who has it open |

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use headstart_protocol::Digest;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +127,34 @@ impl Workspace {
             .prefix(&format!("{clean}-"))
             .tempdir_in(&dir)
             .map_err(StoreError::io("create a folder in", &dir))
+    }
+
+    /// Where stages keep the progress of what has this cache key, so that after a crash they go on
+    /// from there. Made by the stage, when it has something to keep.
+    pub fn resume_dir(&self, key: &Digest) -> PathBuf {
+        self.inner.dir.join("resume").join(key.to_string())
+    }
+
+    /// Deletes the progress of what has this key: it is done.
+    pub fn forget_resume(&self, key: &Digest) {
+        let dir = self.resume_dir(key);
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!("{}: {e}; it only takes up room", dir.display());
+            }
+            _ => {}
+        }
+    }
+
+    /// Deletes progress that nobody went on with for so long.
+    pub fn sweep_resume(&self, older: std::time::Duration) {
+        let Ok(entries) = fs::read_dir(self.inner.dir.join("resume")) else { return };
+        for entry in entries.flatten() {
+            let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+            if age.is_some_and(|age| age >= older) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     /// Creates a run: its folder with `header` as `plan.json` and an empty log appear at once.

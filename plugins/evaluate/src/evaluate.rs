@@ -126,9 +126,8 @@ fn answer(
     max_tokens: usize,
     watch: &dyn Watch,
 ) -> Result<Vec<String>, Failure> {
-    let prompts: Vec<String> = rows.iter().map(|r| r.prompt.clone()).collect();
     let options = GenerateOptions { max_tokens, temperature: 0.0, seed: SEED };
-    Ok(model.generate(&prompts, &options, watch)?)
+    Ok(model.answer(rows, &options, watch)?)
 }
 
 fn likeness(rows: &[Row], answers: &[String], value: &mut Map<String, Value>) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use headstart_lm::Backend;
-use headstart_lm::open::read_rows;
+use headstart_lm::open::read_questions;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
 use rayon::prelude::*;
 
@@ -51,7 +51,7 @@ impl Stage for Decompose {
         };
         let mut lexicon = Lexicon::built_in();
         if let Some(words) = args.artifact_opt("words") {
-            lexicon.extend(&read_rows(ctx, words, "words")?)?;
+            lexicon.extend(&read_questions(ctx, words, "words")?)?;
         }
         let mut space = Space::open(ctx, &*self.backend, &space_ref)?;
         let atoms = lexicon.atoms(&mut space)?;

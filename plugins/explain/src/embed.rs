@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use headstart_lm::open::read_rows;
+use headstart_lm::open::read_questions;
 use headstart_lm::{Backend, GenerateOptions};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::rows::Row;
@@ -26,7 +26,7 @@ impl Stage for Embed {
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
         let responses = args.artifact("responses")?;
-        let said = read_rows(ctx, responses, "responses")?;
+        let said = read_questions(ctx, responses, "responses")?;
         check(&said, responses.ty == ArtifactType::Dataset)?;
         let (plain, base) = self.plain(args, ctx, &said)?;
         let mut space = Space::open(ctx, &*self.backend, args.artifact("space")?)?;
@@ -78,7 +78,7 @@ impl Embed {
             let answers = probe::answers(ctx, &*self.backend, against, &prompts, &options)?;
             return Ok((answers, Some(against.clone())));
         }
-        let rows = read_rows(ctx, against, "against")?;
+        let rows = read_questions(ctx, against, "against")?;
         let mut answer: HashMap<&str, &str> = HashMap::new();
         for row in &rows {
             answer.entry(&row.prompt).or_insert(&row.response);

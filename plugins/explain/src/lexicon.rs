@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn users_add_words_with_and_without_plain_counterparts() {
-        let row = |p: &str, r: &str| Row { prompt: p.into(), response: r.into() };
+        let row = |p: &str, r: &str| Row::new(p, r);
         let mut lexicon = Lexicon::built_in();
         let before = lexicon.id();
         let n = lexicon.words.len();

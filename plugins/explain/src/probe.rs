@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 
-use headstart_lm::open::{open_model, read_rows};
+use headstart_lm::open::{open_model, read_questions};
 use headstart_lm::{Backend, ContextWatch, GenerateOptions};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::rows::{ROWS_FILE, Row, text_digest, to_jsonl};
@@ -30,8 +30,10 @@ impl Stage for Probe {
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
         let model = args.artifact("model")?;
-        let prompts: Vec<String> =
-            read_rows(ctx, args.artifact("prompts")?, "prompts")?.into_iter().map(|r| r.prompt).collect();
+        let prompts: Vec<String> = read_questions(ctx, args.artifact("prompts")?, "prompts")?
+            .into_iter()
+            .map(|r| r.prompt)
+            .collect();
         if prompts.is_empty() {
             return Err(
                 Failure::input("the dataset `prompts` has no rows").help("give it at least one prompt")
@@ -44,7 +46,7 @@ impl Stage for Probe {
         };
         let answers = answers(ctx, &*self.backend, model, &prompts, &options)?;
         let rows: Vec<Row> =
-            prompts.into_iter().zip(answers).map(|(prompt, response)| Row { prompt, response }).collect();
+            prompts.into_iter().zip(answers).map(|(prompt, response)| Row::new(prompt, response)).collect();
         let at = ctx.scratch().join(ROWS_FILE);
         fs::write(&at, to_jsonl(&rows)).map_err(|e| Failure::io(&at, &e))?;
         let value = json!({

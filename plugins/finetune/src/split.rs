@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     fn rows(n: usize) -> Vec<Row> {
-        (0..n).map(|i| Row { prompt: format!("p{i:03}"), response: "r".into() }).collect()
+        (0..n).map(|i| Row::new(format!("p{i:03}"), "r")).collect()
     }
 
     #[test]

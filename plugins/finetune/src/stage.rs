@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use headstart_lm::api::Resume;
 use headstart_lm::open::{ModelFolders, open_model};
 use headstart_lm::{Backend, ContextWatch, LoraSpec, Method, TrainReport, TrainSpec};
 use headstart_protocol::artifact::ArtifactType;
@@ -16,6 +17,14 @@ use crate::split::{answered, hold_back};
 /// Every linear projection of a block, under its published name.
 pub const PROJECTIONS: [&str; 7] =
     ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/// Seconds between a training's checkpoints at least. Devices write to flash, which wears.
+const CHECKPOINT_SECONDS: f64 = 15.0;
+
+fn checkpoint_seconds() -> f64 {
+    let set = std::env::var("HEADSTART_CHECKPOINT_SECONDS").ok().and_then(|s| s.parse::<f64>().ok());
+    set.filter(|s| *s >= 0.0 && s.is_finite()).unwrap_or(CHECKPOINT_SECONDS)
+}
 
 /// What `until` can be about.
 const WATCHED: [&str; 3] = ["loss", "train_loss", "step"];
@@ -79,7 +88,14 @@ impl Finetune {
             data,
             eval,
             until: until(args)?,
+            patience: args.int_opt("patience").map(|_| positive(args, "patience")).transpose()?,
             learning_rate,
+            weight_decay: args
+                .float_opt("weight_decay")
+                .map(|x| share(x, "weight_decay", f64::MAX))
+                .transpose()?,
+            clip: Some(share(args.float("clip")?, "clip", f64::MAX)?).filter(|clip| *clip > 0.0),
+            dropout: share(args.float("dropout")?, "dropout", 1.0)?,
             batch: positive(args, "batch")?,
             max_steps: positive(args, "max_steps")?,
             warmup: args.count("warmup")?,
@@ -92,6 +108,7 @@ impl Finetune {
             max_tokens: positive(args, "max_tokens")?,
             seed,
             memory: ctx.memory(),
+            resume: ctx.resume_dir().map(|folder| Resume { folder, every: checkpoint_seconds() }),
             out: ctx.scratch().join("trained"),
         })
     }
@@ -102,6 +119,15 @@ fn positive(args: &Args, name: &str) -> Result<usize, Failure> {
         0 => Err(Failure::input(format!("argument `{name}` is 0, but must be at least 1"))),
         n => Ok(n),
     }
+}
+
+/// A number from 0 up to, and without, `end`.
+fn share(x: f64, name: &str, end: f64) -> Result<f64, Failure> {
+    if (0.0..end).contains(&x) {
+        return Ok(x);
+    }
+    let below = if end == f64::MAX { String::new() } else { format!(" and below {end}") };
+    Err(Failure::input(format!("argument `{name}` is {x}, but must be at least 0{below}")))
 }
 
 fn unknown(name: &str, found: &str, known: &[&str]) -> Failure {
@@ -138,7 +164,8 @@ fn method(args: &Args, folders: &ModelFolders) -> Result<Method, Failure> {
     if let Some(wrong) = targets.iter().find(|t| !PROJECTIONS.contains(t)) {
         return Err(unknown("targets", wrong, &PROJECTIONS));
     }
-    Ok(Method::Lora(LoraSpec { rank, alpha, targets: targets.into_iter().map(str::to_owned).collect() }))
+    let targets = targets.into_iter().map(str::to_owned).collect();
+    Ok(Method::Lora(LoraSpec { rank, alpha, rslora: args.bool("rslora")?, targets }))
 }
 
 /// The base of what is trained: an adapter fits the whole model that it was trained on; full

@@ -100,6 +100,8 @@ fn defaults_become_a_lora_training_with_a_tenth_held_back() {
     assert!(spec.data.iter().all(|row| !spec.eval.contains(row)));
     assert_eq!((spec.batch, spec.max_steps, spec.cosine, spec.memory), (8, 400, true, Some(1 << 30)));
     assert!(spec.until.is_none() && spec.adapter.is_none());
+    assert_eq!((spec.dropout, spec.clip, spec.weight_decay, spec.patience), (0.0, Some(1.0), None, None));
+    assert!(spec.resume.is_none(), "this context keeps nothing");
 
     let manifest = bench.ctx.manifest_of(&pllm);
     assert_eq!(manifest.uses["base"], bench.base);
@@ -131,12 +133,20 @@ fn arguments_reach_the_training() {
         ("targets", targets),
         ("schedule", Value::Text("constant".into())),
         ("seed", Value::Int(9)),
+        ("rslora", Value::Bool(true)),
+        ("dropout", Value::Float(0.1)),
+        ("clip", Value::Int(0)),
+        ("weight_decay", Value::Float(0.01)),
+        ("patience", Value::Int(4)),
     ];
     bench.run(&bench.base, more).unwrap();
     let spec = bench.last();
     assert_eq!((spec.data.len(), spec.eval.len(), spec.seed, spec.cosine), (20, 1, 9, false));
     assert_eq!(spec.until, Some(until));
+    assert_eq!((spec.dropout, spec.clip, spec.weight_decay), (0.1, None, Some(0.01)));
+    assert_eq!(spec.patience, Some(4));
     let Method::Lora(lora) = spec.method else { panic!() };
+    assert!(lora.rslora);
     assert_eq!((lora.rank, lora.alpha, lora.targets), (4, 4.0, vec!["q_proj".to_owned()]));
 }
 
@@ -178,6 +188,10 @@ fn what_cannot_be_trained_is_refused_before_training() {
         (vec![("rank", Value::Int(0))], "`rank`"),
         (vec![("max_steps", Value::Int(-3))], "`max_steps`"),
         (vec![("learning_rate", Value::Float(0.0))], "`learning_rate`"),
+        (vec![("dropout", Value::Float(1.0))], "`dropout` is 1, but must be at least 0 and below 1"),
+        (vec![("clip", Value::Float(-1.0))], "`clip`"),
+        (vec![("weight_decay", Value::Float(-0.1))], "`weight_decay`"),
+        (vec![("patience", Value::Int(0))], "`patience`"),
         (vec![("targets", Value::Text("lm_head".into()))], "`lm_head`"),
         (vec![("until", Value::Condition(metric))], "`bleu`"),
     ] {

@@ -12,6 +12,8 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};
 
+use crate::conversation::{Turns, conversation};
+
 /// The response key where none is given; only then may every row lack it.
 const RESPONSE: &str = "response";
 
@@ -24,7 +26,17 @@ impl Stage for JsonLines {
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
-        let keys = Keys { prompt: args.texts("prompt"), response: args.text("response")? };
+        let turns = match args.text("turns")? {
+            "all" => Turns::All,
+            "first" => Turns::First,
+            other => return Err(Failure::input(format!("argument `turns`: `{other}` is not all or first"))),
+        };
+        let keys = Keys {
+            prompt: args.texts("prompt"),
+            response: args.text("response")?,
+            messages: args.text("messages")?,
+            turns,
+        };
         let paths = args.texts("path");
         if paths.is_empty() {
             return Err(Failure::input("no files: the list of paths is empty"));
@@ -52,6 +64,8 @@ impl Stage for JsonLines {
 struct Keys<'a> {
     prompt: Vec<&'a str>,
     response: &'a str,
+    messages: &'a str,
+    turns: Turns,
 }
 
 impl Keys<'_> {
@@ -71,7 +85,7 @@ impl Keys<'_> {
             }
             let object: Map<String, Value> = serde_json::from_str(line)
                 .map_err(|e| at(malformed(&e)).help("each line must be one JSON object"))?;
-            answered |= object.contains_key(self.response);
+            answered |= object.contains_key(self.response) || object.contains_key(self.messages);
             rows.push(self.row(&object).map_err(at)?);
             if !answered {
                 seen.extend(object.into_iter().map(|(key, _)| key));
@@ -88,6 +102,10 @@ impl Keys<'_> {
     }
 
     fn row(&self, object: &Map<String, Value>) -> Result<Row, String> {
+        let has_prompt = self.prompt.iter().all(|key| object.contains_key(*key));
+        if let Some(messages) = object.get(self.messages).filter(|m| m.is_array() || !has_prompt) {
+            return conversation(messages, self.turns).map_err(|why| format!("`{}`: {why}", self.messages));
+        }
         let text = |key: &str| match object.get(key) {
             Some(Value::String(text)) => Ok(Some(text.as_str())),
             Some(Value::Null) => Ok(Some("")),
@@ -105,7 +123,7 @@ impl Keys<'_> {
             return Err("the prompt is empty".into());
         }
         let response = text(self.response)?.unwrap_or_default();
-        Ok(Row { prompt: parts.join("\n"), response: response.to_owned() })
+        Ok(Row::new(parts.join("\n"), response))
     }
 }
 
@@ -122,7 +140,7 @@ fn malformed(e: &serde_json::Error) -> String {
     format!("not a JSON object: {why}, at column {}", e.column())
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a truth value",
@@ -191,9 +209,8 @@ impl Stage for Blend {
         both.shuffle(&mut rng);
         both.truncate(count);
         let in_style = (share * count as f64).round() as usize;
-        let choose = |(i, (prompt, styled, plain)): (usize, (String, String, String))| Row {
-            prompt,
-            response: if i < in_style { styled } else { plain },
+        let choose = |(i, (prompt, styled, plain)): (usize, (String, String, String))| {
+            Row::new(prompt, if i < in_style { styled } else { plain })
         };
         let mut rows: Vec<Row> = both.into_iter().enumerate().map(choose).collect();
         rows.shuffle(&mut rng);
@@ -201,10 +218,11 @@ impl Stage for Blend {
     }
 }
 
-/// The first answer to each prompt; prompts without an answer are left out.
+/// The first answer to each prompt; prompts without an answer are left out, and so is what was
+/// answered within a conversation.
 fn answers(rows: Vec<Row>) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
-    for row in rows.into_iter().filter(|row| !row.response.is_empty()) {
+    for row in rows.into_iter().filter(|row| !row.response.is_empty() && row.history.is_empty()) {
         out.entry(row.prompt).or_insert(row.response);
     }
     out

@@ -11,6 +11,7 @@
 //! - [`pllms`]: `ingest`.
 //! - [`folder`]: a model's folder, checked: its files, its config, names and shapes of its tensors.
 
+mod conversation;
 pub mod datasets;
 pub mod folder;
 pub mod models;

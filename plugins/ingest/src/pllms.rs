@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use headstart_lm::config::DecoderConfig;
+use headstart_lm::lora::mlx::{is_mlx, mlx_to_peft};
 use headstart_lm::lora::{Adapter, WEIGHTS_FILE};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
@@ -15,7 +16,7 @@ const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// What people say about a pLLM: `{"name": …, "about": …}`.
 const ABOUT: &str = "headstart.json";
 
-/// `ingest`: a LoRA adapter in PEFT's format, or a full model.
+/// `ingest`: a LoRA adapter in PEFT's format or in mlx-lm's, which is converted, or a full model.
 ///
 /// The pLLM's value is `{"format": "lora" | "full", "metrics": {}}`, with `about` where the folder
 /// has a `headstart.json`; `uses.base` is the base.
@@ -34,9 +35,14 @@ impl Stage for Ingest {
                 .help("name a folder with an adapter in PEFT's format, or with a full model"));
         }
         let base_folder = base_folder(ctx, base)?;
-        let (format, files) = match source.join(ADAPTER_CONFIG).is_file() {
-            true => ("lora", adapter(&source, &base_folder)?),
-            false => ("full", full(&source, &base_folder)?),
+        let (format, files) = if is_mlx(&source) {
+            let converted = ctx.scratch().join("peft");
+            mlx_to_peft(&source, &converted)?;
+            ("lora", adapter(&converted, &base_folder)?)
+        } else if source.join(ADAPTER_CONFIG).is_file() {
+            ("lora", adapter(&source, &base_folder)?)
+        } else {
+            ("full", full(&source, &base_folder)?)
         };
         let mut value = json!({ "format": format, "metrics": {} });
         if let Some(about) = read_json(&source.join(ABOUT))? {

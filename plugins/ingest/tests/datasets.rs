@@ -50,6 +50,27 @@ fn rows_by_the_keys_that_a_file_uses() {
 }
 
 #[test]
+fn conversations_are_rows_with_a_history() {
+    let ctx = MemoryContext::new();
+    let chat = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},
+        {"role":"user","content":"c"},{"role":"assistant","content":"d"}],"prompt":"a"}"#;
+    ctx.write("rows.jsonl", chat.replace('\n', ""));
+    let run = |more: Vec<(&'static str, Value)>| {
+        let args = [("path", path("rows.jsonl"))].into_iter().chain(more);
+        ctx.run(&JsonLines, args).map(|dataset| ctx.rows_of(&dataset).remove(0))
+    };
+    let row = run(vec![]).unwrap();
+    assert_eq!((row.prompt.as_str(), row.response.as_str(), row.history.len()), ("c", "d", 2));
+    let first = run(vec![("turns", text("first"))]).unwrap();
+    assert_eq!((first.prompt.as_str(), first.response.as_str(), first.history.len()), ("a", "b", 0));
+    ctx.write("rows.jsonl", r#"{"chat":[{"role":"tool","content":"x"}]}"#);
+    let failure = run(vec![("messages", text("chat"))]).unwrap_err();
+    assert!(failure.message.contains("line 1: `chat`: message 1"), "{failure}");
+    ctx.write("rows.jsonl", r#"{"prompt":"how many?","messages":3}"#);
+    assert_eq!(run(vec![]).unwrap().prompt, "how many?", "a number is no conversation");
+}
+
+#[test]
 fn sorting_makes_cuts_alike_in_files_of_the_same_prompts() {
     let ctx = MemoryContext::new();
     let line = |i: usize, r: &str| format!("{{\"prompt\":\"q{i}\",\"response\":\"{r}{i}\"}}\n");

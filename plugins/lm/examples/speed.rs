@@ -124,7 +124,11 @@ fn main() {
         data: Vec::new(),
         eval: Vec::new(),
         until: None,
+        patience: None,
         learning_rate: 1e-3,
+        weight_decay: None,
+        clip: Some(1.0),
+        dropout: 0.0,
         batch: rows,
         max_steps: steps,
         warmup: 2,
@@ -133,6 +137,7 @@ fn main() {
         max_tokens: tokens,
         seed: 1,
         memory: args.get(5).map(|a| a.parse::<u64>().expect("a number") << 20),
+        resume: None,
         out: folder.path().join("out"),
     };
     let target = Target::new(&spec, model.clone(), None).expect("the model just written");

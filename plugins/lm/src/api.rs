@@ -74,7 +74,25 @@ pub trait Decoder: Send {
         watch: &dyn Watch,
     ) -> Result<Vec<String>, LmError>;
 
-    /// The likelihood of each row's response given its prompt.
+    /// Answers the rows' prompts, each with what was said before it; their responses are not read.
+    ///
+    /// # Errors
+    /// [`LmError::Input`] where a row has a history and the backend cannot take it into account.
+    fn answer(
+        &self,
+        rows: &[Row],
+        options: &GenerateOptions,
+        watch: &dyn Watch,
+    ) -> Result<Vec<String>, LmError> {
+        if let Some(row) = rows.iter().position(|r| !r.history.is_empty()) {
+            let why = format!("row {} is a conversation, which this backend cannot answer", row + 1);
+            return Err(LmError::Input(why));
+        }
+        let prompts: Vec<String> = rows.iter().map(|r| r.prompt.clone()).collect();
+        self.generate(&prompts, options, watch)
+    }
+
+    /// The likelihood of each row's response given its prompt; in a conversation, of all answers.
     fn score(&self, rows: &[Row], max_tokens: usize, watch: &dyn Watch) -> Result<Vec<RowScore>, LmError>;
 
     /// The mean hidden state of each text, after the final norm, as `hidden` floats. Texts longer
@@ -109,11 +127,11 @@ pub struct GenerateOptions {
 /// The likelihood of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RowScore {
-    /// Sum of the negative log-likelihoods of the response's tokens (its end included), in nats.
+    /// Sum of the negative log-likelihoods of the answers' tokens (their ends included), in nats.
     pub nll: f64,
     /// Tokens counted.
     pub tokens: usize,
-    /// Bytes of the response.
+    /// Bytes of the answers.
     pub bytes: usize,
 }
 
@@ -142,6 +160,8 @@ pub struct LoraSpec {
     pub rank: usize,
     /// `lora_alpha`; the adapter's product is scaled by alpha / rank.
     pub alpha: f64,
+    /// Whether it is scaled by alpha / √rank instead (rank-stabilised).
+    pub rslora: bool,
     /// Names of the projections it changes, such as `q_proj`.
     pub targets: Vec<String>,
 }
@@ -161,8 +181,16 @@ pub struct TrainSpec {
     pub eval: Vec<Row>,
     /// Stop as soon as this holds: over `loss` (held-back rows), `train_loss` or `step`.
     pub until: Option<Condition>,
-    /// Peak learning rate of AdamW (betas 0.9, 0.999; eps 1e-8; decay 0 for adapters, 0.01 full).
+    /// Stop when the held-back loss was not below its best for so many evaluations in a row.
+    pub patience: Option<usize>,
+    /// Peak learning rate of AdamW (betas 0.9, 0.999; eps 1e-8).
     pub learning_rate: f64,
+    /// Weight decay of matrices; left out, 0 for adapters and 0.01 for all weights.
+    pub weight_decay: Option<f64>,
+    /// Largest norm of all gradients together; left out, they are not clipped.
+    pub clip: Option<f64>,
+    /// Share of an adapter's inputs that are set to zero while training.
+    pub dropout: f64,
     /// Rows a step.
     pub batch: usize,
     /// Steps at most.
@@ -179,8 +207,23 @@ pub struct TrainSpec {
     pub seed: u64,
     /// Memory limit in bytes, kept or refused up front.
     pub memory: Option<u64>,
+    /// Where the training keeps its progress, so that one that was cut off goes on.
+    pub resume: Option<Resume>,
     /// Folder that the result is written to.
     pub out: PathBuf,
+}
+
+/// Where and how often a training keeps its progress.
+///
+/// A training that finds its own progress in the folder goes on from there and, under the same
+/// memory limit, ends with the same bits as one that was never cut off. Progress of another
+/// training is not taken up.
+#[derive(Clone, Debug)]
+pub struct Resume {
+    /// A folder of this training alone.
+    pub folder: PathBuf,
+    /// Seconds between checkpoints at least; they never take more than a twentieth of the time.
+    pub every: f64,
 }
 
 /// What training reports.

@@ -75,7 +75,7 @@ pub struct DecoderConfig {
 const MODEL_TYPES: [&str; 2] = ["llama", "qwen2"];
 
 /// Keys that mean a different computation when set to anything but what is listed.
-const NEUTRAL: [(&str, &[&str]); 9] = [
+const NEUTRAL: [(&str, &[&str]); 10] = [
     ("hidden_act", &["silu", "swish"]),
     ("use_sliding_window", &["false"]),
     ("partial_rotary_factor", &["1", "1.0"]),
@@ -84,6 +84,7 @@ const NEUTRAL: [(&str, &[&str]); 9] = [
     ("logit_scale", &["1", "1.0"]),
     ("quantization_config", &[]),
     ("no_rope_layers", &["[]"]),
+    ("rope_interleaved", &["false"]),
     ("is_encoder_decoder", &["false"]),
 ];
 
@@ -346,6 +347,39 @@ mod tests {
             assert!(e.contains(key), "{e}");
         }
         assert!(read(|j| j["model_type"] = json!("mamba")).unwrap_err().to_string().contains("model_type"));
+    }
+
+    /// What the files published with these models say, and the numbers of weights they have.
+    #[test]
+    fn published_models_have_their_published_sizes() {
+        let read = |j: Value| DecoderConfig::from_json(Path::new("config.json"), &j).unwrap();
+        let smollm = read(json!({"model_type": "llama", "attention_bias": false, "hidden_act": "silu",
+            "hidden_size": 576, "intermediate_size": 1536, "max_position_embeddings": 2048,
+            "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3, "pretraining_tp": 1,
+            "rms_norm_eps": 1e-5, "rope_scaling": null, "rope_theta": 10000.0, "tie_word_embeddings": true,
+            "torch_dtype": "bfloat16", "vocab_size": 49152}));
+        assert_eq!((smollm.parameters(), smollm.head_dim), (134_515_008, 64));
+        let smollm2 = read(json!({"model_type": "llama", "attention_bias": false, "hidden_act": "silu",
+            "hidden_size": 960, "intermediate_size": 2560, "is_llama_config": true, "mlp_bias": false,
+            "max_position_embeddings": 8192, "num_attention_heads": 15, "num_hidden_layers": 32,
+            "num_key_value_heads": 5, "rms_norm_eps": 1e-5, "rope_interleaved": false, "rope_scaling": null,
+            "rope_theta": 100000, "tie_word_embeddings": true, "vocab_size": 49152}));
+        assert_eq!(smollm2.parameters(), 361_821_120);
+        let llama = read(json!({"model_type": "llama", "attention_bias": false, "head_dim": 64,
+            "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 8192, "mlp_bias": false,
+            "max_position_embeddings": 131072, "num_attention_heads": 32, "num_hidden_layers": 16,
+            "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_scaling": {"factor": 32.0,
+                "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
+                "rope_type": "llama3"}, "rope_theta": 500000.0, "tie_word_embeddings": true,
+            "eos_token_id": [128001, 128008, 128009], "vocab_size": 128256}));
+        assert_eq!((llama.parameters(), llama.eos.len()), (1_235_814_400, 3));
+        // A window that is switched off, as in all small Qwen2 and Qwen2.5 models.
+        let qwen = read(json!({"model_type": "qwen2", "hidden_act": "silu", "hidden_size": 896,
+            "intermediate_size": 4864, "max_position_embeddings": 32768, "max_window_layers": 24,
+            "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "sliding_window": 32768,
+            "tie_word_embeddings": true, "use_sliding_window": false, "vocab_size": 151936}));
+        assert_eq!((qwen.parameters(), qwen.qkv_bias), (494_032_768, true));
     }
 
     #[test]

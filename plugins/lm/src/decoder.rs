@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use headstart_protocol::rows::Row;
+use headstart_protocol::rows::{Role, Row};
 
 use crate::api::{Decoder, GenerateOptions, ModelInfo, NextToken, RowScore, Watch};
 use crate::config::DecoderConfig;
@@ -128,12 +128,13 @@ impl<P: Passes> TextDecoder<P> {
             for e in &part {
                 let (own, rest) = left.split_at(e.targets());
                 left = rest;
-                let response = &rows[scores.len()].response;
-                let bytes = if e.cut { self.codec.decode(&e.ids[e.first..]).len() } else { response.len() };
+                let bytes = answered_bytes(&rows[scores.len()]);
+                let kept = |r: &Range<usize>| self.codec.decode(&e.ids[r.clone()]).len();
+                let left_bytes = if e.cut { e.answers.iter().map(kept).sum() } else { bytes };
                 scores.push(RowScore {
                     nll: own.iter().map(|l| f64::from(*l)).sum(),
                     tokens: own.len(),
-                    bytes: bytes.min(response.len()),
+                    bytes: left_bytes.min(bytes),
                 });
             }
             watch.count("forward_passes", part.len() as u64);
@@ -205,8 +206,16 @@ impl<P: Passes> TextDecoder<P> {
 
     /// Prompts as ids, each within the context.
     fn prompts(&self, prompts: &[String]) -> Result<Vec<Vec<u32>>, LmError> {
-        let read = |(i, p): (usize, &String)| {
-            let ids = self.codec.prompt_ids(p)?;
+        self.within_context(prompts.iter().map(|p| self.codec.prompt_ids(p)))
+    }
+
+    /// Ids of prompts, refused where they have none or more than the context.
+    fn within_context(
+        &self,
+        prompts: impl Iterator<Item = Result<Vec<u32>, LmError>>,
+    ) -> Result<Vec<Vec<u32>>, LmError> {
+        let read = |(i, ids): (usize, Result<Vec<u32>, LmError>)| {
+            let ids = ids?;
             match ids.len() {
                 0 => Err(LmError::Input(format!("prompt {} has no tokens", i + 1))),
                 n if n > self.info.context => Err(LmError::Input(format!(
@@ -217,8 +226,30 @@ impl<P: Passes> TextDecoder<P> {
                 _ => Ok(ids),
             }
         };
-        prompts.iter().enumerate().map(read).collect()
+        prompts.enumerate().map(read).collect()
     }
+
+    fn answers(
+        &self,
+        ids: &[Vec<u32>],
+        options: &GenerateOptions,
+        watch: &dyn Watch,
+    ) -> Result<Vec<String>, LmError> {
+        let sampling = Sampling {
+            max_tokens: options.max_tokens,
+            temperature: options.temperature,
+            seed: options.seed,
+            eos: self.codec.eos(),
+        };
+        let answers = self.passes.generate(ids, &sampling, watch)?;
+        Ok(answers.iter().map(|a| self.codec.decode(a).trim().to_owned()).collect())
+    }
+}
+
+/// Bytes of all answers of a row.
+fn answered_bytes(row: &Row) -> usize {
+    let before = row.history.iter().filter(|t| t.role == Role::Assistant).map(|t| t.content.len());
+    before.sum::<usize>() + row.response.len()
 }
 
 impl<P: Passes> Decoder for TextDecoder<P> {
@@ -232,15 +263,17 @@ impl<P: Passes> Decoder for TextDecoder<P> {
         options: &GenerateOptions,
         watch: &dyn Watch,
     ) -> Result<Vec<String>, LmError> {
-        let ids = self.prompts(prompts)?;
-        let sampling = Sampling {
-            max_tokens: options.max_tokens,
-            temperature: options.temperature,
-            seed: options.seed,
-            eos: self.codec.eos(),
-        };
-        let answers = self.passes.generate(&ids, &sampling, watch)?;
-        Ok(answers.iter().map(|a| self.codec.decode(a).trim().to_owned()).collect())
+        self.answers(&self.prompts(prompts)?, options, watch)
+    }
+
+    fn answer(
+        &self,
+        rows: &[Row],
+        options: &GenerateOptions,
+        watch: &dyn Watch,
+    ) -> Result<Vec<String>, LmError> {
+        let ids = self.within_context(rows.iter().map(|row| self.codec.question_ids(row)))?;
+        self.answers(&ids, options, watch)
     }
 
     fn score(&self, rows: &[Row], max_tokens: usize, watch: &dyn Watch) -> Result<Vec<RowScore>, LmError> {

@@ -2,8 +2,10 @@
 //!
 //! # Layout
 //! - [`config`]: the keys of adapter_config.json, and which modules they mean.
+//! - [`mlx`]: mlx-lm's format, to and from PEFT's.
 
 pub mod config;
+pub mod mlx;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -209,7 +211,7 @@ mod tests {
     }
 
     fn spec() -> LoraSpec {
-        LoraSpec { rank: 2, alpha: 4.0, targets: vec!["q_proj".into(), "down_proj".into()] }
+        LoraSpec { rank: 2, alpha: 4.0, rslora: false, targets: vec!["q_proj".into(), "down_proj".into()] }
     }
 
     #[test]

@@ -265,7 +265,8 @@ impl Layout {
                 }
                 Slot::Bias(p) => view.linear[p as usize].bias = Some(part),
                 Slot::LoraA(p, rank, scale) => {
-                    view.linear[p as usize].lora = Some(LoraRef { a: part, b: &[], rank, scale });
+                    view.linear[p as usize].lora =
+                        Some(LoraRef { a: part, b: &[], rank, scale, dropout: None });
                 }
                 Slot::LoraB(p) => {
                     let lora = view.linear[p as usize].lora.as_mut();

@@ -10,7 +10,7 @@ use crate::error::LmError;
 use crate::kernels::ROWS;
 use crate::kernels::linear::{Matrix, Numbers};
 use crate::model::{Layout, Model};
-use crate::ops::block::{BlockOp, Keep};
+use crate::ops::block::{BlockDropout, BlockOp, Keep};
 use crate::ops::composed::{self, ComposedBatch, ComposedBlock};
 use crate::ops::embed::EmbedOp;
 use crate::ops::loss::{self, LossOp, Targets};
@@ -72,8 +72,19 @@ pub struct Net {
     pub overlay: Overlay,
     /// What computes losses and their gradients, where candle does not.
     pub foreign: Option<Box<dyn Foreign>>,
+    /// Dropout of adapters in passes with gradients.
+    pub dropout: Option<Dropout>,
     device: Device,
     composed: Option<Composed>,
+}
+
+/// Dropout of adapters in one micro-batch.
+#[derive(Clone, Debug)]
+pub struct Dropout {
+    /// Share of an adapter's inputs that are set to zero.
+    pub share: f32,
+    /// A key of each token of the batch.
+    pub tokens: Arc<Vec<u64>>,
 }
 
 /// Frozen weights on a device other than the CPU.
@@ -87,7 +98,7 @@ struct Composed {
 impl Net {
     /// On the CPU.
     pub fn new(model: Arc<Model>, overlay: Overlay) -> Self {
-        Self { model, overlay, foreign: None, device: Device::Cpu, composed: None }
+        Self { model, overlay, foreign: None, dropout: None, device: Device::Cpu, composed: None }
     }
 
     /// In candle's own operations, on any device. The overlay's parameters must live there too.
@@ -99,7 +110,7 @@ impl Net {
             norm: Tensor::from_slice(&model.norm, model.norm.len(), &device)?,
             head: model.head.as_ref().map(put).transpose()?,
         };
-        Ok(Self { model, overlay, foreign: None, device, composed: Some(composed) })
+        Ok(Self { model, overlay, foreign: None, dropout: None, device, composed: Some(composed) })
     }
 
     /// Where it computes.
@@ -172,6 +183,7 @@ impl Net {
             batch: batch.clone(),
             rope: self.model.rope(batch.longest()),
             keep,
+            dropout: None,
             input_grad,
             saved: Mutex::new(None),
         }
@@ -186,7 +198,9 @@ impl Net {
         // Nothing before the first trained block needs a gradient.
         let mut tracked = matches!(self.overlay, Overlay::Full { .. });
         for i in 0..self.model.blocks.len() {
-            let op = self.op(i, batch, keep, tracked);
+            let mut op = self.op(i, batch, keep, tracked);
+            let dropout = self.dropout.as_ref();
+            op.dropout = dropout.map(|d| BlockDropout { share: d.share, tokens: d.tokens.clone(), block: i });
             x = match self.theta(i) {
                 Some(t) => x.apply_op2(t.values.as_tensor(), op)?,
                 None if tracked => x.apply_op1(op)?,

@@ -41,3 +41,25 @@ pub fn read_rows(ctx: &dyn Context, artifact: &ArtifactRef, argument: &str) -> R
     let text = fs::read_to_string(&path).map_err(|e| Failure::io(&path, &e))?;
     from_jsonl(&text).map_err(|e| Failure::input(format!("`{argument}`, {}: {e}", path.display())))
 }
+
+/// [`read_rows`], where only single questions and their answers make sense.
+///
+/// # Errors
+/// The same, and where a row is a conversation.
+pub fn read_questions(
+    ctx: &dyn Context,
+    artifact: &ArtifactRef,
+    argument: &str,
+) -> Result<Vec<Row>, Failure> {
+    let rows = read_rows(ctx, artifact, argument)?;
+    match rows.iter().position(|r| !r.history.is_empty()) {
+        None => Ok(rows),
+        Some(i) => Err(Failure::input(format!(
+            "row {} of `{argument}` is a conversation, but only single questions and answers can be compared",
+            i + 1
+        ))
+        .help(
+            "read the file with `turns: first`, which takes each conversation's first question and answer",
+        )),
+    }
+}

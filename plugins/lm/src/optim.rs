@@ -2,7 +2,7 @@
 //! course.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::error::LmError;
 use crate::kernels::simd;
-use crate::model::{Layout, Slot};
+use crate::model::Layout;
 use crate::net::Net;
 use crate::ops::adamw::{AdamWOp, Moments, StepSize};
 use crate::ops::with_numbers;
@@ -38,8 +38,6 @@ impl Default for AdamWSpec {
 
 /// One parameter with its state.
 struct Parameter {
-    block: usize,
-    layout: Option<Arc<Layout>>,
     var: Var,
     moments: Moments,
     decay: Vec<(Range<usize>, f32)>,
@@ -55,11 +53,11 @@ pub struct AdamW {
 impl AdamW {
     /// For all of a net's parameters, moments zero.
     pub fn new(net: &Net, spec: AdamWSpec) -> Self {
-        let parameters = net.parameters().into_iter().map(|(block, layout, var)| {
+        let parameters = net.parameters().into_iter().map(|(_, layout, var)| {
             let n = var.elem_count();
             let moments = Moments { mean: vec![0.0; n], square: vec![0.0; n] };
             let decay = decays(layout.as_deref(), var.dims().len(), n, spec.decay as f32);
-            Parameter { block, layout, var, moments, decay }
+            Parameter { var, moments, decay }
         });
         Self { spec, parameters: parameters.collect(), steps: 0 }
     }
@@ -102,18 +100,23 @@ impl AdamW {
         Ok(norm)
     }
 
-    /// The name of a trained tensor that has not moved yet: no gradient has ever reached it.
-    pub fn untouched(&self, name: impl Fn(usize, Option<Slot>, &Var) -> String) -> Option<String> {
-        self.parameters.iter().find_map(|p| {
-            let still = |r: Range<usize>| p.moments.mean[r].iter().all(|v| *v == 0.0);
-            match &p.layout {
-                None => still(0..p.moments.mean.len()).then(|| name(p.block, None, &p.var)),
-                Some(layout) => {
-                    let s = layout.segments.iter().find(|s| still(s.range.clone()))?;
-                    Some(name(p.block, Some(s.slot), &p.var))
-                }
-            }
-        })
+    /// The moments, in the order of the net's parameters.
+    pub fn moments(&self) -> Vec<&Moments> {
+        self.parameters.iter().map(|p| &p.moments).collect()
+    }
+
+    /// Goes on from an earlier training's moments after so many steps.
+    ///
+    /// # Errors
+    /// [`LmError::Internal`] where they are not of these parameters' sizes.
+    pub fn restore(&mut self, moments: Vec<Moments>, steps: usize) -> Result<(), LmError> {
+        let sizes = |m: &Moments, n: usize| m.mean.len() == n && m.square.len() == n;
+        let fit = moments.len() == self.parameters.len()
+            && moments.iter().zip(&self.parameters).all(|(m, p)| sizes(m, p.var.elem_count()));
+        let steps = i32::try_from(steps).ok().filter(|_| fit);
+        self.steps = steps.ok_or_else(|| LmError::Internal("moments of another training".into()))?;
+        self.parameters.iter_mut().zip(moments).for_each(|(p, m)| p.moments = m);
+        Ok(())
     }
 }
 

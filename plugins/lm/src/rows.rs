@@ -1,5 +1,6 @@
 //! Rows as token ids, which of them are predicted, and how they are packed.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use headstart_protocol::rows::Row;
@@ -15,10 +16,10 @@ use crate::text::TextCodec;
 /// A row as tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
-    /// Prompt and response, the end token included, cut at the limit.
+    /// Prompt and response, the end token included, cut at the limit; in a conversation, all of it.
     pub ids: Vec<u32>,
-    /// The first token that counts: behind the prompt.
-    pub first: usize,
+    /// The tokens that count: those of answers.
+    pub answers: Vec<Range<usize>>,
     /// Whether it was cut.
     pub cut: bool,
 }
@@ -26,17 +27,23 @@ pub struct Example {
 impl Example {
     /// Tokenizes a row, at most `limit` tokens of it.
     pub fn new(codec: &TextCodec, row: &Row, limit: usize) -> Result<Self, LmError> {
-        let (mut ids, masked) = codec.row_ids(&row.prompt, &row.response)?;
+        let (mut ids, answers) = codec.row_ids(row)?;
         let cut = ids.len() > limit;
         ids.truncate(limit);
         // The very first token has nothing to be predicted from.
-        let first = masked.max(1).min(ids.len());
-        Ok(Self { ids, first, cut })
+        let within = |r: Range<usize>| r.start.max(1).min(ids.len())..r.end.min(ids.len());
+        let answers = answers.into_iter().map(within).filter(|r| !r.is_empty()).collect();
+        Ok(Self { ids, answers, cut })
+    }
+
+    /// Places of the tokens that are predicted, rising; never 0.
+    pub fn predicted(&self) -> impl Iterator<Item = usize> + '_ {
+        self.answers.iter().cloned().flatten()
     }
 
     /// Tokens that are predicted.
     pub fn targets(&self) -> usize {
-        self.ids.len() - self.first
+        self.answers.iter().map(Range::len).sum()
     }
 }
 
@@ -45,8 +52,8 @@ pub fn pack<'a>(examples: impl IntoIterator<Item = &'a Example> + Clone) -> (Arc
     let batch = Batch::pack(examples.clone().into_iter().map(|e| e.ids.as_slice()));
     let mut targets = Targets::default();
     for (s, e) in batch.sequences.iter().zip(examples) {
-        targets.rows.extend((e.first..e.ids.len()).map(|i| s.start + i - 1));
-        targets.ids.extend_from_slice(&e.ids[e.first..]);
+        targets.rows.extend(e.predicted().map(|i| s.start + i - 1));
+        targets.ids.extend(e.predicted().map(|i| e.ids[i]));
     }
     (Arc::new(batch), Arc::new(targets))
 }
@@ -104,18 +111,20 @@ impl Order {
 mod tests {
     use super::*;
 
+    #[expect(clippy::single_range_in_vec_init, reason = "one answer")]
     fn example(n: usize, first: usize) -> Example {
-        Example { ids: (0..n as u32).collect(), first, cut: false }
+        Example { ids: (0..n as u32).collect(), answers: vec![first..n], cut: false }
     }
 
     #[test]
     fn targets_are_the_next_tokens_behind_the_prompt() {
-        let rows = [example(5, 3), example(4, 1)];
+        let two = Example { answers: vec![1..2, 3..4], ..example(5, 3) };
+        let rows = [example(5, 3), example(4, 1), two];
         let (batch, targets) = pack(&rows);
-        assert_eq!(batch.ids, [0, 1, 2, 3, 4, 0, 1, 2, 3]);
+        assert_eq!(batch.ids, [0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 2, 3, 4]);
         assert_eq!(batch.positions, batch.ids, "each sequence counts from 0");
-        assert_eq!(targets.rows, [2, 3, 5, 6, 7]);
-        assert_eq!(targets.ids, [3, 4, 1, 2, 3]);
+        assert_eq!(targets.rows, [2, 3, 5, 6, 7, 9, 11]);
+        assert_eq!(targets.ids, [3, 4, 1, 2, 3, 1, 3]);
     }
 
     #[test]

@@ -6,8 +6,10 @@
 
 mod template;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use headstart_protocol::rows::{Role, Row};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
@@ -16,10 +18,10 @@ use template::ChatTemplate;
 
 /// Puts prompts and answers into a causal model's own format and tokenizes them.
 ///
-/// A prompt goes into the model's chat template as a user's turn. A model without a template is
-/// given the prompt and a line break. Both forms end where the answer begins, and a row's ids
-/// always begin with exactly its prompt's ids: the answer is tokenized on its own, as it is when
-/// the model writes it.
+/// A conversation goes into the model's chat template, a lone prompt as a user's turn. A model
+/// without a template is given each turn and a line break. Both forms end where the answer begins,
+/// and a row's ids always begin with exactly its prompt's ids: answers are tokenized on their own,
+/// as they are when the model writes them.
 pub struct TextCodec {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
@@ -59,44 +61,69 @@ impl TextCodec {
     /// # Errors
     /// [`LmError::File`] where the chat template fails.
     pub fn prompt_ids(&self, prompt: &str) -> Result<Vec<u32>, LmError> {
-        match &self.template {
-            Some(t) => self.encode(&t.prompt(prompt)?, false),
-            None => {
-                let mut ids = self.encode(&format!("{prompt}\n"), true)?;
-                // Some tokenizers close every text; the answer is still to come.
-                while ids.last().is_some_and(|id| self.eos.contains(id)) {
-                    ids.pop();
-                }
-                Ok(ids)
-            }
-        }
+        Ok(self.ids(&[("user", prompt)])?.0)
     }
 
-    /// Ids of a prompt and its response up to and including the token that ends the response, and
-    /// how many of them are the prompt's. The first so many equal [`TextCodec::prompt_ids`].
+    /// Ids of a row's conversation up to where the answer to its prompt begins.
     ///
     /// # Errors
-    /// [`LmError::File`] where the chat template fails or does not keep the prompt's form once
-    /// there is an answer.
-    pub fn row_ids(&self, prompt: &str, response: &str) -> Result<(Vec<u32>, usize), LmError> {
-        let mut ids = self.prompt_ids(prompt)?;
-        let masked = ids.len();
-        match &self.template {
-            Some(t) => {
-                let mut tail = self.encode(&t.answer(prompt, response)?, false)?;
-                // What a template writes behind the end of a turn is never generated.
-                match tail.iter().rposition(|id| self.eos.contains(id)) {
-                    Some(last) => tail.truncate(last + 1),
-                    None => tail.push(self.eos[0]),
+    /// [`LmError::File`] where the chat template fails.
+    pub fn question_ids(&self, row: &Row) -> Result<Vec<u32>, LmError> {
+        Ok(self.ids(&turns(row)[..=row.history.len()])?.0)
+    }
+
+    /// Ids of a row up to and including the token that ends its response, and which of them are
+    /// answers: a range for each, its end token included. What stands before the last range equals
+    /// [`TextCodec::question_ids`].
+    ///
+    /// # Errors
+    /// [`LmError::File`] where the chat template fails or does not keep a prompt's form once there
+    /// is an answer.
+    pub fn row_ids(&self, row: &Row) -> Result<(Vec<u32>, Vec<Range<usize>>), LmError> {
+        self.ids(&turns(row))
+    }
+
+    /// Ids of turns, as (role, content): up to the end of the last answer, or where it begins.
+    fn ids(&self, turns: &[(&str, &str)]) -> Result<(Vec<u32>, Vec<Range<usize>>), LmError> {
+        let answers = turns.iter().enumerate().filter(|(_, t)| t.0 == ANSWERS).map(|(i, _)| i);
+        let asks = turns.last().is_some_and(|t| t.0 != ANSWERS).then_some(turns.len());
+        let (mut ids, mut spans, mut written) = (Vec::new(), Vec::new(), String::new());
+        for (i, at) in answers.chain(asks).enumerate() {
+            let (asked, told) = match &self.template {
+                Some(t) => {
+                    let asked = t.asked(&turns[..at])?;
+                    let new = self.encode(t.behind(&asked, &written)?, false)?;
+                    let Some(all) = turns.get(..=at) else { return Ok(([ids, new].concat(), spans)) };
+                    let answered = t.answered(all)?;
+                    let told = self.encode(t.behind(&answered, &asked)?, false)?;
+                    written = answered;
+                    (new, told)
                 }
-                ids.extend(tail);
-            }
-            None => {
-                ids.extend(self.encode(response, false)?);
-                ids.push(self.eos[0]);
+                None => {
+                    let from = turns[..at].iter().rposition(|t| t.0 == ANSWERS).map_or(0, |last| last + 1);
+                    let text: String = turns[from..at].iter().map(|(_, text)| format!("{text}\n")).collect();
+                    let mut new = self.encode(&text, i == 0)?;
+                    // Some tokenizers close every text; the answer is still to come.
+                    while new.last().is_some_and(|id| self.eos.contains(id)) {
+                        new.pop();
+                    }
+                    let Some((_, answer)) = turns.get(at) else { return Ok(([ids, new].concat(), spans)) };
+                    (new, [self.encode(answer, false)?, vec![self.eos[0]]].concat())
+                }
+            };
+            ids.extend(asked);
+            // What a template writes behind the end of a turn is never generated.
+            let (told, rest) = match told.iter().rposition(|id| self.eos.contains(id)) {
+                Some(end) => (told[..=end].to_vec(), told[end + 1..].to_vec()),
+                None => ([told, vec![self.eos[0]]].concat(), Vec::new()),
+            };
+            spans.push(ids.len()..ids.len() + told.len());
+            ids.extend(told);
+            if at + 1 < turns.len() {
+                ids.extend(rest);
             }
         }
-        Ok((ids, masked))
+        Ok((ids, spans))
     }
 
     /// Ids of a text as it is, with the tokens that the tokenizer itself puts around a text. Empty
@@ -189,6 +216,15 @@ impl TextCodec {
         let tail = self.encode(&sample.behind, false)?;
         Ok(tail.into_iter().find(|id| added.get(id).is_some_and(|t| t.special)))
     }
+}
+
+/// The role whose turns are answers.
+const ANSWERS: &str = "assistant";
+
+/// A row's conversation as (role, content).
+fn turns(row: &Row) -> Vec<(&str, &str)> {
+    let before = row.history.iter().map(|t| (t.role.name(), t.content.as_str()));
+    before.chain([(Role::User.name(), row.prompt.as_str()), (ANSWERS, row.response.as_str())]).collect()
 }
 
 /// Loads a tokenizer without its own truncation and padding, which belong to a batch.

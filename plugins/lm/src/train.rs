@@ -5,33 +5,37 @@
 //! the data stand in for them.
 //!
 //! # Layout
-//! - [`memory`]: what a training takes, and how it is made to fit a limit.
 //! - [`target`]: what is trained, how it starts and how it is written.
+//! - [`memory`]: what a training takes, and how it is made to fit a limit.
+//! - [`selftest`]: before the first step, whether a gradient reaches everything that is trained.
+//! - [`run`]: steps, evaluations, and when it ends.
+//! - [`checkpoint`]: its progress on disk.
 
+pub mod checkpoint;
 pub mod memory;
+pub mod run;
+pub mod selftest;
 pub mod target;
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use candle_core::backprop::GradStore;
+use headstart_protocol::Digest;
+use serde_json::json;
 
-use crate::api::{TrainReport, TrainSpec, Watch};
+use crate::api::{Method, TrainReport, TrainSpec, Watch};
 use crate::decoder::check_vocabulary;
 use crate::error::LmError;
 use crate::kernels::buffer;
 use crate::model::Model;
-use crate::optim::{AdamW, AdamWSpec, rate};
-use crate::rows::{Example, Order, pack, parts};
+use crate::optim::{AdamW, AdamWSpec};
+use crate::rows::Example;
 use crate::text::TextCodec;
-use memory::Plan;
+use checkpoint::Keeper;
+use run::Run;
 use target::{Start, Target};
 
 /// Rows that stand in where none are held back.
 const STAND_IN: usize = 64;
-/// The step by which every trained tensor must have received a gradient; in the first, those of
-/// LoRA's A are zero because B is.
-const FLOWING: usize = 2;
 
 /// Trains as `spec` says; see [`crate::api::Backend::train`].
 pub fn train(spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError> {
@@ -72,35 +76,56 @@ fn train_target(
     eval: &[Example],
     watch: &dyn Watch,
 ) -> Result<TrainReport, LmError> {
+    if spec.dropout > 0.0 && target.net.foreign.is_some() {
+        return Err(LmError::Input("this backend trains without dropout; set it to 0, or use candle".into()));
+    }
     let plan = memory::plan(spec, &target, train, eval)?;
     let _buffers = buffer::limited(plan.activations);
-    let decay = if target.is_full() { 0.01 } else { 0.0 };
-    let optimizer = AdamW::new(&target.net, AdamWSpec { decay, ..AdamWSpec::default() });
-    let run = Run {
-        batch: spec.batch.clamp(1, train.len()),
-        order: Order::new(train.len(), spec.seed),
-        started: Instant::now(),
-        best: None,
-        report: TrainReport {
-            steps: 0,
-            start_loss: 0.0,
-            loss: 0.0,
-            train_loss: 0.0,
-            tokens: 0,
-            seconds: 0.0,
-            reached: false,
-            curve: Vec::new(),
-            trainable: optimizer.trainable(),
-        },
-        spec,
-        plan,
-        target,
-        optimizer,
-        train,
-        eval,
-        watch,
+    let keeper = match &spec.resume {
+        Some(resume) => Some(Keeper::new(resume, fingerprint(spec, &target, train, eval)?)),
+        None => None,
     };
-    run.go()
+    selftest::gradients_flow(&target, plan.keep)?;
+    let decay = spec.weight_decay.unwrap_or(if target.is_full() { 0.01 } else { 0.0 });
+    let optimizer = AdamW::new(&target.net, AdamWSpec { decay, clip: spec.clip, ..AdamWSpec::default() });
+    Run::new(spec, plan, target, optimizer, keeper, (train, eval), watch)?.go()
+}
+
+/// Digest of everything that decides about a training's steps: its settings, its rows and where it
+/// starts. The frozen weights are not read for it: they are told by the model's shape and its
+/// folder, and a caller gives each training a folder of its own.
+fn fingerprint(
+    spec: &TrainSpec,
+    target: &Target,
+    train: &[Example],
+    eval: &[Example],
+) -> Result<String, LmError> {
+    let rows =
+        |rows: &[Example]| Digest::of_json(&rows.iter().map(|e| (&e.ids, &e.answers)).collect::<Vec<_>>());
+    let mut start = Vec::new();
+    target.copy_values(&mut start)?;
+    let start: Vec<Digest> = start.iter().map(|v| Digest::of(bytemuck::cast_slice(v))).collect();
+    Ok(Digest::of_json(&json!({
+        "format": 1,
+        "model": format!("{:?}", target.net.model.config),
+        "method": spec.method,
+        "start": start,
+        "data": rows(train),
+        "eval": rows(eval),
+        "until": spec.until,
+        "patience": spec.patience,
+        "learning_rate": spec.learning_rate,
+        "weight_decay": spec.weight_decay,
+        "clip": spec.clip,
+        "dropout": spec.dropout,
+        "batch": spec.batch,
+        "max_steps": spec.max_steps,
+        "warmup": spec.warmup,
+        "cosine": spec.cosine,
+        "eval_every": spec.eval_every,
+        "seed": spec.seed,
+    }))
+    .to_string())
 }
 
 fn check(spec: &TrainSpec) -> Result<(), LmError> {
@@ -110,13 +135,26 @@ fn check(spec: &TrainSpec) -> Result<(), LmError> {
         let why = format!("`until` knows loss, train_loss and step, not {:?}", c.metric);
         return Err(LmError::Input(why));
     }
-    if !(spec.learning_rate > 0.0 && spec.learning_rate.is_finite()) {
-        return Err(LmError::Input(format!(
-            "the learning rate must be positive, not {}",
-            spec.learning_rate
-        )));
+    let positive = |what: &str, x: f64| match x > 0.0 && x.is_finite() {
+        true => Ok(()),
+        false => Err(LmError::Input(format!("{what} must be positive, not {x}"))),
+    };
+    positive("the learning rate", spec.learning_rate)?;
+    spec.clip.map_or(Ok(()), |clip| positive("the gradients' largest norm", clip))?;
+    if !(0.0..1.0).contains(&spec.dropout) {
+        return Err(LmError::Input(format!("dropout must be in [0, 1), not {}", spec.dropout)));
     }
-    Ok(())
+    if spec.dropout > 0.0 && spec.method == Method::Full {
+        return Err(LmError::Input(
+            "dropout is of an adapter's inputs; training all weights has none".into(),
+        ));
+    }
+    match spec.weight_decay {
+        Some(decay) if !(decay >= 0.0 && decay.is_finite()) => {
+            Err(LmError::Input(format!("weight decay must not be negative, and is {decay}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn examples(
@@ -135,148 +173,4 @@ fn examples(
         }));
     }
     Ok(useful)
-}
-
-/// A training under way. What a continued training needs is the target's values, the optimizer,
-/// the number of steps and the best checkpoint: the order of rows follows from seed and step.
-struct Run<'a> {
-    spec: &'a TrainSpec,
-    plan: Plan,
-    target: Target,
-    optimizer: AdamW,
-    train: &'a [Example],
-    eval: &'a [Example],
-    watch: &'a dyn Watch,
-    batch: usize,
-    order: Order,
-    started: Instant,
-    best: Option<(f64, Vec<Vec<f32>>)>,
-    report: TrainReport,
-}
-
-impl Run<'_> {
-    fn go(mut self) -> Result<TrainReport, LmError> {
-        self.report.start_loss = self.evaluate(0)?;
-        let mut evaluated = 0;
-        let mut last = self.report.start_loss;
-        while !self.reached("loss", last) && self.report.steps < self.spec.max_steps {
-            self.step()?;
-            let step = self.report.steps;
-            self.watch.count("steps", 1);
-            let due = step % self.spec.eval_every.max(1) == 0;
-            if due {
-                last = self.evaluate(step)?;
-                evaluated = step;
-            }
-            let metrics = [("loss", last), ("train_loss", self.report.train_loss)];
-            self.watch.progress(step as u64, self.spec.max_steps as u64, "steps", &metrics);
-            if self.reached("train_loss", self.report.train_loss) || self.reached("step", step as f64) {
-                break;
-            }
-        }
-        if evaluated < self.report.steps {
-            last = self.evaluate(self.report.steps)?;
-        }
-        self.report.reached = self.spec.until.is_none()
-            || self.reached("loss", last)
-            || self.reached("step", self.report.steps as f64)
-            || (self.report.steps > 0 && self.reached("train_loss", self.report.train_loss));
-        let (loss, values) = self.best.take().ok_or_else(|| LmError::Internal("no checkpoint".into()))?;
-        self.report.loss = loss;
-        self.target.write(self.spec, values)?;
-        self.report.seconds = self.started.elapsed().as_secs_f64();
-        Ok(self.report)
-    }
-
-    fn reached(&self, metric: &str, value: f64) -> bool {
-        self.spec.until.as_ref().is_some_and(|c| c.metric == metric && c.met(value))
-    }
-
-    fn stop_if_cancelled(&self) -> Result<(), LmError> {
-        if self.watch.cancelled() { Err(LmError::Cancelled) } else { Ok(()) }
-    }
-
-    /// The loss of the held-back rows, nats a token; keeps the checkpoint where it is the best.
-    fn evaluate(&mut self, step: usize) -> Result<f64, LmError> {
-        let (mut sum, mut count) = (0.0, 0usize);
-        for part in parts(&self.eval.iter().collect::<Vec<_>>(), self.plan.tokens) {
-            self.stop_if_cancelled()?;
-            let (batch, targets) = pack(part.iter().copied());
-            let losses = self.target.net.losses(&batch, &targets)?;
-            sum += losses.iter().map(|l| f64::from(*l)).sum::<f64>();
-            count += losses.len();
-            self.watch.count("forward_passes", part.len() as u64);
-        }
-        let loss = sum / count as f64;
-        if !loss.is_finite() {
-            return Err(diverged(step, self.spec));
-        }
-        self.report.curve.push((step, loss));
-        if self.best.as_ref().is_none_or(|(best, _)| loss < *best) {
-            let mut values = self.best.take().map(|(_, values)| values).unwrap_or_default();
-            self.target.copy_values(&mut values)?;
-            self.best = Some((loss, values));
-        }
-        Ok(loss)
-    }
-
-    /// One step of the optimizer.
-    fn step(&mut self) -> Result<(), LmError> {
-        let step = self.report.steps;
-        let first = step as u64 * self.batch as u64;
-        let rows: Vec<&Example> =
-            (0..self.batch as u64).map(|i| &self.train[self.order.at(first + i)]).collect();
-        let tokens: usize = rows.iter().map(|e| e.targets()).sum();
-        let (mut loss, mut grads) = (0.0, None);
-        for part in parts(&rows, self.plan.tokens) {
-            self.stop_if_cancelled()?;
-            let (batch, targets) = pack(part.iter().copied());
-            let own = self.target.net.loss(&batch, &targets, 1.0 / tokens as f32, self.plan.keep)?;
-            loss += f64::from(own.to_scalar::<f32>()?);
-            let more = own.backward()?;
-            grads = Some(match grads {
-                None => more,
-                Some(sum) => self.add(sum, &more)?,
-            });
-        }
-        let grads = grads.ok_or_else(|| LmError::Internal("a step without rows".into()))?;
-        if !loss.is_finite() {
-            return Err(diverged(step, self.spec));
-        }
-        let s = self.spec;
-        self.optimizer.step(&grads, rate(s.learning_rate, step, s.warmup, s.cosine, s.max_steps))?;
-        self.report.steps = step + 1;
-        self.report.train_loss = loss;
-        self.report.tokens += tokens as u64;
-        self.watch.count("forward_passes", rows.len() as u64);
-        self.watch.count("tokens", tokens as u64);
-        if self.report.steps == FLOWING
-            && let Some(name) =
-                self.optimizer.untouched(|block, slot, var| self.target.name(block, slot, var))
-        {
-            return Err(LmError::Internal(format!("no gradient reaches the trained tensor {name}")));
-        }
-        Ok(())
-    }
-
-    /// Sums the gradients of two micro-batches.
-    fn add(&self, mut sum: GradStore, more: &GradStore) -> Result<GradStore, LmError> {
-        for (.., var) in self.target.net.parameters() {
-            let total = match (sum.remove(&var), more.get(&var)) {
-                (Some(a), Some(b)) => (a + b)?,
-                (Some(a), None) => a,
-                (None, Some(b)) => b.clone(),
-                (None, None) => continue,
-            };
-            sum.insert(&var, total);
-        }
-        Ok(sum)
-    }
-}
-
-fn diverged(step: usize, spec: &TrainSpec) -> LmError {
-    LmError::Input(format!(
-        "the loss is not a number after step {step}: the training diverged; try a learning rate below {}",
-        spec.learning_rate
-    ))
 }

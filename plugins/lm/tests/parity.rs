@@ -106,8 +106,6 @@ fn parity_of_loss_gradients_and_training() {
             }
             let spec = AdamWSpec { decay: 0.01, clip: None, ..AdamWSpec::default() };
             let mut optimizer = AdamW::new(&net, spec);
-            let name = |block, slot: Option<_>, _: &_| tensor_name(block, slot.unwrap());
-            assert!(optimizer.untouched(name).is_some_and(|n| n.contains("lora_A")), "none yet");
             let trace: Vec<f32> = (0..10)
                 .map(|_| {
                     let loss = net.loss(&batch, &targets, scale, keep).unwrap();
@@ -116,8 +114,6 @@ fn parity_of_loss_gradients_and_training() {
                 })
                 .collect();
             case.close("adamw_loss_trace", &trace, &case.floats("adamw_loss_trace"));
-            let name = |block, slot: Option<_>, _: &_| tensor_name(block, slot.unwrap());
-            assert_eq!(optimizer.untouched(name), None, "a gradient reached every tensor");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use headstart_lm::init::train_tokenizer;
 use headstart_lm::text::TextCodec;
+use headstart_protocol::rows::{Role, Row, Turn};
 use serde_json::{Value, json};
 
 const CORPUS: [&str; 3] =
@@ -26,6 +27,13 @@ fn shown(codec: &TextCodec, ids: &[u32]) -> String {
     ids.iter().map(|id| codec.token_text(*id)).collect()
 }
 
+/// Ids of a row, and how many of them are its prompt's.
+fn row_ids(codec: &TextCodec, prompt: &str, response: &str) -> (Vec<u32>, usize) {
+    let (ids, answers) = codec.row_ids(&Row::new(prompt, response)).unwrap();
+    assert_eq!((answers.len(), answers[0].end), (1, ids.len()));
+    (ids, answers[0].start)
+}
+
 fn load_error(dir: &Path) -> String {
     TextCodec::load(dir).err().expect("should not load").to_string()
 }
@@ -36,7 +44,7 @@ fn a_row_is_its_prompt_then_its_answer_then_the_end() {
     tokenizer(dir.path());
     let codec = TextCodec::load(dir.path()).unwrap();
     let prompt = codec.prompt_ids("What is rain?").unwrap();
-    let (row, masked) = codec.row_ids("What is rain?", "Water.").unwrap();
+    let (row, masked) = row_ids(&codec, "What is rain?", "Water.");
     assert_eq!(shown(&codec, &prompt), "<|user|>What is rain?<|assistant|>");
     assert_eq!(shown(&codec, &row), "<|user|>What is rain?<|assistant|>Water.<|end|>");
     assert_eq!((masked, &row[..masked]), (prompt.len(), &prompt[..]));
@@ -53,10 +61,57 @@ fn without_a_template_a_line_break_parts_prompt_and_answer() {
         c.as_object_mut().unwrap().remove("chat_template");
     });
     let codec = TextCodec::load(dir.path()).unwrap();
-    let (row, masked) = codec.row_ids("What is rain?", "\nWater.").unwrap();
+    let (row, masked) = row_ids(&codec, "What is rain?", "\nWater.");
     assert_eq!(shown(&codec, &row), "What is rain?\n\nWater.<|end|>");
     assert_eq!(row[..masked], codec.prompt_ids("What is rain?").unwrap());
     assert_eq!(codec.decode(&row[masked..]), "\nWater.");
+}
+
+fn turn(role: Role, content: &str) -> Turn {
+    Turn { role, content: content.into() }
+}
+
+/// A conversation of a system turn, a first exchange, and a second.
+fn conversation() -> Row {
+    let history =
+        vec![turn(Role::System, "Be kind."), turn(Role::User, "Rain?"), turn(Role::Assistant, "Water.")];
+    Row { history, ..Row::new("Friend?", "Dear.") }
+}
+
+#[test]
+fn of_a_conversation_the_answers_are_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    let template =
+        "{%- for m in messages %}{{- '<|' + m.role + '|>' + m.content + '<|end|>' + '\\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}";
+    fs::write(
+        dir.path().join("chat_template.jinja"),
+        template.replace("m.role", "(m.role if m.role != 'system' else 'user')"),
+    )
+    .unwrap();
+    let codec = TextCodec::load(dir.path()).unwrap();
+    let (ids, answers) = codec.row_ids(&conversation()).unwrap();
+    let whole = "<|user|>Be kind.<|end|>\n<|user|>Rain?<|end|>\n<|assistant|>Water.<|end|>\n\
+                 <|user|>Friend?<|end|>\n<|assistant|>Dear.<|end|>";
+    assert_eq!(shown(&codec, &ids), whole);
+    let trained: Vec<String> = answers.iter().map(|r| shown(&codec, &ids[r.clone()])).collect();
+    assert_eq!(trained, ["Water.<|end|>", "Dear.<|end|>"]);
+    assert_eq!(codec.question_ids(&conversation()).unwrap(), ids[..answers[1].start]);
+}
+
+#[test]
+fn a_conversation_without_a_template_is_turns_and_line_breaks() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    configure(dir.path(), |c| {
+        c.as_object_mut().unwrap().remove("chat_template");
+    });
+    let codec = TextCodec::load(dir.path()).unwrap();
+    let (ids, answers) = codec.row_ids(&conversation()).unwrap();
+    assert_eq!(shown(&codec, &ids), "Be kind.\nRain?\nWater.<|end|>Friend?\nDear.<|end|>");
+    let trained: Vec<String> = answers.iter().map(|r| shown(&codec, &ids[r.clone()])).collect();
+    assert_eq!(trained, ["Water.<|end|>", "Dear.<|end|>"]);
 }
 
 /// The form of SmolLM2 and Qwen2: a system turn by default, a line break behind the end of a turn.
@@ -75,7 +130,7 @@ fn what_follows_the_end_of_a_turn_is_not_trained() {
 {%- endif %}";
     fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
     let codec = TextCodec::load(dir.path()).unwrap();
-    let (row, masked) = codec.row_ids(" What is rain? ", "Water.").unwrap();
+    let (row, masked) = row_ids(&codec, " What is rain? ", "Water.");
     let asked = "<|user|>Be kind.<|end|>\n<|user|>\nWhat is rain?<|end|>\n<|assistant|>\n";
     assert_eq!(shown(&codec, &row[..masked]), asked);
     assert_eq!(shown(&codec, &row[masked..]), "Water.<|end|>");

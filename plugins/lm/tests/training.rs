@@ -17,7 +17,7 @@ const WORDS: [&str; 8] = ["red", "green", "blue", "small", "large", "round", "ol
 fn rows(n: usize, from: usize) -> Vec<Row> {
     let row = |i: usize| {
         let (a, b) = (WORDS[i * 5 % 8], WORDS[i * 3 / 8 % 8]);
-        Row { prompt: format!("Say {a} and {b}."), response: format!("It is {b} and {a}, friend!") }
+        Row::new(format!("Say {a} and {b}."), format!("It is {b} and {a}, friend!"))
     };
     (from..from + n).map(row).collect()
 }
@@ -53,7 +53,11 @@ impl Fixture {
             data: rows(24, 0),
             eval: rows(8, 24),
             until: None,
+            patience: None,
             learning_rate: 1e-2,
+            weight_decay: None,
+            clip: Some(1.0),
+            dropout: 0.0,
             batch: 8,
             max_steps: 12,
             warmup: 2,
@@ -62,6 +66,7 @@ impl Fixture {
             max_tokens: 64,
             seed: 5,
             memory: None,
+            resume: None,
             out: self.path(out),
         }
     }
@@ -79,7 +84,7 @@ impl Fixture {
 
 fn lora() -> Method {
     let targets = ["q_proj", "v_proj", "up_proj", "down_proj"].map(String::from).to_vec();
-    Method::Lora(LoraSpec { rank: 4, alpha: 8.0, targets })
+    Method::Lora(LoraSpec { rank: 4, alpha: 8.0, rslora: false, targets })
 }
 
 #[test]
@@ -186,6 +191,54 @@ fn the_best_checkpoint_is_kept() {
     assert!((f.loss(&spec.model, Some(&spec.out), &spec.eval) - best).abs() < 1e-4);
 }
 
+/// Without anything left to learn, patience ends it: no evaluation is better than the best.
+#[test]
+fn patience_ends_a_training_on_a_plateau() {
+    let f = Fixture::new(2);
+    let mut spec = f.spec(lora(), "adapter");
+    (spec.learning_rate, spec.eval_every, spec.max_steps, spec.patience) = (1e-20, 1, 50, Some(3));
+    let report = f.train(&spec);
+    let losses: Vec<f64> = report.curve.iter().map(|(_, l)| *l).collect();
+    let best = losses.iter().position(|l| *l == report.loss).unwrap();
+    assert_eq!((losses.len() - 1 - best, report.steps < 50), (3, true), "{losses:?}");
+}
+
+#[test]
+fn clipping_dropout_and_decay_change_the_training_and_only_it() {
+    let f = Fixture::new(2);
+    let run = |name: &str, change: &dyn Fn(&mut TrainSpec)| {
+        let mut spec = f.spec(lora(), name);
+        change(&mut spec);
+        let report = f.train(&spec);
+        (report.start_loss, std::fs::read(spec.out.join("adapter_model.safetensors")).unwrap())
+    };
+    let (start, free) = run("free", &|s| s.clip = None);
+    assert!(run("wide", &|s| s.clip = Some(1e9)).1 == free, "a bound that is never reached changes nothing");
+    for (name, change) in [
+        ("clip", &(|s: &mut TrainSpec| s.clip = Some(1e-3)) as &dyn Fn(&mut TrainSpec)),
+        ("dropout", &|s| (s.clip, s.dropout) = (None, 0.2)),
+        ("decay", &|s| (s.clip, s.weight_decay) = (None, Some(0.1))),
+    ] {
+        let (begins, other) = run(name, change);
+        assert!(other != free, "{name}");
+        assert_eq!(begins, start, "an evaluation knows no {name}");
+    }
+    let config = std::fs::read_to_string(f.path("dropout").join("adapter_config.json")).unwrap();
+    assert!(config.contains("\"lora_dropout\": 0.2"), "{config}");
+}
+
+#[test]
+fn dropout_depends_on_the_seed_alone() {
+    let bytes = |threads: usize| {
+        let f = Fixture::new(threads);
+        let mut spec = f.spec(lora(), "adapter");
+        spec.dropout = 0.3;
+        f.train(&spec);
+        std::fs::read(spec.out.join("adapter_model.safetensors")).unwrap()
+    };
+    assert!(bytes(1) == bytes(3));
+}
+
 #[test]
 fn answers_do_not_depend_on_company() {
     let f = Fixture::new(2);
@@ -233,7 +286,17 @@ fn bad_input_is_named() {
     spec.learning_rate = 1e9;
     spec.warmup = 0;
     assert!(message(&spec).contains("diverged"), "{}", message(&spec));
-    let odd = LoraSpec { rank: 4, alpha: 8.0, targets: vec!["query".into()] };
+    // A scale of 0 lets no gradient through: the self-test before the first step says so.
+    let dead = LoraSpec { rank: 4, alpha: 0.0, rslora: false, targets: vec!["v_proj".into()] };
+    let why = message(&f.spec(Method::Lora(dead), "adapter"));
+    assert!(why.contains("no gradient reaches") && why.contains("layers.0.self_attn.v_proj.lora_A"), "{why}");
+    let mut spec = f.spec(lora(), "adapter");
+    spec.dropout = 1.0;
+    assert!(message(&spec).contains("dropout must be in [0, 1)"));
+    let mut spec = f.spec(Method::Full, "model");
+    spec.dropout = 0.1;
+    assert!(message(&spec).contains("dropout is of an adapter"));
+    let odd = LoraSpec { rank: 4, alpha: 8.0, rslora: false, targets: vec!["query".into()] };
     assert!(message(&f.spec(Method::Lora(odd), "adapter")).contains("query"));
     let weights = f.path("base").join("model.safetensors");
     let whole = std::fs::read(&weights).unwrap();

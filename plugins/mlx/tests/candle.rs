@@ -101,11 +101,15 @@ fn spec(base: &Path, out: PathBuf) -> TrainSpec {
     TrainSpec {
         model: base.into(),
         adapter: None,
-        method: Method::Lora(LoraSpec { rank: 4, alpha: 8.0, targets }),
+        method: Method::Lora(LoraSpec { rank: 4, alpha: 8.0, rslora: false, targets }),
         data: rows(24, 0),
         eval: rows(8, 24),
         until: None,
+        patience: None,
         learning_rate: 1e-2,
+        weight_decay: None,
+        clip: Some(1.0),
+        dropout: 0.0,
         batch: 8,
         max_steps: 12,
         warmup: 2,
@@ -114,6 +118,7 @@ fn spec(base: &Path, out: PathBuf) -> TrainSpec {
         max_tokens: 64,
         seed: 5,
         memory: None,
+        resume: None,
         out,
     }
 }

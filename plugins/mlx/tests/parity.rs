@@ -25,9 +25,15 @@ fn passes(case: &Case, adapted: bool) -> MlxPasses {
     MlxPasses::load(&case.folder.join("model"), adapted.then_some(adapter.as_path())).unwrap()
 }
 
+/// A row of which everything from `first` on is predicted.
+#[expect(clippy::single_range_in_vec_init, reason = "one answer")]
+fn example(ids: Vec<u32>, first: usize) -> Example {
+    Example { answers: vec![first..ids.len()], ids, cut: false }
+}
+
 /// labels = input_ids, the first 6 of each row ignored.
 fn examples(case: &Case) -> Vec<Example> {
-    case.rows("input_ids").into_iter().map(|ids| Example { ids, first: 6, cut: false }).collect()
+    case.rows("input_ids").into_iter().map(|ids| example(ids, 6)).collect()
 }
 
 /// The adapter over a net whose losses and gradients MLX computes, as in a training.
@@ -104,7 +110,7 @@ fn parity_of_loss_gradients_and_training() {
 fn padding_changes_nothing() {
     for case in cases() {
         let (net, rows) = (net(&case), case.rows("input_ids"));
-        let row = |i: usize, n: usize| Example { ids: rows[i][..n].to_vec(), first: n.min(2), cut: false };
+        let row = |i: usize, n: usize| example(rows[i][..n].to_vec(), n.min(2));
         let all = [row(0, 17), row(1, 15), row(0, 6), row(1, 13), row(0, 1)];
         let gradient = |examples: &[Example]| {
             let (batch, targets) = pack(examples);

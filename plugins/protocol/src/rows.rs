@@ -7,14 +7,56 @@ use crate::digest::Digest;
 /// Name of the file that holds the rows of a `Dataset` or `Responses` artifact.
 pub const ROWS_FILE: &str = "rows.jsonl";
 
-/// A prompt and what was answered to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A prompt and what was answered to it; in a conversation, the last question and its answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// The question or instruction.
     pub prompt: String,
     /// The answer; empty in a dataset of bare prompts.
     #[serde(default)]
     pub response: String,
+    /// What was said before the prompt, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Turn>,
+}
+
+impl Row {
+    /// One question and its answer.
+    pub fn new(prompt: impl Into<String>, response: impl Into<String>) -> Self {
+        Self { prompt: prompt.into(), response: response.into(), history: Vec::new() }
+    }
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// Who says it.
+    pub role: Role,
+    /// What.
+    pub content: String,
+}
+
+/// Who speaks in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Sets the scene, once at the beginning.
+    System,
+    /// Asks.
+    User,
+    /// Answers.
+    Assistant,
+}
+
+impl Role {
+    /// As chat templates spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
 }
 
 /// A line of a rows file is not a row.

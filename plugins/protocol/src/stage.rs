@@ -30,6 +30,12 @@ pub trait Context: Sync {
     fn open(&self, artifact: &ArtifactRef) -> Result<PathBuf, Failure>;
     /// An empty folder of this attempt; outputs are written here.
     fn scratch(&self) -> &Path;
+    /// A folder that outlives this attempt and is given to every later attempt at the same thing (the
+    /// same kind with the same arguments), until one is committed: there a stage keeps what it needs
+    /// to go on after a crash. It may not exist yet. `None` where nothing is kept.
+    fn resume_dir(&self) -> Option<PathBuf> {
+        None
+    }
     /// Where a path argument of a pipeline file lies in this place.
     fn path(&self, path: &str) -> PathBuf;
     /// The row-level cache.

@@ -160,7 +160,7 @@ impl MemoryContext {
 
     /// Stores a dataset of prompts and responses.
     pub fn dataset(&self, rows: &[(&str, &str)]) -> ArtifactRef {
-        let row = |(p, r): &(&str, &str)| Row { prompt: (*p).into(), response: (*r).into() };
+        let row = |(p, r): &(&str, &str)| Row::new(*p, *r);
         let rows: Vec<Row> = rows.iter().map(row).collect();
         self.put_rows(Type::Dataset, &rows)
     }

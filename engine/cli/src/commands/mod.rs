@@ -1,5 +1,6 @@
 //! One module a command.
 
+pub mod adapter;
 pub mod cache;
 pub mod catalog;
 pub mod check;

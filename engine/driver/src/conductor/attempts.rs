@@ -82,8 +82,9 @@ impl Conductor {
         let Some((fence, _)) = self.begin(instance, "local", &planned, None) else { return };
         let control = Arc::new(Control::default());
         let source_dir = self.options.source_dir.clone();
-        let task =
-            local_task(&self.state, instance, fence, &planned.prepared, source_dir, Arc::clone(&control));
+        let key = planned.key.as_ref().map(|(key, _)| *key);
+        let prepared = &planned.prepared;
+        let task = local_task(&self.state, instance, fence, prepared, source_dir, key, Arc::clone(&control));
         let timeout = self.state.instance(instance).policy.timeout_ms;
         let overdue_ms = timeout.map(|t| self.now().saturating_add(t).saturating_add(HUNG_MS));
         let runner = Runner::Local { control, overdue_ms };
@@ -181,13 +182,14 @@ impl Conductor {
         released: ReleasedParts,
         usage: Usage,
     ) {
-        let key = match self.live.remove(&fence) {
+        let (key, keeps) = match self.live.remove(&fence) {
             Some(live) => {
                 live.supersede();
-                live.key
+                let keeps = live.keeps_progress();
+                (live.key, keeps)
             }
             // The lease had expired. The inputs may have changed since, so there is no key.
-            None => None,
+            None => (None, false),
         };
         self.offered.remove(&instance);
         let seconds = usage.seconds;
@@ -202,6 +204,10 @@ impl Conductor {
             return;
         }
         index_catalog(self, &output);
+        if let Some((key, _)) = key.as_ref().filter(|_| keeps) {
+            let (engine, key) = (Arc::clone(&self.engine), *key);
+            self.journal.then(move || engine.ws.forget_resume(&key));
+        }
         if let Some((key, preimage)) = key {
             self.engine.ws.cache().stage_put(&key, &preimage, &CacheEntry { output, released, seconds });
         }
@@ -306,6 +312,11 @@ impl Conductor {
 }
 
 impl Live {
+    /// Whether its stage keeps progress for a later attempt.
+    fn keeps_progress(&self) -> bool {
+        matches!(&self.runner, Runner::Local { control, .. } if control.keeps.load(Ordering::Acquire))
+    }
+
     /// Nothing more is expected of the attempt.
     fn supersede(&self) {
         if let Runner::Device { lease } = &self.runner {

@@ -71,7 +71,8 @@ pub fn made(ctx: &dyn Context, ty: Type, n: i64) -> Result<Output, Failure> {
 /// The kinds, borrowed from the registry for their properties:
 /// - `jsonl` (a source, never cached) reads a number from the file `path`;
 /// - `concat` adds up `datasets`, and reports progress;
-/// - `probe` fails transiently as long as the script says so, then gives `model` plus one;
+/// - `probe` fails transiently as long as the script says so, then gives `model` plus one; it keeps
+///   progress, and counts as `progress` each time that it finds some;
 /// - `embed` panics;
 /// - `evaluate` sleeps until it is told to stop;
 /// - `merge` has wrong input;
@@ -111,6 +112,12 @@ pub fn stages(script: &Arc<Script>) -> Vec<Box<dyn Stage>> {
     add(
         "probe",
         Box::new(|script, args, ctx| {
+            let progress = ctx.resume_dir().expect("a cached kind has a place for its progress");
+            if progress.join("tried").exists() {
+                script.called("progress");
+            }
+            std::fs::create_dir_all(&progress).map_err(|e| Failure::io(&progress, &e))?;
+            std::fs::write(progress.join("tried"), "").map_err(|e| Failure::io(&progress, &e))?;
             let left = &script.failures_left;
             if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
                 return Err(Failure::new(FailureClass::Transient, "the line dropped"));

@@ -173,8 +173,7 @@ pub fn space(ctx: &MemoryContext, kind: &str, model: &ArtifactRef) -> ArtifactRe
 
 /// Prompts `from..to`, without answers.
 pub fn prompts(ctx: &MemoryContext, from: usize, to: usize) -> ArtifactRef {
-    let rows: Vec<Row> =
-        (from..to).map(|i| Row { prompt: format!("What is topic {i}?"), response: String::new() }).collect();
+    let rows: Vec<Row> = (from..to).map(|i| Row::new(format!("What is topic {i}?"), "")).collect();
     ctx.put_rows(Type::Dataset, &rows)
 }
 
@@ -183,7 +182,7 @@ pub fn person(ctx: &MemoryContext, style: &str, styled: usize, from: usize, to: 
     let row = |i: usize| {
         let prompt = format!("What is topic {i}?");
         let style = if i - from < styled { style } else { "plain" };
-        Row { response: answer(&prompt, style), prompt }
+        Row::new(prompt.clone(), answer(&prompt, style))
     };
     ctx.put_rows(Type::Dataset, &(from..to).map(row).collect::<Vec<_>>())
 }

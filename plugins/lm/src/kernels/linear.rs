@@ -8,6 +8,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
+use super::dropout::Dropout;
 use super::gemm::{gemm, gemm_into, mat};
 use super::simd;
 
@@ -100,6 +101,8 @@ pub struct LoraRef<'a> {
     pub rank: usize,
     /// What B A x is multiplied with.
     pub scale: f32,
+    /// Dropout of x on its way into A.
+    pub dropout: Option<Dropout<'a>>,
 }
 
 /// A linear layer.
@@ -138,7 +141,9 @@ impl LinearRef<'_> {
         }
         let Some(l) = &self.lora else { return Vec::new() };
         let mut u = vec![0.0; n * l.rank];
-        gemm(&mut u, Accum::Replace, mat(x, n, inner), mat(l.a, l.rank, inner).transpose(), 1.0);
+        let dropped = l.dropout.map(|d| d.of(&x[..n * inner], inner));
+        let x = mat(dropped.as_deref().unwrap_or(x), n, inner);
+        gemm(&mut u, Accum::Replace, x, mat(l.a, l.rank, inner).transpose(), 1.0);
         let b = mat(l.b, out, l.rank).transpose();
         gemm(y, Accum::Add, mat(&u, n, l.rank), b, l.scale);
         u
@@ -156,9 +161,9 @@ impl LinearRef<'_> {
         n: usize,
     ) {
         let (out, inner) = (self.weight.rows, self.weight.cols);
-        let (x, dy_rows) = (mat(x, n, inner), mat(dy, n, out));
+        let dy_rows = mat(dy, n, out);
         if let Some(dw) = &mut grad.weight {
-            gemm(dw, Accum::Add, dy_rows.transpose(), x, 1.0);
+            gemm(dw, Accum::Add, dy_rows.transpose(), mat(x, n, inner), 1.0);
         }
         if let Some(db) = &mut grad.bias {
             column_sums(db, dy, n);
@@ -170,14 +175,23 @@ impl LinearRef<'_> {
                 gemm(db, Accum::Add, dy_rows.transpose(), mat(u, n, l.rank), l.scale);
             }
             if let Some(da) = &mut grad.a {
+                let dropped = l.dropout.map(|d| d.of(&x[..n * inner], inner));
+                let x = mat(dropped.as_deref().unwrap_or(x), n, inner);
                 gemm(da, Accum::Add, mat(&du, n, l.rank).transpose(), x, 1.0);
             }
             du
         });
         let Some((dx, accum)) = dx else { return };
         self.weight.backward(dx, accum, dy, n);
-        if let (Some(l), Some(du)) = (&self.lora, du) {
-            gemm(dx, Accum::Add, mat(&du, n, l.rank), mat(l.a, l.rank, inner), 1.0);
+        let (Some(l), Some(du)) = (&self.lora, du) else { return };
+        let (du, a) = (mat(&du, n, l.rank), mat(l.a, l.rank, inner));
+        match l.dropout {
+            None => gemm(dx, Accum::Add, du, a, 1.0),
+            Some(dropout) => {
+                let mut behind = Buffer::new(n * inner);
+                gemm(&mut behind, Accum::Replace, du, a, 1.0);
+                dropout.back(&mut dx[..n * inner], &behind, inner);
+            }
         }
     }
 }
@@ -200,22 +214,31 @@ mod tests {
 
     #[test]
     fn gradients_of_weight_bias_and_lora_agree_with_differences() {
+        gradients_agree(None);
+    }
+
+    #[test]
+    fn gradients_with_dropout_agree_with_differences() {
+        gradients_agree(Some(Dropout { share: 0.4, tokens: &[3, 1, 4, 1, 5], layer: 9 }));
+    }
+
+    fn gradients_agree(dropout: Option<Dropout>) {
         let (n, inner, out, rank) = (5, 7, 6, 2);
         let mut t = Tensors::new(11);
         let sizes = [n * inner, out * inner, out, rank * inner, out * rank];
         let at: Vec<usize> = sizes.iter().map(|s| t.push(*s)).collect();
         let probe = Tensors::numbers(n * out, 5);
-        fn layer<'a>(t: &'a Tensors, at: &[usize]) -> LinearRef<'a> {
-            let lora = LoraRef { a: t.get(at[3]), b: t.get(at[4]), rank: 2, scale: 0.7 };
+        fn layer<'a>(t: &'a Tensors, at: &[usize], dropout: Option<Dropout<'a>>) -> LinearRef<'a> {
+            let lora = LoraRef { a: t.get(at[3]), b: t.get(at[4]), rank: 2, scale: 0.7, dropout };
             let weight = Matrix { rows: 6, cols: 7, data: Numbers::F32(t.get(at[1])) };
             LinearRef { weight, bias: Some(t.get(at[2])), lora: Some(lora) }
         }
         let loss = |t: &Tensors| {
             let mut y = vec![0.0; n * out];
-            layer(t, &at).forward(&mut y, t.get(at[0]), n);
+            layer(t, &at, dropout).forward(&mut y, t.get(at[0]), n);
             simd::dot(&y, &probe)
         };
-        let l = layer(&t, &at);
+        let l = layer(&t, &at, dropout);
         let mut y = vec![0.0; n * out];
         let u = l.forward(&mut y, t.get(at[0]), n);
         let mut g: Vec<Vec<f32>> = sizes.iter().map(|s| vec![0.0; *s]).collect();

@@ -70,7 +70,24 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::Tensors;
+    use crate::kernels::simd;
+    use crate::kernels::testing::{Tensors, check_gradients};
+
+    #[test]
+    fn gradients_agree_with_differences() {
+        let rope = Rope::new(&[1.0, 0.1, 0.01], 9);
+        let (positions, probe) = ([0, 3, 8, 1], Tensors::numbers(4 * 12, 2));
+        let mut t = Tensors::new(31);
+        t.push(4 * 12);
+        // Turning the gradient back is the backward pass.
+        let mut dx = probe.clone();
+        rope.turn(&mut dx, 12, &positions, -1.0);
+        check_gradients(&t, &[dx], |t| {
+            let mut x = t.get(0).to_vec();
+            rope.turn(&mut x, 12, &positions, 1.0);
+            simd::dot(&x, &probe)
+        });
+    }
 
     #[test]
     fn turning_back_undoes_it() {

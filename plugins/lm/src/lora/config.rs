@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use regex::Regex;
+use fancy_regex::Regex;
 use serde_json::{Value, json};
 
 use crate::api::LoraSpec;
@@ -32,6 +32,8 @@ pub struct AdapterConfig {
     pub alpha: f64,
     /// Whether the scale is alpha / √rank rather than alpha / rank.
     pub rslora: bool,
+    /// `lora_dropout`: what it was trained with; no matter when it is used.
+    pub dropout: f64,
     /// Ranks of modules whose names end in these expressions.
     pub rank_pattern: Vec<(String, usize)>,
     /// Alphas of modules whose names end in these expressions.
@@ -101,6 +103,7 @@ impl AdapterConfig {
             rank: keys.need("r")?,
             alpha: keys.number("lora_alpha")?.unwrap_or(8.0),
             rslora: keys.flag("use_rslora")?.unwrap_or(false),
+            dropout: keys.number("lora_dropout")?.unwrap_or(0.0),
             rank_pattern: pattern(&keys, "rank_pattern", |v| {
                 v.as_u64().filter(|n| *n > 0).map(|n| n as usize)
             })?,
@@ -131,7 +134,8 @@ impl AdapterConfig {
             path: FILE.into(),
             rank: spec.rank,
             alpha: spec.alpha,
-            rslora: false,
+            rslora: spec.rslora,
+            dropout: 0.0,
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             targets: Targets::Names(names),
@@ -165,7 +169,7 @@ impl AdapterConfig {
     fn hits(&self, targets: &Targets, name: &str, key: &str) -> Result<bool, LmError> {
         match targets {
             Targets::Pattern(all) if all == "all-linear" => Ok(true),
-            Targets::Pattern(p) => Ok(self.regex(&format!("^(?:{p})$"), key)?.is_match(name)),
+            Targets::Pattern(p) => self.is_match(&format!("^(?:{p})$"), name, key),
             Targets::Names(names) => {
                 Ok(names.iter().any(|n| name == n || name.strip_suffix(n).is_some_and(|r| r.ends_with('.'))))
             }
@@ -175,15 +179,17 @@ impl AdapterConfig {
     /// PEFT takes the first expression that the end of the name matches.
     fn by_pattern<T: Copy>(&self, all: &[(String, T)], name: &str, key: &str) -> Result<Option<T>, LmError> {
         for (p, value) in all {
-            if self.regex(&format!(r"^(?:.*\.)?(?:{p})$"), key)?.is_match(name) {
+            if self.is_match(&format!(r"^(?:.*\.)?(?:{p})$"), name, key)? {
                 return Ok(Some(*value));
             }
         }
         Ok(None)
     }
 
-    fn regex(&self, pattern: &str, key: &str) -> Result<Regex, LmError> {
-        Regex::new(pattern).map_err(|e| self.wrong(key, &format!("is not a supported expression: {e}")))
+    /// As Python's expressions do, these may look ahead.
+    fn is_match(&self, pattern: &str, name: &str, key: &str) -> Result<bool, LmError> {
+        let found = Regex::new(pattern).and_then(|r| r.is_match(name));
+        found.map_err(|e| self.wrong(key, &format!("is not a supported expression: {e}")))
     }
 
     /// As PEFT writes it.
@@ -202,7 +208,7 @@ impl AdapterConfig {
             "base_model_name_or_path": null,
             "r": self.rank,
             "lora_alpha": self.alpha,
-            "lora_dropout": 0.0,
+            "lora_dropout": self.dropout,
             "use_rslora": self.rslora,
             "rank_pattern": ranks,
             "alpha_pattern": alphas,
@@ -294,6 +300,8 @@ mod tests {
         assert_eq!(hits(json!("all-linear")), [true; 7]);
         assert_eq!(hits(json!(r".*\.(gate|up)_proj")), [false, false, false, false, true, true, false]);
         assert_eq!(hits(json!("q_proj")), [false; 7], "an expression must match the whole name");
+        let ahead = json!(r"^(?!.*visual)(?:.*\.)?(?:q_proj|down_proj)");
+        assert_eq!(hits(ahead), [true, false, false, false, false, false, true], "as LLaMA-Factory writes");
         let c = read(|j| j["layers_to_transform"] = json!([2])).unwrap();
         assert!(c.module(0, Proj::Q).unwrap().is_none() && c.module(2, Proj::Q).unwrap().is_some());
     }
@@ -305,6 +313,15 @@ mod tests {
             ("bias", json!("lora_only")),
             ("modules_to_save", json!(["lm_head"])),
             ("init_lora_weights", json!("pissa")),
+            ("init_lora_weights", json!("pissa_niter_16")),
+            ("init_lora_weights", json!("olora")),
+            ("init_lora_weights", json!("loftq")),
+            ("lora_bias", json!(true)),
+            ("use_qalora", json!(true)),
+            ("target_parameters", json!(["mlp.experts.gate_up_proj"])),
+            ("trainable_token_indices", json!([1, 2])),
+            ("layer_replication", json!([[0, 4], [2, 5]])),
+            ("layers_pattern", json!("h")),
             ("fan_in_fan_out", json!(true)),
             ("peft_type", json!("IA3")),
             ("r", json!(0)),

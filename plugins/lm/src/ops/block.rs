@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout as Strides, Result, Shape, Tensor};
 
 use super::{lock, numbers, tensor, with_numbers};
-use crate::block::{Batch, BlockGrad, Dims, Saved};
+use crate::block::{Batch, BlockGrad, BlockRef, Dims, Saved};
+use crate::kernels::dropout::Dropout;
 use crate::kernels::rope::Rope;
 use crate::model::{Block, Layout};
 
@@ -17,6 +18,17 @@ pub enum Keep {
     Activations,
     /// Nothing: the backward pass runs the block forward again (checkpointing).
     Input,
+}
+
+/// Dropout of the LoRA pairs of one block, while training.
+#[derive(Clone, Debug)]
+pub struct BlockDropout {
+    /// Share of an input's numbers that are set to zero.
+    pub share: f32,
+    /// A key of each token of the batch.
+    pub tokens: Arc<Vec<u64>>,
+    /// The block's number.
+    pub block: usize,
 }
 
 /// The operation. [`CustomOp2`] over (hidden `[tokens, width]`, parameters), or [`CustomOp1`] over
@@ -34,6 +46,8 @@ pub struct BlockOp {
     pub rope: Arc<Rope>,
     /// What is kept for the backward pass.
     pub keep: Keep,
+    /// Dropout of the LoRA pairs.
+    pub dropout: Option<BlockDropout>,
     /// Whether the hidden state's gradient is wanted.
     pub input_grad: bool,
     /// What was kept.
@@ -41,9 +55,21 @@ pub struct BlockOp {
 }
 
 impl BlockOp {
+    fn view<'a>(&'a self, theta: &'a [f32]) -> BlockRef<'a> {
+        let mut view = self.layout.view(&self.block, theta);
+        if let Some(d) = &self.dropout {
+            for (i, linear) in view.linear.iter_mut().enumerate() {
+                let layer = ((d.block as u64) << 8) | i as u64;
+                let own = Dropout { share: d.share, tokens: &d.tokens, layer };
+                linear.lora.iter_mut().for_each(|l| l.dropout = Some(own));
+            }
+        }
+        view
+    }
+
     fn run(&self, x: &[f32], theta: &[f32]) -> (CpuStorage, Shape) {
         let mut y = vec![0.0; x.len()];
-        let view = self.layout.view(&self.block, theta);
+        let view = self.view(theta);
         let saved = view.forward(&self.dims, &mut y, x, &self.batch, &self.rope);
         if self.keep == Keep::Activations {
             *lock(&self.saved) = Some(saved);
@@ -52,7 +78,7 @@ impl BlockOp {
     }
 
     fn back(&self, x: &[f32], theta: &[f32], grad: &mut BlockGrad, dy: &[f32]) -> Option<Vec<f32>> {
-        let view = self.layout.view(&self.block, theta);
+        let view = self.view(theta);
         let saved = lock(&self.saved).take().unwrap_or_else(|| {
             let mut y = vec![0.0; x.len()];
             view.forward(&self.dims, &mut y, x, &self.batch, &self.rope)

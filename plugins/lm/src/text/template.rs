@@ -88,19 +88,22 @@ impl ChatTemplate {
         &self.path
     }
 
-    /// A prompt as a user's turn, up to where the answer begins.
-    pub(super) fn prompt(&self, prompt: &str) -> Result<String, LmError> {
-        self.render(&[("user", prompt)], true)
+    /// Turns, as (role, content), up to where the next answer begins.
+    pub(super) fn asked(&self, turns: &[(&str, &str)]) -> Result<String, LmError> {
+        self.render(turns, true)
     }
 
-    /// What follows [`ChatTemplate::prompt`] once there is an answer: it, and what closes its turn.
-    pub(super) fn answer(&self, prompt: &str, response: &str) -> Result<String, LmError> {
-        let whole = self.render(&[("user", prompt), ("assistant", response)], false)?;
-        let start = self.prompt(prompt)?;
-        whole.strip_prefix(&start).map(str::to_owned).ok_or_else(|| LmError::File {
+    /// Turns of which the last is an answer, with what closes it.
+    pub(super) fn answered(&self, turns: &[(&str, &str)]) -> Result<String, LmError> {
+        self.render(turns, false)
+    }
+
+    /// What a longer form of a conversation adds to a shorter one.
+    pub(super) fn behind<'a>(&self, longer: &'a str, shorter: &str) -> Result<&'a str, LmError> {
+        longer.strip_prefix(shorter).ok_or_else(|| LmError::File {
             path: self.path.clone(),
-            why: "the chat template writes a prompt differently once it is answered, so the answer \
-                  cannot be told from the prompt"
+            why: "the chat template writes a turn differently once another follows, so answers cannot be \
+                  told from prompts"
                 .into(),
             help: Some("use a template whose conversation begins with its generation prompt".into()),
         })
@@ -108,12 +111,14 @@ impl ChatTemplate {
 
     /// A conversation of one question and one answer.
     pub(super) fn sample(&self) -> Result<Sample, LmError> {
-        let tail = self.answer(QUESTION, ANSWER)?;
+        let turns = [("user", QUESTION), ("assistant", ANSWER)];
+        let (start, text) = (self.asked(&turns[..1])?, self.answered(&turns)?);
+        let tail = self.behind(&text, &start)?;
         let behind = tail.rsplit_once(ANSWER).map(|(_, behind)| behind.to_owned());
         let behind = behind.ok_or_else(|| {
             LmError::file(&self.path, "the chat template leaves out what the assistant says")
         })?;
-        Ok(Sample { text: self.prompt(QUESTION)? + &tail, behind })
+        Ok(Sample { text, behind })
     }
 
     /// The special tokens in a rendered text.

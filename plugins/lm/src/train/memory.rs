@@ -43,7 +43,7 @@ pub fn plan(spec: &TrainSpec, target: &Target, train: &[Example], eval: &[Exampl
             let together = tokens.min(step).max(longest);
             let activations = match foreign {
                 Some(f) => f.memory(together, longest).1,
-                None => activations(target, together, keep),
+                None => activations(target, together, keep, spec.dropout > 0.0),
             };
             let bytes = fixed + activations;
             if spec.memory.is_none_or(|limit| bytes <= limit) {
@@ -75,7 +75,7 @@ fn fixed(target: &Target) -> u64 {
 }
 
 /// Bytes of activations at the peak of a step with so many tokens at once.
-fn activations(target: &Target, tokens: usize, keep: Keep) -> u64 {
+fn activations(target: &Target, tokens: usize, keep: Keep, dropout: bool) -> u64 {
     let (c, d) = (&target.net.model.config, target.net.model.dims());
     let block = Saved::per_token(&d);
     let kept = match keep {
@@ -84,6 +84,8 @@ fn activations(target: &Target, tokens: usize, keep: Keep) -> u64 {
     };
     // Hidden states between blocks, and the gradients of one block while it is passed back.
     let passing = (c.layers + 12) * c.hidden + 3 * c.ffn + 4 * d.heads.q_width();
+    // A layer's input with dropout, and its gradient behind it.
+    let passing = passing + if dropout { 2 * c.ffn.max(c.hidden) } else { 0 };
     let logits = c.vocab * cross_entropy::chunk(c.vocab).min(tokens);
     // Buffers come in sizes an eighth apart.
     ((tokens * (kept + passing) + logits) as u64 * 4) * 9 / 8

@@ -14,7 +14,7 @@ use crate::files;
 use crate::lora::{Adapter, WriteAs, tensor_name};
 use crate::model::{Layout, Model, Slot};
 use crate::net::{Foreign, Net, Overlay};
-use crate::ops::with_numbers;
+use crate::ops::{tensor, with_numbers};
 
 /// Makes what computes the training of an adapter over a model.
 pub type Start<'a> = &'a dyn Fn(&Model, &Adapter) -> Result<Box<dyn Foreign>, LmError>;
@@ -48,10 +48,11 @@ impl Target {
         let given = spec.adapter.as_deref().map(|a| Adapter::load(a, &model.config)).transpose()?;
         match &spec.method {
             Method::Lora(lora) => {
-                let adapter = match given {
+                let mut adapter = match given {
                     Some(a) => a,
                     None => Adapter::fresh(lora, &model.config, spec.seed)?,
                 };
+                adapter.config.dropout = spec.dropout;
                 let overlay = adapter.overlay(&Device::Cpu)?;
                 let mut net = Net::new(model, overlay);
                 net.foreign = foreign.map(|start| start(&net.model, &adapter)).transpose()?;
@@ -93,6 +94,21 @@ impl Target {
                 copy.extend_from_slice(values);
                 Ok(())
             })?;
+        }
+        Ok(())
+    }
+
+    /// Sets all parameters to values in the order of [`Net::parameters`].
+    ///
+    /// # Errors
+    /// [`LmError::Internal`] where they are not of this target's shapes.
+    pub fn put_values(&self, values: &[Vec<f32>]) -> Result<(), LmError> {
+        let all = self.net.parameters();
+        if all.len() != values.len() || all.iter().zip(values).any(|((.., v), n)| v.elem_count() != n.len()) {
+            return Err(LmError::Internal("values of another training".into()));
+        }
+        for ((.., var), values) in all.iter().zip(values) {
+            var.set(&tensor(values.clone(), var.dims())?)?;
         }
         Ok(())
     }

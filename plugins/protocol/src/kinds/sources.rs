@@ -76,6 +76,19 @@ pub(super) static SOURCES: &[Kind] = &[
                 "the key of the response; a file of bare prompts may lack it",
             ),
             optional(
+                "messages",
+                &[A::Text],
+                D::Text("messages"),
+                "the key of a whole conversation, a list of `{role, content}`; rows that have it need no \
+                 prompt and response",
+            ),
+            optional(
+                "turns",
+                &[A::Word(&["all", "first"])],
+                D::Text("all"),
+                "what is taken of a conversation: all of it, or its first question and answer",
+            ),
+            optional(
                 "skip",
                 &[A::Int],
                 D::Int(0),

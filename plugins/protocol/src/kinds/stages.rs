@@ -17,8 +17,8 @@ pub(super) static STAGES: &[Kind] = &[
         name: "ingest",
         version: 1,
         role: Role::Stage,
-        doc: "Takes a LoRA adapter in PEFT's format or a full model into the catalog, after checking \
-              that it fits its base.",
+        doc: "Takes a LoRA adapter in PEFT's or mlx-lm's format or a full model into the catalog, \
+              after checking that it fits its base.",
         args: &[
             required("base", &[A::Model, A::Pllm], "the model that it personalizes"),
             required("source", &[A::Path], "the adapter's folder"),
@@ -208,8 +208,37 @@ pub(super) static STAGES: &[Kind] = &[
                 D::Absent,
                 "projections that a new adapter changes; left out, all linear ones",
             ),
+            optional(
+                "rslora",
+                &[A::Bool],
+                D::Bool(false),
+                "scale a new adapter by `alpha` / √`rank` instead of `alpha` / `rank`",
+            ),
+            optional(
+                "dropout",
+                &[A::Float],
+                D::Float(0.0),
+                "share of an adapter's inputs that are set to zero while training",
+            ),
             optional("learning_rate", &[A::Float], D::Float(0.001), "peak learning rate"),
-            optional("batch", &[A::Int], D::Int(8), "rows a step"),
+            optional(
+                "weight_decay",
+                &[A::Float],
+                D::Absent,
+                "decay of weight matrices; left out, 0 for adapters and 0.01 for all weights",
+            ),
+            optional(
+                "clip",
+                &[A::Float],
+                D::Float(1.0),
+                "largest norm of all gradients together; 0 does not clip",
+            ),
+            optional(
+                "batch",
+                &[A::Int],
+                D::Int(8),
+                "rows a step; put through the model in as many parts as the memory limit asks for",
+            ),
             optional("max_steps", &[A::Int], D::Int(400), "steps at most"),
             optional("warmup", &[A::Int], D::Int(10), "steps over which the rate rises"),
             optional(
@@ -219,6 +248,12 @@ pub(super) static STAGES: &[Kind] = &[
                 "the rate after warm-up: falls to a tenth at `max_steps`, or stays",
             ),
             optional("eval_every", &[A::Int], D::Int(10), "steps between evaluations"),
+            optional(
+                "patience",
+                &[A::Int],
+                D::Absent,
+                "stop after so many evaluations in a row without a new best loss",
+            ),
             optional(
                 "max_tokens",
                 &[A::Int],
