@@ -21,7 +21,7 @@ fn rows(n: usize, from: usize) -> Vec<Row> {
     let row = |i: usize| {
         let (a, b) = (WORDS[i * 5 % 8], WORDS[i * 3 / 8 % 8]);
         let tail = ["", " Truly, my friend.", " It is so, and it was so before."][i % 3];
-        Row { prompt: format!("Say {a} and {b}."), response: format!("It is {b} and {a}!{tail}") }
+        Row::new(format!("Say {a} and {b}."), format!("It is {b} and {a}!{tail}"))
     };
     (from..from + n).map(row).collect()
 }
