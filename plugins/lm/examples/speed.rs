@@ -120,7 +120,11 @@ fn main() {
     let spec = TrainSpec {
         model: folder.path().into(),
         adapter: None,
-        method: if full { Method::Full } else { Method::Lora(LoraSpec { rank: 8, alpha: 16.0, targets }) },
+        method: if full {
+            Method::Full
+        } else {
+            Method::Lora(LoraSpec { rank: 8, alpha: 16.0, rslora: false, targets })
+        },
         data: Vec::new(),
         eval: Vec::new(),
         until: None,
