@@ -70,7 +70,7 @@ impl MlxPasses {
     pub fn load(model: &Path, adapter: Option<&Path>) -> Result<Self, LmError> {
         let model = Model::load(model)?;
         let adapter = adapter.map(|folder| Adapter::load(folder, &model.config)).transpose()?;
-        let net = Pinned::new(|| Ok(Net::new(&model, adapter.as_ref())))?;
+        let net = Pinned::new(|| Net::new(&model, adapter.as_ref()).map_err(fault))?;
         Ok(Self { config: model.config, net })
     }
 }

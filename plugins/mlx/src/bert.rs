@@ -59,7 +59,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn get(&self, name: &str, shape: &[usize]) -> std::result::Result<Array, LmError> {
-        Ok(array(&self.named.get(name, shape)?.expanded()))
+        array(&self.named.get(name, shape)?.expanded()).map_err(fault)
     }
 
     fn dense(&self, name: &str, outer: usize, inner: usize) -> std::result::Result<Dense, LmError> {

@@ -11,7 +11,6 @@
 use std::ops::Range;
 
 use headstart_lm::config::DecoderConfig;
-use headstart_lm::kernels::linear::Numbers;
 use headstart_lm::lora::Adapter;
 use headstart_lm::model::{Model, Proj, Slot};
 use headstart_lm::weights::Weight;
@@ -87,14 +86,19 @@ pub(crate) fn dims(shape: &[usize]) -> Vec<i32> {
     shape.iter().map(|n| *n as i32).collect()
 }
 
-/// A weight in its own type.
-pub(crate) fn array(weight: &Weight) -> Array {
-    let shape = dims(&weight.shape);
-    match weight.numbers() {
-        Numbers::F32(v) => Array::from_slice(v, &shape),
-        Numbers::F16(v) => Array::from_slice(v, &shape),
-        Numbers::Bf16(v) => Array::from_slice(v, &shape),
+/// A weight in the type that it is kept in: 32-bit floats where it takes so much, else bf16 where
+/// that holds its numbers, else f16.
+pub(crate) fn array(weight: &Weight) -> Result<Array> {
+    let numbers = weight.to_vec();
+    let wide = Array::from_slice(&numbers, &dims(&weight.shape));
+    if weight.footprint() >= 4 * numbers.len() as u64 {
+        return Ok(wide);
     }
+    let is_bf16 = numbers.iter().all(|v| v.to_bits() & 0xffff == 0);
+    let narrow = wide.as_dtype(if is_bf16 { Dtype::Bfloat16 } else { Dtype::Float16 })?;
+    // Computed now, so that the wide copy goes at once.
+    narrow.eval()?;
+    Ok(narrow)
 }
 
 fn vector(numbers: &[f32]) -> Array {
@@ -114,8 +118,8 @@ pub(crate) fn ids(rows: &[u32], shape: &[i32]) -> Array {
 }
 
 impl Net {
-    /// A model's arrays.
-    pub fn new(model: &Model, adapter: Option<&Adapter>) -> Self {
+    /// A model's arrays, with an adapter's before them.
+    pub fn new(model: &Model, adapter: Option<&Adapter>) -> Result<Self> {
         let mut arrays = Vec::new();
         let mut pairs = vec![[None; 7]; model.blocks.len()];
         for (block, pairs) in pairs.iter_mut().enumerate() {
@@ -137,20 +141,22 @@ impl Net {
             arrays.push(array);
             arrays.len() - 1
         };
-        let blocks = model.blocks.iter().zip(pairs).map(|(b, pairs)| Block {
-            norm1: push(vector(&b.norm1)),
-            norm2: push(vector(&b.norm2)),
-            linear: Proj::ALL.map(|p| {
-                let l = &b.linear[p as usize];
-                Linear {
-                    weight: push(array(&l.weight)),
-                    bias: l.bias.as_deref().map(|b| push(vector(b))),
+        let mut blocks = Vec::with_capacity(model.blocks.len());
+        for (b, pairs) in model.blocks.iter().zip(pairs) {
+            let weights = b.linear.iter().map(|l| array(&l.weight)).collect::<Result<Vec<_>>>()?;
+            let weights: Vec<usize> = weights.into_iter().map(&mut push).collect();
+            blocks.push(Block {
+                norm1: push(vector(&b.norm1)),
+                norm2: push(vector(&b.norm2)),
+                linear: Proj::ALL.map(|p| Linear {
+                    weight: weights[p as usize],
+                    bias: b.linear[p as usize].bias.as_deref().map(|b| push(vector(b))),
                     lora: pairs[p as usize],
-                }
-            }),
-        });
-        let blocks = blocks.collect();
-        let embed = push(array(&model.embed));
+                }),
+            });
+        }
+        let embed = push(array(&model.embed)?);
+        let head = model.head.as_ref().map(array).transpose()?;
         let frequencies = model.config.rope_frequencies();
         let wavelengths: Vec<f32> = frequencies.iter().map(|f| 1.0 / f).collect();
         let places = Places {
@@ -158,10 +164,10 @@ impl Net {
             embed,
             blocks,
             norm: push(vector(&model.norm)),
-            head: model.head.as_ref().map_or(embed, |h| push(array(h))),
+            head: head.map_or(embed, &mut push),
             wavelengths: push(vector(&wavelengths)),
         };
-        Self { places, arrays, trained }
+        Ok(Self { places, arrays, trained })
     }
 }
 
@@ -353,4 +359,46 @@ pub(crate) fn padded(sequences: &[&[u32]], tokens: usize, rows: usize) -> Vec<Pa
         Padded { ids: ids(&flat, &[which.len() as i32, length as i32]), which, length }
     };
     groups.into_iter().map(pad).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use headstart_lm::weights::Weights;
+    use safetensors::Dtype as Stored;
+    use safetensors::tensor::{TensorView, serialize_to_file};
+
+    use super::*;
+    use crate::thread::on_mlx;
+
+    /// Weights of 16 bits stay what they are, and their product is that of the widened ones but
+    /// for the rounding of its input.
+    #[test]
+    fn narrow_weights_stay_narrow() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let numbers: Vec<f32> = (0..12).map(|i| (i as f32 - 5.0) / 8.0).collect();
+        let bf16: Vec<u8> = numbers.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect();
+        // 0.1 to 1.2 in f16, which bf16 cannot hold.
+        let tenths: [u16; 12] =
+            [0x2e66, 0x3266, 0x34cd, 0x3666, 0x3800, 0x38cd, 0x399a, 0x3a66, 0x3b33, 0x3c00, 0x3c66, 0x3ccd];
+        let f16: Vec<u8> = tenths.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let view = |dtype, data| TensorView::new(dtype, vec![3, 4], data).unwrap();
+        let tensors = [("b", view(Stored::BF16, &bf16)), ("h", view(Stored::F16, &f16))];
+        serialize_to_file(tensors, None, &path).unwrap();
+        let weights = Weights::open(&[path]).unwrap();
+        on_mlx(|| {
+            for (name, dtype) in [("b", Dtype::Bfloat16), ("h", Dtype::Float16)] {
+                let weight = weights.need(name, &[3, 4]).unwrap();
+                let narrow = array(&weight).unwrap();
+                assert!(narrow.dtype() == dtype, "{name}");
+                let wide = weight.to_vec();
+                let x = [0.3f32, -1.7, 0.9, 2.1];
+                let product = product(&Array::from_slice(&x, &[1, 4]), &narrow).unwrap();
+                for (found, row) in super::numbers(&product).unwrap().iter().zip(wide.chunks(4)) {
+                    let exact: f32 = row.iter().zip(x).map(|(w, x)| w * x).sum();
+                    assert!((found - exact).abs() < 0.03, "{name}: {found} and {exact}");
+                }
+            }
+        });
+    }
 }

@@ -116,7 +116,7 @@ pub struct Trainer {
 impl Trainer {
     /// With the adapter's values.
     pub fn new(model: &Model, adapter: &Adapter) -> std::result::Result<Self, LmError> {
-        let net = Pinned::new(|| Ok(Net::new(model, Some(adapter))))?;
+        let net = Pinned::new(|| Net::new(model, Some(adapter)).map_err(fault))?;
         let layouts = adapter.layouts.iter().filter(|l| !l.is_empty()).cloned().collect();
         Ok(Self { net, layouts, model: memory::Held::new(model, adapter) })
     }
