@@ -110,7 +110,7 @@ fn main() {
     let vocab = model.config.vocab as u32;
     let mut example = || {
         let ids = (0..tokens).map(|_| rng.random_range(0..vocab)).collect();
-        Example { ids, first: 1, cut: false }
+        Example { ids, answers: std::iter::once(1..tokens).collect(), cut: false }
     };
     if word(1, "full") == "generate" {
         return answer(&Net::new(model, Overlay::None), rows, tokens, steps);

@@ -107,6 +107,8 @@ fn fingerprint(
     let start: Vec<Digest> = start.iter().map(|v| Digest::of(bytemuck::cast_slice(v))).collect();
     Ok(Digest::of_json(&json!({
         "format": 1,
+        // Another backend's steps are not the same to the last bit.
+        "foreign": target.net.foreign.is_some(),
         "model": format!("{:?}", target.net.model.config),
         "method": spec.method,
         "start": start,
