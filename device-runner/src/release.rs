@@ -19,7 +19,7 @@ use crate::residency::{Allowed, allow, described};
 use crate::store::Store;
 
 /// Fields of a selection that may leave: what was chosen, how sure it is, the user's coefficients,
-/// distances and losses of the candidates, what choosing cost. Its sentence for the user does not.
+/// distances and losses of the candidates, what choosing cost and should save. Its sentence for the user does not.
 const SELECTION_FIELDS: &[&str] = &[
     "pllm_name",
     "mix",
@@ -30,6 +30,7 @@ const SELECTION_FIELDS: &[&str] = &[
     "user",
     "distances",
     "verified",
+    "forecast",
     "cost",
 ];
 
@@ -44,9 +45,26 @@ const SELECTION_WORDS: &[&str] = &[
     "explained",
     "loss",
     "base_loss",
+    "share",
+    "rows",
+    "held_back",
     "forward_passes",
     "bytes",
     "catalog_bytes",
+    "seconds",
+    "left",
+    "left_low",
+    "left_high",
+    "steps_scratch",
+    "steps_scratch_low",
+    "steps_scratch_high",
+    "steps_saved",
+    "steps_saved_low",
+    "steps_saved_high",
+    "seconds_saved",
+    "seconds_saved_low",
+    "seconds_saved_high",
+    "break_even_bytes_per_second",
 ];
 
 /// Words of our own that stand in the value of a pLLM.

@@ -142,6 +142,7 @@ impl Parts {
             section #choice {
                 h2 { "The choice" }
                 @if let Some(sentence) = &s.sentence { blockquote { (sentence) } }
+                @if let Some(expected) = &s.expected { p { (expected) } }
                 div.columns {
                     div {
                         h3 { "Chosen" }

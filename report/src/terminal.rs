@@ -169,7 +169,7 @@ impl Page {
         self.heading("The choice", &sure);
         let choice = format!("  {}", self.ink(Ink::Good, &s.choice()));
         self.line(&choice);
-        if let Some(sentence) = &s.sentence {
+        for sentence in [&s.sentence, &s.expected].into_iter().flatten() {
             for line in wrap(sentence, self.width - 2, 4) {
                 self.line(&format!("  {line}"));
             }

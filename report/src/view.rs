@@ -102,6 +102,8 @@ pub struct Selection {
     pub user: Style,
     /// The choice in a sentence.
     pub sentence: Option<String>,
+    /// What it should save, in a sentence.
+    pub expected: Option<String>,
 }
 
 impl Selection {
@@ -123,6 +125,7 @@ impl Selection {
             base_loss: verified.and_then(|v| number(v, "base_loss")),
             user: v.get("user").map(Style::read).unwrap_or_default(),
             sentence: text(v, "sentence"),
+            expected: v.get("forecast").and_then(expected),
         }
     }
 
@@ -143,6 +146,21 @@ impl Selection {
         }
         self.name.clone().unwrap_or_else(|| "not released".into())
     }
+}
+
+/// A forecast in a sentence.
+fn expected(forecast: &Value) -> Option<String> {
+    let x = |name| number(forecast, name);
+    if let Some(why) = text(forecast, "not_known") {
+        return Some(format!("What it will save is not known yet: {why}."));
+    }
+    let (saved, low, high) = (x("steps_saved")?, x("steps_saved_low")?, x("steps_saved_high")?);
+    let of = x("steps_scratch")?;
+    let seconds = x("seconds_saved").map(|s| format!(", about {s:.0} s")).unwrap_or_default();
+    let bytes = x("bytes").map(|b| format!("; its weights are {:.1} MB", b / 1e6)).unwrap_or_default();
+    let link = x("break_even_bytes_per_second").map(|s| (s / 1e3).max(1.0));
+    let link = link.map(|s| format!(" and pay on links above {s:.0} kB/s")).unwrap_or_default();
+    Some(format!("Expected to save {saved:.0} ({low:.0} to {high:.0}) of {of:.0} steps{seconds}{bytes}{link}."))
 }
 
 /// What is known of a training or a measurement.

@@ -80,12 +80,38 @@ pub(super) fn choice(out: &mut String, name: &str, value: &Json) {
         let _ =
             writeln!(out, "  In {:.0} of 100 redraws of your texts the choice stays the same.", sure * 100.0);
     }
+    if let Some(line) = expected(value) {
+        wrapped(out, "  ", &line);
+    }
     let mut near = numbers(value.get("distances"));
     near.sort_by(|a, b| a.1.total_cmp(&b.1));
     if near.len() > 1 {
         let near: Vec<String> = near.iter().take(5).map(|(n, d)| format!("{n} {d:.2}")).collect();
         wrapped(out, "  ", &format!("Nearest first, with distances: {}", near.join(", ")));
     }
+}
+
+/// What the choice should save, with its interval, and when it pays.
+fn expected(value: &Json) -> Option<String> {
+    let forecast = value.get("forecast")?;
+    if let Some(why) = forecast.get("not_known").and_then(Json::as_str) {
+        return Some(format!("What it will save is not known yet: {why}."));
+    }
+    let x = |name: &str| number(forecast, name);
+    let (saved, of) = (x("steps_saved")?, x("steps_scratch")?);
+    let mut line = format!(
+        "Expected to save {saved:.0} ({:.0} to {:.0}) of {of:.0} steps",
+        x("steps_saved_low")?,
+        x("steps_saved_high")?
+    );
+    if let Some(seconds) = x("seconds_saved") {
+        let _ = write!(line, ", about {seconds:.0} s here");
+    }
+    let _ = write!(line, "; its weights are {:.1} MB", x("bytes")? / 1e6);
+    if let Some(speed) = x("break_even_bytes_per_second") {
+        let _ = write!(line, " and pay on links above {:.0} kB/s", (speed / 1e3).max(1.0));
+    }
+    Some(line + ".")
 }
 
 fn numbers(value: Option<&Json>) -> Vec<(String, f64)> {

@@ -325,7 +325,7 @@ pub fn task(fence: u64, kind: &str, ty: Type, args: &[(&str, Value)]) -> Task {
         attempt: 1,
         fence,
         kind: kind.to_owned(),
-        version: 1,
+        version: headstart_protocol::kinds::find(kind).map_or(1, |k| k.version),
         ty,
         args: args.iter().map(|(k, v)| ((*k).to_owned(), Expr::value(v.clone()))).collect(),
         when: None,

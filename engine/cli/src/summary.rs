@@ -166,7 +166,11 @@ fn artifact_view(ws: &Workspace, m: &Manifest) -> OutputView {
         Type::Catalog => OutputView::Catalog { value },
         Type::Selection => OutputView::Selection { value },
         Type::Pllm | Type::Model => OutputView::Pllm { value },
-        Type::Metrics => OutputView::Metrics { value, samples: samples(ws, m) },
+        // A study's table is written for people already.
+        Type::Metrics => match file(ws, m, "table.md") {
+            Some(value) => OutputView::Text { value },
+            None => OutputView::Metrics { value, samples: samples(ws, m) },
+        },
         _ => {
             let files: Vec<&str> = m.files.keys().map(String::as_str).collect();
             OutputView::Text { value: format!("{}: {}", m.ty, files.join(", ")) }
@@ -176,9 +180,14 @@ fn artifact_view(ws: &Workspace, m: &Manifest) -> OutputView {
 
 /// Sample answers that an evaluation kept beside its numbers.
 fn samples(ws: &Workspace, m: &Manifest) -> Vec<Sample> {
-    let path = m.files.get("samples.jsonl").and_then(|f| ws.blobs().path(&f.digest));
-    let text = path.and_then(|p| std::fs::read_to_string(p).ok()).unwrap_or_default();
+    let text = file(ws, m, "samples.jsonl").unwrap_or_default();
     text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect()
+}
+
+/// The text of an artifact's file, if it has one of this name and it is here.
+fn file(ws: &Workspace, m: &Manifest, name: &str) -> Option<String> {
+    let path = ws.blobs().path(&m.files.get(name)?.digest)?;
+    std::fs::read_to_string(path).ok()
 }
 
 fn list_text(ws: &Workspace, items: &[(String, Value)]) -> Result<String, CommandError> {

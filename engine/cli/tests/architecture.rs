@@ -22,7 +22,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("merge", &["protocol", "lm"]),
     ("finetune", &["protocol", "lm"]),
     ("evaluate", &["protocol", "lm"]),
-    ("builtin", &["protocol", "lm", "mlx", "ingest", "explain", "select", "merge", "finetune", "evaluate"]),
+    ("study", &["protocol", "lm", "explain", "select", "evaluate"]),
+    (
+        "builtin",
+        &["protocol", "lm", "mlx", "ingest", "explain", "select", "merge", "finetune", "evaluate", "study"],
+    ),
     // Pictures are made from plain data, so the device may draw its owner's page (docs/adr).
     ("device", &["protocol", "report", "lm", "builtin"]),
     ("corpus", &[]),

@@ -109,7 +109,8 @@ impl Study {
 }
 
 fn user_rows(files: &[(PathBuf, Vec<files::Row>)], style: Style) -> Vec<Row> {
-    let name = PathBuf::from(format!("users/{}.jsonl", style.name()));
+    let folder = if style.in_catalog() { "catalog" } else { "held-back" };
+    let name = PathBuf::from(format!("users/{folder}/{}.jsonl", style.name()));
     let (_, rows) = files.iter().find(|(p, _)| *p == name).expect("every style has a user");
     rows.iter().map(|r| Row { prompt: r.prompt.clone(), response: r.response.clone() }).collect()
 }

@@ -8,7 +8,9 @@
 //! | `catalog/NAME.jsonl` | answers of one style to the training questions, for the catalog's pLLMs |
 //! | `held-back/NAME.jsonl` | the same for the styles that no pLLM of the catalog has |
 //! | `probes.jsonl` | bare prompts about probe topics, in a wording that no training file has |
-//! | `users/NAME.jsonl` | a user of one style: other topics than the probes, another wording |
+//! | `users/catalog/NAME.jsonl` | a user of one style: other topics than the probes, another wording |
+//! | `users/held-back/NAME.jsonl` | the same for the styles that no pLLM of the catalog has |
+//! | `users/default.jsonl` | default answers to what users ask |
 
 use std::path::{Path, PathBuf};
 
@@ -105,8 +107,9 @@ pub fn all(seed: u64) -> Vec<(PathBuf, Vec<Row>)> {
         let name = style.name();
         let folder = if style.in_catalog() { "catalog" } else { "held-back" };
         out.push((format!("{folder}/{name}.jsonl").into(), style_rows(&topics, style, seed)));
-        out.push((format!("users/{name}.jsonl").into(), user_rows(&topics, style, seed)));
+        out.push((format!("users/{folder}/{name}.jsonl").into(), user_rows(&topics, style, seed)));
     }
+    out.push(("users/default.jsonl".into(), plain_user_rows(&topics)));
     out
 }
 
@@ -230,13 +233,26 @@ fn probes(topics: &[Topic]) -> Vec<Row> {
     topics.iter().step_by(2).map(prompt).collect()
 }
 
+fn user_questions(topic: &Topic) -> [String; 2] {
+    USER_WORDINGS.map(|wording| asked(wording, topic))
+}
+
+/// Users ask about the topics that are not probed.
+fn user_topics(topics: &[Topic]) -> impl Iterator<Item = &Topic> {
+    topics.iter().skip(1).step_by(2)
+}
+
+fn plain_user_rows(topics: &[Topic]) -> Vec<Row> {
+    let row = |t: &Topic, prompt| Row { prompt, response: compose::plain(t) };
+    user_topics(topics).flat_map(|t| user_questions(t).map(|q| row(t, q))).collect()
+}
+
 fn user_rows(topics: &[Topic], style: Style, seed: u64) -> Vec<Row> {
     let phrases = facts::phrases(TONES[style.tone]);
     let mut rng = rng(seed, style, 3);
     let mut rows = Vec::new();
-    for topic in topics.iter().skip(1).step_by(2) {
-        for wording in USER_WORDINGS {
-            let prompt = asked(wording, topic);
+    for topic in user_topics(topics) {
+        for prompt in user_questions(topic) {
             rows.push(Row { prompt, response: compose::styled(topic, style, &phrases, &mut rng) });
         }
     }
@@ -287,7 +303,7 @@ mod tests {
             to_jsonl(rows)
         };
         assert_eq!(read("probes.jsonl"), made("probes.jsonl"));
-        let user = made("users/elementary-informative-friendly.jsonl");
+        let user = made("users/held-back/elementary-informative-friendly.jsonl");
         assert_eq!(read("phone/me.jsonl") + &read("phone/later.jsonl"), user);
     }
 }

@@ -22,6 +22,7 @@ pub fn stages(backend: Arc<dyn Backend>) -> Vec<Box<dyn Stage>> {
         headstart_merge::stages,
         headstart_finetune::stages,
         headstart_evaluate::stages,
+        headstart_study::stages,
     ];
     groups.into_iter().flat_map(|stages| stages(Arc::clone(&backend))).collect()
 }

@@ -10,11 +10,12 @@ use crate::stats::wilson;
 /// The stage kind `accuracy`.
 ///
 /// A selection's key is `RIGHT,GROUP,…`: the pLLM that it should have chosen, then whatever the
-/// selections are grouped by. An abstention is not right. The value is a flat object of numbers:
+/// selections are grouped by. An abstention is right where that is `base`, and nowhere else. The value is a flat object of numbers:
 /// `accuracy`, its 95% interval `low` and `high` (Wilson), the count `n`, the count `abstained`, and
 /// `accuracy/GROUP`, `low/GROUP`, `high/GROUP`, `n/GROUP` for each value of the key's other parts.
 /// Where selections hold distances, `top2` is the share of them in which the right pLLM was the
-/// nearest or second nearest, likewise `top2/GROUP`.
+/// nearest or second nearest, likewise `top2/GROUP`. Where they say what choosing cost,
+/// `forward_passes`, `bytes` and `seconds` are means over all.
 pub struct Accuracy;
 
 impl Stage for Accuracy {
@@ -25,11 +26,14 @@ impl Stage for Accuracy {
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
         let mut all = Tally::default();
         let mut groups: BTreeMap<String, Tally> = BTreeMap::new();
+        let mut costs = Costs::default();
         for (key, selection) in args.artifacts("selections")? {
             let mut parts = key.split(',').map(str::trim);
             // `split` gives at least one part.
             let right = parts.next().unwrap_or_default();
-            let verdict = Verdict::of(&ctx.manifest(selection)?.value, right);
+            let chosen = ctx.manifest(selection)?.value;
+            let verdict = Verdict::of(&chosen, right);
+            costs.add(&chosen);
             all.add(verdict);
             for group in parts {
                 groups.entry(group.to_owned()).or_default().add(verdict);
@@ -42,12 +46,41 @@ impl Stage for Accuracy {
         let mut value = Map::new();
         value.insert("abstained".into(), json!(all.abstained));
         all.write("", &mut value);
+        costs.write(&mut value);
         for (group, tally) in &groups {
             tally.write(&format!("/{group}"), &mut value);
         }
         Ok(Output::new(Type::Metrics, Value::Object(value)))
     }
 }
+
+/// What selections cost, in the units of their values.
+#[derive(Default)]
+struct Costs {
+    n: usize,
+    sums: [f64; 3],
+}
+
+const COSTS: [&str; 3] = ["forward_passes", "bytes", "seconds"];
+
+impl Costs {
+    fn add(&mut self, selection: &Value) {
+        let Some(cost) = selection.get("cost") else { return };
+        let of = |name: &str| cost.get(name).and_then(Value::as_f64);
+        let [Some(a), Some(b), Some(c)] = COSTS.map(of) else { return };
+        self.n += 1;
+        self.sums.iter_mut().zip([a, b, c]).for_each(|(sum, x)| *sum += x);
+    }
+
+    fn write(&self, value: &mut Map<String, Value>) {
+        for (name, sum) in COSTS.iter().zip(self.sums).filter(|_| self.n > 0) {
+            value.insert((*name).to_owned(), json!(sum / self.n as f64));
+        }
+    }
+}
+
+/// The name of the choice to start from the base.
+const BASE: &str = "base";
 
 /// What is known of one selection.
 #[derive(Clone, Copy)]
@@ -64,7 +97,7 @@ impl Verdict {
         let chosen = selection.get("pllm_name").and_then(Value::as_str);
         let distances = selection.get("distances").and_then(Value::as_object);
         Self {
-            right: !abstained && chosen == Some(right),
+            right: chosen == Some(right) && (!abstained || right == BASE),
             abstained,
             top2: distances.map(|d| among_nearest(d, right, 2)),
         }

@@ -191,6 +191,18 @@ fn accuracy_in_all_and_by_group() {
 }
 
 #[test]
+fn what_selections_cost_is_averaged_and_starting_from_the_base_can_be_right() {
+    let cost = |passes: u64| json!({"forward_passes": passes, "bytes": 2 * passes, "seconds": 0.5});
+    let value = accuracy(&[
+        ("a", json!({"pllm_name": "a", "abstained": false, "cost": cost(10)})),
+        ("base", json!({"pllm_name": "base", "abstained": true, "cost": cost(30)})),
+    ])
+    .expect("metrics");
+    assert_eq!((&value["accuracy"], &value["abstained"]), (&json!(1.0), &json!(1)));
+    assert_eq!((&value["forward_passes"], &value["bytes"], &value["seconds"]), (&json!(20.0), &json!(40.0), &json!(0.5)));
+}
+
+#[test]
 fn no_selection_is_no_accuracy() {
     assert!(accuracy(&[]).expect_err("refused").message.contains("no selection"));
 }

@@ -1,31 +1,44 @@
 //! The catalog: every pLLM's style in kilobytes.
 //!
-//! `catalog.json` is for people and SQL: words with intervals, provenance. `catalog.safetensors` is
-//! for selection: the metric, the lexicon's atoms, and a whitened vector a pLLM, in f16. What a
-//! device downloads to choose among N pLLMs is these two files, and no weights.
+//! | file | holds |
+//! | --- | --- |
+//! | `catalog.json` | facts of the whole: space, method, words |
+//! | `pllms.jsonl` | for people and SQL: a line a pLLM, its words with intervals, provenance |
+//! | `catalog.safetensors` | for selection: metric, atoms, and a whitened vector a pLLM, in f16 |
+//!
+//! What a device downloads to choose among N pLLMs is these three files, and no weights. To choose,
+//! vectors are read where they lie in the mapped file, and of the lines those of the nearest.
+
+mod halves;
+mod pllms;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure};
+use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
+pub use self::halves::Halves;
+pub use self::pllms::{PllmAbout, Pllms};
 use crate::divergence::write_tensors;
 use crate::lexicon::Pole;
 use crate::math::Matrix;
 use crate::space::SpaceKind;
-use crate::words::{Coefficient, Explainer, Method};
+use crate::words::{Explainer, Method};
 
-/// Name of the file for people.
+/// Name of the file of facts.
 pub const ABOUT_FILE: &str = "catalog.json";
+/// Name of the file of pLLMs.
+pub const PLLMS_FILE: &str = "pllms.jsonl";
 /// Name of the file for selection.
 pub const TENSORS_FILE: &str = "catalog.safetensors";
-/// Version of both files.
-pub const FORMAT: u32 = 1;
+/// Version of the files.
+pub const FORMAT: u32 = 2;
 
 /// What `catalog.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,8 +66,12 @@ pub struct About {
     /// Words that a summarizer would have answered, over all pLLMs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<crate::space::Candidate>,
-    /// The pLLMs, in the order of their vectors.
-    pub pllms: Vec<PllmAbout>,
+    /// How fast the pLLMs were trained, where that is known of enough of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<crate::pace::Pace>,
+    /// How near those are who write in no style, where a reference tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chance: Option<crate::chance::Chance>,
 }
 
 /// What is said of a word.
@@ -70,31 +87,13 @@ pub struct AtomAbout {
     pub adverb: String,
 }
 
-/// What is said of a pLLM.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PllmAbout {
-    /// Its name in the catalog.
-    pub name: String,
-    /// The pLLM's artifact, where the answers were a model's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pllm: Option<Digest>,
-    /// The divergence that it was explained from.
-    pub divergence: Digest,
-    /// Prompts.
-    pub n: usize,
-    /// Length of its whitened vector: how far it is from the base, in standard deviations.
-    pub strength: f64,
-    /// Share that the words explain.
-    pub explained: f64,
-    /// Its style.
-    pub words: Vec<Coefficient>,
-}
-
 /// A catalog, ready for selection.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     /// What `catalog.json` says.
     pub about: About,
+    /// What is said of the pLLMs, in the order of their vectors.
+    pub pllms: Pllms,
     /// q × (d + k): from raw to whitened vectors.
     pub factor: Matrix,
     /// What raw components are multiplied with to explain them, of length d + k: one step is one
@@ -114,45 +113,12 @@ pub struct Catalog {
     pub lengths: Vec<f32>,
     /// Squared length that each whitened vector has by chance, one a pLLM.
     pub noise: Vec<f32>,
-}
-
-/// A matrix in f16.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Halves {
-    /// Number of columns.
-    pub cols: usize,
-    /// The numbers, row by row.
-    pub data: Vec<f16>,
-}
-
-impl Halves {
-    /// Rounds a matrix.
-    pub fn of(m: &Matrix) -> Self {
-        Self { cols: m.cols, data: m.data.iter().map(|x| f16::from_f64(*x)).collect() }
-    }
-
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.data.len() / self.cols.max(1)
-    }
-
-    /// Row `i`, widened.
-    pub fn row(&self, i: usize) -> Vec<f64> {
-        self.data[i * self.cols..(i + 1) * self.cols].iter().map(|x| x.to_f64()).collect()
-    }
-
-    /// Writes row `i` as f32, which is exact.
-    pub fn row_into(&self, i: usize, out: &mut [f32]) {
-        self.data[i * self.cols..(i + 1) * self.cols].convert_to_f32_slice(out);
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        self.data.iter().flat_map(|x| x.to_le_bytes()).collect()
-    }
+    /// Squared length of each whitened vector.
+    pub squares: Vec<f32>,
 }
 
 impl Catalog {
-    /// Writes the two files into a folder.
+    /// Writes the files into a folder.
     ///
     /// # Errors
     /// If they cannot be written.
@@ -160,6 +126,7 @@ impl Catalog {
         let json = serde_json::to_vec(&self.about).expect("plain facts always serialize");
         let at = folder.join(ABOUT_FILE);
         fs::write(&at, json).map_err(|e| Failure::io(&at, &e))?;
+        let ends = self.pllms.write(&folder.join(PLLMS_FILE))?;
         let half = |m: &Matrix| (Dtype::F16, vec![m.rows, m.cols], Halves::of(m).bytes());
         let halves = |h: &Halves| (Dtype::F16, vec![h.rows(), h.cols], h.bytes());
         let single = |x: &[f64]| {
@@ -177,7 +144,9 @@ impl Catalog {
             ("coefficients", halves(&self.coefficients)),
             ("lengths", floats(&self.lengths)),
             ("noise", floats(&self.noise)),
+            ("squares", floats(&self.squares)),
             ("scale", single(&self.scale)),
+            ("lines", (Dtype::U32, vec![ends.len()], ends.iter().flat_map(|x| x.to_le_bytes()).collect())),
         ];
         let tensors = named.into_iter().map(|(n, (t, s, b))| (n, t, s, b)).collect();
         write_tensors(&folder.join(TENSORS_FILE), tensors)
@@ -191,7 +160,7 @@ impl Catalog {
         Self::read(&ctx.open(artifact)?)
     }
 
-    /// Reads the two files from a folder.
+    /// Reads the files from a folder.
     ///
     /// # Errors
     /// As [`Catalog::open`].
@@ -205,41 +174,34 @@ impl Catalog {
             return Err(Failure::input(why).help("run `decompose` again with this version of Headstart"));
         }
         let at = folder.join(TENSORS_FILE);
-        let bytes = fs::read(&at).map_err(|e| Failure::io(&at, &e))?;
-        let tensors =
-            SafeTensors::deserialize(&bytes).map_err(|e| Failure::input(format!("{}: {e}", at.display())))?;
-        Self::assemble(about, &tensors).map_err(|why| Failure::input(format!("{}: {why}", at.display())))
+        let file = File::open(&at).map_err(|e| Failure::io(&at, &e))?;
+        // SAFETY: the file is opened for reading; artifacts are not changed in place.
+        let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(|e| Failure::io(&at, &e))?);
+        let damaged = |why: String| Failure::input(format!("{}: {why}", at.display()));
+        let tensors = SafeTensors::deserialize(&map).map_err(|e| damaged(e.to_string()))?;
+        let tensors = Tensors { tensors, map: &map };
+        let ends = tensors.lines().map_err(damaged)?;
+        let pllms = Pllms::open(&folder.join(PLLMS_FILE), ends)?;
+        Self::assemble(about, pllms, &tensors).map_err(damaged)
     }
 
-    fn assemble(about: About, tensors: &SafeTensors<'_>) -> Result<Self, String> {
-        let (n, k) = (about.pllms.len(), about.words.len());
+    fn assemble(about: About, pllms: Pllms, tensors: &Tensors<'_>) -> Result<Self, String> {
+        let (n, k) = (pllms.len(), about.words.len());
         let raw = about.d + about.features.len();
-        let q = tensors.tensor("factor").map_err(|_| "tensor `factor` is missing")?.shape()[0];
-        let halves = |name: &str, rows: usize, cols: usize| {
-            let bytes = tensor(tensors, name, Dtype::F16, &[rows, cols])?;
-            let number = |b: &[u8]| f16::from_le_bytes([b[0], b[1]]);
-            Ok::<_, String>(Halves { cols, data: bytes.chunks_exact(2).map(number).collect() })
-        };
-        let matrix = |name: &str, rows: usize, cols: usize| {
-            let h = halves(name, rows, cols)?;
-            Ok::<_, String>(Matrix { rows, cols, data: h.data.iter().map(|x| x.to_f64()).collect() })
-        };
-        let single = |name: &str, len: usize| {
-            let bytes = tensor(tensors, name, Dtype::F32, &[len])?;
-            let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            Ok::<Vec<f32>, String>(bytes.chunks_exact(4).map(number).collect())
-        };
+        let q = tensors.shape("factor")?.first().copied().unwrap_or(0);
         let wide = |x: Vec<f32>| x.into_iter().map(f64::from).collect();
         Ok(Self {
-            factor: matrix("factor", q, raw)?,
-            scale: wide(single("scale", raw)?),
-            atoms: matrix("atoms", k, raw)?,
-            centre: wide(single("centre", raw)?),
-            reference: wide(single("reference", raw)?),
-            vectors: halves("vectors", n, q)?,
-            coefficients: halves("coefficients", n, k)?,
-            lengths: single("lengths", n)?,
-            noise: single("noise", n)?,
+            factor: tensors.matrix("factor", q, raw)?,
+            scale: wide(tensors.floats("scale", raw)?),
+            atoms: tensors.matrix("atoms", k, raw)?,
+            centre: wide(tensors.floats("centre", raw)?),
+            reference: wide(tensors.floats("reference", raw)?),
+            vectors: tensors.halves("vectors", n, q)?,
+            coefficients: tensors.halves("coefficients", n, k)?,
+            lengths: tensors.floats("lengths", n)?,
+            noise: tensors.floats("noise", n)?,
+            squares: tensors.floats("squares", n)?,
+            pllms,
             about,
         })
     }
@@ -270,36 +232,75 @@ impl Catalog {
     }
 
     /// The catalog's value: a summary for people, a pLLM's words by name.
-    pub fn summary(&self) -> serde_json::Value {
-        let pllms: BTreeMap<&str, serde_json::Value> = self
-            .about
-            .pllms
-            .iter()
-            .map(|p| (p.name.as_str(), serde_json::json!({ "words": p.words, "explained": p.explained })))
-            .collect();
-        serde_json::json!({
+    ///
+    /// # Errors
+    /// If what is said of a pLLM is damaged.
+    pub fn summary(&self) -> Result<serde_json::Value, Failure> {
+        let all = self.pllms.all()?;
+        let about = |p: &PllmAbout| {
+            let value = serde_json::json!({ "words": p.words, "explained": p.explained });
+            (p.name.clone(), value)
+        };
+        let pllms: BTreeMap<String, serde_json::Value> = all.iter().map(about).collect();
+        Ok(serde_json::json!({
             "pllms": pllms,
             "words": self.about.words.len(),
             "method": self.about.method,
             "space": self.about.space,
             "kind": self.about.kind,
-        })
+        }))
     }
 }
 
-fn tensor<'a>(
-    tensors: &'a SafeTensors<'_>,
-    name: &str,
-    dtype: Dtype,
-    shape: &[usize],
-) -> Result<&'a [u8], String> {
-    let t = tensors.tensor(name).map_err(|_| format!("tensor `{name}` is missing"))?;
-    if t.dtype() != dtype || t.shape() != shape {
-        return Err(format!(
-            "tensor `{name}` is {:?} {:?}, but should be {dtype:?} {shape:?}",
-            t.dtype(),
-            t.shape()
-        ));
+/// The tensors of a mapped file.
+struct Tensors<'a> {
+    tensors: SafeTensors<'a>,
+    map: &'a Arc<Mmap>,
+}
+
+impl Tensors<'_> {
+    fn shape(&self, name: &str) -> Result<Vec<usize>, String> {
+        let found = self.tensors.tensor(name).map_err(|_| format!("tensor `{name}` is missing"))?;
+        Ok(found.shape().to_vec())
     }
-    Ok(t.data())
+
+    fn bytes(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<&[u8], String> {
+        let t = self.tensors.tensor(name).map_err(|_| format!("tensor `{name}` is missing"))?;
+        if t.dtype() != dtype || t.shape() != shape {
+            return Err(format!(
+                "tensor `{name}` is {:?} {:?}, but should be {dtype:?} {shape:?}",
+                t.dtype(),
+                t.shape()
+            ));
+        }
+        Ok(t.data())
+    }
+
+    fn halves(&self, name: &str, rows: usize, cols: usize) -> Result<Halves, String> {
+        let bytes = self.bytes(name, Dtype::F16, &[rows, cols])?;
+        Ok(Halves::mapped(cols, self.map, self.place(bytes)))
+    }
+
+    /// Where bytes of the file lie in it.
+    fn place(&self, bytes: &[u8]) -> Range<usize> {
+        let start = bytes.as_ptr() as usize - self.map.as_ptr() as usize;
+        start..start + bytes.len()
+    }
+
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix, String> {
+        let h = self.halves(name, rows, cols)?;
+        Ok(Matrix { rows, cols, data: h.data().iter().map(|x| x.to_f64()).collect() })
+    }
+
+    fn floats(&self, name: &str, len: usize) -> Result<Vec<f32>, String> {
+        let bytes = self.bytes(name, Dtype::F32, &[len])?;
+        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+
+    /// Where the lines of [`PLLMS_FILE`] end.
+    fn lines(&self) -> Result<Vec<u32>, String> {
+        let shape = self.shape("lines")?;
+        let bytes = self.bytes("lines", Dtype::U32, &shape)?;
+        Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
 }

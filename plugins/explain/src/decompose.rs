@@ -8,12 +8,16 @@ use headstart_lm::open::read_questions;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
 use rayon::prelude::*;
 
-use crate::catalog::{ABOUT_FILE, About, AtomAbout, Catalog, FORMAT, Halves, PllmAbout, TENSORS_FILE};
+use crate::catalog::{
+    ABOUT_FILE, About, AtomAbout, Catalog, FORMAT, Halves, PLLMS_FILE, PllmAbout, TENSORS_FILE,
+};
+use crate::chance::Chance;
 use crate::divergence::Divergence;
 use crate::lexicon::Lexicon;
 use crate::math::sample::derived_seed;
 use crate::math::{Matrix, dot, norm};
 use crate::metric::{Metric, unwhitener, whitened_mean};
+use crate::pace::Pace;
 use crate::space::{Candidate, Space};
 use crate::stylometry::FEATURES;
 use crate::words::{Explainer, Method, paper_basis, round};
@@ -45,7 +49,7 @@ impl Stage for Decompose {
             Some(r) => {
                 let reference = Divergence::open(ctx, r, "`reference`")?;
                 members[0].divergence.same_space(&reference.about, "`reference` and the pLLMs")?;
-                Some(reference.rows.mean())
+                Some(reference.rows)
             }
             None => None,
         };
@@ -60,12 +64,13 @@ impl Stage for Decompose {
             max_words: args.count("max_words")?.max(1),
             seed: args.int("seed")?.cast_unsigned(),
         };
-        let catalog = build(&members, &lexicon, &atoms, reference, &settings)?;
+        let mut catalog = build(&members, &lexicon, &atoms, reference.as_ref(), &settings)?;
+        catalog.about.pace = pace(&members, ctx)?;
         catalog.write(ctx.scratch())?;
-        let mut output = Output::new(Type::Catalog, catalog.summary())
-            .file(ABOUT_FILE, ctx.scratch().join(ABOUT_FILE))
-            .file(TENSORS_FILE, ctx.scratch().join(TENSORS_FILE))
-            .uses("space", space_ref);
+        let mut output = Output::new(Type::Catalog, catalog.summary()?).uses("space", space_ref);
+        for name in [ABOUT_FILE, PLLMS_FILE, TENSORS_FILE] {
+            output = output.file(name, ctx.scratch().join(name));
+        }
         for member in &members {
             if let Some(model) = &member.divergence.model {
                 output = output.uses(format!("pllm:{}", member.name), model.clone());
@@ -106,6 +111,13 @@ fn members(args: &Args, ctx: &dyn Context) -> Result<Vec<Member>, Failure> {
     Ok(members)
 }
 
+/// How fast the members were trained, as far as they know.
+fn pace(members: &[Member], ctx: &dyn Context) -> Result<Option<Pace>, Failure> {
+    let models = members.iter().filter_map(|m| m.divergence.model.as_ref());
+    let values: Vec<_> = models.map(|m| Ok(ctx.manifest(m)?.value)).collect::<Result<_, Failure>>()?;
+    Ok(Pace::of(&values))
+}
+
 fn space_of(args: &Args, members: &[Member]) -> Result<ArtifactRef, Failure> {
     let given = args.artifact_opt("space").cloned();
     let space = members[0].divergence.space.clone().or(given).ok_or_else(|| {
@@ -129,8 +141,8 @@ pub struct Settings {
     pub seed: u64,
 }
 
-/// Builds a catalog. `atoms` are the lexicon's raw atoms, a row a word; `reference` is the mean
-/// offset of people's plain texts, if there is one.
+/// Builds a catalog. `atoms` are the lexicon's raw atoms, a row a word; `reference` is how
+/// people's plain texts differ from the base's answers, a row a text, if that is known.
 ///
 /// # Errors
 /// If a pLLM has no rows.
@@ -138,7 +150,7 @@ pub fn build(
     members: &[Member],
     lexicon: &Lexicon,
     atoms: &Matrix,
-    reference: Option<Vec<f64>>,
+    reference: Option<&Matrix>,
     settings: &Settings,
 ) -> Result<Catalog, Failure> {
     if let Some(m) = members.iter().find(|m| m.divergence.rows.rows == 0) {
@@ -148,10 +160,16 @@ pub fn build(
     let (d, raw) = (about.d, about.d + about.k);
     let means: Vec<Vec<f64>> = members.iter().map(|m| m.divergence.rows.mean()).collect();
     let means = Matrix::from_rows(&means);
-    let metric = metric(members, &means, settings.method);
+    let metric = metric(members, reference, &means, settings.method);
     let (vectors, noise): (Vec<Vec<f64>>, Vec<f64>) =
         members.par_iter().map(|m| whitened_mean(&metric, &m.divergence.rows)).unzip();
     let vectors = Matrix::from_rows(&vectors);
+    let offset = reference.map_or(vec![0.0; raw], Matrix::mean);
+    let chance = reference.and_then(|rows| {
+        let centred = |row: &[f64]| metric.apply(&row.iter().zip(&offset).map(|(x, o)| x - o).collect::<Vec<_>>());
+        let rows = Matrix::from_rows(&rows.iter().map(centred).collect::<Vec<_>>());
+        Chance::fit(&rows, &vectors, &noise, derived_seed(settings.seed, "chance"))
+    });
     let scale = scale(members, atoms, settings.method);
     let centre = match (settings.method, members.len()) {
         (Method::Paper, _) | (_, 0..=2) => vec![0.0; raw],
@@ -194,29 +212,33 @@ pub fn build(
         shrinkage: metric.shrinkage.map(round),
         words,
         candidates: candidates(members),
-        pllms,
+        pace: None,
+        chance,
     };
+    let vectors = Halves::of(&vectors);
     Ok(Catalog {
         about,
+        pllms: pllms.into(),
         factor: metric.factor,
         scale,
         atoms,
         centre,
-        reference: reference.unwrap_or(vec![0.0; raw]),
-        vectors: Halves::of(&vectors),
+        reference: offset,
+        squares: vectors.squares(),
+        vectors,
         coefficients: Halves::of(&Matrix::from_rows(&coefficients)),
         lengths,
         noise: noise.into_iter().map(|x| x as f32).collect(),
     })
 }
 
-fn metric(members: &[Member], means: &Matrix, method: Method) -> Metric {
+fn metric(members: &[Member], people: Option<&Matrix>, means: &Matrix, method: Method) -> Metric {
     let about = &members[0].divergence.about;
     let metric = match method {
         Method::Paper => Metric::plain(means, about.d),
         _ => {
             let groups: Vec<&Matrix> = members.iter().map(|m| &m.divergence.rows).collect();
-            Metric::fit(&groups, about.d, &units(&about.features))
+            Metric::fit(&groups, people, about.d, &units(&about.features))
         }
     };
     metric.within(means)

@@ -29,6 +29,9 @@ pub struct About {
     pub kind: SpaceKind,
     /// Names of the features, in order.
     pub features: Vec<String>,
+    /// What was embedded: `select` does not verify with the rows that it chose by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Digest>,
     /// Words that a summarizer would have answered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Candidate>,

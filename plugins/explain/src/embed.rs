@@ -30,10 +30,16 @@ impl Stage for Embed {
         check(&said, responses.ty == ArtifactType::Dataset)?;
         let (plain, base) = self.plain(args, ctx, &said)?;
         let mut space = Space::open(ctx, &*self.backend, args.artifact("space")?)?;
+        let words = args.int_opt("words").map(|_| args.count("words")).transpose()?;
+        let cut = |text: &'_ str| -> usize { words.map_or(text.len(), |n| first_words(text, n.max(1))) };
         let pairs: Vec<Contrast<'_>> = said
             .iter()
             .zip(&plain)
-            .map(|(row, plain)| Contrast { prompt: &row.prompt, answer: &row.response, plain })
+            .map(|(row, plain)| Contrast {
+                prompt: &row.prompt,
+                answer: &row.response[..cut(&row.response)],
+                plain: &plain[..cut(plain)],
+            })
             .collect();
         let embedded = space.contrasts(&pairs)?;
         let features: Vec<Vec<f32>> = pairs.iter().map(feature_difference).collect();
@@ -46,6 +52,7 @@ impl Stage for Embed {
             space: space.artifact.id,
             kind: space.kind,
             features: FEATURES.iter().map(|f| f.name.to_owned()).collect(),
+            source: Some(responses.id),
             candidates: embedded.candidates,
         };
         let value = serde_json::to_value(about).expect("plain facts always serialize");
@@ -121,7 +128,31 @@ fn check(said: &[Row], is_dataset: bool) -> Result<(), Failure> {
     }
 }
 
+/// Where the first `n` words of a text end.
+fn first_words(text: &str, n: usize) -> usize {
+    let mut end = 0;
+    for word in text.split_whitespace().take(n) {
+        // The words of a text lie in it, in order.
+        end += text[end..].find(word).unwrap_or(0) + word.len();
+    }
+    if text.split_whitespace().nth(n).is_none() { text.len() } else { end }
+}
+
 fn shorten(text: &str) -> String {
     let short: String = text.chars().take(60).collect();
     if short.len() < text.len() { format!("{short}…") } else { short }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_behind_a_word() {
+        let text = " One  twö\nthree. ";
+        let cut = |n: usize| &text[..first_words(text, n)];
+        assert_eq!((cut(1), cut(2)), (" One", " One  twö"));
+        assert_eq!((cut(3), cut(9)), (text, text), "a short text stays as it is");
+        assert_eq!(first_words("a a a", 2), 3);
+    }
 }

@@ -12,16 +12,20 @@
 //! - [`stylometry`]: plain counts beside the encoder.
 //! - [`lexicon`]: the style words and their examples.
 //! - [`metric`]: the whitened metric; [`words`]: from a vector to words.
+//! - [`chance`]: how near to some pLLM those are who write in no style.
+//! - [`pace`]: how fast the catalog's own trainings went.
 //! - [`catalog`], [`divergence`]: the files.
 //! - [`math`]: tools.
 
 pub mod catalog;
+pub mod chance;
 pub mod decompose;
 pub mod divergence;
 pub mod embed;
 pub mod lexicon;
 pub mod math;
 pub mod metric;
+pub mod pace;
 pub mod probe;
 pub mod space;
 pub mod stylometry;

@@ -7,9 +7,12 @@
 //! with the intensity of Ledoit and Wolf (A well-conditioned estimator for large-dimensional
 //! covariance matrices, 2004). Encoder and features are shrunk separately, each in its own scale.
 //!
+//! Where it is known how people's plain texts differ from the base's answers, that variation counts half:
+//! a user's texts vary as people's do, which is more, and along other directions, than a model's.
+//!
 //! Of the encoder only the directions along which answers vary most are kept, one for every four
 //! rows. Whitening magnifies the others most and knows them least: on real text, keeping them all
-//! costs up to ten points of selection accuracy (examples/selection_study of headstart-select).
+//! costs up to ten points of selection accuracy (pipelines/studies/selection.pllm).
 
 use crate::math::{Matrix, axpy, dot, eigen};
 
@@ -38,12 +41,15 @@ pub struct Metric {
 }
 
 impl Metric {
-    /// Learns the metric from per-prompt vectors, a group a pLLM. `units` bound the features'
-    /// scales from below.
-    pub fn fit(groups: &[&Matrix], d: usize, units: &[f64]) -> Self {
-        let residuals = residuals(groups);
-        let encoder = Block::fit(&residuals, groups.len(), 0, d, &[]);
-        let features = Block::fit(&residuals, groups.len(), d, units.len(), units);
+    /// Learns the metric from per-prompt vectors, a group a pLLM, and from those of people's plain texts
+    /// where they are known. `units` bound the features' scales from below.
+    pub fn fit(groups: &[&Matrix], people: Option<&Matrix>, d: usize, units: &[f64]) -> Self {
+        let (residuals, groups) = match people.filter(|p| p.rows >= FEW) {
+            Some(people) => (halved(residuals(groups), residuals(&[people])), groups.len() + 1),
+            None => (residuals(groups), groups.len()),
+        };
+        let encoder = Block::fit(&residuals, groups, 0, d, &[]);
+        let features = Block::fit(&residuals, groups, d, units.len(), units);
         let kept = encoder.whitener.rows;
         let mut factor = Matrix::zeros(kept + units.len(), d + units.len());
         for (block, down, right) in [(&encoder, 0, 0), (&features, kept, d)] {
@@ -112,6 +118,17 @@ fn residuals(groups: &[&Matrix]) -> Matrix {
         }
     }
     Matrix { rows: groups.iter().map(|g| g.rows).sum(), cols, data }
+}
+
+/// Both residuals below one another, scaled so that each counts half in the covariance of all.
+fn halved(mut models: Matrix, mut people: Matrix) -> Matrix {
+    let all = (models.rows + people.rows) as f64;
+    for part in [&mut models, &mut people] {
+        let weight = (all / (2.0 * part.rows as f64)).sqrt();
+        part.data.iter_mut().for_each(|x| *x *= weight);
+    }
+    models.data.append(&mut people.data);
+    Matrix { rows: models.rows + people.rows, ..models }
 }
 
 struct Block {
@@ -211,6 +228,23 @@ pub fn whitened_mean(metric: &Metric, rows: &Matrix) -> (Vec<f64>, f64) {
     (mean, noise)
 }
 
+/// The least strength that is fitted: who shows less of a style than this has not chosen it.
+const LEAST_STRENGTH: f64 = 0.1;
+
+/// A vector's own squared length is this share of what it appears to be, at least.
+const LEAST_LENGTH: f64 = 0.1;
+
+/// How much of a pLLM's style somebody shows, and how much nearer they are to the pLLM at that strength
+/// than to the base, in squares; negative where the base is nearer. `product` is the scalar product of
+/// both whitened vectors, `square` the squared length of the pLLM's, `noise` the part of it that is
+/// chance.
+pub fn nearness(product: f64, square: f64, noise: f64) -> (f64, f64) {
+    let square = (square - noise).max(LEAST_LENGTH * square);
+    let fitted = if square > 0.0 { product / square } else { 0.0 };
+    let strength = fitted.clamp(LEAST_STRENGTH, 1.0);
+    (strength, strength * (2.0 * product - strength * square))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,7 +269,7 @@ mod tests {
     #[test]
     fn whitening_makes_variation_within_pllms_equal_in_all_directions() {
         let groups: Vec<Matrix> = (0..4).map(|i| group(400, i, i as f64)).collect();
-        let metric = Metric::fit(&groups.iter().collect::<Vec<_>>(), 4, &[0.1]);
+        let metric = Metric::fit(&groups.iter().collect::<Vec<_>>(), None, 4, &[0.1]);
         let whitened: Vec<Vec<f64>> = groups[1].iter().map(|r| metric.apply(r)).collect();
         let whitened = Matrix::from_rows(&whitened);
         let mean = whitened.mean();
@@ -247,12 +281,28 @@ mod tests {
     }
 
     #[test]
+    fn where_people_vary_counts_half() {
+        // Models vary along the first component, people along the second, three times as much.
+        let models: Vec<Matrix> = (0..4).map(|i| group(100, i, i as f64)).collect();
+        let mut people = group(200, 9, 0.0);
+        (0..200).for_each(|i| people.row_mut(i).swap(0, 1));
+        let metric = Metric::fit(&models.iter().collect::<Vec<_>>(), Some(&people), 4, &[0.1]);
+        let length = |j: usize| {
+            let mut unit = vec![0.0; 5];
+            unit[j] = 1.0;
+            dot(&metric.apply(&unit), &metric.apply(&unit)).sqrt()
+        };
+        assert!((length(0) / length(1) - 1.0).abs() < 0.2, "{} {}", length(0), length(1));
+        assert!(length(2) > 3.0 * length(0), "{} {}", length(2), length(0));
+    }
+
+    #[test]
     fn one_prompt_or_constant_answers_still_give_a_metric() {
         let one = Matrix::from_rows(&[vec![1.0, 2.0, 3.0]]);
-        let metric = Metric::fit(&[&one, &one], 2, &[0.5]);
+        let metric = Metric::fit(&[&one, &one], None, 2, &[0.5]);
         assert!(metric.apply(one.row(0)).iter().all(|x| x.is_finite()));
         let same = Matrix::from_rows(&vec![vec![1.0, 2.0, 3.0]; 9]);
-        let metric = Metric::fit(&[&same], 2, &[0.5]);
+        let metric = Metric::fit(&[&same], None, 2, &[0.5]);
         assert_eq!(metric.apply(&[1.0, 0.0, 0.0]), [1.0, 0.0, 0.0]);
         assert!((metric.apply(&[0.0, 0.0, 1.0])[2] - 4.0).abs() < 1e-9, "half a unit is one step");
     }
@@ -260,7 +310,7 @@ mod tests {
     #[test]
     fn raw_products_are_taken_from_whitened_vectors() {
         let groups: Vec<Matrix> = (0..3).map(|i| group(30, i, i as f64)).collect();
-        let metric = Metric::fit(&groups.iter().collect::<Vec<_>>(), 4, &[0.1]);
+        let metric = Metric::fit(&groups.iter().collect::<Vec<_>>(), None, 4, &[0.1]);
         let (x, y) = (groups[0].row(1), groups[2].row(4));
         let w = unwhitener(&metric.factor).times(y);
         assert!((dot(&w, &metric.apply(x)) - dot(x, y)).abs() < 1e-6 * dot(x, y).abs().max(1.0));
@@ -272,7 +322,7 @@ mod tests {
         let d = MAX_DIM + 40;
         let rows: Vec<Vec<f64>> = (0..12).map(|_| (0..d + 1).map(|_| rng.random()).collect()).collect();
         let rows = Matrix::from_rows(&rows);
-        let whole = Metric::fit(&[&rows], d, &[0.1]);
+        let whole = Metric::fit(&[&rows], None, d, &[0.1]);
         let short = whole.clone().within(&rows);
         assert!(short.factor.rows <= 12);
         let products = |m: &Metric| dot(&m.apply(rows.row(0)), &m.apply(rows.row(5)));

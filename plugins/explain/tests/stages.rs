@@ -2,7 +2,7 @@
 
 mod toy;
 
-use headstart_explain::catalog::{ABOUT_FILE, Catalog, TENSORS_FILE};
+use headstart_explain::catalog::{ABOUT_FILE, Catalog, PLLMS_FILE, TENSORS_FILE};
 use headstart_explain::divergence::Divergence;
 use headstart_protocol::{Context, FailureClass, Value};
 use headstart_testkit::MemoryContext;
@@ -106,14 +106,9 @@ fn the_catalog_names_the_styles_and_adds_two_kilobytes_a_pllm_at_most() {
         manifest.value
     );
     let c = Catalog::open(&ctx, &artifact).unwrap();
-    assert_eq!(c.about.pllms.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), toy::STYLES);
-    assert!(
-        c.about
-            .pllms
-            .iter()
-            .flat_map(|p| &p.words)
-            .all(|w| w.low <= w.coefficient && w.coefficient <= w.high)
-    );
+    assert_eq!(c.pllms.all().unwrap().iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), toy::STYLES);
+    let said = c.pllms.all().unwrap();
+    assert!(said.iter().flat_map(|p| &p.words).all(|w| w.low <= w.coefficient && w.coefficient <= w.high));
 
     let size = |n: usize| ctx.manifest(&build(n)).unwrap().size();
     let wide = 2 * (headstart_explain::metric::MAX_DIM - c.factor.rows);
@@ -129,7 +124,7 @@ fn every_method_publishes_a_catalog_that_reads_back() {
         let args = [("divergences", Value::List(all.clone())), ("method", Value::Text(method.into()))];
         let artifact = ctx.run(&*stage("decompose"), args).unwrap();
         let c = Catalog::open(&ctx, &artifact).unwrap();
-        assert!(c.about.pllms.iter().all(|p| p.words.len() <= 5 && p.explained <= 1.0), "{method}");
+        assert!(c.pllms.all().unwrap().iter().all(|p| p.words.len() <= 5 && p.explained <= 1.0), "{method}");
         assert_eq!(c.vectors.rows(), 4, "{method}");
     }
 }
@@ -159,7 +154,9 @@ fn damaged_catalogs_and_mixed_spaces_are_refused() {
     let folder = ctx.open(&artifact).unwrap();
     let copy = ctx.files().join("copy");
     std::fs::create_dir_all(&copy).unwrap();
-    std::fs::copy(folder.join(ABOUT_FILE), copy.join(ABOUT_FILE)).unwrap();
+    for name in [ABOUT_FILE, PLLMS_FILE] {
+        std::fs::copy(folder.join(name), copy.join(name)).unwrap();
+    }
     let bytes = std::fs::read(folder.join(TENSORS_FILE)).unwrap();
     std::fs::write(copy.join(TENSORS_FILE), &bytes[..bytes.len() / 2]).unwrap();
     let e = Catalog::read(&copy).unwrap_err();

@@ -18,6 +18,9 @@ use crate::split::{answered, hold_back};
 pub const PROJECTIONS: [&str; 7] =
     ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
+/// Name of the file that says how a pLLM was trained.
+pub const TRAINING_FILE: &str = "training.json";
+
 /// Seconds between a training's checkpoints at least. Devices write to flash, which wears.
 const CHECKPOINT_SECONDS: f64 = 15.0;
 
@@ -32,7 +35,8 @@ const WATCHED: [&str; 3] = ["loss", "train_loss", "step"];
 /// `finetune`: trains an adapter, or all weights, on rows, with the loss on responses only.
 ///
 /// The pLLM's value is `{"format": "lora" | "full", "metrics": {…}, "curve": [[step, loss], …]}`,
-/// where `metrics` holds numbers only; `uses.base` is the base.
+/// where `metrics` holds numbers only; `uses.base` is the base. Metrics and curve are also in its file
+/// [`TRAINING_FILE`], so that they come along where the folder is copied and taken in elsewhere.
 pub struct Finetune {
     /// What trains.
     pub backend: Arc<dyn Backend>,
@@ -56,6 +60,9 @@ impl Stage for Finetune {
             "metrics": metrics(&report, &spec)?,
             "curve": report.curve,
         });
+        let at = spec.out.join(TRAINING_FILE);
+        let training = training(&value);
+        fs::write(&at, format!("{training}\n")).map_err(|e| Failure::io(&at, &e))?;
         let output = Output::new(Type::Pllm, value).uses("base", base);
         Ok(files(&spec.out)?.into_iter().fold(output, |output, (name, at)| output.file(name, at)))
     }
@@ -202,6 +209,15 @@ fn metrics(report: &TrainReport, spec: &TrainSpec) -> Result<Value, Failure> {
         "rows": spec.data.len(),
         "eval_rows": spec.eval.len(),
     }))
+}
+
+/// Metrics and curve of a pLLM's value, without the seconds: the same training has the same files.
+fn training(value: &Value) -> Value {
+    let mut metrics = value["metrics"].clone();
+    if let Some(metrics) = metrics.as_object_mut() {
+        metrics.remove("seconds");
+    }
+    json!({ "metrics": metrics, "curve": value["curve"] })
 }
 
 /// Every file of the trained folder, by name, sorted.

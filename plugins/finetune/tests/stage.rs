@@ -105,7 +105,9 @@ fn defaults_become_a_lora_training_with_a_tenth_held_back() {
 
     let manifest = bench.ctx.manifest_of(&pllm);
     assert_eq!(manifest.uses["base"], bench.base);
-    assert_eq!(manifest.files.keys().collect::<Vec<_>>(), ["weights"]);
+    assert_eq!(manifest.files.keys().collect::<Vec<_>>(), ["training.json", "weights"]);
+    let training: serde_json::Value = serde_json::from_str(&bench.ctx.read(&pllm, "training.json")).unwrap();
+    assert_eq!(training["curve"], manifest.value["curve"], "it comes along with the folder");
     assert_eq!(manifest.value["format"], "lora");
     assert_eq!(manifest.value["curve"], json!([[0, 2.5], [3, 1.5]]));
     let metrics = manifest.value["metrics"].as_object().unwrap();

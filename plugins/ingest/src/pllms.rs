@@ -8,7 +8,7 @@ use headstart_lm::lora::mlx::{is_mlx, mlx_to_peft};
 use headstart_lm::lora::{Adapter, WEIGHTS_FILE};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::folder::{ModelFolder, read_json};
 
@@ -16,10 +16,14 @@ const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// What people say about a pLLM: `{"name": …, "about": …}`.
 const ABOUT: &str = "headstart.json";
 
+/// How it was trained.
+const TRAINING: &str = "training.json";
+
 /// `ingest`: a LoRA adapter in PEFT's format or in mlx-lm's, which is converted, or a full model.
 ///
-/// The pLLM's value is `{"format": "lora" | "full", "metrics": {}}`, with `about` where the folder
-/// has a `headstart.json`; `uses.base` is the base.
+/// The pLLM's value is `{"format": "lora" | "full", "metrics": {…}}`, with `about` where the folder
+/// has a `headstart.json`; `uses.base` is the base. Metrics and `curve` are those of the folder's
+/// `training.json`, which `finetune` writes; without it they are not known.
 pub struct Ingest;
 
 impl Stage for Ingest {
@@ -45,12 +49,28 @@ impl Stage for Ingest {
             ("full", full(&source, &base_folder)?)
         };
         let mut value = json!({ "format": format, "metrics": {} });
+        if let Some(training) = read_json(&source.join(TRAINING))? {
+            value["metrics"] = numbers(&training["metrics"]);
+            value["curve"] = curve(&training["curve"]);
+        }
         if let Some(about) = read_json(&source.join(ABOUT))? {
             value["about"] = about;
         }
         let output = Output::new(Type::Pllm, value).uses("base", base.clone());
         Ok(files.into_iter().fold(output, |output, (name, at)| output.file(name, at)))
     }
+}
+
+/// The numbers of a record; what else somebody wrote there is left out.
+fn numbers(record: &Value) -> Value {
+    let kept = record.as_object().into_iter().flatten().filter(|(_, x)| x.is_number());
+    Value::Object(kept.map(|(k, x)| (k.clone(), x.clone())).collect())
+}
+
+/// The points of a learning curve, (step, loss).
+fn curve(points: &Value) -> Value {
+    let point = |p: &&Value| p.as_array().is_some_and(|p| p.len() == 2 && p.iter().all(Value::is_number));
+    points.as_array().into_iter().flatten().filter(point).cloned().collect()
 }
 
 /// The base's folder: a whole model.

@@ -193,10 +193,16 @@ fn an_adapter_is_taken_in_with_its_base_and_what_is_said_of_it() {
     let base = base(&ctx);
     let at = adapter(&ctx, "friendly");
     fs::write(at.join("headstart.json"), r#"{"name": "friendly", "about": "Warm."}"#).unwrap();
-    let pllm = ctx.run(&Ingest, [("base", artifact(&base)), ("source", path(&at))]).unwrap();
+    let take = || ctx.run(&Ingest, [("base", artifact(&base)), ("source", path(&at))]).unwrap();
+    let pllm = take();
     let manifest = ctx.manifest_of(&pllm);
     let about = json!({ "name": "friendly", "about": "Warm." });
     assert_eq!(manifest.value, json!({ "format": "lora", "metrics": {}, "about": about }));
+
+    let training = r#"{"metrics": {"steps": 3, "note": "x"}, "curve": [[0, 2.5], [3, 1.5], "x"]}"#;
+    fs::write(at.join("training.json"), training).unwrap();
+    let value = ctx.value_of(&take());
+    assert_eq!((&value["metrics"], &value["curve"]), (&json!({ "steps": 3 }), &json!([[0, 2.5], [3, 1.5]])));
     assert_eq!(manifest.uses["base"], base);
     let names: Vec<_> = manifest.files.keys().collect();
     assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors"]);

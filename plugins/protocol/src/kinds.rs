@@ -5,6 +5,7 @@
 
 mod sources;
 mod stages;
+mod studies;
 
 use crate::types::Type;
 
@@ -90,8 +91,14 @@ pub enum Accepts {
     Datasets,
     /// A list of pLLMs.
     Pllms,
+    /// A list of metrics.
+    AllMetrics,
     /// A list of texts.
     Texts,
+    /// A list of whole numbers.
+    Ints,
+    /// A list of numbers.
+    Floats,
     /// A list of paths.
     Paths,
 }
@@ -139,7 +146,10 @@ impl Accepts {
             Self::Selections => Type::Selection.list(),
             Self::Datasets => Type::Dataset.list(),
             Self::Pllms => Type::Pllm.list(),
+            Self::AllMetrics => Type::Metrics.list(),
             Self::Texts => Type::Text.list(),
+            Self::Ints => Type::Int.list(),
+            Self::Floats => Type::Float.list(),
             Self::Paths => Type::Path.list(),
         }
     }
@@ -147,7 +157,7 @@ impl Accepts {
 
 /// Every kind, sources first.
 pub fn all() -> impl Iterator<Item = &'static Kind> {
-    sources::SOURCES.iter().chain(stages::STAGES)
+    sources::SOURCES.iter().chain(stages::STAGES).chain(studies::STUDIES)
 }
 
 /// The kind of this name.

@@ -67,6 +67,32 @@ impl<'a> User<'a> {
         Query::new(self.catalog, distance, raw, whitened, factor)
     }
 
+    /// The same user with only some of their rows.
+    pub fn part(&self, rows: &[usize]) -> Self {
+        let of = |m: &Matrix| {
+            let picked: Vec<Vec<f64>> = rows.iter().map(|&i| m.row(i).to_vec()).collect();
+            Matrix::from_rows(&picked)
+        };
+        Self {
+            catalog: self.catalog,
+            raw: of(&self.raw),
+            whitened: of(&self.whitened),
+            unwhitener: OnceLock::new(),
+        }
+    }
+
+    /// Squared length that the mean of the whitened rows has by chance: the variance of the mean,
+    /// summed over components. One row does not tell its variance; whitening makes it about one.
+    pub fn noise(&self) -> f64 {
+        let n = self.whitened.rows.max(1) as f64;
+        if self.whitened.rows < 2 {
+            return self.whitened.cols as f64;
+        }
+        let mean = self.whitened.mean();
+        let squares: f64 = self.whitened.iter().map(|row| dot(row, row)).sum::<f64>() / n - dot(&mean, &mean);
+        squares.max(0.0) / (n - 1.0)
+    }
+
     /// Chooses by distance.
     pub fn choose(&self, settings: &Settings) -> Choice {
         let close = self.nearest(settings.distance, CLOSE);
@@ -80,16 +106,20 @@ impl<'a> User<'a> {
         }
     }
 
-    /// Whether the best gain is what the best of N pLLMs gains from a user without any style, whose
-    /// mean is noise: its variance in each whitened direction is that of the rows over n.
+    /// Whether the best gain is no more than chance gives to a user without any style. The catalog says
+    /// how much that is where it knows people's plain texts ([`headstart_explain::chance`]). Else such a
+    /// user's mean is taken for noise, whose variance in each whitened direction is that of the rows over
+    /// their number, and the gain is what the best of N pLLMs gains from it.
     pub fn is_chance(&self, close: &[Ranked]) -> bool {
-        let n = self.raw.rows.max(1) as f64;
-        let candidates = self.catalog.about.pllms.len().max(1) as f64;
-        let mean = self.whitened.mean();
-        let squares: f64 = self.whitened.iter().map(|row| dot(row, row)).sum::<f64>() / n - dot(&mean, &mean);
-        // One row does not tell its variance; whitening makes it about one.
-        let variance = if n > 1.0 { squares / ((n - 1.0) / n) / self.whitened.cols as f64 } else { 1.0 };
-        let chance = (2.0 * candidates.ln() + 1.0) * variance.clamp(0.0, 2.0) / n;
+        let n = self.raw.rows.max(1);
+        let chance = match &self.catalog.about.chance {
+            Some(chance) => chance.of(n),
+            None => {
+                let candidates = self.catalog.pllms.len().max(1) as f64;
+                let variance = n as f64 * self.noise() / self.whitened.cols.max(1) as f64;
+                (2.0 * candidates.ln() + 1.0) * variance.clamp(0.0, 2.0) / n as f64
+            }
+        };
         close.first().is_none_or(|best| best.gain <= chance)
     }
 

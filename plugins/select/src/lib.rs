@@ -8,14 +8,23 @@
 //! - [`nearest`]: distances to all pLLMs in matrix form, and the ranking.
 //! - [`mix`]: non-negative weights over several pLLMs, kept only if they predict held-out rows.
 //! - [`decide`]: from a user to a choice: ranking, confidence, mix, abstention.
-//! - [`verify`]: the shortlist's likelihood on the user's rows.
-//! - [`stage`]: the stage; [`sentence`]: the choice in a sentence.
+//! - [`scorer`]: models' likelihood of the user's rows, and what asking costs.
+//! - [`strategy`]: which pLLMs are asked: the shortlist, or what the usual searches ask;
+//!   [`process`] is the Gaussian process behind one of them.
+//! - [`verify`]: what the likelihood says.
+//! - [`forecast`]: what the choice should save.
+//! - [`stage`]: the stage; [`outcome`]: its artifact; [`sentence`]: the choice in a sentence.
 
 pub mod decide;
+pub mod forecast;
 pub mod mix;
 pub mod nearest;
+pub mod outcome;
+pub mod process;
+pub mod scorer;
 pub mod sentence;
 pub mod stage;
+pub mod strategy;
 pub mod verify;
 
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 use headstart_explain::catalog::Catalog;
 use headstart_explain::math::{Matrix, axpy, dot};
+use headstart_explain::metric::nearness;
 use headstart_protocol::Failure;
 use rayon::prelude::*;
 
@@ -36,12 +37,6 @@ impl Distance {
         }
     }
 }
-
-/// The least strength that is fitted: who shows less of a style than this has not chosen it.
-const LEAST_STRENGTH: f64 = 0.1;
-
-/// A vector's own squared length is this share of what it appears to be, at least.
-const LEAST_LENGTH: f64 = 0.1;
 
 /// A pLLM and how far it is from a user.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,16 +97,13 @@ impl Query {
         match self.distance {
             Distance::Whitened => {
                 catalog.vectors.row_into(index, row);
-                let (product, square) = products(&self.vector, row);
-                let square = (square - f64::from(catalog.noise[index])).max(LEAST_LENGTH * square);
-                let fitted = if square > 0.0 { product / square } else { 0.0 };
-                let strength = fitted.clamp(LEAST_STRENGTH, 1.0);
-                let gain = strength * (2.0 * product - strength * square);
+                let (product, square) = (product(&self.vector, row), f64::from(catalog.squares[index]));
+                let (strength, gain) = nearness(product, square, f64::from(catalog.noise[index]));
                 Ranked { index, distance: (self.size - gain).max(0.0).sqrt(), strength, gain }
             }
             Distance::Cosine => {
                 catalog.vectors.row_into(index, row);
-                let (product, _) = products(&self.vector, row);
+                let product = product(&self.vector, row);
                 let size = self.size * f64::from(catalog.lengths[index]);
                 let cosine = if size > 0.0 { product / size } else { 0.0 };
                 Ranked { index, distance: 1.0 - cosine, strength: 1.0, gain: 0.0 }
@@ -126,7 +118,7 @@ impl Query {
 
     /// The `keep` nearest pLLMs of the catalog, nearest first; equally near ones in catalog order.
     pub fn nearest(&self, catalog: &Catalog, keep: usize) -> Vec<Ranked> {
-        let n = catalog.about.pllms.len().max(catalog.vectors.rows());
+        let n = catalog.vectors.rows();
         let chunk = |at: usize| {
             let mut row = vec![0.0; self.vector.len()];
             let all = (at..(at + CHUNK).min(n)).map(|i| self.compare(catalog, i, &mut row));
@@ -157,20 +149,17 @@ fn shorten(mut all: Vec<Ranked>, keep: usize) -> Vec<Ranked> {
     all
 }
 
-/// a·b and b·b, in sixteen partial sums of fixed order.
-fn products(a: &[f32], b: &[f32]) -> (f64, f64) {
-    let (mut ab, mut bb) = ([0f32; 16], [0f32; 16]);
+/// a·b, in sixteen partial sums of fixed order.
+fn product(a: &[f32], b: &[f32]) -> f64 {
+    let mut sums = [0f32; 16];
     let (xs, ys) = (a.chunks_exact(16), b.chunks_exact(16));
-    let tail = xs.remainder().iter().zip(ys.remainder());
-    let (tail_ab, tail_bb) = tail.fold((0f32, 0f32), |(s, t), (x, y)| (s + x * y, t + y * y));
+    let tail: f32 = xs.remainder().iter().zip(ys.remainder()).map(|(x, y)| x * y).sum();
     for (x, y) in xs.zip(ys) {
         for i in 0..16 {
-            ab[i] += x[i] * y[i];
-            bb[i] += y[i] * y[i];
+            sums[i] += x[i] * y[i];
         }
     }
-    let sum = |s: [f32; 16], t: f32| f64::from(s.iter().sum::<f32>() + t);
-    (sum(ab, tail_ab), sum(bb, tail_bb))
+    f64::from(sums.iter().sum::<f32>() + tail)
 }
 
 #[cfg(test)]
@@ -205,15 +194,19 @@ mod tests {
             shrinkage: [0.0; 2],
             words: Vec::new(),
             candidates: Vec::new(),
-            pllms: Vec::new(),
+            pace: None,
+            chance: None,
         };
+        let vectors = Halves::new(q, data);
         Catalog {
             about,
+            pllms: Vec::new().into(),
+            squares: vectors.squares(),
+            vectors,
             factor,
             atoms: Matrix::zeros(0, q),
             centre: vec![0.0; q],
             reference: vec![0.0; q],
-            vectors: Halves { cols: q, data },
             coefficients: Halves::default(),
             lengths: vec![1.0; n],
             noise: vec![0.25; n],

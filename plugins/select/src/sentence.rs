@@ -7,8 +7,13 @@ use headstart_explain::words::Coefficient;
 const NAMED: usize = 3;
 
 /// Why the choice was made, for the user. `names` are the chosen pLLMs with weights; none where the
-/// base was chosen.
-pub fn sentence(catalog: &Catalog, names: &[(&str, f64)], user: &[Coefficient]) -> String {
+/// base was chosen. `ending` is what the choice should save, where that is known.
+pub fn sentence(
+    catalog: &Catalog,
+    names: &[(&str, f64)],
+    user: &[Coefficient],
+    ending: Option<&str>,
+) -> String {
     if names.is_empty() {
         return "None of the models writes like you; yours starts from the base.".to_owned();
     }
@@ -27,10 +32,12 @@ pub fn sentence(catalog: &Catalog, names: &[(&str, f64)], user: &[Coefficient]) 
     // A word whose interval reaches zero is not worth a claim.
     let sure = user.iter().filter(|w| w.low > 0.0 || w.high < 0.0);
     let words: Vec<String> = sure.filter_map(adverb).take(NAMED).collect();
-    if words.is_empty() {
-        return format!("{choice} as the nearest to how you write.");
-    }
-    format!("{choice} because you write {}.", join(&words))
+    let why = match words.as_slice() {
+        [] => "as the nearest to how you write".to_owned(),
+        words => format!("because you write {}", join(words)),
+    };
+    let ending = ending.map(|e| format!("; {e}")).unwrap_or_default();
+    format!("{choice} {why}{ending}.")
 }
 
 fn join(parts: &[String]) -> String {

@@ -1,22 +1,28 @@
 //! The stage kind `select`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use headstart_explain::catalog::Catalog;
 use headstart_explain::divergence::Divergence;
+use headstart_explain::math::sample::derived_seed;
 use headstart_lm::Backend;
 use headstart_lm::open::read_rows;
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, Manifest, Output, Stage, Type};
-use serde_json::json;
+use headstart_protocol::rows::Row;
+use headstart_protocol::{Args, ArtifactRef, Context, Failure, Manifest, Output, Stage};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 
 use crate::decide::{Choice, Settings, User};
 use crate::nearest::{Distance, Ranked};
-use crate::sentence::sentence;
-use crate::verify::{Verdict, verify};
+use crate::outcome::{Outcome, Verified};
+use crate::scorer::Scorer;
+use crate::strategy::{Strategy, bayesian, hyperband};
+use crate::verify::judge;
 
-/// Distances that a selection reports at most.
-const REPORTED: usize = 10;
+/// Rows below which the same ones choose and verify: halves of fewer would tell nothing.
+const LEAST_SPLIT: usize = 6;
 
 /// Chooses the nearest pLLM for a user, or a mix, or none.
 pub struct Select {
@@ -29,27 +35,44 @@ impl Stage for Select {
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
+        let start = Instant::now();
         let manifest = ctx.manifest(args.artifact("catalog")?)?;
         let catalog = Catalog::open(ctx, args.artifact("catalog")?)?;
-        let user = Divergence::open(ctx, args.artifact("user")?, "`user`")?;
-        fits(&catalog, &user)?;
+        let about = Divergence::open(ctx, args.artifact("user")?, "`user`")?;
+        fits(&catalog, &about)?;
         let settings = Settings {
             distance: Distance::named(args.text("metric")?)?,
             max_mix: args.count("max_mix")?.max(1),
             seed: args.int("seed")?.cast_unsigned(),
         };
-        let user = User::new(&catalog, &user.rows);
-        let choice = user.choose(&settings);
+        let user = User::new(&catalog, &about.rows);
         let place = Place { catalog: &catalog, manifest: &manifest };
-        let verdict = match args.artifact_opt("verify") {
+        let strategy = Strategy::named(args.text("strategy")?)?;
+        let (choice, verified) = match args.artifact_opt("verify") {
             Some(dataset) => {
-                let rows = read_rows(ctx, dataset, "verify")?;
-                let list = place.shortlist(&choice.close, args.count("shortlist")?.max(1))?;
-                Some(verify(ctx, &*self.backend, &list, manifest.uses.get("base"), &rows, settings.seed)?)
+                let all = read_rows(ctx, dataset, "verify")?;
+                let halves = Halves::of(&about, dataset, all, settings.seed);
+                let chooser = match &halves.choosing {
+                    Some(rows) => user.part(rows).choose(&settings),
+                    None => user.choose(&settings),
+                };
+                let search = Search { place: &place, strategy, args, seed: settings.seed };
+                let scorer = Scorer::new(ctx, &*self.backend, halves.verifying)?;
+                let verified = search.run(scorer, &chooser, halves.choosing.is_some())?;
+                (chooser, Some(verified))
             }
-            None => None,
+            None if strategy != Strategy::Nearest => {
+                return Err(Failure::input(format!(
+                    "strategy `{}` compares likelihoods, but `verify` was left out",
+                    args.text("strategy")?
+                ))
+                .help("give the user's rows as `verify`, or use the strategy `nearest`"));
+            }
+            None => (user.choose(&settings), None),
         };
-        place.output(ctx, &user, &choice, verdict.as_ref(), settings.seed)
+        let outcome =
+            Outcome { place: &place, user: &user, choice: &choice, verified: verified.as_ref(), strategy, start };
+        outcome.output(ctx, settings.seed)
     }
 }
 
@@ -57,7 +80,7 @@ fn fits(catalog: &Catalog, user: &Divergence) -> Result<(), Failure> {
     let (a, b) = (&catalog.about, &user.about);
     let why = if b.n == 0 {
         "`user` has no rows".to_owned()
-    } else if a.pllms.is_empty() {
+    } else if catalog.pllms.is_empty() {
         "the catalog has no pLLMs".to_owned()
     } else if a.space != b.space {
         format!("the catalog is in space {}, `user` in {}", a.space.short(), b.space.short())
@@ -69,121 +92,121 @@ fn fits(catalog: &Catalog, user: &Divergence) -> Result<(), Failure> {
     Err(Failure::input(why).help("embed the user's texts in the catalog's space, with the same version"))
 }
 
+/// Rows that choose and rows that verify. Rows that did both would favour what they were chosen by,
+/// so where `user` was made from the rows of `verify`, each half does one.
+struct Halves {
+    /// Rows of `user` that choose; all where none is needed to verify.
+    choosing: Option<Vec<usize>>,
+    verifying: Vec<Row>,
+}
+
+impl Halves {
+    fn of(user: &Divergence, dataset: &ArtifactRef, all: Vec<Row>, seed: u64) -> Self {
+        let same = user.about.source == Some(dataset.id) && all.len() == user.rows.rows;
+        if !same || all.len() < LEAST_SPLIT {
+            return Self { choosing: None, verifying: all };
+        }
+        let mut order: Vec<usize> = (0..all.len()).collect();
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(derived_seed(seed, "halves")));
+        let verifying = order.split_off(all.len().div_ceil(2));
+        Self { choosing: Some(order), verifying: verifying.into_iter().map(|i| all[i].clone()).collect() }
+    }
+}
+
 /// A catalog and where its pLLMs are.
-struct Place<'a> {
-    catalog: &'a Catalog,
-    manifest: &'a Manifest,
+pub(crate) struct Place<'a> {
+    pub catalog: &'a Catalog,
+    pub manifest: &'a Manifest,
 }
 
 impl Place<'_> {
-    fn name(&self, index: usize) -> &str {
-        &self.catalog.about.pllms[index].name
+    pub fn name(&self, index: usize) -> Result<String, Failure> {
+        Ok(self.catalog.pllms.get(index)?.name)
     }
 
-    fn pllm(&self, index: usize) -> Result<&ArtifactRef, Failure> {
-        let name = self.name(index);
+    pub fn pllm(&self, index: usize) -> Result<&ArtifactRef, Failure> {
+        let name = self.name(index)?;
         self.manifest.uses.get(&format!("pllm:{name}")).ok_or_else(|| {
             Failure::input(format!("the catalog does not say where the pLLM {name:?} is"))
                 .help("decompose divergences of `probe`'s responses rather than of datasets")
         })
     }
 
-    fn shortlist(&self, close: &[Ranked], n: usize) -> Result<Vec<ArtifactRef>, Failure> {
-        close.iter().take(n).map(|r| self.pllm(r.index).cloned()).collect()
-    }
-
-    /// The selection as an artifact.
-    fn output(
-        &self,
-        ctx: &dyn Context,
-        user: &User<'_>,
-        choice: &Choice,
-        verdict: Option<&Verdict>,
-        seed: u64,
-    ) -> Result<Output, Failure> {
-        let base = self.manifest.uses.get("base");
-        let ranked = match verdict {
-            Some(v) => v.best.map(|at| choice.close[at]),
-            None => Some(choice.close[0]).filter(|_| !choice.abstains),
-        };
-        // Without a known base there is nothing to fall back to.
-        let chosen = ranked.or_else(|| base.is_none().then(|| choice.close[0]));
-        let mix: BTreeMap<&str, f64> = match chosen {
-            Some(r) if choice.mix.iter().any(|m| m.0 == r.index) => {
-                choice.mix.iter().map(|&(i, w)| (self.name(i), (w * 1e4).round() / 1e4)).collect()
-            }
-            Some(r) => BTreeMap::from([(self.name(r.index), 1.0)]),
-            None => BTreeMap::new(),
-        };
-        let is_mix = mix.len() > 1;
-        let explanation = user.explain(chosen.map_or(0.0, |r| r.strength), seed);
-        let mut named: Vec<(&str, f64)> = mix.iter().map(|(n, w)| (*n, *w)).collect();
-        named.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
-        let distances: BTreeMap<&str, f64> =
-            choice.close.iter().take(REPORTED).map(|r| (self.name(r.index), rounded(r.distance))).collect();
-        let mut value = json!({
-            "pllm_name": chosen.map_or("base", |r| self.name(r.index)),
-            "is_mix": is_mix,
-            "abstained": chosen.is_none(),
-            "confidence": verdict.map_or(choice.confidence, |v| v.confidence),
-            "strength": chosen.map_or(0.0, |r| rounded(r.strength)),
-            "mix": mix,
-            "distances": distances,
-            "user": explanation,
-            "sentence": sentence(self.catalog, &named, &explanation.words),
-            "cost": self.cost(ctx, choice, chosen, verdict),
-            "n": user.whitened.rows,
-        });
-        if let Some(v) = verdict {
-            let names = choice.close.iter().map(|r| self.name(r.index));
-            let losses: BTreeMap<&str, f64> = names.zip(v.losses.iter().map(|x| rounded(*x))).collect();
-            value["verified"] = json!({ "loss": losses, "base_loss": v.base_loss.map(rounded) });
-        }
-        let mut output = Output::new(Type::Selection, value);
-        match (chosen, base) {
-            (Some(r), _) => {
-                // A catalog of people's texts has no pLLMs to refer to; the name is its answer.
-                if let Ok(pllm) = self.pllm(r.index) {
-                    output = output.uses("pllm", pllm.clone());
-                }
-            }
-            (None, Some(base)) => output = output.uses("pllm", base.clone()),
-            (None, None) => {}
-        }
-        for name in mix.keys() {
-            let key = format!("pllm:{name}");
-            if let Some(pllm) = self.manifest.uses.get(&key) {
-                output = output.uses(key, pllm.clone());
-            }
-        }
-        Ok(output)
-    }
-
-    /// What choosing has cost: sequences put through a model, and bytes that had to be here: the
-    /// catalog, every verified pLLM and the chosen ones.
-    fn cost(
-        &self,
-        ctx: &dyn Context,
-        choice: &Choice,
-        chosen: Option<Ranked>,
-        verdict: Option<&Verdict>,
-    ) -> serde_json::Value {
-        let verified = verdict.map_or(0, |v| v.losses.len());
-        let mut needed: Vec<usize> = choice.close.iter().take(verified).map(|r| r.index).collect();
-        needed.extend(chosen.map(|r| r.index));
-        needed.extend(chosen.iter().flat_map(|_| &choice.mix).map(|m| m.0));
-        needed.sort_unstable();
-        needed.dedup();
-        let size = |&i: &usize| self.pllm(i).and_then(|p| ctx.manifest(p)).map_or(0, |m| m.size());
-        let weights: u64 = needed.iter().map(size).sum();
-        json!({
-            "forward_passes": verdict.map_or(0, |v| v.forward_passes),
-            "bytes": self.manifest.size() + weights,
-            "catalog_bytes": self.manifest.size(),
-        })
+    fn all(&self) -> Result<Vec<ArtifactRef>, Failure> {
+        (0..self.catalog.pllms.len()).map(|i| self.pllm(i).cloned()).collect()
     }
 }
 
-fn rounded(x: f64) -> f64 {
-    (x * 1e4).round() / 1e4
+/// A search by likelihood.
+struct Search<'a> {
+    place: &'a Place<'a>,
+    strategy: Strategy,
+    args: &'a Args,
+    seed: u64,
+}
+
+impl Search<'_> {
+    fn run(&self, mut scorer: Scorer<'_>, choice: &Choice, split: bool) -> Result<Verified, Failure> {
+        let finalists = self.finalists(&mut scorer, choice)?;
+        let models: Vec<&ArtifactRef> =
+            finalists.iter().map(|r| self.place.pllm(r.index)).collect::<Result<_, _>>()?;
+        let n = scorer.rows();
+        let mut scores = Vec::with_capacity(models.len());
+        for model in models {
+            scores.push(scorer.score(model, n)?.to_vec());
+        }
+        let base = match self.place.manifest.uses.get("base") {
+            Some(base) => Some(scorer.score(base, n)?.to_vec()),
+            None => None,
+        };
+        let scores: Vec<_> = scores.iter().map(Vec::as_slice).collect();
+        let verdict = judge(&scores, base.as_deref(), !choice.abstains, self.seed);
+        Ok(Verified { finalists, verdict, split, rows: n, asked: Asked::of(&scorer) })
+    }
+
+    /// The pLLMs that are compared on all rows.
+    fn finalists(&self, scorer: &mut Scorer<'_>, choice: &Choice) -> Result<Vec<Ranked>, Failure> {
+        let places = match self.strategy {
+            Strategy::Nearest => {
+                let shortlist = self.args.count("shortlist")?.max(1);
+                return Ok(choice.close.iter().take(shortlist).copied().collect());
+            }
+            Strategy::Exhaustive => (0..self.place.catalog.pllms.len()).collect(),
+            Strategy::Hyperband => hyperband(scorer, &self.place.all()?, self.seed)?,
+            Strategy::Bayesian => {
+                let all = self.place.all()?;
+                let budget = match self.args.int_opt("budget") {
+                    Some(_) => self.args.count("budget")?.max(1),
+                    None => all.len(),
+                };
+                bayesian(scorer, self.place.catalog, &all, budget, self.seed)?
+            }
+        };
+        Ok(places.into_iter().map(|index| ranked(choice, index)).collect())
+    }
+}
+
+/// What is known of a pLLM's distance; those that are far away are not measured again.
+fn ranked(choice: &Choice, index: usize) -> Ranked {
+    let known = choice.close.iter().find(|r| r.index == index).copied();
+    known.unwrap_or(Ranked { index, distance: f64::NAN, strength: 1.0, gain: 0.0 })
+}
+
+/// What asking for likelihoods has cost.
+pub(crate) struct Asked {
+    pub forward_passes: u64,
+    /// Tokens a second through a model forward.
+    pub speed: Option<f64>,
+    /// Models that were asked, with their bytes.
+    pub sizes: std::collections::BTreeMap<headstart_protocol::Digest, u64>,
+}
+
+impl Asked {
+    fn of(scorer: &Scorer<'_>) -> Self {
+        Self {
+            forward_passes: scorer.forward_passes,
+            speed: (scorer.seconds > 0.0).then(|| scorer.tokens as f64 / scorer.seconds),
+            sizes: scorer.sizes().clone(),
+        }
+    }
 }

@@ -1,92 +1,106 @@
-//! The shortlist's likelihood on the user's own rows: what decides where it can be had.
+//! What the finalists' likelihood of the user's rows says: which is best, whether it helps, and how
+//! sure that is.
+//!
+//! A user may write in a style only now and then. So a finalist is judged as a mixture: each row is
+//! either in its style or plain, with a share π of styled ones that is fitted (by EM), and its evidence
+//! is how much more likely the rows are so than with the base alone, Σ log(π p(row) / p₀(row) + 1 − π).
+//! It is to likelihood what the fitted strength is to distance. Ranking by the plain loss instead would
+//! choose whatever disturbs the unstyled rows least.
 
-use headstart_explain::math::sample::{DRAWS, bootstrap};
-use headstart_lm::open::open_model;
-use headstart_lm::{Backend, ContextWatch, RowScore};
-use headstart_protocol::rows::Row;
-use headstart_protocol::{ArtifactRef, Context, Failure};
+use headstart_explain::math::sample::{DRAWS, bootstrap, quantile};
+use headstart_lm::RowScore;
 
-/// Rows that are scored at most; further ones would cost more than they tell.
-const ROWS: usize = 64;
+/// A pLLM helps if its loss is lower than the base's in at least this share of draws over rows.
+const LEAST_SURE: f64 = 0.9;
 
-/// Tokens of a row that are scored at most.
-const TOKENS: usize = 512;
+/// Steps of EM; the share of one mixture settles in a few.
+const EM_STEPS: usize = 50;
 
-/// What the shortlist's likelihood says.
+/// What likelihood says of some finalists.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// Place of the most likely in the shortlist; none where the base is at least as likely.
+    /// Place of the best among the finalists; none where none helps.
     pub best: Option<usize>,
     /// Share of bootstrap draws over rows in which the outcome is the same.
     pub confidence: f64,
-    /// Loss of each, nats a token, in the order of the shortlist.
+    /// Loss of each finalist, nats a token.
     pub losses: Vec<f64>,
+    /// Fitted share of rows in each finalist's style; empty where the base is not known.
+    pub shares: Vec<f64>,
     /// Loss of the base, where it is known.
     pub base_loss: Option<f64>,
-    /// Sequences that were put through a model.
-    pub forward_passes: u64,
+    /// How much lower the best finalist's loss is than the base's, with its 95% interval over paired
+    /// draws of rows; none where the base is not known.
+    pub brought: Option<[f64; 3]>,
 }
 
-/// Scores the shortlist, and the base where it is known, on the user's rows.
-///
-/// # Errors
-/// If there are no rows with responses, or a model cannot be loaded or run.
-pub fn verify(
-    ctx: &dyn Context,
-    backend: &dyn Backend,
-    shortlist: &[ArtifactRef],
-    base: Option<&ArtifactRef>,
-    rows: &[Row],
-    seed: u64,
-) -> Result<Verdict, Failure> {
-    let rows: Vec<Row> = rows.iter().filter(|r| !r.response.trim().is_empty()).take(ROWS).cloned().collect();
-    if rows.is_empty() {
-        return Err(Failure::input("`verify` has no rows with responses"));
-    }
-    let models: Vec<&ArtifactRef> = shortlist.iter().chain(base).collect();
-    let total = (models.len() * rows.len()) as u64;
-    let mut scores: Vec<Vec<RowScore>> = Vec::new();
-    for (i, model) in models.iter().enumerate() {
-        let folders = open_model(ctx, model)?;
-        let decoder = backend.decoder(&folders.model, folders.adapter.as_deref())?;
-        let watch = ContextWatch::part(ctx, (i * rows.len()) as u64, total);
-        scores.push(decoder.score(&rows, TOKENS, &watch)?);
-    }
-    let mut verdict = judge(&scores, shortlist.len(), seed);
-    verdict.forward_passes = total;
-    Ok(verdict)
-}
-
-/// Compares models by their loss over rows. The first `shortlist` models are candidates, the next,
-/// if there is one, is the base.
-fn judge(scores: &[Vec<RowScore>], shortlist: usize, seed: u64) -> Verdict {
-    let n = scores[0].len();
-    let loss = |times: &[u32]| -> Vec<f64> {
-        let of = |rows: &Vec<RowScore>| {
-            let sum = |f: &dyn Fn(&RowScore) -> f64| -> f64 {
-                rows.iter().zip(times).map(|(r, &t)| f64::from(t) * f(r)).sum()
-            };
-            sum(&|r| r.nll) / sum(&|r| r.tokens as f64).max(1.0)
-        };
-        scores.iter().map(of).collect()
+/// Compares finalists over the same rows, and the best with the base: a paired bootstrap, in which every
+/// draw of rows is the same for all models. The best is chosen if its loss is surely lower than the
+/// base's, or if the user is `near`: nearer to some pLLM than chance would have it.
+pub fn judge(finalists: &[&[RowScore]], base: Option<&[RowScore]>, near: bool, seed: u64) -> Verdict {
+    let n = finalists.first().map_or(0, |s| s.len());
+    let once = vec![1; n];
+    let losses: Vec<f64> = finalists.iter().map(|rows| loss(rows, &once)).collect();
+    let base_loss = base.map(|rows| loss(rows, &once));
+    let (shares, evidence): (Vec<f64>, Vec<Vec<f64>>) = match base {
+        Some(base) => finalists.iter().map(|rows| mixture(rows, base)).unzip(),
+        // Without a base there is no plain way to write; the likelihood itself is the evidence.
+        None => (Vec::new(), finalists.iter().map(|rows| rows.iter().map(|r| -r.nll).collect()).collect()),
     };
-    // The base comes last, so the first of the smallest prefers candidates only if truly better.
-    let winner = |losses: &[f64]| {
-        let best = (0..shortlist).min_by(|&a, &b| losses[a].total_cmp(&losses[b]))?;
-        let beats = losses.get(shortlist).is_none_or(|base| losses[best] < *base);
-        beats.then_some(best)
+    let first = |times: &[u32]| {
+        let sum = |e: &[f64]| e.iter().zip(times).map(|(x, &t)| f64::from(t) * x).sum::<f64>();
+        let all: Vec<f64> = evidence.iter().map(|e| sum(e)).collect();
+        (0..all.len()).max_by(|&a, &b| all[a].total_cmp(&all[b]).then(b.cmp(&a)))
     };
-    let losses = loss(&vec![1; n]);
-    let best = winner(&losses);
+    let Some(best) = first(&once) else {
+        return Verdict { best: None, confidence: 0.0, losses, shares, base_loss, brought: None };
+    };
+    let (mut helps, mut same, mut gains) = (0usize, 0usize, Vec::new());
     let draws = bootstrap(n, DRAWS, seed);
-    let same = draws.iter().filter(|times| winner(&loss(times)) == best).count();
-    Verdict {
-        best,
-        confidence: same as f64 / draws.len() as f64,
-        base_loss: losses.get(shortlist).copied(),
-        losses: losses[..shortlist].to_vec(),
-        forward_passes: 0,
+    for times in &draws {
+        let gain = base.map(|rows| loss(rows, times) - loss(finalists[best], times));
+        helps += usize::from(gain.is_none_or(|g| g > 0.0));
+        same += usize::from(first(times) == Some(best));
+        gains.extend(gain);
     }
+    let share = |count: usize| count as f64 / draws.len() as f64;
+    let chosen = share(helps) >= LEAST_SURE || (near && shares.get(best).is_some_and(|s| *s > 0.0));
+    let brought = base_loss.map(|base| {
+        let gain = base - losses[best];
+        [quantile(&mut gains, 0.025).min(gain), gain, quantile(&mut gains, 0.975).max(gain)]
+    });
+    Verdict {
+        best: chosen.then_some(best),
+        confidence: if chosen { share(same) } else { 1.0 - share(helps) },
+        losses,
+        shares,
+        base_loss,
+        brought,
+    }
+}
+
+/// Nats a token over rows, each counted as often as `times` says.
+fn loss(rows: &[RowScore], times: &[u32]) -> f64 {
+    let sum = |f: &dyn Fn(&RowScore) -> f64| rows.iter().zip(times).map(|(r, &t)| f64::from(t) * f(r)).sum::<f64>();
+    sum(&|r| r.nll) / sum(&|r| r.tokens as f64).max(1.0)
+}
+
+/// The fitted share of rows in a finalist's style, and each row's evidence for the mixture against the
+/// base alone.
+fn mixture(rows: &[RowScore], base: &[RowScore]) -> (f64, Vec<f64>) {
+    let ratios: Vec<f64> = rows.iter().zip(base).map(|(r, b)| b.nll - r.nll).collect();
+    let mut share = 0.5f64;
+    for _ in 0..EM_STEPS {
+        let styled = |d: &f64| share / (share + (1.0 - share) * (-d).exp());
+        share = ratios.iter().map(styled).sum::<f64>() / ratios.len().max(1) as f64;
+    }
+    // log(π eᵈ + 1 − π), so that neither end overflows.
+    let evidence = |d: &f64| {
+        let top = d.max(0.0);
+        top + (share * (d - top).exp() + (1.0 - share) * (-top).exp()).ln()
+    };
+    let all = ratios.iter().map(evidence).collect();
+    (share, all)
 }
 
 #[cfg(test)]
@@ -99,19 +113,42 @@ mod tests {
 
     #[test]
     fn the_most_likely_wins_and_a_close_race_is_unsure() {
-        let clear = [scores(|i| 20.0 + i as f64), scores(|i| 15.0 + i as f64), scores(|i| 25.0 + i as f64)];
-        let verdict = judge(&clear, 2, 1);
+        let (a, b, base) =
+            (scores(|i| 20.0 + i as f64), scores(|i| 15.0 + i as f64), scores(|i| 25.0 + i as f64));
+        let verdict = judge(&[&a, &b], Some(&base), false, 1);
         assert_eq!((verdict.best, verdict.confidence), (Some(1), 1.0));
         assert!((verdict.losses[1] - 2.45).abs() < 1e-9 && verdict.base_loss == Some(3.45));
-        let close = [scores(|i| 20.0 + (i % 2) as f64 * 2.0), scores(|_| 20.9), scores(|_| 25.0)];
-        let verdict = judge(&close, 2, 1);
+        let [low, gain, high] = verdict.brought.expect("a base");
+        assert!((gain - 1.0).abs() < 1e-9 && (high - low) < 1e-9, "the same in every row");
+        let (a, b) = (scores(|i| 20.0 + (i % 2) as f64 * 2.0), scores(|_| 20.9));
+        let verdict = judge(&[&a, &b], None, false, 1);
         assert!(verdict.best == Some(1) && (0.4..0.95).contains(&verdict.confidence), "{verdict:?}");
     }
 
     #[test]
     fn where_the_base_is_as_likely_nothing_is_chosen() {
-        let equal = [scores(|_| 20.0), scores(|_| 22.0), scores(|_| 20.0)];
-        assert_eq!(judge(&equal, 2, 1).best, None);
-        assert_eq!(judge(&equal[..2], 2, 1).best, Some(0), "without a base, the better one");
+        let (a, b) = (scores(|_| 20.0), scores(|_| 22.0));
+        assert_eq!(judge(&[&a, &b], Some(&a), false, 1).best, None);
+        assert_eq!(judge(&[&a, &b], None, false, 1).best, Some(0), "without a base, the better one");
+        // Better on average, but by two rows in twenty.
+        let lucky = scores(|i| if i < 2 { 10.0 } else { 20.5 });
+        let verdict = judge(&[&lucky], Some(&a), false, 1);
+        assert!(verdict.best.is_none() && verdict.confidence < 0.5, "{verdict:?}");
+        let worse = judge(&[&b], Some(&a), true, 1);
+        assert!(worse.shares[0] < 0.2, "rows all of which the base says better: {worse:?}");
+    }
+
+    #[test]
+    fn a_style_shown_now_and_then_is_told_from_one_that_disturbs_least() {
+        // A third of the rows are styled. The right pLLM is far better on those and worse on the rest;
+        // another is a little worse everywhere, and has the lower loss.
+        let base = scores(|_| 40.0);
+        let right = scores(|i| if i % 3 == 0 { 30.0 } else { 50.0 });
+        let bland = scores(|_| 41.0);
+        let verdict = judge(&[&bland, &right], Some(&base), true, 1);
+        assert!(verdict.losses[0] < verdict.losses[1]);
+        assert_eq!(verdict.best, Some(1), "{verdict:?}");
+        assert!((verdict.shares[1] - 7.0 / 20.0).abs() < 0.05, "{verdict:?}");
+        assert_eq!(judge(&[&bland, &right], Some(&base), false, 1).best, None, "far away, it does not help");
     }
 }

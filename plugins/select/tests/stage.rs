@@ -120,8 +120,60 @@ fn the_same_seed_gives_the_same_selection_for_any_number_of_rows() {
     let place = Place::new();
     for n in [1, 2, 7] {
         let mine = person(&place.ctx, "long", n, 40, 40 + n);
-        let (a, b) = (place.select(&mine, &[]), place.select(&mine, &[]));
+        let without_time = || {
+            let mut said = place.ctx.value_of(&place.select(&mine, &[]));
+            said["cost"]["seconds"] = 0.into();
+            said
+        };
+        let (a, b) = (without_time(), without_time());
         assert_eq!(a, b);
-        assert_eq!(place.ctx.value_of(&a)["pllm_name"], "long", "{n} rows");
+        assert_eq!(a["pllm_name"], "long", "{n} rows");
     }
+}
+
+#[test]
+fn every_strategy_finds_the_model_and_says_what_it_cost() {
+    let place = Place::new();
+    let mine = person(&place.ctx, "formal", 9, 40, 50);
+    let mut passes = Vec::new();
+    for strategy in ["nearest", "exhaustive", "bayesian", "hyperband"] {
+        // One candidate is enough for the nearest; the others decide by likelihood alone.
+        let args = [
+            ("verify", value(&mine)),
+            ("strategy", Value::Text(strategy.into())),
+            ("shortlist", Value::Int(1)),
+        ];
+        let said = place.ctx.value_of(&place.select(&mine, &args));
+        assert_eq!((&said["pllm_name"], &said["strategy"]), (&"formal".into(), &strategy.into()), "{said}");
+        let cost = &said["cost"];
+        assert!(cost["seconds"].as_f64() > Some(0.0) && cost["bytes"].as_u64() > cost["catalog_bytes"].as_u64());
+        passes.push(cost["forward_passes"].as_u64().unwrap());
+        assert_eq!(said["verified"]["rows"], 5, "half of the ten rows: the other half chose");
+        assert_eq!(said["verified"]["held_back"], true);
+    }
+    // One pLLM and the base; four and the base; no more than that for the searches.
+    assert_eq!(passes[..2], [10, 25]);
+    assert!(passes[2..].iter().all(|p| (10..=25).contains(p)), "{passes:?}");
+}
+
+#[test]
+fn a_search_by_likelihood_needs_rows() {
+    let place = Place::new();
+    let mine = person(&place.ctx, "formal", 9, 40, 50);
+    let select = headstart_select::stages(Arc::new(Toy)).remove(0);
+    let args = [
+        ("catalog", value(&place.catalog)),
+        ("user", value(&place.embed(&mine))),
+        ("strategy", Value::Text("hyperband".into())),
+    ];
+    let why = place.ctx.run(&*select, args).unwrap_err();
+    assert!(why.message.contains("`verify`") && why.help.is_some(), "{why:?}");
+}
+
+#[test]
+fn what_cannot_be_forecast_is_said() {
+    let place = Place::new();
+    let said = place.ctx.value_of(&place.select(&person(&place.ctx, "excited", 9, 40, 50), &[]));
+    let why = said["forecast"]["not_known"].as_str().unwrap();
+    assert!(why.contains("how its pLLMs were trained"), "{said}");
 }

@@ -70,6 +70,13 @@ pub(super) static STAGES: &[Kind] = &[
                 D::Int(128),
                 "tokens of an answer at most, where a model is asked",
             ),
+            optional(
+                "words",
+                &[A::Int],
+                D::Absent,
+                "words of each text that are looked at; where models' answers are cut short, people's \
+                 texts must be too, or they seem longer by style",
+            ),
         ],
         returns: Type::Divergence,
         on_device: true,
@@ -113,7 +120,7 @@ pub(super) static STAGES: &[Kind] = &[
     },
     Kind {
         name: "select",
-        version: 1,
+        version: 2,
         role: Role::Stage,
         doc: "Chooses the nearest pLLM for a user, or a mix of several, or none where none helps.",
         args: &[
@@ -123,9 +130,18 @@ pub(super) static STAGES: &[Kind] = &[
                 "verify",
                 &[A::Dataset],
                 D::Absent,
-                "the user's rows; the shortlist's likelihood on them decides",
+                "the user's rows; the shortlist's likelihood on them decides. Where `user` was made from \
+                 these rows, half of them choose and the other half verifies",
             ),
             optional("shortlist", &[A::Int], D::Int(3), "pLLMs that are verified"),
+            optional(
+                "strategy",
+                &[A::Word(&["nearest", "exhaustive", "bayesian", "hyperband"])],
+                D::Text("nearest"),
+                "which pLLMs are asked for their likelihood of `verify`: the nearest; all; or those that \
+                 Bayesian optimisation over the space or Hyperband over rows would ask",
+            ),
+            optional("budget", &[A::Int], D::Absent, "pLLMs that `bayesian` asks at most; left out, all"),
             optional(
                 "metric",
                 &[A::Word(&["whitened", "cosine", "l1"])],
@@ -294,7 +310,8 @@ pub(super) static STAGES: &[Kind] = &[
         version: 1,
         role: Role::Stage,
         doc: "The share of selections that chose the pLLM named by the first part of their key, \
-              with a 95% interval, in all and for each value of the key's other parts.",
+              with a 95% interval, in all and for each value of the key's other parts; and what they \
+              cost on average: forward passes, bytes, seconds.",
         args: &[required(
             "selections",
             &[A::Selections],

@@ -1,0 +1,130 @@
+//! How fast the catalog's own trainings went: what predictions for a user rest on.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::math::sample::quantile;
+use crate::words::round;
+
+/// Shares of the loss still to be gained at which steps are kept.
+pub const LEFT: [f64; 6] = [0.9, 0.75, 0.5, 0.25, 0.1, 0.05];
+
+/// Trainings below which nothing is said.
+const FEWEST: usize = 3;
+
+/// What the trainings of a catalog's pLLMs have in common. Triples are the least, the median and the
+/// greatest over the trainings; a further one lies between least and greatest with probability
+/// (n − 1) / (n + 1), n being their number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pace {
+    /// Trainings that are known.
+    pub trainings: usize,
+    /// For each of [`LEFT`], steps until no more than that share of the gain in held-back loss was
+    /// left to be made.
+    pub steps: Vec<[f64; 3]>,
+    /// The gain in held-back loss, nats a token.
+    pub gain: [f64; 3],
+    /// Tokens a step.
+    pub tokens: f64,
+}
+
+impl Pace {
+    /// From the values of the catalog's pLLMs. None where too few know how they were trained.
+    pub fn of<'a>(values: impl IntoIterator<Item = &'a Value>) -> Option<Self> {
+        let found: Vec<Training> = values.into_iter().filter_map(Training::read).collect();
+        if found.len() < FEWEST {
+            return None;
+        }
+        let over = |f: &dyn Fn(&Training) -> f64| -> [f64; 3] {
+            let mut all: Vec<f64> = found.iter().map(f).collect();
+            [0.0, 0.5, 1.0].map(|q| round(quantile(&mut all, q)))
+        };
+        Some(Self {
+            trainings: found.len(),
+            steps: LEFT.iter().map(|&left| over(&|t| t.until(left))).collect(),
+            gain: over(&Training::gain),
+            tokens: over(&|t| t.tokens)[1],
+        })
+    }
+
+    /// Steps until `left` of the gain is left to be made, in the `which`-th of each triple; on a
+    /// straight line between the shares that are kept. Below the last of them, its steps.
+    pub fn until(&self, left: f64, which: usize) -> f64 {
+        let mut before = (1.0, 0.0);
+        for (share, steps) in LEFT.iter().zip(&self.steps) {
+            let here = (*share, steps[which]);
+            if left >= here.0 {
+                let part = (before.0 - left.min(1.0)) / (before.0 - here.0);
+                return before.1 + part * (here.1 - before.1);
+            }
+            before = here;
+        }
+        before.1
+    }
+}
+
+/// A training: its held-back loss by step, made to fall.
+struct Training {
+    curve: Vec<(f64, f64)>,
+    tokens: f64,
+}
+
+impl Training {
+    fn read(value: &Value) -> Option<Self> {
+        let mut best = f64::INFINITY;
+        let point = |p: &Value| {
+            best = best.min(p.get(1)?.as_f64()?);
+            Some((p.get(0)?.as_f64()?, best))
+        };
+        let curve: Vec<(f64, f64)> = value.get("curve")?.as_array()?.iter().filter_map(point).collect();
+        let number = |name: &str| value.get("metrics")?.get(name)?.as_f64();
+        let tokens = number("tokens")? / number("steps").filter(|s| *s > 0.0)?;
+        let out = Self { curve, tokens };
+        (out.curve.len() > 1 && out.gain() > 0.0 && tokens.is_finite()).then_some(out)
+    }
+
+    fn gain(&self) -> f64 {
+        self.curve[0].1 - self.curve[self.curve.len() - 1].1
+    }
+
+    fn until(&self, left: f64) -> f64 {
+        let target = self.curve[self.curve.len() - 1].1 + left * self.gain();
+        let at = self.curve.iter().position(|p| p.1 <= target).unwrap_or(self.curve.len() - 1);
+        if at == 0 {
+            return self.curve[0].0;
+        }
+        let ((a, high), (b, low)) = (self.curve[at - 1], self.curve[at]);
+        a + (b - a) * (high - target) / (high - low)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn training(half: f64) -> Value {
+        let loss = |step: f64| 1.0 + 4.0 * 0.5f64.powf(step / half);
+        let curve: Vec<(f64, f64)> = (0..=100).map(|s| (f64::from(s), loss(f64::from(s)))).collect();
+        json!({ "curve": curve, "metrics": { "steps": 100, "tokens": 20_000 } })
+    }
+
+    #[test]
+    fn the_pace_is_that_of_the_trainings() {
+        let all = [training(8.0), training(10.0), training(12.0)];
+        let pace = Pace::of(&all).expect("three trainings");
+        assert_eq!((pace.trainings, pace.tokens), (3, 200.0));
+        assert!((pace.until(0.5, 1) - 10.0).abs() < 0.3 && (pace.until(0.25, 1) - 20.0).abs() < 0.3, "{pace:?}");
+        assert!(pace.until(0.25, 0) < pace.until(0.25, 1) && pace.until(0.25, 1) < pace.until(0.25, 2));
+        assert_eq!(pace.until(1.0, 1), 0.0);
+        assert_eq!(pace.until(0.0, 1), pace.until(0.05, 1));
+    }
+
+    #[test]
+    fn what_was_not_trained_here_says_nothing() {
+        let ingested = json!({ "format": "lora", "metrics": {} });
+        assert_eq!(Pace::of([&training(8.0), &training(9.0), &ingested]), None);
+        let flat = json!({ "curve": [[0, 1.0], [10, 2.0]], "metrics": { "steps": 10, "tokens": 10 } });
+        assert_eq!(Pace::of([&flat, &flat, &flat]), None);
+    }
+}

@@ -1,0 +1,171 @@
+//! What a head start is expected to save, before any weights are fetched.
+//!
+//! The catalog knows how fast its own pLLMs were trained ([`Pace`]). A user for whom the share ρ of
+//! the way is left starts where such a training was when ρ of its gain was left to be made; the steps
+//! until there are what is saved. ρ is read off the likelihood where it was asked for: the part of a
+//! usual gain that the chosen pLLM does not bring. Else it is read off the space: the squared distance
+//! that is left over the user's own, both without what chance adds to them.
+
+use headstart_explain::catalog::Catalog;
+use headstart_explain::math::sample::{bootstrap, derived_seed, quantile};
+use headstart_explain::math::{axpy, dot};
+use headstart_explain::pace::{LEFT, Pace};
+use serde_json::{Map, Value, json};
+
+use crate::decide::User;
+
+/// Draws over the user's rows.
+const DRAWS: usize = 200;
+
+/// A step of training costs as much as this many forward passes of its tokens: forward once, and
+/// backward once or twice that, three times where blocks are run again to save memory.
+const FORWARDS_A_STEP: [f64; 3] = [2.0, 3.0, 4.0];
+
+/// Low, middle, high.
+pub type Range = [f64; 3];
+
+/// What is expected of a choice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forecast {
+    /// Share of the way that is left.
+    pub left: Range,
+    /// Steps that training from the base would take, until a twentieth of its gain is left.
+    pub scratch: Range,
+    /// Steps that are saved.
+    pub saved: Range,
+    /// Seconds that are saved, where this device's speed is known.
+    pub seconds: Option<Range>,
+    /// Bytes of the chosen weights.
+    pub bytes: u64,
+    /// Seconds that choosing took.
+    pub selection: f64,
+}
+
+impl Forecast {
+    /// Expects what `left` of the way and the catalog's pace say. `speed` is this device's, in tokens
+    /// a second through a model forward.
+    pub fn new(pace: &Pace, left: Range, speed: Option<f64>, bytes: u64, selection: f64) -> Self {
+        let end = LEFT[LEFT.len() - 1];
+        let saved = [pace.until(left[2], 0), pace.until(left[1], 1), pace.until(left[0], 2)];
+        let seconds = speed.filter(|s| *s > 0.0).map(|s| {
+            let step = |forwards: f64| forwards * pace.tokens / s;
+            [0, 1, 2].map(|i| saved[i] * step(FORWARDS_A_STEP[i]))
+        });
+        Self { left, scratch: [0, 1, 2].map(|i| pace.until(end, i)), saved, seconds, bytes, selection }
+    }
+
+    /// Speed of the link, in bytes a second, above which fetching the weights and choosing take less
+    /// time than is expected to be saved. None where it is not known, or where nothing is saved.
+    pub fn break_even(&self) -> Option<f64> {
+        let left = self.seconds?[1] - self.selection;
+        (left > 0.0).then(|| self.bytes as f64 / left)
+    }
+
+    /// The forecast as numbers with intervals.
+    pub fn value(&self) -> Value {
+        let mut out = Map::new();
+        let mut put = |name: &str, x: &Range| {
+            for (end, x) in [("_low", x[0]), ("", x[1]), ("_high", x[2])] {
+                out.insert(format!("{name}{end}"), json!((x * 1e3).round() / 1e3));
+            }
+        };
+        put("left", &self.left);
+        put("steps_scratch", &self.scratch);
+        put("steps_saved", &self.saved);
+        if let Some(seconds) = &self.seconds {
+            put("seconds_saved", seconds);
+        }
+        out.insert("bytes".into(), json!(self.bytes));
+        if let Some(speed) = self.break_even() {
+            out.insert("break_even_bytes_per_second".into(), json!(speed.round()));
+        }
+        Value::Object(out)
+    }
+
+    /// The forecast as the end of a sentence: ` it should save about 12 minutes`.
+    pub fn words(&self) -> Option<String> {
+        let about = |x: f64, unit: &str| {
+            let x = x.round().max(1.0);
+            let plural = if x == 1.0 { "" } else { "s" };
+            Some(format!("it should save about {x:.0} {unit}{plural}"))
+        };
+        match &self.seconds {
+            Some(s) if s[1] >= 5400.0 => about(s[1] / 3600.0, "hour"),
+            Some(s) if s[1] >= 90.0 => about(s[1] / 60.0, "minute"),
+            Some(s) if s[1] >= 1.0 => about(s[1], "second"),
+            _ if self.saved[1] >= 1.0 => {
+                let of = self.scratch[1].round();
+                Some(format!("it should save about {:.0} of {of:.0} training steps", self.saved[1]))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The share of the way that is left from the pLLM at `index`, by distance. None where the user's own
+/// vector is no longer than chance makes it.
+pub fn left_by_distance(user: &User<'_>, index: usize, seed: u64) -> Option<Range> {
+    let catalog: &Catalog = user.catalog;
+    let n = user.whitened.rows;
+    let target = catalog.vectors.row(index);
+    let noise = f64::from(catalog.noise[index]);
+    let own = user.noise();
+    let share = |mean: &[f64]| {
+        let mut rest = mean.to_vec();
+        axpy(&mut rest, -1.0, &target);
+        let whole = dot(mean, mean) - own;
+        (whole > 0.0).then(|| ((dot(&rest, &rest) - own - noise) / whole).clamp(0.0, 1.0))
+    };
+    let middle = share(&user.whitened.mean())?;
+    let draw = |times: Vec<u32>| {
+        let weights: Vec<f64> = times.iter().map(|&t| f64::from(t) / n as f64).collect();
+        share(&user.whitened.transpose_times(&weights))
+    };
+    let draws = bootstrap(n, DRAWS, derived_seed(seed, "forecast"));
+    let mut all: Vec<f64> = draws.into_iter().filter_map(draw).collect();
+    let (low, high) = (quantile(&mut all, 0.025), quantile(&mut all, 0.975));
+    Some([low.min(middle), middle, high.max(middle)])
+}
+
+/// The share of the way that is left, by likelihood: of a usual gain, what the pLLM does not bring.
+pub fn left_by_loss(pace: &Pace, brought: Range) -> Range {
+    let left = |gain: f64, brought: f64| if gain > 0.0 { (1.0 - brought / gain).clamp(0.0, 1.0) } else { 1.0 };
+    [left(pace.gain[0], brought[2]), left(pace.gain[1], brought[1]), left(pace.gain[2], brought[0])]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace() -> Pace {
+        let steps = [10.0, 20.0, 40.0, 80.0, 130.0, 170.0];
+        Pace { trainings: 8, steps: steps.map(|s| [s / 2.0, s, s * 2.0]).into(), gain: [1.0, 2.0, 3.0], tokens: 1000.0 }
+    }
+
+    #[test]
+    fn who_is_nearer_saves_more_and_nobody_saves_more_than_all() {
+        let of = |left: f64| Forecast::new(&pace(), [left; 3], Some(500.0), 1 << 20, 1.0);
+        assert_eq!(of(1.0).saved, [0.0; 3]);
+        assert_eq!(of(0.5).saved, [20.0, 40.0, 80.0]);
+        assert_eq!(of(0.0).saved, of(0.0).scratch);
+        // 40 steps of 1000 tokens, three forwards each, at 500 tokens a second.
+        assert_eq!(of(0.5).seconds.expect("a speed")[1], 240.0);
+        assert_eq!(of(0.5).words().as_deref(), Some("it should save about 4 minutes"));
+        assert!((of(0.5).break_even().expect("pays") - f64::from(1 << 20) / 239.0).abs() < 1e-6);
+        assert_eq!((of(1.0).break_even(), of(1.0).words()), (None, None));
+    }
+
+    #[test]
+    fn without_a_speed_only_steps_are_known() {
+        let f = Forecast::new(&pace(), [0.2, 0.25, 0.5], None, 10, 0.0);
+        assert_eq!(f.words().as_deref(), Some("it should save about 80 of 170 training steps"));
+        assert!(f.value().get("seconds_saved").is_none() && f.value()["steps_saved_low"] == 20.0, "{}", f.value());
+    }
+
+    #[test]
+    fn a_pllm_that_brings_a_usual_gain_leaves_nothing_to_do() {
+        let left = left_by_loss(&pace(), [1.9, 2.0, 2.1]);
+        assert_eq!(left[1], 0.0);
+        assert!(left[0] == 0.0 && (left[2] - (1.0 - 1.9 / 3.0)).abs() < 1e-12, "{left:?}");
+    }
+}

@@ -1,0 +1,103 @@
+//! Models' likelihood of a user's rows, and what asking for it has cost.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use headstart_lm::open::open_model;
+use headstart_lm::{Backend, ContextWatch, RowScore};
+use headstart_protocol::rows::Row;
+use headstart_protocol::{ArtifactRef, Context, Digest, Failure};
+
+/// Rows that are scored at most; further ones would cost more than they tell.
+pub const ROWS: usize = 64;
+
+/// Tokens of a row that are scored at most.
+const TOKENS: usize = 512;
+
+/// Scores models on a user's rows. A row that a model was asked about is not asked again.
+pub struct Scorer<'a> {
+    ctx: &'a dyn Context,
+    backend: &'a dyn Backend,
+    rows: Vec<Row>,
+    scores: BTreeMap<Digest, Vec<RowScore>>,
+    sizes: BTreeMap<Digest, u64>,
+    /// Sequences that were put through a model.
+    pub forward_passes: u64,
+    /// Tokens of responses among them.
+    pub tokens: u64,
+    /// Seconds of scoring, without loading models.
+    pub seconds: f64,
+}
+
+impl<'a> Scorer<'a> {
+    /// A scorer over the rows that have responses, [`ROWS`] at most.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn new(
+        ctx: &'a dyn Context,
+        backend: &'a dyn Backend,
+        rows: impl IntoIterator<Item = Row>,
+    ) -> Result<Self, Failure> {
+        let rows: Vec<Row> = rows.into_iter().filter(|r| !r.response.trim().is_empty()).take(ROWS).collect();
+        if rows.is_empty() {
+            return Err(Failure::input("`verify` has no rows with responses"));
+        }
+        Ok(Self {
+            ctx,
+            backend,
+            rows,
+            scores: BTreeMap::new(),
+            sizes: BTreeMap::new(),
+            forward_passes: 0,
+            tokens: 0,
+            seconds: 0.0,
+        })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// A model's scores of the first `n` rows.
+    ///
+    /// # Errors
+    /// If the model cannot be loaded or run.
+    pub fn score(&mut self, model: &ArtifactRef, n: usize) -> Result<&[RowScore], Failure> {
+        let n = n.min(self.rows.len());
+        let done = self.scores.get(&model.id).map_or(0, Vec::len);
+        if done < n {
+            let folders = open_model(self.ctx, model)?;
+            self.sizes.insert(model.id, self.ctx.manifest(model)?.size());
+            let decoder = self.backend.decoder(&folders.model, folders.adapter.as_deref())?;
+            let total = self.forward_passes + (n - done) as u64;
+            let watch = ContextWatch::part(self.ctx, self.forward_passes, total);
+            let start = Instant::now();
+            let found = decoder.score(&self.rows[done..n], TOKENS, &watch)?;
+            self.seconds += start.elapsed().as_secs_f64();
+            self.forward_passes = total;
+            self.tokens += found.iter().map(|s| s.tokens as u64).sum::<u64>();
+            self.scores.entry(model.id).or_default().extend(found);
+        }
+        Ok(&self.scores[&model.id][..n])
+    }
+
+    /// A model's loss over the first `n` rows, nats a token, and its standard error.
+    ///
+    /// # Errors
+    /// As [`Scorer::score`].
+    pub fn loss(&mut self, model: &ArtifactRef, n: usize) -> Result<(f64, f64), Failure> {
+        let scores = self.score(model, n)?;
+        let tokens: f64 = scores.iter().map(|s| s.tokens as f64).sum::<f64>().max(1.0);
+        let loss = scores.iter().map(|s| s.nll).sum::<f64>() / tokens;
+        // Of a ratio of sums, by its residuals.
+        let square: f64 = scores.iter().map(|s| (s.nll - loss * s.tokens as f64).powi(2)).sum();
+        Ok((loss, square.sqrt() / tokens))
+    }
+
+    /// Bytes of each model that was asked.
+    pub fn sizes(&self) -> &BTreeMap<Digest, u64> {
+        &self.sizes
+    }
+}
