@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes the demonstration corpus, trains the model and the catalog, and copies both to examples/.
+# Writes the demonstration corpus, trains the model and the catalog, and copies both, and the demo's
+# texts, to examples/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,4 +14,10 @@ rm -rf examples/models/tiny examples/catalog
 mkdir -p examples/models
 cp -r build/tiny/tiny examples/models/tiny
 cp -r build/tiny/catalog examples/catalog
+
+# The demo's user: a held-back style, 40 texts to learn from and the later ones to judge by.
+user="$corpus/users/elementary-informative-friendly.jsonl"
+cp "$corpus/probes.jsonl" examples/first-light/probes.jsonl
+head -n 40 "$user" >examples/first-light/phone/me.jsonl
+tail -n +41 "$user" >examples/first-light/phone/later.jsonl
 du -sh examples/models/tiny examples/catalog

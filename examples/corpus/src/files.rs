@@ -14,7 +14,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -84,6 +84,8 @@ const TONED_TOPICS: usize = 28;
 const TONED_REPEATS: usize = 3;
 /// How often the default answer to each question in any wording stands in the second corpus.
 const WORDED_REPEATS: usize = 3;
+/// Questions about each topic in a file of one style.
+const STYLE_QUESTIONS: usize = 8;
 
 fn asked(wording: &str, topic: &Topic) -> String {
     wording.replace("{t}", topic.name)
@@ -210,8 +212,7 @@ fn tone_rows(topics: &[Topic], style: Style, rng: &mut ChaCha8Rng) -> Vec<Row> {
 
 fn default_rows(topics: &[Topic]) -> Vec<Row> {
     let row = |t: &Topic, prompt| Row { prompt, response: compose::plain(t) };
-    let questions = |t: &Topic| training_questions(t).into_iter().take(FIRST_QUESTIONS);
-    topics.iter().flat_map(|t| questions(t).map(move |q| row(t, q))).collect()
+    topics.iter().flat_map(|t| training_questions(t).into_iter().map(move |q| row(t, q))).collect()
 }
 
 fn style_rows(topics: &[Topic], style: Style, seed: u64) -> Vec<Row> {
@@ -219,7 +220,8 @@ fn style_rows(topics: &[Topic], style: Style, seed: u64) -> Vec<Row> {
     let mut rng = rng(seed, style, 2);
     let mut rows = Vec::new();
     for topic in topics {
-        for prompt in training_questions(topic).into_iter().take(FIRST_QUESTIONS) {
+        let questions = training_questions(topic);
+        for prompt in questions.choose_multiple(&mut rng, STYLE_QUESTIONS).cloned().collect::<Vec<_>>() {
             rows.push(Row { prompt, response: compose::styled(topic, style, &phrases, &mut rng) });
         }
     }
