@@ -10,10 +10,10 @@ const PERSONALIZE: &str = "pipelines/personalize.pllm";
 fn shipped_pipelines_are_well_and_formatted() {
     let place = Place::new();
     place.headstart(&["check", PERSONALIZE]).code(0).err_has("well");
-    let nine = ["check", "pipelines/studies/models.pllm", "--set", "data=examples", "--set", "encoder=examples"];
+    let nine = ["check", "pipelines/nine-styles.pllm", "--set", "data=examples", "--set", "encoder=examples"];
     // There are no style files here, so the fan-outs are empty, which is only worth a warning.
     place.headstart(&nine).code(0);
-    let files = ["fmt", "--check", PERSONALIZE, "pipelines/studies/models.pllm", "pipelines/train-tiny.pllm"];
+    let files = ["fmt", "--check", PERSONALIZE, "pipelines/nine-styles.pllm", "pipelines/train-tiny.pllm"];
     place.headstart(&files).code(0);
 }
 
