@@ -1,6 +1,6 @@
 //! What would give private data away, and the search for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use headstart_protocol::{Digest, Manifest};
@@ -68,9 +68,13 @@ impl Traces {
     /// Of everything in a device's private store: runs of the files' bytes, numbers, names and words
     /// of the values, digests.
     pub fn of_private_store(&mut self, state: &Path) {
-        for (path, content) in files(&state.join("private")) {
+        let all = files(&state.join("private"));
+        // Artifacts are told apart by handles, keyed with the device's secret: these are to cross.
+        let handles: HashSet<&str> =
+            all.iter().flat_map(|(path, _)| path.iter().filter_map(|part| part.to_str())).collect();
+        for (path, content) in &all {
             if path.ends_with("artifact.json") {
-                let held: Json = serde_json::from_slice(&content).expect("JSON");
+                let held: Json = serde_json::from_slice(content).expect("JSON");
                 let Ok(manifest) = serde_json::from_value::<Manifest>(held["manifest"].clone()) else {
                     continue;
                 };
@@ -78,7 +82,7 @@ impl Traces {
                 for file in manifest.files.values() {
                     self.hex("digest", "a private file's digest", &file.digest);
                 }
-                self.of_value("value", &manifest.value);
+                self.of_value("value", &manifest.value, &handles);
                 continue;
             }
             let name = path.file_name().expect("a file").to_string_lossy().into_owned();
@@ -87,17 +91,17 @@ impl Traces {
                 n if n.starts_with("adapter_model") => "adapter",
                 _ => "file",
             };
-            self.digests(kind, &name, &content);
-            self.runs(kind, &name, &content);
+            self.digests(kind, &name, content);
+            self.runs(kind, &name, content);
         }
     }
 
     /// Numbers and words of a private value, as JSON writes them under their keys. Numbers of a few
     /// digits are left out: they stand everywhere.
-    fn of_value(&mut self, key: &str, value: &Json) {
+    fn of_value(&mut self, key: &str, value: &Json, handles: &HashSet<&str>) {
         match value {
-            Json::Object(fields) => fields.iter().for_each(|(k, v)| self.of_value(k, v)),
-            Json::Array(items) => items.iter().for_each(|v| self.of_value(key, v)),
+            Json::Object(fields) => fields.iter().for_each(|(k, v)| self.of_value(k, v, handles)),
+            Json::Array(items) => items.iter().for_each(|v| self.of_value(key, v, handles)),
             Json::Number(n) => {
                 let text = n.to_string();
                 if text.split_once('.').is_some_and(|(_, decimals)| decimals.len() >= 3) {
@@ -106,6 +110,7 @@ impl Traces {
                     }
                 }
             }
+            Json::String(s) if handles.contains(s.as_str()) => {}
             Json::String(s) => self.forms("word", key, s.as_bytes()),
             _ => {}
         }
