@@ -6,7 +6,7 @@ export CARGO_TARGET_DIR ?= $(HEADSTART_CACHE)/target
 export DUCKDB_LIB_DIR ?= $(shell scripts/fetch-duckdb.sh)
 HEADSTART := $(CARGO_TARGET_DIR)/debug/headstart
 
-.PHONY: build demo test test-mlx lint parity train-tiny env fuzz
+.PHONY: build demo test test-mlx lint parity bench train-tiny env fuzz
 
 build:
 	cargo build --workspace --bins --locked
@@ -29,6 +29,11 @@ lint:
 # downloads PyTorch once.
 parity:
 	scripts/parity.sh
+
+# Measures beside PyTorch + PEFT, transformers and llama.cpp, which it sets up outside the clone once
+# (some gigabytes). Run it on a machine that does nothing else.
+bench:
+	scripts/bench.sh
 
 # Trains the demonstration model and its catalog from text, and puts them where the demo looks.
 train-tiny: build

@@ -44,6 +44,9 @@ pub enum Command {
     /// Convert LoRA adapters between formats.
     #[command(subcommand)]
     Adapter(AdapterCommand),
+    /// Make other forms of a model.
+    #[command(subcommand)]
+    Model(ModelCommand),
     /// Keep pipelines fresh on their schedules, and serve devices.
     Serve(Serve),
     /// Serve an editor: the language server, on standard input and output.
@@ -234,6 +237,39 @@ pub enum AdapterFormat {
     Peft,
     /// mlx-lm's: adapters.safetensors and its configuration.
     Mlx,
+}
+
+/// `headstart model`
+#[derive(Subcommand)]
+pub enum ModelCommand {
+    /// Write a model with quantized weights, as a folder with a GGUF file.
+    Quantize(Quantize),
+}
+
+/// `headstart model quantize`
+#[derive(Args)]
+pub struct Quantize {
+    /// The model's folder.
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// The folder to write, which must not exist yet.
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+    /// How the weights are packed.
+    #[arg(long, value_enum, default_value_t)]
+    pub to: WeightPacking,
+}
+
+/// How weights are packed.
+#[derive(ValueEnum, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WeightPacking {
+    /// 8.5 bits a weight; hardly to be told from the original.
+    #[default]
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4.5 bits a weight, the output layer 6.6.
+    #[value(name = "q4_k")]
+    Q4K,
 }
 
 /// `headstart serve`

@@ -62,6 +62,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, CommandError> {
         Command::Catalog(args) => done(commands::catalog::run(&ws()?, args)),
         Command::Cache(args) => done(commands::cache::run(&ws()?, args)),
         Command::Adapter(command) => done(commands::adapter::run(command)),
+        Command::Model(command) => done(commands::model::run(command)),
         Command::Serve(args) => done(commands::serve::run(ws()?, cli.backend, args)),
         Command::Lsp => done(commands::lsp::run()),
     }

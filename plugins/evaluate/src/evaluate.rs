@@ -55,7 +55,8 @@ impl Stage for Evaluate {
         let rows = answered(ctx, args.artifact("data")?)?;
         let folders = open_model(ctx, args.artifact("model")?)?;
         let watch = ContextWatch::new(ctx);
-        let mut model = self.backend.decoder(&folders.model, folders.adapter.as_deref())?;
+        let mut model =
+            self.backend.decoder_within(&folders.model, folders.adapter.as_deref(), ctx.memory())?;
         let context = model.info().context;
         let scores = model.score(&rows, context, &watch)?;
         let mut value = likelihood(&scores)?;

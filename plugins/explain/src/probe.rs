@@ -115,7 +115,7 @@ pub(crate) fn answers(
     }
     if !missing.is_empty() {
         let folders = open_model(ctx, model)?;
-        let decoder = backend.decoder(&folders.model, folders.adapter.as_deref())?;
+        let decoder = backend.decoder_within(&folders.model, folders.adapter.as_deref(), ctx.memory())?;
         let total = missing.len() as u64;
         for (i, chunk) in missing.chunks(if greedy { CHUNK } else { 1 }).enumerate() {
             if ctx.cancelled() {

@@ -234,9 +234,11 @@ impl<'a> Space<'a> {
         if self.loaded.is_none() {
             self.loaded = Some(match self.kind {
                 SpaceKind::Sentence => Loaded::Encoder(self.backend.encoder(&self.model)?),
-                SpaceKind::Pooled | SpaceKind::Summarizer => {
-                    Loaded::Decoder(self.backend.decoder(&self.model, self.adapter.as_deref())?)
-                }
+                SpaceKind::Pooled | SpaceKind::Summarizer => Loaded::Decoder(self.backend.decoder_within(
+                    &self.model,
+                    self.adapter.as_deref(),
+                    self.ctx.memory(),
+                )?),
             });
         }
         Ok(self.loaded.as_ref().expect("just loaded"))

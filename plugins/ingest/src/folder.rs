@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use headstart_lm::config::DecoderConfig;
 use headstart_lm::encoder;
+use headstart_lm::gguf::{self, Gguf};
 use headstart_lm::text::TextCodec;
 use headstart_lm::weights::Weights;
 use headstart_protocol::{Failure, Output, Type};
@@ -55,6 +56,23 @@ impl ModelFolder {
     /// # Errors
     /// An input failure that names the file and what is wrong with it.
     pub fn read(folder: &Path) -> Result<Self, Failure> {
+        Self::read_parts(folder, folder)
+    }
+
+    /// As [`Self::read`]; where the folder holds nothing but a GGUF file, its config and tokenizer are
+    /// made of the file's metadata and written to `scratch`.
+    pub fn take_in(folder: &Path, scratch: &Path) -> Result<Self, Failure> {
+        match gguf::find(folder)? {
+            Some(path) if !folder.join("config.json").exists() => {
+                Gguf::open(&path)?.describe(scratch)?;
+                Self::read_parts(scratch, folder)
+            }
+            _ => Self::read(folder),
+        }
+    }
+
+    /// `folder` holds config and tokenizer, `weights` the weights.
+    fn read_parts(folder: &Path, weights: &Path) -> Result<Self, Failure> {
         if !folder.is_dir() {
             let found =
                 if folder.exists() { "is a file, not a model folder" } else { "there is no such folder" };
@@ -90,7 +108,7 @@ impl ModelFolder {
                 files.push((name.into(), at));
             }
         }
-        let shapes = weights(folder, &mut files)?;
+        let shapes = shapes(weights, &mut files)?;
         let this = Self { files, config, model_type, shapes };
         this.check_shapes(folder)?;
         if this.model_type == "bert" {
@@ -164,7 +182,7 @@ impl ModelFolder {
 }
 
 /// Adds the weights files and returns the shapes of all tensors in them.
-fn weights(folder: &Path, files: &mut Vec<(String, PathBuf)>) -> Result<Shapes, Failure> {
+fn shapes(folder: &Path, files: &mut Vec<(String, PathBuf)>) -> Result<Shapes, Failure> {
     let single = folder.join(SINGLE);
     let index = folder.join(INDEX);
     if single.is_file() {
@@ -178,6 +196,8 @@ fn weights(folder: &Path, files: &mut Vec<(String, PathBuf)>) -> Result<Shapes, 
         }
         files.push((INDEX.into(), index));
         files.extend(shards.into_iter().map(|shard| (shard.to_owned(), folder.join(shard))));
+    } else if let Some(path) = gguf::find(folder)? {
+        files.push(("model.gguf".into(), path));
     } else {
         return Err(no_weights(folder));
     }

@@ -8,7 +8,7 @@ use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Val
 
 use crate::folder::ModelFolder;
 
-/// `local`: a model folder.
+/// `local`: a model folder in the published format, or with a GGUF file.
 pub struct Local;
 
 impl Stage for Local {
@@ -17,7 +17,7 @@ impl Stage for Local {
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
-        Ok(ModelFolder::read(&ctx.path(args.text("path")?))?.into_model())
+        Ok(ModelFolder::take_in(&ctx.path(args.text("path")?), ctx.scratch())?.into_model())
     }
 }
 

@@ -32,6 +32,29 @@ fn base(ctx: &MemoryContext) -> ArtifactRef {
     ctx.run(&Init, args).unwrap()
 }
 
+/// A file as llama.cpp has it, nothing beside it.
+#[test]
+fn a_gguf_file_alone_is_taken_in_with_its_own_config_and_tokenizer() {
+    use headstart_lm::{config::DecoderConfig, gguf::quantize, kernels::quant::Packing, text::TextCodec};
+    use headstart_protocol::Context;
+    let ctx = MemoryContext::new();
+    let whole = ctx.open(&base(&ctx)).unwrap();
+    let (packed, alone) = (ctx.files().join("packed"), ctx.files().join("alone"));
+    quantize(&whole, &packed, Packing::Q8_0).unwrap();
+    fs::create_dir(&alone).unwrap();
+    fs::copy(packed.join("model.gguf"), alone.join("a-model.Q8_0.gguf")).unwrap();
+    let taken = ctx.open(&ctx.run(&Local, [("path", path(&alone))]).unwrap()).unwrap();
+    let (a, b) = (DecoderConfig::load(&whole).unwrap(), DecoderConfig::load(&taken).unwrap());
+    assert_eq!(format!("{a:?}"), format!("{b:?}"));
+    let (a, b) = (TextCodec::load(&whole).unwrap(), TextCodec::load(&taken).unwrap());
+    for text in ["What is snow?", "It's 25 °C,\n\nand  raining – <|end|> 日本", ""] {
+        assert_eq!(a.text_ids(text).unwrap(), b.text_ids(text).unwrap(), "{text}");
+        assert_eq!(a.row_ids(text, "Rain.").unwrap(), b.row_ids(text, "Rain.").unwrap(), "{text}");
+    }
+    assert_eq!(a.eos(), b.eos());
+    headstart_lm::model::Model::load(&taken).unwrap();
+}
+
 /// A folder with the files of an artifact, to be changed by a test.
 fn folder(ctx: &MemoryContext, model: &ArtifactRef, name: &str) -> PathBuf {
     use headstart_protocol::Context;

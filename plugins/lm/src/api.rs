@@ -7,6 +7,7 @@ use headstart_protocol::rows::Row;
 use serde::{Deserialize, Serialize};
 
 use crate::error::LmError;
+use crate::files;
 
 /// Something that can run and train language models.
 pub trait Backend: Send + Sync {
@@ -15,6 +16,28 @@ pub trait Backend: Send + Sync {
 
     /// Loads a decoder from a folder in the published format, with a LoRA adapter in PEFT's format.
     fn decoder(&self, model: &Path, adapter: Option<&Path>) -> Result<Box<dyn Decoder>, LmError>;
+
+    /// The same, to run within so many bytes of memory. A backend that does not plan its memory
+    /// refuses models whose weights alone are larger.
+    ///
+    /// # Errors
+    /// [`LmError::Memory`] where the limit does not suffice, with what would.
+    fn decoder_within(
+        &self,
+        model: &Path,
+        adapter: Option<&Path>,
+        memory: Option<u64>,
+    ) -> Result<Box<dyn Decoder>, LmError> {
+        let needed = files::weight_bytes(model);
+        match memory {
+            Some(limit) if needed > limit => Err(LmError::Memory(format!(
+                "the model's weights take {} MiB; the limit is {} MiB",
+                needed.div_ceil(1 << 20),
+                limit.div_ceil(1 << 20)
+            ))),
+            _ => self.decoder(model, adapter),
+        }
+    }
 
     /// Loads a sentence encoder of type bert.
     fn encoder(&self, model: &Path) -> Result<Box<dyn Encoder>, LmError>;

@@ -36,6 +36,8 @@ pub struct BlockRef<'a> {
     pub norm2: &'a [f32],
     /// In the order of [`Proj::ALL`].
     pub linear: [LinearRef<'a>; 7],
+    /// Whether products with quantized weights round their rows to 8 bits: faster, for generation.
+    pub rounded: bool,
 }
 
 /// Where the gradients of a block's weights are added to; none for what is frozen.
@@ -84,12 +86,10 @@ impl Batch {
     }
 }
 
-/// What the backward pass needs of the forward pass.
+/// What the backward pass needs of the forward pass, and cannot quickly make again.
 pub struct Saved {
     inverse1: Buffer,
     inverse2: Buffer,
-    normed1: Buffer,
-    normed2: Buffer,
     q: Buffer,
     /// Keys, turned: what a generation caches.
     pub k: Buffer,
@@ -100,7 +100,6 @@ pub struct Saved {
     x1: Buffer,
     gate: Buffer,
     up: Buffer,
-    act: Buffer,
     low: [Vec<f32>; 7],
 }
 
@@ -108,13 +107,14 @@ impl Saved {
     /// Numbers a token that a block keeps for the backward pass, low ranks aside.
     pub fn per_token(d: &Dims) -> usize {
         let h = d.heads;
-        3 * d.hidden + 2 + 2 * h.q_width() + 2 * h.kv_width() + h.queries + 3 * d.ffn
+        d.hidden + 2 + 2 * h.q_width() + 2 * h.kv_width() + h.queries + 2 * d.ffn
     }
 }
 
 impl BlockRef<'_> {
     fn run(&self, p: Proj, y: &mut [f32], x: &[f32], n: usize) -> Vec<f32> {
-        self.linear[p as usize].forward(y, x, n)
+        let linear = &self.linear[p as usize];
+        if self.rounded { linear.forward_rounded(y, x, n) } else { linear.forward(y, x, n) }
     }
 
     /// Queries, keys (both turned) and values of x, its norm kept.
@@ -131,7 +131,7 @@ impl BlockRef<'_> {
         ];
         rope.turn(&mut q, h.q_width(), positions, 1.0);
         rope.turn(&mut k, h.kv_width(), positions, 1.0);
-        Projected { inverse, normed, q, k, v, low }
+        Projected { inverse, q, k, v, low }
     }
 
     /// Everything behind the attention; writes y.
@@ -149,7 +149,7 @@ impl BlockRef<'_> {
         swiglu::forward(&mut act, &gate, &up);
         let low_down = self.run(Proj::Down, y, &act, n);
         simd::par_add(y, &x1);
-        Finished { x1, inverse, normed, gate, up, act, low: [low_o, low_gate, low_up, low_down] }
+        Finished { x1, inverse, gate, up, low: [low_o, low_gate, low_up, low_down] }
     }
 
     /// Writes y for whole sequences.
@@ -162,7 +162,6 @@ impl BlockRef<'_> {
         let ([a, b, c], [o, g, u, w]) = (p.low, f.low);
         Saved {
             inverse1: p.inverse,
-            normed1: p.normed,
             q: p.q,
             k: p.k,
             v: p.v,
@@ -170,10 +169,8 @@ impl BlockRef<'_> {
             lse,
             x1: f.x1,
             inverse2: f.inverse,
-            normed2: f.normed,
             gate: f.gate,
             up: f.up,
-            act: f.act,
             low: [a, b, c, o, g, u, w],
         }
     }
@@ -195,7 +192,8 @@ impl BlockRef<'_> {
         self.finish(d, y, x, &attended);
     }
 
-    /// Adds the gradients of the weights to `grad` and writes that of x to `dx`, where wanted.
+    /// Adds the gradients of the weights to `grad` and writes that of x to `dx`, where wanted. What a
+    /// layer read is made again only where its weights or its adapter are trained.
     #[expect(clippy::too_many_arguments, reason = "the forward pass's operands and results")]
     pub fn backward(
         &self,
@@ -220,10 +218,14 @@ impl BlockRef<'_> {
         rope.turn(&mut dk, h.kv_width(), &batch.positions, -1.0);
         let wanted = dx.is_some() || grad.norm1.is_some();
         let mut dnormed = if wanted { Buffer::new(n * d.hidden) } else { Buffer::new(0) };
+        let mut normed = Buffer::new(n * d.hidden);
+        if [Proj::Q, Proj::K, Proj::V].iter().any(|p| grad.linear[*p as usize].wants_input()) {
+            norm::again(&mut normed, &s.inverse1, x, self.norm1);
+        }
         let mut accum = Accum::Replace;
         for (p, dy) in [(Proj::Q, &dq), (Proj::K, &dk), (Proj::V, &dv)] {
             let to = wanted.then_some((&mut dnormed[..], accum));
-            self.back(p, to, grad, dy, &s.normed1, &s, n);
+            self.back(p, to, grad, dy, &normed, &s, n);
             accum = Accum::Add;
         }
         if !wanted {
@@ -238,14 +240,21 @@ impl BlockRef<'_> {
     /// The gradient of x1, from that of y.
     fn backward_ffn(&self, d: &Dims, grad: &mut BlockGrad, dy: &[f32], s: &Saved) -> Buffer {
         let n = dy.len() / d.hidden;
-        let mut dact = Buffer::new(n * d.ffn);
-        self.back(Proj::Down, Some((&mut dact, Accum::Replace)), grad, dy, &s.act, s, n);
+        let (mut dact, mut act) = (Buffer::new(n * d.ffn), Buffer::new(n * d.ffn));
+        if grad.linear[Proj::Down as usize].wants_input() {
+            swiglu::forward(&mut act, &s.gate, &s.up);
+        }
+        self.back(Proj::Down, Some((&mut dact, Accum::Replace)), grad, dy, &act, s, n);
+        drop(act);
         let (mut dgate, mut dup) = (Buffer::new(n * d.ffn), Buffer::new(n * d.ffn));
         swiglu::backward((&mut dgate, &mut dup), (&s.gate, &s.up), &dact);
         drop(dact);
-        let mut dnormed = Buffer::new(n * d.hidden);
-        self.back(Proj::Gate, Some((&mut dnormed, Accum::Replace)), grad, &dgate, &s.normed2, s, n);
-        self.back(Proj::Up, Some((&mut dnormed, Accum::Add)), grad, &dup, &s.normed2, s, n);
+        let (mut dnormed, mut normed) = (Buffer::new(n * d.hidden), Buffer::new(n * d.hidden));
+        if [Proj::Gate, Proj::Up].iter().any(|p| grad.linear[*p as usize].wants_input()) {
+            norm::again(&mut normed, &s.inverse2, &s.x1, self.norm2);
+        }
+        self.back(Proj::Gate, Some((&mut dnormed, Accum::Replace)), grad, &dgate, &normed, s, n);
+        self.back(Proj::Up, Some((&mut dnormed, Accum::Add)), grad, &dup, &normed, s, n);
         let mut dx1 = Buffer::new(n * d.hidden);
         dx1.copy_from_slice(dy);
         norm::backward(&mut dx1, grad.norm2.as_deref_mut(), &dnormed, &s.x1, &s.inverse2, self.norm2);
@@ -269,7 +278,6 @@ impl BlockRef<'_> {
 
 struct Projected {
     inverse: Buffer,
-    normed: Buffer,
     q: Buffer,
     k: Buffer,
     v: Buffer,
@@ -279,9 +287,7 @@ struct Projected {
 struct Finished {
     x1: Buffer,
     inverse: Buffer,
-    normed: Buffer,
     gate: Buffer,
     up: Buffer,
-    act: Buffer,
     low: [Vec<f32>; 4],
 }

@@ -14,6 +14,7 @@ use crate::decoder::{Passes, TextDecoder};
 use crate::encoder::load_encoder;
 use crate::error::LmError;
 use crate::generate::{Sampling, generate};
+use crate::limits::Limits;
 use crate::lora::Adapter;
 use crate::model::Model;
 use crate::net::{Net, Overlay};
@@ -48,7 +49,16 @@ impl Backend for CandleBackend {
     }
 
     fn decoder(&self, model: &Path, adapter: Option<&Path>) -> Result<Box<dyn Decoder>, LmError> {
-        let load = || CandlePasses::load(model, adapter, self.pool.clone());
+        self.decoder_within(model, adapter, None)
+    }
+
+    fn decoder_within(
+        &self,
+        model: &Path,
+        adapter: Option<&Path>,
+        memory: Option<u64>,
+    ) -> Result<Box<dyn Decoder>, LmError> {
+        let load = || CandlePasses::load(model, adapter, memory, self.pool.clone());
         Ok(Box::new(TextDecoder::new(model, load)?))
     }
 
@@ -68,19 +78,35 @@ struct CandlePasses {
 }
 
 impl CandlePasses {
-    fn load(model: &Path, adapter: Option<&Path>, pool: Arc<ThreadPool>) -> Result<Self, LmError> {
+    fn load(
+        model: &Path,
+        adapter: Option<&Path>,
+        memory: Option<u64>,
+        pool: Arc<ThreadPool>,
+    ) -> Result<Self, LmError> {
         let base = Arc::new(pool.install(|| Model::load(model))?);
         let overlay = match adapter {
             Some(folder) => Adapter::load(folder, &base.config)?.overlay(&Device::Cpu)?,
             None => Overlay::None,
         };
-        Ok(Self { net: Net::new(base, overlay), pool })
+        let limits = Limits::fit(&base, memory)?;
+        let mut net = Net::new(base, overlay);
+        net.limits = limits;
+        Ok(Self { net, pool })
     }
 }
 
 impl Passes for CandlePasses {
     fn config(&self) -> &DecoderConfig {
         &self.net.model.config
+    }
+
+    fn at_once(&self) -> usize {
+        self.net.limits.tokens
+    }
+
+    fn fits(&self, tokens: usize) -> Result<(), LmError> {
+        self.net.limits.check(&self.net.model, tokens)
     }
 
     fn states(&self, sequences: &[&[u32]], rows: &[Range<usize>]) -> Result<Vec<Vec<f32>>, LmError> {

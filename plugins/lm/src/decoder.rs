@@ -12,15 +12,25 @@ use crate::generate::Sampling;
 use crate::rows::{Example, parts};
 use crate::text::TextCodec;
 
-/// Tokens that go through the model at once.
-const BUDGET: usize = 4096;
-
 /// What a backend computes of a decoder, over token ids. [`TextDecoder`] makes the rest of it.
 ///
 /// The numbers of one sequence must not depend on which others are computed with it.
 pub trait Passes: Send {
     /// Shape and constants.
     fn config(&self) -> &DecoderConfig;
+
+    /// Tokens that go through the model at once, single longer sequences aside.
+    fn at_once(&self) -> usize {
+        4096
+    }
+
+    /// Whether a sequence of so many tokens fits the memory that may be used.
+    ///
+    /// # Errors
+    /// [`LmError::Memory`] with what it would take.
+    fn fits(&self, _tokens: usize) -> Result<(), LmError> {
+        Ok(())
+    }
 
     /// Hidden states after the final norm: of each sequence the rows that are picked,
     /// `rows × hidden` numbers.
@@ -97,10 +107,11 @@ impl<P: Passes> TextDecoder<P> {
                 return Err(LmError::Cancelled);
             }
             let (mut end, mut tokens) = (start + 1, sequences[start].len());
-            while end < sequences.len() && tokens + sequences[end].len() <= BUDGET {
+            while end < sequences.len() && tokens + sequences[end].len() <= self.passes.at_once() {
                 tokens += sequences[end].len();
                 end += 1;
             }
+            self.passes.fits(tokens)?;
             let part: Vec<&[u32]> = sequences[start..end].iter().map(Vec::as_slice).collect();
             let picked: Vec<Range<usize>> = part.iter().map(|s| rows(s.len())).collect();
             for (i, states) in self.passes.states(&part, &picked)?.iter().enumerate() {
@@ -119,7 +130,8 @@ impl<P: Passes> TextDecoder<P> {
         let examples: Vec<Example> =
             rows.iter().map(|r| Example::new(&self.codec, r, limit)).collect::<Result<_, _>>()?;
         let mut scores = Vec::with_capacity(rows.len());
-        for part in parts(&examples.iter().collect::<Vec<_>>(), BUDGET) {
+        self.passes.fits(examples.iter().map(|e| e.ids.len()).max().unwrap_or(0))?;
+        for part in parts(&examples.iter().collect::<Vec<_>>(), self.passes.at_once()) {
             if watch.cancelled() {
                 return Err(LmError::Cancelled);
             }

@@ -46,6 +46,13 @@ fn beside(folder: &Path, what: &str) -> PathBuf {
     folder.with_file_name(format!(".{name}.{what}-{}", std::process::id()))
 }
 
+/// Bytes of a model folder's weights.
+pub(crate) fn weight_bytes(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let weights = files.filter(|f| f.path().extension().is_some_and(|e| e == "safetensors" || e == "gguf"));
+    weights.filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum()
+}
+
 /// Writes JSON, indented, with a line break at the end.
 pub(crate) fn write_json(path: &Path, json: &Value) -> Result<(), LmError> {
     let text = serde_json::to_string_pretty(json).map_err(|e| LmError::Internal(e.to_string()))?;

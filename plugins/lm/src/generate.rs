@@ -12,18 +12,19 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use crate::api::Watch;
-use crate::block::{Batch, Dims};
+use crate::block::{Batch, BlockRef, Dims};
 use crate::error::LmError;
 use crate::kernels::attention;
+use crate::kernels::buffer::Buffer;
+use crate::kernels::profile::{Part, timed};
 use crate::kernels::rope::Rope;
+use crate::kernels::simd;
 use crate::model::{Block, Layout};
 use crate::net::Net;
 use crate::ops::{lock, numbers};
 
-/// Answers that advance together.
+/// Answers that advance together at most.
 const TOGETHER: usize = 64;
-/// Tokens of prompts that are read at once.
-const PREFILL: usize = 4096;
 
 /// How tokens are chosen.
 #[derive(Clone, Debug)]
@@ -74,9 +75,12 @@ pub fn generate(
             p.len()
         )));
     }
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    net.limits.check(&net.model, longest)?;
+    let together = net.limits.together(&net.model, (longest + sampling.max_tokens).min(context), TOGETHER)?;
     let mut answers = vec![Vec::new(); prompts.len()];
     let mut done = 0;
-    for group in (0..prompts.len()).collect::<Vec<_>>().chunks(TOGETHER) {
+    for group in (0..prompts.len()).collect::<Vec<_>>().chunks(together) {
         let finished = |active: Active, answers: &mut Vec<Vec<u32>>, done: &mut u64| {
             *done += 1;
             watch.count("tokens", active.answer.len() as u64);
@@ -125,20 +129,21 @@ fn cached(
     let (context, vocab) = (net.model.config.context, net.model.config.vocab);
     let mut caches: Vec<Vec<Cache>> = (0..net.model.config.layers).map(|_| Vec::new()).collect();
     let mut active = Vec::new();
-    let mut logits = Vec::new();
-    for part in packs(prompts, group) {
+    let mut last = Vec::new();
+    for part in packs(prompts, group, net.limits.tokens) {
         if watch.cancelled() {
             return Err(LmError::Cancelled);
         }
-        logits.extend(net.logits(&prefill(net, prompts, part, &mut caches)?)?);
+        last.extend(prefill(net, prompts, part, &mut caches)?);
         active.extend(part.iter().map(|p| Active::new(*p, prompts[*p].len(), sampling)));
     }
     loop {
-        let goes_on: Vec<bool> = active
-            .iter_mut()
-            .zip(logits.chunks_exact(vocab))
-            .map(|(a, logits)| a.take(logits, sampling, context))
-            .collect();
+        let mut logits = Buffer::new(active.len() * vocab);
+        net.logits_into(&mut logits, &last, true)?;
+        let each = active.par_iter_mut().zip(logits.par_chunks_exact(vocab));
+        let goes_on: Vec<bool> =
+            timed(Part::Logits, || each.map(|(a, logits)| a.take(logits, sampling, context)).collect());
+        drop(logits);
         let mut keep = goes_on.iter();
         let mut still = Vec::new();
         for a in active {
@@ -155,16 +160,16 @@ fn cached(
         if watch.cancelled() {
             return Err(LmError::Cancelled);
         }
-        logits = net.logits(&step(net, &mut active, &mut caches)?)?;
+        last = step(net, &mut active, &mut caches)?;
     }
 }
 
 /// Consecutive prompts that are read at once.
-fn packs<'a>(prompts: &[Vec<u32>], group: &'a [usize]) -> Vec<&'a [usize]> {
+fn packs<'a>(prompts: &[Vec<u32>], group: &'a [usize], tokens_at_once: usize) -> Vec<&'a [usize]> {
     let (mut out, mut start, mut tokens) = (Vec::new(), 0, 0);
     for (i, p) in group.iter().enumerate() {
         let more = prompts[*p].len();
-        if i > start && tokens + more > PREFILL {
+        if i > start && tokens + more > tokens_at_once {
             out.push(&group[start..i]);
             (start, tokens) = (i, 0);
         }
@@ -183,7 +188,7 @@ fn prefill(
 ) -> Result<Vec<f32>, LmError> {
     let batch = Arc::new(Batch::pack(part.iter().map(|p| prompts[*p].as_slice())));
     let width = net.model.dims().heads.kv_width();
-    let hidden = net.hidden(&batch, |block, saved| {
+    let hidden = net.hidden_rounded(&batch, |block, saved| {
         let rows = batch.sequences.iter().map(|s| s.start * width..s.end * width);
         caches[block].extend(rows.map(|r| Cache { k: saved.k[r.clone()].to_vec(), v: saved.v[r].to_vec() }));
     })?;
@@ -234,17 +239,20 @@ impl StepOp<'_> {
     fn run(&self, x: &[f32], theta: &[f32]) -> (CpuStorage, Shape) {
         let (mut y, heads) = (vec![0.0; x.len()], self.dims.heads);
         let mut cache = lock(&self.cache);
-        let view = self.layout.view(self.block, theta);
+        let view = BlockRef { rounded: true, ..self.layout.view(self.block, theta) };
         view.step(&self.dims, &mut y, x, self.positions, self.rope, |out, q, k, v| {
             let rows = out
                 .par_chunks_exact_mut(heads.q_width())
                 .zip(q.par_chunks_exact(heads.q_width()))
                 .zip(k.par_chunks_exact(heads.kv_width()))
                 .zip(v.par_chunks_exact(heads.kv_width()));
-            rows.zip(cache.par_iter_mut()).for_each(|((((out, q), k), v), cache)| {
-                cache.k.extend_from_slice(k);
-                cache.v.extend_from_slice(v);
-                attention::decode(out, q, &cache.k, &cache.v, heads);
+            let all = rows.zip(cache.par_iter_mut());
+            timed(Part::Attention, || {
+                all.for_each(|((((out, q), k), v), cache)| {
+                    cache.k.extend_from_slice(k);
+                    cache.v.extend_from_slice(v);
+                    attention::decode(out, q, &cache.k, &cache.v, heads);
+                });
             });
         });
         (CpuStorage::F32(y), Shape::from((self.positions.len(), self.dims.hidden)))
@@ -303,12 +311,8 @@ fn uncached(
 
 /// The most probable token (the first of equals), or one drawn by its probability.
 fn choose(logits: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> u32 {
-    let mut best = 0;
-    for (i, l) in logits.iter().enumerate() {
-        if *l > logits[best] {
-            best = i;
-        }
-    }
+    let top = simd::max(logits);
+    let best = logits.iter().position(|l| *l == top).unwrap_or(0);
     if temperature <= 0.0 {
         return best as u32;
     }

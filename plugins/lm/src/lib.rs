@@ -9,6 +9,7 @@
 //!
 //! Models and text:
 //! - [`config`], [`weights`], [`model`]: a decoder's folder, checked and mapped into memory.
+//! - [`gguf`]: quantized weights, read from GGUF files and written to them.
 //! - [`lora`]: adapters in PEFT's format, in and out.
 //! - [`text`]: text to token ids and back, in a model's own prompt format.
 //! - [`encoder`]: sentence encoders of type bert.
@@ -20,6 +21,7 @@
 //! - [`ops`]: block, embedding, loss and AdamW as candle operations with their own gradients.
 //! - [`net`]: the decoder as candle sees it: frozen weights, trained parameters, forward passes.
 //! - [`generate`]: answers, batched, with a cache of keys and values.
+//! - [`limits`]: how much is read and answered at once, inside a memory limit.
 //! - [`decoder`]: texts in, texts and numbers out.
 //! - [`rows`], [`optim`], [`train`]: rows as tokens, the optimizer, the training.
 
@@ -32,8 +34,10 @@ pub mod encoder;
 pub mod error;
 mod files;
 pub mod generate;
+pub mod gguf;
 pub mod init;
 pub mod kernels;
+pub mod limits;
 pub mod lora;
 pub mod model;
 pub mod net;

@@ -8,7 +8,8 @@ use crate::block::{BlockGrad, BlockRef, Dims};
 use crate::config::DecoderConfig;
 use crate::error::LmError;
 use crate::kernels::attention::Heads;
-use crate::kernels::linear::{LinearRef, LoraRef, Matrix, Numbers};
+use crate::kernels::linear::{LinearRef, LoraRef};
+use crate::kernels::matrix::{Matrix, Numbers, STREAMED};
 use crate::kernels::rope::Rope;
 use crate::weights::{Weight, Weights};
 
@@ -162,10 +163,29 @@ impl Model {
         rope.clone()
     }
 
+    /// Its matrices.
+    fn matrices(&self) -> impl Iterator<Item = &Weight> {
+        let blocks = self.blocks.iter().flat_map(|b| b.linear.iter().map(|l| &l.weight));
+        std::iter::once(&self.embed).chain(&self.head).chain(blocks)
+    }
+
     /// Bytes that its weights take: as f32 where they are expanded, else as mapped.
     pub fn footprint(&self) -> u64 {
-        let blocks = self.blocks.iter().flat_map(|b| b.linear.iter().map(|l| l.weight.footprint()));
-        self.embed.footprint() + self.head.as_ref().map_or(0, Weight::footprint) + blocks.sum::<u64>()
+        self.matrices().map(Weight::footprint).sum()
+    }
+
+    /// Bytes that its weights take where it is streamed, or none where streaming saves nothing.
+    pub fn streamed_footprint(&self) -> Option<u64> {
+        let (mapped, owned): (Vec<_>, Vec<_>) = self.matrices().partition(|w| w.is_mapped());
+        let owned: u64 = owned.into_iter().map(Weight::footprint).sum();
+        let most = owned + 2 * STREAMED as u64;
+        (!mapped.is_empty() && most < self.footprint()).then_some(most)
+    }
+
+    /// Has the pages of mapped weights given back as soon as they have been used, or kept. The same
+    /// results, a little slower; memory holds a few megabytes of weights at a time.
+    pub fn stream(&self, streamed: bool) {
+        self.matrices().for_each(|w| w.stream(streamed));
     }
 }
 
@@ -260,8 +280,7 @@ impl Layout {
                 Slot::Norm1 => view.norm1 = part,
                 Slot::Norm2 => view.norm2 = part,
                 Slot::Weight(p) => {
-                    view.linear[p as usize].weight =
-                        Matrix { rows: s.shape[0], cols: s.shape[1], data: Numbers::F32(part) };
+                    view.linear[p as usize].weight = Matrix::new(s.shape[0], s.shape[1], Numbers::F32(part));
                 }
                 Slot::Bias(p) => view.linear[p as usize].bias = Some(part),
                 Slot::LoraA(p, rank, scale) => {
@@ -303,7 +322,7 @@ impl Block {
             let l = &self.linear[i];
             LinearRef { weight: l.weight.matrix(), bias: l.bias.as_deref(), lora: None }
         });
-        BlockRef { norm1: &self.norm1, norm2: &self.norm2, linear }
+        BlockRef { norm1: &self.norm1, norm2: &self.norm2, linear, rounded: false }
     }
 
     /// The value of a tensor of a [`Layout::full`].

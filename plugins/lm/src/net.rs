@@ -2,13 +2,15 @@
 
 use std::sync::{Arc, Mutex};
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::backprop::GradStore;
+use candle_core::{CustomOp1, CustomOp2, CustomOp3, Device, Tensor, Var};
 use rayon::prelude::*;
 
 use crate::block::{Batch, Saved};
 use crate::error::LmError;
 use crate::kernels::ROWS;
-use crate::kernels::linear::{Matrix, Numbers};
+use crate::kernels::matrix::{Matrix, Numbers};
+use crate::limits::Limits;
 use crate::model::{Layout, Model};
 use crate::ops::block::{BlockDropout, BlockOp, Keep};
 use crate::ops::composed::{self, ComposedBatch, ComposedBlock};
@@ -74,6 +76,8 @@ pub struct Net {
     pub foreign: Option<Box<dyn Foreign>>,
     /// Dropout of adapters in passes with gradients.
     pub dropout: Option<Dropout>,
+    /// How much it does at once.
+    pub limits: Limits,
     device: Device,
     composed: Option<Composed>,
 }
@@ -98,7 +102,15 @@ struct Composed {
 impl Net {
     /// On the CPU.
     pub fn new(model: Arc<Model>, overlay: Overlay) -> Self {
-        Self { model, overlay, foreign: None, dropout: None, device: Device::Cpu, composed: None }
+        Self {
+            model,
+            overlay,
+            foreign: None,
+            dropout: None,
+            limits: Limits::default(),
+            device: Device::Cpu,
+            composed: None,
+        }
     }
 
     /// In candle's own operations, on any device. The overlay's parameters must live there too.
@@ -110,7 +122,15 @@ impl Net {
             norm: Tensor::from_slice(&model.norm, model.norm.len(), &device)?,
             head: model.head.as_ref().map(put).transpose()?,
         };
-        Ok(Self { model, overlay, foreign: None, dropout: None, device, composed: Some(composed) })
+        Ok(Self {
+            model,
+            overlay,
+            limits: Limits::default(),
+            foreign: None,
+            dropout: None,
+            device,
+            composed: Some(composed),
+        })
     }
 
     /// Where it computes.
@@ -167,11 +187,12 @@ impl Net {
         if let Overlay::Full { embed, .. } = &self.overlay {
             return Ok(embed.apply_op1(EmbedOp { batch: batch.clone() })?);
         }
-        let (h, table) = (self.model.config.hidden, self.model.embed.numbers());
+        let (h, table) = (self.model.config.hidden, self.model.embed.matrix());
         let mut x = vec![0.0; batch.tokens() * h];
         x.par_chunks_mut(h * ROWS).zip(batch.ids.par_chunks(ROWS)).for_each(|(rows, ids)| {
-            rows.chunks_exact_mut(h).zip(ids).for_each(|(row, id)| table.decode(*id as usize * h, row));
+            rows.chunks_exact_mut(h).zip(ids).for_each(|(row, id)| table.row(*id as usize, row));
         });
+        self.model.embed.release();
         Ok(tensor(x, &[batch.tokens(), h])?)
     }
 
@@ -185,8 +206,16 @@ impl Net {
             keep,
             dropout: None,
             input_grad,
+            rounded: false,
             saved: Mutex::new(None),
         }
+    }
+
+    /// A block's operation in a pass with gradients: with dropout, where there is any.
+    fn trained_op(&self, block: usize, batch: &Arc<Batch>, keep: Keep, input_grad: bool) -> BlockOp {
+        let dropout = self.dropout.as_ref();
+        let dropout = dropout.map(|d| BlockDropout { share: d.share, tokens: d.tokens.clone(), block });
+        BlockOp { dropout, ..self.op(block, batch, keep, input_grad) }
     }
 
     /// Hidden states before the final norm, `[tokens, hidden]`, with gradients to the overlay.
@@ -198,9 +227,7 @@ impl Net {
         // Nothing before the first trained block needs a gradient.
         let mut tracked = matches!(self.overlay, Overlay::Full { .. });
         for i in 0..self.model.blocks.len() {
-            let mut op = self.op(i, batch, keep, tracked);
-            let dropout = self.dropout.as_ref();
-            op.dropout = dropout.map(|d| BlockDropout { share: d.share, tokens: d.tokens.clone(), block: i });
+            let op = self.trained_op(i, batch, keep, tracked);
             x = match self.theta(i) {
                 Some(t) => x.apply_op2(t.values.as_tensor(), op)?,
                 None if tracked => x.apply_op1(op)?,
@@ -223,13 +250,31 @@ impl Net {
 
     /// Hidden states before the final norm, without gradients. `seen` is given each block's number
     /// and what its forward pass made, for a cache of keys and values.
-    pub fn hidden(&self, batch: &Arc<Batch>, mut seen: impl FnMut(usize, Saved)) -> Result<Tensor, LmError> {
+    pub fn hidden(&self, batch: &Arc<Batch>, seen: impl FnMut(usize, Saved)) -> Result<Tensor, LmError> {
+        self.run(batch, false, seen)
+    }
+
+    /// As [`Self::hidden`], with rows rounded to 8 bits where weights are quantized.
+    pub fn hidden_rounded(
+        &self,
+        batch: &Arc<Batch>,
+        seen: impl FnMut(usize, Saved),
+    ) -> Result<Tensor, LmError> {
+        self.run(batch, true, seen)
+    }
+
+    fn run(
+        &self,
+        batch: &Arc<Batch>,
+        rounded: bool,
+        mut seen: impl FnMut(usize, Saved),
+    ) -> Result<Tensor, LmError> {
         let mut x = self.embed(batch)?.detach();
         if let Some(c) = &self.composed {
             return Ok(self.composed_hidden(c, x, batch)?.detach());
         }
         for i in 0..self.model.blocks.len() {
-            let op = self.op(i, batch, Keep::Activations, false);
+            let op = BlockOp { rounded, ..self.op(i, batch, Keep::Activations, false) };
             x = match self.theta(i) {
                 Some(t) => x.apply_op2_no_bwd(t.values.as_tensor(), &op)?,
                 None => x.apply_op1_no_bwd(&op)?,
@@ -249,9 +294,7 @@ impl Net {
         let c = &self.model.config;
         let output = head.as_ref().unwrap_or(embed);
         let out = with_numbers(norm.as_tensor(), |norm| {
-            with_numbers(output.as_tensor(), |w| {
-                f(norm, Matrix { rows: c.vocab, cols: c.hidden, data: Numbers::F32(w) })
-            })
+            with_numbers(output.as_tensor(), |w| f(norm, Matrix::new(c.vocab, c.hidden, Numbers::F32(w))))
         });
         Ok(out?)
     }
@@ -269,19 +312,28 @@ impl Net {
 
     /// Logits of normed hidden states, `rows × vocab` numbers.
     pub fn logits(&self, normed: &[f32]) -> Result<Vec<f32>, LmError> {
+        let mut logits = vec![0.0; normed.len() / self.model.config.hidden * self.model.config.vocab];
+        self.logits_into(&mut logits, normed, false)?;
+        Ok(logits)
+    }
+
+    /// Writes the logits of normed hidden states; `rounded` as in [`Self::hidden_rounded`].
+    pub fn logits_into(&self, logits: &mut [f32], normed: &[f32], rounded: bool) -> Result<(), LmError> {
         let c = &self.model.config;
         let n = normed.len() / c.hidden;
         if let Some(composed) = &self.composed {
             let x = Tensor::from_slice(normed, (n, c.hidden), &self.device)?;
             let (_, output) = self.composed_head(composed);
-            return Ok(x.matmul(&output.t()?)?.flatten_all()?.to_vec1()?);
+            logits.copy_from_slice(&x.matmul(&output.t()?)?.flatten_all()?.to_vec1::<f32>()?);
+            return Ok(());
         }
-        let mut logits = vec![0.0; n * c.vocab];
         self.with_head(|_, output| {
-            output.forward(&mut logits, normed, n);
+            match rounded {
+                true => output.forward_rounded(logits, normed, n),
+                false => output.forward(logits, normed, n),
+            }
             Ok(())
-        })?;
-        Ok(logits)
+        })
     }
 
     fn composed_head<'a>(&'a self, c: &'a Composed) -> (&'a Tensor, &'a Tensor) {
@@ -350,6 +402,101 @@ impl Net {
         }
         let moved = (loss - f64::from(sum.to_scalar::<f32>()?)) as f32;
         Ok((sum + f64::from(moved))?)
+    }
+
+    /// The loss of [`Self::loss`] and its gradients, without a graph: the blocks' own passes one after
+    /// the other, so that nothing is added to zeros and nothing is kept longer than needed.
+    pub fn gradients(
+        &self,
+        batch: &Arc<Batch>,
+        targets: &Arc<Targets>,
+        scale: f32,
+        keep: Keep,
+    ) -> Result<(f32, GradStore), LmError> {
+        if self.is_composed() || self.foreign.is_some() {
+            let loss = self.loss(batch, targets, scale, keep)?;
+            return Ok((loss.to_scalar()?, loss.backward()?));
+        }
+        let full = matches!(self.overlay, Overlay::Full { .. });
+        let mut x = self.embed(batch)?.detach();
+        let (mut passed, mut tracked) = (Vec::new(), full);
+        for i in 0..self.model.blocks.len() {
+            let op = self.trained_op(i, batch, keep, tracked);
+            tracked |= self.theta(i).is_some();
+            // Nothing before the first trained block needs a gradient.
+            let op = if tracked { op } else { BlockOp { keep: Keep::Input, ..op } };
+            let y = match self.theta(i) {
+                Some(t) => x.apply_op2_no_bwd(t.values.as_tensor(), &op)?,
+                None => x.apply_op1_no_bwd(&op)?,
+            };
+            passed.push((i, op, std::mem::replace(&mut x, y), tracked));
+        }
+        // A scalar's own store, to put gradients into.
+        let mut grads = Tensor::new(0f32, &Device::Cpu)?.backward()?;
+        let (loss, mut dx) = self.loss_gradient(&x, targets, scale, &mut grads)?;
+        drop(x);
+        while let Some((i, op, x, tracked)) = passed.pop() {
+            if !tracked {
+                break;
+            }
+            let next = match self.theta(i) {
+                Some(t) => {
+                    let theta = t.values.as_tensor();
+                    let (next, own) = CustomOp2::bwd(&op, &x, theta, &dx, &dx)?;
+                    if let Some(own) = own {
+                        grads.insert(theta, own);
+                    }
+                    next
+                }
+                None => CustomOp1::bwd(&op, &x, &dx, &dx)?,
+            };
+            let Some(next) = next else { break };
+            dx = next;
+        }
+        if let Overlay::Full { embed, .. } = &self.overlay
+            && let Some(read) = CustomOp1::bwd(&EmbedOp { batch: batch.clone() }, embed, &dx, &dx)?
+        {
+            // A tied embedding has a gradient from its other end already.
+            let all = match grads.remove(embed) {
+                Some(written) => (read + written)?,
+                None => read,
+            };
+            grads.insert(embed, all);
+        }
+        Ok((loss, grads))
+    }
+
+    /// The loss of hidden states and their gradient; those of norm and output layer go to `grads`.
+    fn loss_gradient(
+        &self,
+        hidden: &Tensor,
+        targets: &Arc<Targets>,
+        scale: f32,
+        grads: &mut GradStore,
+    ) -> Result<(f32, Tensor), LmError> {
+        let op =
+            LossOp { model: self.model.clone(), targets: targets.clone(), scale, grads: Mutex::new(None) };
+        let one = Tensor::new(1f32, &Device::Cpu)?;
+        let (loss, dx) = match &self.overlay {
+            Overlay::Full { embed, norm, head, .. } => {
+                let (norm, output) = (norm.as_tensor(), head.as_ref().unwrap_or(embed).as_tensor());
+                let loss = hidden.apply_op3_no_bwd(norm, output, &op)?;
+                let (dx, dnorm, doutput) = CustomOp3::bwd(&op, hidden, norm, output, &loss, &one)?;
+                for (of, grad) in [(norm, dnorm), (output, doutput)] {
+                    if let Some(grad) = grad {
+                        grads.insert(of, grad);
+                    }
+                }
+                (loss, dx)
+            }
+            _ => {
+                let loss = hidden.apply_op1_no_bwd(&op)?;
+                let dx = CustomOp1::bwd(&op, hidden, &loss, &one)?;
+                (loss, dx)
+            }
+        };
+        let dx = dx.ok_or_else(|| LmError::Internal("a loss without a gradient".into()))?;
+        Ok((loss.to_scalar()?, dx))
     }
 
     /// Layers laid over a full model, to be trained.

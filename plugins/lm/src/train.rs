@@ -80,6 +80,7 @@ fn train_target(
         return Err(LmError::Input("this backend trains without dropout; set it to 0, or use candle".into()));
     }
     let plan = memory::plan(spec, &target, train, eval)?;
+    target.net.model.stream(plan.streamed);
     let _buffers = buffer::limited(plan.activations);
     let keeper = match &spec.resume {
         Some(resume) => Some(Keeper::new(resume, fingerprint(spec, &target, train, eval)?)),

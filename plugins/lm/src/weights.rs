@@ -1,9 +1,12 @@
-//! Weights of a model, memory-mapped from its safetensors files, one or many shards.
+//! Weights of a model, memory-mapped from its safetensors files, one or many shards, or from a GGUF
+//! file ([`crate::gguf`]).
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::{bf16, f16};
 use memmap2::Mmap;
@@ -11,13 +14,56 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::config::read_json;
 use crate::error::LmError;
-use crate::kernels::linear::{Matrix, Numbers};
+use crate::gguf::{self, Gguf};
+use crate::kernels::matrix::{Matrix, Numbers, Order};
+use crate::kernels::quant::{Packed, Packing};
+
+/// A file in memory as far as it has been touched.
+pub struct Mapped {
+    map: Mmap,
+    streamed: AtomicBool,
+}
+
+impl Mapped {
+    /// Maps a file.
+    pub(crate) fn new(path: &Path) -> Result<Self, LmError> {
+        let file = File::open(path).map_err(|e| LmError::io(path, e))?;
+        // SAFETY: the file is opened for reading; model folders and artifacts are not changed in place.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| LmError::io(path, e))?;
+        Ok(Self { map, streamed: AtomicBool::new(false) })
+    }
+
+    /// Its bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Whether its pages are given back to the system as soon as they have been used.
+    pub fn streamed(&self) -> bool {
+        self.streamed.load(Ordering::Relaxed)
+    }
+
+    /// Gives pages back to the system; they are read again when they are touched again.
+    pub fn release(&self, range: Range<usize>) {
+        // SAFETY: the mapping is of a file and never written to, so dropping its pages loses nothing.
+        #[cfg(unix)]
+        let given = unsafe {
+            self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+        };
+        #[cfg(unix)]
+        if let Err(e) = given {
+            tracing::debug!("the system keeps pages of a model: {e}");
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+}
 
 /// Where a tensor's numbers are.
 #[derive(Clone)]
 enum Data {
     /// In a mapped file, from a byte offset that fits the type's alignment.
-    Mapped(Arc<Mmap>, usize),
+    Mapped(Arc<Mapped>, usize),
     /// In memory, as f32.
     Owned(Arc<Vec<f32>>),
 }
@@ -31,14 +77,26 @@ pub enum Stored {
     F16,
     /// The upper halves of 32-bit floats.
     Bf16,
+    /// Quantized blocks.
+    Packed(Packing),
 }
 
 impl Stored {
-    /// Bytes of a number.
-    pub fn bytes(self) -> usize {
+    /// Bytes of so many numbers.
+    pub fn size(self, numbers: usize) -> usize {
+        match self {
+            Self::F32 => numbers * 4,
+            Self::F16 | Self::Bf16 => numbers * 2,
+            Self::Packed(p) => numbers / p.block() * p.bytes(),
+        }
+    }
+
+    /// What a mapped tensor's offset must be a multiple of.
+    fn align(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
+            Self::Packed(_) => 1,
         }
     }
 }
@@ -50,13 +108,35 @@ pub struct Weight {
     pub shape: Vec<usize>,
     stored: Stored,
     data: Data,
+    /// In what order its rows lie.
+    order: Order,
 }
 
 impl Weight {
     /// A tensor in memory.
     pub fn owned(shape: &[usize], numbers: Vec<f32>) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), numbers.len());
-        Self { shape: shape.to_vec(), stored: Stored::F32, data: Data::Owned(Arc::new(numbers)) }
+        let data = Data::Owned(Arc::new(numbers));
+        Self { shape: shape.to_vec(), stored: Stored::F32, data, order: Order::Plain }
+    }
+
+    /// A tensor in a mapped file; copied where its offset does not fit its type.
+    ///
+    /// The caller has checked that the file is long enough.
+    pub(crate) fn mapped(shape: &[usize], stored: Stored, file: &Arc<Mapped>, at: usize) -> Self {
+        let data = Data::Mapped(file.clone(), at);
+        let weight = Self { shape: shape.to_vec(), stored, data, order: Order::Plain };
+        if at % stored.align() == 0 { weight } else { weight.realigned(file, at) }
+    }
+
+    /// The same with its rows read in another order.
+    pub(crate) fn ordered(self, order: Order) -> Self {
+        Self { order, ..self }
+    }
+
+    /// How its numbers are stored.
+    pub fn stored(&self) -> Stored {
+        self.stored
     }
 
     /// How many numbers it has.
@@ -71,19 +151,41 @@ impl Weight {
 
     /// Bytes that it takes in memory once all of it is in use.
     pub fn footprint(&self) -> u64 {
-        self.len() as u64 * self.stored.bytes() as u64
+        self.stored.size(self.len()) as u64
+    }
+
+    /// Whether its numbers lie in a mapped file, from where they can be streamed.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.data, Data::Mapped(..))
+    }
+
+    /// Has its file's pages given back after use, or kept.
+    pub fn stream(&self, streamed: bool) {
+        if let Data::Mapped(file, _) = &self.data {
+            file.streamed.store(streamed, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives its pages back where it is streamed: after rows were read.
+    pub fn release(&self) {
+        if let Data::Mapped(file, at) = &self.data
+            && file.streamed()
+        {
+            file.release(*at..at + self.stored.size(self.len()));
+        }
     }
 
     /// Its numbers as stored.
     pub fn numbers(&self) -> Numbers<'_> {
         match &self.data {
             Data::Owned(v) => Numbers::F32(v),
-            Data::Mapped(map, at) => {
-                let bytes = &map[*at..at + self.len() * self.stored.bytes()];
+            Data::Mapped(file, at) => {
+                let bytes = &file.map[*at..at + self.stored.size(self.len())];
                 match self.stored {
                     Stored::F32 => Numbers::F32(bytemuck::cast_slice(bytes)),
                     Stored::F16 => Numbers::F16(bytemuck::cast_slice::<_, f16>(bytes)),
                     Stored::Bf16 => Numbers::Bf16(bytemuck::cast_slice::<_, bf16>(bytes)),
+                    Stored::Packed(packing) => Numbers::Packed(Packed { packing, blocks: bytes }),
                 }
             }
         }
@@ -92,34 +194,55 @@ impl Weight {
     /// It as a matrix: the first dimension against all others.
     pub fn matrix(&self) -> Matrix<'_> {
         let rows = self.shape.first().copied().unwrap_or(1);
-        Matrix { rows, cols: self.len() / rows.max(1), data: self.numbers() }
+        let file = match &self.data {
+            Data::Mapped(file, at) if file.streamed() => Some((&**file, *at)),
+            _ => None,
+        };
+        Matrix { rows, cols: self.len() / rows.max(1), data: self.numbers(), order: self.order, file }
     }
 
     /// All numbers as f32.
     pub fn to_vec(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.len()];
-        self.numbers().decode(0, &mut out);
+        let matrix = self.matrix();
+        out.chunks_mut(matrix.cols.max(1)).enumerate().for_each(|(r, row)| matrix.row(r, row));
         out
     }
 
     /// It in memory as f32, for weights used so often that decoding each time would cost more.
     pub fn expanded(self) -> Self {
         match (&self.data, self.stored) {
-            (Data::Owned(_), _) | (Data::Mapped(..), Stored::F32) => self,
+            (Data::Owned(_), _) | (Data::Mapped(..), Stored::F32 | Stored::Packed(_)) => self,
             _ => Self::owned(&self.shape, self.to_vec()),
         }
     }
+
+    /// A copy of a tensor whose offset does not fit its type.
+    fn realigned(&self, file: &Mapped, at: usize) -> Self {
+        let bytes = &file.map[at..at + self.stored.size(self.len())];
+        let halves = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+        let numbers = match self.stored {
+            Stored::F16 => halves.map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+            Stored::Bf16 => halves.map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+            _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        };
+        Self::owned(&self.shape, numbers)
+    }
 }
 
-/// The tensors of one or more safetensors files, by name.
+/// The tensors of a model's files, by name.
 pub struct Weights {
     tensors: BTreeMap<String, (usize, Weight)>,
     files: Vec<PathBuf>,
 }
 
 impl Weights {
-    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, or the
+    /// only GGUF file where there are neither.
     pub fn open_model(folder: &Path) -> Result<Self, LmError> {
+        if let Some(path) = gguf::find(folder)? {
+            return Gguf::open(&path)?.weights();
+        }
         let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
         if single.exists() || !index.exists() {
             return Self::open(&[single]);
@@ -141,7 +264,13 @@ impl Weights {
         }
     }
 
-    /// Opens these files.
+    /// Tensors that were found in another file.
+    pub(crate) fn of(file: &Path, tensors: Vec<(String, Weight)>) -> Self {
+        let tensors = tensors.into_iter().map(|(name, w)| (name, (0, w))).collect();
+        Self { tensors, files: vec![file.into()] }
+    }
+
+    /// Opens these safetensors files.
     pub fn open(files: &[PathBuf]) -> Result<Self, LmError> {
         let mut tensors = BTreeMap::new();
         for (i, file) in files.iter().enumerate() {
@@ -193,13 +322,12 @@ fn map_file(path: &Path) -> Result<Vec<(String, Weight)>, LmError> {
         why,
         help: Some("fetch or copy the file again".into()),
     };
-    let file = File::open(path).map_err(|e| LmError::io(path, e))?;
-    let size = file.metadata().map_err(|e| LmError::io(path, e))?.len();
+    let size = std::fs::metadata(path).map_err(|e| LmError::io(path, e))?.len();
     if size < 8 {
         return Err(wrong(format!("is not a safetensors file: it has {size} bytes")));
     }
-    // SAFETY: the file is opened for reading; model folders and artifacts are not changed in place.
-    let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(|e| LmError::io(path, e))?);
+    let file = Arc::new(Mapped::new(path)?);
+    let map = file.bytes();
     let header = u64::from_le_bytes([map[0], map[1], map[2], map[3], map[4], map[5], map[6], map[7]]);
     if header > 1 << 30 || map.get(8) != Some(&b'{') {
         return Err(wrong("is not a safetensors file".into()));
@@ -210,7 +338,7 @@ fn map_file(path: &Path) -> Result<Vec<(String, Weight)>, LmError> {
             header + 8
         )));
     }
-    let (read, metadata) = match SafeTensors::read_metadata(&map) {
+    let (read, metadata) = match SafeTensors::read_metadata(map) {
         Ok(ok) => ok,
         Err(safetensors::SafeTensorError::MetadataIncompleteBuffer) => {
             let end = header_end(&map[8..8 + header as usize])
@@ -230,8 +358,7 @@ fn map_file(path: &Path) -> Result<Vec<(String, Weight)>, LmError> {
             _ => continue,
         };
         let at = 8 + read + info.data_offsets.0;
-        let weight = Weight { shape: info.shape.clone(), stored, data: Data::Mapped(map.clone(), at) };
-        out.push((name, if at % stored.bytes() == 0 { weight } else { realigned(&weight, &map, at) }));
+        out.push((name, Weight::mapped(&info.shape, stored, &file, at)));
     }
     Ok(out)
 }
@@ -240,17 +367,6 @@ fn map_file(path: &Path) -> Result<Vec<(String, Weight)>, LmError> {
 fn header_end(header: &[u8]) -> Option<u64> {
     let json: serde_json::Value = serde_json::from_slice(header).ok()?;
     json.as_object()?.values().filter_map(|t| t.get("data_offsets")?.get(1)?.as_u64()).max()
-}
-
-/// A copy of a tensor whose offset does not fit its type.
-fn realigned(weight: &Weight, map: &Mmap, at: usize) -> Weight {
-    let bytes = &map[at..at + weight.len() * weight.stored.bytes()];
-    let numbers = match weight.stored {
-        Stored::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        Stored::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        Stored::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-    };
-    Weight::owned(&weight.shape, numbers)
 }
 
 #[cfg(test)]

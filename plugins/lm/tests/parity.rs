@@ -118,6 +118,33 @@ fn parity_of_loss_gradients_and_training() {
     }
 }
 
+/// The passes without a graph give the bits of those with one.
+#[test]
+fn gradients_without_a_graph_are_the_same() {
+    let cpu = candle_core::Device::Cpu;
+    for case in cases() {
+        let (batch, targets, model) = (case.batch(), case.targets(), case.model());
+        let adapter = Adapter::load(&case.folder.join("adapter"), &model.config).unwrap();
+        let mut partial = adapter.clone();
+        (partial.layouts[0], partial.values[0]) = Default::default();
+        let overlays = [&adapter, &partial].map(|a| a.overlay(&cpu).unwrap()).into_iter();
+        for overlay in overlays.chain([Net::full_overlay(&model, &cpu).unwrap()]) {
+            let net = Net::new(model.clone(), overlay);
+            for keep in [Keep::Activations, Keep::Input] {
+                let loss = net.loss(&batch, &targets, 0.05, keep).unwrap();
+                let (with, (value, without)) =
+                    (loss.backward().unwrap(), net.gradients(&batch, &targets, 0.05, keep).unwrap());
+                assert_eq!(value, loss.to_scalar::<f32>().unwrap());
+                for (.., var) in net.parameters() {
+                    let [a, b] = [&with, &without]
+                        .map(|g| g.get(&var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap());
+                    assert_eq!(a, b, "{}", case.name);
+                }
+            }
+        }
+    }
+}
+
 /// candle's own differentiable operations give the same loss and gradients as the hand-written
 /// passes, for adapters and for all weights.
 #[test]

@@ -77,8 +77,7 @@ pub fn fmt(args: &Fmt) -> Result<(), CommandError> {
         } else if file == Path::new("-") {
             print!("{formatted}");
         } else if formatted != text {
-            replace(file, &formatted)
-                .map_err(|e| CommandError::input(format!("{}: {e}", file.display())))?;
+            replace(file, &formatted).map_err(|e| CommandError::input(format!("{}: {e}", file.display())))?;
             eprintln!("formatted {}", file.display());
         }
     }

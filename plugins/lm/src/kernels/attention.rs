@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::Shared;
 use super::buffer::Buffer;
+use super::profile::{Part, timed};
 use super::simd;
 
 /// Heads of an attention layer.
@@ -69,6 +70,16 @@ unsafe fn view<'a>(out: Shared, at: usize, rows: usize, cols: usize, stride: usi
 /// Writes the attention's output `[tokens, queries × dim]` and each row's log-sum-exp
 /// `[queries, tokens]`. `sequences` cover all rows.
 pub fn forward(
+    out: &mut [f32],
+    lse: &mut [f32],
+    qkv: (&[f32], &[f32], &[f32]),
+    heads: Heads,
+    sequences: &[Range<usize>],
+) {
+    timed(Part::Attention, || forward_all(out, lse, qkv, heads, sequences));
+}
+
+fn forward_all(
     out: &mut [f32],
     lse: &mut [f32],
     (q, k, v): (&[f32], &[f32], &[f32]),
@@ -140,6 +151,16 @@ pub struct Seen<'a> {
 
 /// Writes the gradients of queries, keys and values.
 pub fn backward(
+    grads: (&mut [f32], &mut [f32], &mut [f32]),
+    dout: &[f32],
+    seen: Seen,
+    heads: Heads,
+    sequences: &[Range<usize>],
+) {
+    timed(Part::Attention, || backward_all(grads, dout, seen, heads, sequences));
+}
+
+fn backward_all(
     (dq, dk, dv): (&mut [f32], &mut [f32], &mut [f32]),
     dout: &[f32],
     seen: Seen,

@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::gemm::{gemm, mat};
-use super::linear::Matrix;
+use super::matrix::Matrix;
+use super::profile::{Part, timed};
 use super::simd;
 
 /// Where gradients go to.
@@ -43,7 +44,9 @@ pub fn cross_entropy(
         weight.forward(logits, x, n);
         let scale = gradients.as_ref().map(|g| g.scale);
         let each = logits.par_chunks_exact_mut(vocab).zip(targets);
-        losses.par_extend(each.map(|(row, target)| row_loss(row, *target as usize, scale)));
+        timed(Part::Logits, || {
+            losses.par_extend(each.map(|(row, target)| row_loss(row, *target as usize, scale)));
+        });
         if let Some(g) = &mut gradients {
             weight.backward(&mut g.hidden[part], Accum::Replace, logits, n);
             if let Some(dw) = &mut g.weight {
@@ -68,7 +71,7 @@ fn row_loss(row: &mut [f32], target: usize, scale: Option<f32>) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::linear::Numbers;
+    use crate::kernels::matrix::Numbers;
     use crate::kernels::testing::{Tensors, check_gradients};
 
     #[test]
@@ -80,7 +83,7 @@ mod tests {
         let matrix = |t: &Tensors| t.get(w).to_vec();
         let mean = |t: &Tensors| {
             let w = matrix(t);
-            let w = Matrix { rows: vocab, cols: width, data: Numbers::F32(&w) };
+            let w = Matrix::new(vocab, width, Numbers::F32(&w));
             let all = cross_entropy(t.get(x), w, &targets, None);
             (all.iter().map(|v| f64::from(*v)).sum::<f64>() / n as f64) as f32
         };
@@ -88,7 +91,7 @@ mod tests {
         let [dx, dw] = g.as_mut_slice() else { unreachable!() };
         let gradients = Gradients { hidden: dx, weight: Some(dw), scale: 1.0 / n as f32 };
         let wide = matrix(&t);
-        let weight = Matrix { rows: vocab, cols: width, data: Numbers::F32(&wide) };
+        let weight = Matrix::new(vocab, width, Numbers::F32(&wide));
         cross_entropy(t.get(x), weight, &targets, Some(gradients));
         check_gradients(&t, &g, mean);
     }
@@ -97,7 +100,7 @@ mod tests {
     fn chunks_do_not_change_a_row() {
         let (n, width, vocab) = (700, 8, 11);
         let (x, w) = (Tensors::numbers(n * width, 1), Tensors::numbers(vocab * width, 2));
-        let weight = Matrix { rows: vocab, cols: width, data: Numbers::F32(&w) };
+        let weight = Matrix::new(vocab, width, Numbers::F32(&w));
         let targets = vec![4; n];
         let all = cross_entropy(&x, weight, &targets, None);
         assert_eq!(all[690..], cross_entropy(&x[690 * width..], weight, &targets[690..], None));

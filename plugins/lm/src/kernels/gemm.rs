@@ -10,6 +10,8 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::Shared;
+#[cfg(target_arch = "x86_64")]
+use super::{matrix::Order, wide};
 
 /// A row-major matrix of `rows` × `cols` in the beginning of a slice.
 pub fn mat(data: &[f32], rows: usize, cols: usize) -> MatRef<'_, f32> {
@@ -38,10 +40,14 @@ pub fn gemm_into(
     alpha: f32,
 ) {
     let (m, n, k) = (lhs.nrows(), rhs.ncols(), lhs.ncols());
-    if m == 0 || n == 0 {
+    if m == 0 || n == 0 || k == 0 {
         return;
     }
     assert!(dst.len() >= (m - 1) * stride + n, "the result fits its buffer");
+    #[cfg(target_arch = "x86_64")]
+    if wide::available() && wide_product(dst, stride, accum, lhs, rhs, alpha) {
+        return;
+    }
     if m == 1 {
         return one_row(&mut dst[..n], accum, lhs, rhs, alpha);
     }
@@ -60,6 +66,38 @@ pub fn gemm_into(
         let tile = unsafe { MatMut::from_raw_parts_mut(out.at(r0 * stride + c0), r, c, stride as isize, 1) };
         matmul(tile, accum, lhs.subrows(r0, r), rhs.subcols(c0, c), alpha, Par::Seq);
     });
+}
+
+/// The product by [`wide`], where the right side lies in rows or columns; false where it does not.
+#[cfg(target_arch = "x86_64")]
+fn wide_product(
+    dst: &mut [f32],
+    stride: usize,
+    accum: Accum,
+    lhs: MatRef<f32>,
+    rhs: MatRef<f32>,
+    alpha: f32,
+) -> bool {
+    let (inner, columns) = (rhs.nrows(), rhs.ncols());
+    let (down, across) = (rhs.row_stride(), rhs.col_stride());
+    // SAFETY: the view's numbers, from its first to its last.
+    let numbers = |rows: usize, cols: usize, stride: usize| unsafe {
+        std::slice::from_raw_parts(rhs.as_ptr(), (rows.max(1) - 1) * stride + cols)
+    };
+    match (usize::try_from(down), usize::try_from(across)) {
+        (Ok(stride_in), Ok(1)) => {
+            let data = numbers(inner, columns, stride_in);
+            let rhs = wide::Rows::new(data, (columns, stride_in, inner, Order::Plain));
+            wide::product(dst, stride, accum, lhs, &rhs, alpha);
+        }
+        (Ok(1), Ok(stride_in)) => {
+            let data = numbers(columns, inner, stride_in);
+            let rhs = wide::Columns::new(data, (columns, stride_in, inner, Order::Plain));
+            wide::product(dst, stride, accum, lhs, &rhs, alpha);
+        }
+        _ => return false,
+    }
+    true
 }
 
 /// A tile's rows and columns, from the shape alone. Tiles of 96 and more of the columns keep

@@ -1,94 +1,16 @@
-//! Linear layers: frozen or trained weight, stored as f32, f16 or bf16, with or without a LoRA
-//! pair beside it.
+//! Linear layers: frozen or trained weight, in its stored type, with or without a LoRA pair beside
+//! it.
 //!
 //! y = x Wᵀ + b + s (x Aᵀ) Bᵀ, with W `[out, in]`, A `[rank, in]`, B `[out, rank]`.
 
 use faer::Accum;
-use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::dropout::Dropout;
-use super::gemm::{gemm, gemm_into, mat};
+use super::gemm::{gemm, mat};
+use super::matrix::Matrix;
 use super::simd;
-
-/// Numbers of a matrix, as stored.
-#[derive(Clone, Copy, Debug)]
-pub enum Numbers<'a> {
-    /// 32-bit floats.
-    F32(&'a [f32]),
-    /// IEEE half floats.
-    F16(&'a [f16]),
-    /// The upper halves of 32-bit floats.
-    Bf16(&'a [bf16]),
-}
-
-impl Numbers<'_> {
-    /// Writes numbers `at..at + out.len()` as f32.
-    pub fn decode(&self, at: usize, out: &mut [f32]) {
-        let range = at..at + out.len();
-        match self {
-            Self::F32(d) => out.copy_from_slice(&d[range]),
-            Self::F16(d) => out.iter_mut().zip(&d[range]).for_each(|(o, v)| *o = v.to_f32()),
-            Self::Bf16(d) => out
-                .iter_mut()
-                .zip(&d[range])
-                .for_each(|(o, v)| *o = f32::from_bits(u32::from(v.to_bits()) << 16)),
-        }
-    }
-}
-
-/// A row-major matrix as stored.
-#[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
-    /// Rows.
-    pub rows: usize,
-    /// Columns.
-    pub cols: usize,
-    /// Its numbers.
-    pub data: Numbers<'a>,
-}
-
-/// Rows of W that are decoded at once: the block that the matrix product sums over, so that a
-/// stored type does not change the order of sums.
-const PANEL: usize = 512;
-
-impl Matrix<'_> {
-    /// Calls `f(first row, rows, numbers)` with f32 panels that cover the matrix in order.
-    pub fn panels(&self, mut f: impl FnMut(usize, usize, &[f32])) {
-        if let Numbers::F32(data) = self.data {
-            return f(0, self.rows, data);
-        }
-        let mut panel = Buffer::new(PANEL.min(self.rows) * self.cols);
-        for first in (0..self.rows).step_by(PANEL) {
-            let rows = PANEL.min(self.rows - first);
-            let part = &mut panel[..rows * self.cols];
-            part.par_chunks_mut(self.cols)
-                .enumerate()
-                .for_each(|(r, row)| self.data.decode((first + r) * self.cols, row));
-            f(first, rows, part);
-        }
-    }
-
-    /// y = x Wᵀ for `n` rows of x.
-    pub fn forward(&self, y: &mut [f32], x: &[f32], n: usize) {
-        let x = mat(x, n, self.cols);
-        self.panels(|first, rows, w| {
-            let w = mat(w, rows, self.cols).transpose();
-            gemm_into(&mut y[first..], self.rows, Accum::Replace, x, w, 1.0);
-        });
-    }
-
-    /// dx (+)= dy W for `n` rows of dy.
-    pub fn backward(&self, dx: &mut [f32], accum: Accum, dy: &[f32], n: usize) {
-        let dy = mat(dy, n, self.rows);
-        let mut accum = accum;
-        self.panels(|first, rows, w| {
-            gemm(dx, accum, dy.subcols(first, rows), mat(w, rows, self.cols), 1.0);
-            accum = Accum::Add;
-        });
-    }
-}
 
 /// A LoRA pair.
 #[derive(Clone, Copy, Debug)]
@@ -129,11 +51,29 @@ pub struct LinearGrad<'a> {
     pub b: Option<&'a mut [f32]>,
 }
 
+impl LinearGrad<'_> {
+    /// Whether a gradient depends on what the layer read.
+    pub fn wants_input(&self) -> bool {
+        self.weight.is_some() || self.a.is_some()
+    }
+}
+
 impl LinearRef<'_> {
+    /// As [`Self::forward`], with rows rounded to 8 bits where the weight is quantized.
+    pub fn forward_rounded(&self, y: &mut [f32], x: &[f32], n: usize) -> Vec<f32> {
+        self.weight.forward_rounded(y, x, n);
+        self.beside(y, x, n)
+    }
+
     /// Writes y for `n` rows of x and returns x Aᵀ (empty without LoRA), for [`Self::backward`].
     pub fn forward(&self, y: &mut [f32], x: &[f32], n: usize) -> Vec<f32> {
-        let (out, inner) = (self.weight.rows, self.weight.cols);
         self.weight.forward(y, x, n);
+        self.beside(y, x, n)
+    }
+
+    /// y += bias and the LoRA pair's part; returns x Aᵀ.
+    fn beside(&self, y: &mut [f32], x: &[f32], n: usize) -> Vec<f32> {
+        let (out, inner) = (self.weight.rows, self.weight.cols);
         if let Some(bias) = self.bias {
             y[..n * out].par_chunks_mut(out * super::ROWS).for_each(|rows| {
                 rows.chunks_mut(out).for_each(|row| simd::add(row, bias));
@@ -210,6 +150,7 @@ pub fn column_sums(sums: &mut [f32], rows: &[f32], n: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::matrix::Numbers;
     use crate::kernels::testing::{Tensors, check_gradients};
 
     #[test]
@@ -230,7 +171,7 @@ mod tests {
         let probe = Tensors::numbers(n * out, 5);
         fn layer<'a>(t: &'a Tensors, at: &[usize], dropout: Option<Dropout<'a>>) -> LinearRef<'a> {
             let lora = LoraRef { a: t.get(at[3]), b: t.get(at[4]), rank: 2, scale: 0.7, dropout };
-            let weight = Matrix { rows: 6, cols: 7, data: Numbers::F32(t.get(at[1])) };
+            let weight = Matrix::new(6, 7, Numbers::F32(t.get(at[1])));
             LinearRef { weight, bias: Some(t.get(at[2])), lora: Some(lora) }
         }
         let loss = |t: &Tensors| {
@@ -246,25 +187,5 @@ mod tests {
         let mut grad = LinearGrad { weight: Some(dw), bias: Some(db), a: Some(da), b: Some(dbb) };
         l.backward(Some((dx, Accum::Replace)), &mut grad, &probe, t.get(at[0]), &u, n);
         check_gradients(&t, &g, loss);
-    }
-
-    #[test]
-    fn half_weights_give_the_bits_of_their_decoded_values() {
-        let (n, inner, out) = (4, 33, 1100);
-        let x = Tensors::numbers(n * inner, 1);
-        let w: Vec<bf16> = Tensors::numbers(out * inner, 2).into_iter().map(bf16::from_f32).collect();
-        let wide: Vec<f32> = w.iter().map(|v| v.to_f32()).collect();
-        let (stored, plain) = (
-            Matrix { rows: out, cols: inner, data: Numbers::Bf16(&w) },
-            Matrix { rows: out, cols: inner, data: Numbers::F32(&wide) },
-        );
-        let (mut a, mut b) = (vec![0.0; n * out], vec![0.0; n * out]);
-        stored.forward(&mut a, &x, n);
-        plain.forward(&mut b, &x, n);
-        assert_eq!(a, b);
-        let dy = Tensors::numbers(n * out, 3);
-        stored.backward(&mut a, Accum::Replace, &dy, n);
-        plain.backward(&mut b, Accum::Replace, &dy, n);
-        assert_eq!(a, b);
     }
 }

@@ -10,11 +10,17 @@ pub mod buffer;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod gemm;
+pub mod int8;
 pub mod linear;
+pub mod matrix;
 pub mod norm;
+pub mod profile;
+pub mod quant;
 pub mod rope;
 pub mod simd;
 pub mod swiglu;
+#[cfg(target_arch = "x86_64")]
+pub mod wide;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::profile::{Part, timed};
 use super::simd::{fma, lane_sum, vectorized};
 use super::{ROWS, linear::column_sums};
 
@@ -11,6 +12,15 @@ vectorized! {
         for ((y, x), inv) in y.chunks_exact_mut(h).zip(x.chunks_exact(h)).zip(inverse) {
             let mean = lane_sum(h, |i, s| fma::<FMA>(x[i], x[i], s)) / h as f32;
             *inv = 1.0 / (mean + eps).sqrt();
+            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                *y = *x * *inv * *w;
+            }
+        }
+    }
+
+    fn again_rows(y: &mut [f32], inverse: &[f32], x: &[f32], w: &[f32]) {
+        let h = w.len();
+        for ((y, x), inv) in y.chunks_exact_mut(h).zip(x.chunks_exact(h)).zip(inverse) {
             for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
                 *y = *x * *inv * *w;
             }
@@ -44,10 +54,15 @@ vectorized! {
 /// Writes y and, for the backward pass, 1 / sqrt(mean(x²) + eps) of each row.
 pub fn forward(y: &mut [f32], inverse: &mut [f32], x: &[f32], w: &[f32], eps: f32) {
     let piece = w.len() * ROWS;
-    y.par_chunks_mut(piece)
-        .zip(inverse.par_chunks_mut(ROWS))
-        .zip(x.par_chunks(piece))
-        .for_each(|((y, inverse), x)| forward_rows(y, inverse, x, w, eps));
+    let rows = y.par_chunks_mut(piece).zip(inverse.par_chunks_mut(ROWS)).zip(x.par_chunks(piece));
+    timed(Part::Norm, || rows.for_each(|((y, inverse), x)| forward_rows(y, inverse, x, w, eps)));
+}
+
+/// Writes y again, from what the forward pass found.
+pub fn again(y: &mut [f32], inverse: &[f32], x: &[f32], w: &[f32]) {
+    let piece = w.len() * ROWS;
+    let rows = y.par_chunks_mut(piece).zip(inverse.par_chunks(ROWS)).zip(x.par_chunks(piece));
+    timed(Part::Norm, || rows.for_each(|((y, inverse), x)| again_rows(y, inverse, x, w)));
 }
 
 /// dx += the gradient of x; `dw` += that of w, where it is trained.
@@ -59,7 +74,9 @@ pub fn backward(dx: &mut [f32], dw: Option<&mut [f32]>, dy: &[f32], x: &[f32], i
         .zip(x.par_chunks(piece))
         .zip(inverse.par_chunks(ROWS));
     let Some(dw) = dw else {
-        return rows.for_each(|(((dx, dy), x), inv)| backward_rows(dx, None, dy, x, inv, w));
+        return timed(Part::Norm, || {
+            rows.for_each(|(((dx, dy), x), inv)| backward_rows(dx, None, dy, x, inv, w));
+        });
     };
     let mut each = vec![0.0; dy.len()];
     rows.zip(each.par_chunks_mut(piece))
@@ -89,5 +106,8 @@ mod tests {
         let [dx, dw] = g.as_mut_slice() else { unreachable!() };
         backward(dx, Some(dw), &probe, t.get(x), &inv, t.get(w));
         check_gradients(&t, &g, |t| dot(&run(t).0, &probe));
+        let mut again = vec![0.0; n * h];
+        super::again(&mut again, &inv, t.get(x), t.get(w));
+        assert_eq!(again, run(&t).0);
     }
 }

@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use super::ROWS;
+use super::profile::{Part, timed};
 use super::simd::vectorized;
 
 /// Cosines and sines of positions `0..len`.
@@ -45,11 +46,14 @@ impl Rope {
     /// Turns every head of rows of `width` in place; row i is at `positions[i]`. `sign` -1 turns
     /// back, which is the gradient.
     pub fn turn(&self, x: &mut [f32], width: usize, positions: &[u32], sign: f32) {
-        x.par_chunks_mut(width * ROWS).zip(positions.par_chunks(ROWS)).for_each(|(rows, positions)| {
-            for (row, position) in rows.chunks_exact_mut(width).zip(positions) {
-                let (cos, sin) = self.at(*position as usize);
-                turn_row(row, cos, sin, sign);
-            }
+        let all = x.par_chunks_mut(width * ROWS).zip(positions.par_chunks(ROWS));
+        timed(Part::Rope, || {
+            all.for_each(|(rows, positions)| {
+                for (row, position) in rows.chunks_exact_mut(width).zip(positions) {
+                    let (cos, sin) = self.at(*position as usize);
+                    turn_row(row, cos, sin, sign);
+                }
+            });
         });
     }
 }

@@ -131,9 +131,12 @@ vectorized! {
 
 /// y += x over the pool.
 pub fn par_add(y: &mut [f32], x: &[f32]) {
+    use super::profile::{Part, timed};
     use rayon::prelude::*;
     const PIECE: usize = 1 << 14;
-    y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| add(y, x));
+    timed(Part::Residual, || {
+        y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| add(y, x));
+    });
 }
 
 #[cfg(test)]

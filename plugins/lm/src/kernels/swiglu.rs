@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::profile::{Part, timed};
 use super::simd::{exp, vectorized};
 
 /// Numbers that one task takes.
@@ -26,20 +27,21 @@ vectorized! {
 
 /// Writes a.
 pub fn forward(a: &mut [f32], g: &[f32], u: &[f32]) {
-    a.par_chunks_mut(PIECE)
-        .zip(g.par_chunks(PIECE))
-        .zip(u.par_chunks(PIECE))
-        .for_each(|((a, g), u)| forward_piece(a, g, u));
+    let all = a.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).zip(u.par_chunks(PIECE));
+    timed(Part::Swiglu, || all.for_each(|((a, g), u)| forward_piece(a, g, u)));
 }
 
 /// Writes the gradients of g and u.
 pub fn backward((dg, du): (&mut [f32], &mut [f32]), (g, u): (&[f32], &[f32]), da: &[f32]) {
-    dg.par_chunks_mut(PIECE)
+    let all = dg
+        .par_chunks_mut(PIECE)
         .zip(du.par_chunks_mut(PIECE))
         .zip(g.par_chunks(PIECE))
         .zip(u.par_chunks(PIECE))
-        .zip(da.par_chunks(PIECE))
-        .for_each(|((((dg, du), g), u), da)| backward_piece(dg, du, g, u, da));
+        .zip(da.par_chunks(PIECE));
+    timed(Part::Swiglu, || {
+        all.for_each(|((((dg, du), g), u), da)| backward_piece(dg, du, g, u, da));
+    });
 }
 
 #[cfg(test)]

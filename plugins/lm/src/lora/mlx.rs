@@ -17,7 +17,7 @@ use super::{WEIGHTS_FILE, tensor_name};
 use crate::config::{Keys, read_json};
 use crate::error::LmError;
 use crate::files;
-use crate::kernels::linear::Numbers;
+use crate::kernels::matrix::Numbers;
 use crate::model::{Proj, Slot};
 
 /// The weights' file of mlx-lm's adapters.

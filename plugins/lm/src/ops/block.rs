@@ -50,6 +50,8 @@ pub struct BlockOp {
     pub dropout: Option<BlockDropout>,
     /// Whether the hidden state's gradient is wanted.
     pub input_grad: bool,
+    /// Whether quantized weights are multiplied in 8 bits; only without gradients.
+    pub rounded: bool,
     /// What was kept.
     pub saved: Mutex<Option<Saved>>,
 }
@@ -69,7 +71,7 @@ impl BlockOp {
 
     fn run(&self, x: &[f32], theta: &[f32]) -> (CpuStorage, Shape) {
         let mut y = vec![0.0; x.len()];
-        let view = self.view(theta);
+        let view = BlockRef { rounded: self.rounded, ..self.view(theta) };
         let saved = view.forward(&self.dims, &mut y, x, &self.batch, &self.rope);
         if self.keep == Keep::Activations {
             *lock(&self.saved) = Some(saved);

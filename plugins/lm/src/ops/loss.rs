@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tenso
 use super::{lock, numbers, tensor, with_numbers};
 use crate::kernels::buffer::Buffer;
 use crate::kernels::cross_entropy::{Gradients, cross_entropy};
-use crate::kernels::linear::{Matrix, Numbers};
+use crate::kernels::matrix::{Matrix, Numbers};
 use crate::kernels::{norm, simd};
 use crate::model::Model;
 
@@ -116,7 +116,7 @@ impl CustomOp3 for LossOp {
         output_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (rows, cols) = output_layout.shape().dims2()?;
-        let output = Matrix { rows, cols, data: Numbers::F32(numbers(output, output_layout)?) };
+        let output = Matrix::new(rows, cols, Numbers::F32(numbers(output, output_layout)?));
         Ok(self.run(numbers(x, x_layout)?, numbers(norm, norm_layout)?, output, true))
     }
 

@@ -15,6 +15,8 @@ pub struct Plan {
     pub tokens: usize,
     /// What blocks keep for the backward pass.
     pub keep: Keep,
+    /// Whether weights are read from their file as they are needed, and given up again.
+    pub streamed: bool,
     /// Bytes that the training takes at most, as estimated.
     pub bytes: u64,
     /// Of those, activations.
@@ -26,8 +28,8 @@ const TOKENS: usize = 4096;
 /// Program, allocator, tokenizer and rows.
 const BASE: u64 = 64 << 20;
 
-/// The fastest way to run that fits the limit: first smaller micro-batches, then blocks that are
-/// run forward again.
+/// The fastest way to run that fits the limit: first smaller micro-batches, then weights that are
+/// streamed from their file, then blocks that are run forward again.
 ///
 /// # Errors
 /// [`LmError::Memory`] with the least that would do.
@@ -35,9 +37,12 @@ pub fn plan(spec: &TrainSpec, target: &Target, train: &[Example], eval: &[Exampl
     let longest = train.iter().chain(eval).map(|e| e.ids.len()).max().unwrap_or(1);
     let step = spec.batch.max(1) * longest;
     let foreign = target.net.foreign.as_deref();
-    let fixed = fixed(target) + foreign.map_or(0, |f| f.memory(longest, longest).0);
     let mut least = u64::MAX;
-    for keep in [Keep::Activations, Keep::Input] {
+    let ways = [Keep::Activations, Keep::Input].into_iter().flat_map(|k| [(k, false), (k, true)]);
+    for (keep, streamed) in ways {
+        // Another backend does not stream.
+        let Some(own) = fixed(target, streamed).filter(|_| !streamed || foreign.is_none()) else { continue };
+        let fixed = own + foreign.map_or(0, |f| f.memory(longest, longest).0);
         let mut tokens = TOKENS;
         loop {
             let together = tokens.min(step).max(longest);
@@ -47,7 +52,7 @@ pub fn plan(spec: &TrainSpec, target: &Target, train: &[Example], eval: &[Exampl
             };
             let bytes = fixed + activations;
             if spec.memory.is_none_or(|limit| bytes <= limit) {
-                return Ok(Plan { tokens, keep, bytes, activations });
+                return Ok(Plan { tokens, keep, streamed, bytes, activations });
             }
             least = least.min(bytes);
             if tokens <= longest {
@@ -65,13 +70,14 @@ pub fn plan(spec: &TrainSpec, target: &Target, train: &[Example], eval: &[Exampl
     )))
 }
 
-/// Bytes that do not depend on the size of a step.
-fn fixed(target: &Target) -> u64 {
-    let c = &target.net.model.config;
+/// Bytes that do not depend on the size of a step; none where the weights cannot be streamed.
+fn fixed(target: &Target, streamed: bool) -> Option<u64> {
+    let (model, c) = (&target.net.model, &target.net.model.config);
+    let weights = if streamed { model.streamed_footprint()? } else { model.footprint() };
     // Values, gradients, two moments, the best checkpoint, and the gradients of a micro-batch
     // while they are added up; the embedding's come from both of its ends.
     let table = if target.is_full() { 2 * (c.vocab * c.hidden) as u64 } else { 0 };
-    BASE + target.net.model.footprint() + (target.trainable() * 6 + table) * 4
+    Some(BASE + weights + (target.trainable() * 6 + table) * 4)
 }
 
 /// Bytes of activations at the peak of a step with so many tokens at once.
@@ -83,7 +89,7 @@ fn activations(target: &Target, tokens: usize, keep: Keep, dropout: bool) -> u64
         Keep::Input => block,
     };
     // Hidden states between blocks, and the gradients of one block while it is passed back.
-    let passing = (c.layers + 12) * c.hidden + 3 * c.ffn + 4 * d.heads.q_width();
+    let passing = (c.layers + 12) * c.hidden + 6 * c.ffn + 4 * d.heads.q_width();
     // A layer's input with dropout, and its gradient behind it.
     let passing = passing + if dropout { 2 * c.ffn.max(c.hidden) } else { 0 };
     let logits = c.vocab * cross_entropy::chunk(c.vocab).min(tokens);

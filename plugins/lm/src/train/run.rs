@@ -205,9 +205,9 @@ impl<'a> Run<'a> {
             let (batch, targets) = pack(part.iter().copied());
             self.target.net.dropout = self.dropout(&batch, at);
             at += part.len() as u64;
-            let own = self.target.net.loss(&batch, &targets, 1.0 / tokens as f32, self.plan.keep)?;
-            loss += f64::from(own.to_scalar::<f32>()?);
-            let more = own.backward()?;
+            let scale = 1.0 / tokens as f32;
+            let (own, more) = self.target.net.gradients(&batch, &targets, scale, self.plan.keep)?;
+            loss += f64::from(own);
             grads = Some(match grads {
                 None => more,
                 Some(sum) => self.add(sum, &more)?,

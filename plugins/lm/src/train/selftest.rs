@@ -27,7 +27,7 @@ pub fn gradients_flow(target: &Target, keep: Keep) -> Result<(), LmError> {
     let mut before = Vec::new();
     target.copy_values(&mut before)?;
     target.put_values(&with_pairs(target, &before))?;
-    let grads = target.net.loss(&batch, &targets, 1.0 / TOKENS as f32, keep)?.backward()?;
+    let (_, grads) = target.net.gradients(&batch, &targets, 1.0 / TOKENS as f32, keep)?;
     let mut wrong = None;
     for (block, layout, var) in target.net.parameters() {
         let name = |slot: Option<Slot>| target.name(block, slot, &var);

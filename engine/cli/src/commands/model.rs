@@ -1,0 +1,32 @@
+//! `headstart model`: other forms of a model.
+
+use std::path::Path;
+
+use headstart_lm::gguf::quantize;
+use headstart_lm::kernels::quant::Packing;
+
+use crate::args::{ModelCommand, Quantize, WeightPacking};
+use crate::exit::CommandError;
+
+/// Runs the command.
+pub fn run(command: &ModelCommand) -> Result<(), CommandError> {
+    let ModelCommand::Quantize(Quantize { model, out, to }) = command;
+    if out.exists() {
+        let why = format!("{}: is there already", out.display());
+        return Err(CommandError::input(why).help("name a folder that does not exist yet"));
+    }
+    let to = match to {
+        WeightPacking::Q8_0 => Packing::Q8_0,
+        WeightPacking::Q4K => Packing::Q4K,
+    };
+    quantize(model, out, to).map_err(CommandError::input)?;
+    let mib = |folder: &Path| size(folder) as f64 / (1 << 20) as f64;
+    eprintln!("{}: {:.0} MiB, from {:.0} MiB", out.display(), mib(out), mib(model));
+    Ok(())
+}
+
+/// Bytes of a folder's files.
+fn size(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|f| f.metadata().ok()).filter(std::fs::Metadata::is_file).map(|m| m.len()).sum()
+}

@@ -1,0 +1,170 @@
+//! What is measured.
+
+use std::error::Error;
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use headstart_lm::api::{LoraSpec, Unwatched};
+use headstart_lm::encoder::load_encoder;
+use headstart_lm::generate::{Sampling, generate as answers};
+use headstart_lm::kernels::gemm::mat;
+use headstart_lm::kernels::matrix::{Matrix, Numbers};
+use headstart_lm::kernels::profile;
+use headstart_lm::lora::Adapter;
+use headstart_lm::model::Model;
+use headstart_lm::net::{Net, Overlay};
+use headstart_lm::ops::block::Keep;
+use headstart_lm::optim::{AdamW, AdamWSpec};
+use headstart_lm::rows::{Example, pack};
+use serde_json::{Value, json};
+
+use crate::Settings;
+
+type Done = Result<(), Box<dyn Error>>;
+
+/// Where the time since the last call went, by parts.
+fn profiled() -> Value {
+    let parts = profile::seconds().map(|(part, s)| (part.name().to_owned(), json!(s)));
+    Value::Object(parts.into_iter().collect())
+}
+
+/// Does a round for each line of the input and prints what it gives.
+fn rounds(settings: &Settings, mut round: impl FnMut() -> Result<Value, Box<dyn Error>>) -> Done {
+    let profile = settings.number("profile", 0)? == 1;
+    println!("{}", json!({"ready": true}));
+    for line in std::io::stdin().lock().lines() {
+        line?;
+        if profile {
+            profile::start();
+        }
+        let start = Instant::now();
+        let mut found = round()?;
+        found["seconds"] = json!(start.elapsed().as_secs_f64());
+        if profile {
+            found["profile"] = profiled();
+        }
+        println!("{found}");
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}
+
+fn threads(settings: &Settings) -> Done {
+    let n = settings.number("threads", 2)?;
+    Ok(rayon::ThreadPoolBuilder::new().num_threads(n).build_global()?)
+}
+
+/// The tokens of row `row`: the same in every program of the benchmark.
+fn tokens(row: usize, count: usize, vocab: usize) -> Vec<u32> {
+    (0..count).map(|t| ((row * 7919 + t * 104_729 + 17) % (vocab - 3) + 3) as u32).collect()
+}
+
+/// One step of AdamW a round over `rows` rows of `tokens` tokens: LoRA of rank `rank` on q and v.
+/// `checkpoint=1` runs blocks again in the backward pass, `stream=1` reads weights as they are needed.
+pub fn lora(dir: &Path, settings: &Settings) -> Done {
+    threads(settings)?;
+    let (rows, length) = (settings.number("rows", 1)?, settings.number("tokens", 256)?);
+    let keep = if settings.number("checkpoint", 0)? == 1 { Keep::Input } else { Keep::Activations };
+    let model = Arc::new(Model::load(dir)?);
+    model.stream(settings.number("stream", 0)? == 1);
+    let spec = LoraSpec {
+        rank: settings.number("rank", 8)?,
+        alpha: 16.0,
+        rslora: false,
+        targets: vec!["q_proj".into(), "v_proj".into()],
+    };
+    let adapter = Adapter::fresh(&spec, &model.config, 1)?;
+    let net = Net::new(model.clone(), adapter.overlay(&candle_core::Device::Cpu)?);
+    let mut optimizer = AdamW::new(&net, AdamWSpec::default());
+    let row = |r| Example { ids: tokens(r, length, model.config.vocab), first: 1, cut: false };
+    let data: Vec<Example> = (0..rows).map(row).collect();
+    let (batch, targets) = pack(&data);
+    let scale = 1.0 / targets.ids.len() as f32;
+    rounds(settings, || {
+        let (loss, grads) = net.gradients(&batch, &targets, scale, keep)?;
+        optimizer.step(&grads, 1e-4)?;
+        Ok(json!({"loss": loss}))
+    })
+}
+
+/// The likelihood of `rows` rows of `tokens` tokens; `stream=1` as in [`lora`].
+pub fn score(dir: &Path, settings: &Settings) -> Done {
+    threads(settings)?;
+    let (rows, length) = (settings.number("rows", 1)?, settings.number("tokens", 256)?);
+    let model = Arc::new(Model::load(dir)?);
+    model.stream(settings.number("stream", 0)? == 1);
+    let row = |r| Example { ids: tokens(r, length, model.config.vocab), first: 1, cut: false };
+    let data: Vec<Example> = (0..rows).map(row).collect();
+    let (batch, targets) = pack(&data);
+    let net = Net::new(model, Overlay::None);
+    rounds(settings, || Ok(json!({"losses": net.losses(&batch, &targets)?})))
+}
+
+/// Greedy answers of `new` tokens to `prompts` prompts of about `tokens` tokens each.
+pub fn generate(dir: &Path, settings: &Settings) -> Done {
+    threads(settings)?;
+    let model = Arc::new(Model::load(dir)?);
+    let (count, length) = (settings.number("prompts", 50)?, settings.number("tokens", 32)?);
+    let prompts: Vec<Vec<u32>> = (0..count).map(|r| tokens(r, length - r % 8, model.config.vocab)).collect();
+    let net = Net::new(model, Overlay::None);
+    let sampling = Sampling { max_tokens: settings.number("new", 64)?, temperature: 0.0, seed: 0, eos: &[] };
+    rounds(settings, || {
+        let made = answers(&net, &prompts, &sampling, &Unwatched)?;
+        Ok(json!({"tokens": made.iter().map(Vec::len).sum::<usize>(), "answers": made}))
+    })
+}
+
+/// Products y = x Wᵀ of the shapes of a SmolLM-135M and a Llama-1B step, in GFLOP/s: our kernel over
+/// f32 and over bf16, and faer's.
+pub fn products(settings: &Settings) -> Done {
+    threads(settings)?;
+    let shapes = [(256, 576, 576), (256, 1536, 576), (256, 576, 1536), (50, 1536, 576), (256, 2048, 8192)];
+    let numbers =
+        |n: usize| -> Vec<f32> { (0..n).map(|i| (i * 7919 % 1000) as f32 / 1000.0 - 0.5).collect() };
+    rounds(settings, || {
+        let mut all = serde_json::Map::new();
+        for (n, out, inner) in shapes {
+            let (x, w) = (numbers(n * inner), numbers(out * inner));
+            let halves: Vec<half::bf16> = w.iter().map(|v| half::bf16::from_f32(*v)).collect();
+            let mut y = vec![0.0; n * out];
+            let flops = 2.0 * (n * out * inner) as f64;
+            let times = (2e9 / flops).ceil() as usize;
+            let mut speed = |f: &mut dyn FnMut(&mut [f32])| {
+                f(&mut y);
+                let start = Instant::now();
+                (0..times).for_each(|_| f(&mut y));
+                flops * times as f64 / start.elapsed().as_secs_f64() / 1e9
+            };
+            let f32s = Matrix::new(out, inner, Numbers::F32(&w));
+            let bf16s = Matrix::new(out, inner, Numbers::Bf16(&halves));
+            let ours = speed(&mut |y| f32s.forward(y, &x, n));
+            let stored = speed(&mut |y| bf16s.forward(y, &x, n));
+            let theirs = speed(&mut |y| {
+                let (x, w) = (mat(&x, n, inner), mat(&w, out, inner));
+                let y = faer::MatMut::from_row_major_slice_mut(y, n, out);
+                faer::linalg::matmul::matmul(
+                    y,
+                    faer::Accum::Replace,
+                    x,
+                    w.transpose(),
+                    1.0,
+                    faer::Par::rayon(2),
+                );
+            });
+            all.insert(format!("{n}×{inner}×{out}"), json!([ours, stored, theirs]));
+        }
+        Ok(json!({"gflops": all}))
+    })
+}
+
+/// Sentence vectors of all lines of a file.
+pub fn embed(dir: &Path, texts: &Path, settings: &Settings) -> Done {
+    let encoder = load_encoder(dir, settings.number("threads", 2)?)?;
+    let texts: Vec<String> = std::fs::read_to_string(texts)?.lines().map(str::to_owned).collect();
+    rounds(settings, || {
+        let vectors = encoder.encode(&texts, &Unwatched)?;
+        Ok(json!({"texts": texts.len(), "vectors": vectors}))
+    })
+}

@@ -1,0 +1,373 @@
+//! GGUF files: weights as llama.cpp and others store them, mapped and read in place; and what a
+//! model's folder needs beside them, made of the file's own metadata.
+//!
+//! Read are tensors of type f32, f16, bf16, q8_0, q4_k and q6_k of the architectures llama and
+//! qwen2. Files of type llama hold the rows of queries and keys pairwise; they are read back into
+//! the order of the published weights ([`Order::Pairs`]).
+
+mod write;
+
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::tokenizer::TokenizerFromGguf;
+use serde_json::json;
+use tokenizers::Tokenizer;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+
+use crate::config::DecoderConfig;
+use crate::error::LmError;
+use crate::files;
+use crate::kernels::matrix::Order;
+use crate::kernels::quant::Packing;
+use crate::weights::{Mapped, Stored, Weight, Weights};
+
+pub use write::quantize;
+
+/// Architectures that are read, which are `model_type`s too.
+const ARCHITECTURES: [&str; 2] = ["llama", "qwen2"];
+
+/// Names inside a block: GGUF's and the published ones.
+const BLOCK: [(&str, &str); 9] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+/// Names outside of blocks.
+const OUTSIDE: [(&str, &str); 3] =
+    [("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+/// Divisors of the rotary frequencies.
+const ROPE: &str = "rope_freqs.weight";
+
+/// The published name of a tensor, and whether it is one of queries or keys.
+fn published(name: &str) -> Option<(String, bool)> {
+    let (name, ending) = name.rsplit_once('.')?;
+    if let Some((_, known)) = OUTSIDE.iter().find(|(ours, _)| *ours == name) {
+        return Some((format!("{known}.{ending}"), false));
+    }
+    let (block, part) = name.strip_prefix("blk.")?.split_once('.')?;
+    let (_, known) = BLOCK.iter().find(|(ours, _)| *ours == part)?;
+    Some((format!("model.layers.{block}.{known}.{ending}"), matches!(part, "attn_q" | "attn_k")))
+}
+
+/// The only GGUF file of a folder without safetensors weights.
+///
+/// # Errors
+/// [`LmError::File`] where there are several.
+pub fn find(folder: &Path) -> Result<Option<PathBuf>, LmError> {
+    if folder.join("model.safetensors").exists() || folder.join("model.safetensors.index.json").exists() {
+        return Ok(None);
+    }
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(None) };
+    let paths = entries.flatten().map(|e| e.path());
+    let mut all: Vec<PathBuf> = paths.filter(|p| p.extension().is_some_and(|e| e == "gguf")).collect();
+    all.sort();
+    match all.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        [first, second, ..] => Err(LmError::File {
+            path: folder.into(),
+            why: format!("holds several GGUF files: {} and {}", first.display(), second.display()),
+            help: Some("leave one in the folder; files split in parts are not read".into()),
+        }),
+    }
+}
+
+/// An open GGUF file.
+pub struct Gguf {
+    path: PathBuf,
+    file: Arc<Mapped>,
+    content: Content,
+    architecture: String,
+}
+
+impl Gguf {
+    /// Maps a file and reads its metadata.
+    ///
+    /// # Errors
+    /// [`LmError::File`] where it is none, broken, or of another architecture.
+    pub fn open(path: &Path) -> Result<Self, LmError> {
+        let file = Arc::new(Mapped::new(path)?);
+        let content = Content::read(&mut Cursor::new(file.bytes())).map_err(|e| LmError::File {
+            path: path.into(),
+            why: format!("cannot be read as GGUF: {e}"),
+            help: Some("fetch the file again, or make one with `headstart model quantize`".into()),
+        })?;
+        let architecture = match content.metadata.get("general.architecture") {
+            Some(Value::String(a)) => a.clone(),
+            _ => String::new(),
+        };
+        let this = Self { path: path.into(), file, content, architecture };
+        if !ARCHITECTURES.contains(&this.architecture.as_str()) {
+            let why = format!("its architecture is {:?}", this.architecture);
+            return Err(this.wrong(why, &format!("supported: {}", ARCHITECTURES.join(", "))));
+        }
+        Ok(this)
+    }
+
+    fn wrong(&self, why: String, help: &str) -> LmError {
+        LmError::File { path: self.path.clone(), why, help: Some(help.into()) }
+    }
+
+    /// A number of the architecture's own metadata.
+    fn number(&self, key: &str) -> Option<f64> {
+        number(self.content.metadata.get(&format!("{}.{key}", self.architecture))?)
+    }
+
+    fn need(&self, key: &str) -> Result<f64, LmError> {
+        let missing =
+            || self.wrong(format!("metadata `{}.{key}` is missing", self.architecture), "fetch it again");
+        self.number(key).ok_or_else(missing)
+    }
+
+    /// All tensors that a decoder has, by published name, in place.
+    ///
+    /// # Errors
+    /// [`LmError::File`] naming a tensor of a type that is not read, or cut short.
+    pub fn weights(&self) -> Result<Weights, LmError> {
+        let half = self.head_dim()? / 2;
+        let mut all = Vec::new();
+        for (name, info) in &self.content.tensor_infos {
+            let Some((published, turned)) = published(name) else {
+                if name != ROPE && name.starts_with("blk.") {
+                    let why = format!("tensor {name} belongs to no model of type {}", self.architecture);
+                    return Err(self.wrong(why, "models with such layers are not supported"));
+                }
+                continue;
+            };
+            let stored = stored(info.ggml_dtype).ok_or_else(|| {
+                let why = format!("tensor {name} is of type {:?}", info.ggml_dtype);
+                self.wrong(
+                    why,
+                    "read are f32, f16, bf16, q8_0, q4_k and q6_k: take a Q8_0 or Q4_K file, or \
+                                 make one with `headstart model quantize`",
+                )
+            })?;
+            let shape = info.shape.dims();
+            let at = self.content.tensor_data_offset + info.offset;
+            let end = at + stored.size(shape.iter().product()) as u64;
+            if end > self.file.bytes().len() as u64 {
+                let why = format!("is cut short: tensor {name} ends at byte {end}");
+                return Err(self.wrong(why, "fetch or copy the file again"));
+            }
+            if let Stored::Packed(p) = stored
+                && shape.last().is_none_or(|n| n % p.block() != 0)
+            {
+                let why = format!("tensor {name} of shape {shape:?} is not in whole blocks of {}", p.block());
+                return Err(self.wrong(why, "fetch the file again"));
+            }
+            let weight = Weight::mapped(shape, stored, &self.file, at as usize);
+            let paired = turned && self.architecture == "llama";
+            let order = if paired { Order::Pairs(half) } else { Order::Plain };
+            all.push((published, weight.ordered(order)));
+        }
+        Ok(Weights::of(&self.path, all))
+    }
+
+    fn head_dim(&self) -> Result<usize, LmError> {
+        match self.number("attention.key_length") {
+            Some(n) => Ok(n as usize),
+            None => Ok((self.need("embedding_length")? / self.need("attention.head_count")?) as usize),
+        }
+    }
+
+    /// Writes config.json, tokenizer.json and tokenizer_config.json as the published model has them,
+    /// made of the metadata.
+    ///
+    /// # Errors
+    /// [`LmError::File`] naming what the metadata lack or what is not supported.
+    pub fn describe(&self, folder: &Path) -> Result<(), LmError> {
+        let config = self.config()?;
+        DecoderConfig::from_json(&self.path, &config)?;
+        files::write_json(&folder.join("config.json"), &config)?;
+        let tokenizer = self.tokenizer()?;
+        let path = folder.join("tokenizer.json");
+        tokenizer.save(&path, false).map_err(|e| LmError::Internal(format!("{}: {e}", path.display())))?;
+        let text = |key: &str| Some(tokenizer.id_to_token(self.token(key)? as u32)?);
+        let template = match self.content.metadata.get("tokenizer.chat_template") {
+            Some(Value::String(t)) => Some(t),
+            _ => None,
+        };
+        let about = json!({
+            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": text("bos"), "eos_token": text("eos"),
+            "chat_template": template, "clean_up_tokenization_spaces": false,
+        });
+        files::write_json(&folder.join("tokenizer_config.json"), &about)
+    }
+
+    fn token(&self, name: &str) -> Option<f64> {
+        number(self.content.metadata.get(&format!("tokenizer.ggml.{name}_token_id"))?)
+    }
+
+    fn config(&self) -> Result<serde_json::Value, LmError> {
+        let size = |key: &str| Ok::<_, LmError>(self.need(key)? as u64);
+        let has = |name: &str| self.content.tensor_infos.contains_key(name);
+        if self.number("expert_count").is_some_and(|n| n > 0.0) {
+            return Err(self.wrong("is a mixture of experts".into(), "such models are not supported"));
+        }
+        let (head_dim, turned) = (self.head_dim()?, self.number("rope.dimension_count"));
+        if turned.is_some_and(|n| n as usize != head_dim) {
+            return Err(self.wrong("turns only a part of each head".into(), "such models are not supported"));
+        }
+        let embedding = self.content.tensor_infos.get("token_embd.weight");
+        let vocab = embedding.and_then(|i| i.shape.dims().first().copied()).ok_or_else(|| {
+            self.wrong("tensor token_embd.weight is missing".into(), "fetch the file again")
+        })?;
+        let heads = size("attention.head_count")?;
+        let kv = self.number("attention.head_count_kv").map_or(heads, |n| n as u64);
+        let bias = has("blk.0.attn_q.bias");
+        Ok(json!({
+            "model_type": self.architecture, "hidden_size": size("embedding_length")?,
+            "intermediate_size": size("feed_forward_length")?, "num_hidden_layers": size("block_count")?,
+            "num_attention_heads": heads, "num_key_value_heads": kv, "head_dim": head_dim, "vocab_size": vocab,
+            "max_position_embeddings": size("context_length")?,
+            "rms_norm_eps": self.need("attention.layer_norm_rms_epsilon")?,
+            "rope_theta": self.number("rope.freq_base").unwrap_or(10_000.0),
+            "rope_scaling": self.rope_scaling(head_dim)?, "tie_word_embeddings": !has("output.weight"),
+            "attention_bias": bias, "mlp_bias": has("blk.0.ffn_gate.bias"), "hidden_act": "silu",
+            "bos_token_id": self.token("bos").map(|n| n as u64),
+            "eos_token_id": self.token("eos").map(|n| n as u64),
+        }))
+    }
+
+    /// What config.json calls `rope_scaling`. Llama 3's is stored as a divisor for each frequency.
+    fn rope_scaling(&self, head_dim: usize) -> Result<serde_json::Value, LmError> {
+        let kind = match self.content.metadata.get(&format!("{}.rope.scaling.type", self.architecture)) {
+            Some(Value::String(kind)) => kind.as_str(),
+            _ => "none",
+        };
+        let divisors = self.divisors()?;
+        match (kind, divisors) {
+            ("linear", None) => {
+                Ok(json!({"rope_type": "linear", "factor": self.need("rope.scaling.factor")?}))
+            }
+            ("none", None) => Ok(serde_json::Value::Null),
+            ("none", Some(divisors)) => self.llama3(&divisors, head_dim),
+            (other, _) => {
+                Err(self.wrong(format!("rope scaling {other:?} is not supported"), "take another model"))
+            }
+        }
+    }
+
+    fn divisors(&self) -> Result<Option<Vec<f32>>, LmError> {
+        let Some(info) = self.content.tensor_infos.get(ROPE) else { return Ok(None) };
+        let at = (self.content.tensor_data_offset + info.offset) as usize;
+        let n = info.shape.elem_count();
+        if info.ggml_dtype != GgmlDType::F32 || at + 4 * n > self.file.bytes().len() {
+            return Err(
+                self.wrong(format!("tensor {ROPE} is not of f32, or cut short"), "fetch the file again")
+            );
+        }
+        Ok(Some(Weight::mapped(&[n], Stored::F32, &self.file, at).to_vec()))
+    }
+
+    /// Llama 3's parameters: the factor is the largest divisor, and all published models share the
+    /// other three. Checked against every divisor.
+    fn llama3(&self, divisors: &[f32], head_dim: usize) -> Result<serde_json::Value, LmError> {
+        let factor = divisors.iter().fold(1f32, |m, v| m.max(*v));
+        let scaling = json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192});
+        let theta = self.number("rope.freq_base").unwrap_or(10_000.0);
+        let frequencies = |scaling: serde_json::Value| {
+            let all = json!({"model_type": "llama", "hidden_size": head_dim, "num_attention_heads": 1,
+                "head_dim": head_dim, "num_hidden_layers": 1, "vocab_size": 1, "intermediate_size": 1,
+                "rope_theta": theta, "rope_scaling": scaling});
+            Ok::<_, LmError>(DecoderConfig::from_json(&self.path, &all)?.rope_frequencies())
+        };
+        let (plain, scaled) = (frequencies(serde_json::Value::Null)?, frequencies(scaling.clone())?);
+        let close = |((p, s), d): ((&f32, &f32), &f32)| (p / s / d - 1.0).abs() < 1e-3;
+        if plain.len() != divisors.len() || !plain.iter().zip(&scaled).zip(divisors).all(close) {
+            let why = format!("tensor {ROPE} holds divisors other than Llama 3's");
+            return Err(self.wrong(why, "such models are not supported"));
+        }
+        Ok(scaling)
+    }
+
+    /// The tokenizer of the file's own vocabulary.
+    ///
+    /// # Errors
+    /// [`LmError::File`] where there is none, or of a kind that would split texts in other ways.
+    pub fn tokenizer(&self) -> Result<Tokenizer, LmError> {
+        const HELP: &str = "put the tokenizer.json and config.json of the published model beside the file";
+        let text = |key: &str| match self.content.metadata.get(key) {
+            Some(Value::String(s)) => s.as_str(),
+            _ => "",
+        };
+        let (model, pre) = (text("tokenizer.ggml.model"), text("tokenizer.ggml.pre"));
+        if model != "gpt2" {
+            return Err(self.wrong(format!("its tokenizer is of kind {model:?}, not gpt2"), HELP));
+        }
+        let mut metadata = self.content.metadata.clone();
+        let mut set = |key: &str, value: Value| metadata.insert(format!("tokenizer.ggml.{key}"), value);
+        match pre {
+            // candle knows it by another name, and lets all unknown ones pass as GPT-2's.
+            "llama-bpe" | "llama3" => {
+                set("pre", Value::String("llama3".into()));
+                set("ignore_merges", Value::Bool(true));
+            }
+            "qwen2" | "gpt-2" | "smollm" => {}
+            _ => return Err(self.wrong(format!("its tokenizer splits texts as {pre:?}"), HELP)),
+        }
+        let content = Content {
+            magic: self.content.magic,
+            metadata,
+            tensor_infos: HashMap::new(),
+            tensor_data_offset: 0,
+        };
+        let made = Tokenizer::from_gguf(&content);
+        let mut made = made.map_err(|e| self.wrong(format!("its tokenizer cannot be read: {e}"), HELP))?;
+        // candle puts a space before every text here, and knows nothing of single digits.
+        let bytes = ByteLevel::new(false, true, true);
+        match pre {
+            "smollm" => {
+                let parts = vec![Digits::new(true).into(), bytes.into()];
+                made.with_pre_tokenizer(Some(Sequence::new(parts)));
+            }
+            "gpt-2" => {
+                made.with_pre_tokenizer(Some(bytes));
+            }
+            _ => {}
+        }
+        Ok(made)
+    }
+}
+
+fn number(value: &Value) -> Option<f64> {
+    Some(match value {
+        Value::U8(v) => f64::from(*v),
+        Value::I8(v) => f64::from(*v),
+        Value::U16(v) => f64::from(*v),
+        Value::I16(v) => f64::from(*v),
+        Value::U32(v) => f64::from(*v),
+        Value::I32(v) => f64::from(*v),
+        Value::U64(v) => *v as f64,
+        Value::I64(v) => *v as f64,
+        Value::F32(v) => f64::from(*v),
+        Value::F64(v) => *v,
+        Value::Bool(_) | Value::String(_) | Value::Array(_) => return None,
+    })
+}
+
+fn stored(dtype: GgmlDType) -> Option<Stored> {
+    Some(match dtype {
+        GgmlDType::F32 => Stored::F32,
+        GgmlDType::F16 => Stored::F16,
+        GgmlDType::BF16 => Stored::Bf16,
+        GgmlDType::Q8_0 => Stored::Packed(Packing::Q8_0),
+        GgmlDType::Q4K => Stored::Packed(Packing::Q4K),
+        GgmlDType::Q6K => Stored::Packed(Packing::Q6K),
+        _ => return None,
+    })
+}
