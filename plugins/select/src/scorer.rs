@@ -70,7 +70,8 @@ impl<'a> Scorer<'a> {
         if done < n {
             let folders = open_model(self.ctx, model)?;
             self.sizes.insert(model.id, self.ctx.manifest(model)?.size());
-            let decoder = self.backend.decoder_within(&folders.model, folders.adapter.as_deref(), ctx.memory())?;
+            let decoder =
+                self.backend.decoder_within(&folders.model, folders.adapter.as_deref(), self.ctx.memory())?;
             let total = self.forward_passes + (n - done) as u64;
             let watch = ContextWatch::part(self.ctx, self.forward_passes, total);
             let start = Instant::now();
