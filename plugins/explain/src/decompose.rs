@@ -306,7 +306,8 @@ fn scale(members: &[Member], atoms: &Matrix, method: Method) -> Vec<f64> {
     scale
 }
 
-fn words_about(lexicon: &Lexicon) -> Vec<AtomAbout> {
+/// What a catalog says of the lexicon's words.
+pub fn words_about(lexicon: &Lexicon) -> Vec<AtomAbout> {
     let about = |w: &crate::lexicon::Word| AtomAbout {
         word: w.word.clone(),
         dimension: w.dimension.clone(),

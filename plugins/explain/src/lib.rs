@@ -11,6 +11,7 @@
 //! - [`space`]: how two answers become a vector; [`summarizer`] for the published method's question.
 //! - [`stylometry`]: plain counts beside the encoder.
 //! - [`lexicon`]: the style words and their examples.
+//! - [`judge`]: whether words are right, by a rule written down beforehand.
 //! - [`metric`]: the whitened metric; [`words`]: from a vector to words.
 //! - [`chance`]: how near to some pLLM those are who write in no style.
 //! - [`pace`]: how fast the catalog's own trainings went.
@@ -22,6 +23,7 @@ pub mod chance;
 pub mod decompose;
 pub mod divergence;
 pub mod embed;
+pub mod judge;
 pub mod lexicon;
 pub mod math;
 pub mod metric;
