@@ -196,6 +196,7 @@ impl Parts {
                 p.note { "How each pLLM's answers differ from the base's, in words. A coefficient of 1 is as strong as the lexicon's own examples of the word." }
                 (heat::figure(catalog, self.selection.as_ref()))
                 (map::figure(catalog, self.selection.as_ref()))
+                (tables::voices(catalog, self.selection.as_ref()))
             }
         }
     }

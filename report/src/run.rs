@@ -91,7 +91,8 @@ pub struct Output {
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum OutputView {
     /// `{"pllms": {name: {"words": [{"word", "coefficient", "low", "high"}], "explained"}}}`, with
-    /// `"coordinates": {name: [x, y]}` where the plane is laid out already.
+    /// `"coordinates": {name: [x, y]}` where the plane is laid out already, and
+    /// `"samples": {name: {"prompt", "answer", "base"}}` where answers may be seen.
     Catalog {
         /// The catalog's value.
         value: Value,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::run::Sample;
+
 /// A style word with its coefficient.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Word {
@@ -22,7 +24,7 @@ impl Word {
     }
 }
 
-/// A style in words, strongest first.
+/// A style in words, in the order of its source: the strongest first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Style {
     /// The words.
@@ -37,9 +39,7 @@ impl Style {
             let interval = number(w, "low").zip(number(w, "high"));
             Some(Word { word: text(w, "word")?, coefficient: number(w, "coefficient")?, interval })
         };
-        let mut words: Vec<Word> =
-            v.get("words").and_then(Value::as_array).into_iter().flatten().filter_map(word).collect();
-        words.sort_by(|a, b| b.coefficient.abs().total_cmp(&a.coefficient.abs()).then(a.word.cmp(&b.word)));
+        let words = v.get("words").and_then(Value::as_array).into_iter().flatten().filter_map(word).collect();
         Self { words, explained: number(v, "explained") }
     }
 
@@ -56,6 +56,8 @@ pub struct Catalog {
     pub pllms: Vec<(String, Style)>,
     /// Where each lies in the plane, if the catalog says so.
     pub coordinates: BTreeMap<String, (f64, f64)>,
+    /// An answer in which each shows its style; the base's answer is the reference.
+    pub samples: BTreeMap<String, Sample>,
 }
 
 impl Catalog {
@@ -64,7 +66,19 @@ impl Catalog {
         let pllms = object(v, "pllms").map(|(name, p)| (name.clone(), Style::read(p))).collect();
         let point =
             |(name, p): (&String, &Value)| Some((name.clone(), (p.get(0)?.as_f64()?, p.get(1)?.as_f64()?)));
-        Self { pllms, coordinates: object(v, "coordinates").filter_map(point).collect() }
+        let sample = |(name, s): (&String, &Value)| {
+            let sample = Sample {
+                prompt: text(s, "prompt")?,
+                answer: text(s, "answer")?,
+                reference: text(s, "base")?,
+            };
+            Some((name.clone(), sample))
+        };
+        Self {
+            pllms,
+            coordinates: object(v, "coordinates").filter_map(point).collect(),
+            samples: object(v, "samples").filter_map(sample).collect(),
+        }
     }
 
     /// All words of all styles, those with the most weight in all first.
@@ -160,7 +174,9 @@ fn expected(forecast: &Value) -> Option<String> {
     let bytes = x("bytes").map(|b| format!("; its weights are {:.1} MB", b / 1e6)).unwrap_or_default();
     let link = x("break_even_bytes_per_second").map(|s| (s / 1e3).max(1.0));
     let link = link.map(|s| format!(" and pay on links above {s:.0} kB/s")).unwrap_or_default();
-    Some(format!("Expected to save {saved:.0} ({low:.0} to {high:.0}) of {of:.0} steps{seconds}{bytes}{link}."))
+    Some(format!(
+        "Expected to save {saved:.0} ({low:.0} to {high:.0}) of {of:.0} steps{seconds}{bytes}{link}."
+    ))
 }
 
 /// What is known of a training or a measurement.
@@ -262,14 +278,14 @@ mod tests {
     }
 
     #[test]
-    fn words_come_strongest_first_whatever_their_sign() {
+    fn words_keep_their_order_and_say_their_sign() {
         let v = json!({"words": [
             {"word": "warm", "coefficient": 0.2},
             {"word": "formal", "coefficient": -0.7, "low": -0.9, "high": -0.5},
             {"word": "broken"},
         ]});
         let style = Style::read(&v);
-        assert_eq!(style.words.iter().map(Word::said).collect::<Vec<_>>(), ["less formal", "warm"]);
+        assert_eq!(style.words.iter().map(Word::said).collect::<Vec<_>>(), ["warm", "less formal"]);
         assert_eq!((style.coefficient("formal"), style.coefficient("poetic")), (-0.7, 0.0));
     }
 

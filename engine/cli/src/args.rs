@@ -187,15 +187,34 @@ pub struct Runs {
 /// `headstart catalog`
 #[derive(Args)]
 pub struct Catalog {
-    /// A pLLM to show; left out, all are listed.
-    #[arg(value_name = "NAME")]
-    pub name: Option<String>,
+    /// What to show; left out, all pLLMs are listed.
+    #[command(subcommand)]
+    pub command: Option<CatalogCommand>,
     /// The run; by default the latest with a catalog.
-    #[arg(long, value_name = "RUN")]
+    #[arg(long, value_name = "RUN", global = true)]
     pub run: Option<String>,
     /// Form of the output.
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, global = true)]
     pub format: Format,
+}
+
+/// What to show of a catalog.
+#[derive(Subcommand)]
+pub enum CatalogCommand {
+    /// Explain a pLLM: its words, answers in which it differs from its base, where it comes from.
+    Show {
+        /// The pLLM.
+        name: String,
+    },
+    /// Find what is nearest to a pLLM, or to somebody's texts.
+    Nearest {
+        /// A pLLM, or a JSON Lines file of rows with `prompt` and `response`.
+        #[arg(value_name = "NAME|FILE")]
+        what: String,
+        /// How many to show.
+        #[arg(long, default_value_t = 5)]
+        count: usize,
+    },
 }
 
 /// `headstart cache`

@@ -64,3 +64,15 @@ impl From<headstart_store::StoreError> for CommandError {
         Self::input(e)
     }
 }
+
+impl From<headstart_protocol::Failure> for CommandError {
+    fn from(f: headstart_protocol::Failure) -> Self {
+        use headstart_protocol::FailureClass as C;
+        let code = match f.class {
+            C::Input | C::MissingArtifact => INPUT,
+            C::Internal => INTERNAL,
+            _ => FAILED,
+        };
+        Self { code, message: f.message, help: f.help }
+    }
+}

@@ -12,6 +12,8 @@ use headstart_protocol::{ArtifactRef, Manifest, Type};
 use headstart_report::{Output, OutputView, RunReport, Sample, StageBar, StageState};
 use headstart_store::Workspace;
 
+use crate::commands::catalog::found::Found;
+use crate::commands::catalog::samples;
 use crate::commands::runs::{Recorded, seconds};
 use crate::exit::CommandError;
 
@@ -77,7 +79,10 @@ pub fn report(ws: &Workspace, run: &Recorded) -> Result<RunReport, CommandError>
     for output in &run.plan.outputs {
         let value = output_value(&run.state, &output.value, &Store(ws)).map_err(CommandError::internal)?;
         let Some(value) = value else { continue };
-        if let Some(view) = view(ws, &value, &output.ty)? {
+        if let Some(mut view) = view(ws, &value, &output.ty)? {
+            if let OutputView::Catalog { value } = &mut view {
+                add_samples(ws, run, value)?;
+            }
             outputs.push(Output { name: output.name.clone(), doc: output.doc.clone(), view });
         }
     }
@@ -92,6 +97,25 @@ pub fn report(ws: &Workspace, run: &Recorded) -> Result<RunReport, CommandError>
         stages: bars(run),
         outputs,
     })
+}
+
+/// pLLMs of which a report shows answers at most.
+const MAX_SAMPLES: usize = 60;
+
+/// Adds to a catalog's value an answer of each pLLM, beside its base's.
+fn add_samples(ws: &Workspace, run: &Recorded, value: &mut serde_json::Value) -> Result<(), CommandError> {
+    let Some(found) = Found::of(ws, run)? else { return Ok(()) };
+    let mut all = serde_json::Map::new();
+    for (place, pllm) in found.pllms.iter().enumerate().take(MAX_SAMPLES) {
+        for s in samples::samples(ws, &found, place, 1)? {
+            let sample = serde_json::json!({ "prompt": s.prompt, "answer": s.answer, "base": s.reference });
+            all.insert(pllm.name.clone(), sample);
+        }
+    }
+    if let Some(value) = value.as_object_mut() {
+        value.insert("samples".into(), all.into());
+    }
+    Ok(())
 }
 
 fn bars(run: &Recorded) -> Vec<StageBar> {

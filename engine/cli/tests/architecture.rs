@@ -32,7 +32,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("corpus", &[]),
     (
         "cli",
-        &["protocol", "dsl", "lsp", "core", "cron", "store", "driver", "server", "report", "lm", "builtin"],
+        &[
+            "protocol", "dsl", "lsp", "core", "cron", "store", "driver", "server", "report", "lm", "builtin",
+            "explain", "select",
+        ],
     ),
 ];
 

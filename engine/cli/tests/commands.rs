@@ -94,8 +94,7 @@ fn the_server_half_runs_is_cached_and_explained() {
     place.headstart(&["why", "nope"]).code(2).err_has("its stages:");
     let list = place.headstart(&["catalog"]).code(0);
     assert_eq!(list.out.lines().count(), 14, "{}", list.out);
-    place.headstart(&["catalog", "elementary-concise-sassy"]).code(0).out_has("explained");
-    place.headstart(&["catalog", "nobody"]).code(2).err_has("the catalog has no pLLM `nobody`");
+    the_catalog_explains_itself(&place);
     assert_eq!(place.headstart(&["runs"]).code(0).out.lines().count(), 2);
     place.headstart(&["cache"]).code(0).out_has("artifacts");
 
@@ -117,4 +116,50 @@ fn the_server_half_runs_is_cached_and_explained() {
     // 15 models answer one question, and 15 answers are embedded.
     assert!((15..=60).contains(&passes), "{passes} forward passes for one new row");
     place.headstart(&["why", "plain"]).code(0).out_has("args.prompts");
+}
+
+/// What `headstart catalog` says of the run before, to people and to programs.
+fn the_catalog_explains_itself(place: &Place) {
+    let name = "elementary-concise-sassy";
+    let json = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&place.headstart(args).code(0).out).expect("JSON on stdout")
+    };
+    let text = place.headstart(&["catalog", "show", name]).code(0);
+    for part in [
+        name,
+        "stays unexplained",
+        "its base",
+        "Please describe",
+        "examples/models/tiny",
+        "28 prompts",
+        "lexicon",
+    ] {
+        assert!(text.out.contains(part), "lacks {part:?}:\n{}", text.out);
+    }
+    let shown = json(&["catalog", "show", name, "--format", "json"]);
+    let word = &shown["words"][0];
+    assert!(word["low"].as_f64() <= word["coefficient"].as_f64(), "{word}");
+    let sample = &shown["samples"][0];
+    assert_ne!(sample["answer"], sample["base"], "the prompt where they differ most");
+    assert_eq!(shown["provenance"]["probes"]["n"], 28);
+    assert_eq!(shown["provenance"]["space"]["kind"], "pooled");
+    place.headstart(&["catalog", "show", "nobody"]).code(2).err_has("the catalog has no pLLM `nobody`");
+
+    let near = json(&["catalog", "nearest", name, "--format", "json"]);
+    assert_eq!(near["nearest"].as_array().map(Vec::len), Some(5));
+    let mine = "examples/first-light/phone/me.jsonl";
+    place.headstart(&["catalog", "nearest", mine]).code(0).out_has("40 texts").out_has("distance");
+    let near = json(&["catalog", "nearest", mine, "--format", "json"]);
+    let names = near["nearest"].as_array().expect("a list");
+    assert!(
+        names.iter().take(3).any(|n| n["name"].as_str().is_some_and(|n| n.contains("friendly"))),
+        "{near}"
+    );
+    let bad = place.write("bad.jsonl", "{\"prompt\": 3}\n");
+    place.headstart(&["catalog", "nearest", bad.to_str().expect("a plain path")]).code(2).err_has("line 1");
+    place
+        .headstart(&["catalog", "nearest", "nowhere"])
+        .code(2)
+        .err_has("neither a pLLM")
+        .err_has("nor a file");
 }

@@ -26,8 +26,9 @@ use serde::{Deserialize, Serialize};
 pub use self::halves::Halves;
 pub use self::pllms::{PllmAbout, Pllms};
 use crate::divergence::write_tensors;
+use crate::lens::Lens;
 use crate::lexicon::Pole;
-use crate::math::Matrix;
+use crate::math::{Matrix, dot};
 use crate::space::SpaceKind;
 use crate::words::{Explainer, Method};
 
@@ -96,10 +97,9 @@ pub struct Catalog {
     pub pllms: Pllms,
     /// q × (d + k): from raw to whitened vectors.
     pub factor: Matrix,
-    /// What raw components are multiplied with to explain them, of length d + k: one step is one
-    /// noticeable change of a feature, and the encoder has a fixed share.
-    pub scale: Vec<f64>,
-    /// Scaled atoms, words × (d + k).
+    /// How raw vectors are seen when words are looked for.
+    pub lens: Lens,
+    /// Atoms as the lens shows them, words × (d + k).
     pub atoms: Matrix,
     /// Mean of the pLLMs' raw vectors, of length d + k; explanations are relative to it.
     pub centre: Vec<f64>,
@@ -145,7 +145,8 @@ impl Catalog {
             ("lengths", floats(&self.lengths)),
             ("noise", floats(&self.noise)),
             ("squares", floats(&self.squares)),
-            ("scale", single(&self.scale)),
+            ("scale", single(&self.lens.scale)),
+            ("damping", half(&self.lens.damping)),
             ("lines", (Dtype::U32, vec![ends.len()], ends.iter().flat_map(|x| x.to_le_bytes()).collect())),
         ];
         let tensors = named.into_iter().map(|(n, (t, s, b))| (n, t, s, b)).collect();
@@ -189,10 +190,14 @@ impl Catalog {
         let (n, k) = (pllms.len(), about.words.len());
         let raw = about.d + about.features.len();
         let q = tensors.shape("factor")?.first().copied().unwrap_or(0);
+        let damped = tensors.shape("damping")?.first().copied().unwrap_or(0);
         let wide = |x: Vec<f32>| x.into_iter().map(f64::from).collect();
         Ok(Self {
             factor: tensors.matrix("factor", q, raw)?,
-            scale: wide(tensors.floats("scale", raw)?),
+            lens: Lens {
+                scale: wide(tensors.floats("scale", raw)?),
+                damping: tensors.matrix("damping", damped, raw)?,
+            },
             atoms: tensors.matrix("atoms", k, raw)?,
             centre: wide(tensors.floats("centre", raw)?),
             reference: wide(tensors.floats("reference", raw)?),
@@ -226,9 +231,33 @@ impl Catalog {
         if data.is_empty() { Matrix::zeros(0, self.factor.rows) } else { Matrix::from_rows(&data) }
     }
 
-    /// A raw vector, scaled as the atoms are.
-    pub fn scaled(&self, raw: &[f64]) -> Vec<f64> {
-        raw.iter().zip(&self.scale).map(|(x, s)| x * s).collect()
+    /// A raw vector, seen as the atoms are.
+    pub fn seen(&self, raw: &[f64]) -> Vec<f64> {
+        self.lens.see(raw)
+    }
+
+    /// The other pLLMs, nearest first, with their distances in the metric: the length that the
+    /// difference of two styles has beyond what chance adds to it, in standard deviations.
+    pub fn neighbours(&self, index: usize) -> Vec<(usize, f64)> {
+        let own = self.vectors.row(index);
+        let distance = |i: usize| {
+            let square: f64 = own.iter().zip(self.vectors.row(i)).map(|(a, b)| (a - b).powi(2)).sum();
+            (square - f64::from(self.noise[index] + self.noise[i])).max(0.0).sqrt()
+        };
+        let others = (0..self.pllms.len()).filter(|&i| i != index);
+        let mut all: Vec<(usize, f64)> = others.map(|i| (i, distance(i))).collect();
+        all.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+        all
+    }
+
+    /// The rows of a divergence, those first that differ most from the base in the way in which
+    /// the pLLM at `index` does: by their scalar product with its vector.
+    pub fn most_typical(&self, index: usize, rows: &Matrix) -> Vec<usize> {
+        let own = self.vectors.row(index);
+        let shown: Vec<f64> = rows.iter().map(|row| dot(&self.factor.times(row), &own)).collect();
+        let mut order: Vec<usize> = (0..shown.len()).collect();
+        order.sort_by(|&a, &b| shown[b].total_cmp(&shown[a]).then(a.cmp(&b)));
+        order
     }
 
     /// The catalog's value: a summary for people, a pLLM's words by name.

@@ -13,7 +13,8 @@ use crate::catalog::{
 };
 use crate::chance::Chance;
 use crate::divergence::Divergence;
-use crate::lexicon::Lexicon;
+use crate::lens::Lens;
+use crate::lexicon::{Atoms, Lexicon};
 use crate::math::sample::derived_seed;
 use crate::math::{Matrix, dot, norm};
 use crate::metric::{Metric, unwhitener, whitened_mean};
@@ -64,7 +65,8 @@ impl Stage for Decompose {
             max_words: args.count("max_words")?.max(1),
             seed: args.int("seed")?.cast_unsigned(),
         };
-        let mut catalog = build(&members, &lexicon, &atoms, reference.as_ref(), &settings)?;
+        let switches = Switches { centre: args.bool("centre")?, whiten: args.bool("whiten")? };
+        let mut catalog = build_with(&members, &lexicon, &atoms, reference.as_ref(), &settings, switches)?;
         catalog.about.pace = pace(&members, ctx)?;
         catalog.write(ctx.scratch())?;
         let mut output = Output::new(Type::Catalog, catalog.summary()?).uses("space", space_ref);
@@ -141,17 +143,47 @@ pub struct Settings {
     pub seed: u64,
 }
 
-/// Builds a catalog. `atoms` are the lexicon's raw atoms, a row a word; `reference` is how
-/// people's plain texts differ from the base's answers, a row a text, if that is known.
+/// Parts of the method that can be switched off, to measure what they are worth.
+#[derive(Clone, Copy, Debug)]
+pub struct Switches {
+    /// Whether the pLLMs' mean is taken off before words are looked for.
+    pub centre: bool,
+    /// Whether the metric is whitened.
+    pub whiten: bool,
+}
+
+impl Default for Switches {
+    fn default() -> Self {
+        Self { centre: true, whiten: true }
+    }
+}
+
+/// Builds a catalog with the method whole. `atoms` are the lexicon's; `reference` is how people's plain
+/// texts differ from the base's answers, a row a text, if that is known.
 ///
 /// # Errors
 /// If a pLLM has no rows.
 pub fn build(
     members: &[Member],
     lexicon: &Lexicon,
-    atoms: &Matrix,
+    atoms: &Atoms,
     reference: Option<&Matrix>,
     settings: &Settings,
+) -> Result<Catalog, Failure> {
+    build_with(members, lexicon, atoms, reference, settings, Switches::default())
+}
+
+/// Builds a catalog.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_with(
+    members: &[Member],
+    lexicon: &Lexicon,
+    atoms: &Atoms,
+    reference: Option<&Matrix>,
+    settings: &Settings,
+    switches: Switches,
 ) -> Result<Catalog, Failure> {
     if let Some(m) = members.iter().find(|m| m.divergence.rows.rows == 0) {
         return Err(Failure::input(format!("divergence {:?} has no rows", m.name)));
@@ -160,31 +192,37 @@ pub fn build(
     let (d, raw) = (about.d, about.d + about.k);
     let means: Vec<Vec<f64>> = members.iter().map(|m| m.divergence.rows.mean()).collect();
     let means = Matrix::from_rows(&means);
-    let metric = metric(members, reference, &means, settings.method);
+    let metric = metric(members, reference, &means, settings.method, switches.whiten);
     let (vectors, noise): (Vec<Vec<f64>>, Vec<f64>) =
         members.par_iter().map(|m| whitened_mean(&metric, &m.divergence.rows)).unzip();
     let vectors = Matrix::from_rows(&vectors);
     let offset = reference.map_or(vec![0.0; raw], Matrix::mean);
     let chance = reference.and_then(|rows| {
-        let centred = |row: &[f64]| metric.apply(&row.iter().zip(&offset).map(|(x, o)| x - o).collect::<Vec<_>>());
+        let centred =
+            |row: &[f64]| metric.apply(&row.iter().zip(&offset).map(|(x, o)| x - o).collect::<Vec<_>>());
         let rows = Matrix::from_rows(&rows.iter().map(centred).collect::<Vec<_>>());
         Chance::fit(&rows, &vectors, &noise, derived_seed(settings.seed, "chance"))
     });
-    let scale = scale(members, atoms, settings.method);
+    let lens = match settings.method {
+        Method::Paper => Lens::paper(d, about.k),
+        _ => Lens::fit(atoms, d, &units(&about.features)),
+    };
     let centre = match (settings.method, members.len()) {
         (Method::Paper, _) | (_, 0..=2) => vec![0.0; raw],
+        _ if !switches.centre => vec![0.0; raw],
         _ => means.mean(),
     };
-    let (atoms, words) = scaled_atoms(atoms, &scale, &means, words_about(lexicon), settings.method);
+    let (atoms, words) =
+        seen_atoms(&atoms.words, &lens, &means, members, words_about(lexicon), settings.method);
     let names: Vec<(String, String)> = words.iter().map(|w| (w.word.clone(), w.dimension.clone())).collect();
     let explainer = Explainer::new(&names, &atoms, settings.method, settings.max_words);
     let explained: Vec<(PllmAbout, Vec<f64>)> = members
         .par_iter()
         .enumerate()
         .map(|(i, m)| {
-            let own = means.row(i).iter().zip(&centre).zip(&scale);
-            let v: Vec<f64> = own.map(|((x, c), s)| (x - c) * s).collect();
-            let products = explainer.products(&m.divergence.rows, &scale);
+            let own: Vec<f64> = means.row(i).iter().zip(&centre).map(|(x, c)| x - c).collect();
+            let v = lens.see(&own);
+            let products = explainer.products(&m.divergence.rows, &lens);
             let (e, dense) = explainer.explain(&v, &products, derived_seed(settings.seed, &m.name));
             let about = PllmAbout {
                 name: m.name.clone(),
@@ -220,7 +258,7 @@ pub fn build(
         about,
         pllms: pllms.into(),
         factor: metric.factor,
-        scale,
+        lens,
         atoms,
         centre,
         reference: offset,
@@ -232,14 +270,19 @@ pub fn build(
     })
 }
 
-fn metric(members: &[Member], people: Option<&Matrix>, means: &Matrix, method: Method) -> Metric {
+fn metric(
+    members: &[Member],
+    people: Option<&Matrix>,
+    means: &Matrix,
+    method: Method,
+    whiten: bool,
+) -> Metric {
     let about = &members[0].divergence.about;
-    let metric = match method {
-        Method::Paper => Metric::plain(means, about.d),
-        _ => {
-            let groups: Vec<&Matrix> = members.iter().map(|m| &m.divergence.rows).collect();
-            Metric::fit(&groups, people, about.d, &units(&about.features))
-        }
+    let groups: Vec<&Matrix> = members.iter().map(|m| &m.divergence.rows).collect();
+    let metric = match (method, whiten) {
+        (Method::Paper, _) => Metric::plain(means, about.d),
+        (_, true) => Metric::fit(&groups, people, about.d, &units(&about.features)),
+        (_, false) => Metric::unwhitened(&groups, about.d, &units(&about.features)),
     };
     metric.within(means)
 }
@@ -260,52 +303,6 @@ fn units(features: &[String]) -> Vec<f64> {
     features.iter().map(unit).collect()
 }
 
-/// Squared length of an average atom in the encoder's components, over that in the features. Words
-/// of real styles are found rightly from a tenth to one; without either part they are not.
-const ENCODER_SHARE: f64 = 0.4;
-
-/// What raw components are multiplied with before words are looked for. A feature is measured in
-/// its unit. An encoder's component is divided by its variation from prompt to prompt, as far as
-/// that is above the mean, which tames the few huge components that language models have; then
-/// all of them are brought to [`ENCODER_SHARE`].
-fn scale(members: &[Member], atoms: &Matrix, method: Method) -> Vec<f64> {
-    let about = &members[0].divergence.about;
-    let d = about.d;
-    let mut variance = vec![0.0; d];
-    for m in members {
-        let rows = &m.divergence.rows;
-        let mean = rows.mean();
-        let weight = 1.0 / (rows.rows * members.len()) as f64;
-        for row in rows.iter() {
-            variance
-                .iter_mut()
-                .zip(row.iter().zip(&mean))
-                .for_each(|(v, (x, m))| *v += weight * (x - m).powi(2));
-        }
-    }
-    let typical = variance.iter().sum::<f64>() / d.max(1) as f64;
-    let plain = method == Method::Paper || typical <= 1e-18;
-    let mut scale: Vec<f64> =
-        variance.iter().map(|v| if plain { 1.0 } else { 1.0 / (v + typical).sqrt() }).collect();
-    let square = |scale: &[f64], from: usize| -> f64 {
-        let of = |a: &[f64]| a[from..].iter().zip(scale).map(|(x, s)| (x * s).powi(2)).sum::<f64>();
-        atoms.iter().map(of).sum()
-    };
-    let units = units(&about.features);
-    if method == Method::Paper {
-        scale.resize(d + units.len(), 0.0);
-        return scale;
-    }
-    let features: Vec<f64> = units.iter().map(|u| 1.0 / u).collect();
-    let encoder = square(&scale, 0);
-    if encoder > 0.0 {
-        let factor = (ENCODER_SHARE * square(&features, d) / encoder).sqrt();
-        scale.iter_mut().for_each(|s| *s *= factor);
-    }
-    scale.extend(features);
-    scale
-}
-
 /// What a catalog says of the lexicon's words.
 pub fn words_about(lexicon: &Lexicon) -> Vec<AtomAbout> {
     let about = |w: &crate::lexicon::Word| AtomAbout {
@@ -317,23 +314,23 @@ pub fn words_about(lexicon: &Lexicon) -> Vec<AtomAbout> {
     lexicon.words.iter().map(about).collect()
 }
 
-/// The atoms, scaled. The published method keeps only its basis, at unit length.
-fn scaled_atoms(
+/// The atoms, as the lens shows them. The published method keeps only its basis, at unit length.
+fn seen_atoms(
     atoms: &Matrix,
-    scale: &[f64],
+    lens: &Lens,
     means: &Matrix,
+    members: &[Member],
     words: Vec<AtomAbout>,
     method: Method,
 ) -> (Matrix, Vec<AtomAbout>) {
-    let scaled = |m: &Matrix| {
-        let data = m.iter().flat_map(|row| row.iter().zip(scale).map(|(x, s)| x * s)).collect();
-        Matrix { rows: m.rows, cols: m.cols, data }
-    };
-    let atoms = scaled(atoms);
+    let atoms = lens.see_all(atoms);
     if method != Method::Paper {
         return (atoms, words);
     }
-    let basis = paper_basis(&scaled(means), &atoms);
+    let place = |c: &Candidate| words.iter().position(|w| w.word == c.word);
+    let said = |m: &Member| m.divergence.about.candidates.iter().filter_map(place).collect();
+    let candidates: Vec<Vec<usize>> = members.iter().map(said).collect();
+    let basis = paper_basis(&lens.see_all(means), &atoms, &candidates);
     let unit = |&j: &usize| {
         let length = norm(atoms.row(j)).max(1e-12);
         atoms.row(j).iter().map(|x| x / length).collect()

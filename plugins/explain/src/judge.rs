@@ -78,7 +78,13 @@ pub const TRAITS: &[Trait] = &[
     Trait {
         name: "sarcastic",
         right: &[("irony", More)],
-        wrong: &[("irony", Less), ("warmth", More), ("empathy", More), ("persuasion", More), ("poetry", More)],
+        wrong: &[
+            ("irony", Less),
+            ("warmth", More),
+            ("empathy", More),
+            ("persuasion", More),
+            ("poetry", More),
+        ],
     },
     Trait {
         name: "persuasive",

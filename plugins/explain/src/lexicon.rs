@@ -1,8 +1,9 @@
 //! The lexicon: style words, each with contrast pairs that show what it means.
 //!
 //! A pair is an everyday question with a plain answer and the same answer in the word's style. The
-//! word's atom is the mean difference between the two in a space, features included: so a word
-//! means in every space what its examples mean there. All texts were written for this project.
+//! word's atom is the mean difference between the two in a space, features included, half of it taken
+//! from all words of the same end of its dimension: so a word means in every space what its examples
+//! mean there. All texts were written for this project.
 
 use std::collections::BTreeMap;
 
@@ -64,6 +65,29 @@ pub struct Lexicon {
     pub words: Vec<Word>,
 }
 
+/// How much of a word's atom is its own; the rest is that of all words of the same end of its dimension,
+/// of which there are more examples.
+const OWN_SHARE: f64 = 0.5;
+
+/// A lexicon in a space. Columns are the space's components, then the features.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Atoms {
+    /// How styled answers differ from plain ones on average, a row a word.
+    pub words: Matrix,
+    /// The ends of dimensions that have several examples.
+    pub ends: Vec<Examples>,
+}
+
+/// The examples of all words of an end of a dimension.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Examples {
+    /// How they differ from plain answers on average.
+    pub mean: Vec<f64>,
+    /// How each differs from the average, a row an example, scaled so that the mean of their squares
+    /// estimates the variance.
+    pub residuals: Matrix,
+}
+
 #[derive(Deserialize)]
 struct TopicLine {
     topic: String,
@@ -99,6 +123,27 @@ impl Lexicon {
             Word { word: w.word, dimension: w.dimension, pole: w.pole, adverb: w.adverb, pairs }
         };
         Self { words: lines(WORDS).map(word).collect() }
+    }
+
+    /// Keeps `count` words at most: the first of each end of each dimension, then the second ones, and
+    /// so on, so that a small lexicon is about as many things as it can be.
+    pub fn limited(mut self, count: usize) -> Self {
+        let mut seen: BTreeMap<(&str, bool), usize> = BTreeMap::new();
+        let mut ranked: Vec<(usize, usize)> = Vec::new();
+        for (i, w) in self.words.iter().enumerate() {
+            let rank = seen.entry((w.dimension.as_str(), w.pole == Pole::More)).or_default();
+            ranked.push((*rank, i));
+            *rank += 1;
+        }
+        ranked.sort_unstable();
+        ranked.truncate(count);
+        let kept: Vec<usize> = ranked.into_iter().map(|(_, i)| i).collect();
+        let mut i = 0;
+        self.words.retain(|_| {
+            i += 1;
+            kept.contains(&(i - 1))
+        });
+        self
     }
 
     /// Adds a user's words: rows with prompt `word` and response `text in that style`. A row with
@@ -180,33 +225,47 @@ impl Lexicon {
     ///
     /// # Errors
     /// As [`Space::contrasts`].
-    pub fn atoms(&self, space: &mut Space<'_>) -> Result<Matrix, Failure> {
+    pub fn atoms(&self, space: &mut Space<'_>) -> Result<Atoms, Failure> {
         Ok(self.atoms_of(&space.contrasts(&self.contrasts())?.vectors))
     }
 
-    /// The words' atoms: the mean difference between styled and plain, a row a word, the space's
-    /// vector first, then the features. `vectors` are those of [`Lexicon::contrasts`].
-    pub fn atoms_of(&self, vectors: &[Vec<f32>]) -> Matrix {
+    /// The words' atoms. `vectors` are those of [`Lexicon::contrasts`].
+    pub fn atoms_of(&self, vectors: &[Vec<f32>]) -> Atoms {
         let pairs = self.contrasts();
-        let whole: Vec<Vec<f64>> = vectors
-            .iter()
-            .zip(&pairs)
-            .map(|(v, p)| v.iter().copied().chain(feature_difference(p)).map(f64::from).collect())
-            .collect();
-        self.means(&whole)
-    }
-
-    /// Means over each word's pairs, given one row a pair in the order of the words.
-    fn means(&self, rows: &[Vec<f64>]) -> Matrix {
-        let mut out = Matrix::zeros(self.words.len(), rows.first().map_or(0, Vec::len));
-        let mut rows = rows.iter();
-        for (i, word) in self.words.iter().enumerate() {
-            let share = 1.0 / word.pairs.len() as f64;
-            for row in rows.by_ref().take(word.pairs.len()) {
-                axpy(out.row_mut(i), share, row);
+        let whole = |(v, p): (&Vec<f32>, &Contrast<'_>)| -> Vec<f64> {
+            v.iter().copied().chain(feature_difference(p)).map(f64::from).collect()
+        };
+        let rows: Vec<Vec<f64>> = vectors.iter().zip(&pairs).map(whole).collect();
+        let raw = rows.first().map_or(0, Vec::len);
+        let owners: Vec<usize> =
+            self.words.iter().enumerate().flat_map(|(i, w)| w.pairs.iter().map(move |_| i)).collect();
+        // Words of one end of a dimension are examples of the same thing.
+        let mut ends: BTreeMap<(&str, bool), Vec<usize>> = BTreeMap::new();
+        for (row, &w) in owners.iter().enumerate() {
+            let w = &self.words[w];
+            ends.entry((w.dimension.as_str(), w.pole == Pole::More)).or_default().push(row);
+        }
+        let mut words = Matrix::zeros(self.words.len(), raw);
+        let mut several = Vec::new();
+        for members in ends.values() {
+            let n = members.len() as f64;
+            let mut mean = vec![0.0; raw];
+            members.iter().for_each(|&r| axpy(&mut mean, 1.0 / n, &rows[r]));
+            let mut own: Vec<usize> = members.iter().map(|&r| owners[r]).collect();
+            own.dedup();
+            own.iter().for_each(|&w| axpy(words.row_mut(w), 1.0 - OWN_SHARE, &mean));
+            if n > 1.0 {
+                let unbiased = (n / (n - 1.0)).sqrt();
+                let residual =
+                    |&r: &usize| rows[r].iter().zip(&mean).map(|(x, m)| unbiased * (x - m)).collect();
+                let residuals: Vec<Vec<f64>> = members.iter().map(residual).collect();
+                several.push(Examples { residuals: Matrix::from_rows(&residuals), mean });
             }
         }
-        out
+        for (row, &w) in rows.iter().zip(&owners) {
+            axpy(words.row_mut(w), OWN_SHARE / self.words[w].pairs.len() as f64, row);
+        }
+        Atoms { words, ends: several }
     }
 }
 
@@ -262,6 +321,16 @@ mod tests {
             let mean = w.pairs.iter().map(difference).sum::<f32>() / w.pairs.len() as f32;
             assert!(mean * sign > 0.1, "{word}: {feature} changes by {mean}");
         }
+    }
+
+    #[test]
+    fn a_small_lexicon_is_about_many_things() {
+        let small = Lexicon::built_in().limited(30);
+        let mut dimensions: Vec<&str> = small.words.iter().map(|w| w.dimension.as_str()).collect();
+        dimensions.dedup();
+        assert_eq!(small.words.len(), 30);
+        assert!(dimensions.len() >= 14, "{dimensions:?}");
+        assert_eq!(Lexicon::built_in().limited(1000), Lexicon::built_in());
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! - [`decompose`]: the stage that finds words and publishes the catalog.
 //! - [`space`]: how two answers become a vector; [`summarizer`] for the published method's question.
 //! - [`stylometry`]: plain counts beside the encoder.
-//! - [`lexicon`]: the style words and their examples.
+//! - [`lexicon`]: the style words and their examples; [`lens`]: what of a difference counts for words.
 //! - [`judge`]: whether words are right, by a rule written down beforehand.
 //! - [`metric`]: the whitened metric; [`words`]: from a vector to words.
 //! - [`chance`]: how near to some pLLM those are who write in no style.
@@ -24,6 +24,7 @@ pub mod decompose;
 pub mod divergence;
 pub mod embed;
 pub mod judge;
+pub mod lens;
 pub mod lexicon;
 pub mod math;
 pub mod metric;

@@ -44,12 +44,22 @@ impl Metric {
     /// Learns the metric from per-prompt vectors, a group a pLLM, and from those of people's plain texts
     /// where they are known. `units` bound the features' scales from below.
     pub fn fit(groups: &[&Matrix], people: Option<&Matrix>, d: usize, units: &[f64]) -> Self {
+        Self::of(groups, people, d, units, true)
+    }
+
+    /// The same without whitening, to compare with: the encoder's components keep their proportions,
+    /// and each feature is brought to its own scale.
+    pub fn unwhitened(groups: &[&Matrix], d: usize, units: &[f64]) -> Self {
+        Self::of(groups, None, d, units, false)
+    }
+
+    fn of(groups: &[&Matrix], people: Option<&Matrix>, d: usize, units: &[f64], whiten: bool) -> Self {
         let (residuals, groups) = match people.filter(|p| p.rows >= FEW) {
             Some(people) => (halved(residuals(groups), residuals(&[people])), groups.len() + 1),
             None => (residuals(groups), groups.len()),
         };
-        let encoder = Block::fit(&residuals, groups, 0, d, &[]);
-        let features = Block::fit(&residuals, groups, d, units.len(), units);
+        let encoder = Block::fit(&residuals, groups, 0, d, &[], whiten);
+        let features = Block::fit(&residuals, groups, d, units.len(), units, whiten);
         let kept = encoder.whitener.rows;
         let mut factor = Matrix::zeros(kept + units.len(), d + units.len());
         for (block, down, right) in [(&encoder, 0, 0), (&features, kept, d)] {
@@ -138,8 +148,8 @@ struct Block {
 
 impl Block {
     /// Whitens components `at .. at + len` of the residuals. With `units`, each component is first
-    /// brought to its own scale; without, all share one.
-    fn fit(residuals: &Matrix, groups: usize, at: usize, len: usize, units: &[f64]) -> Self {
+    /// brought to its own scale; without, all share one. Unless `whiten`, that is all.
+    fn fit(residuals: &Matrix, groups: usize, at: usize, len: usize, units: &[f64], whiten: bool) -> Self {
         let n = residuals.rows;
         let mut x = Matrix::zeros(n, len);
         for i in 0..n {
@@ -157,6 +167,11 @@ impl Block {
         };
         for i in 0..n {
             x.row_mut(i).iter_mut().zip(&scale).for_each(|(x, s)| *x /= s);
+        }
+        if !whiten {
+            let mut whitener = Matrix::zeros(len, len);
+            scale.iter().enumerate().for_each(|(i, s)| whitener.row_mut(i)[i] = 1.0 / s);
+            return Self { whitener, shrinkage: 1.0 };
         }
         let directions = if units.is_empty() { main_directions(&x, groups) } else { None };
         if let Some(v) = &directions {

@@ -74,6 +74,8 @@ pub struct Space<'a> {
     model: PathBuf,
     adapter: Option<PathBuf>,
     loaded: Option<Loaded>,
+    /// Whether a summarizer is asked in one order only.
+    forth_only: bool,
 }
 
 impl<'a> Space<'a> {
@@ -100,7 +102,9 @@ impl<'a> Space<'a> {
             }
             None => (ctx.open(artifact)?, None),
         };
-        Ok(Self { artifact: artifact.clone(), kind, ctx, backend, model, adapter, loaded: None })
+        let forth_only = manifest.value["orders"] == "forth";
+        let artifact = artifact.clone();
+        Ok(Self { artifact, kind, ctx, backend, model, adapter, loaded: None, forth_only })
     }
 
     /// Embeds how each answer differs from its plain counterpart. Vectors come from the row cache
@@ -137,7 +141,8 @@ impl<'a> Space<'a> {
     }
 
     /// The summarizer's vectors: (h(A,B) − h(B,A)) / 2, so that what does not depend on the order
-    /// of the two answers cancels. Long answers are read in windows side by side.
+    /// of the two answers cancels; or h(A,B) alone, where the space says so. Long answers are read in
+    /// windows side by side.
     fn asked(&mut self, pairs: &[Contrast<'_>]) -> Result<Embedded, Failure> {
         let context = match self.load()? {
             Loaded::Decoder(d) => d.info().context,
@@ -145,7 +150,9 @@ impl<'a> Space<'a> {
         };
         let windows: Vec<Vec<summarizer::Window>> =
             pairs.iter().map(|p| summarizer::windows(p, context)).collect();
-        let asked: Vec<&str> = windows.iter().flatten().flat_map(|w| [&*w.forth, &*w.back]).collect();
+        let orders = if self.forth_only { 1 } else { 2 };
+        let asked: Vec<&str> =
+            windows.iter().flatten().flat_map(|w| [&*w.forth, &*w.back].into_iter().take(orders)).collect();
         // A cache may remember a vector and forget the words: then both are computed again, so that
         // the result does not depend on what was remembered.
         let settings = Digest::of_json(&json!({ "kind": "next_token", "top": TOP }));
@@ -167,13 +174,20 @@ impl<'a> Space<'a> {
         tops.extend(new);
         let mut vectors = Vec::with_capacity(pairs.len());
         for windows in &windows {
-            let half = 0.5 / windows.len() as f32;
+            let share = 1.0 / windows.len() as f64;
             let mut vector: Vec<f32> = Vec::new();
             for w in windows {
-                let (forth, back) = (&known[&text_digest(&w.forth)], &known[&text_digest(&w.back)]);
+                let forth = &known[&text_digest(&w.forth)];
                 vector.resize(forth.len(), 0.0);
-                let sides = forth.iter().zip(back);
-                vector.iter_mut().zip(sides).for_each(|(v, (f, b))| *v += half * (f - b));
+                let mut add = |weight: f64, h: &[f32]| {
+                    vector.iter_mut().zip(h).for_each(|(v, h)| *v += weight as f32 * h);
+                };
+                if self.forth_only {
+                    add(share, forth);
+                } else {
+                    add(share / 2.0, forth);
+                    add(-share / 2.0, &known[&text_digest(&w.back)]);
+                }
             }
             vectors.push(vector);
         }

@@ -1,7 +1,8 @@
 //! The published method's question (XPerT, Wang et al., MobiSys 2025, figure 6), in both orders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::lexicon::Lexicon;
 use crate::space::{Candidate, Contrast};
 
 /// One question in both orders.
@@ -56,9 +57,72 @@ fn split(text: &str, count: usize) -> Vec<&str> {
     cuts.windows(2).map(|w| text[w[0]..w[1]].trim()).collect()
 }
 
-/// Whole-word candidates, by falling mean probability, ties by word. Takes the JSON of
-/// `[(token, probability)]`, one a question.
+/// Endings of English adjectives, in words of five letters or more.
+const ENDINGS: &[&str] = &[
+    "al", "ive", "ous", "ful", "ic", "ish", "less", "able", "ible", "ant", "ent", "ary", "ory", "ed", "ing",
+    "y", "ate", "some", "ese", "que", "like",
+];
+
+/// Endings of nouns and adverbs that end like an adjective.
+const NOUNS_AND_ADVERBS: &[&str] = &["ly", "ity", "cy", "gy", "phy"];
+
+/// Adjectives of style that have none of these endings.
+const PLAIN: &[&str] = &[
+    "blunt", "bold", "brief", "clear", "cold", "cool", "crisp", "curt", "deep", "dense", "direct", "dry",
+    "dull", "fair", "firm", "flat", "frank", "free", "grave", "harsh", "kind", "light", "long", "loose",
+    "loud", "mild", "modern", "neat", "open", "plain", "poor", "proper", "pure", "raw", "rich", "sharp",
+    "short", "smart", "soft", "sparse", "stern", "stiff", "strict", "strong", "subtle", "sweet", "terse",
+    "tense", "tight", "vague", "vivid", "warm", "weak", "wise",
+];
+
+/// Words with such an ending that name no style: what answers and questions are made of.
+const OTHER: &[&str] = &[
+    "answer",
+    "anything",
+    "being",
+    "both",
+    "characteristic",
+    "evening",
+    "everything",
+    "following",
+    "given",
+    "going",
+    "language",
+    "listed",
+    "living",
+    "many",
+    "morning",
+    "neither",
+    "nothing",
+    "only",
+    "question",
+    "reply",
+    "response",
+    "sentence",
+    "several",
+    "something",
+    "statement",
+    "they",
+    "thing",
+    "very",
+    "why",
+];
+
+/// Whether a word reads like an adjective of style: one of the lexicon's or of [`PLAIN`], or by its
+/// ending.
+fn is_adjective(word: &str, lexicon: &BTreeSet<String>) -> bool {
+    let ends = || {
+        let has = |list: &[&str]| list.iter().any(|e| word.ends_with(e));
+        word.chars().count() >= 5 && has(ENDINGS) && !has(NOUNS_AND_ADVERBS)
+    };
+    lexicon.contains(word) || PLAIN.contains(&word) || (!OTHER.contains(&word) && ends())
+}
+
+/// Whole-word candidates that read like adjectives, by falling mean probability, ties by word. Takes
+/// the JSON of `[(token, probability)]`, one a question. A token that only begins a word, such as
+/// `inform`, is no word of its own.
 pub(crate) fn candidates<'a>(tops: impl Iterator<Item = &'a String>) -> Vec<Candidate> {
+    let lexicon: BTreeSet<String> = Lexicon::built_in().words.into_iter().map(|w| w.word).collect();
     let mut sums: BTreeMap<String, f64> = BTreeMap::new();
     let mut asked = 0usize;
     for top in tops {
@@ -68,7 +132,7 @@ pub(crate) fn candidates<'a>(tops: impl Iterator<Item = &'a String>) -> Vec<Cand
             let word = token.trim().to_lowercase();
             // A token that begins a word has white space or a capital before it.
             let begins = token.starts_with(|c: char| c.is_whitespace() || c.is_uppercase());
-            if begins && word.chars().count() >= 3 && word.chars().all(char::is_alphabetic) {
+            if begins && word.chars().all(char::is_alphabetic) && is_adjective(&word, &lexicon) {
                 *sums.entry(word).or_default() += p;
             }
         }
@@ -102,8 +166,11 @@ mod tests {
     }
 
     #[test]
-    fn candidates_are_whole_words_averaged_over_questions() {
-        let tops = [r#"[[" Formal",0.3],["ing",0.5],[" a",0.1]]"#, r#"[["formal",0.2],["Academic",0.1]]"#];
+    fn candidates_are_adjectives_averaged_over_questions() {
+        let tops = [
+            r#"[[" Formal",0.3],["ing",0.5],[" a",0.1],[" Response",0.4],[" inform",0.3],[" the",0.2]]"#,
+            r#"[["formal",0.2],["Academic",0.1],[" something",0.1],[" 3y",0.1]]"#,
+        ];
         let found = candidates(tops.map(String::from).iter());
         let names: Vec<_> = found.iter().map(|c| (c.word.as_str(), c.probability)).collect();
         assert_eq!(names, [("formal", 0.15), ("academic", 0.05)]);

@@ -1,14 +1,14 @@
 //! From a divergence to a few words with coefficients.
 //!
-//! Words are found in raw components, scaled but not whitened: a feature counts by the step that a
-//! reader would notice, whether or not the catalog's pLLMs vary in it. On real text this names the
-//! styles rightly where the whitened metric, made for telling pLLMs apart, does not.
+//! Words are found in what the lens shows ([`crate::lens`]), which comes from the lexicon's examples: the
+//! whitened metric, made for telling the catalog's pLLMs apart, names styles less well.
 //!
 //! A coefficient is in units of the lexicon's examples: 1 is as strong as they are on average.
 
 use headstart_protocol::Failure;
 use serde::{Deserialize, Serialize};
 
+use crate::lens::Lens;
 use crate::math::sample::{DRAWS, bootstrap, quantile};
 use crate::math::{Matrix, axpy, dot, fit, norm};
 
@@ -16,7 +16,8 @@ use crate::math::{Matrix, axpy, dot, fit, norm};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
-    /// Non-negative, one word after another, all refitted after each, one word a dimension.
+    /// Non-negative, one word after another, all refitted after each, one word a dimension. Only where
+    /// no word is found, words that the style lacks ("less formal").
     Sparse,
     /// All words at once with a penalty; coefficients may be negative ("less formal").
     Ridge,
@@ -53,7 +54,7 @@ pub struct Coefficient {
 /// A style in words.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// The words, those that explain most first.
+    /// The words, the strongest first.
     pub words: Vec<Coefficient>,
     /// Share of the divergence's squared length that the words explain, 0 to 1.
     pub explained: f64,
@@ -63,7 +64,7 @@ pub struct Explanation {
 pub struct Explainer<'a> {
     /// Names and dimensions of the words, in the order of the atoms.
     pub words: &'a [(String, String)],
-    /// Scaled atoms, a row a word.
+    /// The atoms as the lens shows them, a row a word.
     pub atoms: &'a Matrix,
     gram: Matrix,
     method: Method,
@@ -74,7 +75,10 @@ pub struct Explainer<'a> {
 const RIDGE: f64 = 0.3;
 
 /// A further word must explain at least this share of the whole.
-const LEAST_SHARE: f64 = 0.02;
+const LEAST_SHARE: f64 = 0.01;
+
+/// A word that is less than this strong, in the strength of its examples, is not worth saying.
+const FAINT: f64 = 0.1;
 
 impl<'a> Explainer<'a> {
     /// An explainer with at most `max_words` words an explanation.
@@ -82,7 +86,7 @@ impl<'a> Explainer<'a> {
         Self { words, atoms, gram: atoms.times_transposed(atoms), method, max_words }
     }
 
-    /// Explains the scaled vector `v`. `rows` are the scalar products of every prompt's scaled vector
+    /// Explains the vector `v`, seen. `rows` are the scalar products of every prompt's seen vector
     /// with every atom (n × words); their mean may differ from that of `v` by a constant shift, such
     /// as a centre that was taken off.
     ///
@@ -93,9 +97,11 @@ impl<'a> Explainer<'a> {
         let found = self.solve(&b, square, self.chance(rows));
         let mut dense = vec![0.0; b.len()];
         found.iter().for_each(|&(j, c)| dense[j] = c);
-        let effect = |&(j, c): &(usize, f64)| c.abs() * self.gram.data[j * self.gram.cols + j].sqrt();
         let mut shown = found.clone();
-        shown.sort_by(|x, y| effect(y).total_cmp(&effect(x)).then(x.0.cmp(&y.0)));
+        if self.method == Method::Sparse {
+            shown.retain(|(_, c)| c.abs() >= FAINT);
+        }
+        shown.sort_by(|x, y| y.1.abs().total_cmp(&x.1.abs()).then(x.0.cmp(&y.0)));
         shown.truncate(self.max_words);
         let intervals = self.intervals(&shown, &b, rows, seed);
         let coefficient = |(&(j, c), &(low, high)): (&(usize, f64), &(f64, f64))| Coefficient {
@@ -112,12 +118,12 @@ impl<'a> Explainer<'a> {
     }
 
     /// The scalar products of raw rows with all atoms, as [`Explainer::explain`] wants them.
-    pub fn products(&self, rows: &Matrix, scale: &[f64]) -> Matrix {
-        let mut reader = self.atoms.clone();
-        for i in 0..reader.rows {
-            reader.row_mut(i).iter_mut().zip(scale).for_each(|(x, s)| *x *= s);
+    pub fn products(&self, rows: &Matrix, lens: &Lens) -> Matrix {
+        let readers: Vec<Vec<f64>> = self.atoms.iter().map(|a| lens.reader(a)).collect();
+        if readers.is_empty() {
+            return Matrix::zeros(rows.rows, 0);
         }
-        rows.times_transposed(&reader)
+        rows.times_transposed(&Matrix::from_rows(&readers))
     }
 
     /// What one of the better atoms explains of pure noise: the mean variance along an atom over the
@@ -138,7 +144,7 @@ impl<'a> Explainer<'a> {
         k.ln() * variance / n
     }
 
-    /// The coefficients of all atoms in the scaled vector `v`.
+    /// The coefficients of all atoms in the seen vector `v`.
     pub fn coefficients(&self, v: &[f64]) -> Vec<f64> {
         let mut dense = vec![0.0; self.atoms.rows];
         let found = self.solve(&self.atoms.times(v), dot(v, v), 0.0);
@@ -149,15 +155,28 @@ impl<'a> Explainer<'a> {
     /// Atoms and their coefficients. `chance` is what noise would explain.
     fn solve(&self, b: &[f64], square: f64, chance: f64) -> Vec<(usize, f64)> {
         match self.method {
-            Method::Sparse => {
-                let least = (LEAST_SHARE * square).max(chance);
-                let apart = |i: usize, j: usize| self.words[i].1 != self.words[j].1;
-                fit::forward(&self.gram, b, f64::INFINITY, self.max_words, least, apart)
-            }
+            Method::Sparse => self.sparse(b, (LEAST_SHARE * square).max(chance)),
             Method::Ridge => fit::ridge(&self.gram, b, self.penalty()).into_iter().enumerate().collect(),
             Method::Omp => self.pursue(b, square),
             Method::Paper => b.iter().copied().enumerate().collect(),
         }
+    }
+
+    /// Words that the vector points to, one a dimension. Where it points to none, it is like the others
+    /// but for what it lacks: then the words that it points away from, negative.
+    fn sparse(&self, b: &[f64], least: f64) -> Vec<(usize, f64)> {
+        let apart = |i: usize, j: usize| self.words[i].1 != self.words[j].1;
+        let find = |b: &[f64]| fit::forward(&self.gram, b, f64::INFINITY, self.max_words, least, apart);
+        let found = find(b);
+        if found.iter().any(|(_, c)| *c >= FAINT) {
+            return found;
+        }
+        let away: Vec<f64> = b.iter().map(|x| -x).collect();
+        let lacking = find(&away);
+        if lacking.iter().all(|(_, c)| *c < FAINT) {
+            return found;
+        }
+        lacking.into_iter().map(|(j, c)| (j, -c)).collect()
     }
 
     /// Orthogonal matching pursuit: the atom most correlated with the remainder, then a refit.
@@ -204,6 +223,8 @@ impl<'a> Explainer<'a> {
             _ => shown.iter().map(|&(j, _)| j).collect(),
         };
         let (g, rhs) = fit::subset(&self.gram, b, &chosen);
+        // Sparse words are all of one sign.
+        let sign = if shown.iter().any(|&(_, c)| c < 0.0) { -1.0 } else { 1.0 };
         let mean = rows.mean();
         let inverse = match self.method {
             Method::Ridge => Some(inverse(&g, self.penalty())),
@@ -221,7 +242,10 @@ impl<'a> Explainer<'a> {
             draws.push(match (&inverse, self.method) {
                 (Some(m), _) => m.times(&drawn),
                 (None, Method::Paper) => drawn,
-                (None, _) => fit::bounded(&g, &drawn, f64::INFINITY),
+                (None, _) => {
+                    drawn.iter_mut().for_each(|x| *x *= sign);
+                    fit::bounded(&g, &drawn, f64::INFINITY).into_iter().map(|c| sign * c).collect()
+                }
             });
         }
         let place = |j: usize| chosen.iter().position(|&c| c == j).expect("shown words were chosen");
@@ -246,18 +270,21 @@ fn inverse(g: &Matrix, lambda: f64) -> Matrix {
     lower.invert_lower().gram_of_columns()
 }
 
-/// The published method's basis (Wang et al., algorithm 1), with its published defects mended: the
-/// greatest absolute cosine is tested, and remainders are vectors. pLLMs are taken in order; while
-/// a pLLM's remainder is longer than `ERROR` of its vector, the candidate word nearest to the
-/// remainder is examined, and taken if its cosine with every word taken so far is below `ORTHO`.
+/// The published method's basis (Wang et al., algorithm 1), with the defects of its published code
+/// mended: the greatest absolute cosine is tested rather than the sum of signed ones, and remainders
+/// are vectors. pLLMs are taken in order; while a pLLM's remainder is longer than `ERROR` of its vector, the next
+/// candidate word is examined, and taken if its cosine with every word taken so far is below `ORTHO`.
+///
+/// `candidates` are each pLLM's words by falling probability, as a summarizer would have answered
+/// them. Where a pLLM has none, all words are candidates, the nearest to the remainder first.
 /// Returns indices of atoms in the order of acceptance.
-pub fn paper_basis(pllms: &Matrix, atoms: &Matrix) -> Vec<usize> {
+pub fn paper_basis(pllms: &Matrix, atoms: &Matrix, candidates: &[Vec<usize>]) -> Vec<usize> {
     const ERROR: f64 = 0.5;
     const ORTHO: f64 = 0.3;
     let lengths: Vec<f64> = atoms.iter().map(|a| norm(a).max(1e-12)).collect();
     let cosine = |i: usize, j: usize| dot(atoms.row(i), atoms.row(j)) / (lengths[i] * lengths[j]);
     let mut basis: Vec<usize> = Vec::new();
-    for v in pllms.iter() {
+    for (p, v) in pllms.iter().enumerate() {
         let mut rest = v.to_vec();
         let remove = |rest: &mut Vec<f64>, j: usize| {
             let c = dot(rest, atoms.row(j)) / lengths[j].powi(2);
@@ -265,12 +292,16 @@ pub fn paper_basis(pllms: &Matrix, atoms: &Matrix) -> Vec<usize> {
         };
         basis.iter().for_each(|&j| remove(&mut rest, j));
         let mut examined = basis.clone();
-        while norm(&rest) > ERROR * norm(v) && examined.len() < atoms.rows {
+        let own = candidates.get(p).filter(|c| !c.is_empty());
+        while norm(&rest) > ERROR * norm(v) {
             let nearness = |j: usize| dot(&rest, atoms.row(j)) / lengths[j];
-            let next = (0..atoms.rows)
-                .filter(|j| !examined.contains(j))
-                .max_by(|&x, &y| nearness(x).total_cmp(&nearness(y)).then(y.cmp(&x)))
-                .expect("not every word has been examined");
+            let next = match own {
+                Some(words) => words.iter().copied().find(|j| !examined.contains(j)),
+                None => (0..atoms.rows)
+                    .filter(|j| !examined.contains(j))
+                    .max_by(|&x, &y| nearness(x).total_cmp(&nearness(y)).then(y.cmp(&x))),
+            };
+            let Some(next) = next else { break };
             examined.push(next);
             if basis.iter().all(|&j| cosine(next, j).abs() < ORTHO) {
                 basis.push(next);
@@ -342,6 +373,22 @@ mod tests {
     }
 
     #[test]
+    fn a_style_that_only_lacks_something_says_so() {
+        let (words, atoms) = (words(), atoms());
+        let mut prompts = prompts();
+        prompts.data.iter_mut().for_each(|x| *x = -*x);
+        let explainer = Explainer::new(&words, &atoms, Method::Sparse, 3);
+        let (e, _) = explainer.explain(&prompts.mean(), &prompts.times_transposed(&atoms), 1);
+        let names: Vec<_> = e.words.iter().map(|w| w.word.as_str()).collect();
+        assert_eq!(names, ["concise", "formal"]);
+        assert!(
+            e.words.iter().all(|w| w.low <= w.coefficient && w.coefficient <= w.high && w.high < 0.0),
+            "{e:?}"
+        );
+        assert!(e.explained > 0.9, "{}", e.explained);
+    }
+
+    #[test]
     fn the_same_seed_gives_the_same_explanation() {
         assert_eq!(explain(Method::Sparse), explain(Method::Sparse));
     }
@@ -359,8 +406,10 @@ mod tests {
     #[test]
     fn the_papers_basis_takes_no_synonyms() {
         let v = Matrix::from_rows(&[vec![1.0, 0.1, 0.0, 0.0, 0.0, 0.0], vec![0.0, 0.0, 1.0, 1.0, 0.0, 0.0]]);
-        let basis = paper_basis(&v, &atoms());
+        let basis = paper_basis(&v, &atoms(), &[]);
         assert!(basis.contains(&0) ^ basis.contains(&1), "{basis:?}");
+        // A summarizer's words come in its own order: the synonym first, then nothing that fits.
+        assert_eq!(paper_basis(&v, &atoms(), &[vec![1, 0, 3], vec![1]]), [1]);
         let e = explain(Method::Paper);
         assert_eq!(e.words[0].word, "concise");
     }

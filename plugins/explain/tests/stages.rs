@@ -4,7 +4,7 @@ mod toy;
 
 use headstart_explain::catalog::{ABOUT_FILE, Catalog, PLLMS_FILE, TENSORS_FILE};
 use headstart_explain::divergence::Divergence;
-use headstart_protocol::{Context, FailureClass, Value};
+use headstart_protocol::{Context, FailureClass, Output, Type, Value};
 use headstart_testkit::MemoryContext;
 use toy::{divergences, model, person, pllm, prompts, space, stage, value};
 
@@ -87,6 +87,25 @@ fn the_summarizer_cancels_what_depends_on_order() {
 }
 
 #[test]
+fn a_summarizer_can_be_asked_in_one_order_only() {
+    let ctx = MemoryContext::new();
+    let base = model(&ctx, "plain");
+    let mine = person(&ctx, "long", 2, 0, 3);
+    let embed = |value: serde_json::Value| {
+        let space = ctx.put(Output::new(Type::Space, value).uses("model", base.clone()));
+        let args = [
+            ("responses", self::value(&mine)),
+            ("against", self::value(&base)),
+            ("space", self::value(&space)),
+        ];
+        let artifact = ctx.run(&*stage("embed"), args).unwrap();
+        Divergence::open(&ctx, &artifact, "`me`").unwrap()
+    };
+    let once = embed(serde_json::json!({ "kind": "summarizer", "orders": "forth" }));
+    assert!(once.rows.row(0)[1] == 5.0, "the first place's bias stays: {:?}", &once.rows.row(0)[..3]);
+}
+
+#[test]
 fn the_catalog_names_the_styles_and_adds_two_kilobytes_a_pllm_at_most() {
     let ctx = MemoryContext::new();
     let (base, _, all) = divergences(&ctx, "sentence");
@@ -143,6 +162,29 @@ fn users_words_and_people_s_offset_are_part_of_the_catalog() {
     let d = Divergence::open(&ctx, &offset, "offset").unwrap();
     let nothing = c.whiten(&d.rows).mean();
     assert!(nothing.iter().all(|x| x.abs() < 1e-3), "people's offset is taken off");
+}
+
+#[test]
+fn adding_a_word_puts_nothing_to_the_pllms() {
+    let ctx = MemoryContext::new();
+    let (_, _, all) = divergences(&ctx, "sentence");
+    let run = |words: Option<Value>| {
+        let given = [("divergences", Value::List(all.clone()))];
+        ctx.run(&*stage("decompose"), given.into_iter().chain(words.map(|w| ("words", w)))).unwrap()
+    };
+    run(None);
+    let before = ctx.counter("forward_passes");
+    let words = ctx.dataset(&[
+        ("shouting", "WOW! YES! LOUD! NOW!"),
+        ("plain:shouting", "Yes, it is loud."),
+        ("shouting", "HEY! YOU! LISTEN!"),
+    ]);
+    let with = run(Some(value(&words)));
+    // The second shout stands against an answer of the lexicon's, which has its vector already.
+    assert_eq!(ctx.counter("forward_passes") - before, 3, "only the new texts are embedded");
+    assert_eq!(Catalog::open(&ctx, &with).unwrap().about.words.last().unwrap().word, "shouting");
+    run(Some(value(&words)));
+    assert_eq!(ctx.counter("forward_passes") - before, 3);
 }
 
 #[test]

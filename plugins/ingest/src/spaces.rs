@@ -48,7 +48,11 @@ impl Stage for Summarizer {
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
-        causal("summarizer", args, ctx)
+        let mut output = causal("summarizer", args, ctx)?;
+        if args.text_opt("orders") == Some("forth") {
+            output.value["orders"] = json!("forth");
+        }
+        Ok(output)
     }
 }
 

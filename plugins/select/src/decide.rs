@@ -154,7 +154,7 @@ impl<'a> User<'a> {
         let explainer = self.catalog.explainer(&names);
         let mut own = self.raw.mean();
         axpy(&mut own, -strength, &self.catalog.centre);
-        let products = explainer.products(&self.raw, &self.catalog.scale);
-        explainer.explain(&self.catalog.scaled(&own), &products, derived_seed(seed, "user")).0
+        let products = explainer.products(&self.raw, &self.catalog.lens);
+        explainer.explain(&self.catalog.seen(&own), &products, derived_seed(seed, "user")).0
     }
 }

@@ -86,7 +86,7 @@ impl Query {
                 let names = catalog.word_names();
                 let mut own = raw.to_vec();
                 axpy(&mut own, -1.0, &catalog.centre);
-                (catalog.explainer(&names).coefficients(&catalog.scaled(&own)), 0.0)
+                (catalog.explainer(&names).coefficients(&catalog.seen(&own)), 0.0)
             }
         };
         Self { distance, vector: vector.into_iter().map(|x| x as f32).collect(), size }
@@ -167,6 +167,7 @@ mod tests {
     use super::*;
     use half::f16;
     use headstart_explain::catalog::{About, Halves};
+    use headstart_explain::lens::Lens;
     use headstart_explain::space::SpaceKind;
     use headstart_explain::words::Method;
     use headstart_protocol::Digest;
@@ -210,7 +211,7 @@ mod tests {
             coefficients: Halves::default(),
             lengths: vec![1.0; n],
             noise: vec![0.25; n],
-            scale: vec![1.0; q],
+            lens: Lens::plain(q),
         }
     }
 

@@ -264,7 +264,7 @@ impl Simulate {
         }
         let mut lexicon = Lexicon::built_in();
         if let Some(n) = args.int_opt("words") {
-            lexicon.words.truncate(n.max(1) as usize);
+            lexicon = lexicon.limited(n.max(1) as usize);
         }
         let given = args.artifact_opt("space").cloned();
         let space_ref: ArtifactRef = first.space.clone().or(given).ok_or_else(|| {

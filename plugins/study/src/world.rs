@@ -3,7 +3,7 @@
 use headstart_explain::catalog::Catalog;
 use headstart_explain::decompose::{Member, Settings, build};
 use headstart_explain::divergence::{About, Divergence};
-use headstart_explain::lexicon::Lexicon;
+use headstart_explain::lexicon::{Atoms, Lexicon};
 use headstart_explain::math::Matrix;
 use headstart_explain::math::sample::derived_seed;
 use headstart_protocol::artifact::{ArtifactRef, ArtifactType};
@@ -29,7 +29,7 @@ pub struct World {
     /// The words.
     pub lexicon: Lexicon,
     /// Their atoms.
-    pub atoms: Matrix,
+    pub atoms: Atoms,
 }
 
 /// One way to split the questions.

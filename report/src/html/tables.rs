@@ -7,7 +7,7 @@ use crate::compare::Pair;
 use crate::run::{Output, OutputView, RunReport, Sample};
 use crate::terminal::SHOWN;
 use crate::text::{grouped, metric, percent, seconds, spaced};
-use crate::view::{Numbers, Selection, Share, shares};
+use crate::view::{Catalog, Numbers, Selection, Share, Style, Word, shares};
 
 const SAMPLES: usize = 3;
 const DISTANCES: usize = 5;
@@ -111,6 +111,28 @@ pub(super) fn samples(pair: &Pair) -> Markup {
                         dt { "before" } dd { (before) }
                         dt { "after" } dd.after { (after) }
                         @if !reference.is_empty() { dt { "the user's own" } dd { (reference) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// pLLMs in their own words: an answer beside the base's, the chosen one's unfolded.
+pub(super) fn voices(catalog: &Catalog, selection: Option<&Selection>) -> Markup {
+    let said = |s: &Style| s.words.iter().map(Word::said).collect::<Vec<_>>().join(", ");
+    html! {
+        @if !catalog.samples.is_empty() {
+            h3 style="margin-top:2.2rem" { "In their own words" }
+            p.note { "For each pLLM the question at which it shows its style most, with its answer and the base's." }
+            @for (name, style) in &catalog.pllms {
+                @if let Some(s) = catalog.samples.get(name) {
+                    details open[selection.is_some_and(|s| s.chosen(name))] {
+                        summary { (name) span.note { "  " (said(style)) } }
+                        div.sample {
+                            h4 { (s.prompt) }
+                            dl { dt { "this pLLM" } dd.after { (s.answer) } dt { "the base" } dd { (s.reference) } }
+                        }
                     }
                 }
             }

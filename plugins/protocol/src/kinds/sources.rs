@@ -155,7 +155,15 @@ pub(super) static SOURCES: &[Kind] = &[
         doc: "The published method's space: the hidden state of the token that would follow a \
               question about which language style is more characteristic of one answer than of \
               the other, asked in both orders and averaged.",
-        args: &[required("model", &[A::Model], "an instruction-tuned causal language model")],
+        args: &[
+            required("model", &[A::Model], "an instruction-tuned causal language model"),
+            optional(
+                "orders",
+                &[A::Word(&["both", "forth"])],
+                D::Text("both"),
+                "orders of the two answers: both, halved and subtracted, or the described answer first",
+            ),
+        ],
         returns: Type::Space,
         on_device: true,
         cacheable: true,

@@ -111,6 +111,18 @@ pub(super) static STAGES: &[Kind] = &[
                 "how people's plain texts differ from the base's answers; taken off every user before selection",
             ),
             optional("max_words", &[A::Int], D::Int(5), "words of a pLLM at most"),
+            optional(
+                "centre",
+                &[A::Bool],
+                D::Bool(true),
+                "whether what all pLLMs share is taken off before words are looked for",
+            ),
+            optional(
+                "whiten",
+                &[A::Bool],
+                D::Bool(true),
+                "whether the metric is whitened by how a style varies from prompt to prompt",
+            ),
             optional("seed", &[A::Int], D::Int(0), "seed of the bootstrap"),
         ],
         returns: Type::Catalog,

@@ -1,0 +1,112 @@
+//! The catalog of a run, and what in that run it was made from.
+
+use headstart_core::event::{Event, EventKind};
+use headstart_core::prepare::output_value;
+use headstart_core::state::Status;
+use headstart_explain::catalog::{Catalog, PllmAbout};
+use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::expr::Value;
+use headstart_protocol::{ArtifactRef, Digest, Manifest};
+use headstart_store::Workspace;
+
+use crate::commands::runs::{self, Recorded};
+use crate::exit::CommandError;
+use crate::summary::Store;
+
+/// A catalog and the run that it is from.
+pub struct Found<'r> {
+    /// The run.
+    pub run: &'r Recorded,
+    /// The stage instance that made it.
+    pub instance: u32,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// What it says.
+    pub catalog: Catalog,
+    /// What it says of its pLLMs.
+    pub pllms: Vec<PllmAbout>,
+}
+
+/// The given run, or the latest one that has a public catalog.
+pub fn run_with_catalog(ws: &Workspace, prefix: Option<&str>) -> Result<Recorded, CommandError> {
+    let ids: Vec<String> = match prefix {
+        Some(p) => vec![runs::find(ws, Some(p))?.id],
+        None => ws.runs().into_iter().rev().map(|r| r.id).collect(),
+    };
+    for id in ids {
+        let run = runs::read(ws, &id)?;
+        if catalog_of(&run).is_some() {
+            return Ok(run);
+        }
+    }
+    Err(CommandError::input("there is no run with a public catalog").help("headstart run FILE makes one"))
+}
+
+impl<'r> Found<'r> {
+    /// The first public catalog of a run.
+    pub fn of(ws: &Workspace, run: &'r Recorded) -> Result<Option<Self>, CommandError> {
+        let Some((instance, artifact)) = catalog_of(run) else { return Ok(None) };
+        let Some(manifest) = ws.artifacts().manifest(&artifact.id)? else { return Ok(None) };
+        let catalog = Catalog::read(&ws.artifacts().materialize(&artifact.id)?)?;
+        let pllms = catalog.pllms.all()?;
+        Ok(Some(Self { run, instance, manifest, catalog, pllms }))
+    }
+
+    /// A pLLM's place in the catalog, by name.
+    pub fn place(&self, name: &str) -> Option<usize> {
+        self.pllms.iter().position(|p| p.name == name)
+    }
+
+    /// What is said when there is no pLLM of a name.
+    pub fn unknown(&self, name: &str) -> CommandError {
+        let names: Vec<&str> = self.pllms.iter().map(|p| p.name.as_str()).collect();
+        CommandError::input(format!("the catalog has no pLLM `{name}`"))
+            .help(format!("it has {}", names.join(", ")))
+    }
+
+    /// The instance that made a public artifact in this run.
+    pub fn made(&self, id: &Digest) -> Option<u32> {
+        let is = |status: &Status| matches!(status, Status::Done(d) if d.output.id == *id && d.output.private_to.is_none());
+        self.run.state.statuses().find(|(_, status)| is(status)).map(|(i, _)| i)
+    }
+
+    /// The name of the instance that made an artifact in this run.
+    pub fn name(&self, id: &Digest) -> Option<&'r str> {
+        self.made(id).map(|i| self.run.plan.instances[i as usize].name.as_str())
+    }
+
+    /// An argument of an instance, where it is public and known.
+    pub fn arg(&self, ws: &Workspace, instance: u32, name: &str) -> Option<Value> {
+        let expr = self.run.plan.instances[instance as usize].args.get(name)?;
+        output_value(&self.run.state, expr, &Store(ws)).ok().flatten()
+    }
+
+    /// An argument that is an artifact.
+    pub fn artifact_arg(&self, ws: &Workspace, instance: u32, name: &str) -> Option<ArtifactRef> {
+        match self.arg(ws, instance, name)? {
+            Value::Artifact(a) => Some(a),
+            _ => None,
+        }
+    }
+
+    /// When an instance's output was committed in this run, in milliseconds of Unix time; `None`
+    /// where it was taken from the cache.
+    pub fn committed(&self, instance: u32) -> Option<u64> {
+        let is = |e: &&Event| matches!(e.kind, EventKind::Committed { instance: i, .. } if i == instance);
+        self.run.events.iter().find(is).map(|e| e.at_ms)
+    }
+
+    /// What is said of a pLLM.
+    pub fn about(&self, place: usize) -> &PllmAbout {
+        &self.pllms[place]
+    }
+}
+
+fn catalog_of(run: &Recorded) -> Option<(u32, ArtifactRef)> {
+    run.state.statuses().find_map(|(i, status)| match status {
+        Status::Done(d) if d.output.ty == ArtifactType::Catalog && d.output.private_to.is_none() => {
+            Some((i, d.output.clone()))
+        }
+        _ => None,
+    })
+}

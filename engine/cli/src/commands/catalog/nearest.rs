@@ -1,0 +1,156 @@
+//! `headstart catalog nearest`: what is near to a pLLM, or to somebody's texts.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use headstart_explain::divergence::Divergence;
+use headstart_explain::words::Explanation;
+use headstart_protocol::expr::Value;
+use headstart_protocol::rows::{ROWS_FILE, Row, from_jsonl, to_jsonl};
+use headstart_protocol::stage::Context;
+use headstart_protocol::{Args, ArtifactRef, Output, Type};
+use headstart_select::decide::User;
+use headstart_select::nearest::Distance;
+use headstart_store::Workspace;
+use serde_json::json;
+
+use super::desk::Desk;
+use super::found::Found;
+use crate::args::Format;
+use crate::exit::CommandError;
+
+/// Tokens of the base's answer to a prompt of the texts, as `embed` has it unless told otherwise.
+const ANSWER_TOKENS: i64 = 128;
+
+/// Shows what is near.
+pub fn run(
+    ws: &Workspace,
+    found: &Found<'_>,
+    what: &str,
+    count: usize,
+    format: Format,
+) -> Result<(), CommandError> {
+    if let Some(place) = found.place(what) {
+        to_pllm(found, place, count, format);
+        return Ok(());
+    }
+    let path = Path::new(what);
+    if !path.is_file() {
+        let names: Vec<&str> = found.pllms.iter().map(|p| p.name.as_str()).collect();
+        return Err(CommandError::input(format!("`{what}` is neither a pLLM of the catalog nor a file"))
+            .help(format!("the catalog has {}", names.join(", "))));
+    }
+    to_texts(ws, found, path, count, format)
+}
+
+fn to_pllm(found: &Found<'_>, place: usize, count: usize, format: Format) {
+    let near: Vec<(usize, f64)> = found.catalog.neighbours(place).into_iter().take(count).collect();
+    if format == Format::Json {
+        let list: Vec<_> =
+            near.iter().map(|&(i, d)| json!({ "name": found.about(i).name, "distance": d })).collect();
+        println!("{}", json!({ "name": found.about(place).name, "nearest": list }));
+        return;
+    }
+    println!("{}  {}", found.about(place).name, super::in_a_line(&found.about(place).words));
+    println!("\n  Nearest, by distance in standard deviations:");
+    for (i, distance) in near {
+        println!(
+            "  {distance:>7.2}  {:<34}  {}",
+            found.about(i).name,
+            super::in_a_line(&found.about(i).words)
+        );
+    }
+}
+
+/// Embeds the texts in the catalog's space and ranks the pLLMs.
+fn to_texts(
+    ws: &Workspace,
+    found: &Found<'_>,
+    path: &Path,
+    count: usize,
+    format: Format,
+) -> Result<(), CommandError> {
+    let rows = read(path)?;
+    let divergence = embed(ws, found, &rows)?;
+    if divergence.about.d != found.catalog.about.d
+        || divergence.about.features != found.catalog.about.features
+    {
+        return Err(CommandError::input("the catalog was made by another version: its components differ")
+            .help("run its pipeline again"));
+    }
+    let user = User::new(&found.catalog, &divergence.rows);
+    let near = user.nearest(Distance::Whitened, count.max(1));
+    let by_chance = user.is_chance(&near);
+    let style = user.explain(if by_chance { 0.0 } else { near[0].strength }, 0);
+    if format == Format::Json {
+        let one = |r: &headstart_select::nearest::Ranked| json!({ "name": found.about(r.index).name, "distance": r.distance, "strength": r.strength });
+        let list: Vec<_> = near.iter().take(count).map(one).collect();
+        println!(
+            "{}",
+            json!({ "texts": rows.len(), "style": style, "nearest": list, "by_chance": by_chance })
+        );
+        return Ok(());
+    }
+    print(found, &rows, &style, &near[..near.len().min(count)], by_chance);
+    Ok(())
+}
+
+fn print(
+    found: &Found<'_>,
+    rows: &[Row],
+    style: &Explanation,
+    near: &[headstart_select::nearest::Ranked],
+    by_chance: bool,
+) {
+    println!("{} texts\n", rows.len());
+    super::print_words(&style.words, style.explained);
+    println!("\n  Nearest, by distance in standard deviations, and how much of its style the texts show:");
+    for r in near {
+        let about = found.about(r.index);
+        println!(
+            "  {:>7.2}  {:>3.0} %  {:<34}  {}",
+            r.distance,
+            r.strength * 100.0,
+            about.name,
+            super::in_a_line(&about.words)
+        );
+    }
+    if by_chance {
+        println!(
+            "\n  None is nearer than chance would have it: these texts show none of the catalog's styles."
+        );
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<Row>, CommandError> {
+    let at = |e: &dyn std::fmt::Display| CommandError::input(format!("{}: {e}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| at(&e))?;
+    let rows = from_jsonl(&text).map_err(|e| {
+        at(&e).help("a line is {\"prompt\": \"a question\", \"response\": \"what was written\"}")
+    })?;
+    if rows.is_empty() { Err(at(&"there are no rows in it")) } else { Ok(rows) }
+}
+
+/// Runs the stage `embed` on the texts, against the catalog's base.
+fn embed(ws: &Workspace, found: &Found<'_>, rows: &[Row]) -> Result<Divergence, CommandError> {
+    let used = |name: &str| -> Result<ArtifactRef, CommandError> {
+        found.manifest.uses.get(name).cloned().ok_or_else(|| {
+            CommandError::input(format!("the catalog does not say which {name} it was made with"))
+        })
+    };
+    let desk = Desk::new(ws)?;
+    let at = desk.scratch().join(ROWS_FILE);
+    std::fs::write(&at, to_jsonl(rows))
+        .map_err(|e| CommandError::failed(format!("{}: {e}", at.display())))?;
+    let texts = desk.put(Output::new(Type::Dataset, json!({ "n": rows.len() })).file(ROWS_FILE, at))?;
+    let args = BTreeMap::from([
+        ("responses".to_owned(), Value::Artifact(texts)),
+        ("against".to_owned(), Value::Artifact(used("base")?)),
+        ("space".to_owned(), Value::Artifact(used("space")?)),
+        ("max_tokens".to_owned(), Value::Int(ANSWER_TOKENS)),
+    ]);
+    let stages = headstart_builtin::Registry::new(headstart_lm::default_backend());
+    let output = stages.get("embed")?.run(&Args(args), &desk)?;
+    let divergence = desk.put(output)?;
+    Ok(Divergence::open(&desk, &divergence, "the texts' divergence")?)
+}

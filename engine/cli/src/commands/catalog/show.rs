@@ -1,0 +1,186 @@
+//! `headstart catalog show`: one pLLM's style, with examples and where it comes from.
+
+use headstart_protocol::expr::Value;
+use headstart_protocol::{ArtifactRef, Digest};
+use headstart_store::Workspace;
+use serde_json::json;
+
+use super::found::Found;
+use super::samples::samples;
+use crate::args::Format;
+use crate::exit::CommandError;
+
+/// Characters of an answer that are shown to people.
+const SHOWN: usize = 420;
+
+/// Samples that are shown.
+const SAMPLES: usize = 2;
+
+/// Shows a pLLM.
+pub fn run(ws: &Workspace, found: &Found<'_>, name: &str, format: Format) -> Result<(), CommandError> {
+    let place = found.place(name).ok_or_else(|| found.unknown(name))?;
+    let about = found.about(place);
+    let embedded = found.made(&about.divergence);
+    let samples = samples(ws, found, place, SAMPLES)?;
+    let provenance = Provenance::read(ws, found, place, embedded);
+    if format == Format::Json {
+        let samples: Vec<_> = samples
+            .iter()
+            .map(|s| json!({ "prompt": s.prompt, "answer": s.answer, "base": s.reference }))
+            .collect();
+        println!(
+            "{}",
+            json!({
+                "name": name, "words": about.words, "explained": about.explained,
+                "strength": about.strength, "samples": samples, "provenance": provenance.json(),
+            })
+        );
+        return Ok(());
+    }
+    println!("{name}");
+    println!("  {:.1} standard deviations from its base, over {} prompts\n", about.strength, about.n);
+    super::print_words(&about.words, about.explained);
+    if !samples.is_empty() {
+        println!("\n  Where it shows its style most, beside its base:");
+    }
+    for s in &samples {
+        println!("\n  {}", s.prompt.trim());
+        println!("    it    {}", indented(&s.answer));
+        println!("    base  {}", indented(&s.reference));
+    }
+    println!();
+    provenance.print();
+    Ok(())
+}
+
+/// A text as a block under its first line, cut where it is long.
+fn indented(text: &str) -> String {
+    let text = text.trim();
+    let mut shown: String = text.chars().take(SHOWN).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    if shown.is_empty() { "(nothing)".to_owned() } else { shown.replace('\n', "\n          ") }
+}
+
+/// An artifact and the stage instance that it is from.
+struct Origin {
+    id: Option<Digest>,
+    stage: Option<String>,
+    path: Option<String>,
+}
+
+impl Origin {
+    fn of(ws: &Workspace, found: &Found<'_>, id: Option<Digest>) -> Self {
+        let made = id.and_then(|id| found.made(&id));
+        let path = |i: u32| {
+            let args = &found.run.plan.instances[i as usize].args;
+            args.keys().find_map(|name| match found.arg(ws, i, name)? {
+                Value::Path(p) => Some(p),
+                _ => None,
+            })
+        };
+        Self { stage: id.and_then(|id| found.name(&id)).map(str::to_owned), path: made.and_then(path), id }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({ "artifact": self.id, "stage": self.stage, "path": self.path })
+    }
+
+    fn text(&self) -> String {
+        let id = self.id.map(|id| id.short());
+        let parts: Vec<String> = [self.stage.clone(), id, self.path.clone()].into_iter().flatten().collect();
+        if parts.is_empty() { "not known".to_owned() } else { parts.join("  ") }
+    }
+}
+
+/// Where a pLLM and its explanation come from.
+struct Provenance {
+    base: Origin,
+    pllm: Origin,
+    probes: Origin,
+    space: Origin,
+    about: serde_json::Value,
+    run: String,
+    made: String,
+}
+
+impl Provenance {
+    fn read(ws: &Workspace, found: &Found<'_>, place: usize, embedded: Option<u32>) -> Self {
+        let about = found.about(place);
+        let origin = |id: Option<Digest>| Origin::of(ws, found, id);
+        let used = |name: &str| found.manifest.uses.get(name).map(|a: &ArtifactRef| a.id);
+        let responses = embedded.and_then(|i| found.artifact_arg(ws, i, "responses"));
+        let probed = responses.and_then(|r| found.made(&r.id));
+        let prompts = probed.and_then(|i| found.artifact_arg(ws, i, "prompts"));
+        let head = &found.catalog.about;
+        let mut dimensions: Vec<&str> = head.words.iter().map(|w| w.dimension.as_str()).collect();
+        dimensions.sort_unstable();
+        dimensions.dedup();
+        let files: u64 = found.manifest.size();
+        Self {
+            base: origin(used("base")),
+            pllm: origin(about.pllm),
+            probes: origin(prompts.map(|p| p.id)),
+            space: origin(Some(head.space)),
+            about: json!({
+                "n": about.n, "kind": head.kind, "components": head.d, "features": head.features.len(),
+                "words": head.words.len(), "dimensions": dimensions.len(), "lexicon": head.lexicon,
+                "method": head.method, "catalog_bytes": files, "pllms": found.pllms.len(),
+            }),
+            run: found.run.id.clone(),
+            made: match found.committed(found.instance) {
+                Some(at) => time(at),
+                None => format!("{}, from the cache", time(found.run.state.started_ms())),
+            },
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let mut probes = self.probes.json();
+        probes["n"] = self.about["n"].clone();
+        let mut space = self.space.json();
+        for key in ["kind", "components", "features"] {
+            space[key] = self.about[key].clone();
+        }
+        json!({
+            "base": self.base.json(), "pllm": self.pllm.json(), "probes": probes, "space": space,
+            "lexicon": {
+                "version": self.about["lexicon"], "words": self.about["words"],
+                "dimensions": self.about["dimensions"],
+            },
+            "method": self.about["method"], "catalog_bytes": self.about["catalog_bytes"],
+            "run": self.run, "when": self.made,
+        })
+    }
+
+    fn print(&self) {
+        let n = |key: &str| self.about[key].as_u64().unwrap_or(0);
+        let word = |key: &str| self.about[key].as_str().unwrap_or("?").to_owned();
+        let short = |key: &str| word(key).chars().take(12).collect::<String>();
+        println!("  base      {}", self.base.text());
+        println!("  pLLM      {}", self.pllm.text());
+        println!("  probes    {} prompts  {}", n("n"), self.probes.text());
+        println!(
+            "  space     {}, {} components and {} features  {}",
+            word("kind"),
+            n("components"),
+            n("features"),
+            self.space.text()
+        );
+        println!(
+            "  lexicon   {} words in {} dimensions, version {}; method {}",
+            n("words"),
+            n("dimensions"),
+            short("lexicon"),
+            word("method")
+        );
+        println!("  run       {}  {}", self.run, self.made);
+    }
+}
+
+/// Unix milliseconds, for people.
+fn time(ms: u64) -> String {
+    let stamp = jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap_or(0)).unwrap_or_default();
+    stamp.strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
