@@ -16,7 +16,7 @@ cp -r build/tiny/tiny examples/models/tiny
 cp -r build/tiny/catalog examples/catalog
 
 # The demo's user: a held-back style, 40 texts to learn from and the later ones to judge by.
-user="$corpus/users/elementary-informative-friendly.jsonl"
+user="$corpus/users/held-back/elementary-informative-friendly.jsonl"
 cp "$corpus/probes.jsonl" examples/first-light/probes.jsonl
 head -n 40 "$user" >examples/first-light/phone/me.jsonl
 tail -n +41 "$user" >examples/first-light/phone/later.jsonl

@@ -89,11 +89,16 @@ impl Study {
                 rank: 8,
                 alpha: 16.0,
                 targets: targets.map(str::to_owned).to_vec(),
+                rslora: false,
             }),
             data: data.to_vec(),
             eval: eval.to_vec(),
             until: Some(Condition { metric: "loss".into(), op: CompareOp::Lt, bound: target }),
+            patience: None,
             learning_rate: 0.002,
+            weight_decay: None,
+            clip: Some(1.0),
+            dropout: 0.0,
             batch: 8,
             max_steps: 300,
             warmup: 10,
@@ -102,6 +107,7 @@ impl Study {
             max_tokens: 512,
             seed: 0,
             memory: None,
+            resume: None,
             out: out.to_owned(),
         };
         Ok(self.backend.train(&spec, &Unwatched)?)
@@ -112,7 +118,7 @@ fn user_rows(files: &[(PathBuf, Vec<files::Row>)], style: Style) -> Vec<Row> {
     let folder = if style.in_catalog() { "catalog" } else { "held-back" };
     let name = PathBuf::from(format!("users/{folder}/{}.jsonl", style.name()));
     let (_, rows) = files.iter().find(|(p, _)| *p == name).expect("every style has a user");
-    rows.iter().map(|r| Row { prompt: r.prompt.clone(), response: r.response.clone() }).collect()
+    rows.iter().map(|r| Row::new(&r.prompt, &r.response)).collect()
 }
 
 fn percent(x: f64) -> String {
