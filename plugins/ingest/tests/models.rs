@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use headstart_ingest::models::{Init, Local, snapshot};
 use headstart_ingest::pllms::Ingest;
 use headstart_ingest::spaces::{Pooled, Sentence, Summarizer};
+use headstart_protocol::rows::Row;
 use headstart_protocol::{ArtifactRef, Failure, FailureClass, Stage, Value};
 use headstart_testkit::MemoryContext;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
@@ -49,7 +50,8 @@ fn a_gguf_file_alone_is_taken_in_with_its_own_config_and_tokenizer() {
     let (a, b) = (TextCodec::load(&whole).unwrap(), TextCodec::load(&taken).unwrap());
     for text in ["What is snow?", "It's 25 °C,\n\nand  raining – <|end|> 日本", ""] {
         assert_eq!(a.text_ids(text).unwrap(), b.text_ids(text).unwrap(), "{text}");
-        assert_eq!(a.row_ids(text, "Rain.").unwrap(), b.row_ids(text, "Rain.").unwrap(), "{text}");
+        let row = Row::new(text, "Rain.");
+        assert_eq!(a.row_ids(&row).unwrap(), b.row_ids(&row).unwrap(), "{text}");
     }
     assert_eq!(a.eos(), b.eos());
     headstart_lm::model::Model::load(&taken).unwrap();
