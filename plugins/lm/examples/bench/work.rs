@@ -78,7 +78,7 @@ pub fn lora(dir: &Path, settings: &Settings) -> Done {
     let adapter = Adapter::fresh(&spec, &model.config, 1)?;
     let net = Net::new(model.clone(), adapter.overlay(&candle_core::Device::Cpu)?);
     let mut optimizer = AdamW::new(&net, AdamWSpec::default());
-    let row = |r| Example { ids: tokens(r, length, model.config.vocab), first: 1, cut: false };
+    let row = |r| one_answer(tokens(r, length, model.config.vocab));
     let data: Vec<Example> = (0..rows).map(row).collect();
     let (batch, targets) = pack(&data);
     let scale = 1.0 / targets.ids.len() as f32;
@@ -89,13 +89,19 @@ pub fn lora(dir: &Path, settings: &Settings) -> Done {
     })
 }
 
+/// A row all of which counts, but for its first token.
+#[expect(clippy::single_range_in_vec_init, reason = "one answer")]
+fn one_answer(ids: Vec<u32>) -> Example {
+    Example { answers: vec![1..ids.len()], ids, cut: false }
+}
+
 /// The likelihood of `rows` rows of `tokens` tokens; `stream=1` as in [`lora`].
 pub fn score(dir: &Path, settings: &Settings) -> Done {
     threads(settings)?;
     let (rows, length) = (settings.number("rows", 1)?, settings.number("tokens", 256)?);
     let model = Arc::new(Model::load(dir)?);
     model.stream(settings.number("stream", 0)? == 1);
-    let row = |r| Example { ids: tokens(r, length, model.config.vocab), first: 1, cut: false };
+    let row = |r| one_answer(tokens(r, length, model.config.vocab));
     let data: Vec<Example> = (0..rows).map(row).collect();
     let (batch, targets) = pack(&data);
     let net = Net::new(model, Overlay::None);
