@@ -62,6 +62,10 @@ struct JoinArgs {
     /// pllm (the weights trained on your data), or none.
     #[arg(long, value_name = "WHAT", default_value = "metrics,selection,mix")]
     allow_release: Allowed,
+    /// A folder with programs of your own, each with its `.stages.json`: the device runs these, and
+    /// no other programs, when a pipeline asks for them by digest. They can read what you can read.
+    #[arg(long, value_name = "DIR")]
+    stages: Option<PathBuf>,
     #[command(flatten)]
     limits: Limits,
 }
@@ -162,6 +166,7 @@ fn join(args: JoinArgs, state: PathBuf, stages: Vec<Box<dyn Stage>>) -> Result<u
         until,
         holds: args.holds,
         allowed: args.allow_release,
+        stages: args.stages,
         memory: args.limits.memory,
         threads: args.limits.threads(),
     };

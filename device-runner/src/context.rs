@@ -149,9 +149,13 @@ impl Context for DeviceContext<'_> {
         self.control.report(progress);
     }
 
-    fn count(&self, counter: &'static str, n: u64) {
+    fn count(&self, counter: &str, n: u64) {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         *counters.entry(counter.to_owned()).or_default() += n;
+    }
+
+    fn log(&self, line: &str) {
+        tracing::info!(target: "program", "{line}");
     }
 
     fn cancelled(&self) -> bool {

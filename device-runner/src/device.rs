@@ -6,10 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use headstart_host::{Allowlist, ProgramStage};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::digest::canonical_json;
 use headstart_protocol::expr::{self, Expr, Value};
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
+use headstart_protocol::wire::program_kind;
 use headstart_protocol::{
     Args, ArtifactRef, Digest, Failure, FailureClass, Manifest, Output, Stage, Type, kinds,
 };
@@ -31,7 +33,8 @@ pub struct Device {
     /// Its artifacts.
     pub store: Store,
     data: PathBuf,
-    stages: BTreeMap<&'static str, Box<dyn Stage>>,
+    stages: BTreeMap<String, Box<dyn Stage>>,
+    programs: Allowlist,
     allowed: Allowed,
     threads: usize,
     memory: Option<u64>,
@@ -77,16 +80,36 @@ impl Device {
             store: Store::new(&state),
             state,
             data,
-            stages: stages.into_iter().map(|s| (s.kind(), s)).collect(),
+            stages: stages.into_iter().map(|s| (s.kind().to_owned(), s)).collect(),
+            programs: Allowlist::default(),
             allowed,
             threads: limits.0,
             memory: limits.1,
         })
     }
 
-    /// Kinds of stages that it can run, sorted.
+    /// The same device, which also runs the programs that its owner allows.
+    pub fn with_programs(self, programs: Allowlist) -> Self {
+        Self { programs, ..self }
+    }
+
+    /// Kinds of stages that it can run, sorted; then the programs that it may run.
     pub fn kinds(&self) -> Vec<String> {
-        self.stages.keys().map(|k| (*k).to_owned()).collect()
+        let programs = self.programs.digests();
+        self.stages.keys().cloned().chain(programs.iter().map(program_kind)).collect()
+    }
+
+    /// The stage that a task asks for.
+    fn stage(&self, task: &Task) -> Result<Chosen<'_>, Failure> {
+        match &task.program {
+            Some(digest) => self.programs.stage(digest, &task.kind).map(Chosen::Program),
+            None => {
+                self.stages.get(task.kind.as_str()).map(|s| Chosen::BuiltIn(s.as_ref())).ok_or_else(|| {
+                    let m = format!("this device cannot run stages of kind `{}`", task.kind);
+                    Failure::input(m).help("install a newer headstart-device")
+                })
+            }
+        }
     }
 
     /// Checks a task before anything is downloaded or run.
@@ -95,16 +118,16 @@ impl Device {
     /// [`FailureClass::Input`] for a kind or version that is not known here, and for a release
     /// that is not allowed.
     pub fn check(&self, task: &Task) -> Result<(), Failure> {
-        if !self.stages.contains_key(task.kind.as_str()) {
-            let m = format!("this device cannot run stages of kind `{}`", task.kind);
-            return Err(Failure::input(m).help("install a newer headstart-device"));
-        }
-        if let Some(kind) = kinds::find(&task.kind)
-            && kind.version != task.version
+        let version = match self.stage(task)? {
+            Chosen::Program(stage) => Some(stage.declared.version),
+            Chosen::BuiltIn(_) => kinds::find(&task.kind).map(|k| k.version),
+        };
+        if let Some(version) = version
+            && version != task.version
         {
             let m = format!(
                 "the engine asks for version {} of `{}`, but this device has version {}",
-                task.version, task.kind, kind.version
+                task.version, task.kind, version
             );
             return Err(Failure::input(m).help("run the same version of Headstart on both"));
         }
@@ -161,9 +184,8 @@ impl Device {
         (scratch, resume): (&Path, &Path),
         control: &Control,
     ) -> Result<(Output, BTreeMap<String, u64>), Failure> {
-        let stage = self.stages.get(task.kind.as_str()).ok_or_else(|| {
-            Failure::input(format!("this device cannot run stages of kind `{}`", task.kind))
-        })?;
+        let chosen = self.stage(task)?;
+        let stage = chosen.stage();
         let ctx = DeviceContext {
             store: &self.store,
             data: &self.data,
@@ -231,7 +253,11 @@ impl Device {
     /// so that results can be reused; equal outcomes of different tasks have different ones, so
     /// that the engine learns nothing by comparing them.
     fn handle(&self, task: &Task, outcome: &str) -> Digest {
-        let what = (&task.kind, task.version, &task.ty, &task.args, &task.when, outcome);
+        let kind = match &task.program {
+            Some(program) => format!("{}@{program}", task.kind.rsplit('.').next().unwrap_or_default()),
+            None => task.kind.clone(),
+        };
+        let what = (&kind, task.version, &task.ty, &task.args, &task.when, outcome);
         self.state.handle(canonical_json(&what).as_bytes())
     }
 
@@ -311,6 +337,21 @@ impl Device {
 impl Made {
     fn public(outcome: Outcome) -> Self {
         Self { outcome, manifests: BTreeMap::new(), uploads: Vec::new(), absent: false }
+    }
+}
+
+/// A stage that was found for a task.
+enum Chosen<'a> {
+    BuiltIn(&'a dyn Stage),
+    Program(ProgramStage),
+}
+
+impl Chosen<'_> {
+    fn stage(&self) -> &dyn Stage {
+        match self {
+            Self::BuiltIn(stage) => *stage,
+            Self::Program(stage) => stage,
+        }
     }
 }
 

@@ -72,17 +72,17 @@ fn read(text: &str) -> Result<Task, String> {
     whole["release"] = json!([]);
     whole["private"] = json!(true);
     let mut task: Task = serde_json::from_value(whole).map_err(|e| e.to_string())?;
-    for arg in kind.args {
-        let value = match arg.default {
-            ArgDefault::Int(i) => Value::Int(i),
-            ArgDefault::Float(x) => Value::Float(x),
-            ArgDefault::Bool(b) => Value::Bool(b),
-            ArgDefault::Text(t) => Value::Text(t.to_owned()),
+    for arg in &kind.args {
+        let value = match &arg.default {
+            ArgDefault::Int(i) => Value::Int(*i),
+            ArgDefault::Float(x) => Value::Float(*x),
+            ArgDefault::Bool(b) => Value::Bool(*b),
+            ArgDefault::Text(t) => Value::Text(t.clone()),
             ArgDefault::Absent => continue,
-            ArgDefault::Required if task.args.contains_key(arg.name) => continue,
+            ArgDefault::Required if task.args.contains_key(&arg.name) => continue,
             ArgDefault::Required => return Err(format!("argument `{}` of `{name}` is missing", arg.name)),
         };
-        task.args.entry(arg.name.to_owned()).or_insert_with(|| Expr::value(value));
+        task.args.entry(arg.name.clone()).or_insert_with(|| Expr::value(value));
     }
     Ok(task)
 }

@@ -89,10 +89,14 @@ impl Class {
 
 /// Whether the output of a task is private, whatever [`Task::private`] says: it is if an argument
 /// touches a private artifact, if an argument is a path (all paths lie in the data folder), or if
-/// the stage reads the device's own model cache.
+/// the stage reads the device's own model cache, or is one of a user's own program, which can read
+/// whatever its owner can.
 pub fn is_private(task: &Task) -> bool {
     let exprs = || task.args.values().chain(&task.when);
-    task.private || task.kind == "hf" || exprs().any(|e| e.is_private() || mentions_path(e))
+    task.private
+        || task.kind == "hf"
+        || task.program.is_some()
+        || exprs().any(|e| e.is_private() || mentions_path(e))
 }
 
 fn mentions_path(expr: &Expr) -> bool {

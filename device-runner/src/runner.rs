@@ -1,10 +1,11 @@
 //! The device's life: join, ask for work, do it, hand it in.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::{Signature, VerifyingKey};
+use headstart_host::Allowlist;
 use headstart_protocol::task::Task;
 use headstart_protocol::wire::{Claim, Committed, Facts, Grant, Join, Joined};
 use headstart_protocol::{PROTOCOL_VERSION, Stage};
@@ -41,6 +42,8 @@ pub struct Options {
     pub holds: Vec<String>,
     /// What its owner lets out.
     pub allowed: Allowed,
+    /// The folder with users' own programs that it may run; none, if not given.
+    pub stages: Option<PathBuf>,
     /// Bytes of memory that it offers.
     pub memory: Option<u64>,
     /// Threads that it offers.
@@ -83,11 +86,23 @@ pub async fn run(
     let client = Client::new(&options.url, journal)?;
     let outbox = Outbox::new(&state);
     let limits = (options.threads, options.memory);
+    let programs = programs(options.stages.as_deref())?;
     let device = Device::new(&options.name, &options.data, state, stages, options.allowed, limits)?;
+    let device = device.with_programs(programs);
     let link = Arc::new(Link { device: Arc::new(device), client, options });
     let mut runner = Runner { link, outbox, stop, busy: Instant::now(), summary: Summary::default() };
     runner.live().await?;
     Ok(runner.summary)
+}
+
+/// The programs that the device's owner allows, which are said aloud.
+fn programs(folder: Option<&Path>) -> Result<Allowlist, DeviceError> {
+    let Some(folder) = folder else { return Ok(Allowlist::default()) };
+    let programs = Allowlist::in_folder(folder).map_err(|f| DeviceError::Input(f.message))?;
+    for program in programs.programs() {
+        tracing::info!("allowed to run: {}", program.display());
+    }
+    Ok(programs)
 }
 
 /// The device and its engine.

@@ -45,6 +45,8 @@ pub struct Item {
 pub enum ItemKind {
     /// `import "./x.pllm" as x { … }`
     Import(Arc<Import>),
+    /// `program x = "…"`
+    Program(Arc<Program>),
     /// `param x: T = …`
     Param(Arc<Param>),
     /// `model`, `dataset`, `space`, `stage`
@@ -66,6 +68,15 @@ pub struct Import {
     pub name: Name,
     /// Values for its parameters.
     pub args: Option<Block>,
+}
+
+/// A user's own program.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// The name that its stages are called by.
+    pub name: Name,
+    /// The path as written.
+    pub path: Name,
 }
 
 /// A parameter.
@@ -234,7 +245,7 @@ pub enum Number {
 /// A call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
-    /// What is called.
+    /// What is called: `embed`, or `tools.readability` for a stage of a program.
     pub name: Name,
     /// The arguments.
     pub args: Vec<Arg>,
@@ -247,6 +258,18 @@ pub struct Arg {
     pub name: Option<Name>,
     /// Its value.
     pub value: Expr,
+}
+
+impl Call {
+    /// The program whose stage is called, and the stage, with their places.
+    pub fn of_program(&self) -> Option<(Name, Name)> {
+        let (program, stage) = self.name.text.split_once('.')?;
+        let (file, start, end) =
+            (self.name.span.file, self.name.span.start as usize, self.name.span.end as usize);
+        let name = |text: &str, span| Name { text: text.to_owned(), span };
+        let dot = start + program.len();
+        Some((name(program, Span::new(file, start, dot)), name(stage, Span::new(file, dot + 1, end))))
+    }
 }
 
 impl Expr {

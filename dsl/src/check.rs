@@ -16,6 +16,7 @@ mod mix;
 mod output;
 mod params;
 mod path;
+mod program;
 mod refs;
 mod residency;
 mod schedule;
@@ -26,7 +27,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use headstart_protocol::expr::CompareOp;
-use headstart_protocol::kinds::Kind;
+use headstart_protocol::kinds::{Kind, Kinds};
 use headstart_protocol::{Type, Value};
 
 use crate::ast;
@@ -111,6 +112,7 @@ fn run(
         files: HashMap::new(),
         scopes: Vec::new(),
         params: Vec::new(),
+        programs: Vec::new(),
         items: Vec::new(),
         instances: Vec::new(),
         bases: Vec::new(),
@@ -144,6 +146,7 @@ struct Checker<'l> {
     /// The root file is scope 0; every import makes another.
     scopes: Vec<Scope>,
     params: Vec<ParamState>,
+    programs: Vec<program::ProgramState>,
     /// In file order; those of a module stand where it is imported.
     items: Vec<ItemState>,
     instances: Vec<Instance>,
@@ -160,6 +163,8 @@ struct Scope {
     /// In front of names in the plan: empty, or `explain.`
     prefix: String,
     names: BTreeMap<String, (Entity, Span)>,
+    /// What can be called here: the built-in kinds, and those of this file's programs.
+    kinds: Kinds,
     outputs: Vec<Arc<ast::Output>>,
     schedules: Vec<Arc<ast::Schedule>>,
     used: bool,
@@ -170,6 +175,7 @@ enum Entity {
     Param(usize),
     Item(usize),
     Module(usize),
+    Program(usize),
     /// Declared, but with a mistake that is reported.
     Bad,
 }
@@ -198,7 +204,7 @@ struct ItemState {
     decl: Arc<ast::Decl>,
     /// With the module's prefix.
     name: String,
-    kind: Option<&'static Kind>,
+    kind: Option<Arc<Kind>>,
     /// Type of one instance; none where that is not known.
     ty: Option<Type>,
     keyed: bool,
@@ -335,6 +341,7 @@ impl Checker<'_> {
             outputs,
             schedules,
             params: self.shown_params(),
+            programs: self.programs.iter().map(|p| p.plan.clone()).collect(),
         };
         if self.scopes.len() == 1 { plan } else { self.without_unneeded(plan) }
     }
@@ -344,7 +351,7 @@ impl Checker<'_> {
         Item {
             name: i.name.clone(),
             declared: d.declared,
-            kind: i.kind.map(|k| k.name.to_owned()).unwrap_or_default(),
+            kind: i.kind.as_ref().map(|k| k.name.clone()).unwrap_or_default(),
             ty: i.ty.clone().unwrap_or(Type::Text),
             doc: d.doc.clone(),
             keyed: i.keyed,

@@ -70,7 +70,7 @@ codes! {
     E0505 "values of two devices brought together"
     E0506 "a private dataset without its device"
     E0507 "`private` on something that is no dataset"
-    E0508 "a kind that cannot run on a device"
+    E0508 "a kind that cannot run in this place"
     E0509 "`glob` over a device's files"
     E0601 "a cron expression that is not understood"
     E0602 "an unknown time zone"
@@ -80,12 +80,18 @@ codes! {
     E0703 "a value that does not fit its parameter"
     E0704 "a parameter of a type that cannot be set"
     E0705 "a default that is not constant"
+    E0801 "a program that is not there"
+    E0802 "a program without its declaration"
+    E0803 "a declaration that is not understood"
+    E0804 "an unknown stage of a program"
+    E0805 "a declaration with an unknown type"
     W0001 "an item that nothing uses"
     W0002 "a parameter that nothing uses"
     W0003 "an import that nothing uses"
     W0004 "a pattern that matches nothing"
     W0005 "a `release` that releases nothing"
     W0006 "documentation of nothing"
+    W0007 "a program that nothing uses"
 }
 
 impl Code {

@@ -250,6 +250,9 @@ impl Formatter<'_> {
                 let head = format!("import {} as {}", self.slice(i.path.span), i.name.text);
                 self.headed(head, i.args.as_ref())
             }
+            ItemKind::Program(p) => {
+                Doc::Text(format!("program {} = {}", p.name.text, self.slice(p.path.span)))
+            }
             ItemKind::Param(p) => {
                 let mut out = vec![Doc::Text(format!("param {}: {}", p.name.text, ty(&p.ty)))];
                 if let Some(default) = &p.default {

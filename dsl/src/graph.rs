@@ -64,6 +64,7 @@ impl Plan {
             |name: &String| self.items.iter().position(|i| i.name == *name).is_some_and(kept_item);
         Plan {
             doc: self.doc.clone(),
+            programs: self.programs.clone(),
             items: (0..self.items.len()).filter(|n| kept_item(*n)).map(|n| self.items[n].clone()).collect(),
             instances: instances.collect(),
             outputs: outputs.collect(),

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use headstart_protocol::Digest;
+
 /// Reads pipeline files and lists paths.
 pub trait FileLoader {
     /// The text of a file, or why it cannot be read.
@@ -10,6 +12,17 @@ pub trait FileLoader {
     /// The paths that match a pattern such as `catalog/*`, sorted, in the pattern's own form:
     /// relative where the pattern is relative.
     fn glob(&self, pattern: &str) -> Result<Vec<String>, String>;
+
+    /// The digest of a file of any content, or why it cannot be read.
+    fn digest(&self, path: &str) -> Result<Digest, String> {
+        self.read(path).map(|text| Digest::of(text.as_bytes()))
+    }
+
+    /// Whether a file can be executed here, or why not.
+    fn executable(&self, path: &str) -> Result<(), String> {
+        let _ = path;
+        Ok(())
+    }
 }
 
 /// Files in memory, for tests and editors.

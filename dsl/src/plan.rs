@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use headstart_protocol::Type;
+use headstart_protocol::declared::DeclaredStage;
+pub use headstart_protocol::declared::Program;
 use headstart_protocol::expr::Expr;
+use headstart_protocol::{Type, kinds};
 use serde::{Deserialize, Serialize};
 
 /// A checked pipeline.
@@ -21,6 +23,9 @@ pub struct Plan {
     pub schedules: Vec<Schedule>,
     /// Values of the parameters, as text for people.
     pub params: BTreeMap<String, String>,
+    /// Users' own programs, whose stages are kinds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<Program>,
 }
 
 /// A declared model, dataset, space or stage; with `for`, it has several instances.
@@ -147,6 +152,21 @@ pub struct Schedule {
 }
 
 impl Plan {
+    /// The program that a kind is a stage of, and the stage; none for a built-in kind.
+    pub fn program(&self, kind: &str) -> Option<(&Program, &DeclaredStage)> {
+        let (program, stage) = kind.rsplit_once('.')?;
+        let program = self.programs.iter().find(|p| p.name == program)?;
+        Some((program, program.declaration.stage(stage)?))
+    }
+
+    /// Whether outputs of a kind depend on its arguments alone.
+    pub fn is_cacheable(&self, kind: &str) -> bool {
+        match self.program(kind) {
+            Some((_, stage)) => stage.cacheable(),
+            None => kinds::find(kind).is_some_and(|k| k.cacheable),
+        }
+    }
+
     /// The instances that an instance refers to, each once, ascending.
     pub fn inputs(&self, instance: usize) -> Vec<u32> {
         let mut out = Vec::new();

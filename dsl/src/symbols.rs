@@ -1,7 +1,9 @@
 //! Who is called what, and where: for editors.
 
+use std::sync::Arc;
+
 use headstart_protocol::Type;
-use headstart_protocol::kinds::{Arg, Kind};
+use headstart_protocol::kinds::{Kind, Kinds};
 
 use crate::plan::Place;
 use crate::span::{FileId, Span};
@@ -12,6 +14,7 @@ use crate::words::Word;
 #[expect(missing_docs, reason = "the items of a file, and loop variables")]
 pub enum SymbolKind {
     Import,
+    Program,
     Param,
     Model,
     Dataset,
@@ -27,6 +30,7 @@ impl SymbolKind {
     pub fn keyword(self) -> &'static str {
         match self {
             Self::Import => "import",
+            Self::Program => "program",
             Self::Param => "param",
             Self::Model => "model",
             Self::Dataset => "dataset",
@@ -55,14 +59,14 @@ pub struct Symbol {
     /// Its documentation.
     pub doc: String,
     /// The kind that makes it.
-    pub made_by: Option<&'static str>,
+    pub made_by: Option<Arc<Kind>>,
     /// Keys of a fan-out, at most [`Symbol::KEYS`], and how many there are.
     pub keys: Option<(Vec<String>, usize)>,
     /// Where it is made.
     pub place: Option<Place>,
     /// The device that alone may hold it.
     pub private_to: Option<String>,
-    /// The value of a parameter, for people; the path of an import.
+    /// The value of a parameter, for people; the path of an import or a program.
     pub value: Option<String>,
     /// The file that an import takes in.
     pub file: Option<FileId>,
@@ -79,9 +83,9 @@ pub enum Target {
     /// A name, by its number in [`Index::symbols`].
     Symbol(usize),
     /// A stage kind.
-    Kind(&'static Kind),
-    /// The name of an argument.
-    Argument(&'static Kind, &'static Arg),
+    Kind(Arc<Kind>),
+    /// The name of an argument, by its number among those of the kind.
+    Argument(Arc<Kind>, usize),
     /// A setting, an entry, a function, a fixed word.
     Word(&'static Word),
     /// A type.
@@ -110,6 +114,8 @@ pub struct Index {
     pub symbols: Vec<Symbol>,
     /// The places, ascending.
     pub marks: Vec<Mark>,
+    /// What the root file can call.
+    pub kinds: Kinds,
 }
 
 impl Index {

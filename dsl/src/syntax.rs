@@ -61,7 +61,16 @@ fn is_trivia(rule: Rule) -> bool {
         nl | comment | comma | colon | equals | dot | lparen | rparen | lbracket | rbracket | lbrace | rbrace
     ) || matches!(
         rule,
-        kw_import | kw_as | kw_param | kw_schedule | kw_output | kw_on | kw_for | kw_in | kw_when
+        kw_import
+            | kw_as
+            | kw_program
+            | kw_param
+            | kw_schedule
+            | kw_output
+            | kw_on
+            | kw_for
+            | kw_in
+            | kw_when
     ) || matches!(rule, less | greater | EOI)
 }
 
@@ -210,6 +219,13 @@ impl Builder {
                 let name = self.name(&next());
                 let args = parts.next().map(|p| self.block(p));
                 ItemKind::Import(Arc::new(Import { path, name, args }))
+            }
+            Rule::program => {
+                let mut parts = parts(pair);
+                let mut next = || parts.next().expect("a program has a name and a path");
+                let (name, path) = (self.name(&next()), next());
+                let path = Name { text: self.text(&path), span: self.span(&path) };
+                ItemKind::Program(Arc::new(Program { name, path }))
             }
             Rule::param => {
                 let mut parts = parts(pair);

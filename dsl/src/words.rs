@@ -29,6 +29,11 @@ pub const ITEMS: &[Word] = &[
     word("model", "model base = local(\"models/tiny\")", "a base language model"),
     word("dataset", "dataset questions = jsonl(\"questions.jsonl\")", "rows of prompt and response"),
     word("space", "space style = pooled(base)", "how text becomes a vector"),
+    word(
+        "program",
+        "program tools = \"stages/tools.py\"",
+        "a program of one's own, whose stages are called as `tools.name(…)`",
+    ),
     word("stage", "stage said: Responses = probe(base, prompts: questions)", "a step of the pipeline"),
     word(
         "schedule",

@@ -15,8 +15,12 @@ fn every_code_is_rendered() {
         let page = explain(code.as_str()).expect("every code has a page");
         let (attrs, source) = fence(page, "pllm wrong").expect("a wrong example");
         let mut files = MemoryLoader::new().with("page.pllm", &source).with("catalog/friendly/a", "");
-        if let Some((name, body)) = fence(page, "pllm file=") {
-            files = files.with(name, &body);
+        let mut rest = page;
+        while let Some(at) = rest.find(" file=") {
+            let body = rest[at..].split_once('\n').and_then(|(_, b)| b.split_once("\n```"));
+            let name = rest[at + 6..].lines().next().expect("a file has a name");
+            files = files.with(name, &format!("{}\n", body.expect("a fence that ends").0));
+            rest = &rest[at + 6..];
         }
         let set = attrs.strip_prefix("set=").and_then(|s| s.split_once('='));
         let sets = set.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();

@@ -19,7 +19,7 @@ fn fences(page: &str) -> Vec<Fence> {
     let mut out = Vec::new();
     let mut lines = page.lines();
     while let Some(line) = lines.next() {
-        let Some(info) = line.strip_prefix("```pllm") else { continue };
+        let Some(info) = line.strip_prefix("```") else { continue };
         let body: Vec<&str> = lines.by_ref().take_while(|l| *l != "```").collect();
         let attrs = info.split_whitespace().map(str::to_owned).collect();
         out.push(Fence { attrs, body: body.join("\n") + "\n" });

@@ -46,7 +46,8 @@ fn every_example_is_what_it_says() {
         let body: Vec<&str> = lines.by_ref().map(|(_, l)| l).take_while(|l| *l != "```").collect();
         let body = body.join("\n") + "\n";
         let mut words = info.split_whitespace();
-        if words.next() != Some("pllm") {
+        // Files beside a pipeline are of any language.
+        if words.next() != Some("pllm") && !info.contains(" file=") {
             continue;
         }
         let (mut code, mut sets, mut file, mut continued) = (None, BTreeMap::new(), None, false);
@@ -225,10 +226,10 @@ fn all_kinds() -> String {
 }
 
 fn kind(out: &mut String, k: &Kind) {
-    let place = if k.on_device { "on the server and on devices" } else { "on the server only" };
+    let place = if k.places.on_device() { "on the server and on devices" } else { "on the server only" };
     let _ = writeln!(out, "\n#### `{}` makes a `{}`\n\n{} Runs {place}.\n", k.name, k.returns, k.doc);
     let _ = writeln!(out, "```\n{}\n```\n", k.example);
-    let row = |a: &Arg| vec![format!("`{}`", a.name), accepts(a), default(a.default), a.doc.to_owned()];
+    let row = |a: &Arg| vec![format!("`{}`", a.name), accepts(a), default(&a.default), a.doc.clone()];
     out.push_str(&table(&["argument", "takes", "left out", "meaning"], k.args.iter().map(row)));
 }
 
@@ -241,7 +242,7 @@ fn accepts(arg: &Arg) -> String {
     arg.accepts.iter().map(one).collect::<Vec<_>>().join(" or ")
 }
 
-fn default(d: D) -> String {
+fn default(d: &D) -> String {
     match d {
         D::Required => "needed".to_owned(),
         D::Absent => "absent".to_owned(),

@@ -61,7 +61,7 @@ fn cases(text: &str) -> Vec<(String, Case)> {
         let body = body.join("\n") + "\n";
         let case = &mut out.last_mut().expect("a fence stands below a heading").1;
         match info.split_once(' ').unwrap_or((info, "")) {
-            ("pllm", file) if file.starts_with("file=") => case.files.push((file[5..].to_owned(), body)),
+            (_, file) if file.starts_with("file=") => case.files.push((file[5..].to_owned(), body)),
             ("pllm", attr) => {
                 case.source = body;
                 case.module = attr == "module";
@@ -235,10 +235,10 @@ fn is_default(i: &Instance, name: &str, e: &Expr) -> bool {
     use headstart_protocol::kinds::{self, Default as D};
     let Expr::Value { value } = e else { return false };
     let spec = kinds::find(&i.kind).and_then(|k| k.args.iter().find(|a| a.name == name));
-    match (spec.map(|s| s.default), value) {
-        (Some(D::Int(d)), Value::Int(v)) => d == *v,
-        (Some(D::Float(d)), Value::Float(v)) => d == *v,
-        (Some(D::Bool(d)), Value::Bool(v)) => d == *v,
+    match (spec.map(|s| &s.default), value) {
+        (Some(D::Int(d)), Value::Int(v)) => d == v,
+        (Some(D::Float(d)), Value::Float(v)) => d == v,
+        (Some(D::Bool(d)), Value::Bool(v)) => d == v,
         (Some(D::Text(d)), Value::Text(v)) => d == v,
         _ => false,
     }

@@ -305,6 +305,7 @@ impl Place {
             until: Until::Idle(Duration::from_millis(150)),
             holds: vec![],
             allowed: Allowed::NUMBERS,
+            stages: None,
             memory: None,
             threads: 2,
         }
@@ -325,6 +326,7 @@ pub fn task(fence: u64, kind: &str, ty: Type, args: &[(&str, Value)]) -> Task {
         attempt: 1,
         fence,
         kind: kind.to_owned(),
+        program: None,
         version: headstart_protocol::kinds::find(kind).map_or(1, |k| k.version),
         ty,
         args: args.iter().map(|(k, v)| ((*k).to_owned(), Expr::value(v.clone()))).collect(),

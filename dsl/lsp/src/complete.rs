@@ -3,7 +3,7 @@
 use headstart_dsl::symbols::{Symbol, SymbolKind};
 use headstart_dsl::words::{self, Word};
 use headstart_protocol::Type;
-use headstart_protocol::kinds::{self, Accepts, Arg, Default as D, Kind, Role};
+use headstart_protocol::kinds::{Accepts, Arg, Default as D, Kind, Role};
 use lsp_types::{
     CompletionItem, CompletionItemKind as C, Documentation, InsertTextFormat, MarkupContent, MarkupKind,
 };
@@ -105,12 +105,12 @@ impl Completer<'_, '_> {
         // A stage that states its type is made by a kind that makes it.
         let stated = self.scan.tokens.iter().position(|t| *t == Token::Mark(':'));
         let stated = stated.and_then(|n| Type::from_name(self.scan.word(n + 1)?));
-        for k in kinds::all().filter(|k| k.role == role) {
+        for (name, k) in self.a.index.kinds.all().filter(|(_, k)| k.role == role) {
             let first = stated.is_none() || stated.as_ref() == Some(&k.returns);
-            let mut i = item(k.name, C::FUNCTION, format!("{} → {}", k.name, k.returns), hover::kind(k));
-            i.sort_text = Some(format!("{}{}", u8::from(!first), k.name));
+            let mut i = item(name, C::FUNCTION, format!("{name} → {}", k.returns), hover::kind(k));
+            i.sort_text = Some(format!("{}{name}", u8::from(!first)));
             if self.snippets {
-                i.insert_text = Some(call_snippet(k));
+                i.insert_text = Some(call_snippet(name, k));
                 i.insert_text_format = Some(InsertTextFormat::SNIPPET);
             }
             self.out.push(i);
@@ -173,8 +173,8 @@ impl Completer<'_, '_> {
 
     /// Inside `kind( … )`.
     fn in_call(&mut self, open: usize) {
-        let callee = open.checked_sub(1).and_then(|n| self.scan.word(n));
-        let Some(kind) = callee.and_then(kinds::find) else { return self.values(None) };
+        let kind = self.scan.callee(open).and_then(|name| self.a.index.kinds.find(&name).cloned());
+        let Some(kind) = kind else { return self.values(None) };
         let inside = self.scan.tokens[open + 1..].to_vec();
         // Names given so far, those behind the cursor included.
         let whole = self.scan.whole.get(open + 1..).unwrap_or_default();
@@ -189,7 +189,7 @@ impl Completer<'_, '_> {
         let first = inside.is_empty();
         if starts_arg {
             let by_position = usize::from(!first && !matches!(inside.get(1), Some(Token::Mark(':'))));
-            for arg in kind.args.iter().skip(by_position).filter(|a| !given.contains(&a.name)) {
+            for arg in kind.args.iter().skip(by_position).filter(|a| !given.contains(&a.name.as_str())) {
                 self.out.push(argument(arg));
             }
             if first {
@@ -207,12 +207,12 @@ impl Completer<'_, '_> {
     }
 
     /// Names, those that fit an argument first, and the words that it takes.
-    fn values(&mut self, spec: Option<&'static Arg>) {
-        let accepts = spec.map_or(&[][..], |s| s.accepts);
+    fn values(&mut self, spec: Option<&Arg>) {
+        let accepts = spec.map_or(&[][..], |s| &s.accepts);
         for a in accepts {
             match a {
                 Accepts::Word(all) => {
-                    for w in *all {
+                    for w in all {
                         let mut i = item(w, C::ENUM_MEMBER, String::new(), String::new());
                         i.sort_text = Some(format!("0{w}"));
                         self.out.push(i);
@@ -241,15 +241,35 @@ impl Completer<'_, '_> {
         }
         let own = self.scan.name();
         let names = self.a.index.declared(Analysis::ROOT).filter(|s| {
-            !matches!(s.kind, SymbolKind::Output | SymbolKind::Schedule) && Some(s.name.as_str()) != own
+            !matches!(s.kind, SymbolKind::Output | SymbolKind::Schedule | SymbolKind::Program)
+                && Some(s.name.as_str()) != own
         });
         let names: Vec<CompletionItem> = names.map(|s| symbol(s, fits(&s.ty))).collect();
         self.out.extend(names);
     }
 
+    /// The stages of the program whose name ends in front of token `end`.
+    fn stages_of(&mut self, end: usize) {
+        let Some(program) = end.checked_sub(1).and_then(|n| self.scan.word(n)) else { return };
+        let declared = self.a.index.kinds.declared();
+        let found: Vec<CompletionItem> = declared
+            .filter_map(|(name, k)| {
+                let stage = name.strip_prefix(program)?.strip_prefix('.')?;
+                let mut i = item(stage, C::FUNCTION, format!("{name} → {}", k.returns), hover::kind(k));
+                if self.snippets {
+                    i.insert_text = Some(call_snippet(stage, k));
+                    i.insert_text_format = Some(InsertTextFormat::SNIPPET);
+                }
+                Some(i)
+            })
+            .collect();
+        self.out.extend(found);
+    }
+
     /// Behind a dot.
     fn members(&mut self) {
         let Some(at) = self.scan.tokens.len().checked_sub(1) else { return };
+        self.stages_of(at);
         match self.value_before(at) {
             Some(Before::Module(file)) => {
                 let kinds = |s: &&Symbol| !matches!(s.kind, SymbolKind::Param | SymbolKind::Schedule);
@@ -343,14 +363,14 @@ fn symbol(s: &Symbol, fits: bool) -> CompletionItem {
 }
 
 fn argument(arg: &Arg) -> CompletionItem {
-    let mut i = item(arg.name, C::PROPERTY, hover::accepts(arg), hover::argument(arg));
+    let mut i = item(&arg.name, C::PROPERTY, hover::accepts(arg), hover::argument(arg));
     i.insert_text = Some(format!("{}: ", arg.name));
     i.sort_text = Some(format!("{}{}", if arg.default == D::Required { 0 } else { 3 }, arg.name));
     i
 }
 
 /// A call with a hole for each argument that is needed.
-fn call_snippet(k: &Kind) -> String {
+fn call_snippet(name: &str, k: &Kind) -> String {
     let needed = k.args.iter().enumerate().filter(|(_, a)| a.default == D::Required);
     let holes: Vec<String> = needed
         .map(|(n, a)| match n {
@@ -358,5 +378,5 @@ fn call_snippet(k: &Kind) -> String {
             _ => format!("{}: ${}", a.name, n + 1),
         })
         .collect();
-    format!("{}({})$0", k.name, holes.join(", "))
+    format!("{name}({})$0", holes.join(", "))
 }

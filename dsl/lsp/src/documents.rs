@@ -124,6 +124,14 @@ impl FileLoader for Overlay<'_> {
     fn glob(&self, pattern: &str) -> Result<Vec<String>, String> {
         self.disk.glob(pattern)
     }
+
+    fn digest(&self, path: &str) -> Result<headstart_protocol::Digest, String> {
+        self.disk.digest(path)
+    }
+
+    fn executable(&self, path: &str) -> Result<(), String> {
+        self.disk.executable(path)
+    }
 }
 
 impl Documents {

@@ -25,7 +25,7 @@ pub fn finding(a: &Analysis, text: &Text, d: &Diagnostic) -> lsp_types::Diagnost
         Some(DiagnosticRelatedInformation { location: a.location(l.span)?, message: l.text.clone() })
     });
     let related: Vec<_> = related.collect();
-    let unused = matches!(d.code, Code::W0001 | Code::W0002 | Code::W0003);
+    let unused = matches!(d.code, Code::W0001 | Code::W0002 | Code::W0003 | Code::W0007);
     lsp_types::Diagnostic {
         range,
         severity: Some(match d.severity {
@@ -49,6 +49,10 @@ fn place(a: &Analysis, text: &Text, d: &Diagnostic) -> (Range, String) {
         Some(span) => {
             let message = format!("{}: {}", a.checked.sources.locate(span), d.message);
             let import = |s: &Span| s.file == Analysis::ROOT;
+            // A declaration's finding names the program that it is for.
+            if let Some(label) = d.labels.iter().find(|l| import(&l.span)) {
+                return (text.range(label.span), message);
+            }
             let marks = a.index.marks.iter().filter(|m| import(&m.span));
             let direct = marks.clone().find(|m| matches!(m.target, Target::File(f) if f == span.file));
             // Imported by what is imported: the first import stands for all.

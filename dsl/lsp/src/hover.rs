@@ -14,7 +14,10 @@ pub fn hover(a: &Analysis, offset: usize) -> Option<(String, Span)> {
     let text = match &mark.target {
         Target::Symbol(n) => symbol(&a.index.symbols[*n]),
         Target::Kind(k) => kind(k),
-        Target::Argument(k, arg) => format!("{}\n\nArgument of `{}`.", argument(arg), k.name),
+        Target::Argument(k, n) => {
+            let arg = k.args.get(*n).map(argument).unwrap_or_default();
+            format!("{arg}\n\nArgument of `{}`.", k.name)
+        }
         Target::Word(w) => format!("{}\n\n{}", code(w.example), sentence(w.doc)),
         Target::Type(t) => ty(t),
         Target::Field(of, name) => field(of, name),
@@ -39,11 +42,12 @@ fn sentence(text: &str) -> String {
 pub fn symbol(s: &Symbol) -> String {
     let ty = s.ty.as_ref().map(|t| format!(": {t}")).unwrap_or_default();
     let made = match (&s.made_by, &s.value) {
-        (Some(kind), _) => format!(" = {kind}(…)"),
+        (Some(kind), _) => format!(" = {}(…)", kind.name),
         (None, Some(value)) if s.kind == SymbolKind::Param => format!(" = {value}"),
         _ => String::new(),
     };
     let line = match s.kind {
+        SymbolKind::Program => format!("program {} = {:?}", s.name, s.value.as_deref().unwrap_or_default()),
         SymbolKind::Import => format!("import {:?} as {}", s.value.as_deref().unwrap_or_default(), s.name),
         _ => format!("{} {}{ty}{made}", s.kind.keyword(), s.name),
     };
@@ -51,7 +55,7 @@ pub fn symbol(s: &Symbol) -> String {
     if !s.doc.is_empty() {
         out.push(s.doc.clone());
     }
-    out.extend(s.made_by.and_then(kinds::find).map(|k| format!("`{}`: {}", k.name, k.doc)));
+    out.extend(s.made_by.as_ref().map(|k| format!("`{}`: {}", k.name, k.doc)));
     if let Some((keys, count)) = &s.keys {
         let more = if *count > keys.len() { ", …" } else { "" };
         let keys: Vec<String> = keys.iter().map(|k| format!("`{k:?}`")).collect();
@@ -64,7 +68,7 @@ pub fn symbol(s: &Symbol) -> String {
 
 /// A declared name in a few words.
 pub fn brief(s: &Symbol) -> String {
-    let made = s.made_by.map(|k| format!("{} = {k}(…)", s.kind.keyword()));
+    let made = s.made_by.as_ref().map(|k| format!("{} = {}(…)", s.kind.keyword(), k.name));
     let parts = [made, Some(s.doc.clone()).filter(|d| !d.is_empty()), residency(s)];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
 }
@@ -87,9 +91,9 @@ fn residency(s: &Symbol) -> Option<String> {
 
 /// A stage kind with its arguments.
 pub fn kind(k: &Kind) -> String {
-    let place = if k.on_device { "the server and devices" } else { "the server only" };
-    let mut out = format!("{}\n\n{}\n\nMakes a `{}`. Runs on {place}.\n", code(k.example), k.doc, k.returns);
-    for a in k.args {
+    let place = k.places.describe();
+    let mut out = format!("{}\n\n{}\n\nMakes a `{}`. Runs on {place}.\n", code(&k.example), k.doc, k.returns);
+    for a in &k.args {
         out += &format!("\n- {}", argument(a));
     }
     out
@@ -97,7 +101,7 @@ pub fn kind(k: &Kind) -> String {
 
 /// An argument in one line.
 pub fn argument(a: &Arg) -> String {
-    let default = match a.default {
+    let default = match &a.default {
         D::Required => String::new(),
         D::Absent => ", may be left out".to_owned(),
         D::Int(i) => format!(" = {i}"),

@@ -17,6 +17,7 @@ pub fn outline(a: &Analysis, text: &Text) -> Vec<DocumentSymbol> {
                 detail: Some(format!("{}{ty}", s.kind.keyword())),
                 kind: match s.kind {
                     K::Import => SymbolKind::MODULE,
+                    K::Program => SymbolKind::PACKAGE,
                     K::Param => SymbolKind::CONSTANT,
                     K::Model => SymbolKind::CLASS,
                     K::Dataset => SymbolKind::ARRAY,

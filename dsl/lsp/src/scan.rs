@@ -95,6 +95,16 @@ fn lex(text: &str) -> Option<Vec<Token<'_>>> {
 }
 
 impl<'t> Scan<'t> {
+    /// What is called by the parenthesis at token `open`: `probe`, or `tools.readability`.
+    pub fn callee(&self, open: usize) -> Option<String> {
+        let name = self.word(open.checked_sub(1)?)?;
+        let dot = open.checked_sub(2).and_then(|n| self.tokens.get(n));
+        match (dot, open.checked_sub(3).and_then(|n| self.word(n))) {
+            (Some(Token::Mark('.')), Some(program)) => Some(format!("{program}.{name}")),
+            _ => Some(name.to_owned()),
+        }
+    }
+
     /// The word that starts the item, `private` passed over.
     pub fn keyword(&self) -> Option<&'t str> {
         let words = self.tokens.iter().filter_map(|t| match t {

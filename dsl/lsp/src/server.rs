@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use headstart_dsl::FileLoader;
 use lsp_server::{Connection, ErrorCode, ExtractError, Message, Notification, Request, RequestId, Response};
+use headstart_protocol::kinds::Kinds;
 use lsp_types::notification::{self as note, Notification as _};
 use lsp_types::request::{self as ask, Request as _};
 use lsp_types::{
@@ -233,9 +234,14 @@ impl Server<'_> {
 
     fn signature(&mut self, p: lsp_types::SignatureHelpParams) -> Answer {
         let p = p.text_document_position_params;
-        // The text alone tells; it is asked for at every key.
+        // Of a built-in kind the text alone tells; it is asked for at every key.
         let Some(d) = self.documents.get(&p.text_document.uri) else { return Ok(serde_json::Value::Null) };
-        answer(signature::signature(&d.text.text, d.text.offset(p.position)))
+        match signature::signature(&d.text.text, d.text.offset(p.position), &Kinds::default()) {
+            Some(help) => answer(Some(help)),
+            None => self.at_place(&p, |a, text, at| {
+                answer(signature::signature(&text.text, at, &a.index.kinds))
+            }),
+        }
     }
 
     fn folding(&mut self, p: lsp_types::FoldingRangeParams) -> Answer {

@@ -1,6 +1,6 @@
 //! The arguments of the call that is being written.
 
-use headstart_protocol::kinds::{self, Default as D, Kind};
+use headstart_protocol::kinds::{Default as D, Kind, Kinds};
 use lsp_types::{
     Documentation, MarkupContent, MarkupKind, ParameterInformation, ParameterLabel, SignatureHelp,
     SignatureInformation,
@@ -10,11 +10,10 @@ use crate::hover;
 use crate::scan::{Scan, Token, scan};
 
 /// What the call around a byte of the text takes; the argument at the cursor is marked.
-pub fn signature(text: &str, at: usize) -> Option<SignatureHelp> {
+pub fn signature(text: &str, at: usize, kinds: &Kinds) -> Option<SignatureHelp> {
     let scan = scan(text, at)?;
     let calls = scan.open.iter().rev().filter(|(bracket, _)| *bracket == '(');
-    let (kind, open) =
-        calls.filter_map(|(_, n)| Some((kinds::find(scan.word(n.checked_sub(1)?)?)?, *n))).next()?;
+    let (kind, open) = calls.filter_map(|(_, n)| Some((kinds.find(&scan.callee(*n)?)?, *n))).next()?;
     Some(SignatureHelp {
         signatures: vec![described(kind)],
         active_signature: Some(0),
@@ -61,7 +60,7 @@ fn described(kind: &Kind) -> SignatureInformation {
     label += &format!(") → {}", kind.returns);
     SignatureInformation {
         label,
-        documentation: Some(markdown(kind.doc.to_owned())),
+        documentation: Some(markdown(kind.doc.clone())),
         parameters: Some(parameters),
         active_parameter: None,
     }

@@ -223,6 +223,42 @@ fn hover_tells_type_docs_and_residency() {
 }
 
 #[test]
+fn a_program_of_ones_own_is_known() {
+    let declared = r#"{ "program": "tools.py", "protocol": 1, "stages": [
+        { "name": "ease", "version": 1, "doc": "How easy answers are to read.", "makes": "Metrics",
+          "args": [{ "name": "answers", "takes": ["Responses", "Dataset"], "doc": "the answers" },
+                   { "name": "hard", "takes": ["Float"], "default": 50 }] }] }"#;
+    let project = || files().with("/project/tools.py", "").with("/project/tools.stages.json", declared);
+    let ask = |what: &str, text: &str| {
+        let mut e = Editor::new(project());
+        let place = e.open(&format!("{ITEMS}program tools = \"tools.py\"\n{text}"));
+        e.ask(what, place).expect("an answer")
+    };
+    let hover = |text: &str| ask("textDocument/hover", text)["contents"]["value"].to_string();
+    let text = hover("stage x: Metrics = tools.ea|se(questions)\n");
+    assert!(
+        text.contains("How easy answers are to read.") && text.contains("`hard`: Float = 50.0"),
+        "{text}"
+    );
+    let text = hover("stage x: Metrics = tools.ease(questions, ha|rd: 3)\n");
+    assert!(text.contains("Argument of `tools.ease`."), "{text}");
+    let text = hover("stage x: Metrics = too|ls.ease(questions)\n");
+    assert!(text.contains("program tools = \\\"tools.py\\\""), "{text}");
+    let offered = |text: &str| labels(&ask("textDocument/completion", text));
+    assert!(offered("stage x: Metrics = |\n").contains(&"tools.ease".to_owned()));
+    assert_eq!(offered("stage x: Metrics = tools.|\n"), ["ease"]);
+    assert_eq!(offered("stage x: Metrics = tools.ease(questions, |)\n"), ["hard"]);
+    let found = ask("textDocument/definition", "stage x: Metrics = too|ls.ease(questions)\n");
+    assert_eq!(found["range"]["start"]["line"], 8, "{found}");
+
+    let mut e = Editor::new(project().with("/project/tools.stages.json", "{"));
+    e.open("program tools = \"tools.py\"\nstage x: Metrics = tools.ease()\noutput x = x\n");
+    let found = e.found();
+    let first = &found[0]["range"]["start"]["line"];
+    assert_eq!((found.as_array().map(Vec::len), first), (Some(1), &json!(0)), "{found}");
+}
+
+#[test]
 fn definitions_lead_through_imports() {
     let at = |text: &str| {
         let (mut e, place) = Editor::with(&format!("{ITEMS}{text}"));

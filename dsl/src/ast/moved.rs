@@ -64,6 +64,11 @@ impl Moved for Item {
                 i.name.moved(to);
                 i.args.moved(to);
             }
+            ItemKind::Program(p) => {
+                let p = Arc::make_mut(p);
+                p.name.moved(to);
+                p.path.moved(to);
+            }
             ItemKind::Param(p) => {
                 let p = Arc::make_mut(p);
                 p.name.moved(to);

@@ -18,18 +18,13 @@ use crate::names;
 
 impl Checker<'_> {
     /// The arguments of a call, defaults filled in; absent ones and those with mistakes left out.
-    pub(super) fn args(
-        &mut self,
-        ctx: &mut Ctx,
-        kind: &'static Kind,
-        call: &ast::Call,
-    ) -> BTreeMap<String, T> {
-        let mut given: BTreeMap<&'static str, &Name> = BTreeMap::new();
+    pub(super) fn args(&mut self, ctx: &mut Ctx, kind: &Kind, call: &ast::Call) -> BTreeMap<String, T> {
+        let mut given: BTreeMap<&str, &Name> = BTreeMap::new();
         let mut out = BTreeMap::new();
         for (n, arg) in call.args.iter().enumerate() {
             let Some(spec) = self.spec(kind, n, call) else { continue };
             let place = arg.name.as_ref().unwrap_or(&call.name);
-            if let Some(first) = given.insert(spec.name, place) {
+            if let Some(first) = given.insert(&spec.name, place) {
                 let d = Diagnostic::new(Code::E0105, format!("`{}` is given twice", spec.name))
                     .at(arg.name.as_ref().map_or(arg.value.span, |n| n.span), "given again");
                 let d = if first.span == call.name.span {
@@ -41,25 +36,25 @@ impl Checker<'_> {
                 continue;
             }
             if let Some(t) = self.argument(ctx, kind, spec, &arg.value) {
-                out.insert(spec.name.to_owned(), t);
+                out.insert(spec.name.clone(), t);
             }
         }
         self.report_missing(kind, call, &given);
-        for spec in kind.args.iter().filter(|s| !given.contains_key(s.name)) {
-            let value = match spec.default {
+        for spec in kind.args.iter().filter(|s| !given.contains_key(s.name.as_str())) {
+            let value = match &spec.default {
                 D::Required | D::Absent => continue,
-                D::Int(i) => Value::Int(i),
-                D::Float(x) => Value::Float(x),
-                D::Bool(b) => Value::Bool(b),
-                D::Text(t) => Value::Text(t.to_owned()),
+                D::Int(i) => Value::Int(*i),
+                D::Float(x) => Value::Float(*x),
+                D::Bool(b) => Value::Bool(*b),
+                D::Text(t) => Value::Text(t.clone()),
             };
-            out.insert(spec.name.to_owned(), T::Const(value));
+            out.insert(spec.name.clone(), T::Const(value));
         }
         out
     }
 
     /// Which argument of the kind is meant.
-    fn spec(&mut self, kind: &'static Kind, n: usize, call: &ast::Call) -> Option<&'static Arg> {
+    fn spec<'k>(&mut self, kind: &'k Kind, n: usize, call: &ast::Call) -> Option<&'k Arg> {
         let arg = &call.args[n];
         let Some(name) = &arg.name else {
             if n == 0 {
@@ -81,7 +76,7 @@ impl Checker<'_> {
                     .fix(start, format!("{}: ", one.name)),
                 _ => d.help(format!(
                     "write its name in front: {}",
-                    names::quoted(free.iter().map(|a| a.name), "or")
+                    names::quoted(free.iter().map(|a| a.name.as_str()), "or")
                 )),
             };
             self.report(d);
@@ -89,7 +84,7 @@ impl Checker<'_> {
         };
         let found = kind.args.iter().find(|a| a.name == name.text);
         if found.is_none() {
-            let known: Vec<&str> = kind.args.iter().map(|a| a.name).collect();
+            let known: Vec<&str> = kind.args.iter().map(|a| a.name.as_str()).collect();
             let d = Diagnostic::new(Code::E0104, format!("`{}` has no argument `{}`", kind.name, name.text))
                 .at(name.span, "unknown argument")
                 .suggest(&name.text, name.span, known.iter().copied())
@@ -100,8 +95,11 @@ impl Checker<'_> {
     }
 
     fn report_missing(&mut self, kind: &Kind, call: &ast::Call, given: &BTreeMap<&str, &Name>) {
-        let missing: Vec<&Arg> =
-            kind.args.iter().filter(|a| a.default == D::Required && !given.contains_key(a.name)).collect();
+        let missing: Vec<&Arg> = kind
+            .args
+            .iter()
+            .filter(|a| a.default == D::Required && !given.contains_key(a.name.as_str()))
+            .collect();
         if missing.is_empty() {
             return;
         }
@@ -113,7 +111,7 @@ impl Checker<'_> {
         if strangers.count() > 0 {
             return;
         }
-        let list = names::quoted(missing.iter().map(|a| a.name), "and");
+        let list = names::quoted(missing.iter().map(|a| a.name.as_str()), "and");
         let mut d = Diagnostic::new(Code::E0106, format!("`{}` needs {list}", kind.name))
             .at(call.name.span, format!("{list} missing"));
         for m in missing {
@@ -125,9 +123,9 @@ impl Checker<'_> {
         self.report(d);
     }
 
-    fn argument(&mut self, ctx: &mut Ctx, kind: &Kind, spec: &'static Arg, e: &Expr) -> Option<T> {
+    fn argument(&mut self, ctx: &mut Ctx, kind: &Kind, spec: &Arg, e: &Expr) -> Option<T> {
         let bare = e.bare();
-        for accepts in spec.accepts {
+        for accepts in &spec.accepts {
             match (accepts, &bare.kind) {
                 (Accepts::Word(words), _) => {
                     if let Some(done) = self.word(ctx, kind, spec, words, bare) {
@@ -142,13 +140,13 @@ impl Checker<'_> {
         let optional_ok = spec.default == D::Absent;
         let typed = match &typed.ty {
             Type::Optional(inner) if optional_ok => Typed { ty: (**inner).clone(), ..typed },
-            Type::Optional(inner) if self.fits(inner, &typed, spec.accepts).is_some() => {
+            Type::Optional(inner) if self.fits(inner, &typed, &spec.accepts).is_some() => {
                 self.plain(typed);
                 return None;
             }
             _ => typed,
         };
-        match self.fits(&typed.ty, &typed, spec.accepts) {
+        match self.fits(&typed.ty, &typed, &spec.accepts) {
             Some(want) => Some(self.coerce(ctx, typed, &want)),
             None => {
                 self.report_mismatch(kind, spec, &typed);
@@ -159,7 +157,7 @@ impl Checker<'_> {
 
     /// The first accepted type that a value fits.
     fn fits(&self, ty: &Type, typed: &Typed, accepts: &[Accepts]) -> Option<Type> {
-        let all = || accepts.iter().map(|a| a.ty());
+        let all = || accepts.iter().map(Accepts::ty);
         all().find(|want| want == ty).or_else(|| all().find(|want| converts(ty, want, typed)))
     }
 
@@ -188,17 +186,17 @@ impl Checker<'_> {
         ctx: &mut Ctx,
         kind: &Kind,
         spec: &Arg,
-        words: &'static [&'static str],
+        words: &[String],
         e: &Expr,
     ) -> Option<Option<T>> {
         let unknown = |word: &str| {
             Diagnostic::new(Code::E0111, format!("`{}` of `{}` cannot be `{word}`", spec.name, kind.name))
                 .at(e.span, "unknown word")
-                .suggest(word, e.span, words.iter().copied())
-                .note(format!("it is one of {}", names::quoted(words.iter().copied(), "or")))
+                .suggest(word, e.span, words.iter().map(String::as_str))
+                .note(format!("it is one of {}", names::quoted(words.iter().map(String::as_str), "or")))
         };
         match &e.kind {
-            ExprKind::Name(n) if words.contains(&n.as_str()) => {
+            ExprKind::Name(n) if words.contains(n) => {
                 return Some(Some(T::Const(Value::Text(n.clone()))));
             }
             ExprKind::Name(n) => {
@@ -209,7 +207,7 @@ impl Checker<'_> {
                 }
             }
             ExprKind::Text(t) => {
-                let d = if words.contains(&t.as_str()) {
+                let d = if words.contains(t) {
                     Diagnostic::new(
                         Code::E0111,
                         format!("`{}` is one of a few words, written bare", spec.name),
@@ -234,7 +232,7 @@ impl Checker<'_> {
             T::Var(v) => ctx.vars[*v].elements.iter().filter_map(|(_, t)| text_of(t)).collect(),
             _ => Vec::new(),
         };
-        if let Some(bad) = texts.iter().find(|t| !words.contains(&t.as_str()) && *t != OPEN) {
+        if let Some(bad) = texts.iter().find(|t| !words.contains(t) && *t != OPEN) {
             self.report(unknown(bad));
             return Some(None);
         }
@@ -269,7 +267,7 @@ impl Checker<'_> {
     }
 
     fn report_mismatch(&mut self, kind: &Kind, spec: &Arg, typed: &Typed) {
-        let wanted: Vec<String> = spec.accepts.iter().map(|w| describe(*w)).collect();
+        let wanted: Vec<String> = spec.accepts.iter().map(describe).collect();
         let wanted = names::listed(&wanted, "or");
         let d = Diagnostic::new(
             Code::E0201,
@@ -379,15 +377,15 @@ pub(super) fn converts(ty: &Type, want: &Type, typed: &Typed) -> bool {
     }
 }
 
-/// Whether an argument's documentation only repeats its name, as in "`prompts` is the prompts".
+/// Whether an argument's documentation says nothing beyond its name, as in "`prompts` is the prompts".
 fn is_told(a: &Arg) -> bool {
-    a.doc.trim_end_matches('.') == format!("the {}", a.name)
+    a.doc.is_empty() || a.doc.trim_end_matches('.') == format!("the {}", a.name)
 }
 
 /// An accepted form, for people.
-fn describe(accepts: Accepts) -> String {
+fn describe(accepts: &Accepts) -> String {
     match accepts {
-        Accepts::Word(words) => format!("one of {}", names::quoted(words.iter().copied(), "or")),
+        Accepts::Word(words) => format!("one of {}", names::quoted(words.iter().map(String::as_str), "or")),
         other => a(&other.ty()),
     }
 }

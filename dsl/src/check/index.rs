@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use headstart_protocol::kinds::{self, Accepts, Arg};
+use headstart_protocol::kinds::{Accepts, Arg};
 use headstart_protocol::{Type, Value};
 
 use super::params::show;
@@ -20,8 +20,9 @@ struct Build<'a, 'l> {
     /// Items, parameters and imports of each file.
     names: HashMap<(FileId, String), usize>,
     outputs: HashMap<(FileId, String), usize>,
-    /// The file that is being walked.
+    /// The file that is being walked, and its scope.
     file: FileId,
+    scope: usize,
     /// Loop variables of the item that is being walked.
     vars: Vec<(String, usize)>,
 }
@@ -31,7 +32,8 @@ impl Checker<'_> {
     pub(super) fn index(&self) -> Index {
         let out = Index::default();
         let (names, outputs) = (HashMap::new(), HashMap::new());
-        let mut b = Build { c: self, out, names, outputs, file: FileId(0), vars: Vec::new() };
+        let mut b = Build { c: self, out, names, outputs, file: FileId(0), scope: 0, vars: Vec::new() };
+        b.out.kinds = self.scopes.first().map(|s| s.kinds.clone()).unwrap_or_default();
         let mut seen = BTreeSet::new();
         let scopes = (0..self.scopes.len()).filter_map(|n| Some((n, self.scope_file(n)?)));
         let scopes: Vec<(usize, FileId)> = scopes.filter(|(_, f)| seen.insert(*f)).collect();
@@ -45,7 +47,7 @@ impl Checker<'_> {
             }
         }
         for (scope, file) in &scopes {
-            b.file = *file;
+            (b.file, b.scope) = (*file, *scope);
             let tree = self.scopes[*scope].tree.clone();
             tree.items.iter().for_each(|i| b.item(i));
         }
@@ -106,6 +108,10 @@ impl Build<'_, '_> {
                 s.file = file;
                 s.value = Some(i.path.text.clone());
             }
+            ItemKind::Program(p) => {
+                let s = self.symbol(&p.name, SymbolKind::Program, &doc);
+                s.value = Some(p.path.text.clone());
+            }
             ItemKind::Param(p) => {
                 let value = match entity(&p.name) {
                     Some(Entity::Param(n)) => match &self.c.params[n].value {
@@ -146,7 +152,7 @@ impl Build<'_, '_> {
             (false, true) => t.optional(),
             (false, false) => t,
         });
-        s.made_by = item.kind.map(|k| k.name);
+        s.made_by = item.kind.clone();
         if item.keyed && item.done {
             let keys = item.keys.iter().take(Symbol::KEYS).map(|(k, _)| k.clone());
             s.keys = Some((keys.collect(), item.keys.len()));
@@ -180,7 +186,7 @@ impl Build<'_, '_> {
             ItemKind::Decl(d) => self.decl(d),
             ItemKind::Schedule(s) => self.block(&s.block, words::ENTRIES),
             ItemKind::Output(o) => self.expr(&o.value),
-            ItemKind::Bad(_) => {}
+            ItemKind::Program(_) | ItemKind::Bad(_) => {}
         }
     }
 
@@ -296,31 +302,39 @@ impl Build<'_, '_> {
     }
 
     fn call(&mut self, call: &Call) {
-        let Some(kind) = kinds::find(&call.name.text) else {
+        let c = self.c;
+        let of_program = call.of_program();
+        if let Some((program, _)) = &of_program {
+            if let Some(n) = self.named(&program.text) {
+                self.mark(program.span, Target::Symbol(n));
+            }
+        }
+        let Some(kind) = c.scopes[self.scope].kinds.find(&call.name.text) else {
             if let Some(word) = words::find(words::FUNCTIONS, &call.name.text) {
                 self.mark(call.name.span, Target::Word(word));
             }
             call.args.iter().for_each(|a| self.expr(&a.value));
             return;
         };
-        self.mark(call.name.span, Target::Kind(kind));
+        let stage = of_program.map_or(call.name.span, |(_, stage)| stage.span);
+        self.mark(stage, Target::Kind(kind.clone()));
         for (n, arg) in call.args.iter().enumerate() {
             let spec = match &arg.name {
-                Some(name) => kind.args.iter().find(|a| a.name == name.text),
-                None => kind.args.get(n),
+                Some(name) => kind.args.iter().position(|a| a.name == name.text),
+                None => Some(n),
             };
             if let (Some(name), Some(spec)) = (&arg.name, spec) {
-                self.mark(name.span, Target::Argument(kind, spec));
+                self.mark(name.span, Target::Argument(kind.clone(), spec));
             }
-            self.argument(spec, &arg.value);
+            self.argument(spec.and_then(|n| kind.args.get(n)), &arg.value);
         }
     }
 
     /// Bare words and the metric of a condition are no names.
-    fn argument(&mut self, spec: Option<&'static Arg>, value: &Expr) {
-        for accepts in spec.iter().flat_map(|s| s.accepts) {
+    fn argument(&mut self, spec: Option<&Arg>, value: &Expr) {
+        for accepts in spec.iter().flat_map(|s| &s.accepts) {
             match (accepts, &value.bare().kind) {
-                (Accepts::Word(words), ExprKind::Name(n)) if words.contains(&n.as_str()) => return,
+                (Accepts::Word(words), ExprKind::Name(n)) if words.contains(n) => return,
                 (Accepts::Condition, ExprKind::Compare(_, _, bound)) => return self.expr(bound),
                 _ => {}
             }

@@ -1,7 +1,7 @@
 //! Types of expressions.
 
 use headstart_protocol::expr::CompareOp;
-use headstart_protocol::{Type, Value, kinds};
+use headstart_protocol::{Type, Value};
 
 use super::refs::Found;
 use super::{Checker, Ctx, Entity, T, Typed};
@@ -88,6 +88,11 @@ impl Checker<'_> {
             Entity::Module(_) => {
                 let d = Diagnostic::new(Code::E0201, "a module is no value").at(span, "an imported file");
                 self.report(d.help("name something in it, as in `module.item`"));
+                None
+            }
+            Entity::Program(_) => {
+                let name = self.sources.text(span).to_owned();
+                self.program_is_no_value(&Name { text: name, span });
                 None
             }
             Entity::Bad => None,
@@ -391,7 +396,10 @@ impl Checker<'_> {
                 None
             }
             name => {
-                let known = kinds::find(name).is_some();
+                let known = self.scopes[ctx.scope].kinds.find(name).is_some();
+                if !known && self.report_no_stage(ctx.scope, call) {
+                    return None;
+                }
                 let d = if known {
                     Diagnostic::new(Code::E0212, format!("`{name}` makes something of its own here"))
                         .at(span, "a stage inside another expression")

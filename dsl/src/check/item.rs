@@ -69,7 +69,7 @@ impl Checker<'_> {
         self.items[i].ty = self.item_type(i, &decl);
         let looped = self.bindings(&mut ctx, &decl);
         let args = match call {
-            Some((kind, call)) => self.args(&mut ctx, kind, call),
+            Some((kind, call)) => self.args(&mut ctx, &kind, call),
             None => BTreeMap::new(),
         };
         let when = self.when(&mut ctx, &decl);
@@ -81,11 +81,12 @@ impl Checker<'_> {
     }
 
     /// The kind that is called, and the call.
-    fn kind<'d>(&mut self, i: usize, decl: &'d Decl) -> Option<(&'static Kind, &'d Call)> {
+    fn kind<'d>(&mut self, i: usize, decl: &'d Decl) -> Option<(Arc<Kind>, &'d Call)> {
         let ExprKind::Call(call) = &decl.value.bare().kind else {
             if !matches!(decl.value.kind, ExprKind::Bad) {
                 let keyword = decl.declared.keyword();
-                let example = kinds::all().find(|k| k.role == decl.declared.role()).map_or("", |k| k.example);
+                let example =
+                    kinds::all().find(|k| k.role == decl.declared.role()).map_or("", |k| &k.example);
                 let d = Diagnostic::new(Code::E0212, format!("a {keyword} is made by a stage kind"))
                     .at(decl.value.span, "no call of a kind")
                     .help(format!("write, for instance, `{example}`"));
@@ -93,25 +94,28 @@ impl Checker<'_> {
             }
             return None;
         };
-        let Some(kind) = kinds::find(&call.name.text) else {
+        let Some(kind) = self.kind_called(self.items[i].scope, call) else {
+            if self.report_no_stage(self.items[i].scope, call) {
+                return None;
+            }
             let role = decl.declared.role();
-            let of_role = || kinds::all().filter(move |k| k.role == role).map(|k| k.name);
+            let of_role = || kinds::all().filter(move |k| k.role == role).map(|k| k.name.as_str());
             let keyword = decl.declared.keyword();
             let d = Diagnostic::new(Code::E0103, format!("there is no stage kind `{}`", call.name.text))
                 .at(call.name.span, "unknown kind")
-                .suggest(&call.name.text, call.name.span, of_role().chain(kinds::all().map(|k| k.name)))
+                .suggest(&call.name.text, call.name.span, of_role().chain(kinds::all().map(|k| k.name.as_str())))
                 .note(format!("a `{keyword}` can be made by {}", names::quoted(of_role(), "or")));
             self.report(d);
             return None;
         };
-        self.items[i].kind = Some(kind);
+        self.items[i].kind = Some(kind.clone());
         if kind.role != decl.declared.role() {
             let right = Declared::of_role(kind.role);
             let ty = if right == Declared::Stage { format!(": {}", kind.returns) } else { String::new() };
             let d = Diagnostic::new(Code::E0211, format!("`{}` makes {}", kind.name, a(&kind.returns)))
                 .at(decl.keyword, format!("says `{}`", decl.declared.keyword()))
                 .see(call.name.span, format!("makes {}", a(&kind.returns)))
-                .help(format!("write `{} {}{ty} = {}(…)`", right.keyword(), decl.name.text, kind.name));
+                .help(format!("write `{} {}{ty} = {}(…)`", right.keyword(), decl.name.text, call.name.text));
             self.report(d);
         }
         Some((kind, call))
@@ -119,7 +123,7 @@ impl Checker<'_> {
 
     /// The type of one instance: as stated, or as the kind makes it.
     fn item_type(&mut self, i: usize, decl: &Decl) -> Option<Type> {
-        let kind = self.items[i].kind;
+        let kind = self.items[i].kind.clone();
         if let Some(ty) = decl.declared.ty() {
             if let Some(stated) = &decl.ty {
                 let d = Diagnostic::new(
@@ -132,7 +136,7 @@ impl Checker<'_> {
             }
             return Some(ty);
         }
-        let makes = kind.map(|k| k.returns.clone());
+        let makes = kind.as_ref().map(|k| k.returns.clone());
         let Some(stated) = &decl.ty else {
             let d = Diagnostic::new(Code::E0007, "a stage states what it makes");
             let d = d.at(decl.name.span, "no type");
@@ -294,7 +298,11 @@ impl Checker<'_> {
                     return;
                 }
             }
-            self.bases.push(self.base(self.items[i].kind, self.instances.len() as u32, &instance.args));
+            self.bases.push(self.base(
+                self.items[i].kind.as_deref(),
+                self.instances.len() as u32,
+                &instance.args,
+            ));
             self.instances.push(instance);
         }
         self.items[i].instances = first..self.instances.len() as u32;
@@ -322,8 +330,8 @@ impl Checker<'_> {
                 None => item.name.clone(),
             },
             key,
-            kind: item.kind.map(|k| k.name.to_owned()).unwrap_or_default(),
-            version: item.kind.map_or(0, |k| k.version),
+            kind: item.kind.as_ref().map(|k| k.name.clone()).unwrap_or_default(),
+            version: item.kind.as_ref().map_or(0, |k| k.version),
             args,
             when: made.when.as_ref().map(|t| lower.expr(t)),
             place: made.place.clone(),

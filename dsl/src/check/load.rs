@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use headstart_protocol::kinds::Kinds;
+
 use super::{Checker, Entity, ItemState, ParamState, ParamValue, Scope};
 use crate::ast::{self, ItemKind, Name};
 use crate::codes::Code;
@@ -63,6 +65,7 @@ impl Checker<'_> {
             path: path.to_owned(),
             prefix,
             names: BTreeMap::new(),
+            kinds: Kinds::default(),
             outputs: Vec::new(),
             schedules: Vec::new(),
             used: scope == 0,
@@ -75,6 +78,13 @@ impl Checker<'_> {
                         None => Entity::Bad,
                     };
                     self.declare_name(scope, &import.name, entity);
+                }
+                ItemKind::Program(p) => {
+                    let entity = match self.program(scope, p) {
+                        Some(program) => Entity::Program(program),
+                        None => Entity::Bad,
+                    };
+                    self.declare_name(scope, &p.name, entity);
                 }
                 ItemKind::Param(p) => {
                     self.declare_name(scope, &p.name, Entity::Param(self.params.len()));

@@ -177,7 +177,7 @@ impl Checker<'_> {
     /// The model that an instance is, or is based on, as far as the file tells.
     pub(super) fn base(
         &self,
-        kind: Option<&'static Kind>,
+        kind: Option<&Kind>,
         number: u32,
         args: &BTreeMap<String, Expr>,
     ) -> Option<u32> {

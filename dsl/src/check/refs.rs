@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use headstart_protocol::kinds::{self, Accepts};
+use headstart_protocol::kinds::Accepts;
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
@@ -105,13 +105,13 @@ impl Checker<'_> {
 
     /// Bare words and the metric of a condition are no references.
     fn arg_refs(&mut self, scope: usize, call: &ast::Call, n: usize, arg: &ast::Arg, r: &mut Refs<'_>) {
-        let accepts = kinds::find(&call.name.text).and_then(|k| match &arg.name {
+        let accepts = self.scopes[scope].kinds.find(&call.name.text).and_then(|k| match &arg.name {
             Some(name) => k.args.iter().find(|a| a.name == name.text),
             None => k.args.get(n),
         });
-        for a in accepts.iter().flat_map(|a| a.accepts) {
+        for a in accepts.iter().flat_map(|a| &a.accepts) {
             match (a, &arg.value.bare().kind) {
-                (Accepts::Word(words), ExprKind::Name(w)) if words.contains(&w.as_str()) => return,
+                (Accepts::Word(words), ExprKind::Name(w)) if words.contains(w) => return,
                 (Accepts::Condition, ExprKind::Compare(_, _, bound)) => {
                     return self.refs(scope, bound, r);
                 }
@@ -140,7 +140,7 @@ impl Checker<'_> {
                 }
             }
             Entity::Module(m) => self.scopes[m].used = true,
-            Entity::Bad => {}
+            Entity::Program(_) | Entity::Bad => {}
         }
     }
 
@@ -298,6 +298,10 @@ impl Checker<'_> {
                 Entity::Param(p) if !self.params[*p].used => {
                     let name = &self.params[*p].ast.name.text;
                     let d = Diagnostic::new(Code::W0002, format!("nothing uses the parameter `{name}`"));
+                    Some(d.at(*span, "").help("remove it"))
+                }
+                Entity::Program(p) if !self.programs[*p].used => {
+                    let d = Diagnostic::new(Code::W0007, "nothing calls a stage of this program");
                     Some(d.at(*span, "").help("remove it"))
                 }
                 Entity::Module(m) if !self.scopes[*m].used => {

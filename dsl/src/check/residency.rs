@@ -33,9 +33,16 @@ impl Checker<'_> {
             }
             let via = if source.is_some() { None } else { Some((first, first_span)) };
             self.set_private(i, device, via, reported);
-        } else if let Some(device) = source {
+        } else if let Some(device) = source.or_else(|| self.device_of_program(i, place)) {
             self.set_private(i, device, None, false);
         }
+    }
+
+    /// A program can read what its device holds, so what it makes there is private.
+    fn device_of_program(&self, i: usize, place: &Place) -> Option<String> {
+        let Place::Device(device) = place else { return None };
+        let kind = self.items[i].kind.as_ref()?;
+        kind.name.contains('.').then(|| device.clone())
     }
 
     fn set_private(&mut self, i: usize, device: String, via: Option<(usize, Span)>, reported: bool) {

@@ -75,9 +75,14 @@ impl Checker<'_> {
                         .help("add `on: device(\"…\")`, or remove it");
                 self.report(d);
             }
+            if let Some(kind) = self.items[item].kind.clone().filter(|k| !k.places.on_server()) {
+                let d = Diagnostic::new(Code::E0508, format!("`{}` runs on devices only", kind.name))
+                    .at(decl.value.span, "placed on the server");
+                self.report(d.help("add `on: device(\"…\")` to its settings"));
+            }
             return;
         };
-        if let Some(kind) = self.items[item].kind.filter(|k| !k.on_device) {
+        if let Some(kind) = self.items[item].kind.clone().filter(|k| !k.places.on_device()) {
             let all = decl.settings.iter().flat_map(|b| &b.settings);
             let set = all.filter(|s| s.name.text == "on").map(|s| s.value.span).next();
             let span = decl.on.as_ref().map(|e| e.span).or(set).unwrap_or(decl.name.span);

@@ -12,6 +12,7 @@ pub(super) fn symbol(rule: Rule) -> Option<&'static str> {
     Some(match rule {
         kw_import => "`import`",
         kw_as => "`as`",
+        kw_program => "`program`",
         kw_param => "`param`",
         kw_private => "`private`",
         kw_model => "`model`",
@@ -41,7 +42,7 @@ pub(super) fn symbol(rule: Rule) -> Option<&'static str> {
         rbracket => "`]`",
         lbrace | block => "`{`",
         rbrace => "`}`",
-        name | binding => "a name",
+        name | binding | callee => "a name",
         string => "a text in double quotes",
         number => "a number",
         ty => "a type",
@@ -49,7 +50,7 @@ pub(super) fn symbol(rule: Rule) -> Option<&'static str> {
         arg => "an argument",
         expr | operand | list | paren | call => "a value",
         EOI => END,
-        item | import | param | schedule | output | decl => "an item",
+        item | import | program | param | schedule | output | decl => "an item",
         file | part | one_item | some_settings | some_args | arg_name | nl | comment | doc | file_doc => {
             return None;
         }

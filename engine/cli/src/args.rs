@@ -33,6 +33,8 @@ pub enum Command {
     Run(Run),
     /// Say why a stage ran again, or did not.
     Why(Why),
+    /// Ask a program of your own what its stages are, and write its declaration.
+    Describe(Describe),
     /// Draw a pipeline as a graph.
     Graph(Graph),
     /// List, show and replay runs.
@@ -155,6 +157,23 @@ pub struct Why {
     /// The run to compare with; by default the one before in which the stage has a key.
     #[arg(long, value_name = "RUN")]
     pub against: Option<String>,
+}
+
+/// `headstart describe`
+#[derive(Args)]
+pub struct Describe {
+    /// The programs. `tools.py` gets `tools.stages.json` beside it.
+    #[arg(value_name = "PROGRAM", required_unless_present = "sdk")]
+    pub programs: Vec<PathBuf>,
+    /// Change nothing; fail if a declaration is not up to date.
+    #[arg(long)]
+    pub check: bool,
+    /// Write declarations to standard output instead.
+    #[arg(long, conflicts_with = "check")]
+    pub print: bool,
+    /// Write the Python SDK to standard output: one file, to be kept beside your programs.
+    #[arg(long, conflicts_with_all = ["programs", "check", "print"])]
+    pub sdk: bool,
 }
 
 /// `headstart graph`

@@ -6,6 +6,8 @@ use std::path::Path;
 use headstart_dsl::plan::Plan;
 use headstart_dsl::{Checked, FileLoader};
 
+use headstart_protocol::Digest;
+
 use crate::args::{Pipeline, Values};
 use crate::exit::{CommandError, INPUT};
 
@@ -26,6 +28,23 @@ impl FileLoader for Disk {
             found.flatten().filter(visible).map(|p| p.to_string_lossy().into_owned()).collect();
         paths.sort();
         Ok(paths)
+    }
+
+    fn digest(&self, path: &str) -> Result<Digest, String> {
+        std::fs::read(path).map(|bytes| Digest::of(&bytes)).map_err(|e| e.to_string())
+    }
+
+    #[cfg(unix)]
+    fn executable(&self, path: &str) -> Result<(), String> {
+        use std::os::unix::fs::PermissionsExt;
+        match std::fs::metadata(path) {
+            Err(e) => Err(e.to_string()),
+            Ok(m) if !m.is_file() => Err("it is not a file".to_owned()),
+            Ok(m) if m.permissions().mode() & 0o111 == 0 => {
+                Err(format!("it may not be executed; `chmod +x {path}` allows it"))
+            }
+            Ok(_) => Ok(()),
+        }
     }
 }
 

@@ -54,6 +54,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, CommandError> {
     match &cli.command {
         Command::Check(args) => done(commands::check::check(args)),
         Command::Fmt(args) => done(commands::check::fmt(args)),
+        Command::Describe(args) => done(commands::describe::run(args)),
         Command::Graph(args) => done(commands::check::graph(args)),
         Command::Plan(args) => done(commands::plan::run(ws()?, cli.backend, args)),
         Command::Run(args) => commands::run::run(ws()?, cli.backend, args),

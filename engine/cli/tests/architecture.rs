@@ -22,19 +22,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("merge", &["protocol", "lm"]),
     ("finetune", &["protocol", "lm"]),
     ("evaluate", &["protocol", "lm"]),
+    ("host", &["protocol"]),
     ("study", &["protocol", "lm", "explain", "select", "evaluate"]),
     (
         "builtin",
         &["protocol", "lm", "mlx", "ingest", "explain", "select", "merge", "finetune", "evaluate", "study"],
     ),
     // Pictures are made from plain data, so the device may draw its owner's page (docs/adr).
-    ("device", &["protocol", "report", "lm", "builtin"]),
+    ("device", &["protocol", "report", "lm", "builtin", "host"]),
     ("corpus", &[]),
     (
         "cli",
         &[
             "protocol", "dsl", "lsp", "core", "cron", "store", "driver", "server", "report", "lm", "builtin",
-            "explain", "select",
+            "host", "explain", "select",
         ],
     ),
 ];

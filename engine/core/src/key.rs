@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use headstart_dsl::plan::Instance;
+use headstart_dsl::plan::{Instance, Plan};
+use headstart_protocol::Digest;
 use headstart_protocol::digest::canonical_json;
 use headstart_protocol::expr::Expr;
-use headstart_protocol::{Digest, kinds};
 use serde::{Deserialize, Serialize};
 
 /// What a cache key is the digest of. Paths of files, names of stages, attempts, formatting and
@@ -14,10 +14,13 @@ use serde::{Deserialize, Serialize};
 /// output, and an output under other names would be a wrong answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KeyPreimage {
-    /// The stage kind.
+    /// The stage kind; of a program's stage its own name, not the one that the file gives it.
     pub kind: String,
     /// The kind's version.
     pub version: u32,
+    /// Digest of the user's own program that the stage belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Digest>,
     /// The arguments: inputs as references, public expressions resolved, private ones as they are.
     pub args: BTreeMap<String, Expr>,
     /// A condition that only the device can resolve.
@@ -32,7 +35,7 @@ pub struct KeyPreimage {
 /// A difference between two pre-images.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// What differs: `kind`, `version`, `when`, or an argument as `args.NAME`.
+    /// What differs: `kind`, `program`, `version`, `when`, or an argument as `args.NAME`.
     pub what: String,
     /// What it was, as JSON; absent where there was none.
     pub before: Option<serde_json::Value>,
@@ -43,9 +46,16 @@ pub struct Difference {
 impl KeyPreimage {
     /// The pre-image of an instance with prepared arguments; `None` for kinds that are not cached,
     /// because their output depends on more than their arguments.
-    pub fn of(instance: &Instance, args: &BTreeMap<String, Expr>, when: Option<&Expr>) -> Option<Self> {
-        kinds::find(&instance.kind).is_some_and(|k| k.cacheable).then(|| Self {
-            kind: instance.kind.clone(),
+    pub fn of(
+        plan: &Plan,
+        instance: &Instance,
+        args: &BTreeMap<String, Expr>,
+        when: Option<&Expr>,
+    ) -> Option<Self> {
+        let program = plan.program(&instance.kind);
+        plan.is_cacheable(&instance.kind).then(|| Self {
+            kind: program.map_or(&instance.kind, |(_, stage)| &stage.name).clone(),
+            program: program.map(|(p, _)| p.digest),
             version: instance.version,
             args: args.clone(),
             when: when.cloned(),
@@ -76,6 +86,7 @@ impl KeyPreimage {
             serde_json::to_value(x).ok().filter(|v| !v.is_null())
         }
         compare("kind".into(), json(&before.kind), json(&self.kind));
+        compare("program".into(), json(before.program), json(self.program));
         compare("version".into(), json(before.version), json(self.version));
         let names: std::collections::BTreeSet<&String> = before.args.keys().chain(self.args.keys()).collect();
         for name in names {

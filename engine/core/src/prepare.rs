@@ -120,7 +120,7 @@ fn truth(value: &Value) -> Result<bool, ResolveError> {
 impl Prepared {
     /// The pre-image of the instance's cache key, for kinds that have one.
     pub fn preimage(&self, state: &RunState, instance: u32) -> Option<KeyPreimage> {
-        KeyPreimage::of(state.instance(instance), &self.args, self.when.as_ref())
+        KeyPreimage::of(state.plan(), state.instance(instance), &self.args, self.when.as_ref())
     }
 
     /// Whether a device must resolve something.
@@ -145,6 +145,7 @@ impl Prepared {
             attempt,
             fence,
             kind: inst.kind.clone(),
+            program: state.plan().program(&inst.kind).map(|(p, _)| p.digest),
             version: inst.version,
             ty: state.plan().items[inst.item as usize].ty.clone(),
             args: self.args.clone(),

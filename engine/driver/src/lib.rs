@@ -31,6 +31,7 @@
 //! - `reuse`: whether what the cache remembers serves an instance.
 //! - `index`: tables for people.
 
+mod attempt_log;
 mod conductor;
 pub mod engine;
 pub mod error;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use headstart_core::{Prepared, RunState};
+use headstart_protocol::declared::Programs;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::stage::Progress;
 use headstart_protocol::task::Usage;
@@ -18,6 +19,7 @@ use headstart_protocol::{
 };
 use headstart_store::{Cache, StoreError, Workspace};
 
+use crate::attempt_log::AttemptLog;
 use crate::message::{Control, LocalTask, Message, Throttle};
 use crate::shelf::Shelf;
 
@@ -25,7 +27,7 @@ use crate::shelf::Shelf;
 const PROGRESS: Duration = Duration::from_millis(100);
 
 /// Stages by kind.
-pub(crate) type Registry = BTreeMap<&'static str, Box<dyn Stage>>;
+pub(crate) type Registry = BTreeMap<String, Box<dyn Stage>>;
 
 /// The attempt of an instance for a worker. Nothing in its arguments is private, so everything in
 /// them was resolved.
@@ -35,6 +37,7 @@ pub(crate) fn local_task(
     fence: u64,
     prepared: &Prepared,
     source_dir: PathBuf,
+    log: PathBuf,
     key: Option<Digest>,
     control: Arc<Control>,
 ) -> LocalTask {
@@ -49,11 +52,13 @@ pub(crate) fn local_task(
         fence,
         name: inst.name.clone(),
         kind: inst.kind.clone(),
+        program: state.plan().program(&inst.kind).map(|(p, _)| p.clone()),
         ty: state.plan().items[inst.item as usize].ty.clone(),
         args: Args(args),
         memory: inst.policy.memory,
         timeout: inst.policy.timeout_ms.map(Duration::from_millis),
         source_dir,
+        log,
         key,
         control,
     }
@@ -64,6 +69,8 @@ pub(crate) struct Executor {
     pub ws: Workspace,
     pub shelf: Shelf,
     pub stages: Arc<Registry>,
+    /// Runs stages of users' own programs, where the engine does.
+    pub programs: Arc<OnceLock<Arc<dyn Programs>>>,
     /// Threads that a stage may use.
     pub threads: usize,
 }
@@ -81,11 +88,11 @@ impl Executor {
             counters: Mutex::default(),
             throttle: Mutex::new(Throttle::new(PROGRESS)),
             conductor: Mutex::new(conductor.clone()),
+            log: Mutex::new(AttemptLog::new(task.log.clone())),
         };
         let result = self.attempt(&context);
         let counters = std::mem::take(&mut *context.counters.lock().unwrap_or_else(PoisonError::into_inner));
         drop(context);
-        let counters = counters.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
         let usage = Usage { seconds: begun.elapsed().as_secs_f64(), counters };
         // A conductor that is gone has nothing to commit to.
         let _ = conductor.send(Message::Finished { instance, fence, result, usage });
@@ -93,7 +100,9 @@ impl Executor {
 
     fn attempt(&self, context: &LocalContext) -> Result<ArtifactRef, Failure> {
         let task = context.task;
-        let Some(stage) = self.stages.get(task.kind.as_str()) else {
+        let of_program = self.of_program(task)?;
+        let built_in = || self.stages.get(task.kind.as_str()).map(AsRef::as_ref);
+        let Some(stage) = of_program.as_deref().or_else(built_in) else {
             let message = format!("no stage of kind `{}` is built in", task.kind);
             return Err(Failure::new(FailureClass::Internal, message));
         };
@@ -112,6 +121,14 @@ impl Executor {
             return Err(Failure::new(FailureClass::Internal, message));
         }
         self.ws.artifacts().import(&output).map(|(_, reference)| reference).map_err(store_failure)
+    }
+}
+
+impl Executor {
+    fn of_program(&self, task: &LocalTask) -> Result<Option<Box<dyn Stage>>, Failure> {
+        let (Some(program), Some(programs)) = (&task.program, self.programs.get()) else { return Ok(None) };
+        let stage = task.kind.rsplit('.').next().unwrap_or(&task.kind);
+        programs.stage(program, stage, &task.source_dir).map(Some)
     }
 }
 
@@ -142,9 +159,10 @@ struct LocalContext<'a> {
     deadline: Option<Instant>,
     /// Made when first asked for: many stages need none.
     scratch: OnceLock<Scratch>,
-    counters: Mutex<BTreeMap<&'static str, u64>>,
+    counters: Mutex<BTreeMap<String, u64>>,
     throttle: Mutex<Throttle>,
     conductor: Mutex<Sender<Message>>,
+    log: Mutex<AttemptLog>,
 }
 
 enum Scratch {
@@ -237,8 +255,16 @@ impl Context for LocalContext<'_> {
         }
     }
 
-    fn count(&self, counter: &'static str, n: u64) {
-        *self.counters.lock().unwrap_or_else(PoisonError::into_inner).entry(counter).or_default() += n;
+    fn count(&self, counter: &str, n: u64) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        match counters.get_mut(counter) {
+            Some(known) => *known += n,
+            None => drop(counters.insert(counter.to_owned(), n)),
+        }
+    }
+
+    fn log(&self, line: &str) {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).line(line);
     }
 
     fn cancelled(&self) -> bool {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use headstart_protocol::declared::Program;
 use headstart_protocol::stage::Progress;
 use headstart_protocol::task::{Outcome, Task, Usage};
 use headstart_protocol::wire::Committed;
@@ -43,6 +44,8 @@ pub(crate) struct LocalTask {
     pub fence: u64,
     pub name: String,
     pub kind: String,
+    /// The user's own program that the stage belongs to.
+    pub program: Option<Program>,
     pub ty: Type,
     pub args: Args,
     pub memory: Option<u64>,
@@ -50,6 +53,8 @@ pub(crate) struct LocalTask {
     pub source_dir: PathBuf,
     /// Key of what it makes, where that depends on its arguments alone.
     pub key: Option<Digest>,
+    /// Where lines go that a program writes beside the attempt.
+    pub log: PathBuf,
     pub control: Arc<Control>,
 }
 

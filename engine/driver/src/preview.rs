@@ -3,7 +3,7 @@
 //! Sources are read, because everything depends on what is in them; nothing else is run, and
 //! nothing is recorded.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
@@ -117,7 +117,16 @@ impl Look<'_> {
 
     /// Reads a source, as a run does.
     fn read(&self, i: u32, prepared: &Prepared) -> Result<ArtifactRef, Failure> {
-        let task = local_task(&self.state, i, 0, prepared, self.source_dir.to_owned(), None, Arc::default());
+        let task = local_task(
+            &self.state,
+            i,
+            0,
+            prepared,
+            self.source_dir.to_owned(),
+            PathBuf::new(),
+            None,
+            Arc::default(),
+        );
         let (tx, rx) = channel();
         self.engine.pool.executor().run(task, &tx);
         drop(tx);

@@ -101,6 +101,7 @@ impl World {
             until: Until::Stopped,
             holds: vec![],
             allowed: allowed.parse::<Allowed>().expect("known words"),
+            stages: None,
             memory: None,
             threads: 2,
         }

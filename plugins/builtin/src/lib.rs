@@ -28,12 +28,12 @@ pub fn stages(backend: Arc<dyn Backend>) -> Vec<Box<dyn Stage>> {
 }
 
 /// Stages by kind.
-pub struct Registry(BTreeMap<&'static str, Box<dyn Stage>>);
+pub struct Registry(BTreeMap<String, Box<dyn Stage>>);
 
 impl Registry {
     /// All built-in stages over a backend.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
-        Self(stages(backend).into_iter().map(|stage| (stage.kind(), stage)).collect())
+        Self(stages(backend).into_iter().map(|stage| (stage.kind().to_owned(), stage)).collect())
     }
 
     /// The implementation of a kind.
@@ -51,7 +51,7 @@ impl Registry {
     }
 
     /// The kinds there are, sorted.
-    pub fn kinds(&self) -> impl Iterator<Item = &'static str> {
-        self.0.keys().copied()
+    pub fn kinds(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
     }
 }

@@ -6,8 +6,9 @@ use headstart_protocol::kinds;
 
 #[test]
 fn every_kind_is_implemented_once() {
-    let mut implemented: Vec<&str> = stages(default_backend()).iter().map(|s| s.kind()).collect();
-    let mut known: Vec<&str> = kinds::all().map(|k| k.name).collect();
+    let all = stages(default_backend());
+    let mut implemented: Vec<&str> = all.iter().map(|s| s.kind()).collect();
+    let mut known: Vec<&str> = kinds::all().map(|k| k.name.as_str()).collect();
     implemented.sort_unstable();
     known.sort_unstable();
     assert_eq!(implemented, known);

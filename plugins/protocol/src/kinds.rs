@@ -1,11 +1,15 @@
 //! What each stage kind takes, returns and where it may run.
 //!
-//! One registry serves the checker, the editor, the language reference and the runners. Sources
-//! (`local`, `jsonl`, `sentence` …) are kinds too: they run as stages like any other.
+//! One registry, [`Kinds`], serves the checker, the editor, the language reference and the runners:
+//! the built-in kinds, and those that users' own programs declare. Sources (`local`, `jsonl`,
+//! `sentence` …) are kinds too: they run as stages like any other.
 
 mod sources;
 mod stages;
 mod studies;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 use crate::types::Type;
 
@@ -23,43 +27,54 @@ pub enum Role {
 }
 
 /// A stage kind.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Kind {
-    /// Its name.
-    pub name: &'static str,
+    /// Its name; that of a program's stage is `program.stage`.
+    pub name: String,
     /// Raised when its results change for the same arguments; part of every cache key.
     pub version: u32,
     /// What may be written with it.
     pub role: Role,
     /// One sentence, then details.
-    pub doc: &'static str,
+    pub doc: String,
     /// Its arguments, in order. The first may be given without its name.
-    pub args: &'static [Arg],
+    pub args: Vec<Arg>,
     /// Type of its output.
     pub returns: Type,
-    /// Whether it may run on a device as well as on a server.
-    pub on_device: bool,
+    /// Where it may run.
+    pub places: Places,
     /// Whether its output depends on its arguments alone. What reads a path does not.
     pub cacheable: bool,
     /// An example call.
-    pub example: &'static str,
+    pub example: String,
+}
+
+/// Where a kind may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Places {
+    /// On a server and on devices.
+    Anywhere,
+    /// On a server only.
+    Server,
+    /// On devices only.
+    Device,
 }
 
 /// An argument of a kind.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Arg {
     /// Its name.
-    pub name: &'static str,
+    pub name: String,
     /// What it accepts: any of these.
-    pub accepts: &'static [Accepts],
+    pub accepts: Vec<Accepts>,
     /// Whether and how it may be left out.
     pub default: Default,
     /// What it means, with its unit.
-    pub doc: &'static str,
+    pub doc: String,
 }
 
 /// A form of argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named like the variants of Type, documented there")]
 pub enum Accepts {
     Model,
@@ -82,7 +97,7 @@ pub enum Accepts {
     /// A comparison over a metric: `loss < 1.9`.
     Condition,
     /// One of a few words, written bare.
-    Word(&'static [&'static str]),
+    Word(Vec<String>),
     /// A list of divergences.
     Divergences,
     /// A list of selections.
@@ -101,10 +116,12 @@ pub enum Accepts {
     Floats,
     /// A list of paths.
     Paths,
+    /// A list of another type.
+    Listed(Type),
 }
 
 /// Whether an argument may be left out.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Default {
     /// It must be given.
     Required,
@@ -117,12 +134,12 @@ pub enum Default {
     /// Likewise.
     Bool(bool),
     /// Likewise; also for words.
-    Text(&'static str),
+    Text(String),
 }
 
 impl Accepts {
     /// The type it stands for; a word is a text.
-    pub fn ty(self) -> Type {
+    pub fn ty(&self) -> Type {
         match self {
             Self::Model => Type::Model,
             Self::Pllm => Type::Pllm,
@@ -151,18 +168,91 @@ impl Accepts {
             Self::Ints => Type::Int.list(),
             Self::Floats => Type::Float.list(),
             Self::Paths => Type::Path.list(),
+            Self::Listed(t) => t.clone().list(),
         }
     }
 }
 
-/// Every kind, sources first.
-pub fn all() -> impl Iterator<Item = &'static Kind> {
-    sources::SOURCES.iter().chain(stages::STAGES).chain(studies::STUDIES)
+impl Places {
+    /// Whether a device may run it.
+    pub fn on_device(self) -> bool {
+        self != Self::Server
+    }
+
+    /// Whether a server may run it.
+    pub fn on_server(self) -> bool {
+        self != Self::Device
+    }
+
+    /// In words: `the server and devices`.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Anywhere => "the server and devices",
+            Self::Server => "the server only",
+            Self::Device => "devices only",
+        }
+    }
 }
 
-/// The kind of this name.
-pub fn find(name: &str) -> Option<&'static Kind> {
+impl Kind {
+    /// The argument of this name.
+    pub fn arg(&self, name: &str) -> Option<&Arg> {
+        self.args.iter().find(|a| a.name == name)
+    }
+}
+
+fn required(name: &str, accepts: &[Accepts], doc: &str) -> Arg {
+    optional(name, accepts, Default::Required, doc)
+}
+
+fn optional(name: &str, accepts: &[Accepts], default: Default, doc: &str) -> Arg {
+    Arg { name: name.to_owned(), accepts: accepts.to_vec(), default, doc: doc.to_owned() }
+}
+
+fn word(words: &[&str]) -> Accepts {
+    Accepts::Word(words.iter().map(|w| (*w).to_owned()).collect())
+}
+
+static BUILTIN: LazyLock<Vec<Arc<Kind>>> =
+    LazyLock::new(|| sources::sources().into_iter().chain(stages::stages()).chain(studies::studies()).map(Arc::new).collect());
+
+/// Every built-in kind, sources first.
+pub fn all() -> impl Iterator<Item = &'static Arc<Kind>> {
+    BUILTIN.iter()
+}
+
+/// The built-in kind of this name.
+pub fn find(name: &str) -> Option<&'static Arc<Kind>> {
     all().find(|k| k.name == name)
+}
+
+/// The kinds that a pipeline file can call: the built-in ones, and those of the programs it names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kinds {
+    /// By `program.stage`.
+    declared: BTreeMap<String, Arc<Kind>>,
+}
+
+impl Kinds {
+    /// Adds a kind that a program declares, under the name that the file calls it by.
+    pub fn declare(&mut self, name: String, kind: Kind) {
+        self.declared.insert(name, Arc::new(kind));
+    }
+
+    /// The kind of this name: `probe`, or `program.stage`.
+    pub fn find(&self, name: &str) -> Option<&Arc<Kind>> {
+        self.declared.get(name).or_else(|| find(name))
+    }
+
+    /// Every kind with the name that it is called by: the built-in ones, then the declared ones.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Arc<Kind>)> {
+        all().map(|k| (k.name.as_str(), k)).chain(self.declared())
+    }
+
+    /// The kinds that programs declare, with the names that they are called by.
+    pub fn declared(&self) -> impl Iterator<Item = (&str, &Arc<Kind>)> {
+        self.declared.iter().map(|(name, kind)| (name.as_str(), kind))
+    }
 }
 
 #[cfg(test)]
@@ -171,12 +261,12 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_everything_is_documented() {
-        let mut names: Vec<_> = all().map(|k| k.name).collect();
+        let mut names: Vec<_> = all().map(|k| k.name.as_str()).collect();
         names.sort_unstable();
         assert!(names.windows(2).all(|w| w[0] != w[1]), "{names:?}");
         for kind in all() {
-            assert!(!kind.doc.is_empty() && kind.example.starts_with(kind.name), "{}", kind.name);
-            for arg in kind.args {
+            assert!(!kind.doc.is_empty() && kind.example.starts_with(&kind.name), "{}", kind.name);
+            for arg in &kind.args {
                 assert!(!arg.doc.is_empty() && !arg.accepts.is_empty(), "{}.{}", kind.name, arg.name);
             }
         }

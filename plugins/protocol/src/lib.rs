@@ -8,6 +8,7 @@
 //! - [`types`]: the types of the pipeline language, and the fields that a value of a type has.
 //! - [`kinds`]: what each stage kind takes, returns and where it may run. One registry for the
 //!   checker, the editor, the docs and the runner.
+//! - [`declared`]: what a user's own program says of its stages.
 //! - [`artifact`]: what a stage makes: a manifest of files, a small value, references.
 //! - [`expr`]: arguments, as expressions over outputs, and their resolution to values.
 //! - [`task`]: one attempt of one stage instance, and what became of it.
@@ -16,6 +17,7 @@
 //! - [`wire`]: the messages between engine and device.
 
 pub mod artifact;
+pub mod declared;
 pub mod digest;
 pub mod expr;
 pub mod kinds;

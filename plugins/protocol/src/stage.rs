@@ -16,7 +16,7 @@ use crate::types::Type;
 /// A stage kind's implementation.
 pub trait Stage: Send + Sync {
     /// The kind's name, as in [`crate::kinds`].
-    fn kind(&self) -> &'static str;
+    fn kind(&self) -> &str;
 
     /// Runs one attempt. Blocking: runners call it on a thread of its own.
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure>;
@@ -43,7 +43,9 @@ pub trait Context: Sync {
     /// Reports how far the stage is. Cheap; callers may call it often.
     fn progress(&self, progress: Progress);
     /// Adds to a counter of the attempt, such as `forward_passes` or `tokens`.
-    fn count(&self, counter: &'static str, n: u64);
+    fn count(&self, counter: &str, n: u64);
+    /// Keeps a line that a program wrote beside the attempt, for people. Never leaves this place.
+    fn log(&self, line: &str);
     /// Whether the stage should stop soon and return [`FailureClass::Cancelled`].
     fn cancelled(&self) -> bool;
     /// How many threads the stage may use.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::ArtifactRef;
+use crate::digest::Digest;
 use crate::expr::Expr;
 use crate::stage::Failure;
 use crate::types::Type;
@@ -24,6 +25,10 @@ pub struct Task {
     pub fence: u64,
     /// The stage kind.
     pub kind: String,
+    /// Digest of the user's own program that the stage belongs to; the stage is the last part of
+    /// `kind`. A device runs it only if its owner has allowed a program of this digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Digest>,
     /// The kind's version.
     pub version: u32,
     /// The type of the output.

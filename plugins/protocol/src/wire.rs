@@ -27,13 +27,19 @@ pub struct Join {
     pub protocol: u32,
     /// Version of the device runner.
     pub version: String,
-    /// Stage kinds that it can run.
+    /// Stage kinds that it can run; of users' own programs that its owner has allowed, see
+    /// [`program_kind`].
     pub kinds: Vec<String>,
     /// What it is and can: threads, memory.
     #[serde(default)]
     pub facts: Facts,
     /// A secret that proves that this is the device that joined under this name before.
     pub secret: String,
+}
+
+/// How a device says among its kinds that it may run the stages of a user's own program.
+pub fn program_kind(program: &crate::Digest) -> String {
+    format!("program:{program}")
 }
 
 /// Facts about a device, for placement.

@@ -23,7 +23,8 @@ struct Store {
     manifests: Mutex<BTreeMap<Digest, Manifest>>,
     rows: MemoryRows,
     progress: Mutex<Vec<Progress>>,
-    counters: Mutex<BTreeMap<&'static str, u64>>,
+    counters: Mutex<BTreeMap<String, u64>>,
+    log: Mutex<Vec<String>>,
     cancelled: AtomicBool,
     scratches: AtomicU64,
 }
@@ -59,6 +60,7 @@ impl MemoryContext {
             rows: MemoryRows::default(),
             progress: Mutex::default(),
             counters: Mutex::default(),
+            log: Mutex::default(),
             cancelled: AtomicBool::new(false),
             scratches: AtomicU64::new(0),
         });
@@ -105,16 +107,16 @@ impl MemoryContext {
             assert!(kind.args.iter().any(|a| a.name == name), "`{}` has no argument `{name}`", kind.name);
             args.insert(name.into(), value);
         }
-        for arg in kind.args.iter().filter(|a| !args.contains_key(a.name)).collect::<Vec<_>>() {
-            let value = match arg.default {
+        for arg in kind.args.iter().filter(|a| !args.contains_key(&a.name)).collect::<Vec<_>>() {
+            let value = match &arg.default {
                 D::Required => panic!("`{}` needs its argument `{}`", kind.name, arg.name),
                 D::Absent => continue,
-                D::Int(i) => Value::Int(i),
-                D::Float(x) => Value::Float(x),
-                D::Bool(b) => Value::Bool(b),
-                D::Text(t) => Value::Text(t.into()),
+                D::Int(i) => Value::Int(*i),
+                D::Float(x) => Value::Float(*x),
+                D::Bool(b) => Value::Bool(*b),
+                D::Text(t) => Value::Text(t.clone()),
             };
-            args.insert(arg.name.into(), value);
+            args.insert(arg.name.clone(), value);
         }
         Args(args)
     }
@@ -132,7 +134,7 @@ impl MemoryContext {
         given: impl IntoIterator<Item = (&'a str, Value)>,
     ) -> Result<ArtifactRef, Failure> {
         let kind = kinds::find(stage.kind()).expect("a stage of a known kind");
-        let args = Self::args(kind.name, given);
+        let args = Self::args(&kind.name, given);
         let output = stage.run(&args, &self.attempt())?;
         assert_eq!(output.ty, kind.returns, "output of `{}`", kind.name);
         Ok(self.put(output))
@@ -196,6 +198,11 @@ impl MemoryContext {
     /// What was counted so far, in all attempts.
     pub fn counter(&self, name: &str) -> u64 {
         lock(&self.store.counters).get(name).copied().unwrap_or(0)
+    }
+
+    /// Lines that programs wrote so far, in all attempts.
+    pub fn logged(&self) -> Vec<String> {
+        lock(&self.store.log).clone()
     }
 
     /// What was reported so far, in all attempts.
@@ -268,8 +275,12 @@ impl Context for MemoryContext {
         lock(&self.store.progress).push(progress);
     }
 
-    fn count(&self, counter: &'static str, n: u64) {
-        *lock(&self.store.counters).entry(counter).or_default() += n;
+    fn count(&self, counter: &str, n: u64) {
+        *lock(&self.store.counters).entry(counter.to_owned()).or_default() += n;
+    }
+
+    fn log(&self, line: &str) {
+        lock(&self.store.log).push(line.to_owned());
     }
 
     fn cancelled(&self) -> bool {

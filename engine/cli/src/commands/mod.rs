@@ -4,6 +4,7 @@ pub mod adapter;
 pub mod cache;
 pub mod catalog;
 pub mod check;
+pub mod describe;
 pub mod lsp;
 pub mod model;
 pub mod plan;

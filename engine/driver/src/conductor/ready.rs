@@ -140,6 +140,7 @@ impl Conductor {
                         instance,
                         name: inst.name.clone(),
                         kind: inst.kind.clone(),
+                        program: self.state.plan().program(&inst.kind).map(|(p, _)| p.digest),
                         memory: inst.policy.memory,
                         only_when: inst.policy.only_when.clone(),
                     },

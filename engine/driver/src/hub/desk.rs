@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use headstart_protocol::task::Task;
-use headstart_protocol::wire::{Committed, Facts, Join, WireError};
+use headstart_protocol::wire::{Committed, Facts, Join, WireError, program_kind};
 use headstart_protocol::{ArtifactRef, Digest, Manifest};
 use tokio::sync::Notify;
 
@@ -22,6 +22,8 @@ pub(crate) struct Offer {
     pub instance: u32,
     pub name: String,
     pub kind: String,
+    /// The user's own program that the stage belongs to, by digest.
+    pub program: Option<Digest>,
     pub memory: Option<u64>,
     pub only_when: Vec<String>,
 }
@@ -98,7 +100,15 @@ struct Device {
 impl Device {
     /// Why it can never run an offer.
     fn unfit(&self, offer: &Offer) -> Option<String> {
-        if !self.kinds.contains(&offer.kind) {
+        if let Some(digest) = &offer.program {
+            if !self.kinds.contains(&program_kind(digest)) {
+                return Some(format!(
+                    "its owner has not allowed the program of `{}`, or has another version of it; \
+                     `headstart-device join --stages DIR` allows the programs of a folder",
+                    offer.kind
+                ));
+            }
+        } else if !self.kinds.contains(&offer.kind) {
             return Some(format!("its runner has no `{}`", offer.kind));
         }
         match offer.memory {

@@ -1,337 +1,348 @@
 //! Stages: what a pipeline does.
 
 use super::Accepts as A;
-use super::{Arg, Default as D, Kind, Role};
+use super::{Default as D, Kind, Places, Role, optional, required, word};
 use crate::types::Type;
 
-const fn required(name: &'static str, accepts: &'static [A], doc: &'static str) -> Arg {
-    Arg { name, accepts, default: D::Required, doc }
-}
-
-const fn optional(name: &'static str, accepts: &'static [A], default: D, doc: &'static str) -> Arg {
-    Arg { name, accepts, default, doc }
-}
-
-pub(super) static STAGES: &[Kind] = &[
-    Kind {
-        name: "ingest",
-        version: 1,
-        role: Role::Stage,
-        doc: "Takes a LoRA adapter in PEFT's or mlx-lm's format or a full model into the catalog, \
-              after checking that it fits its base.",
-        args: &[
-            required("base", &[A::Model, A::Pllm], "the model that it personalizes"),
-            required("source", &[A::Path], "the adapter's folder"),
-        ],
-        returns: Type::Pllm,
-        on_device: true,
-        cacheable: false,
-        example: "ingest(base: base, source: a)",
-    },
-    Kind {
-        name: "probe",
-        version: 1,
-        role: Role::Stage,
-        doc: "Puts the same prompts to a model and keeps its answers.",
-        args: &[
-            required("model", &[A::Pllm, A::Model], "the model"),
-            required("prompts", &[A::Dataset], "the prompts"),
-            optional("max_tokens", &[A::Int], D::Int(128), "tokens of an answer at most"),
-            optional(
-                "temperature",
-                &[A::Float],
-                D::Float(0.0),
-                "0 takes the most probable token; more samples",
-            ),
-            optional("seed", &[A::Int], D::Int(0), "seed of the sampling"),
-        ],
-        returns: Type::Responses,
-        on_device: true,
-        cacheable: true,
-        example: "probe(p, prompts: questions)",
-    },
-    Kind {
-        name: "embed",
-        version: 1,
-        role: Role::Stage,
-        doc: "Embeds how answers differ from the base's answers to the same prompts, one vector a \
-              prompt. Where `against` is a model, it is asked the rows' prompts first.",
-        args: &[
-            required("responses", &[A::Responses, A::Dataset], "the answers"),
-            required(
-                "against",
-                &[A::Responses, A::Dataset, A::Model, A::Pllm],
-                "the base's answers, or the base itself",
-            ),
-            required("space", &[A::Space], "how text becomes a vector"),
-            optional(
-                "max_tokens",
-                &[A::Int],
-                D::Int(128),
-                "tokens of an answer at most, where a model is asked",
-            ),
-            optional(
-                "words",
-                &[A::Int],
-                D::Absent,
-                "words of each text that are looked at; where models' answers are cut short, people's \
-                 texts must be too, or they seem longer by style",
-            ),
-        ],
-        returns: Type::Divergence,
-        on_device: true,
-        cacheable: true,
-        example: "embed(r, against: plain, space: style)",
-    },
-    Kind {
-        name: "decompose",
-        version: 1,
-        role: Role::Stage,
-        doc: "Decomposes divergences into named style coefficients and publishes the catalog: \
-              lexicon, metric and every pLLM's coefficients.",
-        args: &[
-            required("divergences", &[A::Divergences], "one for each pLLM; keys become names"),
-            optional("space", &[A::Space], D::Absent, "the space, where the divergences do not name it"),
-            optional(
-                "words",
-                &[A::Dataset],
-                D::Absent,
-                "further style words: rows with prompt `word` and response `text in that style`",
-            ),
-            optional(
-                "method",
-                &[A::Word(&["sparse", "ridge", "omp", "paper"])],
-                D::Text("sparse"),
-                "how coefficients are found",
-            ),
-            optional(
-                "reference",
-                &[A::Divergence],
-                D::Absent,
-                "how people's plain texts differ from the base's answers; taken off every user before selection",
-            ),
-            optional("max_words", &[A::Int], D::Int(5), "words of a pLLM at most"),
-            optional(
-                "centre",
-                &[A::Bool],
-                D::Bool(true),
-                "whether what all pLLMs share is taken off before words are looked for",
-            ),
-            optional(
-                "whiten",
-                &[A::Bool],
-                D::Bool(true),
-                "whether the metric is whitened by how a style varies from prompt to prompt",
-            ),
-            optional("seed", &[A::Int], D::Int(0), "seed of the bootstrap"),
-        ],
-        returns: Type::Catalog,
-        on_device: true,
-        cacheable: true,
-        example: "decompose(drift)",
-    },
-    Kind {
-        name: "select",
-        version: 2,
-        role: Role::Stage,
-        doc: "Chooses the nearest pLLM for a user, or a mix of several, or none where none helps.",
-        args: &[
-            required("catalog", &[A::Catalog], "the catalog"),
-            required("user", &[A::Divergence], "the user's texts in the same space"),
-            optional(
-                "verify",
-                &[A::Dataset],
-                D::Absent,
-                "the user's rows; the shortlist's likelihood on them decides. Where `user` was made from \
-                 these rows, half of them choose and the other half verifies",
-            ),
-            optional("shortlist", &[A::Int], D::Int(3), "pLLMs that are verified"),
-            optional(
-                "strategy",
-                &[A::Word(&["nearest", "exhaustive", "bayesian", "hyperband"])],
-                D::Text("nearest"),
-                "which pLLMs are asked for their likelihood of `verify`: the nearest; all; or those that \
-                 Bayesian optimisation over the space or Hyperband over rows would ask",
-            ),
-            optional("budget", &[A::Int], D::Absent, "pLLMs that `bayesian` asks at most; left out, all"),
-            optional(
-                "metric",
-                &[A::Word(&["whitened", "cosine", "l1"])],
-                D::Text("whitened"),
-                "distance: whitened with fitted strength, cosine, or L1 over coefficients (the paper's)",
-            ),
-            optional("max_mix", &[A::Int], D::Int(3), "pLLMs in a mix at most; 1 forbids mixing"),
-            optional("seed", &[A::Int], D::Int(0), "seed of the bootstrap"),
-        ],
-        returns: Type::Selection,
-        on_device: true,
-        cacheable: true,
-        example: "select(catalog, user: me)",
-    },
-    Kind {
-        name: "merge",
-        version: 1,
-        role: Role::Stage,
-        doc: "Merges pLLMs of one base by weights. Adapters are merged exactly, by concatenation, \
-              or to a given rank with a reported error; full weights are streamed.",
-        args: &[
-            required("mix", &[A::Mix], "weights over pLLMs"),
-            optional(
-                "method",
-                &[A::Word(&["task_arithmetic", "ties", "dare", "linear"])],
-                D::Text("task_arithmetic"),
-                "how full weights are combined",
-            ),
-            optional(
-                "rank",
-                &[A::Int],
-                D::Absent,
-                "rank of the merged adapter; left out, it is the sum and exact",
-            ),
-            optional(
-                "density",
-                &[A::Float],
-                D::Float(0.5),
-                "share of a delta's entries that ties and dare keep",
-            ),
-            optional("seed", &[A::Int], D::Int(0), "seed of dare"),
-        ],
-        returns: Type::Pllm,
-        on_device: true,
-        cacheable: true,
-        example: "merge(0.6 * a + 0.4 * b)",
-    },
-    Kind {
-        name: "finetune",
-        version: 1,
-        role: Role::Stage,
-        doc: "Fine-tunes a model on rows, with the loss on responses only. Starting from an adapter, \
-              it goes on training that adapter.",
-        args: &[
-            required("from", &[A::Pllm, A::Model], "where to start"),
-            required("data", &[A::Dataset], "the rows"),
-            optional(
-                "eval",
-                &[A::Dataset],
-                D::Absent,
-                "rows held back, whose loss decides; left out, a tenth of `data` is",
-            ),
-            optional("until", &[A::Condition], D::Absent, "stop as soon as this holds of the held-back rows"),
-            optional(
-                "method",
-                &[A::Word(&["lora", "full"])],
-                D::Text("lora"),
-                "train an adapter, or all weights",
-            ),
-            optional("rank", &[A::Int], D::Int(8), "rank of a new adapter"),
-            optional(
-                "alpha",
-                &[A::Float],
-                D::Absent,
-                "scale of a new adapter times its rank; left out, twice the rank",
-            ),
-            optional(
-                "targets",
-                &[A::Texts],
-                D::Absent,
-                "projections that a new adapter changes; left out, all linear ones",
-            ),
-            optional(
-                "rslora",
-                &[A::Bool],
-                D::Bool(false),
-                "scale a new adapter by `alpha` / √`rank` instead of `alpha` / `rank`",
-            ),
-            optional(
-                "dropout",
-                &[A::Float],
-                D::Float(0.0),
-                "share of an adapter's inputs that are set to zero while training",
-            ),
-            optional("learning_rate", &[A::Float], D::Float(0.001), "peak learning rate"),
-            optional(
-                "weight_decay",
-                &[A::Float],
-                D::Absent,
-                "decay of weight matrices; left out, 0 for adapters and 0.01 for all weights",
-            ),
-            optional(
-                "clip",
-                &[A::Float],
-                D::Float(1.0),
-                "largest norm of all gradients together; 0 does not clip",
-            ),
-            optional(
-                "batch",
-                &[A::Int],
-                D::Int(8),
-                "rows a step; put through the model in as many parts as the memory limit asks for",
-            ),
-            optional("max_steps", &[A::Int], D::Int(400), "steps at most"),
-            optional("warmup", &[A::Int], D::Int(10), "steps over which the rate rises"),
-            optional(
-                "schedule",
-                &[A::Word(&["cosine", "constant"])],
-                D::Text("cosine"),
-                "the rate after warm-up: falls to a tenth at `max_steps`, or stays",
-            ),
-            optional("eval_every", &[A::Int], D::Int(10), "steps between evaluations"),
-            optional(
-                "patience",
-                &[A::Int],
-                D::Absent,
-                "stop after so many evaluations in a row without a new best loss",
-            ),
-            optional(
-                "max_tokens",
-                &[A::Int],
-                D::Int(512),
-                "tokens of a row at most; longer rows are cut at the end",
-            ),
-            optional("seed", &[A::Int], D::Int(0), "seed of the initial adapter and of the order of rows"),
-        ],
-        returns: Type::Pllm,
-        on_device: true,
-        cacheable: true,
-        example: "finetune(base, data: mine, until: loss < 1.9, max_steps: 400)",
-    },
-    Kind {
-        name: "evaluate",
-        version: 1,
-        role: Role::Stage,
-        doc: "Measures a model on rows: loss, perplexity, bits per byte, and BLEU and ROUGE of what \
-              it answers. A few answers are kept beside the numbers and never released.",
-        args: &[
-            required("model", &[A::Pllm, A::Model], "the model"),
-            required("data", &[A::Dataset], "the rows"),
-            optional(
-                "answers",
-                &[A::Int],
-                D::Int(3),
-                "rows that are answered; 0 measures the likelihood only",
-            ),
-            optional("max_tokens", &[A::Int], D::Int(128), "tokens of an answer at most"),
-        ],
-        returns: Type::Metrics,
-        on_device: true,
-        cacheable: true,
-        example: "evaluate(tuned, data: mine)",
-    },
-    Kind {
-        name: "accuracy",
-        version: 1,
-        role: Role::Stage,
-        doc: "The share of selections that chose the pLLM named by the first part of their key, \
+pub(super) fn stages() -> Vec<Kind> {
+    vec![
+        Kind {
+            name: "ingest".into(),
+            version: 1,
+            role: Role::Stage,
+            doc: "Takes a LoRA adapter in PEFT's or mlx-lm's format or a full model into the catalog, \
+              after checking that it fits its base."
+                .into(),
+            args: vec![
+                required("base", &[A::Model, A::Pllm], "the model that it personalizes"),
+                required("source", &[A::Path], "the adapter's folder"),
+            ],
+            returns: Type::Pllm,
+            places: Places::Anywhere,
+            cacheable: false,
+            example: "ingest(base: base, source: a)".into(),
+        },
+        Kind {
+            name: "probe".into(),
+            version: 1,
+            role: Role::Stage,
+            doc: "Puts the same prompts to a model and keeps its answers.".into(),
+            args: vec![
+                required("model", &[A::Pllm, A::Model], "the model"),
+                required("prompts", &[A::Dataset], "the prompts"),
+                optional("max_tokens", &[A::Int], D::Int(128), "tokens of an answer at most"),
+                optional(
+                    "temperature",
+                    &[A::Float],
+                    D::Float(0.0),
+                    "0 takes the most probable token; more samples",
+                ),
+                optional("seed", &[A::Int], D::Int(0), "seed of the sampling"),
+            ],
+            returns: Type::Responses,
+            places: Places::Anywhere,
+            cacheable: true,
+            example: "probe(p, prompts: questions)".into(),
+        },
+        Kind {
+            name: "embed".into(),
+            version: 1,
+            role: Role::Stage,
+            doc: "Embeds how answers differ from the base's answers to the same prompts, one vector a \
+              prompt. Where `against` is a model, it is asked the rows' prompts first."
+                .into(),
+            args: vec![
+                required("responses", &[A::Responses, A::Dataset], "the answers"),
+                required(
+                    "against",
+                    &[A::Responses, A::Dataset, A::Model, A::Pllm],
+                    "the base's answers, or the base itself",
+                ),
+                required("space", &[A::Space], "how text becomes a vector"),
+                optional(
+                    "max_tokens",
+                    &[A::Int],
+                    D::Int(128),
+                    "tokens of an answer at most, where a model is asked",
+                ),
+                optional(
+                    "words",
+                    &[A::Int],
+                    D::Absent,
+                    "words of each text that are looked at; where models' answers are cut short, people's \
+                     texts must be too, or they seem longer by style",
+                ),
+            ],
+            returns: Type::Divergence,
+            places: Places::Anywhere,
+            cacheable: true,
+            example: "embed(r, against: plain, space: style)".into(),
+        },
+        Kind {
+            name: "decompose".into(),
+            version: 1,
+            role: Role::Stage,
+            doc: "Decomposes divergences into named style coefficients and publishes the catalog: \
+              lexicon, metric and every pLLM's coefficients."
+                .into(),
+            args: vec![
+                required("divergences", &[A::Divergences], "one for each pLLM; keys become names"),
+                optional("space", &[A::Space], D::Absent, "the space, where the divergences do not name it"),
+                optional(
+                    "words",
+                    &[A::Dataset],
+                    D::Absent,
+                    "further style words: rows with prompt `word` and response `text in that style`",
+                ),
+                optional(
+                    "method",
+                    &[word(&["sparse", "ridge", "omp", "paper"])],
+                    D::Text("sparse".into()),
+                    "how coefficients are found",
+                ),
+                optional(
+                    "reference",
+                    &[A::Divergence],
+                    D::Absent,
+                    "how people's plain texts differ from the base's answers; taken off every user before selection",
+                ),
+                optional("max_words", &[A::Int], D::Int(5), "words of a pLLM at most"),
+                optional(
+                    "centre",
+                    &[A::Bool],
+                    D::Bool(true),
+                    "whether what all pLLMs share is taken off before words are looked for",
+                ),
+                optional(
+                    "whiten",
+                    &[A::Bool],
+                    D::Bool(true),
+                    "whether the metric is whitened by how a style varies from prompt to prompt",
+                ),
+                optional("seed", &[A::Int], D::Int(0), "seed of the bootstrap"),
+            ],
+            returns: Type::Catalog,
+            places: Places::Anywhere,
+            cacheable: true,
+            example: "decompose(drift)".into(),
+        },
+        Kind {
+            name: "select".into(),
+            version: 2,
+            role: Role::Stage,
+            doc: "Chooses the nearest pLLM for a user, or a mix of several, or none where none helps.".into(),
+            args: vec![
+                required("catalog", &[A::Catalog], "the catalog"),
+                required("user", &[A::Divergence], "the user's texts in the same space"),
+                optional(
+                    "verify",
+                    &[A::Dataset],
+                    D::Absent,
+                    "the user's rows; the shortlist's likelihood on them decides. Where `user` was made from \
+                     these rows, half of them choose and the other half verifies",
+                ),
+                optional("shortlist", &[A::Int], D::Int(3), "pLLMs that are verified"),
+                optional(
+                    "strategy",
+                    &[word(&["nearest", "exhaustive", "bayesian", "hyperband"])],
+                    D::Text("nearest".into()),
+                    "which pLLMs are asked for their likelihood of `verify`: the nearest; all; or those that \
+                     Bayesian optimisation over the space or Hyperband over rows would ask",
+                ),
+                optional("budget", &[A::Int], D::Absent, "pLLMs that `bayesian` asks at most; left out, all"),
+                optional(
+                    "metric",
+                    &[word(&["whitened", "cosine", "l1"])],
+                    D::Text("whitened".into()),
+                    "distance: whitened with fitted strength, cosine, or L1 over coefficients (the paper's)",
+                ),
+                optional("max_mix", &[A::Int], D::Int(3), "pLLMs in a mix at most; 1 forbids mixing"),
+                optional("seed", &[A::Int], D::Int(0), "seed of the bootstrap"),
+            ],
+            returns: Type::Selection,
+            places: Places::Anywhere,
+            cacheable: true,
+            example: "select(catalog, user: me)".into(),
+        },
+        Kind {
+            name: "merge".into(),
+            version: 1,
+            role: Role::Stage,
+            doc: "Merges pLLMs of one base by weights. Adapters are merged exactly, by concatenation, \
+              or to a given rank with a reported error; full weights are streamed."
+                .into(),
+            args: vec![
+                required("mix", &[A::Mix], "weights over pLLMs"),
+                optional(
+                    "method",
+                    &[word(&["task_arithmetic", "ties", "dare", "linear"])],
+                    D::Text("task_arithmetic".into()),
+                    "how full weights are combined",
+                ),
+                optional(
+                    "rank",
+                    &[A::Int],
+                    D::Absent,
+                    "rank of the merged adapter; left out, it is the sum and exact",
+                ),
+                optional(
+                    "density",
+                    &[A::Float],
+                    D::Float(0.5),
+                    "share of a delta's entries that ties and dare keep",
+                ),
+                optional("seed", &[A::Int], D::Int(0), "seed of dare"),
+            ],
+            returns: Type::Pllm,
+            places: Places::Anywhere,
+            cacheable: true,
+            example: "merge(0.6 * a + 0.4 * b)".into(),
+        },
+        Kind {
+            name: "finetune".into(),
+            version: 1,
+            role: Role::Stage,
+            doc: "Fine-tunes a model on rows, with the loss on responses only. Starting from an adapter, \
+              it goes on training that adapter."
+                .into(),
+            args: vec![
+                required("from", &[A::Pllm, A::Model], "where to start"),
+                required("data", &[A::Dataset], "the rows"),
+                optional(
+                    "eval",
+                    &[A::Dataset],
+                    D::Absent,
+                    "rows held back, whose loss decides; left out, a tenth of `data` is",
+                ),
+                optional(
+                    "until",
+                    &[A::Condition],
+                    D::Absent,
+                    "stop as soon as this holds of the held-back rows",
+                ),
+                optional(
+                    "method",
+                    &[word(&["lora", "full"])],
+                    D::Text("lora".into()),
+                    "train an adapter, or all weights",
+                ),
+                optional("rank", &[A::Int], D::Int(8), "rank of a new adapter"),
+                optional(
+                    "alpha",
+                    &[A::Float],
+                    D::Absent,
+                    "scale of a new adapter times its rank; left out, twice the rank",
+                ),
+                optional(
+                    "targets",
+                    &[A::Texts],
+                    D::Absent,
+                    "projections that a new adapter changes; left out, all linear ones",
+                ),
+                optional(
+                    "rslora",
+                    &[A::Bool],
+                    D::Bool(false),
+                    "scale a new adapter by `alpha` / √`rank` instead of `alpha` / `rank`",
+                ),
+                optional(
+                    "dropout",
+                    &[A::Float],
+                    D::Float(0.0),
+                    "share of an adapter's inputs that are set to zero while training",
+                ),
+                optional("learning_rate", &[A::Float], D::Float(0.001), "peak learning rate"),
+                optional(
+                    "weight_decay",
+                    &[A::Float],
+                    D::Absent,
+                    "decay of weight matrices; left out, 0 for adapters and 0.01 for all weights",
+                ),
+                optional(
+                    "clip",
+                    &[A::Float],
+                    D::Float(1.0),
+                    "largest norm of all gradients together; 0 does not clip",
+                ),
+                optional(
+                    "batch",
+                    &[A::Int],
+                    D::Int(8),
+                    "rows a step; put through the model in as many parts as the memory limit asks for",
+                ),
+                optional("max_steps", &[A::Int], D::Int(400), "steps at most"),
+                optional("warmup", &[A::Int], D::Int(10), "steps over which the rate rises"),
+                optional(
+                    "schedule",
+                    &[word(&["cosine", "constant"])],
+                    D::Text("cosine".into()),
+                    "the rate after warm-up: falls to a tenth at `max_steps`, or stays",
+                ),
+                optional("eval_every", &[A::Int], D::Int(10), "steps between evaluations"),
+                optional(
+                    "patience",
+                    &[A::Int],
+                    D::Absent,
+                    "stop after so many evaluations in a row without a new best loss",
+                ),
+                optional(
+                    "max_tokens",
+                    &[A::Int],
+                    D::Int(512),
+                    "tokens of a row at most; longer rows are cut at the end",
+                ),
+                optional(
+                    "seed",
+                    &[A::Int],
+                    D::Int(0),
+                    "seed of the initial adapter and of the order of rows",
+                ),
+            ],
+            returns: Type::Pllm,
+            places: Places::Anywhere,
+            cacheable: true,
+            example: "finetune(base, data: mine, until: loss < 1.9, max_steps: 400)".into(),
+        },
+        Kind {
+            name: "evaluate".into(),
+            version: 1,
+            role: Role::Stage,
+            doc: "Measures a model on rows: loss, perplexity, bits per byte, and BLEU and ROUGE of what \
+              it answers. A few answers are kept beside the numbers and never released."
+                .into(),
+            args: vec![
+                required("model", &[A::Pllm, A::Model], "the model"),
+                required("data", &[A::Dataset], "the rows"),
+                optional(
+                    "answers",
+                    &[A::Int],
+                    D::Int(3),
+                    "rows that are answered; 0 measures the likelihood only",
+                ),
+                optional("max_tokens", &[A::Int], D::Int(128), "tokens of an answer at most"),
+            ],
+            returns: Type::Metrics,
+            places: Places::Anywhere,
+            cacheable: true,
+            example: "evaluate(tuned, data: mine)".into(),
+        },
+        Kind {
+            name: "accuracy".into(),
+            version: 1,
+            role: Role::Stage,
+            doc: "The share of selections that chose the pLLM named by the first part of their key, \
               with a 95% interval, in all and for each value of the key's other parts; and what they \
-              cost on average: forward passes, bytes, seconds.",
-        args: &[required(
-            "selections",
-            &[A::Selections],
-            "keyed by the right pLLM, then by what to group by",
-        )],
-        returns: Type::Metrics,
-        on_device: true,
-        cacheable: true,
-        example: "accuracy(picked)",
-    },
-];
+               cost on average: forward passes, bytes, seconds."
+                .into(),
+            args: vec![required(
+                "selections",
+                &[A::Selections],
+                "keyed by the right pLLM, then by what to group by",
+            )],
+            returns: Type::Metrics,
+            places: Places::Anywhere,
+            cacheable: true,
+            example: "accuracy(picked)".into(),
+        },
+    ]
+}

@@ -1,155 +1,166 @@
 //! Stages that measure how well personalization works: the evidence, as pipelines.
 
 use super::Accepts as A;
-use super::{Arg, Default as D, Kind, Role};
+use super::{Default as D, Kind, Places, Role, optional, required, word};
 use crate::types::Type;
 
-const fn required(name: &'static str, accepts: &'static [A], doc: &'static str) -> Arg {
-    Arg { name, accepts, default: D::Required, doc }
-}
-
-const fn optional(name: &'static str, accepts: &'static [A], default: D, doc: &'static str) -> Arg {
-    Arg { name, accepts, default, doc }
-}
-
-pub(super) static STUDIES: &[Kind] = &[
-    Kind {
-        name: "simulate",
-        version: 1,
-        role: Role::Stage,
-        doc: "How often simulated users are given the right pLLM. Questions are split: some are the \
+pub(super) fn studies() -> Vec<Kind> {
+    vec![
+        Kind {
+            name: "simulate".into(),
+            version: 1,
+            role: Role::Stage,
+            doc: "How often simulated users are given the right pLLM. Questions are split: some are the \
               probes that make the catalog, users write on others. A share of a user's texts is in \
-              one of the styles, the rest is plain.",
-        args: &[
-            required("styles", &[A::Divergences], "a style's answers against the plain ones; the keys name the styles"),
-            optional(
-                "users",
-                &[A::Divergences],
-                D::Absent,
-                "what people write, keyed alike; left out, people write the styles' own answers",
-            ),
-            optional(
-                "plain",
-                &[A::Divergence],
-                D::Absent,
-                "people's plain texts on the users' prompts; left out, they are the plain answers",
-            ),
-            optional(
-                "reference",
-                &[A::Divergence],
-                D::Absent,
-                "as for `decompose`: how people's plain texts differ from the base's answers",
-            ),
-            optional("space", &[A::Space], D::Absent, "the space, where the divergences do not name it"),
-            optional("probes", &[A::Int], D::Int(50), "questions that make the catalog"),
-            optional("texts", &[A::Ints], D::Absent, "texts of a user; left out, 5, 10 and 50"),
-            optional(
-                "shares",
-                &[A::Floats],
-                D::Absent,
-                "similarities that are tried, 0 to 1; left out, 0.3, 0.5, 0.7 and 0.9",
-            ),
-            optional(
-                "similarity",
-                &[A::Word(&["user", "pllm"])],
-                D::Text("user"),
-                "share of the style in the user's texts, or in the pLLM's answers (as the paper has it)",
-            ),
-            optional("mixed", &[A::Int], D::Int(1), "styles that a user mixes in equal parts"),
-            optional("users_each", &[A::Int], D::Int(10), "users of each style in each split"),
-            optional("splits", &[A::Int], D::Int(8), "ways in which the questions are split"),
-            optional(
-                "metric",
-                &[A::Word(&["whitened", "cosine", "l1"])],
-                D::Text("whitened"),
-                "as for `select`",
-            ),
-            optional(
-                "method",
-                &[A::Word(&["sparse", "ridge", "omp", "paper"])],
-                D::Text("sparse"),
-                "as for `decompose`",
-            ),
-            optional("words", &[A::Int], D::Absent, "words of the lexicon that are used; left out, all"),
-            optional("seed", &[A::Int], D::Int(0), "seed of splits and users"),
-        ],
-        returns: Type::Metrics,
-        on_device: false,
-        cacheable: true,
-        example: "simulate(drift, probes: 50)",
-    },
-    Kind {
-        name: "scale",
-        version: 1,
-        role: Role::Stage,
-        doc: "What a selection costs for catalogs of growing size: bytes, forward passes, and the \
+              one of the styles, the rest is plain."
+                .into(),
+            args: vec![
+                required(
+                    "styles",
+                    &[A::Divergences],
+                    "a style's answers against the plain ones; the keys name the styles",
+                ),
+                optional(
+                    "users",
+                    &[A::Divergences],
+                    D::Absent,
+                    "what people write, keyed alike; left out, people write the styles' own answers",
+                ),
+                optional(
+                    "plain",
+                    &[A::Divergence],
+                    D::Absent,
+                    "people's plain texts on the users' prompts; left out, they are the plain answers",
+                ),
+                optional(
+                    "reference",
+                    &[A::Divergence],
+                    D::Absent,
+                    "as for `decompose`: how people's plain texts differ from the base's answers",
+                ),
+                optional("space", &[A::Space], D::Absent, "the space, where the divergences do not name it"),
+                optional("probes", &[A::Int], D::Int(50), "questions that make the catalog"),
+                optional("texts", &[A::Ints], D::Absent, "texts of a user; left out, 5, 10 and 50"),
+                optional(
+                    "shares",
+                    &[A::Floats],
+                    D::Absent,
+                    "similarities that are tried, 0 to 1; left out, 0.3, 0.5, 0.7 and 0.9",
+                ),
+                optional(
+                    "similarity",
+                    &[word(&["user", "pllm"])],
+                    D::Text("user".into()),
+                    "share of the style in the user's texts, or in the pLLM's answers (as the paper has it)",
+                ),
+                optional("mixed", &[A::Int], D::Int(1), "styles that a user mixes in equal parts"),
+                optional("users_each", &[A::Int], D::Int(10), "users of each style in each split"),
+                optional("splits", &[A::Int], D::Int(8), "ways in which the questions are split"),
+                optional(
+                    "metric",
+                    &[word(&["whitened", "cosine", "l1"])],
+                    D::Text("whitened".into()),
+                    "as for `select`",
+                ),
+                optional(
+                    "method",
+                    &[word(&["sparse", "ridge", "omp", "paper"])],
+                    D::Text("sparse".into()),
+                    "as for `decompose`",
+                ),
+                optional("words", &[A::Int], D::Absent, "words of the lexicon that are used; left out, all"),
+                optional("seed", &[A::Int], D::Int(0), "seed of splits and users"),
+            ],
+            returns: Type::Metrics,
+            places: Places::Server,
+            cacheable: true,
+            example: "simulate(drift, probes: 50)".into(),
+        },
+        Kind {
+            name: "scale".into(),
+            version: 1,
+            role: Role::Stage,
+            doc: "What a selection costs for catalogs of growing size: bytes, forward passes, and the \
               seconds of reading the catalog and ranking its pLLMs. Larger catalogs are resampled \
-              from a real one.",
-        args: &[
-            required("catalog", &[A::Catalog], "the catalog that is resampled"),
-            required("user", &[A::Divergence], "a user's texts in the same space"),
-            optional("sizes", &[A::Ints], D::Absent, "numbers of pLLMs; left out, 8 to 100,000"),
-            optional("seed", &[A::Int], D::Int(0), "seed of the resampling"),
-        ],
-        returns: Type::Metrics,
-        on_device: true,
-        cacheable: false,
-        example: "scale(catalog, user: me)",
-    },
-    Kind {
-        name: "levels",
-        version: 1,
-        role: Role::Stage,
-        doc: "Whether coefficients follow the levels of one style: each word's coefficient from level \
-              to level, its rank correlation with the level, and the L1 distances between levels.",
-        args: &[required("catalog", &[A::Catalog], "its pLLMs are the levels, in the order of their names")],
-        returns: Type::Metrics,
-        on_device: true,
-        cacheable: true,
-        example: "levels(catalog)",
-    },
-    Kind {
-        name: "savings",
-        version: 1,
-        role: Role::Stage,
-        doc: "Steps, seconds and rows that a head start saves until a target loss, over many users. The \
+              from a real one."
+                .into(),
+            args: vec![
+                required("catalog", &[A::Catalog], "the catalog that is resampled"),
+                required("user", &[A::Divergence], "a user's texts in the same space"),
+                optional("sizes", &[A::Ints], D::Absent, "numbers of pLLMs; left out, 8 to 100,000"),
+                optional("seed", &[A::Int], D::Int(0), "seed of the resampling"),
+            ],
+            returns: Type::Metrics,
+            places: Places::Anywhere,
+            cacheable: false,
+            example: "scale(catalog, user: me)".into(),
+        },
+        Kind {
+            name: "levels".into(),
+            version: 1,
+            role: Role::Stage,
+            doc: "Whether coefficients follow the levels of one style: each word's coefficient from level \
+              to level, its rank correlation with the level, and the L1 distances between levels."
+                .into(),
+            args: vec![required(
+                "catalog",
+                &[A::Catalog],
+                "its pLLMs are the levels, in the order of their names",
+            )],
+            returns: Type::Metrics,
+            places: Places::Anywhere,
+            cacheable: true,
+            example: "levels(catalog)".into(),
+        },
+        Kind {
+            name: "savings".into(),
+            version: 1,
+            role: Role::Stage,
+            doc: "Steps, seconds and rows that a head start saves until a target loss, over many users. The \
               target is what training from the base reaches: the loss at which it has made the share \
-              `share` of all its progress.",
-        args: &[
-            required("tuned", &[A::Pllms], "trainings with a head start; keyed USER or USER,GROUP,…"),
-            required("scratch", &[A::Pllms], "the same users' trainings from the base, keyed alike"),
-            optional(
-                "selections",
-                &[A::Selections],
-                D::Absent,
-                "keyed alike; their forward passes are added to the steps of the head start",
-            ),
-            optional("share", &[A::Float], D::Float(0.95), "share of scratch's progress that is the target"),
-            optional("batch", &[A::Int], D::Int(8), "rows a step of these trainings"),
-            optional("seed", &[A::Int], D::Int(0), "seed of the bootstrap"),
-        ],
-        returns: Type::Metrics,
-        on_device: true,
-        cacheable: true,
-        example: "savings(tuned, scratch: scratch)",
-    },
-    Kind {
-        name: "table",
-        version: 1,
-        role: Role::Stage,
-        doc: "Metrics below one another as a table, in Markdown and JSON.",
-        args: &[
-            required("rows", &[A::AllMetrics], "the metrics; keys name the rows"),
-            optional(
-                "pool",
-                &[A::Bool],
-                D::Bool(false),
-                "averages rows whose keys agree behind the first comma, with a 95% bootstrap interval",
-            ),
-        ],
-        returns: Type::Metrics,
-        on_device: true,
-        cacheable: true,
-        example: "table(scores)",
-    },
-];
+              `share` of all its progress."
+                .into(),
+            args: vec![
+                required("tuned", &[A::Pllms], "trainings with a head start; keyed USER or USER,GROUP,…"),
+                required("scratch", &[A::Pllms], "the same users' trainings from the base, keyed alike"),
+                optional(
+                    "selections",
+                    &[A::Selections],
+                    D::Absent,
+                    "keyed alike; their forward passes are added to the steps of the head start",
+                ),
+                optional(
+                    "share",
+                    &[A::Float],
+                    D::Float(0.95),
+                    "share of scratch's progress that is the target",
+                ),
+                optional("batch", &[A::Int], D::Int(8), "rows a step of these trainings"),
+                optional("seed", &[A::Int], D::Int(0), "seed of the bootstrap"),
+            ],
+            returns: Type::Metrics,
+            places: Places::Anywhere,
+            cacheable: true,
+            example: "savings(tuned, scratch: scratch)".into(),
+        },
+        Kind {
+            name: "table".into(),
+            version: 1,
+            role: Role::Stage,
+            doc: "Metrics below one another as a table, in Markdown and JSON.".into(),
+            args: vec![
+                required("rows", &[A::AllMetrics], "the metrics; keys name the rows"),
+                optional(
+                    "pool",
+                    &[A::Bool],
+                    D::Bool(false),
+                    "averages rows whose keys agree behind the first comma, with a 95% bootstrap interval",
+                ),
+            ],
+            returns: Type::Metrics,
+            places: Places::Anywhere,
+            cacheable: true,
+            example: "table(scores)".into(),
+        },
+    ]
+}

@@ -1,0 +1,152 @@
+//! Users' own programs on a device: only those that its owner allowed, and nothing of them leaves.
+
+use std::path::{Path, PathBuf};
+
+use headstart_device::Allowed;
+use headstart_device::context::Control;
+use headstart_device::device::Device;
+use headstart_device::residency::{for_the_engine, is_private};
+use headstart_device::state::State;
+use headstart_host::Allowlist;
+use headstart_protocol::expr::Expr;
+use headstart_protocol::task::{Outcome, Released, Task};
+use headstart_protocol::{Digest, Failure, Type, Value};
+use serde_json::json;
+
+/// Measures a file of the device, and says where it is in every way that it has.
+const PROGRAM: &str = r#"#!/usr/bin/env python3
+import json, sys
+STAGE = {"name": "length", "version": 2, "doc": "", "args": [{"name": "at", "doc": "", "takes": ["Path"]}],
+         "makes": "Metrics", "places": ["device"], "cached": True}
+def say(kind, **what):
+    print(json.dumps({"headstart": kind, **what}), flush=True)
+json.loads(sys.stdin.readline())
+say("hello", protocol=1, stages=[STAGE])
+line = sys.stdin.readline()
+if line:
+    text = open(json.loads(line)["args"]["at"]).read()
+    if not text:
+        say("failed", message="secret path " + line)
+        sys.exit(1)
+    say("done", value={"length": len(text)})
+"#;
+
+struct Phone {
+    dir: tempfile::TempDir,
+}
+
+impl Phone {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        for folder in ["data", "stages"] {
+            std::fs::create_dir(dir.path().join(folder)).expect("a folder");
+        }
+        std::fs::write(dir.path().join("data/me.txt"), "dear diary").expect("writes");
+        std::fs::write(dir.path().join("data/empty.txt"), "").expect("writes");
+        Self { dir }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Puts the program where its owner keeps allowed programs, with its declaration.
+    fn allow(&self) -> Digest {
+        use std::os::unix::fs::PermissionsExt;
+        let program = self.at("stages/tools.py");
+        std::fs::write(&program, PROGRAM).expect("writes");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("mode");
+        let declared =
+            headstart_host::describe(&program, Default::default(), &|_| {}).expect("a declaration");
+        std::fs::write(self.at("stages/tools.stages.json"), declared.to_json()).expect("writes");
+        headstart_host::stage::digest(&program, &[]).expect("a digest")
+    }
+
+    fn device(&self) -> Device {
+        let state = State::open(&self.at("state")).expect("a state folder");
+        let programs = Allowlist::in_folder(&self.at("stages")).expect("a folder of programs");
+        Device::new("phone", &self.at("data"), state, Vec::new(), Allowed::NUMBERS, (1, None))
+            .expect("a device")
+            .with_programs(programs)
+    }
+}
+
+fn task(program: Digest, path: &str) -> Task {
+    let at = Expr::value(Value::Path(path.into()));
+    serde_json::from_value(json!({
+        "run": "r", "instance": 0, "name": "n", "attempt": 1, "fence": 1, "kind": "tools.length",
+        "program": program, "version": 2, "ty": Type::Metrics, "args": { "at": at }, "private": false,
+    }))
+    .expect("a task")
+}
+
+fn work(device: &Device, task: &Task) -> Result<Outcome, Failure> {
+    device.check(task)?;
+    device.work(task, &[], &Control::default()).map(|made| made.outcome)
+}
+
+#[test]
+fn an_allowed_program_runs_and_its_output_is_private() {
+    let phone = Phone::new();
+    let program = phone.allow();
+    let device = phone.device();
+    assert_eq!(device.kinds(), [format!("program:{program}")]);
+    // The engine calls it public and releases a number: the device knows better, and lets it.
+    let task = Task { release: vec![vec!["length".into()]], ..task(program, "me.txt") };
+    assert!(is_private(&task));
+    let Outcome::Done { output, released, .. } = work(&device, &task).expect("done") else {
+        panic!("not done")
+    };
+    assert_eq!(output.private_to.as_deref(), Some("phone"));
+    assert_eq!(released["length"], Released::Json(json!(10)));
+    let nothing = Task { args: Default::default(), ..task };
+    assert!(is_private(&nothing), "whatever it takes");
+}
+
+#[test]
+fn nothing_else_runs() {
+    let phone = Phone::new();
+    let program = phone.allow();
+    let device = phone.device();
+    let refused = |task: &Task| work(&device, task).expect_err("refused").message;
+    let other = task(Digest::of(b"another program"), "me.txt");
+    assert!(refused(&other).contains("has not allowed the program of `tools.length`"));
+    let version = Task { version: 1, ..task(program, "me.txt") };
+    assert!(refused(&version).contains("version 1 of `tools.length`, but this device has version 2"));
+    let stage = Task { kind: "tools.other".into(), ..task(program, "me.txt") };
+    assert!(refused(&stage).contains("no stage `other`"));
+    let outside = task(program, "../stages/tools.py");
+    assert!(refused(&outside).contains("leads out of the data folder"));
+    // Changed after the device joined: no longer what its owner allowed.
+    let text = PROGRAM.replace("len(text)", "len(text) + 1");
+    std::fs::write(phone.at("stages/tools.py"), text).expect("writes");
+    assert!(refused(&task(program, "me.txt")).contains("is not what it was"));
+    let fresh = phone.device();
+    assert!(work(&fresh, &task(program, "me.txt")).is_err(), "a changed program is another program");
+}
+
+#[test]
+fn the_engine_learns_no_word_of_a_failure() {
+    let phone = Phone::new();
+    let program = phone.allow();
+    let failure = work(&phone.device(), &task(program, "empty.txt")).expect_err("it fails");
+    assert!(failure.message.contains("secret path"), "the owner learns all: {failure}");
+    let told = for_the_engine(&failure);
+    assert!(!told.message.contains("secret") && told.class == failure.class, "{told}");
+}
+
+#[test]
+fn a_folder_with_a_broken_declaration_is_refused_whole() {
+    let phone = Phone::new();
+    phone.allow();
+    let broken: &Path = &phone.at("stages/other.stages.json");
+    for (text, why) in [
+        ("{", "EOF"),
+        (r#"{"program": "../me.sh", "protocol": 1, "stages": []}"#, "not a file of this folder"),
+        (r#"{"program": "absent.sh", "protocol": 1, "stages": []}"#, "there is no program"),
+    ] {
+        std::fs::write(broken, text).expect("writes");
+        let failure = Allowlist::in_folder(&phone.at("stages")).expect_err("refused");
+        assert!(failure.message.contains(why), "{failure}");
+    }
+}

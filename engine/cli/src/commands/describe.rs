@@ -1,0 +1,66 @@
+//! `headstart describe`: asks users' own programs what their stages are.
+
+use std::path::{Path, PathBuf};
+
+use headstart_host::Limits;
+use headstart_protocol::declared::Declaration;
+
+use crate::args::Describe;
+use crate::exit::CommandError;
+
+/// The Python SDK, to be kept beside a program.
+const SDK: &str = include_str!("../../../../plugins/python/headstart.py");
+
+/// Runs the command.
+pub fn run(args: &Describe) -> Result<(), CommandError> {
+    if args.sdk {
+        print!("{SDK}");
+        return Ok(());
+    }
+    let mut stale = Vec::new();
+    for program in &args.programs {
+        let declaration = ask(program)?;
+        let beside = PathBuf::from(Declaration::path_for(&program.to_string_lossy()));
+        let text = declaration.to_json();
+        if args.print {
+            print!("{text}");
+            continue;
+        }
+        // Compared by meaning: how the file is indented is nobody's business.
+        let before = std::fs::read_to_string(&beside).ok();
+        let before = before.and_then(|t| serde_json::from_str::<Declaration>(&t).ok());
+        if before.as_ref() == Some(&declaration) {
+            eprintln!("{}: up to date", beside.display());
+        } else if args.check {
+            stale.push(beside.display().to_string());
+        } else {
+            write(&beside, &text)?;
+            let names: Vec<&str> = declaration.stages.iter().map(|s| s.name.as_str()).collect();
+            eprintln!("wrote {}: {}", beside.display(), names.join(", "));
+        }
+    }
+    match stale.as_slice() {
+        [] => Ok(()),
+        files => Err(CommandError::failed(format!("not up to date: {}", files.join(", ")))
+            .help("headstart describe PROGRAM writes them anew")),
+    }
+}
+
+fn ask(program: &Path) -> Result<Declaration, CommandError> {
+    let log = |line: &str| eprintln!("{line}");
+    headstart_host::describe(program, Limits::default(), &log).map_err(|failure| {
+        let error = CommandError::input(&failure.message);
+        match failure.help {
+            Some(help) => error.help(help),
+            None => error,
+        }
+    })
+}
+
+/// Writes a file whole or not at all.
+fn write(at: &Path, text: &str) -> Result<(), CommandError> {
+    let temporary = at.with_extension("json.new");
+    std::fs::write(&temporary, text)
+        .and_then(|()| std::fs::rename(&temporary, at))
+        .map_err(|e| CommandError::input(format!("{}: {e}", at.display())))
+}

@@ -1,0 +1,125 @@
+//! A program of one's own in a pipeline: described, checked, planned, run, cached, explained.
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::{Place, root};
+
+/// The example in a folder that may be changed, and its pipeline file.
+fn example(place: &Place) -> (PathBuf, String) {
+    let own = place.path("own-stage");
+    std::fs::create_dir_all(own.join("stages")).expect("a folder");
+    let from = root().join("examples/03-own-stage");
+    for file in [
+        "readability.pllm",
+        "plain.jsonl",
+        "dense.jsonl",
+        "stages/plain.py",
+        "stages/headstart.py",
+        "stages/plain.stages.json",
+    ] {
+        std::fs::copy(from.join(file), own.join(file)).expect("copied");
+    }
+    let pipeline = own.join("readability.pllm").to_str().expect("a plain path").to_owned();
+    (own.join("stages"), pipeline)
+}
+
+#[test]
+fn the_example_runs_is_cached_and_runs_again_when_its_program_changes() {
+    let place = Place::new();
+    let (stages, pipeline) = example(&place);
+    let run = ["run", &pipeline, "--format", "json"];
+    let first = place.headstart(&run).code(0).err_has("4 ran");
+    let json: serde_json::Value = serde_json::from_str(&first.out).expect("JSON on stdout");
+    let of = |key: &str, name: &str| json["outputs"]["ease"][key]["value"][name].as_f64().expect("a number");
+    assert_eq!((of("plain", "answers"), of("plain", "emoji"), of("dense", "emoji")), (3.0, 1.0 / 3.0, 0.0));
+    assert!(of("plain", "ease") > 80.0 && of("dense", "ease") < 0.0, "{json}");
+    assert_eq!((of("plain", "hard"), of("dense", "hard")), (0.0, 1.0));
+
+    place.headstart(&run).code(0).err_has("2 ran, 2 cached");
+
+    // What the program prints is kept beside the run, not shown.
+    let program = stages.join("plain.py");
+    let text = std::fs::read_to_string(&program).expect("the program");
+    let louder =
+        text.replace("    eases, emoji = [], 0\n", "    eases, emoji = [], 0\n    print('looking')\n");
+    assert_ne!(text, louder);
+    std::fs::write(&program, louder).expect("writable");
+    place.headstart(&run).code(0).err_has("4 ran");
+    place.headstart(&["why", "ease[\"plain\"]"]).code(0).out_has("program");
+    let logs = std::fs::read_dir(place.path("ws/runs")).expect("runs").flatten();
+    let logs = logs.filter_map(|run| std::fs::read_dir(run.path().join("logs")).ok()).flatten().flatten();
+    let said = logs.filter(|log| {
+        std::fs::read_to_string(log.path()).is_ok_and(|text| text.lines().any(|l| l == "looking"))
+    });
+    assert_eq!(said.count(), 2, "a log for each attempt");
+
+    // A changed module of the program counts as well.
+    let sdk = stages.join("headstart.py");
+    let text = std::fs::read_to_string(&sdk).expect("the SDK");
+    std::fs::write(&sdk, text + "\n# changed\n").expect("writable");
+    place.headstart(&run).code(0).err_has("4 ran");
+}
+
+#[test]
+fn checking_and_planning_run_no_program() {
+    let place = Place::new();
+    let (stages, pipeline) = example(&place);
+    let trap = place.path("ran");
+    let program = stages.join("plain.py");
+    let text = std::fs::read_to_string(&program).expect("the program");
+    let trapped = format!("import pathlib\npathlib.Path({trap:?}).touch()\n");
+    std::fs::write(&program, text.replacen("import re\n", &format!("import re\n{trapped}"), 1))
+        .expect("writable");
+    place.headstart(&["check", &pipeline]).code(0);
+    place.headstart(&["plan", &pipeline]).code(0).out_has("text.readability");
+    place.headstart(&["graph", &pipeline]).code(0);
+    assert!(!trap.exists(), "nothing of a program runs before it is meant to");
+    place.headstart(&["run", &pipeline]).code(0);
+    assert!(trap.exists(), "the trap works");
+}
+
+#[test]
+fn a_declaration_that_the_program_contradicts_fails_the_run() {
+    let place = Place::new();
+    let (stages, pipeline) = example(&place);
+    let program = stages.join("plain.py");
+    let text = std::fs::read_to_string(&program).expect("the program");
+    std::fs::write(&program, text.replace("hard: float = 50.0", "hard: float = 55.0")).expect("writable");
+    place
+        .headstart(&["run", &pipeline])
+        .code(2)
+        .err_has("says something else of `readability` than its declaration")
+        .err_has("`args.hard.default` is declared as 50.0, and the program says 55.0")
+        .err_has("headstart describe");
+    let path = program.to_str().expect("a plain path");
+    place.headstart(&["describe", "--check", path]).code(1).err_has("not up to date");
+    place.headstart(&["describe", path]).code(0).err_has("wrote");
+    place.headstart(&["describe", "--check", path]).code(0).err_has("up to date");
+    place.headstart(&["run", &pipeline]).code(0);
+}
+
+#[test]
+fn a_failing_program_is_named_with_its_line() {
+    let place = Place::new();
+    let (_, pipeline) = example(&place);
+    let text = std::fs::read_to_string(&pipeline).expect("the pipeline");
+    let empty = place.write("own-stage/empty.jsonl", "{\"prompt\":\"a\",\"response\":\"…\"}\n");
+    let text = text.replace("plain.jsonl", empty.to_str().expect("a plain path"));
+    std::fs::write(&pipeline, text).expect("writable");
+    place.headstart(&["run", &pipeline]).code(2).err_has("no answer has a word in it");
+}
+
+#[test]
+fn the_example_is_in_order() {
+    let place = Place::new();
+    let example = "examples/03-own-stage";
+    place.headstart(&["fmt", "--check", &format!("{example}/readability.pllm")]).code(0);
+    place.headstart(&["describe", "--check", &format!("{example}/stages/plain.py")]).code(0);
+    let sdk = place.headstart(&["describe", "--sdk"]).code(0).out;
+    for copy in ["plugins/python/headstart.py", "examples/03-own-stage/stages/headstart.py"] {
+        assert_eq!(std::fs::read_to_string(root().join(copy)).expect(copy), sdk, "{copy}");
+    }
+    place.headstart(&["describe", "README.md"]).code(2).err_has("may not be executed");
+}

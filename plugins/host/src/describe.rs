@@ -1,0 +1,34 @@
+//! What a program declares, asked of the program itself.
+
+use std::path::Path;
+
+use headstart_protocol::Failure;
+use headstart_protocol::declared::Declaration;
+
+use crate::message::FromProgram;
+use crate::talk::{Around, Limits, Talk};
+
+/// Starts a program, asks what its stages are, and lets it end. What it says beside that goes to
+/// `log`.
+///
+/// # Errors
+/// If it cannot be started, does not say hello, does not end well, or declares what has no meaning.
+pub fn describe(program: &Path, limits: Limits, log: &dyn Fn(&str)) -> Result<Declaration, Failure> {
+    let program = std::path::absolute(program).map_err(|e| Failure::io(program, &e))?;
+    let folder = program.parent().unwrap_or(Path::new("/"));
+    let around = Around { log, cancelled: &|| false, memory: None };
+    let mut talk = Talk::start(&program, folder, around, limits)?;
+    let FromProgram::Hello { protocol, files, stages, .. } = talk.hello()? else {
+        return Err(talk.failure("did not say hello"));
+    };
+    let status = talk.end()?;
+    if !status.success() {
+        return Err(talk.ended_badly(status, " after it was asked nothing more than its stages"));
+    }
+    let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let declaration = Declaration { program: name, protocol, files, stages };
+    match declaration.check() {
+        Ok(()) => Ok(declaration),
+        Err(e) => Err(talk.failure(format!("declares what has no meaning: {e}"))),
+    }
+}

@@ -1,0 +1,41 @@
+//! Runs users' own stages: any program that speaks JSON Lines on its standard streams.
+//!
+//! A program is started for one attempt, in a process group of its own, with an empty scratch
+//! folder as its working folder. What was said (docs/stages.md has all messages):
+//!
+//! ```text
+//! runner   {"headstart":"hello","protocol":1,"features":["count","log","progress"]}
+//! program  {"headstart":"hello","protocol":1,"features":[],"stages":[…]}
+//! runner   {"headstart":"run","stage":"readability","args":{…},"scratch":"/…","threads":2}
+//! program  {"headstart":"progress","done":10,"total":50,"unit":"rows"}
+//! program  {"headstart":"done","files":[],"value":{"ease":63.1},"uses":{}}
+//! ```
+//!
+//! A line that is no message is noise and goes to the attempt's log, as does standard error. What
+//! the program says it made counts only if it then ends with exit status 0, and if every file is
+//! there with the size and SHA-256 that it stated. However the conversation ends, the whole process
+//! group is killed.
+//!
+//! # Layout
+//! - [`message`]: what is said. [`process`]: the process group and its streams.
+//! - [`talk`]: the conversation, and every way in which it can go wrong.
+//! - [`arguments`], [`output`]: values on their way to the program and back, verified.
+//! - [`stage`]: a program's stage as a [`headstart_protocol::Stage`].
+//! - [`places`]: which programs may run: those of a plan on the engine's machine; on a device those
+//!   that its owner put into a folder.
+//! - [`describe()`]: what a program declares.
+
+pub mod arguments;
+pub mod describe;
+mod memory;
+pub mod message;
+pub mod output;
+pub mod places;
+pub mod process;
+pub mod stage;
+pub mod talk;
+
+pub use describe::describe;
+pub use places::{Allowlist, Trusted};
+pub use stage::ProgramStage;
+pub use talk::Limits;

@@ -1,0 +1,155 @@
+//! What a program says it made, verified.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use headstart_protocol::declared::is_inside;
+use headstart_protocol::rows::{ROWS_FILE, Row};
+use headstart_protocol::{ArtifactRef, Output, Type};
+use serde_json::{Map, Value as Json, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::message::MadeFile;
+
+/// Claims of a program about its output.
+pub struct Claim {
+    /// Files in the scratch folder.
+    pub files: Vec<MadeFile>,
+    /// The value.
+    pub value: Json,
+    /// Artifacts that it refers to: by name, their ids.
+    pub uses: BTreeMap<String, String>,
+}
+
+/// The output of a stage that makes a `ty`, if everything that was claimed is so.
+///
+/// # Errors
+/// What is not so, as the end of a sentence about the program.
+pub fn verified(
+    ty: &Type,
+    claim: Claim,
+    scratch: &Path,
+    known: &BTreeMap<String, ArtifactRef>,
+) -> Result<Output, String> {
+    let mut files: Vec<(String, PathBuf)> = Vec::with_capacity(claim.files.len());
+    for made in &claim.files {
+        if files.iter().any(|(name, _)| *name == made.name) {
+            return Err(format!("names the file `{}` twice", made.name));
+        }
+        files.push((made.name.clone(), file(made, scratch)?));
+    }
+    let mut uses = BTreeMap::new();
+    for (name, id) in claim.uses {
+        let Some(artifact) = known.get(&id) else {
+            return Err(format!("refers to an artifact {id:?} as `{name}` that is not among its arguments"));
+        };
+        uses.insert(name, artifact.clone());
+    }
+    let at = |name: &str| files.iter().find(|(n, _)| n == name).map(|(_, at)| at.as_path());
+    let value = match ty {
+        Type::Metrics => metrics(claim.value)?,
+        Type::Dataset | Type::Responses => rows(ty, at(ROWS_FILE))?,
+        Type::Pllm => pllm(claim.value, &files, &uses)?,
+        other => return Err(format!("makes a {other}, which a program cannot")),
+    };
+    Ok(Output { ty: ty.clone(), files, value, uses })
+}
+
+/// A file that is there, inside the scratch folder, with the content that was stated.
+fn file(made: &MadeFile, scratch: &Path) -> Result<PathBuf, String> {
+    let name = &made.name;
+    if !is_inside(name) {
+        return Err(format!("names a file {name:?}, which is not a path below its scratch folder"));
+    }
+    let at = scratch.join(name);
+    let facts = std::fs::symlink_metadata(&at).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            format!("says that it made `{name}`, which is not in its scratch folder")
+        }
+        _ => format!("made `{name}`, which cannot be read: {e}"),
+    })?;
+    let inside = |at: &Path| {
+        let (at, scratch) = (at.canonicalize().ok()?, scratch.canonicalize().ok()?);
+        at.starts_with(scratch).then_some(())
+    };
+    if !facts.is_file() || inside(&at).is_none() {
+        return Err(format!("made `{name}`, which is not a plain file of its scratch folder"));
+    }
+    if facts.len() != made.size {
+        return Err(format!("says that `{name}` has {} bytes, but it has {}", made.size, facts.len()));
+    }
+    let sha = sha256(&at).map_err(|e| format!("made `{name}`, which cannot be read: {e}"))?;
+    if !sha.eq_ignore_ascii_case(&made.sha256) {
+        return Err(format!("says that `{name}` has SHA-256 {}, but it has {sha}", made.sha256));
+    }
+    Ok(at)
+}
+
+fn sha256(at: &Path) -> std::io::Result<String> {
+    let mut file = File::open(at)?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0u8; 1 << 16]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect()),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+/// Named numbers.
+fn metrics(value: Json) -> Result<Json, String> {
+    let Json::Object(named) = value else { return Err("makes Metrics, but its value is no object".into()) };
+    if named.is_empty() {
+        return Err("makes Metrics without a single number".into());
+    }
+    match named.iter().find(|(_, v)| !(v.is_number() || v.is_boolean())) {
+        Some((name, v)) => Err(format!("makes Metrics, of which `{name}` is {v}, not a number")),
+        None => Ok(Json::Object(named)),
+    }
+}
+
+/// Counts rows, every one of which is read.
+fn rows(ty: &Type, at: Option<&Path>) -> Result<Json, String> {
+    let Some(at) = at else { return Err(format!("makes {ty}, but no file `{ROWS_FILE}`")) };
+    let unreadable = |e: std::io::Error| format!("made `{ROWS_FILE}`, which cannot be read: {e}");
+    let mut n = 0usize;
+    for (line, text) in BufReader::new(File::open(at).map_err(unreadable)?).lines().enumerate() {
+        let text = text.map_err(unreadable)?;
+        if text.trim().is_empty() {
+            continue;
+        }
+        if let Err(e) = serde_json::from_str::<Row>(&text) {
+            return Err(format!("made `{ROWS_FILE}`, whose line {} is not a row: {e}", line + 1));
+        }
+        n += 1;
+    }
+    Ok(json!({ "rows": n }))
+}
+
+fn pllm(
+    value: Json,
+    files: &[(String, PathBuf)],
+    uses: &BTreeMap<String, ArtifactRef>,
+) -> Result<Json, String> {
+    let has = |wanted: &str| files.iter().any(|(name, _)| name == wanted);
+    let weights = files.iter().any(|(name, _)| name.ends_with(".safetensors"));
+    let format = match (has("adapter_config.json"), has("config.json")) {
+        (true, _) => "lora",
+        (false, true) => "full",
+        (false, false) => return Err("makes a Pllm without `adapter_config.json` or `config.json`".into()),
+    };
+    if !weights {
+        return Err("makes a Pllm without a file of weights (`.safetensors`)".into());
+    }
+    if !uses.contains_key("base") {
+        return Err("makes a Pllm without saying which model is its `base`".into());
+    }
+    let numbers = match value.get("metrics") {
+        None => Json::Object(Map::new()),
+        Some(Json::Object(m)) if m.is_empty() => Json::Object(Map::new()),
+        Some(m) => metrics(m.clone())?,
+    };
+    Ok(json!({ "format": format, "metrics": numbers }))
+}

@@ -1,0 +1,103 @@
+//! Which programs may run, by place.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use headstart_protocol::declared::{Declaration, DeclaredPlace, Program, Programs};
+use headstart_protocol::{Digest, Failure, Stage};
+
+use crate::stage::{ProgramStage, digest};
+use crate::talk::Limits;
+
+/// The engine's machine: whoever runs a pipeline there trusts the programs that it names.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trusted;
+
+impl Programs for Trusted {
+    fn stage(&self, program: &Program, stage: &str, dir: &Path) -> Result<Box<dyn Stage>, Failure> {
+        let declared = program.declaration.stage(stage).ok_or_else(|| {
+            Failure::input(format!("the declaration of {} has no stage `{stage}`", program.path))
+        })?;
+        Ok(Box::new(ProgramStage {
+            kind: format!("{}.{stage}", program.name),
+            program: dir.join(&program.path),
+            files: program.declaration.files.clone(),
+            digest: program.digest,
+            declared: declared.clone(),
+            limits: Limits::default(),
+        }))
+    }
+}
+
+/// A device: only programs that its owner put into a folder, each with its declaration. An engine
+/// names a program by digest, and can neither send one nor change one.
+#[derive(Clone, Debug, Default)]
+pub struct Allowlist(BTreeMap<Digest, (PathBuf, Declaration)>);
+
+impl Allowlist {
+    /// The programs of a folder: those that have a `.stages.json` beside them.
+    ///
+    /// # Errors
+    /// If the folder or a declaration cannot be read, or a program is not there.
+    pub fn in_folder(folder: &Path) -> Result<Self, Failure> {
+        let mut all = BTreeMap::new();
+        let entries = std::fs::read_dir(folder).map_err(|e| Failure::io(folder, &e))?;
+        for entry in entries.flatten() {
+            let at = entry.path();
+            if !at.to_string_lossy().ends_with(".stages.json") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&at).map_err(|e| Failure::io(&at, &e))?;
+            let declaration: Declaration =
+                serde_json::from_str(&text).map_err(|e| Failure::input(format!("{}: {e}", at.display())))?;
+            let inside = headstart_protocol::declared::is_inside(&declaration.program);
+            if let Some(wrong) = declaration.check().err().map(|e| e.message).or_else(|| {
+                (!inside).then(|| format!("{:?} is not a file of this folder", declaration.program))
+            }) {
+                return Err(Failure::input(format!("{}: {wrong}", at.display())));
+            }
+            let program = folder.join(&declaration.program);
+            let program = std::path::absolute(&program).map_err(|e| Failure::io(&program, &e))?;
+            all.insert(digest(&program, &declaration.files)?, (program, declaration));
+        }
+        Ok(Self(all))
+    }
+
+    /// Digests of the programs.
+    pub fn digests(&self) -> Vec<Digest> {
+        self.0.keys().copied().collect()
+    }
+
+    /// Their paths.
+    pub fn programs(&self) -> impl Iterator<Item = &Path> {
+        self.0.values().map(|(at, _)| at.as_path())
+    }
+
+    /// A stage of the program with this digest.
+    ///
+    /// # Errors
+    /// If the owner did not allow the program, or the stage may not run on a device.
+    pub fn stage(&self, wanted: &Digest, kind: &str) -> Result<ProgramStage, Failure> {
+        let Some((program, declaration)) = self.0.get(wanted) else {
+            let m =
+                format!("this device's owner has not allowed the program of `{kind}` ({})", wanted.short());
+            return Err(Failure::input(m).help(
+                "copy the program and its `.stages.json` into a folder of the device, and name it with `--stages`",
+            ));
+        };
+        let stage = kind.rsplit('.').next().unwrap_or(kind);
+        let declared = declaration.stage(stage);
+        let Some(declared) = declared.filter(|s| s.places.contains(&DeclaredPlace::Device)) else {
+            let m = format!("{} has no stage `{stage}` for devices", program.display());
+            return Err(Failure::input(m));
+        };
+        Ok(ProgramStage {
+            kind: kind.to_owned(),
+            program: program.clone(),
+            files: declaration.files.clone(),
+            digest: *wanted,
+            declared: declared.clone(),
+            limits: Limits::default(),
+        })
+    }
+}

@@ -1,0 +1,188 @@
+//! Every way in which a program can misbehave is told precisely, and leaves nothing behind.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use headstart_host::stage::digest;
+use headstart_host::{Limits, ProgramStage};
+use headstart_protocol::declared::DeclaredStage;
+use headstart_protocol::{Args, Failure, FailureClass, Output, Stage};
+use headstart_testkit::MemoryContext;
+use serde_json::json;
+
+/// A program that misbehaves as `how` says.
+fn program(folder: &Path, how: &str) -> PathBuf {
+    let at = folder.join(format!("{how}.py"));
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/misbehaving.py"), &at)
+        .expect("the program can be copied");
+    at
+}
+
+fn declared() -> DeclaredStage {
+    serde_json::from_value(json!({ "name": "bad", "version": 1, "doc": "Misbehaves.", "makes": "Metrics" }))
+        .expect("a declaration")
+}
+
+fn stage(program: PathBuf) -> ProgramStage {
+    ProgramStage {
+        kind: "tools.bad".into(),
+        digest: digest(&program, &[]).expect("a digest"),
+        program,
+        files: Vec::new(),
+        declared: declared(),
+        limits: Limits { hello: Duration::from_secs(20), grace: Duration::from_millis(700) },
+    }
+}
+
+fn run(how: &str, ctx: &MemoryContext) -> (Result<Output, Failure>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut stage = stage(program(folder.path(), how));
+    if how == "silent" {
+        stage.limits.hello = Duration::from_millis(700);
+    }
+    let begun = Instant::now();
+    let result = stage.run(&Args::default(), &ctx.attempt());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{how} is not waited for");
+    (result, folder)
+}
+
+#[test]
+fn every_misbehaviour_has_its_message() {
+    for (how, class, texts) in [
+        (
+            "exits_early",
+            FailureClass::Input,
+            &["exit status 7 before it said hello", "no module named torch"][..],
+        ),
+        ("silent", FailureClass::Input, &["did not say hello within 0.7 s"]),
+        ("early", FailureClass::Input, &["something before it said hello"]),
+        ("other_version", FailureClass::Input, &["speaks version 9"]),
+        ("other_declaration", FailureClass::Input, &["`doc` is declared as \"Misbehaves.\"", "\"Behaves.\""]),
+        ("other_stage", FailureClass::Input, &["a stage `bad` that it does not have"]),
+        ("half_a_line", FailureClass::Input, &["in the middle of a message", "{\"headstart\":\"do"]),
+        ("garbage", FailureClass::Input, &["not understood", "{\"headstart\":\"count\",\"counter\":3}"]),
+        ("too_long", FailureClass::Input, &["more than 1 MiB"]),
+        ("no_result", FailureClass::Input, &["exit status 0 without saying what it made"]),
+        ("missing_file", FailureClass::Input, &["`rows.jsonl`, which is not in its scratch folder"]),
+        ("wrong_size", FailureClass::Input, &["`a.txt` has 3 bytes, but it has 4"]),
+        ("wrong_content", FailureClass::Input, &["`a.txt` has SHA-256 ba7816bf"]),
+        ("outside", FailureClass::Input, &["\"../a.txt\", which is not a path below"]),
+        ("link", FailureClass::Input, &["`a.txt`, which is not a plain file"]),
+        ("bad_status", FailureClass::Input, &["exit status 3 after it said that it was done"]),
+        ("lingers", FailureClass::Input, &["did not end within 0.7 s"]),
+        ("text_metric", FailureClass::Input, &["`x` is \"many\", not a number"]),
+        ("unknown_use", FailureClass::Input, &["not among its arguments"]),
+        ("killed", FailureClass::Transient, &["killed by signal 9"]),
+        ("fails", FailureClass::Transient, &["failed: the moon is in the way", "the last line of the log"]),
+    ] {
+        let failure = run(how, &MemoryContext::new()).0.expect_err(how);
+        assert_eq!(failure.class, class, "{how}: {}", failure.message);
+        for text in texts {
+            assert!(failure.message.contains(text), "{how}: {}", failure.message);
+        }
+        assert!(failure.message.contains(how), "the program is named: {}", failure.message);
+    }
+}
+
+#[test]
+fn noise_and_unknown_messages_are_tolerated_and_logged() {
+    let ctx = MemoryContext::new();
+    let output = run("noisy", &ctx).0.expect("a result");
+    assert_eq!(output.value, json!({ "x": 1 }));
+    let log = ctx.logged();
+    for line in ["loading weights: 100%", "{\"loss\": 0.5}", "half a line, then ", "a line of its own"] {
+        assert!(log.iter().any(|l| l == line), "{line:?} in {log:?}");
+    }
+    assert!(log.iter().any(|l| l.contains("stretch")), "{log:?}");
+    assert_eq!((ctx.counter("rows"), ctx.reports()[0].total), (2, Some(2)));
+}
+
+#[test]
+fn programs_that_cannot_be_started_say_why() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let failure = |name: &str, text: Option<&str>, executable: bool| {
+        let at = folder.path().join(name);
+        if let Some(text) = text {
+            std::fs::write(&at, text).expect("writes");
+            use std::os::unix::fs::PermissionsExt;
+            let mode = if executable { 0o755 } else { 0o644 };
+            std::fs::set_permissions(&at, std::fs::Permissions::from_mode(mode)).expect("mode");
+        }
+        let known = digest(&at, &[]);
+        let Ok(digest) = known else { return known.expect_err("no digest").message };
+        let stage = ProgramStage { digest, ..stage(program(folder.path(), "good")) };
+        let stage = ProgramStage { program: at, ..stage };
+        stage.run(&Args::default(), &MemoryContext::new().attempt()).expect_err(name).message
+    };
+    assert!(failure("absent.py", None, true).contains("there is no program"));
+    assert!(failure("locked.py", Some("#!/bin/sh\n"), false).contains("may not be executed"));
+    assert!(failure("lost.py", Some("#!/no/such/interpreter\n"), true).contains("interpreter"));
+    assert!(
+        failure("text.py", Some("plain words\n"), true).contains("no program that this machine can execute")
+    );
+    let changed = ProgramStage {
+        digest: headstart_protocol::Digest::of(b"something else"),
+        ..stage(program(folder.path(), "good"))
+    };
+    let failure = changed.run(&Args::default(), &MemoryContext::new().attempt()).expect_err("changed");
+    assert!(failure.message.contains("not what it was when the run was planned"), "{failure}");
+}
+
+#[cfg(target_os = "linux")]
+mod group {
+    use super::*;
+
+    fn child_of(folder: &Path, how: &str) -> u32 {
+        let pid = std::fs::read_to_string(folder.join(format!("{how}.child"))).expect("a child was started");
+        pid.parse().expect("a number")
+    }
+
+    /// Whether a process is there and not just waiting to be collected.
+    fn lives(pid: u32) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    }
+
+    fn is_gone(pid: u32) -> bool {
+        let by = Instant::now() + Duration::from_secs(5);
+        while lives(pid) && Instant::now() < by {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        !lives(pid)
+    }
+
+    #[test]
+    fn a_hanging_program_is_killed_with_all_its_processes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let stage = stage(program(folder.path(), "hangs"));
+        let ctx = MemoryContext::new();
+        let mark = folder.path().join("hangs.child");
+        let failure = std::thread::scope(|scope| {
+            let running = scope.spawn(|| stage.run(&Args::default(), &ctx.attempt()));
+            let by = Instant::now() + Duration::from_secs(20);
+            while !mark.exists() && Instant::now() < by {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            // Long enough for the number to be in the file.
+            std::thread::sleep(Duration::from_millis(100));
+            ctx.cancel();
+            running.join().expect("no panic").expect_err("cancelled")
+        });
+        assert_eq!(failure.class, FailureClass::Cancelled);
+        assert!(is_gone(child_of(folder.path(), "hangs")));
+    }
+
+    #[test]
+    fn processes_left_behind_are_killed_too() {
+        let (result, folder) = run("leaves_a_child", &MemoryContext::new());
+        assert_eq!(result.expect("a result").value, json!({ "x": 1 }));
+        assert!(is_gone(child_of(folder.path(), "leaves_a_child")));
+    }
+
+    #[test]
+    fn a_memory_limit_holds() {
+        let failure = run("heavy", &MemoryContext::new().with_memory(64 << 20)).0.expect_err("too much");
+        assert_eq!(failure.class, FailureClass::Memory);
+        assert!(failure.message.contains("may use 64 MiB"), "{failure}");
+    }
+}

@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""A stage for every type that the SDK knows."""
+
+import ctypes
+import datetime
+import os
+import pathlib
+import subprocess
+from typing import Literal, Optional, Union
+
+import headstart
+from headstart import Bytes, Dataset, Metrics, Mix, Model, Pllm, Responses
+
+import helper
+
+
+@headstart.stage(version=2, device=False)
+def tell(
+    rows: Union[Dataset, Responses],
+    many: dict[str, Metrics],
+    words: list[str],
+    at: pathlib.Path,
+    wait: datetime.timedelta,
+    room: Bytes,
+    mode: Literal["fast", "slow"] = "fast",
+    deep: bool = False,
+    n: int = 3,
+    x: float = 0.5,
+    name: str = "nobody",
+    other: Optional[Model] = None,
+) -> Dataset:
+    """Tells what it was given.
+
+    Then some more.
+
+    rows: the rows,
+      of any kind
+    n: how many
+    """
+    yield_rows = [{"prompt": "rows", "response": str([r["response"] for r in rows.rows()])}]
+    told = {
+        "many": {k: m["loss"] for k, m in many.items()}, "words": words, "at": at.name, "wait": wait.total_seconds(),
+        "room": int(room), "mode": mode, "deep": deep, "n": n, "x": x, "name": name, "other": other,
+        "id": helper.shout(rows.type), "threads": headstart.threads(),
+    }
+    return Dataset.of(yield_rows + [(key, str(value)) for key, value in told.items()])
+
+
+@headstart.stage
+def noisy(lines: int = 2) -> Metrics:
+    """Prints in every way that reaches standard output."""
+    print("from print")
+    os.write(1, b"from the descriptor\n")
+    ctypes.CDLL(None).puts(b"from C")
+    ctypes.CDLL(None).fflush(None)
+    subprocess.run(["echo", "from a process"], check=True)
+    headstart.progress(1, total=lines, unit="lines", loss=0.5)
+    headstart.count("lines", lines)
+    return Metrics(lines=lines)
+
+
+@headstart.stage(cached=False)
+def train(base: Model, mix: Mix, fail: Literal["no", "raise", "say"] = "no") -> Pllm:
+    """Makes an adapter of nothing."""
+    if fail == "raise":
+        raise ValueError("no gradient")
+    if fail == "say":
+        raise headstart.Failure("the data is empty", help="fill it", transient=True)
+    folder = headstart.scratch() / "out"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    return Pllm.of(folder, base=base, metrics={"loss": sum(w for w, _, _ in mix)})
+
+
+@headstart.stage
+def endless() -> Metrics:
+    """Goes on until it is told to stop."""
+    n = 0
+    while True:
+        n += 1
+        headstart.progress(n)
+
+
+if __name__ == "__main__":
+    headstart.main()

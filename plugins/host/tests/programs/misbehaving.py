@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""A program that misbehaves in the way that its own file name says. It uses no SDK."""
+
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+HOW = pathlib.Path(sys.argv[0]).stem
+STAGE = {
+    "name": "bad", "version": 1, "doc": "Misbehaves.", "args": [], "makes": "Metrics",
+    "places": ["server", "device"], "cached": True,
+}
+
+
+def say(kind, **what):
+    print(json.dumps({"headstart": kind, **what}), flush=True)
+
+
+def hear():
+    return json.loads(sys.stdin.readline())
+
+
+def made(name, text):
+    data = text.encode()
+    pathlib.Path(name).write_bytes(data)
+    return {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+if HOW == "exits_early":
+    print("no module named torch", file=sys.stderr)
+    sys.exit(7)
+if HOW == "silent":
+    time.sleep(60)
+if HOW == "early":
+    say("done", value={"x": 1})
+    time.sleep(60)
+
+hear()
+if HOW == "noisy":
+    print("loading weights: 100%")
+    print('{"loss": 0.5}')
+    sys.stdout.write("half a line, then ")
+    sys.stdout.flush()
+    print()
+if HOW == "other_version":
+    say("hello", protocol=9, stages=[STAGE])
+    time.sleep(60)
+if HOW == "other_declaration":
+    STAGE["doc"] = "Behaves."
+if HOW == "other_stage":
+    STAGE["name"] = "good"
+say("hello", protocol=1, stages=[STAGE], features=["levitate"])
+run = hear()
+
+if HOW == "half_a_line":
+    sys.stdout.write('{"headstart":"do')
+    sys.stdout.flush()
+elif HOW == "garbage":
+    print('{"headstart":"count","counter":3}', flush=True)
+    time.sleep(60)
+elif HOW == "too_long":
+    say("done", value={"x" * (2 << 20): 1})
+    time.sleep(60)
+elif HOW == "no_result":
+    pass
+elif HOW == "missing_file":
+    say("done", value={"x": 1}, files=[{"name": "rows.jsonl", "size": 3, "sha256": "00"}])
+elif HOW == "wrong_size":
+    file = made("a.txt", "abc")
+    pathlib.Path("a.txt").write_text("abcd")
+    say("done", value={"x": 1}, files=[file])
+elif HOW == "wrong_content":
+    file = made("a.txt", "abc")
+    pathlib.Path("a.txt").write_text("abd")
+    say("done", value={"x": 1}, files=[file])
+elif HOW == "outside":
+    say("done", value={"x": 1}, files=[{"name": "../a.txt", "size": 3, "sha256": "00"}])
+elif HOW == "link":
+    pathlib.Path("a.txt").symlink_to("/etc/hostname")
+    say("done", value={"x": 1}, files=[{"name": "a.txt", "size": 3, "sha256": "00"}])
+elif HOW == "bad_status":
+    say("done", value={"x": 1})
+    sys.exit(3)
+elif HOW == "lingers":
+    say("done", value={"x": 1})
+    time.sleep(60)
+elif HOW == "text_metric":
+    say("done", value={"x": "many"})
+elif HOW == "unknown_use":
+    say("done", value={"x": 1}, uses={"base": "00"})
+elif HOW == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+elif HOW == "heavy":
+    held = bytearray(b"x" * (96 << 20))
+    time.sleep(60)
+elif HOW in ("hangs", "leaves_a_child"):
+    child = subprocess.Popen(["sleep", "300"])
+    pathlib.Path(sys.argv[0]).with_suffix(".child").write_text(str(child.pid))
+    if HOW == "hangs":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            time.sleep(1)
+    say("done", value={"x": 1})
+elif HOW == "fails":
+    print("the last line of the log", file=sys.stderr, flush=True)
+    say("failed", message="the moon is in the way", help="wait", **{"class": "transient"})
+    sys.exit(1)
+else:
+    say("stretch", far=True)
+    say("progress", done=1, total=2, unit="rows")
+    say("count", counter="rows", n=2)
+    say("log", message="a line of its own")
+    say("done", value={"x": 1})

@@ -1,0 +1,447 @@
+//! What a user's own program says of its stages.
+//!
+//! The declaration is a JSON file beside the program, written by `headstart describe`. The checker
+//! reads it, so that nothing of the program runs before it is meant to; a runner compares it with
+//! what the program itself says when it starts.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use crate::digest::Digest;
+use crate::kinds::{Accepts, Arg, Default as ArgDefault, Kind, Places, Role};
+use crate::stage::{Failure, Stage};
+use crate::types::Type;
+
+/// Version of the protocol between a runner and a program. Independent of everything else's version.
+pub const STAGE_PROTOCOL: u32 = 1;
+
+/// The types that a program's stage can make: those that a runner can verify.
+pub const MAKES: &[Type] = &[Type::Metrics, Type::Dataset, Type::Responses, Type::Pllm];
+
+/// A program of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// Its name; in an imported module it is prefixed, as in `explain.tools`.
+    pub name: String,
+    /// Its path, relative to where the check ran.
+    pub path: String,
+    /// Digest of all that it is made of: part of every cache key, and compared before it runs.
+    pub digest: Digest,
+    /// What it declares.
+    pub declaration: Declaration,
+}
+
+/// What a program's outputs depend on: its own bytes and those of the files that it is made of.
+/// Where it lies and what it is called does not count.
+pub fn program_digest(main: Digest, parts: &BTreeMap<String, Digest>) -> Digest {
+    Digest::of_json(&serde_json::json!({ "program": main, "files": parts }))
+}
+
+/// Makes something to run of the programs of a plan.
+pub trait Programs: Send + Sync {
+    /// A stage of a program, whose path is relative to `dir`.
+    ///
+    /// # Errors
+    /// Why this place does not run it.
+    fn stage(&self, program: &Program, stage: &str, dir: &Path) -> Result<Box<dyn Stage>, Failure>;
+}
+
+/// The declaration of a program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Declaration {
+    /// The program's file name.
+    pub program: String,
+    /// The [`STAGE_PROTOCOL`] that it speaks.
+    pub protocol: u32,
+    /// Further files that it is made of, relative to its folder. They count in its digest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
+    /// Its stages.
+    pub stages: Vec<DeclaredStage>,
+}
+
+/// A stage of a program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeclaredStage {
+    /// Its name.
+    pub name: String,
+    /// Raised when its results change for the same arguments and the same program.
+    pub version: u32,
+    /// One sentence, then details.
+    #[serde(default)]
+    pub doc: String,
+    /// Its arguments, in order. The first may be given without its name.
+    #[serde(default)]
+    pub args: Vec<DeclaredArg>,
+    /// Type of its output: one of [`MAKES`].
+    pub makes: String,
+    /// Where it may run: `server`, `device`, or both.
+    #[serde(default = "everywhere")]
+    pub places: Vec<DeclaredPlace>,
+    /// Whether its output depends on its arguments alone. One that takes a path is never cached.
+    #[serde(default = "yes")]
+    pub cached: bool,
+}
+
+/// An argument of a program's stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeclaredArg {
+    /// Its name.
+    pub name: String,
+    /// What it means, with its unit.
+    #[serde(default)]
+    pub doc: String,
+    /// Types, of which it takes any: `Responses`, `Float`, `List<Text>`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub takes: Vec<String>,
+    /// Instead of types: a few words, of which it takes one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub one_of: Vec<String>,
+    /// Its value where it is left out: a number, a truth value, a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<Json>,
+    /// Whether it may be left out and is then absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+}
+
+/// A place, as a declaration names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the two places")]
+pub enum DeclaredPlace {
+    Server,
+    Device,
+}
+
+fn everywhere() -> Vec<DeclaredPlace> {
+    vec![DeclaredPlace::Server, DeclaredPlace::Device]
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What is wrong with a declaration.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct DeclarationError {
+    /// What is wrong.
+    pub message: String,
+    /// Whether a type is not known.
+    pub unknown_type: bool,
+    /// Texts that stand in the file on the way to the mistake, outermost first.
+    pub way: Vec<String>,
+}
+
+impl DeclarationError {
+    fn new(message: String, way: &[&str]) -> Self {
+        Self { message, unknown_type: false, way: way.iter().map(|w| (*w).to_owned()).collect() }
+    }
+}
+
+impl Declaration {
+    /// The name of the file in which a program's declaration lies: `tools.py` has
+    /// `tools.stages.json`.
+    pub fn path_for(program: &str) -> String {
+        let (folder, file) = program.rsplit_once('/').map_or(("", program), |(d, f)| (d, f));
+        let stem = match file.rsplit_once('.') {
+            Some((stem, _)) if !stem.is_empty() => stem,
+            _ => file,
+        };
+        let slash = if program.contains('/') { "/" } else { "" };
+        format!("{folder}{slash}{stem}.stages.json")
+    }
+
+    /// As written to the file: indented, with a final newline.
+    ///
+    /// # Panics
+    /// Never: the type always serializes.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a declaration always serializes") + "\n"
+    }
+
+    /// The stage of this name.
+    pub fn stage(&self, name: &str) -> Option<&DeclaredStage> {
+        self.stages.iter().find(|s| s.name == name)
+    }
+
+    /// Checks that everything in it has a meaning.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub fn check(&self) -> Result<(), DeclarationError> {
+        if self.protocol != STAGE_PROTOCOL {
+            let m = format!(
+                "it speaks version {} of the stage protocol, and this Headstart version {STAGE_PROTOCOL}",
+                self.protocol
+            );
+            return Err(DeclarationError::new(m, &["protocol"]));
+        }
+        for file in &self.files {
+            if !is_inside(file) {
+                let m = format!("{file:?} is not a path below the program's folder");
+                return Err(DeclarationError::new(m, &["files", file]));
+            }
+        }
+        for (n, stage) in self.stages.iter().enumerate() {
+            if self.stages[..n].iter().any(|s| s.name == stage.name) {
+                let m = format!("two stages are called `{}`", stage.name);
+                return Err(DeclarationError::new(m, &[&stage.name]));
+            }
+            stage.kind("program")?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file name leads nowhere else than below its folder.
+pub fn is_inside(name: &str) -> bool {
+    !name.is_empty()
+        && !name.contains(['\\', '\0'])
+        && name.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+}
+
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+impl DeclaredStage {
+    /// Whether its output may be taken from the cache: not where it reads a path.
+    pub fn cacheable(&self) -> bool {
+        let path = |t: &String| t == "Path" || t == "List<Path>";
+        self.cached && !self.args.iter().any(|a| a.takes.iter().any(path))
+    }
+
+    /// The stage as a kind, called `program.name`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn kind(&self, program: &str) -> Result<Kind, DeclarationError> {
+        let wrong = |m: String, what: &str| Err(DeclarationError::new(m, &[&self.name, what]));
+        if !is_name(&self.name) {
+            return wrong(format!("{:?} is no name for a stage: letters, digits and `_`", self.name), "name");
+        }
+        if self.version == 0 {
+            return wrong(format!("versions of `{}` start at 1", self.name), "version");
+        }
+        let places = match (
+            self.places.contains(&DeclaredPlace::Server),
+            self.places.contains(&DeclaredPlace::Device),
+        ) {
+            (true, true) => Places::Anywhere,
+            (true, false) => Places::Server,
+            (false, true) => Places::Device,
+            (false, false) => return wrong(format!("`{}` may run nowhere", self.name), "places"),
+        };
+        let returns = self.returns()?;
+        let mut args: Vec<Arg> = Vec::with_capacity(self.args.len());
+        for arg in &self.args {
+            if args.iter().any(|a| a.name == arg.name) {
+                return wrong(
+                    format!("two arguments of `{}` are called `{}`", self.name, arg.name),
+                    &arg.name,
+                );
+            }
+            args.push(self.arg(arg)?);
+        }
+        let needed = args.iter().filter(|a| a.default == ArgDefault::Required);
+        let call: Vec<String> = needed.map(|a| format!("{}: …", a.name)).collect();
+        Ok(Kind {
+            name: format!("{program}.{}", self.name),
+            version: self.version,
+            role: match returns {
+                Type::Dataset => Role::Dataset,
+                _ => Role::Stage,
+            },
+            doc: self.doc.clone(),
+            args,
+            returns,
+            places,
+            cacheable: self.cacheable(),
+            example: format!("{program}.{}({})", self.name, call.join(", ")),
+        })
+    }
+
+    fn returns(&self) -> Result<Type, DeclarationError> {
+        let listed = MAKES.iter().map(Type::to_string).collect::<Vec<_>>().join(", ");
+        match Type::from_name(&self.makes) {
+            Some(ty) if MAKES.contains(&ty) => Ok(ty),
+            Some(ty) => {
+                let m = format!("a program's stage cannot make a {ty}; it can make {listed}");
+                Err(DeclarationError::new(m, &[&self.name, "makes", &self.makes]))
+            }
+            None => {
+                let m = format!("there is no type `{}`; `{}` can make {listed}", self.makes, self.name);
+                let e = DeclarationError::new(m, &[&self.name, "makes", &self.makes]);
+                Err(DeclarationError { unknown_type: true, ..e })
+            }
+        }
+    }
+
+    fn arg(&self, arg: &DeclaredArg) -> Result<Arg, DeclarationError> {
+        let what = format!("argument `{}` of `{}`", arg.name, self.name);
+        let wrong = |m: String, at: &str| Err(DeclarationError::new(m, &[&self.name, &arg.name, at]));
+        if !is_name(&arg.name) {
+            return wrong(
+                format!("{:?} is no name for an argument: letters, digits and `_`", arg.name),
+                "name",
+            );
+        }
+        let accepts = match (arg.takes.as_slice(), arg.one_of.as_slice()) {
+            ([], []) => return wrong(format!("{what} takes nothing: give it `takes` or `one_of`"), "name"),
+            ([], words) => {
+                if let Some(w) = words.iter().find(|w| !is_name(w)) {
+                    return wrong(format!("{what} takes the word {w:?}, which cannot be written bare"), w);
+                }
+                vec![Accepts::Word(words.to_vec())]
+            }
+            (_, [_, ..]) => return wrong(format!("{what} has both `takes` and `one_of`"), "one_of"),
+            (types, []) => {
+                let accepts = |t: &String| {
+                    accepts(t).ok_or_else(|| {
+                        let m = format!("{what} takes `{t}`, which is no type that an argument can have");
+                        let e = DeclarationError::new(m, &[&self.name, &arg.name, t]);
+                        DeclarationError { unknown_type: true, ..e }
+                    })
+                };
+                types.iter().map(accepts).collect::<Result<_, _>>()?
+            }
+        };
+        let default = match (&arg.default, arg.optional) {
+            (None, false) => ArgDefault::Required,
+            (None, true) => ArgDefault::Absent,
+            (Some(_), true) => return wrong(format!("{what} is optional and has a default"), "optional"),
+            (Some(value), false) => match default(value, &accepts) {
+                Some(default) => default,
+                None => return wrong(format!("{what} cannot be {value}, its default"), "default"),
+            },
+        };
+        Ok(Arg { name: arg.name.clone(), accepts, default, doc: arg.doc.clone() })
+    }
+}
+
+fn accepts(name: &str) -> Option<Accepts> {
+    if let Some(of) = name.strip_prefix("List<").and_then(|t| t.strip_suffix('>')) {
+        let of = Type::from_name(of)?;
+        return Some(match of {
+            Type::Text => Accepts::Texts,
+            Type::Path => Accepts::Paths,
+            // Weights have their own keys.
+            Type::Mix => return None,
+            of => Accepts::Listed(of),
+        });
+    }
+    Some(match Type::from_name(name)? {
+        Type::Model => Accepts::Model,
+        Type::Pllm => Accepts::Pllm,
+        Type::Dataset => Accepts::Dataset,
+        Type::Responses => Accepts::Responses,
+        Type::Divergence => Accepts::Divergence,
+        Type::Space => Accepts::Space,
+        Type::Catalog => Accepts::Catalog,
+        Type::Selection => Accepts::Selection,
+        Type::Mix => Accepts::Mix,
+        Type::Metrics => Accepts::Metrics,
+        Type::Path => Accepts::Path,
+        Type::Text => Accepts::Text,
+        Type::Int => Accepts::Int,
+        Type::Float => Accepts::Float,
+        Type::Bool => Accepts::Bool,
+        Type::Duration => Accepts::Duration,
+        Type::Bytes => Accepts::Bytes,
+        Type::Condition | Type::List(_) | Type::Optional(_) => return None,
+    })
+}
+
+fn default(value: &Json, accepts: &[Accepts]) -> Option<ArgDefault> {
+    accepts.iter().find_map(|a| match (a, value) {
+        (Accepts::Int, v) => v.as_i64().map(ArgDefault::Int),
+        (Accepts::Float, v) => v.as_f64().map(ArgDefault::Float),
+        (Accepts::Bool, Json::Bool(b)) => Some(ArgDefault::Bool(*b)),
+        (Accepts::Text, Json::String(t)) => Some(ArgDefault::Text(t.clone())),
+        (Accepts::Word(words), Json::String(t)) if words.contains(t) => Some(ArgDefault::Text(t.clone())),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn stage(change: impl Fn(&mut Json)) -> Result<Kind, DeclarationError> {
+        let mut json = json!({
+            "name": "readability", "version": 1, "doc": "How easy answers are to read.",
+            "args": [
+                { "name": "responses", "takes": ["Responses", "Dataset"] },
+                { "name": "threshold", "takes": ["Float"], "default": 1 },
+                { "name": "method", "one_of": ["flesch", "ari"], "default": "ari" },
+                { "name": "others", "takes": ["List<Metrics>"], "optional": true },
+            ],
+            "makes": "Metrics",
+        });
+        change(&mut json);
+        let stage: DeclaredStage = serde_json::from_value(json).expect("a stage");
+        stage.kind("tools")
+    }
+
+    #[test]
+    fn a_stage_becomes_a_kind() {
+        let kind = stage(|_| {}).expect("sound");
+        assert_eq!((kind.name.as_str(), kind.places), ("tools.readability", Places::Anywhere));
+        assert_eq!(kind.args[1].default, ArgDefault::Float(1.0));
+        assert_eq!(kind.args[3].accepts[0].ty(), Type::Metrics.list());
+        assert_eq!(kind.example, "tools.readability(responses: …)");
+        assert!(kind.cacheable);
+        let reads = stage(|s| s["args"][1] = json!({ "name": "at", "takes": ["Path"] })).expect("sound");
+        assert!(!reads.cacheable, "what reads a path is never cached");
+        let role = stage(|s| s["makes"] = json!("Dataset")).expect("sound").role;
+        assert_eq!(role, Role::Dataset);
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        let message = |change: &dyn Fn(&mut Json)| stage(change).expect_err("a mistake");
+        let unknown = message(&|s| s["args"][0]["takes"] = json!(["Respones"]));
+        assert!(
+            unknown.unknown_type && unknown.way == ["readability", "responses", "Respones"],
+            "{unknown:?}"
+        );
+        assert!(message(&|s| s["makes"] = json!("Metric")).unknown_type);
+        for (change, text) in [
+            (json!({ "makes": "Catalog" }), "cannot make a Catalog"),
+            (json!({ "version": 0 }), "start at 1"),
+            (json!({ "places": [] }), "nowhere"),
+            (json!({ "name": "a b" }), "no name"),
+            (json!({ "args": [{ "name": "x" }] }), "takes nothing"),
+            (json!({ "args": [{ "name": "x", "takes": ["Int"], "default": 0.5 }] }), "cannot be 0.5"),
+            (json!({ "args": [{ "name": "x", "takes": ["Int"], "one_of": ["a"] }] }), "both"),
+            (json!({ "args": [{ "name": "x", "one_of": ["a-b"] }] }), "written bare"),
+        ] {
+            let set = |s: &mut Json| {
+                for (key, value) in change.as_object().expect("an object") {
+                    s[key.as_str()] = value.clone();
+                }
+            };
+            let e = message(&set);
+            assert!(e.message.contains(text), "{change}: {e}");
+        }
+    }
+
+    #[test]
+    fn the_file_lies_beside_the_program() {
+        assert_eq!(Declaration::path_for("stages/tools.py"), "stages/tools.stages.json");
+        assert_eq!(Declaration::path_for("tools"), "tools.stages.json");
+        assert_eq!(Declaration::path_for("/a.b/tools"), "/a.b/tools.stages.json");
+        assert!(is_inside("lib/x.py") && !is_inside("../x") && !is_inside("/x") && !is_inside("a//b"));
+    }
+}
