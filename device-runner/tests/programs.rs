@@ -108,19 +108,20 @@ fn nothing_else_runs() {
     let phone = Phone::new();
     let program = phone.allow();
     let device = phone.device();
-    let refused = |task: &Task| work(&device, task).expect_err("refused").message;
+    let refused = |device: &Device, task: &Task| work(device, task).expect_err("refused").message;
     let other = task(Digest::of(b"another program"), "me.txt");
-    assert!(refused(&other).contains("has not allowed the program of `tools.length`"));
+    assert!(refused(&device, &other).contains("has not allowed the program of `tools.length`"));
     let version = Task { version: 1, ..task(program, "me.txt") };
-    assert!(refused(&version).contains("version 1 of `tools.length`, but this device has version 2"));
+    assert!(refused(&device, &version).contains("version 1 of `tools.length`, but this device has version 2"));
     let stage = Task { kind: "tools.other".into(), ..task(program, "me.txt") };
-    assert!(refused(&stage).contains("no stage `other`"));
+    assert!(refused(&device, &stage).contains("no stage `other`"));
     let outside = task(program, "../stages/tools.py");
-    assert!(refused(&outside).contains("leads out of the data folder"));
+    assert!(refused(&device, &outside).contains("leads out of the data folder"));
     // Changed after the device joined: no longer what its owner allowed.
     let text = PROGRAM.replace("len(text)", "len(text) + 1");
     std::fs::write(phone.at("stages/tools.py"), text).expect("writes");
-    assert!(refused(&task(program, "me.txt")).contains("is not what it was"));
+    assert!(refused(&device, &task(program, "me.txt")).contains("is not what it was"));
+    drop(device);
     let fresh = phone.device();
     assert!(work(&fresh, &task(program, "me.txt")).is_err(), "a changed program is another program");
 }
