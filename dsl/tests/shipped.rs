@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use headstart_dsl::ast::{ItemKind, Ty};
-use headstart_dsl::{FileId, FileLoader, check, format, parse, render};
+use headstart_dsl::{FileId, FileLoader, Severity, check, format, parse, render};
 
 /// Files of this machine; every pattern matches two paths, so that no data is needed.
 struct Shipped;
@@ -38,6 +38,9 @@ fn pipelines() -> Vec<PathBuf> {
     found
 }
 
+/// Examples that show a mistake, and its code.
+const MISTAKEN: &[(&str, &str)] = &[("02-private-data/leak.pllm", "E0503")];
+
 /// A value of a type, as `--set` takes it.
 fn some_value(ty: &Ty) -> String {
     let one = |name: &str| match name {
@@ -66,7 +69,13 @@ fn shipped_pipelines_are_right() {
         });
         let sets: BTreeMap<String, String> = needed.collect();
         let checked = check(&path, &Shipped, &sets);
-        if checked.has_errors() {
+        if let Some((_, code)) = MISTAKEN.iter().find(|(name, _)| path.ends_with(name)) {
+            let errors = checked.diagnostics.iter().filter(|d| d.severity == Severity::Error);
+            let found: Vec<String> = errors.map(|d| d.code.to_string()).collect();
+            if found != [*code] {
+                wrong += &format!("{path}: shows {found:?}, not {code}\n");
+            }
+        } else if checked.has_errors() {
             wrong += &render(&checked.diagnostics, &checked.sources, false);
         }
         if tree.doc.is_empty() {

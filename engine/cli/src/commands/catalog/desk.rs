@@ -98,7 +98,9 @@ impl Context for Desk<'_> {
 
     fn progress(&self, _: Progress) {}
 
-    fn count(&self, _: &'static str, _: u64) {}
+    fn count(&self, _: &str, _: u64) {}
+
+    fn log(&self, _: &str) {}
 
     fn cancelled(&self) -> bool {
         false
