@@ -82,7 +82,7 @@ pub(super) fn mend(rule: Rule, file: FileId, text: &str) -> Mended {
             true => guess(rule, &m.text, at, &expected),
             false => slip.edits.into_iter().find(|e| goes_on(rule, &m.text, e).is_some()),
         };
-        let Some(edit) = edit.filter(|e| m.places.edited(e)) else { return m };
+        let Some(edit) = edit.filter(|e| m.places.edited(e, &m.text)) else { return m };
         sure &= edit.sure;
         m.text = edit.apply(&m.text);
     }

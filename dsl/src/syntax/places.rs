@@ -30,30 +30,49 @@ impl Edit {
     }
 }
 
+/// A replaced part of a text.
+#[derive(Clone, Debug)]
+struct Replaced {
+    /// Where in the mended text.
+    at: usize,
+    /// How long there.
+    len: usize,
+    /// How long as written.
+    was: usize,
+    /// How far into the new text the old one stands, where it stands there, as in `(a)` for `a`.
+    kept: Option<usize>,
+}
+
 /// Edits of a text, each behind those before it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
-    /// Where in the mended text, how long there, how long as written.
-    edits: Vec<(usize, usize, usize)>,
+    edits: Vec<Replaced>,
 }
 
 impl Places {
-    /// Notes an edit of the text as mended so far. False where it is not behind the last one.
-    pub fn edited(&mut self, e: &Edit) -> bool {
-        let behind = self.edits.last().is_none_or(|(at, len, _)| e.start >= at + len);
+    /// Notes an edit of `text`, which is the text as mended so far. False where it is not behind the
+    /// last one.
+    pub fn edited(&mut self, e: &Edit, text: &str) -> bool {
+        let behind = self.edits.last().is_none_or(|last| e.start >= last.at + last.len);
         if behind {
-            self.edits.push((e.start, e.text.len(), e.end - e.start));
+            let was = &text[e.start..e.end];
+            let kept = e.text.find(was);
+            self.edits.push(Replaced { at: e.start, len: e.text.len(), was: was.len(), kept });
         }
         behind
     }
 
-    /// The place in the text as written.
+    /// The place in the text as written. What stands within new text only is at its start or end.
     pub fn written(&self, pos: usize) -> usize {
         // Lengths of what was put in and of what was taken out, before the place.
         let (mut new, mut old) = (0, 0);
-        for (at, len, was) in &self.edits {
+        for Replaced { at, len, was, kept } in &self.edits {
             if pos < at + len {
-                let inside = pos.saturating_sub(*at).min(*was);
+                let inside = match kept {
+                    Some(lead) => pos.saturating_sub(at + lead).min(*was),
+                    None if pos <= *at => 0,
+                    None => *was,
+                };
                 return pos.min(*at) + old - new + inside;
             }
             new += len;
@@ -72,13 +91,18 @@ mod tests {
         let text = "ab = 'cd' ef";
         let mut places = Places::default();
         let first = Edit::sure(3, 4, "::");
-        assert!(places.edited(&first));
+        assert!(places.edited(&first, text));
         let text = first.apply(text);
         let second = Edit::sure(6, 10, "x");
-        assert!(places.edited(&second));
+        assert!(places.edited(&second, &text));
         assert_eq!(second.apply(&text), "ab :: x ef");
         let back: Vec<usize> = [0, 3, 4, 5, 6, 7, 8].map(|p| places.written(p)).to_vec();
         assert_eq!(back, [0, 3, 4, 4, 5, 9, 10]);
-        assert!(!places.edited(&Edit::sure(2, 3, "")));
+        // What is kept inside of an edit is found where it was.
+        let mut wrapped = Places::default();
+        assert!(wrapped.edited(&Edit::sure(1, 4, "(éa)"), "xéa"));
+        let back: Vec<usize> = [1, 2, 4, 5, 6].map(|p| wrapped.written(p)).to_vec();
+        assert_eq!(back, [1, 1, 3, 4, 4]);
+        assert!(!places.edited(&Edit::sure(2, 3, ""), &text));
     }
 }
