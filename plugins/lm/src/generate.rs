@@ -14,8 +14,8 @@ use rayon::prelude::*;
 use crate::api::Watch;
 use crate::block::{Batch, BlockRef, Dims};
 use crate::error::LmError;
-use crate::kernels::attention;
 use crate::kernels::buffer::Buffer;
+use crate::kernels::decode::Cache;
 use crate::kernels::profile::{Part, timed};
 use crate::kernels::rope::Rope;
 use crate::kernels::simd;
@@ -37,13 +37,6 @@ pub struct Sampling<'a> {
     pub seed: u64,
     /// Tokens that end an answer; not part of it.
     pub eos: &'a [u32],
-}
-
-/// Keys and values that one sequence has left in one block, `[tokens, width]` each.
-#[derive(Default)]
-struct Cache {
-    k: Vec<f32>,
-    v: Vec<f32>,
 }
 
 /// An answer in the making.
@@ -190,7 +183,11 @@ fn prefill(
     let width = net.model.dims().heads.kv_width();
     let hidden = net.hidden_rounded(&batch, |block, saved| {
         let rows = batch.sequences.iter().map(|s| s.start * width..s.end * width);
-        caches[block].extend(rows.map(|r| Cache { k: saved.k[r.clone()].to_vec(), v: saved.v[r].to_vec() }));
+        caches[block].extend(rows.map(|r| {
+            let mut cache = Cache::default();
+            cache.extend(&saved.k[r.clone()], &saved.v[r], width);
+            cache
+        }));
     })?;
     let last: Vec<usize> = batch.sequences.iter().map(|s| s.end - 1).collect();
     net.normed(&hidden, &last)
@@ -249,9 +246,8 @@ impl StepOp<'_> {
             let all = rows.zip(cache.par_iter_mut());
             timed(Part::Attention, || {
                 all.for_each(|((((out, q), k), v), cache)| {
-                    cache.k.extend_from_slice(k);
-                    cache.v.extend_from_slice(v);
-                    attention::decode(out, q, &cache.k, &cache.v, heads);
+                    cache.extend(k, v, heads.kv_width());
+                    cache.attend(out, q, heads);
                 });
             });
         });

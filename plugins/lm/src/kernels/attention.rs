@@ -26,11 +26,13 @@ pub struct Heads {
 }
 
 impl Heads {
-    fn group(&self) -> usize {
+    /// Query heads that share keys and values.
+    pub fn group(&self) -> usize {
         self.queries / self.keys
     }
 
-    fn scale(&self) -> f32 {
+    /// What scores are multiplied with.
+    pub fn scale(&self) -> f32 {
         1.0 / (self.dim as f32).sqrt()
     }
 
@@ -249,58 +251,24 @@ simd::vectorized! {
     }
 }
 
-/// Attention of one new token over its sequence's cached keys and values, `[length, keys × dim]`,
-/// its own included.
-pub fn decode(out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], heads: Heads) {
-    let (dim, width) = (heads.dim, heads.kv_width());
-    let mut weights = Buffer::new(k.len() / width);
-    for (h, (out, q)) in out.chunks_exact_mut(dim).zip(q.chunks_exact(dim)).enumerate() {
-        let at = h / heads.group() * dim;
-        products(&mut weights, q, k, at, width, heads.scale());
-        let top = simd::max(&weights);
-        let sum = simd::exp_sum(&mut weights, top);
-        mixture(out, &weights, v, at, width);
-        simd::scale(out, 1.0 / sum);
-    }
-}
-
-simd::vectorized! {
-    /// scale · q·k of every row of keys, at columns `at..`.
-    fn products(out: &mut [f32], q: &[f32], k: &[f32], at: usize, width: usize, scale: f32) {
-        for (o, k) in out.iter_mut().zip(k.chunks_exact(width)) {
-            let k = &k[at..at + q.len()];
-            *o = scale * simd::lane_sum(q.len(), |i, s| simd::fma::<FMA>(q[i], k[i], s));
-        }
-    }
-
-    /// Σ weight · v over the rows of values, at columns `at..`.
-    fn mixture(out: &mut [f32], weights: &[f32], v: &[f32], at: usize, width: usize) {
-        out.fill(0.0);
-        for (w, v) in weights.iter().zip(v.chunks_exact(width)) {
-            for (o, v) in out.iter_mut().zip(&v[at..]) {
-                *o = simd::fma::<FMA>(*w, *v, *o);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::decode::Cache;
     use crate::kernels::testing::{Tensors, check_gradients};
 
     const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 3 };
 
-    fn run(t: &Tensors, sequences: &[Range<usize>]) -> (Vec<f32>, Vec<f32>) {
-        let n = t.get(0).len() / HEADS.q_width();
-        let (mut out, mut lse) = (vec![0.0; n * HEADS.q_width()], vec![0.0; n * HEADS.queries]);
-        forward(&mut out, &mut lse, (t.get(0), t.get(1), t.get(2)), HEADS, sequences);
+    fn run(t: &Tensors, heads: Heads, sequences: &[Range<usize>]) -> (Vec<f32>, Vec<f32>) {
+        let n = t.get(0).len() / heads.q_width();
+        let (mut out, mut lse) = (vec![0.0; n * heads.q_width()], vec![0.0; n * heads.queries]);
+        forward(&mut out, &mut lse, (t.get(0), t.get(1), t.get(2)), heads, sequences);
         (out, lse)
     }
 
-    fn inputs(n: usize) -> Tensors {
+    fn inputs(n: usize, heads: Heads) -> Tensors {
         let mut t = Tensors::new(21);
-        for width in [HEADS.q_width(), HEADS.kv_width(), HEADS.kv_width()] {
+        for width in [heads.q_width(), heads.kv_width(), heads.kv_width()] {
             t.push(n * width);
         }
         t
@@ -309,28 +277,31 @@ mod tests {
     #[test]
     fn gradients_agree_with_differences() {
         let sequences = [0..5, 5..6, 6..9];
-        let t = inputs(9);
+        let t = inputs(9, HEADS);
         let probe = Tensors::numbers(9 * HEADS.q_width(), 4);
-        let (out, lse) = run(&t, &sequences);
+        let (out, lse) = run(&t, HEADS, &sequences);
         let seen = Seen { q: t.get(0), k: t.get(1), v: t.get(2), out: &out, lse: &lse };
         let mut g: Vec<Vec<f32>> = (0..3).map(|i| vec![1.0; t.get(i).len()]).collect();
         let [dq, dk, dv] = g.as_mut_slice() else { unreachable!() };
         backward((dq, dk, dv), &probe, seen, HEADS, &sequences);
-        check_gradients(&t, &g, |t| simd::dot(&run(t, &sequences).0, &probe));
+        check_gradients(&t, &g, |t| simd::dot(&run(t, HEADS, &sequences).0, &probe));
     }
 
     #[test]
     fn long_sequences_agree_with_one_token_at_a_time() {
         let n = 150; // more than two blocks of queries
-        let t = inputs(n);
-        let (out, _) = run(&t, &[0..n]);
-        let (qw, kw) = (HEADS.q_width(), HEADS.kv_width());
-        for at in [0, 63, 64, 149] {
-            let mut one = vec![0.0; qw];
-            let (k, v) = (&t.get(1)[..(at + 1) * kw], &t.get(2)[..(at + 1) * kw]);
-            decode(&mut one, &t.get(0)[at * qw..(at + 1) * qw], k, v, HEADS);
-            for (a, b) in one.iter().zip(&out[at * qw..]) {
-                assert!((a - b).abs() < 1e-5, "token {at}: {a} and {b}");
+        for heads in [HEADS, Heads { queries: 2, keys: 1, dim: 90 }] {
+            let t = inputs(n, heads);
+            let (out, _) = run(&t, heads, &[0..n]);
+            let (qw, kw) = (heads.q_width(), heads.kv_width());
+            let mut cache = Cache::default();
+            for at in 0..n {
+                let mut one = vec![0.0; qw];
+                cache.extend(&t.get(1)[at * kw..(at + 1) * kw], &t.get(2)[at * kw..(at + 1) * kw], kw);
+                cache.attend(&mut one, &t.get(0)[at * qw..(at + 1) * qw], heads);
+                for (a, b) in one.iter().zip(&out[at * qw..]) {
+                    assert!((a - b).abs() < 1e-5, "token {at}: {a} and {b}");
+                }
             }
         }
     }

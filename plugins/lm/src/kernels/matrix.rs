@@ -188,9 +188,9 @@ impl<'a> Matrix<'a> {
             let (columns, inner, order) = (self.rows, self.cols, self.order);
             let w = (columns, inner, inner, order);
             return match self.data {
-                Numbers::F32(data) => wide::product(y, stride, a, x, &Columns::new(data, w), 1.0),
-                Numbers::F16(data) => wide::product(y, stride, a, x, &Columns::new(data, w), 1.0),
-                Numbers::Bf16(data) => wide::product(y, stride, a, x, &Columns::new(data, w), 1.0),
+                Numbers::F32(data) => wide::forward(y, stride, x, &Columns::new(data, w)),
+                Numbers::F16(data) => wide::forward(y, stride, x, &Columns::new(data, w)),
+                Numbers::Bf16(data) => wide::forward(y, stride, x, &Columns::new(data, w)),
                 Numbers::Packed(data) => {
                     wide::product(y, stride, a, x, &PackedColumns { data, columns, inner, order }, 1.0)
                 }

@@ -8,6 +8,7 @@
 pub mod attention;
 pub mod buffer;
 pub mod cross_entropy;
+pub mod decode;
 pub mod dropout;
 pub mod gemm;
 pub mod int8;

@@ -1,0 +1,336 @@
+//! Right sides of a product, in the types and orders that weights are stored in.
+
+use std::arch::x86_64::*;
+
+use super::{Right, STRIP};
+use crate::kernels::matrix::Order;
+use crate::kernels::quant::{Packed, RUN};
+
+/// Asks for the numbers of the next strip while this one is multiplied: rows of W lie far apart, so
+/// the processor does not see them coming.
+#[inline(always)]
+fn expect<T>(data: &[T], at: usize, numbers: usize) {
+    const LINE: usize = 64;
+    let from = data.as_ptr().wrapping_add(at).cast::<i8>();
+    for byte in (0..numbers * size_of::<T>()).step_by(LINE) {
+        // SAFETY: a prefetch reads nothing and faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(byte)) };
+    }
+}
+
+/// A stored number of 16 bits or more that AVX-512 widens to f32.
+pub trait Wide: Copy + Sync {
+    /// 16 numbers from an address.
+    ///
+    /// # Safety
+    /// They can be read, and the machine has AVX-512.
+    unsafe fn load(from: *const Self) -> __m512;
+
+    /// One number from an address, 16 times.
+    ///
+    /// # Safety
+    /// As [`Self::load`], of one number.
+    unsafe fn spread(from: *const Self) -> __m512;
+}
+
+impl Wide for f32 {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn load(from: *const Self) -> __m512 {
+        // SAFETY: passed on to the caller.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn spread(from: *const Self) -> __m512 {
+        // SAFETY: passed on to the caller.
+        _mm512_set1_ps(unsafe { *from })
+    }
+}
+
+impl Wide for half::bf16 {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn load(from: *const Self) -> __m512 {
+        // SAFETY: passed on to the caller.
+        let halves = unsafe { _mm256_loadu_si256(from.cast()) };
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+    }
+
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn spread(from: *const Self) -> __m512 {
+        // SAFETY: passed on to the caller.
+        let bits = u32::from(unsafe { *from }.to_bits()) << 16;
+        _mm512_castsi512_ps(_mm512_set1_epi32(bits as i32))
+    }
+}
+
+impl Wide for half::f16 {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn load(from: *const Self) -> __m512 {
+        // SAFETY: passed on to the caller.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.cast()) })
+    }
+
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn spread(from: *const Self) -> __m512 {
+        // SAFETY: passed on to the caller.
+        let half = unsafe { *from }.to_bits();
+        _mm512_cvtph_ps(_mm256_set1_epi16(half as i16))
+    }
+}
+
+/// Numbers of a matrix whose rows become B's rows: B = W.
+pub struct Rows<'a, T> {
+    /// W, row-major.
+    pub data: &'a [T],
+    /// Columns of W.
+    pub columns: usize,
+    /// Distance of W's rows.
+    pub stride: usize,
+    /// Rows of W.
+    pub inner: usize,
+    /// In what order they lie.
+    pub order: Order,
+}
+
+impl<'a, T> Rows<'a, T> {
+    /// Of columns, distance of rows, inner dimension and order of rows.
+    pub fn new(data: &'a [T], (columns, stride, inner, order): (usize, usize, usize, Order)) -> Self {
+        Self { data, columns, stride, inner, order }
+    }
+}
+
+impl<T: Wide> Right for Rows<'_, T> {
+    fn inner(&self) -> usize {
+        self.inner
+    }
+
+    fn columns(&self) -> usize {
+        self.columns
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], _: &mut [f32]) {
+        let wide = STRIP.min(self.columns - c);
+        for (i, to) in to.chunks_exact_mut(STRIP).take(depth).enumerate() {
+            let at = self.order.place(k + i) * self.stride + c;
+            let from = &self.data[at..][..wide];
+            expect(self.data, at + STRIP, STRIP);
+            // SAFETY: whole strips are inside the row, and narrower ones are read through a copy.
+            unsafe {
+                if wide == STRIP {
+                    _mm512_storeu_ps(to.as_mut_ptr(), T::load(from.as_ptr()));
+                    _mm512_storeu_ps(to[16..].as_mut_ptr(), T::load(from[16..].as_ptr()));
+                } else {
+                    let mut row = [self.data[0]; STRIP];
+                    row[..wide].copy_from_slice(from);
+                    _mm512_storeu_ps(to.as_mut_ptr(), T::load(row.as_ptr()));
+                    _mm512_storeu_ps(to[16..].as_mut_ptr(), T::load(row[16..].as_ptr()));
+                    to[wide..].fill(0.0);
+                }
+            }
+        }
+    }
+}
+
+/// Numbers of a matrix whose rows become B's columns: B = Wᵀ.
+pub struct Columns<'a, T> {
+    /// W, row-major.
+    pub data: &'a [T],
+    /// Rows of W.
+    pub columns: usize,
+    /// Distance of W's rows.
+    pub stride: usize,
+    /// Columns of W.
+    pub inner: usize,
+    /// In what order W's rows lie.
+    pub order: Order,
+}
+
+impl<'a, T> Columns<'a, T> {
+    /// Of columns, distance of W's rows, inner dimension and order of W's rows.
+    pub fn new(data: &'a [T], (columns, stride, inner, order): (usize, usize, usize, Order)) -> Self {
+        Self { data, columns, stride, inner, order }
+    }
+}
+
+impl<T: Wide> Right for Columns<'_, T> {
+    fn inner(&self) -> usize {
+        self.inner
+    }
+
+    fn columns(&self) -> usize {
+        self.columns
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], _: &mut [f32]) {
+        let wide = STRIP.min(self.columns - c);
+        let row = |r: usize| &self.data[self.order.place(c + r) * self.stride + k..][..depth];
+        for r in 0..wide {
+            expect(self.data, self.order.place(c + STRIP + r) * self.stride + k, depth);
+        }
+        // SAFETY: rows have `depth` numbers, and `to` has `depth` × STRIP.
+        unsafe { turn(row, wide, depth, to) };
+    }
+}
+
+/// Writes `depth` × [`STRIP`] numbers, of `wide` rows of `depth` numbers each.
+///
+/// # Safety
+/// The machine has AVX-512.
+#[target_feature(enable = "avx512f")]
+pub unsafe fn turn<'a, T: Wide + 'a>(
+    row: impl Fn(usize) -> &'a [T],
+    wide: usize,
+    depth: usize,
+    to: &mut [f32],
+) {
+    assert!(to.len() >= depth * STRIP);
+    let whole = depth / 16 * 16;
+    for half in 0..2 {
+        let rows: [&[T]; 16] =
+            std::array::from_fn(|r| if half * 16 + r < wide { row(half * 16 + r) } else { &[] });
+        let live = wide.saturating_sub(half * 16).min(16);
+        for k in (0..whole).step_by(16) {
+            let mut block = [_mm512_setzero_ps(); 16];
+            for (b, row) in block.iter_mut().zip(&rows[..live]) {
+                // SAFETY: 16 numbers from k on are in the row.
+                *b = unsafe { T::load(row.as_ptr().add(k)) };
+            }
+            for (i, v) in transpose(block).into_iter().enumerate() {
+                // SAFETY: inside `to`, as asserted.
+                unsafe { _mm512_storeu_ps(to.as_mut_ptr().add((k + i) * STRIP + half * 16), v) };
+            }
+        }
+        for k in whole..depth {
+            let to = &mut to[k * STRIP + half * 16..][..16];
+            to.fill(0.0);
+            for (to, row) in to.iter_mut().zip(&rows[..live]) {
+                let one = [row[k]; 16];
+                // SAFETY: 16 numbers are there.
+                *to = _mm512_cvtss_f32(unsafe { T::load(one.as_ptr()) });
+            }
+        }
+    }
+}
+
+/// Packed numbers of a matrix whose rows become B's columns: B = Wᵀ.
+pub struct PackedColumns<'a> {
+    /// W, row-major.
+    pub data: Packed<'a>,
+    /// Rows of W.
+    pub columns: usize,
+    /// Columns of W, whole runs.
+    pub inner: usize,
+    /// In what order W's rows lie.
+    pub order: Order,
+}
+
+impl Right for PackedColumns<'_> {
+    fn inner(&self) -> usize {
+        self.inner
+    }
+
+    fn columns(&self) -> usize {
+        self.columns
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], spare: &mut [f32]) {
+        let wide = STRIP.min(self.columns - c);
+        for (r, row) in spare.chunks_exact_mut(depth).take(wide).enumerate() {
+            let first = (self.order.place(c + r) * self.inner + k) / RUN;
+            let next = (self.order.place(c + STRIP + r) * self.inner + k) / RUN;
+            expect(self.data.blocks, self.data.byte(next * RUN), self.data.byte(depth));
+            row.chunks_exact_mut(RUN).enumerate().for_each(|(i, to)| unpack(&self.data, first + i, to));
+        }
+        // SAFETY: rows have `depth` numbers, and `to` has `depth` × STRIP.
+        unsafe { turn(|r| &spare[r * depth..][..depth], wide, depth, to) };
+    }
+}
+
+/// Packed numbers of a matrix whose rows become B's rows: B = W.
+pub struct PackedRows<'a> {
+    /// W, row-major.
+    pub data: Packed<'a>,
+    /// Columns of W, whole runs.
+    pub columns: usize,
+    /// Rows of W.
+    pub inner: usize,
+    /// In what order they lie.
+    pub order: Order,
+}
+
+impl Right for PackedRows<'_> {
+    fn inner(&self) -> usize {
+        self.inner
+    }
+
+    fn columns(&self) -> usize {
+        self.columns
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], _: &mut [f32]) {
+        for (i, to) in to.chunks_exact_mut(STRIP).take(depth).enumerate() {
+            unpack(&self.data, (self.order.place(k + i) * self.columns + c) / RUN, to);
+        }
+    }
+}
+
+/// Writes a run as f32.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn unpack(data: &Packed, run: usize, to: &mut [f32]) {
+    let run = data.run(run);
+    let to = &mut to[..RUN];
+    for half in 0..2 {
+        let (scale, offset) = (_mm512_set1_ps(run.scale[half]), _mm512_set1_ps(run.offset[half]));
+        // SAFETY: both have 16 numbers from there on.
+        unsafe {
+            let q = _mm512_cvtepu8_epi32(_mm_loadu_si128(run.q[half * 16..].as_ptr().cast()));
+            let v = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(q), offset);
+            _mm512_storeu_ps(to[half * 16..].as_mut_ptr(), v);
+        }
+    }
+}
+
+/// The transpose of 16 × 16 numbers.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub fn transpose(r: [__m512; 16]) -> [__m512; 16] {
+    let mut t = r;
+    // Pairs of rows, then of pairs, then quarters of a register.
+    for i in (0..16).step_by(2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    let mut u = t;
+    for i in (0..16).step_by(4) {
+        let pd = |v| _mm512_castps_pd(v);
+        let ps = |v| _mm512_castpd_ps(v);
+        u[i] = ps(_mm512_unpacklo_pd(pd(t[i]), pd(t[i + 2])));
+        u[i + 1] = ps(_mm512_unpackhi_pd(pd(t[i]), pd(t[i + 2])));
+        u[i + 2] = ps(_mm512_unpacklo_pd(pd(t[i + 1]), pd(t[i + 3])));
+        u[i + 3] = ps(_mm512_unpackhi_pd(pd(t[i + 1]), pd(t[i + 3])));
+    }
+    // u[4q + j] holds column 4l + j of rows 4q.. in lane l.
+    let mut out = u;
+    for j in 0..4 {
+        let low = _mm512_shuffle_f32x4::<0x44>(u[j], u[4 + j]);
+        let high = _mm512_shuffle_f32x4::<0xEE>(u[j], u[4 + j]);
+        let low2 = _mm512_shuffle_f32x4::<0x44>(u[8 + j], u[12 + j]);
+        let high2 = _mm512_shuffle_f32x4::<0xEE>(u[8 + j], u[12 + j]);
+        out[j] = _mm512_shuffle_f32x4::<0x88>(low, low2);
+        out[4 + j] = _mm512_shuffle_f32x4::<0xDD>(low, low2);
+        out[8 + j] = _mm512_shuffle_f32x4::<0x88>(high, high2);
+        out[12 + j] = _mm512_shuffle_f32x4::<0xDD>(high, high2);
+    }
+    out
+}
