@@ -180,7 +180,8 @@ fn read_or_make_secret(at: &Path) -> Result<[u8; 32], DeviceError> {
             ))
         }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let secret: [u8; 32] = rand::random();
+            let mut secret = [0; 32];
+            getrandom::fill(&mut secret).map_err(|e| DeviceError::state(at, e.into()))?;
             write_durably(at, &secret)?;
             Ok(secret)
         }

@@ -1,6 +1,9 @@
 //! Arrows between crates only point down. See docs/ARCHITECTURE.md.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
 
 /// For each crate, the crates of the workspace that it may depend on.
 const ALLOWED: &[(&str, &[&str])] = &[
@@ -59,30 +62,36 @@ fn ours(name: &str) -> String {
     format!("./{name}")
 }
 
-fn dependencies(dev: bool) -> BTreeMap<String, BTreeSet<String>> {
-    let metadata = cargo_metadata::MetadataCommand::new()
-        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml"))
-        .no_deps()
-        .exec()
-        .expect("cargo metadata runs in a checkout");
+/// What a subcommand of cargo says of the workspace.
+fn cargo(args: &[&str]) -> String {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
+    let output = Command::new(env!("CARGO"))
+        .args(args)
+        .args(["--locked", "--offline", "--manifest-path", manifest])
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let said = cargo(&["metadata", "--no-deps", "--format-version", "1"]);
+    let metadata: Value = serde_json::from_str(&said).expect("JSON");
+    let list = |v: &Value, key: &str| v[key].as_array().cloned().unwrap_or_default();
     // `cron` is somebody's crate, and ours is called `headstart-cron`: ours get a mark.
-    let name = |s: &str| s.strip_prefix("headstart-").map_or(s.to_owned(), ours);
-    let wanted = |k: cargo_metadata::DependencyKind| {
-        k == cargo_metadata::DependencyKind::Normal || dev && k == cargo_metadata::DependencyKind::Development
+    let name = |v: &Value| {
+        let name = v["name"].as_str().expect("a name");
+        name.strip_prefix("headstart-").map_or(name.to_owned(), ours)
     };
-    metadata
-        .packages
-        .iter()
-        .map(|p| {
-            let deps = p.dependencies.iter().filter(|d| wanted(d.kind)).map(|d| name(&d.name));
-            (name(&p.name), deps.collect())
-        })
-        .collect()
+    // Dependencies of tests and of build scripts have a kind.
+    let normal =
+        |p: &Value| list(p, "dependencies").iter().filter(|d| d["kind"].is_null()).map(name).collect();
+    list(&metadata, "packages").iter().map(|p| (name(p), normal(p))).collect()
 }
 
 #[test]
 fn arrows_between_crates_point_down() {
-    let found = dependencies(false);
+    let found = dependencies();
     let allowed: BTreeMap<_, BTreeSet<_>> =
         ALLOWED.iter().map(|(n, d)| (ours(n), d.iter().map(|d| ours(d)).collect())).collect();
     let members: BTreeSet<_> = found.keys().cloned().collect();
@@ -95,7 +104,7 @@ fn arrows_between_crates_point_down() {
 
 #[test]
 fn heavy_libraries_are_linked_in_one_place() {
-    for (name, deps) in dependencies(false) {
+    for (name, deps) in dependencies() {
         for (guarded, by) in GUARDED {
             assert!(
                 !deps.contains(*guarded) || by.iter().any(|b| ours(b) == name),
@@ -103,6 +112,23 @@ fn heavy_libraries_are_linked_in_one_place() {
             );
         }
     }
+}
+
+/// Tests use libraries of their own. If these switch on features of libraries that the programs use too,
+/// then `make build` compiles all of those again that `make test` had compiled.
+#[test]
+fn a_test_build_serves_the_programs_too() {
+    let crates = |edges: &str| -> BTreeSet<String> {
+        let said =
+            cargo(&["tree", "--workspace", "--edges", edges, "--prefix", "none", "--format", "{p} {f}"]);
+        said.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
+    };
+    let (programs, tests) = (crates("no-dev"), crates("all"));
+    let other: Vec<_> = programs.difference(&tests).collect();
+    assert!(
+        other.is_empty(),
+        "with other features in tests, name them in [workspace.dependencies]: {other:#?}"
+    );
 }
 
 #[test]

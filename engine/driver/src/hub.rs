@@ -431,10 +431,9 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn token() -> Result<String, rand::rand_core::OsError> {
-    use rand::TryRngCore;
+fn token() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 32];
-    rand::rngs::OsRng.try_fill_bytes(&mut bytes)?;
+    getrandom::fill(&mut bytes)?;
     Ok(hex(&bytes))
 }
 

@@ -3,8 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use rand::TryRngCore;
-
 use crate::error::StoreError;
 use crate::files::{self, Mode};
 
@@ -27,9 +25,7 @@ pub(crate) fn secret(dir: &Path, name: &str) -> Result<[u8; 32], StoreError> {
         return Ok(found);
     }
     let mut fresh = [0; 32];
-    rand::rngs::OsRng
-        .try_fill_bytes(&mut fresh)
-        .map_err(|e| StoreError::io("make a secret for", &path)(std::io::Error::other(e)))?;
+    getrandom::fill(&mut fresh).map_err(|e| StoreError::io("make a secret for", &path)(e.into()))?;
     files::write_atomic(&path, &fresh, Mode::Secret)?;
     Ok(fresh)
 }

@@ -81,14 +81,22 @@ impl Said {
     }
 }
 
-/// The device's binary, built if it is not there yet.
+/// The device's binary. `cargo test --workspace` builds it beside the command's, as it has tests too.
+///
+/// # Panics
+/// If it is not there, or is older than what it is made from.
 pub fn device_binary() -> PathBuf {
+    const BUILD: &str =
+        "build it first: cargo build --workspace --bins --locked (`make test` does by itself)";
     let path = Path::new(env!("CARGO_BIN_EXE_headstart")).with_file_name("headstart-device");
-    let built = Command::new(env!("CARGO"))
-        .current_dir(root())
-        .args(["build", "--quiet", "--locked", "-p", "headstart-device", "--bin", "headstart-device"])
-        .status()
-        .expect("cargo runs");
-    assert!(built.success() && path.exists(), "the device's binary is built");
+    let modified = |at: &Path| at.metadata().and_then(|m| m.modified());
+    let Ok(built) = modified(&path) else { panic!("there is no {}; {BUILD}", path.display()) };
+    // Cargo writes down what a binary is made from, as a rule of make.
+    let rule = std::fs::read_to_string(path.with_extension("d")).expect("cargo's list of sources");
+    let sources = rule.split_once(": ").expect("a rule of make").1.replace("\\ ", "\0");
+    for source in sources.split_whitespace().map(|s| s.replace('\0', " ")) {
+        let fresh = modified(Path::new(&source)).is_ok_and(|at| at <= built);
+        assert!(fresh, "{} is older than {source}; {BUILD}", path.display());
+    }
     path
 }
