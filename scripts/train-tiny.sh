@@ -10,6 +10,11 @@ corpus=build/corpus
 rm -rf build/tiny
 "$bin/headstart" --workspace build/train run pipelines/train-tiny.pllm --out build/tiny "$@"
 
+# How each pLLM was trained goes with it: forecasts of what it saves are read from there.
+for pllm in build/tiny/catalog/*/; do
+  test -s "$pllm/training.json" || { echo "error: ${pllm}training.json is missing" >&2; exit 1; }
+done
+
 rm -rf examples/models/tiny examples/catalog
 mkdir -p examples/models
 cp -r build/tiny/tiny examples/models/tiny

@@ -110,6 +110,10 @@ fn a_phone_personalises_and_its_texts_stay() {
         steps("tuned"),
         steps("scratch")
     );
+    // What the shipped pLLMs know of their training, the phone uses.
+    let trained = root().join("examples/catalog/elementary-concise-sassy/training.json").exists();
+    let forecast = &json["outputs"]["choice"]["forecast"];
+    assert_eq!(forecast["steps_saved"].as_f64().is_some_and(|saved| saved > 0.0), trained, "{forecast}");
     let loss = |name: &str| json["outputs"][name]["loss"].as_f64().expect("a loss");
     assert!(loss("after") < loss("before"));
     let page = std::fs::read_to_string(report).expect("the report is written");
@@ -170,4 +174,70 @@ fn an_engine_that_was_killed_goes_on_where_it_was() {
         .err_has("succeeded");
     assert_eq!(place.headstart(&["runs"]).code(0).out.lines().count(), 1, "the same run, not another");
     assert_eq!(place.headstart(&["catalog"]).code(0).out.lines().count(), 14);
+}
+
+/// A choice of somebody who writes in one of the catalog's styles, on one machine.
+const CHOOSE: &str = r#"
+model base = local("out/tiny")
+space style = pooled(base)
+dataset questions = jsonl("probes.jsonl")
+dataset mine = jsonl("me.jsonl")
+stage pllm: Pllm = ingest(base: base, source: a) for a in glob("out/catalog/*")
+stage plain: Responses = probe(base, prompts: questions, max_tokens: 12)
+stage said: Responses = probe(p, prompts: questions, max_tokens: 12) for p in pllm
+stage drift: Divergence = embed(r, against: plain, space: style) for r in said
+stage catalog: Catalog = decompose(drift)
+stage me: Divergence = embed(mine, against: base, space: style, max_tokens: 12)
+stage pick: Selection = select(catalog, user: me, verify: mine)
+output catalog = catalog
+output choice = pick
+"#;
+
+/// A few rows of the demonstration corpus, in the folder of a place: three styles, and a user of one.
+fn small_corpus(place: &Place) {
+    let whole = place.path("corpus");
+    headstart_corpus::files::write(&whole, 7).expect("writable");
+    let rows = |name: &str, skip: usize, take: usize| -> String {
+        let text = std::fs::read_to_string(whole.join(name)).expect("a file of the corpus");
+        text.lines().skip(skip).take(take).flat_map(|line| [line, "\n"]).collect()
+    };
+    place.write("base.jsonl", &rows("base.jsonl", 0, 120));
+    place.write("more.jsonl", &rows("wordings.jsonl", 0, 24));
+    place.write("probes.jsonl", &rows("probes.jsonl", 0, 8));
+    for style in ["expert-informative-friendly", "expert-concise-sarcastic", "elementary-informative-poetic"]
+    {
+        place.write(&format!("styles/{style}.jsonl"), &rows(&format!("catalog/{style}.jsonl"), 0, 40));
+    }
+    place.write("me.jsonl", &rows("catalog/expert-informative-friendly.jsonl", 40, 20));
+}
+
+#[test]
+fn what_is_saved_is_foreseen_from_how_the_catalog_was_trained() {
+    let place = Place::new();
+    small_corpus(&place);
+    let set = |name: &str, file: &str| format!("{name}={}", place.path(file).display());
+    let (corpus, more) = (set("corpus", "base.jsonl"), set("more", "more.jsonl"));
+    let (styles, out) = (set("styles", "styles/*"), place.path("out").display().to_string());
+    let mut train = vec!["run", "pipelines/train-tiny.pllm", "--quiet", "--out", &out];
+    for value in [&corpus, &more, &styles, "steps=6", "more_steps=1", "adapter_steps=12"] {
+        train.extend(["--set", value]);
+    }
+    place.headstart(&train).code(0);
+
+    // What was copied out is a catalog that knows how it was trained, on any other machine.
+    let file = place.write("choose.pllm", CHOOSE);
+    let choose = ["run", file.to_str().expect("a plain path"), "--format", "json"];
+    let chosen = place.headstart(&choose).code(0);
+    let json: serde_json::Value = serde_json::from_str(&chosen.out).expect("JSON on stdout");
+    let choice = &json["outputs"]["choice"]["value"];
+    let x = |name: &str| choice["forecast"][name].as_f64().unwrap_or_else(|| panic!("no {name}: {choice}"));
+    assert!(x("steps_saved_low") <= x("steps_saved") && x("steps_saved") <= x("steps_scratch"), "{choice}");
+    assert!(x("steps_saved") > 0.0 && x("steps_scratch") <= 12.0 && x("bytes") > 0.0, "{choice}");
+    let sentence = choice["sentence"].as_str().expect("a sentence");
+    assert!(sentence.contains("it should save about"), "{sentence}");
+
+    let again = place.headstart(&choose[..2]).code(0);
+    again.out_has("Expected to save").out_has("it should save about");
+    let show = ["catalog", "show", "expert-concise-sarcastic"];
+    place.headstart(&show).code(0).out_has("12 steps; held-back loss").out_has("by 3 trainings");
 }

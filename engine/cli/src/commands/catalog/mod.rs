@@ -4,6 +4,7 @@
 //! - [`found`]: the catalog of a run, and what in that run it was made from.
 //! - [`show`]: one pLLM. [`nearest`]: what is near to a pLLM or to a person's texts.
 //! - [`samples`]: answers in which a pLLM shows its style.
+//! - [`training`]: how a pLLM was trained, and what starting from it should save.
 //! - [`desk`]: lets a stage run outside of a run.
 
 mod desk;
@@ -11,6 +12,7 @@ pub mod found;
 mod nearest;
 pub mod samples;
 mod show;
+mod training;
 
 use headstart_explain::words::Coefficient;
 use headstart_store::Workspace;

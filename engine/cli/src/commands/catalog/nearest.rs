@@ -10,12 +10,14 @@ use headstart_protocol::rows::{ROWS_FILE, Row, from_jsonl, to_jsonl};
 use headstart_protocol::stage::Context;
 use headstart_protocol::{Args, ArtifactRef, Output, Type};
 use headstart_select::decide::User;
+use headstart_select::forecast::{Forecast, left_by_distance};
 use headstart_select::nearest::Distance;
 use headstart_store::Workspace;
 use serde_json::json;
 
 use super::desk::Desk;
 use super::found::Found;
+use super::training::expected;
 use crate::args::Format;
 use crate::exit::CommandError;
 
@@ -82,16 +84,28 @@ fn to_texts(
     let near = user.nearest(Distance::Whitened, count.max(1));
     let by_chance = user.is_chance(&near);
     let style = user.explain(if by_chance { 0.0 } else { near[0].strength }, 0);
+    let chosen = near.first().filter(|_| !by_chance);
+    let left = chosen.and_then(|r| Some((r.index, left_by_distance(&user, r.index, 0)?)));
+    let forecast = match left {
+        Some((place, left)) => expected(ws, found, place, left)?,
+        None => None,
+    };
     if format == Format::Json {
         let one = |r: &headstart_select::nearest::Ranked| json!({ "name": found.about(r.index).name, "distance": r.distance, "strength": r.strength });
         let list: Vec<_> = near.iter().take(count).map(one).collect();
         println!(
             "{}",
-            json!({ "texts": rows.len(), "style": style, "nearest": list, "by_chance": by_chance })
+            json!({
+                "texts": rows.len(), "style": style, "nearest": list, "by_chance": by_chance,
+                "forecast": forecast.map(|f| f.value()),
+            })
         );
         return Ok(());
     }
     print(found, &rows, &style, &near[..near.len().min(count)], by_chance);
+    if let Some(words) = forecast.as_ref().and_then(Forecast::words) {
+        println!("\n  Starting from {}, {words}.", found.about(near[0].index).name);
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::found::Found;
 use super::samples::samples;
+use super::training::Training;
 use crate::args::Format;
 use crate::exit::CommandError;
 
@@ -23,16 +24,19 @@ pub fn run(ws: &Workspace, found: &Found<'_>, name: &str, format: Format) -> Res
     let embedded = found.made(&about.divergence);
     let samples = samples(ws, found, place, SAMPLES)?;
     let provenance = Provenance::read(ws, found, place, embedded);
+    let training = Training::read(ws, found, place)?;
     if format == Format::Json {
         let samples: Vec<_> = samples
             .iter()
             .map(|s| json!({ "prompt": s.prompt, "answer": s.answer, "base": s.reference }))
             .collect();
+        let (metrics, forecast) = training.json();
         println!(
             "{}",
             json!({
                 "name": name, "words": about.words, "explained": about.explained,
-                "strength": about.strength, "samples": samples, "provenance": provenance.json(),
+                "strength": about.strength, "samples": samples, "training": metrics, "forecast": forecast,
+                "provenance": provenance.json(),
             })
         );
         return Ok(());
@@ -49,6 +53,7 @@ pub fn run(ws: &Workspace, found: &Found<'_>, name: &str, format: Format) -> Res
         println!("    base  {}", indented(&s.reference));
     }
     println!();
+    training.print();
     provenance.print();
     Ok(())
 }

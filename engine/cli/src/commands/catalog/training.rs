@@ -1,0 +1,87 @@
+//! How a pLLM was trained, and what that lets expect of it. Both are said without its weights.
+
+use headstart_protocol::{Digest, Manifest};
+use headstart_select::forecast::{Forecast, Range};
+use headstart_store::Workspace;
+use serde_json::{Value, json};
+
+use super::found::Found;
+use crate::exit::CommandError;
+
+/// The share of the way that a shown forecast assumes to be left: it is made for nobody in particular.
+const HALFWAY: Range = [0.5; 3];
+
+/// What is known of a pLLM's training, and expected of starting from it.
+pub struct Training {
+    /// Metrics of the training; null where they are not known.
+    metrics: Value,
+    trainings: usize,
+    halfway: Option<Forecast>,
+}
+
+impl Training {
+    /// Reads what the run's workspace knows of a pLLM of its catalog.
+    pub fn read(ws: &Workspace, found: &Found<'_>, place: usize) -> Result<Self, CommandError> {
+        let pllm = manifest(ws, found.about(place).pllm)?;
+        let metrics = pllm.map(|m| m.value["metrics"].clone());
+        Ok(Self {
+            metrics: metrics.filter(|m| m.get("steps").is_some()).unwrap_or_default(),
+            trainings: found.catalog.about.pace.as_ref().map_or(0, |p| p.trainings),
+            halfway: expected(ws, found, place, HALFWAY)?,
+        })
+    }
+
+    /// `training` and `forecast` for programs; null is not known.
+    pub fn json(&self) -> (Value, Value) {
+        let halfway =
+            self.halfway.as_ref().map(|f| json!({ "trainings": self.trainings, "halfway": f.value() }));
+        (self.metrics.clone(), halfway.unwrap_or_default())
+    }
+
+    /// Two lines for people.
+    pub fn print(&self) {
+        let x = |name: &str| self.metrics.get(name).and_then(Value::as_f64);
+        match (x("steps"), x("start_loss"), x("loss")) {
+            (Some(steps), Some(start), Some(end)) => {
+                println!("  training  {steps:.0} steps; held-back loss {start:.3} → {end:.3} nats a token");
+            }
+            (Some(steps), ..) => println!("  training  {steps:.0} steps"),
+            _ => println!("  training  not known: its folder has no training.json, which `finetune` writes"),
+        }
+        match &self.halfway {
+            Some(f) => println!(
+                "  forecast  for a user whom it brings halfway, it saves {:.0} ({:.0} to {:.0}) of {:.0} steps, by {} \
+                 trainings; its weights are {:.1} MB",
+                f.saved[1],
+                f.saved[0],
+                f.saved[2],
+                f.scratch[1],
+                self.trainings,
+                f.bytes as f64 / 1e6
+            ),
+            None => {
+                println!("  forecast  not known: too few of the catalog's pLLMs say how they were trained")
+            }
+        }
+    }
+}
+
+/// What starting from a pLLM is expected to save a user for whom the share `left` of the way is left.
+/// None where the catalog does not know how its pLLMs were trained.
+pub fn expected(
+    ws: &Workspace,
+    found: &Found<'_>,
+    place: usize,
+    left: Range,
+) -> Result<Option<Forecast>, CommandError> {
+    let Some(pace) = &found.catalog.about.pace else { return Ok(None) };
+    let bytes = manifest(ws, found.about(place).pllm)?.map_or(0, |m| m.size());
+    Ok(Some(Forecast::new(pace, left, None, bytes, 0.0)))
+}
+
+fn manifest(ws: &Workspace, id: Option<Digest>) -> Result<Option<Manifest>, CommandError> {
+    Ok(match id {
+        Some(id) => ws.artifacts().manifest(&id)?,
+        None => None,
+    })
+}
