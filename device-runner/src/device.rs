@@ -102,7 +102,7 @@ impl Device {
     /// The stage that a task asks for.
     fn stage(&self, task: &Task) -> Result<Chosen<'_>, Failure> {
         match &task.program {
-            Some(digest) => self.programs.stage(digest, &task.kind).map(Chosen::Program),
+            Some(digest) => self.programs.stage(digest, &task.kind).map(|s| Chosen::Program(Box::new(s))),
             None => {
                 self.stages.get(task.kind.as_str()).map(|s| Chosen::BuiltIn(s.as_ref())).ok_or_else(|| {
                     let m = format!("this device cannot run stages of kind `{}`", task.kind);
@@ -343,14 +343,14 @@ impl Made {
 /// A stage that was found for a task.
 enum Chosen<'a> {
     BuiltIn(&'a dyn Stage),
-    Program(ProgramStage),
+    Program(Box<ProgramStage>),
 }
 
 impl Chosen<'_> {
     fn stage(&self) -> &dyn Stage {
         match self {
             Self::BuiltIn(stage) => *stage,
-            Self::Program(stage) => stage,
+            Self::Program(stage) => stage.as_ref(),
         }
     }
 }

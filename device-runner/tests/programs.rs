@@ -112,7 +112,9 @@ fn nothing_else_runs() {
     let other = task(Digest::of(b"another program"), "me.txt");
     assert!(refused(&device, &other).contains("has not allowed the program of `tools.length`"));
     let version = Task { version: 1, ..task(program, "me.txt") };
-    assert!(refused(&device, &version).contains("version 1 of `tools.length`, but this device has version 2"));
+    assert!(
+        refused(&device, &version).contains("version 1 of `tools.length`, but this device has version 2")
+    );
     let stage = Task { kind: "tools.other".into(), ..task(program, "me.txt") };
     assert!(refused(&device, &stage).contains("no stage `other`"));
     let outside = task(program, "../stages/tools.py");

@@ -108,6 +108,9 @@ struct Shape<'s> {
 /// A part of a sequence: where it starts and ends, and how it is laid out.
 type Part<'d> = (Span, &'d dyn Fn(&mut Formatter<'_>) -> Doc);
 
+/// Lays a part of a sequence out.
+type Builder<'a> = Box<dyn Fn(&mut Formatter<'_>) -> Doc + 'a>;
+
 impl Formatter<'_> {
     fn file(&mut self, tree: &File) -> String {
         let mut out = String::new();
@@ -338,15 +341,14 @@ impl Formatter<'_> {
     }
 
     fn block(&mut self, block: &Block) -> Doc {
-        if block.settings.is_empty()
-            && !self.comments.get(self.next).is_some_and(|c| c.start < block.span.end)
+        if block.settings.is_empty() && self.comments.get(self.next).is_none_or(|c| c.start >= block.span.end)
         {
             return Doc::text("{}");
         }
-        let builders: Vec<Box<dyn Fn(&mut Formatter<'_>) -> Doc + '_>> = block
+        let builders: Vec<Builder<'_>> = block
             .settings
             .iter()
-            .map(|s| -> Box<dyn Fn(&mut Formatter<'_>) -> Doc + '_> {
+            .map(|s| -> Builder<'_> {
                 Box::new(move |f: &mut Formatter<'_>| {
                     f.hoist(s.value.span.start);
                     Doc::Group(vec![Doc::Text(format!("{}: ", s.name.text)), f.expr(&s.value)])
@@ -414,22 +416,18 @@ impl Formatter<'_> {
     }
 
     fn list(&mut self, all: &[Expr], end: u32) -> Doc {
-        let builders: Vec<Box<dyn Fn(&mut Formatter<'_>) -> Doc + '_>> = all
-            .iter()
-            .map(|e| -> Box<dyn Fn(&mut Formatter<'_>) -> Doc + '_> {
-                Box::new(move |f: &mut Formatter<'_>| f.expr(e))
-            })
-            .collect();
+        let builders: Vec<Builder<'_>> =
+            all.iter().map(|e| -> Builder<'_> { Box::new(move |f: &mut Formatter<'_>| f.expr(e)) }).collect();
         let parts: Vec<Part<'_>> = all.iter().zip(&builders).map(|(e, b)| (e.span, b.as_ref())).collect();
         let shape = Shape { open: "[", close: "]", pad: Doc::Soft, commas: true };
         self.sequence(shape, &parts, end)
     }
 
     fn call(&mut self, call: &Call, end: u32) -> Doc {
-        let builders: Vec<Box<dyn Fn(&mut Formatter<'_>) -> Doc + '_>> = call
+        let builders: Vec<Builder<'_>> = call
             .args
             .iter()
-            .map(|a| -> Box<dyn Fn(&mut Formatter<'_>) -> Doc + '_> {
+            .map(|a| -> Builder<'_> {
                 Box::new(move |f: &mut Formatter<'_>| {
                     let name = a.name.as_ref().map(|n| format!("{}: ", n.text)).unwrap_or_default();
                     f.hoist(a.value.span.start);

@@ -153,7 +153,8 @@ pub fn show_bytes(bytes: u64) -> String {
 }
 
 fn show(n: u64, units: &[(&str, u64)]) -> String {
-    let (unit, factor) = units.iter().rev().find(|(_, f)| n >= *f && n % f == 0).unwrap_or(&units[0]);
+    let (unit, factor) =
+        units.iter().rev().find(|(_, f)| n >= *f && n.is_multiple_of(*f)).unwrap_or(&units[0]);
     format!("{}{unit}", n / factor)
 }
 

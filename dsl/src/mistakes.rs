@@ -64,10 +64,10 @@ impl Mistake<'_> {
         if let Some(slip) = self.no_item().or_else(|| self.known_slip()) {
             return slip;
         }
-        if self.text[self.at..].trim().is_empty() {
-            if let Some(open) = unclosed(self.text) {
-                return self.not_closed(open);
-            }
+        if self.text[self.at..].trim().is_empty()
+            && let Some(open) = unclosed(self.text)
+        {
+            return self.not_closed(open);
         }
         let (what, span) = match self.found() {
             "" | "\n" => ("the end of the line".to_owned(), self.end_of_line()),
@@ -96,7 +96,7 @@ impl Mistake<'_> {
             // A value may go on almost anywhere; that is not news where something else is missing.
             list.retain(|s| !matches!(*s, "an operator" | "a comparison" | "`or`" | "`.`" | "`?`" | "`<`"));
         }
-        if list.iter().any(|s| *s == "a value") {
+        if list.contains(&"a value") {
             list.retain(|s| !matches!(*s, "`not`" | "a name" | "a number" | "a text in double quotes"));
         }
         if list.len() > 1 && !self.text[self.at..].starts_with('(') {

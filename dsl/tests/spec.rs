@@ -143,10 +143,10 @@ fn formats(case: &Case, before: &Checked) -> Result<(), Failed> {
         return Ok(());
     }
     let once = format(&case.source).map_err(|d| format!("cannot be formatted: {d:?}"))?;
-    if let Some(wanted) = &case.format {
-        if *wanted != once {
-            return Err(format!("wanted:\n{wanted}\nformatted:\n{once}").into());
-        }
+    if let Some(wanted) = &case.format
+        && *wanted != once
+    {
+        return Err(format!("wanted:\n{wanted}\nformatted:\n{once}").into());
     }
     let twice = format(&once).map_err(|d| format!("cannot be formatted again: {d:?}"))?;
     if twice != once {

@@ -376,8 +376,11 @@ pub(crate) fn saved_sentence(pair: &Pair) -> String {
     if parts.is_empty() { String::new() } else { format!("{} with the head start.", parts.join(" and ")) }
 }
 
+/// Seconds by name, the most first.
+type Seconds = Vec<(String, f64)>;
+
 /// Seconds of stages by place, and within it by kind; the most first.
-pub(crate) fn by_place(report: &RunReport) -> Vec<(String, f64, Vec<(String, f64)>)> {
+fn by_place(report: &RunReport) -> Vec<(String, f64, Seconds)> {
     let mut places: BTreeMap<&str, BTreeMap<&str, f64>> = BTreeMap::new();
     for s in report.stages.iter().filter(|s| matches!(s.state, StageState::Done | StageState::Failed)) {
         *places.entry(&s.place).or_default().entry(&s.kind).or_default() += s.seconds;

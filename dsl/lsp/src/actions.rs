@@ -27,7 +27,7 @@ fn action(a: &Analysis, text: &Text, uri: &Uri, d: &Diagnostic, fix: &Fix) -> Op
         (false, new) => format!("Write `{new}`"),
     };
     let edit = TextEdit::new(text.range(fix.span), fix.text.clone());
-    // `HashMap` is what the protocol's crate asks for.
+    #[allow(clippy::mutable_key_type, reason = "the protocol's crate asks for this map")]
     let changes = [(uri.clone(), vec![edit])].into_iter().collect();
     Some(CodeActionOrCommand::CodeAction(CodeAction {
         title,

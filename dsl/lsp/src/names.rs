@@ -102,7 +102,7 @@ pub fn rename(of: &[Arc<Analysis>], offset: usize, new: &str) -> Result<Workspac
     if let Some(other) = rivals.into_iter().find(|o| o.name == new && o.span != s.span) {
         return Err(format!("the name `{new}` is taken in line {}", a.checked.sources.line(other.span)));
     }
-    // `HashMap` is what the protocol's crate asks for; editors treat it as a set.
+    #[allow(clippy::mutable_key_type, reason = "the protocol's crate asks for this map")]
     let mut changes: std::collections::HashMap<Uri, Vec<TextEdit>> = Default::default();
     for (a, mark) in places(of, symbol) {
         if let Some(uri) = to_uri(a.path(mark.span)) {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use headstart_dsl::FileLoader;
-use lsp_server::{Connection, ErrorCode, ExtractError, Message, Notification, Request, RequestId, Response};
 use headstart_protocol::kinds::Kinds;
+use lsp_server::{Connection, ErrorCode, ExtractError, Message, Notification, Request, RequestId, Response};
 use lsp_types::notification::{self as note, Notification as _};
 use lsp_types::request::{self as ask, Request as _};
 use lsp_types::{
@@ -238,9 +238,9 @@ impl Server<'_> {
         let Some(d) = self.documents.get(&p.text_document.uri) else { return Ok(serde_json::Value::Null) };
         match signature::signature(&d.text.text, d.text.offset(p.position), &Kinds::default()) {
             Some(help) => answer(Some(help)),
-            None => self.at_place(&p, |a, text, at| {
-                answer(signature::signature(&text.text, at, &a.index.kinds))
-            }),
+            None => {
+                self.at_place(&p, |a, text, at| answer(signature::signature(&text.text, at, &a.index.kinds)))
+            }
         }
     }
 

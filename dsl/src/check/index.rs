@@ -294,20 +294,20 @@ impl Build<'_, '_> {
             }
             return;
         }
-        if let Some(ty) = self.type_of(of).map(stripped) {
-            if ty.field(&name.text).is_some() {
-                self.mark(name.span, Target::Field(ty, name.text.clone()));
-            }
+        if let Some(ty) = self.type_of(of).map(stripped)
+            && ty.field(&name.text).is_some()
+        {
+            self.mark(name.span, Target::Field(ty, name.text.clone()));
         }
     }
 
     fn call(&mut self, call: &Call) {
         let c = self.c;
         let of_program = call.of_program();
-        if let Some((program, _)) = &of_program {
-            if let Some(n) = self.named(&program.text) {
-                self.mark(program.span, Target::Symbol(n));
-            }
+        if let Some((program, _)) = &of_program
+            && let Some(n) = self.named(&program.text)
+        {
+            self.mark(program.span, Target::Symbol(n));
         }
         let Some(kind) = c.scopes[self.scope].kinds.find(&call.name.text) else {
             if let Some(word) = words::find(words::FUNCTIONS, &call.name.text) {

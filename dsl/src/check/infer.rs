@@ -219,10 +219,10 @@ impl Checker<'_> {
 
     /// A key: a text, or a loop variable, which stands for its own key.
     fn key(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<Key> {
-        if let ExprKind::Name(n) = &e.bare().kind {
-            if let Some(v) = ctx.vars.iter().position(|v| v.name.text == *n) {
-                return ctx.vars[v].known.then_some(Key::Var(v));
-            }
+        if let ExprKind::Name(n) = &e.bare().kind
+            && let Some(v) = ctx.vars.iter().position(|v| v.name.text == *n)
+        {
+            return ctx.vars[v].known.then_some(Key::Var(v));
         }
         let key = self.infer(ctx, e)?;
         match key.t {

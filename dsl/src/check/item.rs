@@ -103,7 +103,11 @@ impl Checker<'_> {
             let keyword = decl.declared.keyword();
             let d = Diagnostic::new(Code::E0103, format!("there is no stage kind `{}`", call.name.text))
                 .at(call.name.span, "unknown kind")
-                .suggest(&call.name.text, call.name.span, of_role().chain(kinds::all().map(|k| k.name.as_str())))
+                .suggest(
+                    &call.name.text,
+                    call.name.span,
+                    of_role().chain(kinds::all().map(|k| k.name.as_str())),
+                )
                 .note(format!("a `{keyword}` can be made by {}", names::quoted(of_role(), "or")));
             self.report(d);
             return None;

@@ -102,10 +102,10 @@ impl Lower<'_, '_> {
             };
             let pllm = self.expr(&term.pllm);
             // Two elements of one key: then the full name.
-            if out.iter().any(|(_, n, _)| *n == name) {
-                if let Expr::Output { instance } = &pllm {
-                    name = self.checker.instances[*instance as usize].name.clone();
-                }
+            if out.iter().any(|(_, n, _)| *n == name)
+                && let Expr::Output { instance } = &pllm
+            {
+                name = self.checker.instances[*instance as usize].name.clone();
             }
             out.push((weight, name, pllm));
         }

@@ -11,25 +11,25 @@ use crate::diagnostic::Diagnostic;
 impl Checker<'_> {
     /// `-3`, or a mix such as `0.6 * a + 0.4 * b`.
     pub(super) fn arithmetic(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<Typed> {
-        if let ExprKind::Minus(inner) = &e.kind {
-            if let ExprKind::Number(..) = &inner.bare().kind {
-                let typed = self.infer(ctx, inner)?;
-                let value = match typed.t {
-                    T::Const(Value::Int(i)) => Value::Int(-i),
-                    T::Const(Value::Float(x)) => Value::Float(-x),
-                    _ => {
-                        let d = Diagnostic::new(Code::E0201, "this cannot be negative");
-                        self.report(d.at(e.span, format!("a negative {}", typed.ty)));
-                        return None;
-                    }
-                };
-                return Some(Typed { t: T::Const(value), span: e.span, ..typed });
-            }
+        if let ExprKind::Minus(inner) = &e.kind
+            && let ExprKind::Number(..) = &inner.bare().kind
+        {
+            let typed = self.infer(ctx, inner)?;
+            let value = match typed.t {
+                T::Const(Value::Int(i)) => Value::Int(-i),
+                T::Const(Value::Float(x)) => Value::Float(-x),
+                _ => {
+                    let d = Diagnostic::new(Code::E0201, "this cannot be negative");
+                    self.report(d.at(e.span, format!("a negative {}", typed.ty)));
+                    return None;
+                }
+            };
+            return Some(Typed { t: T::Const(value), span: e.span, ..typed });
         }
         let mut terms = Vec::new();
         let ok = self.terms(ctx, e, 1.0, &[], &mut terms);
         let t = T::Mix(terms);
-        ok.then(|| Typed { t, ty: Type::Mix, span: e.span, literal: false })
+        ok.then_some(Typed { t, ty: Type::Mix, span: e.span, literal: false })
     }
 
     /// Collects the terms of `sign * factors * e`. False where a mistake is reported.
@@ -38,11 +38,12 @@ impl Checker<'_> {
             ExprKind::Paren(inner) => self.terms(ctx, inner, sign, factors, out),
             ExprKind::Minus(inner) => self.terms(ctx, inner, -sign, factors, out),
             ExprKind::Sum(all) => {
-                let each = all
-                    .iter()
-                    .map(|(minus, e)| self.terms(ctx, e, if *minus { -sign } else { sign }, factors, out));
+                let mut ok = true;
                 // Every term is looked at, so that every mistake is told.
-                each.fold(true, |all, ok| all && ok)
+                for (minus, e) in all {
+                    ok &= self.terms(ctx, e, if *minus { -sign } else { sign }, factors, out);
+                }
+                ok
             }
             ExprKind::Product(all) => self.product(ctx, e, all, sign, factors, out),
             _ => {

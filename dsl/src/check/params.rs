@@ -143,7 +143,7 @@ impl Checker<'_> {
             return None;
         }
         if let Some(text) = set {
-            return match self.from_text(&ty, &text) {
+            return match self.read_as(&ty, &text) {
                 Ok(t) => Some(Typed { t, ty, span, literal: false }),
                 Err(why) => {
                     let name = &param.name.text;
@@ -218,12 +218,12 @@ impl Checker<'_> {
     }
 
     /// A value of the command line, read as the declared type.
-    fn from_text(&self, ty: &Type, text: &str) -> Result<T, String> {
+    fn read_as(&self, ty: &Type, text: &str) -> Result<T, String> {
         let number = || literal::number(text.strip_prefix('-').unwrap_or(text)).map(|n| number(n).0);
         let negative = text.starts_with('-');
         let wrong = |example: &str| Err(format!("expected {}, such as `{example}`", a(ty)));
         Ok(match ty {
-            Type::Optional(inner) => return self.from_text(inner, text),
+            Type::Optional(inner) => return self.read_as(inner, text),
             Type::Text => T::Const(Value::Text(text.to_owned())),
             Type::Path => T::Path(PathValue { written: text.into(), resolved: text.into(), globbed: false }),
             Type::Bool => match text {
@@ -256,7 +256,7 @@ impl Checker<'_> {
                         continue;
                     }
                     let key = if **inner == Type::Path { loader::stem(part) } else { part };
-                    items.push((key.to_owned(), self.from_text(inner, part)?));
+                    items.push((key.to_owned(), self.read_as(inner, part)?));
                 }
                 T::List(items)
             }

@@ -51,7 +51,7 @@ impl Checker<'_> {
                         format!("`{path}` is made of `{part}`, which cannot be used: {why}"),
                     )
                     .at(program.path.span, "named here")
-                    .see(locate(file, &text, &[name.clone()]), "part of the program")
+                    .see(locate(file, &text, std::slice::from_ref(name)), "part of the program")
                     .help(described_by(&path));
                     self.report(d);
                     return None;
@@ -128,10 +128,10 @@ impl Checker<'_> {
     /// The kind that is called, and marks its program as used.
     pub(super) fn kind_called(&mut self, scope: usize, call: &Call) -> Option<Arc<Kind>> {
         let kind = self.scopes[scope].kinds.find(&call.name.text).cloned();
-        if let Some((program, _)) = call.of_program() {
-            if let Some((Entity::Program(n), _)) = self.scopes[scope].names.get(&program.text) {
-                self.programs[*n].used = true;
-            }
+        if let Some((program, _)) = call.of_program()
+            && let Some((Entity::Program(n), _)) = self.scopes[scope].names.get(&program.text)
+        {
+            self.programs[*n].used = true;
         }
         kind
     }

@@ -65,10 +65,10 @@ impl Checker<'_> {
     fn refs(&mut self, scope: usize, e: &Expr, r: &mut Refs<'_>) {
         match &e.kind {
             ExprKind::Name(n) => {
-                if !r.bound.iter().any(|b| b.name.text == *n) {
-                    if let Some((entity, _)) = self.scopes[scope].names.get(n) {
-                        self.met(*entity, e.span, r);
-                    }
+                if !r.bound.iter().any(|b| b.name.text == *n)
+                    && let Some((entity, _)) = self.scopes[scope].names.get(n)
+                {
+                    self.met(*entity, e.span, r);
                 }
             }
             ExprKind::Field(of, name) => match self.module(scope, of) {

@@ -134,10 +134,10 @@ fn guess(rule: Rule, text: &str, at: usize, expected: &[&'static str]) -> Option
     all.push(Edit::guess(at, mistakes::part_end(text, at), ""));
     let mut best: Option<(usize, Edit)> = None;
     for edit in all.into_iter().filter(|e| e.end > e.start || !e.text.is_empty()) {
-        if let Some(to) = goes_on(rule, text, &edit) {
-            if best.as_ref().is_none_or(|(b, _)| to > *b) {
-                best = Some((to, edit));
-            }
+        if let Some(to) = goes_on(rule, text, &edit)
+            && best.as_ref().is_none_or(|(b, _)| to > *b)
+        {
+            best = Some((to, edit));
         }
     }
     best.map(|(_, edit)| edit)

@@ -164,10 +164,7 @@ fn bars(run: &Recorded) -> Vec<StageBar> {
 
 fn view(ws: &Workspace, value: &Value, ty: &Type) -> Result<Option<OutputView>, CommandError> {
     Ok(match value {
-        Value::Artifact(a) => match ws.artifacts().manifest(&a.id)? {
-            Some(m) => Some(artifact_view(ws, &m)),
-            None => None,
-        },
+        Value::Artifact(a) => ws.artifacts().manifest(&a.id)?.map(|m| artifact_view(ws, &m)),
         Value::Json(value) => Some(json_view(value.clone(), ty)),
         Value::List(items) => Some(OutputView::Text { value: list_text(ws, items)? }),
         Value::Absent => None,

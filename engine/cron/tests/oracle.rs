@@ -88,7 +88,7 @@ fn watch(sets: &Sets, zone: &TimeZone, dst: Dst, after: Timestamp, until: Timest
         let mut left_out = clock(t - MINUTE) + MINUTE;
         while left_out < now {
             fire |= sets.matches(left_out) && !by_elapsed_time && dst != Dst::Skip;
-            left_out = left_out + MINUTE;
+            left_out += MINUTE;
         }
         if fire && t > after {
             fires.push(t);

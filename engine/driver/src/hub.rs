@@ -30,8 +30,8 @@ use crate::error::EngineError;
 use crate::message::{Lease, Message, Word, now_ms};
 use crate::shelf::{Shelf, artifacts_in};
 pub use awaited::{Awaited, AwaitedFor};
-use desk::{Desk, Granted};
-pub(crate) use desk::{Offer, Standing};
+use desk::Desk;
+pub(crate) use desk::{Granted, Offer, Standing};
 use roster::Roster;
 
 /// Stable codes of the errors that [`Hub`] gives.
@@ -392,22 +392,13 @@ impl Hub {
     }
 
     /// Takes an attempt over that was granted before the engine was started again.
-    pub(crate) fn adopt(
-        &self,
-        device: &str,
-        run: &str,
-        conductor: &Sender<Message>,
-        fence: u64,
-        instance: u32,
-        task: Option<Task>,
-        lease: &Arc<Lease>,
-    ) {
-        if let Some(task) = &task
-            && let Err(e) = self.open_to(device, task)
+    pub(crate) fn adopt(&self, fence: u64, instance: u32, granted: Granted) {
+        if let Some(task) = &granted.task
+            && let Err(e) = self.open_to(&granted.device, task)
         {
+            let device = &granted.device;
             tracing::warn!(device, error = %e, "what an attempt reads could not be worked out again");
         }
-        let granted = Granted::new(device, run, conductor, Arc::clone(lease), 0, task);
         self.desk().grant(fence, instance, granted);
     }
 }

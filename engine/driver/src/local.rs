@@ -29,17 +29,14 @@ const PROGRESS: Duration = Duration::from_millis(100);
 /// Stages by kind.
 pub(crate) type Registry = BTreeMap<String, Box<dyn Stage>>;
 
-/// The attempt of an instance for a worker. Nothing in its arguments is private, so everything in
-/// them was resolved.
+/// The attempt of an instance for a worker, without a key and a log. Nothing in its arguments is
+/// private, so everything in them was resolved.
 pub(crate) fn local_task(
     state: &RunState,
     instance: u32,
     fence: u64,
     prepared: &Prepared,
     source_dir: PathBuf,
-    log: PathBuf,
-    key: Option<Digest>,
-    control: Arc<Control>,
 ) -> LocalTask {
     let value = |e: &Expr| match e {
         Expr::Value { value } => value.clone(),
@@ -58,9 +55,9 @@ pub(crate) fn local_task(
         memory: inst.policy.memory,
         timeout: inst.policy.timeout_ms.map(Duration::from_millis),
         source_dir,
-        log,
-        key,
-        control,
+        log: PathBuf::new(),
+        key: None,
+        control: Arc::default(),
     }
 }
 

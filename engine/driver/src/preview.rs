@@ -117,16 +117,7 @@ impl Look<'_> {
 
     /// Reads a source, as a run does.
     fn read(&self, i: u32, prepared: &Prepared) -> Result<ArtifactRef, Failure> {
-        let task = local_task(
-            &self.state,
-            i,
-            0,
-            prepared,
-            self.source_dir.to_owned(),
-            PathBuf::new(),
-            None,
-            Arc::default(),
-        );
+        let task = local_task(&self.state, i, 0, prepared, self.source_dir.to_owned());
         let (tx, rx) = channel();
         self.engine.pool.executor().run(task, &tx);
         drop(tx);

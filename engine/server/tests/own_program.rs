@@ -1,7 +1,6 @@
 //! A user's own program on a phone: the real hub over HTTP, a real device, a real process.
 
 #[path = "../../../device-runner/tests/common/stages.rs"]
-#[allow(dead_code, reason = "shared with other tests")]
 mod stages;
 
 use std::os::unix::fs::PermissionsExt;
@@ -94,7 +93,8 @@ async fn run(dir: &std::path::Path, stages: bool) -> (Arc<RunResult>, Recorder) 
     let mut options = RunOptions::new("test", dir.join("stages"));
     options.device_wait = Some(Duration::from_millis(if stages { 20_000 } else { 700 }));
     let run = engine.run(plan(), options).expect("starts");
-    let result = tokio::time::timeout(Duration::from_secs(60), run.wait()).await.expect("in time").expect("ends");
+    let result =
+        tokio::time::timeout(Duration::from_secs(60), run.wait()).await.expect("in time").expect("ends");
     stop.cancel();
     let _ = phone.await.expect("no panic");
     closing.cancel();

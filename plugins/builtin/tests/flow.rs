@@ -1,6 +1,8 @@
 //! The whole flow on the real backend, small: a base is trained, two styles are cached, explained,
 //! chosen from, merged and trained further. What is asserted is what a user relies on.
 
+#![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
+
 use headstart_builtin::Registry;
 use headstart_lm::candle_backend::default_backend;
 use headstart_protocol::{ArtifactRef, MixTerm, Value};

@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`bleu`]: BLEU as sacrebleu computes it.
 //! - [`rouge`]: ROUGE as `rouge_score` computes it.
-//! - [`stats`]: intervals.
+//! - [`stats`]: intervals of means and shares.
 //! - [`evaluate`]: the stage that measures a model on rows.
 //! - [`accuracy`]: the stage that counts right selections.
 

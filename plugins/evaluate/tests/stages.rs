@@ -199,7 +199,10 @@ fn what_selections_cost_is_averaged_and_starting_from_the_base_can_be_right() {
     ])
     .expect("metrics");
     assert_eq!((&value["accuracy"], &value["abstained"]), (&json!(1.0), &json!(1)));
-    assert_eq!((&value["forward_passes"], &value["bytes"], &value["seconds"]), (&json!(20.0), &json!(40.0), &json!(0.5)));
+    assert_eq!(
+        (&value["forward_passes"], &value["bytes"], &value["seconds"]),
+        (&json!(20.0), &json!(40.0), &json!(0.5))
+    );
 }
 
 #[test]

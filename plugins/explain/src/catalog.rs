@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::halves::Halves;
 pub use self::pllms::{PllmAbout, Pllms};
-use crate::divergence::write_tensors;
+use crate::divergence::{Tensor, write_tensors};
 use crate::lens::Lens;
 use crate::lexicon::Pole;
 use crate::math::{Matrix, dot};
@@ -135,7 +135,7 @@ impl Catalog {
         let floats = |x: &[f32]| {
             (Dtype::F32, vec![x.len()], x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
         };
-        let named: Vec<(&str, (Dtype, Vec<usize>, Vec<u8>))> = vec![
+        let named: [(&str, Tensor); 12] = [
             ("factor", half(&self.factor)),
             ("atoms", half(&self.atoms)),
             ("centre", single(&self.centre)),
@@ -149,8 +149,7 @@ impl Catalog {
             ("damping", half(&self.lens.damping)),
             ("lines", (Dtype::U32, vec![ends.len()], ends.iter().flat_map(|x| x.to_le_bytes()).collect())),
         ];
-        let tensors = named.into_iter().map(|(n, (t, s, b))| (n, t, s, b)).collect();
-        write_tensors(&folder.join(TENSORS_FILE), tensors)
+        write_tensors(&folder.join(TENSORS_FILE), &named)
     }
 
     /// Reads a `Catalog` artifact.

@@ -45,7 +45,8 @@ impl Chance {
         let compared: Vec<usize> = (0..vectors.rows).step_by(step).collect();
         let squares: Vec<f64> = compared.iter().map(|&i| dot(vectors.row(i), vectors.row(i))).collect();
         let best = |user: &[f64]| {
-            let gain = |(&i, square): (&usize, &f64)| nearness(dot(user, vectors.row(i)), *square, noise[i]).1;
+            let gain =
+                |(&i, square): (&usize, &f64)| nearness(dot(user, vectors.row(i)), *square, noise[i]).1;
             compared.iter().zip(&squares).map(gain).fold(f64::NEG_INFINITY, f64::max)
         };
         let of = |n: &usize| {
@@ -67,7 +68,9 @@ impl Chance {
     /// logarithm of their number. Never below 0: who is nearer to the base is near to no pLLM.
     pub fn of(&self, texts: usize) -> f64 {
         let after = self.0.iter().position(|p| p.0 >= texts).unwrap_or(self.0.len().saturating_sub(1));
-        let (Some(high), Some(low)) = (self.0.get(after), self.0.get(after.saturating_sub(1))) else { return 0.0 };
+        let (Some(high), Some(low)) = (self.0.get(after), self.0.get(after.saturating_sub(1))) else {
+            return 0.0;
+        };
         if high.0 <= texts || low.0 == high.0 {
             return high.1.max(0.0);
         }
@@ -99,14 +102,17 @@ mod tests {
     fn rows(n: usize, seed: u64) -> Matrix {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut normal = || (0..12).map(|_| rng.random::<f64>() - 0.5).sum::<f64>();
-        let mut all = Matrix::from_rows(&(0..n).map(|_| (0..20).map(|_| normal()).collect()).collect::<Vec<_>>());
+        let mut all =
+            Matrix::from_rows(&(0..n).map(|_| (0..20).map(|_| normal()).collect()).collect::<Vec<_>>());
         let mean = all.mean();
         (0..n).for_each(|i| axpy(all.row_mut(i), -1.0, &mean));
         all
     }
 
     fn vectors() -> Matrix {
-        Matrix::from_rows(&(0..8).map(|i| (0..20).map(|j| if i == j { 4.0 } else { 0.0 }).collect()).collect::<Vec<_>>())
+        Matrix::from_rows(
+            &(0..8).map(|i| (0..20).map(|j| if i == j { 4.0 } else { 0.0 }).collect()).collect::<Vec<_>>(),
+        )
     }
 
     #[test]

@@ -99,23 +99,21 @@ impl Divergence {
 
 /// Writes `vectors` and `features` (row by row) to a safetensors file.
 pub(crate) fn write(at: &Path, vectors: &[Vec<f32>], features: &[Vec<f32>]) -> Result<(), Failure> {
-    let flat = |rows: &[Vec<f32>]| -> (Vec<usize>, Vec<u8>) {
+    let flat = |rows: &[Vec<f32>]| -> Tensor {
         let shape = vec![rows.len(), rows.first().map_or(0, Vec::len)];
-        (shape, rows.iter().flatten().flat_map(|x| x.to_le_bytes()).collect())
+        (Dtype::F32, shape, rows.iter().flatten().flat_map(|x| x.to_le_bytes()).collect())
     };
-    let tensors = [("vectors", flat(vectors)), ("features", flat(features))];
-    let tensors = tensors.into_iter().map(|(n, (s, d))| (n, Dtype::F32, s, d)).collect();
-    write_tensors(at, tensors)
+    write_tensors(at, &[("vectors", flat(vectors)), ("features", flat(features))])
 }
 
+/// A tensor's type, shape and little-endian bytes.
+pub(crate) type Tensor = (Dtype, Vec<usize>, Vec<u8>);
+
 /// Writes named tensors of little-endian bytes.
-pub(crate) fn write_tensors(
-    at: &Path,
-    tensors: Vec<(&str, Dtype, Vec<usize>, Vec<u8>)>,
-) -> Result<(), Failure> {
+pub(crate) fn write_tensors(at: &Path, tensors: &[(&str, Tensor)]) -> Result<(), Failure> {
     let views: BTreeMap<&str, TensorView<'_>> = tensors
         .iter()
-        .map(|(name, dtype, shape, data)| {
+        .map(|(name, (dtype, shape, data))| {
             let view = TensorView::new(*dtype, shape.clone(), data).expect("bytes fit their shape");
             (*name, view)
         })

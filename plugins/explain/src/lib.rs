@@ -16,7 +16,7 @@
 //! - [`chance`]: how near to some pLLM those are who write in no style.
 //! - [`pace`]: how fast the catalog's own trainings went.
 //! - [`catalog`], [`divergence`]: the files.
-//! - [`math`]: tools.
+//! - [`math`]: the linear algebra and the statistics that they share.
 
 pub mod catalog;
 pub mod chance;

@@ -114,7 +114,10 @@ mod tests {
         let all = [training(8.0), training(10.0), training(12.0)];
         let pace = Pace::of(&all).expect("three trainings");
         assert_eq!((pace.trainings, pace.tokens), (3, 200.0));
-        assert!((pace.until(0.5, 1) - 10.0).abs() < 0.3 && (pace.until(0.25, 1) - 20.0).abs() < 0.3, "{pace:?}");
+        assert!(
+            (pace.until(0.5, 1) - 10.0).abs() < 0.3 && (pace.until(0.25, 1) - 20.0).abs() < 0.3,
+            "{pace:?}"
+        );
         assert!(pace.until(0.25, 0) < pace.until(0.25, 1) && pace.until(0.25, 1) < pace.until(0.25, 2));
         assert_eq!(pace.until(1.0, 1), 0.0);
         assert_eq!(pace.until(0.0, 1), pace.until(0.05, 1));

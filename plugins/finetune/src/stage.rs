@@ -183,10 +183,11 @@ fn base(
     folders: &ModelFolders,
     method: &Method,
 ) -> Result<ArtifactRef, Failure> {
-    if *method == Method::Full && from.ty == ArtifactType::Pllm {
-        if let Some(base) = ctx.manifest(from)?.uses.get("base") {
-            return Ok(base.clone());
-        }
+    if *method == Method::Full
+        && from.ty == ArtifactType::Pllm
+        && let Some(base) = ctx.manifest(from)?.uses.get("base")
+    {
+        return Ok(base.clone());
     }
     Ok(folders.base.clone())
 }

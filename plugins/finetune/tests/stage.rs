@@ -1,6 +1,8 @@
 //! The stage between its arguments and a backend. The backend here writes down what it is asked;
 //! that trainings really learn is shown where the real one is put together with all stages.
 
+#![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
+
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};

@@ -8,7 +8,7 @@
 //! - [`models`]: `local`, `hf`, `init`.
 //! - [`datasets`]: `jsonl`, `blend`, `concat`.
 //! - [`spaces`]: `sentence`, `summarizer`, `pooled`.
-//! - [`pllms`]: `ingest`.
+//! - [`pllms`]: the stage kind `ingest`.
 //! - [`folder`]: a model's folder, checked: its files, its config, names and shapes of its tensors.
 
 mod conversation;

@@ -1,5 +1,7 @@
 //! Reading rows, cutting and joining them, simulated users.
 
+#![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
+
 use headstart_ingest::datasets::{Blend, Concat, JsonLines};
 use headstart_protocol::rows::text_digest;
 use headstart_protocol::{ArtifactRef, Failure, FailureClass, Value};

@@ -1,5 +1,7 @@
 //! Models, spaces and pLLMs: what is taken in, and what is refused with which words.
 
+#![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

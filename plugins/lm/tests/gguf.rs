@@ -1,5 +1,7 @@
 //! Quantized weights: written, read back, run, and trained over.
 
+#![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -3,6 +3,8 @@
 //!
 //! The single operations are held against differences where they are defined, in `kernels`.
 
+#![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
+
 use std::path::Path;
 use std::sync::Arc;
 

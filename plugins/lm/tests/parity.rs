@@ -1,6 +1,8 @@
 //! Numbers held against the reference libraries (transformers, PEFT, PyTorch) on small random
 //! models.
 
+#![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
+
 mod fixtures;
 
 use std::sync::Arc;

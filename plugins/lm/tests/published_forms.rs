@@ -1,6 +1,8 @@
 //! The forms in which models are published: stored types, shards, both spellings of the rotary
 //! keys, tied and untied output layers. All say the same model, so they must give the same bits.
 
+#![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! A training that is killed goes on where it was, and ends with the same bytes.
 
+#![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;

@@ -1,5 +1,7 @@
 //! A memory limit that is kept: weights larger than it are streamed from their file.
 
+#![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,7 @@
 //! Prompt formats: what a model is given, where its answer begins and ends.
 
+#![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
+
 use std::fs;
 use std::path::Path;
 

@@ -1,5 +1,7 @@
 //! New models: names, shapes, statistics and repeatability of their weights.
 
+#![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
+
 use std::fs;
 use std::path::Path;
 

@@ -213,8 +213,9 @@ fn word(words: &[&str]) -> Accepts {
     Accepts::Word(words.iter().map(|w| (*w).to_owned()).collect())
 }
 
-static BUILTIN: LazyLock<Vec<Arc<Kind>>> =
-    LazyLock::new(|| sources::sources().into_iter().chain(stages::stages()).chain(studies::studies()).map(Arc::new).collect());
+static BUILTIN: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
+    sources::sources().into_iter().chain(stages::stages()).chain(studies::studies()).map(Arc::new).collect()
+});
 
 /// Every built-in kind, sources first.
 pub fn all() -> impl Iterator<Item = &'static Arc<Kind>> {

@@ -129,7 +129,8 @@ pub fn left_by_distance(user: &User<'_>, index: usize, seed: u64) -> Option<Rang
 
 /// The share of the way that is left, by likelihood: of a usual gain, what the pLLM does not bring.
 pub fn left_by_loss(pace: &Pace, brought: Range) -> Range {
-    let left = |gain: f64, brought: f64| if gain > 0.0 { (1.0 - brought / gain).clamp(0.0, 1.0) } else { 1.0 };
+    let left =
+        |gain: f64, brought: f64| if gain > 0.0 { (1.0 - brought / gain).clamp(0.0, 1.0) } else { 1.0 };
     [left(pace.gain[0], brought[2]), left(pace.gain[1], brought[1]), left(pace.gain[2], brought[0])]
 }
 
@@ -139,7 +140,12 @@ mod tests {
 
     fn pace() -> Pace {
         let steps = [10.0, 20.0, 40.0, 80.0, 130.0, 170.0];
-        Pace { trainings: 8, steps: steps.map(|s| [s / 2.0, s, s * 2.0]).into(), gain: [1.0, 2.0, 3.0], tokens: 1000.0 }
+        Pace {
+            trainings: 8,
+            steps: steps.map(|s| [s / 2.0, s, s * 2.0]).into(),
+            gain: [1.0, 2.0, 3.0],
+            tokens: 1000.0,
+        }
     }
 
     #[test]
@@ -159,7 +165,11 @@ mod tests {
     fn without_a_speed_only_steps_are_known() {
         let f = Forecast::new(&pace(), [0.2, 0.25, 0.5], None, 10, 0.0);
         assert_eq!(f.words().as_deref(), Some("it should save about 80 of 170 training steps"));
-        assert!(f.value().get("seconds_saved").is_none() && f.value()["steps_saved_low"] == 20.0, "{}", f.value());
+        assert!(
+            f.value().get("seconds_saved").is_none() && f.value()["steps_saved_low"] == 20.0,
+            "{}",
+            f.value()
+        );
     }
 
     #[test]

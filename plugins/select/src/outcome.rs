@@ -146,10 +146,20 @@ impl Outcome<'_> {
     }
 
     /// What is expected of the choice, or why that is not known.
-    fn forecast(&self, ctx: &dyn Context, chosen: Option<Ranked>, seed: u64) -> Result<Forecast, &'static str> {
+    fn forecast(
+        &self,
+        ctx: &dyn Context,
+        chosen: Option<Ranked>,
+        seed: u64,
+    ) -> Result<Forecast, &'static str> {
         let chosen = chosen.ok_or("nothing was chosen, so nothing is saved")?;
-        let pace =
-            self.place.catalog.about.pace.as_ref().ok_or("the catalog does not know how its pLLMs were trained")?;
+        let pace = self
+            .place
+            .catalog
+            .about
+            .pace
+            .as_ref()
+            .ok_or("the catalog does not know how its pLLMs were trained")?;
         let left = match self.verified.and_then(|v| v.verdict.brought) {
             Some(brought) => left_by_loss(pace, brought),
             None => left_by_distance(self.user, chosen.index, seed)
@@ -164,7 +174,11 @@ impl Outcome<'_> {
     fn needed(&self, chosen: Ranked) -> BTreeSet<usize> {
         let mixed = self.choice.mix.iter().map(|m| m.0);
         let mixed: Vec<usize> = mixed.collect();
-        if mixed.contains(&chosen.index) { mixed.into_iter().collect() } else { BTreeSet::from([chosen.index]) }
+        if mixed.contains(&chosen.index) {
+            mixed.into_iter().collect()
+        } else {
+            BTreeSet::from([chosen.index])
+        }
     }
 
     fn size(&self, ctx: &dyn Context, index: usize) -> u64 {
@@ -180,7 +194,8 @@ impl Outcome<'_> {
         let mut weights: u64 =
             asked.map_or(0, |a| a.sizes.iter().filter(|(id, _)| Some(**id) != base).map(|s| s.1).sum());
         for index in chosen.map(|r| self.needed(r)).unwrap_or_default() {
-            let known = self.place.pllm(index).is_ok_and(|p| asked.is_some_and(|a| a.sizes.contains_key(&p.id)));
+            let known =
+                self.place.pllm(index).is_ok_and(|p| asked.is_some_and(|a| a.sizes.contains_key(&p.id)));
             if !known {
                 weights += self.size(ctx, index);
             }

@@ -22,8 +22,10 @@ impl Process {
     /// Fits losses with standard errors at points. None where all points are one.
     pub fn fit(points: &[&[f64]], found: &[(f64, f64)]) -> Option<Self> {
         let n = points.len();
-        let mut apart: Vec<f64> =
-            (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| square(points[i], points[j])).collect();
+        let mut apart: Vec<f64> = (0..n)
+            .flat_map(|i| (0..i).map(move |j| (i, j)))
+            .map(|(i, j)| square(points[i], points[j]))
+            .collect();
         let width = quantile(&mut apart, 0.5);
         if n < 2 || width <= 0.0 {
             return None;
@@ -65,7 +67,8 @@ mod tests {
     #[test]
     fn known_points_are_predicted_and_far_ones_unsure() {
         let points: [&[f64]; 3] = [&[0.0], &[1.0], &[2.0]];
-        let process = Process::fit(&points, &[(1.0, 0.001), (2.0, 0.001), (4.0, 0.001)]).expect("three points");
+        let process =
+            Process::fit(&points, &[(1.0, 0.001), (2.0, 0.001), (4.0, 0.001)]).expect("three points");
         let (mean, deviation) = process.predict(&[1.0]);
         assert!((mean - 2.0).abs() < 0.01 && deviation < 0.05, "{mean} {deviation}");
         let (mean, deviation) = process.predict(&[50.0]);

@@ -70,8 +70,14 @@ impl Stage for Select {
             }
             None => (user.choose(&settings), None),
         };
-        let outcome =
-            Outcome { place: &place, user: &user, choice: &choice, verified: verified.as_ref(), strategy, start };
+        let outcome = Outcome {
+            place: &place,
+            user: &user,
+            choice: &choice,
+            verified: verified.as_ref(),
+            strategy,
+            start,
+        };
         outcome.output(ctx, settings.seed)
     }
 }

@@ -134,7 +134,9 @@ fn promising(points: &[Vec<f64>], asked: &[usize], found: &[(f64, f64)]) -> Opti
         mean - KAPPA * deviation
     };
     let free = (0..points.len()).filter(|i| !asked.contains(i)).map(|i| (bound(i), i));
-    free.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))).filter(|(bound, _)| *bound < best).map(|x| x.1)
+    free.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))
+        .filter(|(bound, _)| *bound < best)
+        .map(|x| x.1)
 }
 
 #[cfg(test)]

@@ -81,7 +81,8 @@ pub fn judge(finalists: &[&[RowScore]], base: Option<&[RowScore]>, near: bool, s
 
 /// Nats a token over rows, each counted as often as `times` says.
 fn loss(rows: &[RowScore], times: &[u32]) -> f64 {
-    let sum = |f: &dyn Fn(&RowScore) -> f64| rows.iter().zip(times).map(|(r, &t)| f64::from(t) * f(r)).sum::<f64>();
+    let sum =
+        |f: &dyn Fn(&RowScore) -> f64| rows.iter().zip(times).map(|(r, &t)| f64::from(t) * f(r)).sum::<f64>();
     sum(&|r| r.nll) / sum(&|r| r.tokens as f64).max(1.0)
 }
 

@@ -1,5 +1,7 @@
 //! The stage `select`, end to end, over a toy backend whose models have known styles.
 
+#![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
+
 #[path = "../../explain/tests/toy/mod.rs"]
 mod toy;
 
@@ -146,7 +148,9 @@ fn every_strategy_finds_the_model_and_says_what_it_cost() {
         let said = place.ctx.value_of(&place.select(&mine, &args));
         assert_eq!((&said["pllm_name"], &said["strategy"]), (&"formal".into(), &strategy.into()), "{said}");
         let cost = &said["cost"];
-        assert!(cost["seconds"].as_f64() > Some(0.0) && cost["bytes"].as_u64() > cost["catalog_bytes"].as_u64());
+        assert!(
+            cost["seconds"].as_f64() > Some(0.0) && cost["bytes"].as_u64() > cost["catalog_bytes"].as_u64()
+        );
         passes.push(cost["forward_passes"].as_u64().unwrap());
         assert_eq!(said["verified"]["rows"], 5, "half of the ten rows: the other half chose");
         assert_eq!(said["verified"]["held_back"], true);

@@ -51,7 +51,9 @@ impl Stage for Savings {
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
         let share = args.float("share")?;
         if !(share > 0.0 && share <= 1.0) {
-            return Err(Failure::input(format!("argument `share` is {share}, but must be above 0, and 1 at most")));
+            return Err(Failure::input(format!(
+                "argument `share` is {share}, but must be above 0, and 1 at most"
+            )));
         }
         let batch = positive(args, "batch")? as f64;
         let scratch: BTreeMap<&str, &ArtifactRef> = args.artifacts("scratch")?.into_iter().collect();
@@ -62,11 +64,14 @@ impl Stage for Savings {
         let mut groups: Vec<(String, Vec<Case>)> = vec![("all".to_owned(), Vec::new())];
         for (key, tuned) in args.artifacts("tuned")? {
             let missing = |list: &str| {
-                Failure::input(format!("`{list}` has no element {key:?}")).help("both lists must have the same keys")
+                Failure::input(format!("`{list}` has no element {key:?}"))
+                    .help("both lists must have the same keys")
             };
             let from_base = scratch.get(key).ok_or_else(|| missing("scratch"))?;
             let passes = match &selections {
-                Some(all) => forward_passes(&ctx.manifest(all.get(key).ok_or_else(|| missing("selections"))?)?.value),
+                Some(all) => {
+                    forward_passes(&ctx.manifest(all.get(key).ok_or_else(|| missing("selections"))?)?.value)
+                }
                 None => 0.0,
             };
             let case = case(key, &ctx.manifest(tuned)?.value, &ctx.manifest(from_base)?.value, share)?;

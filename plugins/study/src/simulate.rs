@@ -89,7 +89,8 @@ impl Stage for Simulate {
             ctx.progress(Progress { done, total, unit: "splits".into(), ..Progress::default() });
             Ok(tallies)
         };
-        let splits: Vec<Vec<Tally>> = (0..plan.splits).into_par_iter().map(tallies).collect::<Result<_, _>>()?;
+        let splits: Vec<Vec<Tally>> =
+            (0..plan.splits).into_par_iter().map(tallies).collect::<Result<_, _>>()?;
         let mut sum = vec![Tally::default(); plan.texts.len() * plan.shares.len()];
         splits.iter().for_each(|split| sum.iter_mut().zip(split).for_each(|(a, b)| a.add(*b)));
         let mut all = Tally::default();
@@ -187,12 +188,17 @@ impl Plan {
 
     fn table(&self, tallies: &[Tally]) -> Table {
         let shares = self.shares.iter().map(|s| format!("s = {s}"));
-        let mut table = Table::new(["texts".to_owned(), "share of users".to_owned()].into_iter().chain(shares));
+        let mut table =
+            Table::new(["texts".to_owned(), "share of users".to_owned()].into_iter().chain(shares));
         type Count = fn(&Tally) -> usize;
         let mut measures: Vec<(&str, Count)> = if self.mixed == 1 {
             vec![("nearest is right", |t| t.nearest)]
         } else {
-            vec![("nearest is one of them", |t| t.nearest), ("given a mix", |t| t.mixes), ("of exactly these", |t| t.exact)]
+            vec![
+                ("nearest is one of them", |t| t.nearest),
+                ("given a mix", |t| t.mixes),
+                ("of exactly these", |t| t.exact),
+            ]
         };
         if self.distance == Distance::Whitened {
             measures.push(("abstains", |t| t.abstained));
@@ -288,11 +294,20 @@ fn list(args: &Args, ctx: &dyn Context, name: &str) -> Result<(Vec<String>, Vec<
     let open = |(key, artifact): (&str, &ArtifactRef)| {
         Ok((key.to_owned(), Divergence::open(ctx, artifact, &format!("`{name}`: {key:?}"))?))
     };
-    args.artifacts(name)?.into_iter().map(open).collect::<Result<Vec<_>, _>>().map(|all| all.into_iter().unzip())
+    args.artifacts(name)?
+        .into_iter()
+        .map(open)
+        .collect::<Result<Vec<_>, _>>()
+        .map(|all| all.into_iter().unzip())
 }
 
 /// What people write, in the order of the styles.
-fn users(args: &Args, ctx: &dyn Context, names: &[String], first: &Divergence) -> Result<Vec<Matrix>, Failure> {
+fn users(
+    args: &Args,
+    ctx: &dyn Context,
+    names: &[String],
+    first: &Divergence,
+) -> Result<Vec<Matrix>, Failure> {
     let (keys, found) = list(args, ctx, "users")?;
     let mut all = Vec::new();
     for name in names {

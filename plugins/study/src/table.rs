@@ -235,8 +235,7 @@ fn pooled(rows: &[(String, Value)]) -> Table {
     let names: BTreeSet<String> = groups.values().flatten().flat_map(|n| n.keys().cloned()).collect();
     let is_end = |n: &str| n.ends_with("_low") || n.ends_with("_high");
     let names: Vec<String> = names.into_iter().filter(|n| !is_end(n)).collect();
-    let mut out =
-        Table::new(["".to_owned(), "n".to_owned()].into_iter().chain(names.iter().cloned()));
+    let mut out = Table::new(["".to_owned(), "n".to_owned()].into_iter().chain(names.iter().cloned()));
     for group in order {
         let members = &groups[group];
         let mean = |name: &String| {
@@ -304,7 +303,10 @@ mod tests {
         let value = json!({ "table": inner });
         let rows = [("ours".to_owned(), value.clone()), ("paper".to_owned(), value)];
         let text = stacked(&rows).markdown();
-        assert!(text.ends_with("| ours | 5 | 0.500 (0.250–0.750) |\n| paper | 5 | 0.500 (0.250–0.750) |\n"), "{text}");
+        assert!(
+            text.ends_with("| ours | 5 | 0.500 (0.250–0.750) |\n| paper | 5 | 0.500 (0.250–0.750) |\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -13,7 +13,10 @@ mod toy;
 use toy::{Toy, divergences, person, value};
 
 fn stage(kind: &str) -> Box<dyn Stage> {
-    headstart_study::stages(Arc::new(Toy)).into_iter().find(|s| s.kind() == kind).expect("a kind of this crate")
+    headstart_study::stages(Arc::new(Toy))
+        .into_iter()
+        .find(|s| s.kind() == kind)
+        .expect("a kind of this crate")
 }
 
 /// What four styles write on forty questions, against plain answers, keyed by style.
@@ -47,7 +50,9 @@ fn simulated_users_are_given_their_style() {
         args.extend(more.iter().cloned());
         ctx.value_of(&ctx.run(&*stage("simulate"), args).expect("a table"))
     };
-    let of = |said: &serde_json::Value, row: usize, column: usize| said["table"]["rows"][row][column]["value"].as_f64();
+    let of = |said: &serde_json::Value, row: usize, column: usize| {
+        said["table"]["rows"][row][column]["value"].as_f64()
+    };
     let all = run(&[("shares", list(&[0.0, 0.9]))]);
     assert_eq!(all["n"], 64.0, "four styles, four users, two splits, two shares: {all}");
     let columns = &all["table"]["columns"];
@@ -75,7 +80,8 @@ fn too_few_questions_are_told() {
 fn a_catalog_is_resampled_to_any_size() {
     let ctx = MemoryContext::new();
     let (_, _, drift) = divergences(&ctx, "sentence");
-    let catalog = ctx.run(&*toy::stage("decompose"), [("divergences", Value::List(drift.clone()))]).expect("a catalog");
+    let catalog =
+        ctx.run(&*toy::stage("decompose"), [("divergences", Value::List(drift.clone()))]).expect("a catalog");
     let Value::Artifact(user) = &drift[0].1 else { panic!("an artifact") };
     let args = [("catalog", value(&catalog)), ("user", value(user)), ("sizes", ints(&[4, 300]))];
     let said = ctx.value_of(&ctx.run(&*stage("scale"), args).expect("a table"));
@@ -98,10 +104,8 @@ fn levels_of_a_style_are_monotone() {
         let args = [("responses", value(&said)), ("against", value(&plain)), ("space", value(&space))];
         (i.to_string(), value(&ctx.run(&*toy::stage("embed"), args).expect("a divergence")))
     };
-    let args = [
-        ("divergences", Value::List((1..=4).map(level).collect())),
-        ("method", Value::Text("ridge".into())),
-    ];
+    let args =
+        [("divergences", Value::List((1..=4).map(level).collect())), ("method", Value::Text("ridge".into()))];
     let catalog = ctx.run(&*toy::stage("decompose"), args).expect("a catalog");
     let said = ctx.value_of(&ctx.run(&*stage("levels"), [("catalog", value(&catalog))]).expect("a table"));
     assert!(said["monotone"].as_f64() > Some(0.8), "{said}");

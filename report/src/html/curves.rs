@@ -46,7 +46,7 @@ pub(super) fn figure(pair: &Pair) -> Markup {
                 @for (name, class, n, end) in &ends {
                     path class=(format!("line-{class}")) d=(path(&n.curve)) {}
                     circle class=(if *class == "one" { "pos" } else { "neg" }) cx=(px(x(end.0))) cy=(px(y(end.1))) r="5" {}
-                    text class=(format!("halo text-{class}")) x=(px(x(end.0) + 11.0)) y=(px(label_y(y(end.1), *name, &ends, &y, &x))) {
+                    text class=(format!("halo text-{class}")) x=(px(x(end.0) + 11.0)) y=(px(label_y(y(end.1), name, &ends, &y, &x))) {
                         (name) " · " (metric(end.0)) " steps"
                     }
                 }

@@ -37,11 +37,11 @@ fn header(owner: &OwnerReport, parts: &Parts, title: &str) -> Markup {
         let word = if saved >= 0.0 { "fewer" } else { "more" };
         figures.push((percent(saved.abs()), format!("{word} training steps than from the base")));
     }
-    if let Some(pair) = &parts.before_after {
-        if let (Some(before), Some(after)) = (pair.without.get("perplexity"), pair.with.get("perplexity")) {
-            let label = format!("perplexity on your later texts; it was {before:.2}");
-            figures.push((format!("{after:.2}"), label));
-        }
+    if let Some(pair) = &parts.before_after
+        && let (Some(before), Some(after)) = (pair.without.get("perplexity"), pair.with.get("perplexity"))
+    {
+        let label = format!("perplexity on your later texts; it was {before:.2}");
+        figures.push((format!("{after:.2}"), label));
     }
     if !owner.fates.is_empty() {
         let left = owner.fates.iter().filter(|f| f.left).count();

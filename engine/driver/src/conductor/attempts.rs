@@ -83,10 +83,12 @@ impl Conductor {
         let control = Arc::new(Control::default());
         let source_dir = self.options.source_dir.clone();
         let log = self.engine.ws.dir().join("runs").join(&self.id).join(format!("logs/{fence}.log"));
-        let key = planned.key.as_ref().map(|(key, _)| *key);
-        let prepared = &planned.prepared;
-        let task =
-            local_task(&self.state, instance, fence, prepared, source_dir, log, key, Arc::clone(&control));
+        let task = LocalTask {
+            log,
+            key: planned.key.as_ref().map(|(key, _)| *key),
+            control: Arc::clone(&control),
+            ..local_task(&self.state, instance, fence, &planned.prepared, source_dir)
+        };
         let timeout = self.state.instance(instance).policy.timeout_ms;
         let overdue_ms = timeout.map(|t| self.now().saturating_add(t).saturating_add(HUNG_MS));
         let runner = Runner::Local { control, overdue_ms };

@@ -11,7 +11,7 @@ use headstart_protocol::{Failure, FailureClass};
 
 use super::ready::weight;
 use super::{Conductor, Live, Runner};
-use crate::hub::Standing;
+use crate::hub::{Granted, Standing};
 use crate::message::{Lease, Throttle};
 
 /// How often things are looked at that nobody announces.
@@ -165,7 +165,8 @@ impl Conductor {
                 Place::Device(device) if !was_cancelled => {
                     let lease = Arc::new(Lease::new(self.last_ms.saturating_add(lease_ms)));
                     let task = self.granted_task(instance, fence);
-                    self.engine.hub.adopt(device, &self.id, &self.me, fence, instance, task, &lease);
+                    let granted = Granted::new(device, &self.id, &self.me, Arc::clone(&lease), 0, task);
+                    self.engine.hub.adopt(fence, instance, granted);
                     let runner = Runner::Device { lease };
                     // The pre-image is made again if the key is still the same.
                     let key = key.and_then(|k| self.preimage_of(instance).filter(|(again, _)| *again == k));

@@ -235,8 +235,8 @@ fn artifact(
 /// private one only where the pipeline releases a pLLM at this very path. Everything else that is
 /// released is numbers.
 fn check_artifact(task: &Task, path: &str, a: &ArtifactRef, brought: bool) -> Result<(), WireError> {
-    let names = path.split('.').filter(|name| !name.is_empty());
-    let ty = names.fold(Some(plain(&task.ty).clone()), |ty, name| ty?.field(name).map(|t| plain(&t).clone()));
+    let mut names = path.split('.').filter(|name| !name.is_empty());
+    let ty = names.try_fold(plain(&task.ty).clone(), |ty, name| ty.field(name).map(|t| plain(&t).clone()));
     let is_model = matches!(a.ty, ArtifactType::Pllm | ArtifactType::Model);
     let fits = match (&ty, brought) {
         (Some(Type::Pllm), true) => a.ty == ArtifactType::Pllm,

@@ -41,7 +41,11 @@ pub struct Pllms(Source);
 enum Source {
     Known(Arc<Vec<PllmAbout>>),
     /// A file of lines; line `i` ends before byte `ends[i]`.
-    Lines { map: Arc<Mmap>, ends: Arc<Vec<u32>>, file: Arc<str> },
+    Lines {
+        map: Arc<Mmap>,
+        ends: Arc<Vec<u32>>,
+        file: Arc<str>,
+    },
 }
 
 impl From<Vec<PllmAbout>> for Pllms {

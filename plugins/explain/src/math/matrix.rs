@@ -161,10 +161,10 @@ impl Matrix {
             }
             let length = norm(&v);
             v.iter_mut().for_each(|x| *x /= length);
-            for i in 0..rest.rows {
+            for (i, squared) in norms.iter_mut().enumerate() {
                 let c = dot(rest.row(i), &v);
                 axpy(rest.row_mut(i), -c, &v);
-                norms[i] = dot(rest.row(i), rest.row(i));
+                *squared = dot(rest.row(i), rest.row(i));
             }
             norms[at] = 0.0;
             basis.push(v);

@@ -22,10 +22,10 @@ const DIM: usize = 24;
 
 /// How a text differs from its words in another order or style, as a vector: hashed words.
 fn hashed(text: &str) -> Vec<f32> {
-    let mut v = vec![0f32; DIM];
+    let mut v = [0f32; DIM];
     for word in text.split_whitespace() {
         let d = text_digest(&word.to_lowercase());
-        v[d.0[0] as usize % DIM] += if d.0[1] % 2 == 0 { 1.0 } else { -1.0 };
+        v[d.0[0] as usize % DIM] += if d.0[1].is_multiple_of(2) { 1.0 } else { -1.0 };
     }
     let norm = v.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-6);
     v.iter().map(|x| x / norm).collect()

@@ -160,7 +160,10 @@ fn thin_qr(mut m: Mat<f64>) -> (Mat<f64>, Mat<f64>) {
     (q, r)
 }
 
-fn thin_svd(m: &Mat<f64>) -> Result<(Mat<f64>, Vec<f64>, Mat<f64>), String> {
+/// Left singular vectors, singular values, right singular vectors.
+type Svd = (Mat<f64>, Vec<f64>, Mat<f64>);
+
+fn thin_svd(m: &Mat<f64>) -> Result<Svd, String> {
     let (rows, cols) = (m.nrows(), m.ncols());
     let size = rows.min(cols);
     let (mut u, mut v, mut s) = (Mat::zeros(rows, size), Mat::zeros(cols, size), Diag::zeros(size));
