@@ -1,150 +1,12 @@
-//! The server, spoken to through the protocol by a scripted editor.
+//! The server, spoken to through the protocol by a scripted editor: findings, places, names, layout.
 
-use std::thread::{self, JoinHandle};
+mod editor;
+
 use std::time::{Duration, Instant};
 
+use editor::{Editor, ITEMS, MAIN, files, labels};
 use headstart_dsl::MemoryLoader;
-use headstart_lsp::LspError;
-use lsp_server::{Connection, Message, Notification, Request};
 use serde_json::{Value, json};
-
-struct Editor {
-    connection: Option<Connection>,
-    server: Option<JoinHandle<Result<(), LspError>>>,
-    next: i32,
-    /// Diagnostics as they came: address and findings.
-    findings: Vec<(String, Value)>,
-}
-
-const MAIN: &str = "file:///project/main.pllm";
-
-impl Editor {
-    fn new(files: MemoryLoader) -> Self {
-        let (client, server) = Connection::memory();
-        let server = thread::spawn(move || headstart_lsp::run(&server, &files));
-        let mut e = Self { connection: Some(client), server: Some(server), next: 0, findings: Vec::new() };
-        let snippets =
-            json!({ "textDocument": { "completion": { "completionItem": { "snippetSupport": true } } } });
-        let told = e.ask("initialize", json!({ "capabilities": snippets })).expect("it starts");
-        assert_eq!(told["serverInfo"]["name"], "headstart");
-        e.tell("initialized", json!({}));
-        e
-    }
-
-    /// An editor with one file open, its text with `|` where the cursor is.
-    fn with(text: &str) -> (Self, Value) {
-        let mut e = Self::new(files());
-        let place = e.open(text);
-        (e, place)
-    }
-
-    fn open(&mut self, text: &str) -> Value {
-        let (text, place) = cursor(text);
-        let d = json!({ "uri": MAIN, "languageId": "pllm", "version": 1, "text": text });
-        self.tell("textDocument/didOpen", json!({ "textDocument": d }));
-        place
-    }
-
-    fn send(&self, m: impl Into<Message>) {
-        self.connection.as_ref().expect("connected").sender.send(m.into()).expect("the server listens");
-    }
-
-    fn tell(&self, method: &str, params: Value) {
-        self.send(Notification { method: method.to_owned(), params });
-    }
-
-    fn ask(&mut self, method: &str, params: Value) -> Result<Value, String> {
-        self.next += 1;
-        self.send(Request { id: self.next.into(), method: method.to_owned(), params });
-        loop {
-            match self.receive() {
-                Message::Response(r) if r.id == self.next.into() => {
-                    return r.response_result.map_err(|e| e.message);
-                }
-                other => self.note(other),
-            }
-        }
-    }
-
-    fn receive(&self) -> Message {
-        let receiver = &self.connection.as_ref().expect("connected").receiver;
-        receiver.recv_timeout(Duration::from_secs(20)).expect("the server speaks")
-    }
-
-    fn note(&mut self, m: Message) {
-        if let Message::Notification(n) = m {
-            assert_eq!(n.method, "textDocument/publishDiagnostics");
-            let uri = n.params["uri"].as_str().expect("an address").to_owned();
-            self.findings.push((uri, n.params["diagnostics"].clone()));
-        }
-    }
-
-    /// The next findings of the file.
-    fn found(&mut self) -> Value {
-        while self.findings.is_empty() {
-            let m = self.receive();
-            self.note(m);
-        }
-        self.findings.remove(0).1
-    }
-
-    fn change(&self, version: i32, changes: Value) {
-        let d = json!({ "uri": MAIN, "version": version });
-        self.tell("textDocument/didChange", json!({ "textDocument": d, "contentChanges": changes }));
-    }
-}
-
-impl Drop for Editor {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            return;
-        }
-        assert_eq!(self.ask("shutdown", Value::Null), Ok(Value::Null));
-        self.tell("exit", Value::Null);
-        let server = self.server.take().expect("one end");
-        server.join().expect("no panic").expect("it ends well");
-    }
-}
-
-fn files() -> MemoryLoader {
-    MemoryLoader::new()
-        .with("/project/catalog/formal/a", "")
-        .with("/project/catalog/concise/a", "")
-        .with("/project/lib/x.pllm", "/// The rows.\nparam file: Path = \"x\"\n\n/// All rows.\ndataset rows = jsonl(file)\noutput all = rows\n")
-}
-
-/// The text without its `|`, and the request's place of it.
-fn cursor(text: &str) -> (String, Value) {
-    let at = text.find('|').unwrap_or(0);
-    let before = &text[..at];
-    let line = before.matches('\n').count();
-    let column = before.rsplit('\n').next().unwrap_or_default().encode_utf16().count();
-    let place = json!({ "textDocument": { "uri": MAIN }, "position": { "line": line, "character": column } });
-    (text.replacen('|', "", 1), place)
-}
-
-fn labels(items: &Value) -> Vec<String> {
-    let mut all: Vec<&Value> = items.as_array().expect("a list").iter().collect();
-    let key = |i: &Value| i["sortText"].as_str().or(i["label"].as_str()).unwrap_or_default().to_owned();
-    all.sort_by_key(|i| key(i));
-    all.iter().map(|i| i["label"].as_str().expect("a label").to_owned()).collect()
-}
-
-/// What is offered where `|` stands, behind a few items.
-fn offered(text: &str) -> Vec<String> {
-    let (mut e, place) = Editor::with(&format!("{ITEMS}{text}"));
-    labels(&e.ask("textDocument/completion", place).expect("an answer"))
-}
-
-const ITEMS: &str = r#"model base = local("models/tiny")
-space style = pooled(base)
-dataset questions = jsonl("q.jsonl")
-/// What the owner wrote.
-private dataset mine = jsonl("me.jsonl") on device("phone")
-import "./lib/x.pllm" as lib
-stage pllm: Pllm = ingest(base: base, source: a) for a in glob("catalog/*")
-stage me: Divergence = embed(mine, against: base, space: style) { on: device("phone") }
-"#;
 
 #[test]
 fn findings_while_typing() {
@@ -320,65 +182,6 @@ fn a_rename_reaches_the_module() {
 }
 
 #[test]
-fn completion_of_items_kinds_and_types() {
-    let all = offered("st|");
-    assert!(
-        all.contains(&"stage".to_owned()) && all.contains(&"when".to_owned()),
-        "an item may go on: {all:?}"
-    );
-    assert_eq!(
-        offered("stage x: Metrics = |")[..2],
-        ["accuracy", "evaluate"],
-        "kinds that make the stated type come first"
-    );
-    assert_eq!(offered("dataset x = |"), ["blend", "concat", "jsonl"]);
-    assert!(offered("stage x: Met|").contains(&"Metrics".to_owned()));
-    assert!(offered("stage x: Metrics = evaluate(base, data: questions) wh|").contains(&"when".to_owned()));
-    assert_eq!(offered("dataset x = jsonl(\"q|\")\n"), [""; 0], "nothing inside a text");
-    assert_eq!(offered("// st|\n"), [""; 0], "nothing inside a comment");
-}
-
-#[test]
-fn completion_of_arguments_and_values() {
-    let all = offered("stage x: Metrics = evaluate(base, |)\n");
-    assert_eq!(all[0], "data", "what is needed comes first");
-    assert!(all.contains(&"max_tokens".to_owned()) && !all.contains(&"model".to_owned()), "{all:?}");
-    let all = offered("stage x: Metrics = evaluate(base, data: |)\n");
-    assert_eq!(all[..2], ["mine", "questions"], "what fits comes first: {all:?}");
-    let all = offered("stage x: Metrics = evaluate(|) for p in pllm\n");
-    assert!(all.contains(&"p".to_owned()) && all.contains(&"model".to_owned()), "{all:?}");
-    let all = offered("stage x: Selection = select(c, user: me, metric: |)\n");
-    assert_eq!(all[..3], ["cosine", "l1", "whitened"]);
-    let all = offered("stage x: Metrics = evaluate(p, data: questions) for p in |\n");
-    assert!(all.contains(&"pllm".to_owned()) && !all.contains(&"x".to_owned()), "{all:?}");
-}
-
-#[test]
-fn completion_of_settings_fields_and_members() {
-    let all = offered("stage x: Metrics = evaluate(base, data: questions) { | }\n");
-    assert!(
-        all.contains(&"timeout".to_owned()) && all.len() == headstart_dsl::words::SETTINGS.len(),
-        "{all:?}"
-    );
-    let all = offered("stage x: Metrics = evaluate(base, data: questions) { on: | }\n");
-    assert!(all.contains(&"device(\"phone\")".to_owned()), "{all:?}");
-    assert_eq!(offered("schedule s { overlap: | }\n"), ["allow", "queue", "skip"]);
-    assert!(offered("schedule s { | }\n").contains(&"cron".to_owned()));
-    assert_eq!(
-        offered("import \"./lib/x.pllm\" as other {  }\nimport \"./lib/x.pllm\" as lib2 { | }\n"),
-        ["file"]
-    );
-    assert_eq!(offered("output o = pllm[\"formal\"].|\n"), ["base", "metrics"]);
-    assert_eq!(offered("stage x: Metrics = evaluate(p.|) for p in pllm\n"), ["base", "metrics"]);
-    assert_eq!(offered("output o = lib.|\n"), ["all", "rows"]);
-    let (mut e, place) = Editor::with(&format!("{ITEMS}stage x: Metrics = |"));
-    let items = e.ask("textDocument/completion", place).expect("an answer");
-    let evaluate =
-        items.as_array().expect("a list").iter().find(|i| i["label"] == "evaluate").expect("offered").clone();
-    assert_eq!(evaluate["insertText"], "evaluate(${1:model}, data: $2)$0");
-}
-
-#[test]
 fn formatting_and_symbols() {
     let (mut e, place) = Editor::with("|model base=local(\"m\")\noutput o=base // why\n");
     let format =
@@ -405,48 +208,6 @@ fn formatting_and_symbols() {
     assert_eq!(shown[3], "mine dataset: Dataset");
     assert_eq!(shown[5], "pllm stage: List<Pllm>");
     assert_eq!(all[5]["range"]["end"]["character"], 75);
-}
-
-#[test]
-fn fixes_are_offered() {
-    let (mut e, place) = Editor::with("model base = local(\"m\")\noutput o = bs|ae\n");
-    let at = &place["position"];
-    let ask = json!({ "textDocument": place["textDocument"], "range": { "start": at, "end": at }, "context": { "diagnostics": [] } });
-    let all = e.ask("textDocument/codeAction", ask.clone()).expect("an answer");
-    assert_eq!(all.as_array().map(Vec::len), Some(1), "{all}");
-    assert_eq!(all[0]["title"], "Write `base`");
-    assert_eq!(all[0]["diagnostics"][0]["code"], "E0101");
-    let edit = &all[0]["edit"]["changes"][MAIN][0];
-    assert_eq!(edit["newText"], "base");
-    assert_eq!(edit["range"]["start"], json!({ "line": 1, "character": 11 }));
-    // A slip of the syntax; behind characters of one, two and four bytes.
-    e.change(
-        2,
-        json!([{ "text": "model base = local(\"m\")\ndataset q = concat(\"é𝄞\", datasets = [])\n" }]),
-    );
-    let ask = json!({ "textDocument": place["textDocument"], "range": { "start": { "line": 1, "character": 0 }, "end": { "line": 1, "character": 99 } }, "context": { "diagnostics": [] } });
-    let all = e.ask("textDocument/codeAction", ask).expect("an answer");
-    let colon =
-        all.as_array().expect("a list").iter().find(|a| a["title"] == "Write `:`").expect("offered").clone();
-    let edit = &colon["edit"]["changes"][MAIN][0];
-    assert_eq!(edit["range"]["start"], json!({ "line": 1, "character": 34 }), "columns are UTF-16 units");
-}
-
-#[test]
-fn the_call_that_is_written_shows_its_arguments() {
-    let help = |text: &str| {
-        let (mut e, place) = Editor::with(&format!("{ITEMS}{text}"));
-        let found = e.ask("textDocument/signatureHelp", place).expect("an answer");
-        let label = found["signatures"][0]["label"].as_str().unwrap_or_default().to_owned();
-        (label, found["activeParameter"].as_u64())
-    };
-    let (label, active) = help("stage x: Responses = probe(|)\n");
-    assert!(label.starts_with("probe(model: ") && label.ends_with("→ Responses"), "{label}");
-    assert_eq!(active, Some(0));
-    assert_eq!(help("stage x: Responses = probe(base, |)\n").1, Some(1));
-    assert_eq!(help("stage x: Responses = probe(base, max_tokens: |)\n").1, Some(2));
-    assert_eq!(help("stage x: Selection = select(catalog: c, user: [me, m|e])\n").1, Some(1));
-    assert_eq!(help("output o = ba|se\n").0, "", "no call");
 }
 
 #[test]

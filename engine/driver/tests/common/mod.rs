@@ -1,6 +1,8 @@
 //! A workspace, a handful of fake stages, and plans over them.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub mod phone;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
