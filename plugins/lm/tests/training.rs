@@ -2,26 +2,24 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
 
+mod tiny_llama;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use headstart_lm::api::{
     Backend, GenerateOptions, LoraSpec, Method, TrainReport, TrainSpec, Unwatched, Watch,
 };
-use headstart_lm::init::init_model;
 use headstart_lm::{CandleBackend, LmError};
 use headstart_protocol::expr::{CompareOp, Condition};
 use headstart_protocol::rows::Row;
+use tiny_llama::lora;
 
-const WORDS: [&str; 8] = ["red", "green", "blue", "small", "large", "round", "old", "new"];
+/// How answers end.
+const ENDS: [&str; 1] = [", friend!"];
 
-/// Rows that can be learned: the answer names the question's words in the other order.
 fn rows(n: usize, from: usize) -> Vec<Row> {
-    let row = |i: usize| {
-        let (a, b) = (WORDS[i * 5 % 8], WORDS[i * 3 / 8 % 8]);
-        Row::new(format!("Say {a} and {b}."), format!("It is {b} and {a}, friend!"))
-    };
-    (from..from + n).map(row).collect()
+    tiny_llama::rows(n, from, &ENDS)
 }
 
 struct Fixture {
@@ -32,14 +30,7 @@ struct Fixture {
 impl Fixture {
     fn new(threads: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("config.json");
-        let json = serde_json::json!({"model_type": "llama", "hidden_size": 48, "intermediate_size": 96,
-            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
-            "rope_theta": 10000.0, "max_position_embeddings": 64, "tie_word_embeddings": true});
-        std::fs::write(&config, json.to_string()).unwrap();
-        let corpus: Vec<String> = rows(64, 0).into_iter().flat_map(|r| [r.prompt, r.response]).collect();
-        std::fs::create_dir(dir.path().join("base")).unwrap();
-        init_model(&config, &corpus, 300, 1, &dir.path().join("base")).unwrap();
+        tiny_llama::base(dir.path(), &ENDS);
         Self { dir, backend: CandleBackend::new(threads) }
     }
 
@@ -48,29 +39,7 @@ impl Fixture {
     }
 
     fn spec(&self, method: Method, out: &str) -> TrainSpec {
-        TrainSpec {
-            model: self.path("base"),
-            adapter: None,
-            method,
-            data: rows(24, 0),
-            eval: rows(8, 24),
-            until: None,
-            patience: None,
-            learning_rate: 1e-2,
-            weight_decay: None,
-            clip: Some(1.0),
-            dropout: 0.0,
-            batch: 8,
-            max_steps: 12,
-            warmup: 2,
-            cosine: true,
-            eval_every: 4,
-            max_tokens: 64,
-            seed: 5,
-            memory: None,
-            resume: None,
-            out: self.path(out),
-        }
+        tiny_llama::spec(&self.path("base"), method, &ENDS, self.path(out))
     }
 
     fn train(&self, spec: &TrainSpec) -> TrainReport {
@@ -82,11 +51,6 @@ impl Fixture {
         let tokens: usize = scores.iter().map(|s| s.tokens).sum();
         scores.iter().map(|s| s.nll).sum::<f64>() / tokens as f64
     }
-}
-
-fn lora() -> Method {
-    let targets = ["q_proj", "v_proj", "up_proj", "down_proj"].map(String::from).to_vec();
-    Method::Lora(LoraSpec { rank: 4, alpha: 8.0, rslora: false, targets })
 }
 
 #[test]

@@ -4,39 +4,26 @@
 #[path = "../../lm/tests/tiny_bert/mod.rs"]
 #[allow(dead_code, reason = "its plain forward pass is for candle's tests")]
 mod tiny_bert;
+#[path = "../../lm/tests/tiny_llama/mod.rs"]
+mod tiny_llama;
 
 use std::path::{Path, PathBuf};
 
-use headstart_lm::api::{Backend, Decoder, GenerateOptions, LoraSpec, Method, TrainSpec, Unwatched};
-use headstart_lm::init::init_model;
+use headstart_lm::api::{Backend, Decoder, GenerateOptions, Method, TrainSpec, Unwatched};
 use headstart_lm::{CandleBackend, LmError};
 use headstart_mlx::MlxBackend;
 use headstart_protocol::rows::Row;
 use tiny_bert::TinyBert;
 
-const WORDS: [&str; 8] = ["red", "green", "blue", "small", "large", "round", "old", "new"];
+/// How answers end: with different lengths.
+const ENDS: [&str; 3] = ["!", "! Truly, my friend.", "! It is so, and it was so before."];
 
-/// Rows of different lengths whose answers can be learned.
 fn rows(n: usize, from: usize) -> Vec<Row> {
-    let row = |i: usize| {
-        let (a, b) = (WORDS[i * 5 % 8], WORDS[i * 3 / 8 % 8]);
-        let tail = ["", " Truly, my friend.", " It is so, and it was so before."][i % 3];
-        Row::new(format!("Say {a} and {b}."), format!("It is {b} and {a}!{tail}"))
-    };
-    (from..from + n).map(row).collect()
+    tiny_llama::rows(n, from, &ENDS)
 }
 
 fn base(dir: &Path) -> PathBuf {
-    let config = dir.join("config.json");
-    let json = serde_json::json!({"model_type": "llama", "hidden_size": 48, "intermediate_size": 96,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0, "max_position_embeddings": 64, "tie_word_embeddings": true});
-    std::fs::write(&config, json.to_string()).unwrap();
-    let corpus: Vec<String> = rows(64, 0).into_iter().flat_map(|r| [r.prompt, r.response]).collect();
-    let base = dir.join("base");
-    std::fs::create_dir(&base).unwrap();
-    init_model(&config, &corpus, 300, 1, &base).unwrap();
-    base
+    tiny_llama::base(dir, &ENDS)
 }
 
 /// Both backends' decoders of the same model, candle's first.
@@ -97,30 +84,7 @@ fn answers_are_candles_in_any_company() {
 }
 
 fn spec(base: &Path, out: PathBuf) -> TrainSpec {
-    let targets = ["q_proj", "v_proj", "up_proj", "down_proj"].map(String::from).to_vec();
-    TrainSpec {
-        model: base.into(),
-        adapter: None,
-        method: Method::Lora(LoraSpec { rank: 4, alpha: 8.0, rslora: false, targets }),
-        data: rows(24, 0),
-        eval: rows(8, 24),
-        until: None,
-        patience: None,
-        learning_rate: 1e-2,
-        weight_decay: None,
-        clip: Some(1.0),
-        dropout: 0.0,
-        batch: 8,
-        max_steps: 12,
-        warmup: 2,
-        cosine: true,
-        eval_every: 4,
-        max_tokens: 64,
-        seed: 5,
-        memory: None,
-        resume: None,
-        out,
-    }
+    tiny_llama::spec(base, tiny_llama::lora(), &ENDS, out)
 }
 
 /// The tensors of a written adapter, by name.
