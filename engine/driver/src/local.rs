@@ -14,13 +14,11 @@ use headstart_protocol::declared::Programs;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::stage::Progress;
 use headstart_protocol::task::Usage;
-use headstart_protocol::{
-    Args, ArtifactRef, Context, Digest, Failure, FailureClass, Manifest, RowCache, Stage,
-};
+use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Manifest, RowCache, Stage};
 use headstart_store::{Cache, StoreError, Workspace};
 
 use crate::attempt_log::AttemptLog;
-use crate::message::{Control, LocalTask, Message, Throttle};
+use crate::message::{LocalTask, Message, Throttle};
 use crate::shelf::Shelf;
 
 /// Progress is passed on at most this often.

@@ -3,7 +3,7 @@
 //! Sources are read, because everything depends on what is in them; nothing else is run, and
 //! nothing is recorded.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 

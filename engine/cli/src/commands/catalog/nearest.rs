@@ -104,7 +104,7 @@ fn to_texts(
     }
     print(found, &rows, &style, &near[..near.len().min(count)], by_chance);
     if let Some(words) = forecast.as_ref().and_then(Forecast::words) {
-        println!("\n  Starting from {}, {words}.", found.about(near[0].index).name);
+        println!("\n  Starting from {}: {words}.", found.about(near[0].index).name);
     }
     Ok(())
 }

@@ -50,12 +50,12 @@ impl Training {
         }
         match &self.halfway {
             Some(f) => println!(
-                "  forecast  for a user whom it brings halfway, it saves {:.0} ({:.0} to {:.0}) of {:.0} steps, by {} \
-                 trainings; its weights are {:.1} MB",
+                "  forecast  a user whom it brings halfway is saved {:.0} of {:.0} steps ({:.0} to {:.0}, by {} \
+                 trainings); its weights are {:.1} MB",
                 f.saved[1],
+                f.scratch[1],
                 f.saved[0],
                 f.saved[2],
-                f.scratch[1],
                 self.trainings,
                 f.bytes as f64 / 1e6
             ),
