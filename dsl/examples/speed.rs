@@ -5,6 +5,10 @@ use std::time::{Duration, Instant};
 
 use headstart_dsl::{FileId, MemoryLoader, analyze, check, format, parse, svg};
 
+// As in the `headstart` command.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A file of `lines` lines, nearly all of them stages.
 fn stages(lines: usize) -> String {
     let mut text = String::from(

@@ -27,6 +27,10 @@ use headstart_store::Workspace;
 use crate::args::{Cli, Command};
 use crate::exit::CommandError;
 
+/// Checking a long file makes and drops many small trees: it takes a quarter less time with this.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
