@@ -6,7 +6,7 @@ export CARGO_TARGET_DIR ?= $(HEADSTART_CACHE)/target
 export DUCKDB_LIB_DIR ?= $(shell scripts/fetch-duckdb.sh)
 HEADSTART := $(CARGO_TARGET_DIR)/debug/headstart
 
-.PHONY: build demo test test-mlx lint parity bench train-tiny env fuzz
+.PHONY: build demo test test-mlx test-cuda test-metal lint parity bench train-tiny env fuzz
 
 build:
 	cargo build --workspace --bins --locked
@@ -20,6 +20,10 @@ test:
 # The backend for Apple devices, built and tested on Linux against MLX's CPU build (docs/mlx.md).
 test-mlx:
 	scripts/mlx-linux/test.sh
+
+# Decoders on the GPU of this machine, by the tests that `make test` runs on candle's CPU device (docs/gpu.md).
+test-cuda test-metal: test-%:
+	HEADSTART_TEST_DEVICE=$${HEADSTART_TEST_DEVICE:-$*} cargo test --locked -p headstart-lm --features $* --test device
 
 lint:
 	cargo fmt --all --check

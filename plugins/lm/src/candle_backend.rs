@@ -36,6 +36,11 @@ impl CandleBackend {
             .expect("the system can start threads");
         Self { pool: Arc::new(pool) }
     }
+
+    /// Runs this on its threads.
+    pub(crate) fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.pool.install(work)
+    }
 }
 
 /// The backend for this machine.

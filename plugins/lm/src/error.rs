@@ -56,7 +56,14 @@ impl LmError {
 
 impl From<candle_core::Error> for LmError {
     fn from(e: candle_core::Error) -> Self {
-        Self::Internal(e.to_string())
+        let why = e.to_string();
+        // What CUDA says; candle has no kind of error for it.
+        if why.contains("OUT_OF_MEMORY") || why.contains("out of memory") {
+            let help = "give the stage a memory limit, so that fewer tokens go through it at once, or choose a \
+                        smaller model";
+            return Self::Memory(format!("the device's memory does not suffice ({why}); {help}"));
+        }
+        Self::Internal(why)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout as Strides, Result as Candle, Shape};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout as Strides, Result as Candle, Shape};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -80,13 +80,7 @@ pub fn generate(
             watch.progress(*done, prompts.len() as u64, "prompts", &[]);
             answers[active.prompt] = active.answer;
         };
-        if net.is_composed() {
-            for &prompt in group {
-                finished(uncached(net, prompts, prompt, sampling, watch)?, &mut answers, &mut done);
-            }
-        } else {
-            cached(net, prompts, group, sampling, watch, |a| finished(a, &mut answers, &mut done))?;
-        }
+        cached(net, prompts, group, sampling, watch, |a| finished(a, &mut answers, &mut done))?;
         watch.count("forward_passes", group.len() as u64);
     }
     Ok(answers)
@@ -278,30 +272,6 @@ impl CustomOp2 for StepOp<'_> {
         theta_strides: &Strides,
     ) -> Candle<(CpuStorage, Shape)> {
         Ok(self.run(numbers(x, x_strides)?, numbers(theta, theta_strides)?))
-    }
-}
-
-/// Without a cache, one answer at a time: for devices that have no step of their own yet.
-fn uncached(
-    net: &Net,
-    prompts: &[Vec<u32>],
-    prompt: usize,
-    sampling: &Sampling,
-    watch: &dyn Watch,
-) -> Result<Active, LmError> {
-    let mut active = Active::new(prompt, prompts[prompt].len(), sampling);
-    loop {
-        if watch.cancelled() {
-            return Err(LmError::Cancelled);
-        }
-        let whole = [prompts[prompt].as_slice(), active.answer.as_slice()].concat();
-        let batch = Arc::new(Batch::pack([whole.as_slice()]));
-        let hidden = net.hidden(&batch, |_, _| {})?.to_device(&Device::Cpu)?;
-        let logits = net.logits(&net.normed(&hidden, &[whole.len() - 1])?)?;
-        if !active.take(&logits, sampling, net.model.config.context) {
-            return Ok(active);
-        }
-        active.position += 1;
     }
 }
 

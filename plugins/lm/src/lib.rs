@@ -5,7 +5,7 @@
 //! - [`api`]: the traits and plain structs that stages see. No candle type appears in them.
 //! - [`error`]: what can be wrong with a model, an adapter or an input, naming file and tensor.
 //! - [`open`]: from artifacts to folders and rows; [`watch`]: a stage's context as a [`Watch`].
-//! - [`candle_backend`]: the backend for this machine.
+//! - [`candle_backend`]: the backend for this machine; [`device`]: the same on a GPU.
 //!
 //! Models and text:
 //! - [`config`], [`weights`], [`model`]: a decoder's folder, checked and mapped into memory.
@@ -23,13 +23,15 @@
 //! - [`generate`]: answers, batched, with a cache of keys and values.
 //! - [`limits`]: how much is read and answered at once, inside a memory limit.
 //! - [`decoder`]: texts in, texts and numbers out.
-//! - [`rows`], [`optim`], [`train`]: rows as tokens, the optimizer, the training.
+//! - [`rows`], [`padded`], [`optim`], [`train`]: rows as tokens, packed or padded, the optimizer, the
+//!   training.
 
 pub mod api;
 pub mod block;
 pub mod candle_backend;
 pub mod config;
 pub mod decoder;
+pub mod device;
 pub mod encoder;
 pub mod error;
 mod files;
@@ -44,6 +46,7 @@ pub mod net;
 pub mod open;
 pub mod ops;
 pub mod optim;
+pub mod padded;
 pub mod rows;
 pub mod text;
 pub mod train;

@@ -13,11 +13,9 @@ use crate::kernels::matrix::{Matrix, Numbers};
 use crate::limits::Limits;
 use crate::model::{Layout, Model};
 use crate::ops::block::{BlockDropout, BlockOp, Keep};
-use crate::ops::composed::{self, ComposedBatch, ComposedBlock};
 use crate::ops::embed::EmbedOp;
 use crate::ops::loss::{self, LossOp, Targets};
 use crate::ops::{tensor, with_numbers};
-use crate::weights::Weight;
 
 /// A block's trained parameters as one flat vector.
 pub struct Theta {
@@ -46,9 +44,13 @@ pub enum Overlay {
     },
 }
 
-/// The passes of a training computed by another library than candle. Trained values go in and
-/// gradients come out as one vector a parameter, in the order of [`Net::parameters`].
+/// The passes of a training computed elsewhere: by another library, or on another device. Trained
+/// values go in and gradients come out as one vector a parameter, in the order of
+/// [`Net::parameters`].
 pub trait Foreign: Send + Sync {
+    /// Name of what computes them.
+    fn name(&self) -> String;
+
     /// Negative log-likelihood of each target, in nats.
     fn losses(&self, values: &[Vec<f32>], batch: &Batch, targets: &Targets) -> Result<Vec<f32>, LmError>;
 
@@ -59,11 +61,18 @@ pub trait Foreign: Send + Sync {
         batch: &Batch,
         targets: &Targets,
         scale: f32,
+        keep: Keep,
+        dropout: Option<&Dropout>,
     ) -> Result<(f64, Vec<Vec<f32>>), LmError>;
+
+    /// Whether it knows dropout.
+    fn drops(&self) -> bool {
+        false
+    }
 
     /// Bytes that it holds for the model, and those of a step with so many tokens at once, in rows
     /// of up to `longest`.
-    fn memory(&self, tokens: usize, longest: usize) -> (u64, u64);
+    fn memory(&self, tokens: usize, longest: usize, keep: Keep) -> (u64, u64);
 }
 
 /// A decoder ready to run.
@@ -72,14 +81,12 @@ pub struct Net {
     pub model: Arc<Model>,
     /// What is laid over them.
     pub overlay: Overlay,
-    /// What computes losses and their gradients, where candle does not.
+    /// What computes losses and their gradients, where they are not computed here.
     pub foreign: Option<Box<dyn Foreign>>,
     /// Dropout of adapters in passes with gradients.
     pub dropout: Option<Dropout>,
     /// How much it does at once.
     pub limits: Limits,
-    device: Device,
-    composed: Option<Composed>,
 }
 
 /// Dropout of adapters in one micro-batch.
@@ -91,56 +98,10 @@ pub struct Dropout {
     pub tokens: Arc<Vec<u64>>,
 }
 
-/// Frozen weights on a device other than the CPU.
-struct Composed {
-    embed: Tensor,
-    blocks: Vec<ComposedBlock>,
-    norm: Tensor,
-    head: Option<Tensor>,
-}
-
 impl Net {
     /// On the CPU.
     pub fn new(model: Arc<Model>, overlay: Overlay) -> Self {
-        Self {
-            model,
-            overlay,
-            foreign: None,
-            dropout: None,
-            limits: Limits::default(),
-            device: Device::Cpu,
-            composed: None,
-        }
-    }
-
-    /// In candle's own operations, on any device. The overlay's parameters must live there too.
-    pub fn composed(model: Arc<Model>, overlay: Overlay, device: Device) -> Result<Self, LmError> {
-        let put = |w: &Weight| Tensor::from_vec(w.to_vec(), w.shape.as_slice(), &device);
-        let composed = Composed {
-            embed: put(&model.embed)?,
-            blocks: model.blocks.iter().map(|b| ComposedBlock::new(b, &device)).collect::<Result<_, _>>()?,
-            norm: Tensor::from_slice(&model.norm, model.norm.len(), &device)?,
-            head: model.head.as_ref().map(put).transpose()?,
-        };
-        Ok(Self {
-            model,
-            overlay,
-            limits: Limits::default(),
-            foreign: None,
-            dropout: None,
-            device,
-            composed: Some(composed),
-        })
-    }
-
-    /// Where it computes.
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// Whether it runs in candle's own operations.
-    pub fn is_composed(&self) -> bool {
-        self.composed.is_some()
+        Self { model, overlay, foreign: None, dropout: None, limits: Limits::default() }
     }
 
     /// Every trained parameter with its layout; the embedding, norm and head of full training come
@@ -177,13 +138,6 @@ impl Net {
 
     /// The embedded tokens of a batch, `[tokens, hidden]`.
     pub fn embed(&self, batch: &Arc<Batch>) -> Result<Tensor, LmError> {
-        if let Some(c) = &self.composed {
-            let table = match &self.overlay {
-                Overlay::Full { embed, .. } => embed.as_tensor(),
-                _ => &c.embed,
-            };
-            return Ok(composed::embed(table, batch)?);
-        }
         if let Overlay::Full { embed, .. } = &self.overlay {
             return Ok(embed.apply_op1(EmbedOp { batch: batch.clone() })?);
         }
@@ -221,9 +175,6 @@ impl Net {
     /// Hidden states before the final norm, `[tokens, hidden]`, with gradients to the overlay.
     pub fn trained_hidden(&self, batch: &Arc<Batch>, keep: Keep) -> Result<Tensor, LmError> {
         let mut x = self.embed(batch)?;
-        if let Some(c) = &self.composed {
-            return self.composed_hidden(c, x, batch);
-        }
         // Nothing before the first trained block needs a gradient.
         let mut tracked = matches!(self.overlay, Overlay::Full { .. });
         for i in 0..self.model.blocks.len() {
@@ -234,16 +185,6 @@ impl Net {
                 None => x.apply_op1_no_bwd(&op)?,
             };
             tracked |= self.theta(i).is_some();
-        }
-        Ok(x)
-    }
-
-    fn composed_hidden(&self, c: &Composed, mut x: Tensor, batch: &Arc<Batch>) -> Result<Tensor, LmError> {
-        let rope = self.model.rope(batch.longest());
-        let on_device = ComposedBatch::new(batch, &rope, &self.device)?;
-        for (i, block) in c.blocks.iter().enumerate() {
-            let theta = self.theta(i).map(|t| (&*t.layout, t.values.as_tensor()));
-            x = block.forward(&self.model.dims(), &x, theta, &on_device)?;
         }
         Ok(x)
     }
@@ -270,9 +211,6 @@ impl Net {
         mut seen: impl FnMut(usize, Saved),
     ) -> Result<Tensor, LmError> {
         let mut x = self.embed(batch)?.detach();
-        if let Some(c) = &self.composed {
-            return Ok(self.composed_hidden(c, x, batch)?.detach());
-        }
         for i in 0..self.model.blocks.len() {
             let op = BlockOp { rounded, ..self.op(i, batch, Keep::Activations, false) };
             x = match self.theta(i) {
@@ -301,13 +239,8 @@ impl Net {
 
     /// Hidden states after the final norm of some rows, `rows × hidden` numbers.
     pub fn normed(&self, hidden: &Tensor, rows: &[usize]) -> Result<Vec<f32>, LmError> {
-        let hidden = hidden.to_device(&Device::Cpu)?;
         let eps = self.model.config.norm_eps;
-        let norm = match &self.overlay {
-            Overlay::Full { norm, .. } => norm.to_device(&Device::Cpu)?.to_vec1::<f32>()?,
-            _ => self.model.norm.clone(),
-        };
-        Ok(with_numbers(&hidden, |x| Ok(loss::normed(x, &norm, eps, rows).to_vec()))?)
+        self.with_head(|norm, _| with_numbers(hidden, |x| Ok(loss::normed(x, norm, eps, rows).to_vec())))
     }
 
     /// Logits of normed hidden states, `rows × vocab` numbers.
@@ -321,12 +254,6 @@ impl Net {
     pub fn logits_into(&self, logits: &mut [f32], normed: &[f32], rounded: bool) -> Result<(), LmError> {
         let c = &self.model.config;
         let n = normed.len() / c.hidden;
-        if let Some(composed) = &self.composed {
-            let x = Tensor::from_slice(normed, (n, c.hidden), &self.device)?;
-            let (_, output) = self.composed_head(composed);
-            logits.copy_from_slice(&x.matmul(&output.t()?)?.flatten_all()?.to_vec1::<f32>()?);
-            return Ok(());
-        }
         self.with_head(|_, output| {
             match rounded {
                 true => output.forward_rounded(logits, normed, n),
@@ -336,15 +263,6 @@ impl Net {
         })
     }
 
-    fn composed_head<'a>(&'a self, c: &'a Composed) -> (&'a Tensor, &'a Tensor) {
-        match &self.overlay {
-            Overlay::Full { embed, norm, head, .. } => {
-                (norm.as_tensor(), head.as_ref().unwrap_or(embed).as_tensor())
-            }
-            _ => (&c.norm, c.head.as_ref().unwrap_or(&c.embed)),
-        }
-    }
-
     /// Negative log-likelihood of each target, in nats, without gradients.
     pub fn losses(&self, batch: &Arc<Batch>, targets: &Targets) -> Result<Vec<f32>, LmError> {
         if let Some(foreign) = &self.foreign {
@@ -352,14 +270,11 @@ impl Net {
         }
         let hidden = self.hidden(batch, |_, _| {})?;
         let eps = self.model.config.norm_eps;
-        if let Some(c) = &self.composed {
-            let (norm, output) = self.composed_head(c);
-            return Ok(composed::losses(&hidden, norm, output, eps, targets)?.to_vec1()?);
-        }
         self.with_head(|norm, output| loss::losses(&hidden, norm, eps, output, targets))
     }
 
-    /// The loss Σ nll × `scale` of a batch as a scalar with gradients to the overlay.
+    /// The loss Σ nll × `scale` of a batch as a scalar with gradients to the overlay; computed here,
+    /// whatever [`Self::foreign`] is.
     pub fn loss(
         &self,
         batch: &Arc<Batch>,
@@ -367,16 +282,7 @@ impl Net {
         scale: f32,
         keep: Keep,
     ) -> Result<Tensor, LmError> {
-        if let Some(foreign) = &self.foreign {
-            let (loss, grads) = foreign.gradients(&self.values()?, batch, targets, scale)?;
-            return self.given(loss, &grads);
-        }
         let hidden = self.trained_hidden(batch, keep)?;
-        if let Some(c) = &self.composed {
-            let (norm, output) = self.composed_head(c);
-            let all = composed::losses(&hidden, norm, output, self.model.config.norm_eps, targets)?;
-            return Ok((all.sum_all()? * f64::from(scale))?);
-        }
         let op =
             LossOp { model: self.model.clone(), targets: targets.clone(), scale, grads: Mutex::new(None) };
         Ok(match &self.overlay {
@@ -393,17 +299,6 @@ impl Net {
         self.parameters().iter().map(|(.., var)| flat(var)).collect()
     }
 
-    /// A scalar of this value whose gradients are these: Σ parameter · gradient, moved to the value.
-    fn given(&self, loss: f64, grads: &[Vec<f32>]) -> Result<Tensor, LmError> {
-        let mut sum = Tensor::zeros((), candle_core::DType::F32, &self.device)?;
-        for ((.., var), grad) in self.parameters().iter().zip(grads) {
-            let grad = Tensor::from_slice(grad, var.dims(), &self.device)?;
-            sum = (sum + (var.as_tensor() * grad)?.sum_all()?)?;
-        }
-        let moved = (loss - f64::from(sum.to_scalar::<f32>()?)) as f32;
-        Ok((sum + f64::from(moved))?)
-    }
-
     /// The loss of [`Self::loss`] and its gradients, without a graph: the blocks' own passes one after
     /// the other, so that nothing is added to zeros and nothing is kept longer than needed.
     pub fn gradients(
@@ -413,9 +308,8 @@ impl Net {
         scale: f32,
         keep: Keep,
     ) -> Result<(f32, GradStore), LmError> {
-        if self.is_composed() || self.foreign.is_some() {
-            let loss = self.loss(batch, targets, scale, keep)?;
-            return Ok((loss.to_scalar()?, loss.backward()?));
+        if let Some(foreign) = &self.foreign {
+            return self.foreign_gradients(&**foreign, batch, targets, scale, keep);
         }
         let full = matches!(self.overlay, Overlay::Full { .. });
         let mut x = self.embed(batch)?.detach();
@@ -431,8 +325,7 @@ impl Net {
             };
             passed.push((i, op, std::mem::replace(&mut x, y), tracked));
         }
-        // A scalar's own store, to put gradients into.
-        let mut grads = Tensor::new(0f32, &Device::Cpu)?.backward()?;
+        let mut grads = GradStore::default();
         let (loss, mut dx) = self.loss_gradient(&x, targets, scale, &mut grads)?;
         drop(x);
         while let Some((i, op, x, tracked)) = passed.pop() {
@@ -464,6 +357,23 @@ impl Net {
             grads.insert(embed, all);
         }
         Ok((loss, grads))
+    }
+
+    fn foreign_gradients(
+        &self,
+        foreign: &dyn Foreign,
+        batch: &Batch,
+        targets: &Targets,
+        scale: f32,
+        keep: Keep,
+    ) -> Result<(f32, GradStore), LmError> {
+        let values = self.values()?;
+        let (loss, own) = foreign.gradients(&values, batch, targets, scale, keep, self.dropout.as_ref())?;
+        let mut grads = GradStore::default();
+        for ((.., var), grad) in self.parameters().iter().zip(own) {
+            grads.insert(var, tensor(grad, var.dims())?);
+        }
+        Ok((loss as f32, grads))
     }
 
     /// The loss of hidden states and their gradient; those of norm and output layer go to `grads`.

@@ -42,7 +42,7 @@ pub fn train(spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError
     train_on(None, spec, watch)
 }
 
-/// The same with an adapter's losses and gradients computed elsewhere, where `foreign` is given.
+/// The same with losses and gradients computed elsewhere, where `foreign` is given.
 /// Everything else, from the rows to the optimizer and the files, is the same code.
 pub fn train_on(foreign: Option<Start>, spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError> {
     let codec = TextCodec::load(&spec.model)?;
@@ -76,7 +76,7 @@ fn train_target(
     eval: &[Example],
     watch: &dyn Watch,
 ) -> Result<TrainReport, LmError> {
-    if spec.dropout > 0.0 && target.net.foreign.is_some() {
+    if spec.dropout > 0.0 && target.net.foreign.as_ref().is_some_and(|f| !f.drops()) {
         return Err(LmError::Input("this backend trains without dropout; set it to 0, or use candle".into()));
     }
     let plan = memory::plan(spec, &target, train, eval)?;
@@ -109,7 +109,7 @@ fn fingerprint(
     Ok(Digest::of_json(&json!({
         "format": 1,
         // Another backend's steps are not the same to the last bit.
-        "foreign": target.net.foreign.is_some(),
+        "foreign": target.net.foreign.as_ref().map(|f| f.name()),
         "model": format!("{:?}", target.net.model.config),
         "method": spec.method,
         "start": start,

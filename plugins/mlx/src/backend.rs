@@ -11,13 +11,14 @@ use headstart_lm::encoder::TextEncoder;
 use headstart_lm::generate::Sampling;
 use headstart_lm::lora::Adapter;
 use headstart_lm::model::Model;
+use headstart_lm::padded::padded;
 use headstart_lm::rows::{Example, pack};
 
 use mlx_rs::{Array, Device, DeviceType};
 
 use crate::bert::Bert;
 use crate::generate::generate;
-use crate::net::{Net, ids, numbers, padded};
+use crate::net::{Net, ids, numbers, padded_ids};
 use crate::thread::{Pinned, fault, on_mlx};
 use crate::train;
 
@@ -89,7 +90,7 @@ impl Passes for MlxPasses {
                     rows[*i].clone().map(move |at| (start + at) as u32)
                 };
                 let picked: Vec<u32> = group.which.iter().enumerate().flat_map(picked).collect();
-                let states = net.states(&group.ids, &picked).map_err(fault)?;
+                let states = net.states(&padded_ids(&group), &picked).map_err(fault)?;
                 let mut left = states.as_slice();
                 for i in &group.which {
                     let (own, rest) = left.split_at(rows[*i].len() * self.config.hidden);

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use headstart_lm::LmError;
 use headstart_lm::encoder::{Activation, Config, Named, SentencePass};
+use headstart_lm::padded::{Padded, padded};
 use mlx_rs::error::Result;
 use mlx_rs::fast;
 use mlx_rs::{Array, ops};
 
-use crate::net::{Padded, array, ids, numbers, padded};
+use crate::net::{array, ids, numbers, padded_ids};
 use crate::thread::{Pinned, fault};
 
 /// Tokens that go through the model at once, padding included.
@@ -163,7 +164,7 @@ impl Weights {
         let share = Array::from_iter(share, &[batch, 1, length]);
         let places: Vec<u32> = (0..group.length as u32).collect();
         let places = self.positions.take_axis(ids(&places, &[1, length]), 0)?.add(&self.kind)?;
-        let words = self.words.take_axis(&group.ids, 0)?;
+        let words = self.words.take_axis(padded_ids(group), 0)?;
         let mut x = self.norm(&words.add(places)?, &self.norm)?;
         for block in &self.blocks {
             x = self.block(block, &x, &mask)?;

@@ -9,10 +9,11 @@
 use headstart_lm::LmError;
 use headstart_lm::api::Watch;
 use headstart_lm::generate::{Active, Sampling};
+use headstart_lm::padded::{Padded, padded};
 use mlx_rs::error::Result;
 use mlx_rs::{Array, ops, transforms};
 
-use crate::net::{Cache, Net, Padded, Step, ids, numbers, padded};
+use crate::net::{Cache, Net, Step, ids, numbers, padded_ids};
 use crate::thread::fault;
 
 /// Answers that advance together.
@@ -77,7 +78,7 @@ impl<'a> Running<'a> {
         let (c, all) = (net.places.config(), &net.arrays);
         let lengths: Vec<usize> = group.which.iter().map(|i| prompts[*i].len()).collect();
         let mut caches = Vec::with_capacity(c.layers);
-        let hidden = net.places.run(all, &group.ids, |_, keys, values| {
+        let hidden = net.places.run(all, &padded_ids(group), |_, keys, values| {
             caches.push(Cache { keys, values });
             Ok(())
         })?;

@@ -8,11 +8,10 @@
 //! that its weights are kept in; as in the backend on candle, weights of small models are expanded
 //! to 32 bits when they are loaded.
 
-use std::ops::Range;
-
 use headstart_lm::config::DecoderConfig;
 use headstart_lm::lora::Adapter;
 use headstart_lm::model::{Model, Proj, Slot};
+use headstart_lm::padded::Padded;
 use headstart_lm::weights::Weight;
 use mlx_rs::error::Result;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
@@ -115,6 +114,11 @@ pub(crate) fn numbers(array: &Array) -> Result<Vec<f32>> {
 /// Token ids as MLX takes them.
 pub(crate) fn ids(rows: &[u32], shape: &[i32]) -> Array {
     Array::from_slice(rows, shape)
+}
+
+/// Token ids of a group, `[rows, length]`.
+pub(crate) fn padded_ids(group: &Padded) -> Array {
+    ids(&group.ids, &[group.rows() as i32, group.length as i32])
 }
 
 impl Net {
@@ -316,49 +320,6 @@ fn linear(all: &[Array], l: &Linear, x: &Array) -> Result<Array> {
         y = y.add(added.multiply(Array::from_f32(pair.scale))?)?;
     }
     Ok(y)
-}
-
-/// Sequences of like length, padded to the longest.
-pub(crate) struct Padded {
-    /// Which sequences, in the order of the rows.
-    pub which: Vec<usize>,
-    /// Token ids, `[batch, length]`.
-    pub ids: Array,
-    /// Tokens of the longest.
-    pub length: usize,
-}
-
-/// Groups sequences so that padding takes at most a quarter of a group, and a group at most
-/// `tokens` tokens, padding included, and `rows` rows; longest first.
-pub(crate) fn padded(sequences: &[&[u32]], tokens: usize, rows: usize) -> Vec<Padded> {
-    let mut order: Vec<usize> = (0..sequences.len()).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(sequences[i].len()), i));
-    let mut groups: Vec<Range<usize>> = Vec::new();
-    for (at, &i) in order.iter().enumerate() {
-        match groups.last_mut() {
-            Some(g)
-                if {
-                    let longest = sequences[order[g.start]].len();
-                    sequences[i].len() * 4 >= longest * 3
-                        && longest * (g.len() + 1) <= tokens
-                        && g.len() < rows
-                } =>
-            {
-                g.end += 1;
-            }
-            _ => groups.push(at..at + 1),
-        }
-    }
-    let pad = |group: Range<usize>| {
-        let which = order[group].to_vec();
-        let length = sequences[which[0]].len().max(1);
-        let mut flat = vec![0; which.len() * length];
-        for (row, i) in flat.chunks_exact_mut(length).zip(&which) {
-            row[..sequences[*i].len()].copy_from_slice(sequences[*i]);
-        }
-        Padded { ids: ids(&flat, &[which.len() as i32, length as i32]), which, length }
-    };
-    groups.into_iter().map(pad).collect()
 }
 
 #[cfg(test)]

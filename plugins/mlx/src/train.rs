@@ -5,15 +5,17 @@ use headstart_lm::api::{Backend, Method, TrainReport, TrainSpec, Watch};
 use headstart_lm::block::Batch;
 use headstart_lm::lora::Adapter;
 use headstart_lm::model::{Layout, Model};
-use headstart_lm::net::Foreign;
+use headstart_lm::net::{Dropout, Foreign};
+use headstart_lm::ops::block::Keep;
 use headstart_lm::ops::loss::Targets;
+use headstart_lm::padded::{Group, groups};
 use headstart_lm::{CandleBackend, train};
 use mlx_rs::error::Result;
 use mlx_rs::transforms::value_and_grad_with_argnums;
 use mlx_rs::{Array, transforms};
 
 use crate::memory;
-use crate::net::{Net, Padded, dims, ids, numbers, padded};
+use crate::net::{Net, dims, ids, numbers, padded_ids};
 use crate::thread::{Pinned, fault};
 
 /// Trains as `spec` says: an adapter here, all weights on candle.
@@ -27,37 +29,9 @@ pub(crate) fn train(spec: &TrainSpec, watch: &dyn Watch) -> std::result::Result<
     }
 }
 
-/// Rows that are padded and computed together, with what is predicted in them.
-struct Group {
-    padded: Padded,
-    /// Rows of `[batch × length, hidden]` that predict, `[targets]`.
-    rows: Array,
-    /// The tokens they predict, `[targets]`.
-    ids: Array,
-    /// Which of the batch's targets they are.
-    which: Vec<usize>,
-}
-
-/// A packed batch cut into groups; of those, the ones in which something is predicted.
-fn groups(batch: &Batch, targets: &Targets, tokens: usize) -> Vec<Group> {
-    let sequences: Vec<&[u32]> = batch.sequences.iter().map(|s| &batch.ids[s.clone()]).collect();
-    let mut of = vec![Vec::new(); sequences.len()];
-    for (target, row) in targets.rows.iter().enumerate() {
-        let sequence = batch.sequences.partition_point(|s| s.end <= *row);
-        of[sequence].push((target, row - batch.sequences[sequence].start));
-    }
-    let group = |padded: Padded| {
-        let (mut rows, mut which) = (Vec::new(), Vec::new());
-        for (i, sequence) in padded.which.iter().enumerate() {
-            rows.extend(of[*sequence].iter().map(|(_, at)| (i * padded.length + at) as u32));
-            which.extend(of[*sequence].iter().map(|(target, _)| *target));
-        }
-        let tokens: Vec<u32> = which.iter().map(|target| targets.ids[*target]).collect();
-        let shape = [which.len() as i32];
-        Group { padded, rows: ids(&rows, &shape), ids: ids(&tokens, &shape), which }
-    };
-    let all = padded(&sequences, tokens, usize::MAX).into_iter().map(group);
-    all.filter(|g| !g.which.is_empty()).collect()
+/// A group's rows and tokens that are predicted, `[targets]` each.
+fn predicted(group: &Group) -> [Array; 2] {
+    [&group.rows, &group.ids].map(|all| ids(all, &[all.len() as i32]))
 }
 
 /// Negative log-likelihoods in nats of the targets, in order; at most so many tokens are computed
@@ -78,15 +52,17 @@ pub(crate) fn losses(
 
 impl Net {
     fn losses(&self, group: &Group) -> Result<Vec<f32>> {
-        let hidden = self.places.hidden(&self.arrays, &group.padded.ids)?;
-        numbers(&self.places.losses(&self.arrays, &hidden, &group.rows, &group.ids)?)
+        let hidden = self.places.hidden(&self.arrays, &padded_ids(&group.padded))?;
+        let [rows, ids] = predicted(group);
+        numbers(&self.places.losses(&self.arrays, &hidden, &rows, &ids)?)
     }
 
     /// The loss Σ nll × `scale` of a group and its gradient with respect to each trained array.
     fn gradients(&self, group: &Group, scale: f32) -> Result<(f32, Vec<Array>)> {
         let mut all = self.arrays.clone();
         let own = all.len();
-        all.extend([&group.padded.ids, &group.rows, &group.ids].map(Array::clone));
+        all.push(padded_ids(&group.padded));
+        all.extend(predicted(group));
         let loss = |all: &[Array]| -> Result<Vec<Array>> {
             let hidden = self.places.hidden(all, &all[own])?;
             let losses = self.places.losses(all, &hidden, &all[own + 1], &all[own + 2])?;
@@ -121,7 +97,9 @@ impl Trainer {
         Ok(Self { net, layouts, model: memory::Held::new(model, adapter) })
     }
 
-    fn start(model: &Model, adapter: &Adapter) -> std::result::Result<Box<dyn Foreign>, LmError> {
+    fn start(model: &Model, adapter: Option<&Adapter>) -> std::result::Result<Box<dyn Foreign>, LmError> {
+        let adapter =
+            adapter.ok_or_else(|| LmError::Internal("all weights are not trained on MLX".into()))?;
         Ok(Box::new(Self::new(model, adapter)?))
     }
 
@@ -149,6 +127,10 @@ impl Trainer {
 }
 
 impl Foreign for Trainer {
+    fn name(&self) -> String {
+        "mlx".into()
+    }
+
     fn losses(
         &self,
         values: &[Vec<f32>],
@@ -167,6 +149,8 @@ impl Foreign for Trainer {
         batch: &Batch,
         targets: &Targets,
         scale: f32,
+        _keep: Keep,
+        _dropout: Option<&Dropout>,
     ) -> std::result::Result<(f64, Vec<Vec<f32>>), LmError> {
         self.net.with(|net| {
             self.put(net, values);
@@ -185,7 +169,7 @@ impl Foreign for Trainer {
         })
     }
 
-    fn memory(&self, tokens: usize, longest: usize) -> (u64, u64) {
+    fn memory(&self, tokens: usize, longest: usize, _keep: Keep) -> (u64, u64) {
         (self.model.bytes(), self.model.step(tokens, longest))
     }
 }

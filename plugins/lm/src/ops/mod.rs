@@ -1,12 +1,11 @@
 //! candle operations with their own backward passes.
 //!
 //! candle's fused operations drop gradients without a word and its matrix product makes gradients
-//! of frozen weights; these do neither. They run on CPU; on other devices [`composed`] says the
-//! same in candle's own differentiable operations.
+//! of frozen weights; these do neither. They run on the CPU; [`crate::device`] says the same in
+//! candle's own operations, for other devices.
 
 pub mod adamw;
 pub mod block;
-pub mod composed;
 pub mod embed;
 pub mod loss;
 

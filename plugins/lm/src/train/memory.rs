@@ -42,12 +42,12 @@ pub fn plan(spec: &TrainSpec, target: &Target, train: &[Example], eval: &[Exampl
     for (keep, streamed) in ways {
         // Another backend does not stream.
         let Some(own) = fixed(target, streamed).filter(|_| !streamed || foreign.is_none()) else { continue };
-        let fixed = own + foreign.map_or(0, |f| f.memory(longest, longest).0);
+        let fixed = own + foreign.map_or(0, |f| f.memory(longest, longest, keep).0);
         let mut tokens = TOKENS;
         loop {
             let together = tokens.min(step).max(longest);
             let activations = match foreign {
-                Some(f) => f.memory(together, longest).1,
+                Some(f) => f.memory(together, longest, keep).1,
                 None => activations(target, together, keep, spec.dropout > 0.0),
             };
             let bytes = fixed + activations;

@@ -16,8 +16,9 @@ use crate::model::{Layout, Model, Slot};
 use crate::net::{Foreign, Net, Overlay};
 use crate::ops::{tensor, with_numbers};
 
-/// Makes what computes the training of an adapter over a model.
-pub type Start<'a> = &'a dyn Fn(&Model, &Adapter) -> Result<Box<dyn Foreign>, LmError>;
+/// Makes what computes a training elsewhere: of an adapter over a model, or, where there is none, of
+/// all its weights.
+pub type Start<'a> = &'a dyn Fn(&Model, Option<&Adapter>) -> Result<Box<dyn Foreign>, LmError>;
 
 /// What is trained.
 pub struct Target {
@@ -43,7 +44,7 @@ impl Target {
     /// As the training starts: a new or given adapter, or all weights with a given adapter merged
     /// into them.
     ///
-    /// `foreign` makes what computes an adapter's training where candle does not.
+    /// `foreign` makes what computes losses and gradients, where they are not computed here.
     pub fn new(spec: &TrainSpec, model: Arc<Model>, foreign: Option<Start>) -> Result<Self, LmError> {
         let given = spec.adapter.as_deref().map(|a| Adapter::load(a, &model.config)).transpose()?;
         match &spec.method {
@@ -55,7 +56,7 @@ impl Target {
                 adapter.config.dropout = spec.dropout;
                 let overlay = adapter.overlay(&Device::Cpu)?;
                 let mut net = Net::new(model, overlay);
-                net.foreign = foreign.map(|start| start(&net.model, &adapter)).transpose()?;
+                net.foreign = foreign.map(|start| start(&net.model, Some(&adapter))).transpose()?;
                 Ok(Self { net, adapter: Some(adapter) })
             }
             Method::Full => {
@@ -68,7 +69,9 @@ impl Target {
                         block.values = Var::from_vec(flat, n, &Device::Cpu)?;
                     }
                 }
-                Ok(Self { net: Net::new(model, overlay), adapter: None })
+                let mut net = Net::new(model, overlay);
+                net.foreign = foreign.map(|start| start(&net.model, None)).transpose()?;
+                Ok(Self { net, adapter: None })
             }
         }
     }

@@ -1,0 +1,131 @@
+//! [`Backend`] on a candle device.
+
+use std::ops::Range;
+use std::path::Path;
+
+use candle_core::Device;
+
+use super::generate::generate;
+use super::net::Net;
+use super::train::{Trainer, losses};
+use crate::api::{Backend, Decoder, Encoder, TrainReport, TrainSpec, Watch};
+use crate::candle_backend::CandleBackend;
+use crate::config::DecoderConfig;
+use crate::decoder::{Passes, TextDecoder};
+use crate::error::LmError;
+use crate::generate::Sampling;
+use crate::lora::Adapter;
+use crate::model::Model;
+use crate::net::Foreign;
+use crate::padded::padded;
+use crate::rows::{Example, pack};
+use crate::train;
+
+/// Tokens that go through the model at once, padding included.
+const TOKENS: usize = 8192;
+
+/// Decoders on a candle device. Sentence encoders, and what a training does beside its passes, run
+/// on the host.
+pub struct DeviceBackend {
+    device: Device,
+    host: CandleBackend,
+}
+
+impl DeviceBackend {
+    /// On this device. On [`Device::Cpu`] it computes what it would on a GPU, slowly: for tests.
+    pub fn new(device: Device) -> Self {
+        Self { device, host: CandleBackend::new(0) }
+    }
+
+    /// A model with an adapter over it, or without.
+    pub fn passes(&self, model: &Path, adapter: Option<&Path>) -> Result<impl Passes + use<>, LmError> {
+        let model = self.host.install(|| Model::load(model))?;
+        let adapter = adapter.map(|folder| Adapter::load(folder, &model.config)).transpose()?;
+        Ok(DevicePasses { net: Net::frozen(&model, adapter.as_ref(), &self.device)? })
+    }
+}
+
+impl Backend for DeviceBackend {
+    fn name(&self) -> String {
+        super::name(&self.device)
+    }
+
+    fn decoder(&self, model: &Path, adapter: Option<&Path>) -> Result<Box<dyn Decoder>, LmError> {
+        Ok(Box::new(TextDecoder::new(model, || self.passes(model, adapter))?))
+    }
+
+    fn encoder(&self, model: &Path) -> Result<Box<dyn Encoder>, LmError> {
+        self.host.encoder(model)
+    }
+
+    fn train(&self, spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError> {
+        let start = |model: &_, adapter: Option<&_>| trainer(model, adapter, &self.device);
+        self.host.install(|| train::train_on(Some(&start), spec, watch))
+    }
+}
+
+/// What computes the losses and gradients of a training on a device: of an adapter, or of all
+/// weights where none is given.
+pub fn trainer(
+    model: &Model,
+    adapter: Option<&Adapter>,
+    device: &Device,
+) -> Result<Box<dyn Foreign>, LmError> {
+    Ok(Box::new(Trainer::new(model, adapter, device)?))
+}
+
+/// A decoder on a device.
+struct DevicePasses {
+    net: Net,
+}
+
+impl Passes for DevicePasses {
+    fn config(&self) -> &DecoderConfig {
+        &self.net.config
+    }
+
+    fn at_once(&self) -> usize {
+        TOKENS
+    }
+
+    fn states(&self, sequences: &[&[u32]], rows: &[Range<usize>]) -> Result<Vec<Vec<f32>>, LmError> {
+        let mut out = vec![Vec::new(); sequences.len()];
+        for group in padded(sequences, TOKENS, usize::MAX) {
+            let picked = |(row, i): (usize, &usize)| {
+                let start = row * group.length;
+                rows[*i].clone().map(move |at| (start + at) as u32)
+            };
+            let picked: Vec<u32> = group.which.iter().enumerate().flat_map(picked).collect();
+            let hidden = self.net.hidden(&group.ids, group.rows(), |_, _| Ok(()))?;
+            let states = self.net.normed(&hidden.index_select(&self.net.ids(&picked)?, 0)?)?;
+            let states: Vec<f32> = states.flatten_all()?.to_vec1()?;
+            let mut left = states.as_slice();
+            for i in &group.which {
+                let (own, rest) = left.split_at(rows[*i].len() * self.net.config.hidden);
+                out[*i] = own.to_vec();
+                left = rest;
+            }
+        }
+        Ok(out)
+    }
+
+    fn logits(&self, normed: &[f32]) -> Result<Vec<f32>, LmError> {
+        let width = self.net.config.hidden;
+        let rows = candle_core::Tensor::from_slice(normed, (normed.len() / width, width), &self.net.device)?;
+        Ok(self.net.logits(&rows)?.flatten_all()?.to_vec1()?)
+    }
+
+    fn losses(&self, examples: &[&Example]) -> Result<Vec<f32>, LmError> {
+        let (batch, targets) = pack(examples.iter().copied());
+        Ok(losses(&self.net, &batch, &targets, TOKENS)?)
+    }
+
+    fn generate(
+        &self,
+        prompts: &[Vec<u32>],
+        sampling: &Sampling,
+        watch: &dyn Watch,
+    ) -> Result<Vec<Vec<u32>>, LmError> {
+        generate(&self.net, prompts, sampling, watch)
+    }
+}
