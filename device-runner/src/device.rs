@@ -209,7 +209,7 @@ impl Device {
             return Err(refused);
         }
         let output = result?;
-        if plain(&output.ty) != plain(&task.ty) {
+        if output.ty.present() != task.ty.present() {
             let m = format!("stage `{}` made a {} where a {} is due", task.kind, output.ty, task.ty);
             return Err(Failure::new(FailureClass::Internal, m));
         }
@@ -352,13 +352,6 @@ impl Chosen<'_> {
             Self::BuiltIn(stage) => *stage,
             Self::Program(stage) => stage.as_ref(),
         }
-    }
-}
-
-fn plain(ty: &Type) -> &Type {
-    match ty {
-        Type::Optional(t) => plain(t),
-        other => other,
     }
 }
 

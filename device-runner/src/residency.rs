@@ -151,15 +151,15 @@ fn refusal(ty: &Type, path: &[String]) -> Failure {
 
 /// A released thing in words.
 pub fn described(ty: &Type, path: &[String]) -> String {
-    let whole = plain(ty);
+    let whole = ty.present();
     if path.is_empty() { format!("the {whole}") } else { format!("`{}` of the {whole}", path.join(".")) }
 }
 
 fn class_of(ty: &Type, path: &[String]) -> Option<(Class, Type)> {
-    let mut ty = plain(ty).clone();
+    let mut ty = ty.present().clone();
     let mut class = own_class(&ty);
     for name in path {
-        let field = plain(&ty.field(name)?).clone();
+        let field = ty.field(name)?.present().clone();
         class = match (&ty, &field) {
             // A choice stays a choice, whichever of its fields is named; only the mix has a word of
             // its own.
@@ -182,13 +182,6 @@ fn own_class(ty: &Type) -> Option<Class> {
         Type::Pllm => Class::Pllm,
         _ => return None,
     })
-}
-
-fn plain(ty: &Type) -> &Type {
-    match ty {
-        Type::Optional(t) => plain(t),
-        other => other,
-    }
 }
 
 /// What the engine is told of a failure of a private stage: its class and a fixed sentence. File

@@ -278,11 +278,7 @@ impl Completer<'_, '_> {
                 self.out.extend(found);
             }
             Some(Before::Value(ty)) => {
-                let ty = match ty {
-                    Type::Optional(t) => *t,
-                    t => t,
-                };
-                for (name, of, doc) in ty.fields() {
+                for (name, of, doc) in ty.present().fields() {
                     self.out.push(item(name, C::FIELD, of.to_string(), (*doc).to_owned()));
                 }
             }
@@ -296,8 +292,7 @@ impl Completer<'_, '_> {
             Token::Word(name) => match end.checked_sub(2).and_then(|n| self.scan.tokens.get(n)) {
                 Some(Token::Mark('.')) => match self.value_before(end - 2)? {
                     Before::Module(file) => self.named(file, name),
-                    Before::Value(Type::Optional(t)) => t.field(name).map(Before::Value),
-                    Before::Value(t) => t.field(name).map(Before::Value),
+                    Before::Value(t) => t.present().field(name).map(Before::Value),
                 },
                 _ => {
                     let variables = self.scan.variables();

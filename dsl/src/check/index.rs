@@ -294,10 +294,10 @@ impl Build<'_, '_> {
             }
             return;
         }
-        if let Some(ty) = self.type_of(of).map(stripped)
-            && ty.field(&name.text).is_some()
+        if let Some(ty) = self.type_of(of)
+            && ty.present().field(&name.text).is_some()
         {
-            self.mark(name.span, Target::Field(ty, name.text.clone()));
+            self.mark(name.span, Target::Field(ty.present().clone(), name.text.clone()));
         }
     }
 
@@ -348,7 +348,7 @@ impl Build<'_, '_> {
             ExprKind::Name(n) => self.out.symbols[self.named(n)?].ty.clone(),
             ExprKind::Field(of, name) => match self.module(of) {
                 Some(file) => self.out.symbols[*self.names.get(&(file, name.text.clone()))?].ty.clone(),
-                None => stripped(self.type_of(of)?).field(&name.text),
+                None => self.type_of(of)?.present().field(&name.text),
             },
             ExprKind::Element(of, _) => match self.type_of(of)? {
                 Type::List(t) => Some(*t),
@@ -368,13 +368,6 @@ impl Build<'_, '_> {
             }),
             _ => None,
         }
-    }
-}
-
-fn stripped(ty: Type) -> Type {
-    match ty {
-        Type::Optional(t) => *t,
-        t => t,
     }
 }
 

@@ -140,12 +140,6 @@ impl Spec {
         std::iter::successors(self.next(after), |fire| self.next(fire.instant))
     }
 
-    /// The first fire after `after`, within `horizon` fires, that a change of clocks affects. Worth
-    /// telling whoever writes a schedule.
-    pub fn next_affected(&self, after: Timestamp, horizon: usize) -> Option<Fire> {
-        self.fires(after).take(horizon).find(|fire| fire.why != Why::Exact)
-    }
-
     /// The zone.
     pub fn zone(&self) -> &TimeZone {
         &self.zone

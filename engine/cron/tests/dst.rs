@@ -109,13 +109,3 @@ fn apia_leaves_out_a_day() {
     // Midnight after it is on the clock, so nothing is made up.
     assert_eq!(days("0 0 * * *", Dst::Vixie)[0], "12-31 00:00 12-30T10:00Z Exact");
 }
-
-#[test]
-fn an_affected_fire_can_be_foretold() {
-    let spec = Spec::parse("30 2 * * *", NEW_YORK, Dst::Vixie).expect("good");
-    let after = "2025-06-01T00:00:00Z".parse().expect("good");
-    let fire = spec.next_affected(after, 400).expect("clocks change");
-    assert_eq!(fire.nominal.to_string(), "2026-03-08T02:30:00");
-    let noon = Spec::parse("0 12 * * *", NEW_YORK, Dst::Vixie).expect("good");
-    assert_eq!(noon.next_affected(after, 400), None);
-}

@@ -95,7 +95,7 @@ impl Finetune {
             data,
             eval,
             until: until(args)?,
-            patience: args.int_opt("patience").map(|_| positive(args, "patience")).transpose()?,
+            patience: args.int_opt("patience").map(|_| args.positive("patience")).transpose()?,
             learning_rate,
             weight_decay: args
                 .float_opt("weight_decay")
@@ -103,28 +103,21 @@ impl Finetune {
                 .transpose()?,
             clip: Some(share(args.float("clip")?, "clip", f64::MAX)?).filter(|clip| *clip > 0.0),
             dropout: share(args.float("dropout")?, "dropout", 1.0)?,
-            batch: positive(args, "batch")?,
-            max_steps: positive(args, "max_steps")?,
+            batch: args.positive("batch")?,
+            max_steps: args.positive("max_steps")?,
             warmup: args.count("warmup")?,
             cosine: match args.text("schedule")? {
                 "cosine" => true,
                 "constant" => false,
                 other => return Err(unknown("schedule", other, &["cosine", "constant"])),
             },
-            eval_every: positive(args, "eval_every")?,
-            max_tokens: positive(args, "max_tokens")?,
+            eval_every: args.positive("eval_every")?,
+            max_tokens: args.positive("max_tokens")?,
             seed,
             memory: ctx.memory(),
             resume: ctx.resume_dir().map(|folder| Resume { folder, every: checkpoint_seconds() }),
             out: ctx.scratch().join("trained"),
         })
-    }
-}
-
-fn positive(args: &Args, name: &str) -> Result<usize, Failure> {
-    match args.count(name)? {
-        0 => Err(Failure::input(format!("argument `{name}` is 0, but must be at least 1"))),
-        n => Ok(n),
     }
 }
 
@@ -159,7 +152,7 @@ fn method(args: &Args, folders: &ModelFolders) -> Result<Method, Failure> {
         }
         other => return Err(unknown("method", other, &["lora", "full"])),
     }
-    let rank = positive(args, "rank")?;
+    let rank = args.positive("rank")?;
     let alpha = args.float_opt("alpha").unwrap_or(2.0 * rank as f64);
     if !(alpha.is_finite() && alpha > 0.0) {
         return Err(Failure::input(format!("argument `alpha` is {alpha}, but must be above 0")));

@@ -271,6 +271,14 @@ impl Args {
             .map_err(|_| Failure::input(format!("argument `{name}` is {n}, but must not be negative")))
     }
 
+    /// An integer argument that counts something of which there must be at least one.
+    pub fn positive(&self, name: &str) -> Result<usize, Failure> {
+        match self.count(name)? {
+            0 => Err(Failure::input(format!("argument `{name}` is 0, but must be at least 1"))),
+            n => Ok(n),
+        }
+    }
+
     /// A number argument; integers count as floats.
     pub fn float(&self, name: &str) -> Result<f64, Failure> {
         self.need(name, self.float_opt(name), "a number")

@@ -63,6 +63,14 @@ impl Type {
         }
     }
 
+    /// The type of what is there: without its `?`.
+    pub fn present(&self) -> &Self {
+        match self {
+            Self::Optional(t) => t.present(),
+            other => other,
+        }
+    }
+
     /// The type of this name, for the plain ones.
     pub fn from_name(name: &str) -> Option<Self> {
         PLAIN.iter().find(|(n, _)| *n == name).map(|(_, t)| t.clone())

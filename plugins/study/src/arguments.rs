@@ -34,14 +34,3 @@ pub fn counts(args: &Args, name: &str, default: &[usize]) -> Result<Vec<usize>, 
     let found = numbers(args, name, &default, 1.0, 1e9)?;
     Ok(found.into_iter().map(|x| x as usize).collect())
 }
-
-/// A count that must be at least 1.
-///
-/// # Errors
-/// If it is 0 or negative.
-pub fn positive(args: &Args, name: &str) -> Result<usize, Failure> {
-    match args.count(name)? {
-        0 => Err(Failure::input(format!("argument `{name}` is 0, but must be at least 1"))),
-        n => Ok(n),
-    }
-}

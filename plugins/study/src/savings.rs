@@ -6,7 +6,6 @@ use headstart_explain::math::sample::derived_seed;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage};
 use serde_json::Value;
 
-use crate::arguments::positive;
 use crate::table::{Cell, Table, interval, median, object};
 
 /// Forward passes that a training step takes for each of its rows: one forward, and about twice as
@@ -55,7 +54,7 @@ impl Stage for Savings {
                 "argument `share` is {share}, but must be above 0, and 1 at most"
             )));
         }
-        let batch = positive(args, "batch")? as f64;
+        let batch = args.positive("batch")? as f64;
         let scratch: BTreeMap<&str, &ArtifactRef> = args.artifacts("scratch")?.into_iter().collect();
         let selections: Option<BTreeMap<&str, &ArtifactRef>> = match args.get("selections") {
             Some(_) => Some(args.artifacts("selections")?.into_iter().collect()),

@@ -16,7 +16,7 @@ use headstart_select::decide::{self, User};
 use headstart_select::nearest::Distance;
 use rayon::prelude::*;
 
-use crate::arguments::{counts, numbers, positive};
+use crate::arguments::{counts, numbers};
 use crate::table::{Cell, Table, object};
 use crate::world::{Split, World};
 
@@ -105,13 +105,13 @@ impl Stage for Simulate {
 impl Plan {
     fn read(args: &Args) -> Result<Self, Failure> {
         Ok(Self {
-            probes: positive(args, "probes")?,
+            probes: args.positive("probes")?,
             texts: counts(args, "texts", &[5, 10, 50])?,
             shares: numbers(args, "shares", &[0.3, 0.5, 0.7, 0.9], 0.0, 1.0)?,
             of_pllm: args.text("similarity")? == "pllm",
-            mixed: positive(args, "mixed")?,
-            users_each: positive(args, "users_each")?,
-            splits: positive(args, "splits")?,
+            mixed: args.positive("mixed")?,
+            users_each: args.positive("users_each")?,
+            splits: args.positive("splits")?,
             distance: Distance::named(args.text("metric")?)?,
             method: Method::named(args.text("method")?)?,
             seed: args.int("seed")?.cast_unsigned(),

@@ -181,7 +181,7 @@ fn private_output(
             return Err(wire(codes::RESIDENCY, message));
         }
         match part {
-            Released::Json(value) => check_value(value, task, plain(&task.ty) == &Type::Selection)?,
+            Released::Json(value) => check_value(value, task, task.ty.present() == &Type::Selection)?,
             Released::Artifact(a) => {
                 let brought = manifests.contains_key(&a.id);
                 check_artifact(task, path, a, brought)?;
@@ -236,7 +236,7 @@ fn artifact(
 /// released is numbers.
 fn check_artifact(task: &Task, path: &str, a: &ArtifactRef, brought: bool) -> Result<(), WireError> {
     let mut names = path.split('.').filter(|name| !name.is_empty());
-    let ty = names.try_fold(plain(&task.ty).clone(), |ty, name| ty.field(name).map(|t| plain(&t).clone()));
+    let ty = names.try_fold(task.ty.present().clone(), |ty, name| Some(ty.field(name)?.present().clone()));
     let is_model = matches!(a.ty, ArtifactType::Pllm | ArtifactType::Model);
     let fits = match (&ty, brought) {
         (Some(Type::Pllm), true) => a.ty == ArtifactType::Pllm,
@@ -269,13 +269,6 @@ fn holds_text(value: &Json, words: bool) -> bool {
         Json::String(s) => !words || long(s),
         Json::Array(items) => items.iter().any(|v| holds_text(v, words)),
         Json::Object(fields) => fields.iter().any(|(k, v)| long(k) || holds_text(v, words)),
-    }
-}
-
-fn plain(ty: &Type) -> &Type {
-    match ty {
-        Type::Optional(t) => plain(t),
-        other => other,
     }
 }
 
