@@ -12,9 +12,7 @@ use headstart_protocol::digest::canonical_json;
 use headstart_protocol::expr::{self, Expr, Value};
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::program_kind;
-use headstart_protocol::{
-    Args, ArtifactRef, Digest, Failure, FailureClass, Manifest, Output, Stage, Type, kinds,
-};
+use headstart_protocol::{Args, ArtifactRef, Digest, Failure, FailureClass, Manifest, Output, Stage, kinds};
 
 use crate::context::{Control, DeviceContext, LocalManifests};
 use crate::error::DeviceError;
