@@ -8,7 +8,7 @@
 //! what that shows and what only a GPU can.
 //!
 //! # Layout
-//! - [`backend`]: [`DeviceBackend`].
+//! - [`backend`]: the `Backend` trait on a device.
 //! - `ops`, `block`, `net`: a decoder's weights on a device and its forward passes.
 //! - `generate`: answers, batched, with a cache of keys and values.
 //! - `train`: losses and gradients of an adapter or of all weights.
