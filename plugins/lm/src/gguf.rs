@@ -1,7 +1,7 @@
 //! GGUF files: weights as llama.cpp and others store them, mapped and read in place; and what a
 //! model's folder needs beside them, made of the file's own metadata.
 //!
-//! Read are tensors of type f32, f16, bf16, q8_0, q4_k and q6_k of the architectures llama and
+//! Read are tensors of type f32, f16, bf16, q8_0, q4_0, q4_1, q4_k and q6_k of the architectures llama and
 //! qwen2. Files of type llama hold the rows of queries and keys pairwise; they are read back into
 //! the order of the published weights ([`Order::Pairs`]).
 
@@ -151,7 +151,7 @@ impl Gguf {
                 let why = format!("tensor {name} is of type {:?}", info.ggml_dtype);
                 self.wrong(
                     why,
-                    "read are f32, f16, bf16, q8_0, q4_k and q6_k: take a Q8_0 or Q4_K file, or \
+                    "read are f32, f16, bf16, q8_0, q4_0, q4_1, q4_k and q6_k: take a Q8_0 or Q4_K file, or \
                                  make one with `headstart model quantize`",
                 )
             })?;
@@ -366,6 +366,8 @@ fn stored(dtype: GgmlDType) -> Option<Stored> {
         GgmlDType::F16 => Stored::F16,
         GgmlDType::BF16 => Stored::Bf16,
         GgmlDType::Q8_0 => Stored::Packed(Packing::Q8_0),
+        GgmlDType::Q4_0 => Stored::Packed(Packing::Q4_0),
+        GgmlDType::Q4_1 => Stored::Packed(Packing::Q4_1),
         GgmlDType::Q4K => Stored::Packed(Packing::Q4K),
         GgmlDType::Q6K => Stored::Packed(Packing::Q6K),
         _ => return None,

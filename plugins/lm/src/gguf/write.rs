@@ -207,6 +207,8 @@ fn code(stored: Stored) -> u32 {
     match stored {
         Stored::F32 => 0,
         Stored::F16 => 1,
+        Stored::Packed(Packing::Q4_0) => 2,
+        Stored::Packed(Packing::Q4_1) => 3,
         Stored::Packed(Packing::Q8_0) => 8,
         Stored::Packed(Packing::Q4K) => 12,
         Stored::Packed(Packing::Q6K) => 14,
@@ -272,6 +274,8 @@ fn encode(numbers: &[f32], cols: usize, stored: Stored) -> Result<Vec<u8>, LmErr
         Stored::Bf16 => return Ok(files::bf16_bytes(numbers)),
         Stored::F16 => return Ok(numbers.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect()),
         Stored::Packed(Packing::Q8_0) => GgmlDType::Q8_0,
+        Stored::Packed(Packing::Q4_0) => GgmlDType::Q4_0,
+        Stored::Packed(Packing::Q4_1) => GgmlDType::Q4_1,
         Stored::Packed(Packing::Q4K) => GgmlDType::Q4K,
         Stored::Packed(Packing::Q6K) => GgmlDType::Q6K,
     };

@@ -234,7 +234,7 @@ mod vnni {
 
     /// Fills a strip; false where the machine or the packing does not allow it.
     pub fn fill(strip: &mut Strip, w: &Weights, first: usize) -> bool {
-        if !available() || w.data.packing == Packing::Q6K {
+        if !available() || !matches!(w.data.packing, Packing::Q8_0 | Packing::Q4K) {
             return false;
         }
         // SAFETY: the features were just detected.
@@ -391,8 +391,13 @@ mod tests {
         QTensor::quantize(&plain, dtype).unwrap().data().unwrap().into_owned()
     }
 
-    const KINDS: [(Packing, GgmlDType); 3] =
-        [(Packing::Q8_0, GgmlDType::Q8_0), (Packing::Q4K, GgmlDType::Q4K), (Packing::Q6K, GgmlDType::Q6K)];
+    const KINDS: [(Packing, GgmlDType); 5] = [
+        (Packing::Q8_0, GgmlDType::Q8_0),
+        (Packing::Q4_0, GgmlDType::Q4_0),
+        (Packing::Q4_1, GgmlDType::Q4_1),
+        (Packing::Q4K, GgmlDType::Q4K),
+        (Packing::Q6K, GgmlDType::Q6K),
+    ];
 
     #[test]
     fn products_are_those_of_the_decoded_weights_and_rounded_rows() {

@@ -1,7 +1,8 @@
 //! Blocks of quantized weights as GGUF files hold them: read as they are, decoded 32 numbers at a
 //! time.
 //!
-//! The layouts are those of ggml's `block_q8_0`, `block_q4_K` and `block_q6_K`; every block is made
+//! The layouts are those of ggml's `block_q8_0`, `block_q4_0`, `block_q4_1`, `block_q4_K` and
+//! `block_q6_K`; every block is made
 //! of runs of 32 numbers. A number is `scale · q + offset` with an unsigned q of a byte, scale and
 //! offset shared by 32 numbers, or by 16 in Q6_K.
 
@@ -15,6 +16,10 @@ pub const RUN: usize = 32;
 pub enum Packing {
     /// 8 bits and a scale for 32 numbers: 8.5 bits a number.
     Q8_0,
+    /// 4 bits and a scale for 32 numbers: 4.5 bits a number.
+    Q4_0,
+    /// 4 bits, a scale and a minimum for 32 numbers: 5 bits a number.
+    Q4_1,
     /// 4 bits; 6-bit scales and minima for 32 numbers, two scales over 256: 4.5 bits a number.
     Q4K,
     /// 6 bits; 8-bit scales for 16 numbers, one scale over 256: 6.5625 bits a number.
@@ -25,7 +30,7 @@ impl Packing {
     /// Numbers of a block.
     pub const fn block(self) -> usize {
         match self {
-            Self::Q8_0 => 32,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => 32,
             Self::Q4K | Self::Q6K => 256,
         }
     }
@@ -34,6 +39,8 @@ impl Packing {
     pub const fn bytes(self) -> usize {
         match self {
             Self::Q8_0 => 2 + 32,
+            Self::Q4_0 => 2 + 16,
+            Self::Q4_1 => 4 + 16,
             Self::Q4K => 4 + 12 + 128,
             Self::Q6K => 128 + 64 + 16 + 2,
         }
@@ -43,6 +50,8 @@ impl Packing {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+            Self::Q4_1 => "q4_1",
             Self::Q4K => "q4_k",
             Self::Q6K => "q6_k",
         }
@@ -77,6 +86,8 @@ impl<'a> Packed<'a> {
         let block = &self.blocks[i / per * size..][..size];
         match self.packing {
             Packing::Q8_0 => q8_0(block),
+            Packing::Q4_0 => q4_0(block),
+            Packing::Q4_1 => q4_1(block),
             Packing::Q4K => q4_k(block, i % per),
             Packing::Q6K => q6_k(block, i % per),
         }
@@ -137,6 +148,23 @@ fn q8_0(block: &[u8]) -> Run {
     Run { q, scale: [d; 2], offset: [-128.0 * d; 2] }
 }
 
+#[inline(always)]
+fn q4_0(block: &[u8]) -> Run {
+    let d = half(block);
+    Run { q: nibbles(&block[2..]), scale: [d; 2], offset: [-8.0 * d; 2] }
+}
+
+#[inline(always)]
+fn q4_1(block: &[u8]) -> Run {
+    Run { q: nibbles(&block[4..]), scale: [half(block); 2], offset: [half(&block[2..]); 2] }
+}
+
+/// The low halves of 16 bytes, then the high ones.
+#[inline(always)]
+fn nibbles(bytes: &[u8]) -> [u8; RUN] {
+    std::array::from_fn(|i| (bytes[i % 16] >> (i / 16 * 4)) & 15)
+}
+
 /// Scale and offset of a run of Q4_K.
 ///
 /// Scales and minima of 8 runs lie in 12 bytes: the first four in the low six bits of bytes 0–3 and
@@ -190,9 +218,13 @@ mod tests {
     fn blocks_are_read_as_candle_reads_them() {
         let numbers = Tensors::numbers(4 * 512, 8);
         let plain = Tensor::from_slice(&numbers, (4, 512), &Device::Cpu).unwrap();
-        for (packing, dtype) in
-            [(Packing::Q8_0, GgmlDType::Q8_0), (Packing::Q4K, GgmlDType::Q4K), (Packing::Q6K, GgmlDType::Q6K)]
-        {
+        for (packing, dtype) in [
+            (Packing::Q8_0, GgmlDType::Q8_0),
+            (Packing::Q4_0, GgmlDType::Q4_0),
+            (Packing::Q4_1, GgmlDType::Q4_1),
+            (Packing::Q4K, GgmlDType::Q4K),
+            (Packing::Q6K, GgmlDType::Q6K),
+        ] {
             let quantized = QTensor::quantize(&plain, dtype).unwrap();
             let blocks = quantized.data().unwrap();
             assert_eq!(blocks.len(), numbers.len() / packing.block() * packing.bytes());
