@@ -17,8 +17,8 @@ use crate::names;
 use crate::plan::{Declared, Instance, Place, Policy};
 use crate::span::Span;
 
-/// Instances of one item at most.
-const MAX_INSTANCES: usize = 1_000_000;
+/// Instances of a plan at most: laid out and run they take memory and time in proportion.
+const MAX_INSTANCES: usize = 250_000;
 
 impl Declared {
     /// Its keyword.
@@ -265,14 +265,17 @@ impl Checker<'_> {
             ctx.vars.iter().zip(&decl.bindings).map(|(v, b)| self.keys(v, b.list.span)).collect();
         let Some(lists) = lists else { return };
         let total = lists.iter().try_fold(1usize, |n, l| n.checked_mul(l.len()));
-        let Some(total) = total.filter(|n| *n <= MAX_INSTANCES) else {
+        let left = MAX_INSTANCES.saturating_sub(self.instances.len());
+        let Some(total) = total.filter(|n| *n <= left) else {
             let sizes: Vec<String> = lists.iter().map(|l| l.len().to_string()).collect();
+            let label =
+                if sizes.is_empty() { "one more".into() } else { format!("{} elements", sizes.join(" × ")) };
             let name = &self.items[i].name;
             let d = Diagnostic::new(
                 Code::E0302,
-                format!("`{name}` would have more than {MAX_INSTANCES} instances"),
+                format!("with `{name}` the plan has more than {MAX_INSTANCES} instances"),
             );
-            self.report(d.at(decl.name.span, format!("{} elements", sizes.join(" × "))));
+            self.report(d.at(decl.name.span, label));
             return;
         };
         let mut clashes = HashSet::new();

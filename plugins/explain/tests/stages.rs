@@ -160,8 +160,10 @@ fn users_words_and_people_s_offset_are_part_of_the_catalog() {
     let c = Catalog::open(&ctx, &ctx.run(&*stage("decompose"), args).unwrap()).unwrap();
     assert_eq!(c.about.words.last().unwrap().word, "shouting");
     let d = Divergence::open(&ctx, &offset, "offset").unwrap();
-    let nothing = c.whiten(&d.rows).mean();
-    assert!(nothing.iter().all(|x| x.abs() < 1e-3), "people's offset is taken off");
+    // As far as four texts can tell it: what may be chance is left on.
+    let (mean, off) = (d.rows.mean(), &c.reference);
+    let kept: Vec<f64> = off.iter().zip(&mean).filter(|(_, m)| m.abs() > 1e-6).map(|(o, m)| o / m).collect();
+    assert!(kept.iter().all(|k| (0.01..0.999).contains(k) && (k - kept[0]).abs() < 1e-3), "{kept:?}");
 }
 
 #[test]
