@@ -305,7 +305,7 @@ mod tests {
         let mut counts = [0; 3];
         (0..8000).for_each(|_| counts[choose(&logits, 1.0, &mut rng) as usize] += 1);
         for (count, expected) in counts.iter().zip([1000, 2000, 5000]) {
-            assert!((count - expected as i32).abs() < 150, "{counts:?}");
+            assert!(i32::abs(count - expected) < 150, "{counts:?}");
         }
         assert_eq!(choose(&[1.0, 3.0, 3.0], 0.0, &mut rng), 1, "the first of equals");
     }

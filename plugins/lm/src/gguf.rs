@@ -195,7 +195,7 @@ impl Gguf {
         let tokenizer = self.tokenizer()?;
         let path = folder.join("tokenizer.json");
         tokenizer.save(&path, false).map_err(|e| LmError::Internal(format!("{}: {e}", path.display())))?;
-        let text = |key: &str| Some(tokenizer.id_to_token(self.token(key)? as u32)?);
+        let text = |key: &str| tokenizer.id_to_token(self.token(key)? as u32);
         let template = match self.content.metadata.get("tokenizer.chat_template") {
             Some(Value::String(t)) => Some(t),
             _ => None,

@@ -39,8 +39,8 @@ const INIT_STD: f64 = 0.02;
 /// # Errors
 /// [`LmError::Input`] where `vocab` has no room for the 256 bytes and three special tokens, or the
 /// corpus has no text; [`LmError::Io`] where `out` cannot be written.
-pub fn train_tokenizer<'a>(
-    corpus: &mut dyn Iterator<Item = &'a str>,
+pub fn train_tokenizer(
+    corpus: &mut dyn Iterator<Item = &str>,
     vocab: usize,
     out: &Path,
 ) -> Result<usize, LmError> {

@@ -126,7 +126,7 @@ impl Weight {
     pub(crate) fn mapped(shape: &[usize], stored: Stored, file: &Arc<Mapped>, at: usize) -> Self {
         let data = Data::Mapped(file.clone(), at);
         let weight = Self { shape: shape.to_vec(), stored, data, order: Order::Plain };
-        if at % stored.align() == 0 { weight } else { weight.realigned(file, at) }
+        if at.is_multiple_of(stored.align()) { weight } else { weight.realigned(file, at) }
     }
 
     /// The same with its rows read in another order.

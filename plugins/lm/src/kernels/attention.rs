@@ -292,7 +292,7 @@ mod tests {
         let n = 150; // more than two blocks of queries
         for heads in [HEADS, Heads { queries: 2, keys: 1, dim: 90 }] {
             let t = inputs(n, heads);
-            let (out, _) = run(&t, heads, &[0..n]);
+            let (out, _) = run(&t, heads, std::slice::from_ref(&(0..n)));
             let (qw, kw) = (heads.q_width(), heads.kv_width());
             let mut cache = Cache::default();
             for at in 0..n {

@@ -110,7 +110,10 @@ impl<'a> Packed<'a> {
     /// # Panics
     /// If they are not whole runs.
     pub fn decode(&self, at: usize, out: &mut [f32]) {
-        assert!(at % RUN == 0 && out.len() % RUN == 0, "packed numbers are read in runs of {RUN}");
+        assert!(
+            at.is_multiple_of(RUN) && out.len().is_multiple_of(RUN),
+            "packed numbers are read in runs of {RUN}"
+        );
         decode(self, at / RUN, out);
     }
 }

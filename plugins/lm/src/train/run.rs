@@ -96,7 +96,7 @@ impl<'a> Run<'a> {
                     && (self.reached("train_loss", self.done.train_loss)
                         || self.reached("step", step as f64));
             let evaluated = self.done.curve.last().is_some_and(|(at, _)| *at == step);
-            if !evaluated && (over || step % self.spec.eval_every.max(1) == 0) {
+            if !evaluated && (over || step.is_multiple_of(self.spec.eval_every.max(1))) {
                 self.evaluate()?;
             }
             if step > 0 {
