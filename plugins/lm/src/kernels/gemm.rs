@@ -80,22 +80,22 @@ fn wide_product(
 ) -> bool {
     let (inner, columns) = (rhs.nrows(), rhs.ncols());
     let (down, across) = (rhs.row_stride(), rhs.col_stride());
-    // SAFETY: the view's numbers, from its first to its last.
-    let numbers = |rows: usize, cols: usize, stride: usize| unsafe {
-        std::slice::from_raw_parts(rhs.as_ptr(), (rows.max(1) - 1) * stride + cols)
+    let stored = |rows: usize, cols: usize, stride: usize| {
+        let numbers = (rows.max(1) - 1) * stride + cols;
+        // SAFETY: the view's numbers, from its first to its last.
+        let data = unsafe { std::slice::from_raw_parts(rhs.as_ptr(), numbers) };
+        wide::Stored { data, rows, cols, stride, order: Order::Plain }
     };
     match (usize::try_from(down), usize::try_from(across)) {
         (Ok(stride_in), Ok(1)) => {
-            let data = numbers(inner, columns, stride_in);
-            let rhs = wide::Rows::new(data, (columns, stride_in, inner, Order::Plain));
-            wide::product(dst, stride, accum, lhs, &rhs, alpha);
+            let w = stored(inner, columns, stride_in);
+            wide::product(dst, stride, accum, lhs, &wide::Rows(w), alpha);
         }
         (Ok(1), Ok(stride_in)) => {
-            let data = numbers(columns, inner, stride_in);
-            let rhs = wide::Columns::new(data, (columns, stride_in, inner, Order::Plain));
+            let w = stored(columns, inner, stride_in);
             match accum {
-                Accum::Replace if alpha == 1.0 => wide::forward(dst, stride, lhs, &rhs),
-                _ => wide::product(dst, stride, accum, lhs, &rhs, alpha),
+                Accum::Replace if alpha == 1.0 => wide::forward(dst, stride, lhs, &w),
+                _ => wide::product(dst, stride, accum, lhs, &wide::Columns(w), alpha),
             }
         }
         _ => return false,

@@ -12,7 +12,7 @@ use super::int8;
 use super::profile::{Part, timed};
 use super::quant::Packed;
 #[cfg(target_arch = "x86_64")]
-use super::wide::{self, Columns, PackedColumns, PackedRows, Rows};
+use super::wide::{self, Columns, Rows, Stored};
 use crate::weights::Mapped;
 
 /// Numbers of a matrix, as stored.
@@ -181,18 +181,21 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    #[cfg(target_arch = "x86_64")]
+    fn stored<D>(&self, data: D) -> Stored<D> {
+        Stored { data, rows: self.rows, cols: self.cols, stride: self.cols, order: self.order }
+    }
+
     fn forward_into(&self, y: &mut [f32], stride: usize, x: &[f32], n: usize) {
         let (x, a) = (mat(x, n, self.cols), Accum::Replace);
         #[cfg(target_arch = "x86_64")]
         if wide::available() {
-            let (columns, inner, order) = (self.rows, self.cols, self.order);
-            let w = (columns, inner, inner, order);
             return match self.data {
-                Numbers::F32(data) => wide::forward(y, stride, x, &Columns::new(data, w)),
-                Numbers::F16(data) => wide::forward(y, stride, x, &Columns::new(data, w)),
-                Numbers::Bf16(data) => wide::forward(y, stride, x, &Columns::new(data, w)),
+                Numbers::F32(data) => wide::forward(y, stride, x, &self.stored(data)),
+                Numbers::F16(data) => wide::forward(y, stride, x, &self.stored(data)),
+                Numbers::Bf16(data) => wide::forward(y, stride, x, &self.stored(data)),
                 Numbers::Packed(data) => {
-                    wide::product(y, stride, a, x, &PackedColumns { data, columns, inner, order }, 1.0)
+                    wide::product(y, stride, a, x, &Columns(self.stored(data)), 1.0);
                 }
             };
         }
@@ -213,15 +216,12 @@ impl<'a> Matrix<'a> {
         let dy = mat(dy, n, width).subcols(first, self.rows);
         #[cfg(target_arch = "x86_64")]
         if wide::available() {
-            let (columns, inner, order) = (self.cols, self.rows, self.order);
-            let (w, d) = ((columns, columns, inner, order), self.cols);
+            let d = self.cols;
             return match self.data {
-                Numbers::F32(data) => wide::product(dx, d, accum, dy, &Rows::new(data, w), 1.0),
-                Numbers::F16(data) => wide::product(dx, d, accum, dy, &Rows::new(data, w), 1.0),
-                Numbers::Bf16(data) => wide::product(dx, d, accum, dy, &Rows::new(data, w), 1.0),
-                Numbers::Packed(data) => {
-                    wide::product(dx, d, accum, dy, &PackedRows { data, columns, inner, order }, 1.0)
-                }
+                Numbers::F32(data) => wide::product(dx, d, accum, dy, &Rows(self.stored(data)), 1.0),
+                Numbers::F16(data) => wide::product(dx, d, accum, dy, &Rows(self.stored(data)), 1.0),
+                Numbers::Bf16(data) => wide::product(dx, d, accum, dy, &Rows(self.stored(data)), 1.0),
+                Numbers::Packed(data) => wide::product(dx, d, accum, dy, &Rows(self.stored(data)), 1.0),
             };
         }
         let mut accum = accum;

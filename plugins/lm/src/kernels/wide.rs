@@ -20,7 +20,7 @@ pub mod few;
 mod sides;
 
 pub(super) use sides::transpose;
-pub use sides::{Columns, PackedColumns, PackedRows, Rows, Wide};
+pub use sides::{Columns, Rows, Stored, Wide};
 
 /// Columns of a strip.
 pub const STRIP: usize = 32;
@@ -36,12 +36,10 @@ pub fn available() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
 }
 
-/// A right side, `inner` × `columns`.
+/// A right side.
 pub trait Right: Sync {
-    /// Rows.
-    fn inner(&self) -> usize;
-    /// Columns.
-    fn columns(&self) -> usize;
+    /// Its rows, the inner dimension, and its columns.
+    fn shape(&self) -> (usize, usize);
     /// Writes rows `k..k + depth` of columns `c..c + STRIP`, row after row, zeros for columns
     /// beyond the last. `spare` has room for `STRIP` × `depth` numbers more.
     ///
@@ -72,11 +70,11 @@ pub fn product<R: Right>(
     rhs: &R,
     alpha: f32,
 ) {
-    let (m, n, k) = (lhs.nrows(), rhs.columns(), lhs.ncols());
+    let ((inner, n), m, k) = (rhs.shape(), lhs.nrows(), lhs.ncols());
     if m == 0 || n == 0 {
         return;
     }
-    assert!(k == rhs.inner() && k > 0, "the inner dimensions are one");
+    assert!(k == inner && k > 0, "the inner dimensions are one");
     assert!(dst.len() >= (m - 1) * stride + n, "the result fits its buffer");
     let count = m.div_ceil(ROWS);
     let left = pack_left(lhs, count);
@@ -100,11 +98,11 @@ pub fn product<R: Right>(
 ///
 /// # Panics
 /// As [`product`].
-pub fn forward<T: Wide>(dst: &mut [f32], stride: usize, lhs: MatRef<f32>, w: &Columns<T>) {
+pub fn forward<T: Wide>(dst: &mut [f32], stride: usize, lhs: MatRef<f32>, w: &Stored<&[T]>) {
     if (1..=few::MOST).contains(&lhs.nrows()) {
         few::product(dst, stride, lhs, w);
     } else {
-        product(dst, stride, Accum::Replace, lhs, w, 1.0);
+        product(dst, stride, Accum::Replace, lhs, &Columns(*w), 1.0);
     }
 }
 
@@ -200,7 +198,7 @@ unsafe fn task<R: Right>(
     tiles: std::ops::Range<usize>,
     strips: std::ops::Range<usize>,
 ) {
-    let (k, n) = (rhs.inner(), rhs.columns());
+    let (k, n) = rhs.shape();
     let deep = depth(k);
     let mut packed = Buffer::new(2 * STRIP * deep);
     let (strip, spare) = packed.split_at_mut(STRIP * deep);

@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 use faer::MatRef;
 use rayon::prelude::*;
 
-use super::sides::{Columns, Wide, transpose};
+use super::sides::{Stored, Wide, transpose};
 use super::{Buffer, Shared, depth};
 
 /// Rows of x at most.
@@ -25,9 +25,9 @@ const LANES: usize = 16;
 /// # Panics
 /// If the shapes do not fit; callers have checked [`super::available`] and that `lhs` has 1 to
 /// [`MOST`] rows.
-pub fn product<T: Wide>(dst: &mut [f32], stride: usize, lhs: MatRef<f32>, w: &Columns<T>) {
-    let (m, n, k) = (lhs.nrows(), w.columns, lhs.ncols());
-    assert!((1..=MOST).contains(&m) && k == w.inner && k > 0, "few rows, and one inner dimension");
+pub fn product<T: Wide>(dst: &mut [f32], stride: usize, lhs: MatRef<f32>, w: &Stored<&[T]>) {
+    let (m, n, k) = (lhs.nrows(), w.rows, lhs.ncols());
+    assert!((1..=MOST).contains(&m) && k == w.cols && k > 0, "few rows, and one inner dimension");
     assert!(dst.len() >= (m - 1) * stride + n, "the result fits its buffer");
     assert!(w.data.len() >= n.saturating_sub(1) * w.stride + k, "the weight is whole");
     let out = Shared::new(dst);
@@ -98,20 +98,20 @@ unsafe fn one_chunk<T: Wide, const R: usize, const L: usize>(
     stride: usize,
     m: usize,
     x: &[f32],
-    w: &Columns<T>,
+    w: &Stored<&[T]>,
     columns: std::ops::Range<usize>,
 ) {
     const { assert!(CHUNK.is_multiple_of(R)) };
-    let deep = depth(w.inner);
+    let deep = depth(w.cols);
     let mut sums = [_mm512_setzero_ps(); CHUNK * MOST / LANES];
     for (i, sums) in sums.chunks_exact_mut(R * L).enumerate().take(columns.len().div_ceil(R)) {
         // Past the last row, the last one again: its sums are not written.
         let rows = std::array::from_fn(|r| {
             let row = (columns.start + i * R + r).min(columns.end - 1);
-            w.data[w.order.place(row) * w.stride..][..w.inner].as_ptr()
+            w.data[w.at(row, 0)..][..w.cols].as_ptr()
         });
-        for first in (0..w.inner).step_by(deep) {
-            let d = deep.min(w.inner - first);
+        for first in (0..w.cols).step_by(deep) {
+            let d = deep.min(w.cols - first);
             // SAFETY: rows have `inner` numbers, and x as many registers of `L`.
             unsafe { block::<T, R, L>(sums, x.as_ptr(), rows, first..first + d, R * w.stride) };
         }

@@ -84,50 +84,55 @@ impl Wide for half::f16 {
     }
 }
 
-/// Numbers of a matrix whose rows become B's rows: B = W.
-pub struct Rows<'a, T> {
-    /// W, row-major.
-    pub data: &'a [T],
-    /// Columns of W.
-    pub columns: usize,
-    /// Distance of W's rows.
+/// A matrix W, row-major: its numbers, a slice of a [`Wide`] type or [`Packed`] ones.
+#[derive(Clone, Copy)]
+pub struct Stored<D> {
+    /// Its numbers. Rows of packed ones are whole runs.
+    pub data: D,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Distance of its rows.
     pub stride: usize,
-    /// Rows of W.
-    pub inner: usize,
-    /// In what order they lie.
+    /// In what order its rows lie.
     pub order: Order,
 }
 
-impl<'a, T> Rows<'a, T> {
-    /// Of columns, distance of rows, inner dimension and order of rows.
-    pub fn new(data: &'a [T], (columns, stride, inner, order): (usize, usize, usize, Order)) -> Self {
-        Self { data, columns, stride, inner, order }
+impl<D> Stored<D> {
+    /// Where number `col` of a row lies.
+    #[inline(always)]
+    pub fn at(&self, row: usize, col: usize) -> usize {
+        self.order.place(row) * self.stride + col
     }
 }
 
-impl<T: Wide> Right for Rows<'_, T> {
-    fn inner(&self) -> usize {
-        self.inner
-    }
+/// A matrix as a right side: B = W.
+pub struct Rows<D>(pub Stored<D>);
 
-    fn columns(&self) -> usize {
-        self.columns
+/// A matrix whose rows are a right side's columns: B = Wᵀ.
+pub struct Columns<D>(pub Stored<D>);
+
+impl<T: Wide> Right for Rows<&[T]> {
+    fn shape(&self) -> (usize, usize) {
+        (self.0.rows, self.0.cols)
     }
 
     #[target_feature(enable = "avx512f")]
     unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], _: &mut [f32]) {
-        let wide = STRIP.min(self.columns - c);
+        let w = &self.0;
+        let wide = STRIP.min(w.cols - c);
         for (i, to) in to.chunks_exact_mut(STRIP).take(depth).enumerate() {
-            let at = self.order.place(k + i) * self.stride + c;
-            let from = &self.data[at..][..wide];
-            expect(self.data, at + STRIP, STRIP);
+            let at = w.at(k + i, c);
+            let from = &w.data[at..][..wide];
+            expect(w.data, at + STRIP, STRIP);
             // SAFETY: whole strips are inside the row, and narrower ones are read through a copy.
             unsafe {
                 if wide == STRIP {
                     _mm512_storeu_ps(to.as_mut_ptr(), T::load(from.as_ptr()));
                     _mm512_storeu_ps(to[16..].as_mut_ptr(), T::load(from[16..].as_ptr()));
                 } else {
-                    let mut row = [self.data[0]; STRIP];
+                    let mut row = [w.data[0]; STRIP];
                     row[..wide].copy_from_slice(from);
                     _mm512_storeu_ps(to.as_mut_ptr(), T::load(row.as_ptr()));
                     _mm512_storeu_ps(to[16..].as_mut_ptr(), T::load(row[16..].as_ptr()));
@@ -138,45 +143,55 @@ impl<T: Wide> Right for Rows<'_, T> {
     }
 }
 
-/// Numbers of a matrix whose rows become B's columns: B = Wᵀ.
-pub struct Columns<'a, T> {
-    /// W, row-major.
-    pub data: &'a [T],
-    /// Rows of W.
-    pub columns: usize,
-    /// Distance of W's rows.
-    pub stride: usize,
-    /// Columns of W.
-    pub inner: usize,
-    /// In what order W's rows lie.
-    pub order: Order,
-}
-
-impl<'a, T> Columns<'a, T> {
-    /// Of columns, distance of W's rows, inner dimension and order of W's rows.
-    pub fn new(data: &'a [T], (columns, stride, inner, order): (usize, usize, usize, Order)) -> Self {
-        Self { data, columns, stride, inner, order }
-    }
-}
-
-impl<T: Wide> Right for Columns<'_, T> {
-    fn inner(&self) -> usize {
-        self.inner
-    }
-
-    fn columns(&self) -> usize {
-        self.columns
+impl<T: Wide> Right for Columns<&[T]> {
+    fn shape(&self) -> (usize, usize) {
+        (self.0.cols, self.0.rows)
     }
 
     #[target_feature(enable = "avx512f")]
     unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], _: &mut [f32]) {
-        let wide = STRIP.min(self.columns - c);
-        let row = |r: usize| &self.data[self.order.place(c + r) * self.stride + k..][..depth];
+        let w = &self.0;
+        let wide = STRIP.min(w.rows - c);
+        let row = |r: usize| &w.data[w.at(c + r, k)..][..depth];
         for r in 0..wide {
-            expect(self.data, self.order.place(c + STRIP + r) * self.stride + k, depth);
+            expect(w.data, w.at(c + STRIP + r, k), depth);
         }
         // SAFETY: rows have `depth` numbers, and `to` has `depth` × STRIP.
         unsafe { turn(row, wide, depth, to) };
+    }
+}
+
+impl Right for Rows<Packed<'_>> {
+    fn shape(&self) -> (usize, usize) {
+        (self.0.rows, self.0.cols)
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], _: &mut [f32]) {
+        let w = &self.0;
+        for (i, to) in to.chunks_exact_mut(STRIP).take(depth).enumerate() {
+            unpack(&w.data, w.at(k + i, c) / RUN, to);
+        }
+    }
+}
+
+impl Right for Columns<Packed<'_>> {
+    fn shape(&self) -> (usize, usize) {
+        (self.0.cols, self.0.rows)
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], spare: &mut [f32]) {
+        let w = &self.0;
+        let wide = STRIP.min(w.rows - c);
+        for (r, row) in spare.chunks_exact_mut(depth).take(wide).enumerate() {
+            let first = w.at(c + r, k) / RUN;
+            let next = w.at(c + STRIP + r, k) / RUN * RUN;
+            expect(w.data.blocks, w.data.byte(next), w.data.byte(depth));
+            row.chunks_exact_mut(RUN).enumerate().for_each(|(i, to)| unpack(&w.data, first + i, to));
+        }
+        // SAFETY: rows have `depth` numbers, and `to` has `depth` × STRIP.
+        unsafe { turn(|r| &spare[r * depth..][..depth], wide, depth, to) };
     }
 }
 
@@ -216,70 +231,6 @@ pub unsafe fn turn<'a, T: Wide + 'a>(
                 // SAFETY: 16 numbers are there.
                 *to = _mm512_cvtss_f32(unsafe { T::load(one.as_ptr()) });
             }
-        }
-    }
-}
-
-/// Packed numbers of a matrix whose rows become B's columns: B = Wᵀ.
-pub struct PackedColumns<'a> {
-    /// W, row-major.
-    pub data: Packed<'a>,
-    /// Rows of W.
-    pub columns: usize,
-    /// Columns of W, whole runs.
-    pub inner: usize,
-    /// In what order W's rows lie.
-    pub order: Order,
-}
-
-impl Right for PackedColumns<'_> {
-    fn inner(&self) -> usize {
-        self.inner
-    }
-
-    fn columns(&self) -> usize {
-        self.columns
-    }
-
-    #[target_feature(enable = "avx512f")]
-    unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], spare: &mut [f32]) {
-        let wide = STRIP.min(self.columns - c);
-        for (r, row) in spare.chunks_exact_mut(depth).take(wide).enumerate() {
-            let first = (self.order.place(c + r) * self.inner + k) / RUN;
-            let next = (self.order.place(c + STRIP + r) * self.inner + k) / RUN;
-            expect(self.data.blocks, self.data.byte(next * RUN), self.data.byte(depth));
-            row.chunks_exact_mut(RUN).enumerate().for_each(|(i, to)| unpack(&self.data, first + i, to));
-        }
-        // SAFETY: rows have `depth` numbers, and `to` has `depth` × STRIP.
-        unsafe { turn(|r| &spare[r * depth..][..depth], wide, depth, to) };
-    }
-}
-
-/// Packed numbers of a matrix whose rows become B's rows: B = W.
-pub struct PackedRows<'a> {
-    /// W, row-major.
-    pub data: Packed<'a>,
-    /// Columns of W, whole runs.
-    pub columns: usize,
-    /// Rows of W.
-    pub inner: usize,
-    /// In what order they lie.
-    pub order: Order,
-}
-
-impl Right for PackedRows<'_> {
-    fn inner(&self) -> usize {
-        self.inner
-    }
-
-    fn columns(&self) -> usize {
-        self.columns
-    }
-
-    #[target_feature(enable = "avx512f")]
-    unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], _: &mut [f32]) {
-        for (i, to) in to.chunks_exact_mut(STRIP).take(depth).enumerate() {
-            unpack(&self.data, (self.order.place(k + i) * self.columns + c) / RUN, to);
         }
     }
 }
