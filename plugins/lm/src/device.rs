@@ -10,7 +10,7 @@
 //! # Layout
 //! - [`backend`]: the `Backend` trait on a device.
 //! - `ops`, `block`, `net`: a decoder's weights on a device and its forward passes.
-//! - `generate`: answers, batched, with a cache of keys and values.
+//! - `generate`: the cache of keys and values that answers are made with.
 //! - `train`: losses and gradients of an adapter or of all weights.
 
 pub mod backend;

@@ -1,9 +1,12 @@
 //! Sequences of like length, padded to the longest: how backends other than the hand-written
 //! kernels lay out what they compute together.
 
+pub mod answers;
+
 use std::ops::Range;
 
 use crate::block::Batch;
+use crate::error::LmError;
 use crate::ops::loss::Targets;
 
 /// Sequences that are computed together, padded at their ends.
@@ -55,6 +58,34 @@ pub fn padded(sequences: &[&[u32]], tokens: usize, rows: usize) -> Vec<Padded> {
         Padded { which, ids, length }
     };
     groups.into_iter().map(pad).collect()
+}
+
+/// Of each sequence the hidden states of the tokens that `picked` names, `width` numbers each.
+/// Groups are of up to `tokens` tokens, padding included; `read` is given a group and rows of its
+/// `[rows × length, width]`, and returns those.
+pub fn states(
+    sequences: &[&[u32]],
+    picked: &[Range<usize>],
+    tokens: usize,
+    width: usize,
+    mut read: impl FnMut(&Padded, &[u32]) -> Result<Vec<f32>, LmError>,
+) -> Result<Vec<Vec<f32>>, LmError> {
+    let mut out = vec![Vec::new(); sequences.len()];
+    for group in padded(sequences, tokens, usize::MAX) {
+        let rows = |(row, i): (usize, &usize)| {
+            let start = row * group.length;
+            picked[*i].clone().map(move |at| (start + at) as u32)
+        };
+        let rows: Vec<u32> = group.which.iter().enumerate().flat_map(rows).collect();
+        let states = read(&group, &rows)?;
+        let mut left = states.as_slice();
+        for i in &group.which {
+            let (own, rest) = left.split_at(picked[*i].len() * width);
+            out[*i] = own.to_vec();
+            left = rest;
+        }
+    }
+    Ok(out)
 }
 
 /// A group of rows with what is predicted in them.

@@ -11,13 +11,14 @@ use headstart_lm::encoder::TextEncoder;
 use headstart_lm::generate::Sampling;
 use headstart_lm::lora::Adapter;
 use headstart_lm::model::Model;
-use headstart_lm::padded::padded;
+use headstart_lm::padded::answers::answers;
+use headstart_lm::padded::states;
 use headstart_lm::rows::{Example, pack};
 
 use mlx_rs::{Array, Device, DeviceType};
 
 use crate::bert::Bert;
-use crate::generate::generate;
+use crate::generate::MlxCaches;
 use crate::net::{Net, ids, numbers, padded_ids};
 use crate::thread::{Pinned, fault, on_mlx};
 use crate::train;
@@ -83,22 +84,9 @@ impl Passes for MlxPasses {
 
     fn states(&self, sequences: &[&[u32]], rows: &[Range<usize>]) -> Result<Vec<Vec<f32>>, LmError> {
         self.net.with(|net| {
-            let mut out = vec![Vec::new(); sequences.len()];
-            for group in padded(sequences, TOKENS, usize::MAX) {
-                let picked = |(row, i): (usize, &usize)| {
-                    let start = row * group.length;
-                    rows[*i].clone().map(move |at| (start + at) as u32)
-                };
-                let picked: Vec<u32> = group.which.iter().enumerate().flat_map(picked).collect();
-                let states = net.states(&padded_ids(&group), &picked).map_err(fault)?;
-                let mut left = states.as_slice();
-                for i in &group.which {
-                    let (own, rest) = left.split_at(rows[*i].len() * self.config.hidden);
-                    out[*i] = own.to_vec();
-                    left = rest;
-                }
-            }
-            Ok(out)
+            states(sequences, rows, TOKENS, self.config.hidden, |group, picked| {
+                net.states(&padded_ids(group), picked).map_err(fault)
+            })
         })
     }
 
@@ -122,7 +110,12 @@ impl Passes for MlxPasses {
         sampling: &Sampling,
         watch: &dyn Watch,
     ) -> Result<Vec<Vec<u32>>, LmError> {
-        self.net.with(|net| generate(net, prompts, sampling, watch))
+        self.net.with(|net| {
+            let net: &Net = net;
+            answers(&self.config, prompts, sampling, watch, |group, ends| {
+                MlxCaches::read(net, group, ends).map_err(fault)
+            })
+        })
     }
 }
 

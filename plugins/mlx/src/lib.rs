@@ -9,7 +9,7 @@
 //! - `backend`: [`Backend`] itself.
 //! - `thread`: the one thread that MLX runs on.
 //! - `net`: a decoder's arrays and its forward passes.
-//! - `generate`: answers, batched, with a cache of keys and values.
+//! - `generate`: the cache of keys and values that answers are made with.
 //! - `train`: losses, gradients and steps of an adapter.
 //! - `memory`: what a training takes.
 //! - `bert`: sentence encoders.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::Device;
 
-use super::generate::generate;
+use super::generate::DeviceCaches;
 use super::net::Net;
 use super::train::{Trainer, losses};
 use crate::api::{Backend, Decoder, Encoder, TrainReport, TrainSpec, Watch};
@@ -17,7 +17,8 @@ use crate::generate::Sampling;
 use crate::lora::Adapter;
 use crate::model::Model;
 use crate::net::Foreign;
-use crate::padded::padded;
+use crate::padded::answers::answers;
+use crate::padded::states;
 use crate::rows::{Example, pack};
 use crate::train;
 
@@ -89,24 +90,11 @@ impl Passes for DevicePasses {
     }
 
     fn states(&self, sequences: &[&[u32]], rows: &[Range<usize>]) -> Result<Vec<Vec<f32>>, LmError> {
-        let mut out = vec![Vec::new(); sequences.len()];
-        for group in padded(sequences, TOKENS, usize::MAX) {
-            let picked = |(row, i): (usize, &usize)| {
-                let start = row * group.length;
-                rows[*i].clone().map(move |at| (start + at) as u32)
-            };
-            let picked: Vec<u32> = group.which.iter().enumerate().flat_map(picked).collect();
+        states(sequences, rows, TOKENS, self.net.config.hidden, |group, picked| {
             let hidden = self.net.hidden(&group.ids, group.rows(), |_, _| Ok(()))?;
-            let states = self.net.normed(&hidden.index_select(&self.net.ids(&picked)?, 0)?)?;
-            let states: Vec<f32> = states.flatten_all()?.to_vec1()?;
-            let mut left = states.as_slice();
-            for i in &group.which {
-                let (own, rest) = left.split_at(rows[*i].len() * self.net.config.hidden);
-                out[*i] = own.to_vec();
-                left = rest;
-            }
-        }
-        Ok(out)
+            let states = self.net.normed(&hidden.index_select(&self.net.ids(picked)?, 0)?)?;
+            Ok(states.flatten_all()?.to_vec1()?)
+        })
     }
 
     fn logits(&self, normed: &[f32]) -> Result<Vec<f32>, LmError> {
@@ -126,6 +114,8 @@ impl Passes for DevicePasses {
         sampling: &Sampling,
         watch: &dyn Watch,
     ) -> Result<Vec<Vec<u32>>, LmError> {
-        generate(&self.net, prompts, sampling, watch)
+        answers(&self.net.config, prompts, sampling, watch, |group, ends| {
+            Ok(DeviceCaches::read(&self.net, group, ends)?)
+        })
     }
 }
