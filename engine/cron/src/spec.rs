@@ -130,11 +130,6 @@ impl Spec {
         }
     }
 
-    /// The first `n` fires after `after`, fewer if the calendar ends.
-    pub fn upcoming(&self, after: Timestamp, n: usize) -> Vec<Fire> {
-        self.fires(after).take(n).collect()
-    }
-
     /// All fires after `after`, in order.
     pub fn fires(&self, after: Timestamp) -> impl Iterator<Item = Fire> + '_ {
         std::iter::successors(self.next(after), |fire| self.next(fire.instant))

@@ -4,14 +4,12 @@
 //! device may see or hand in is the hub's to decide.
 //!
 //! # Layout
-//! - [`serve`], [`serve_recorded`]: a listener is served until told to stop.
+//! - [`serve`]: a listener is served until told to stop.
 //! - `routes`: a handler for each call of [`headstart_protocol::wire`].
 //! - `blob`: files, whole or by range, and uploads.
 //! - `reply`: errors as JSON with fitting status codes.
-//! - [`record`]: every byte of both directions, for tests of privacy.
 
 mod blob;
-pub mod record;
 mod reply;
 mod routes;
 
@@ -20,10 +18,7 @@ use std::time::Duration;
 
 use axum::serve::Listener;
 use headstart_driver::Hub;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-
-use record::{Recorded, Recorder};
 
 /// How long requests in progress may take after the server was told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -41,28 +36,7 @@ pub enum ServeError {
 ///
 /// # Errors
 /// [`ServeError::Io`].
-pub async fn serve(
-    listener: TcpListener,
-    hub: Hub,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), ServeError> {
-    serve_on(listener, hub, shutdown).await
-}
-
-/// As [`serve`]; every byte received and sent is kept in `recorder`.
-///
-/// # Errors
-/// As [`serve`].
-pub async fn serve_recorded(
-    listener: TcpListener,
-    hub: Hub,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-    recorder: Recorder,
-) -> Result<(), ServeError> {
-    serve_on(Recorded::new(listener, recorder), hub, shutdown).await
-}
-
-async fn serve_on<L>(
+pub async fn serve<L>(
     listener: L,
     hub: Hub,
     shutdown: impl Future<Output = ()> + Send + 'static,

@@ -4,6 +4,9 @@
 #[path = "../../../device-runner/tests/common/stages.rs"]
 mod stages;
 
+#[allow(dead_code, reason = "every test uses its part")]
+mod record;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +17,8 @@ use headstart_driver::{Engine, EngineOptions, RunOptions, RunResult};
 use headstart_dsl::{MemoryLoader, Plan, check, render};
 use headstart_protocol::expr::Value;
 use headstart_protocol::{Digest, Manifest};
-use headstart_server::record::{Recorder, contains};
 use headstart_store::Workspace;
+use record::{Recorded, Recorder, contains};
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 
@@ -72,11 +75,10 @@ impl World {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let (recorder, closing) = (Recorder::new(), CancellationToken::new());
-        let served = headstart_server::serve_recorded(
-            listener,
+        let served = headstart_server::serve(
+            Recorded::new(listener, recorder.clone()),
             engine.hub().clone(),
             closing.clone().cancelled_owned(),
-            recorder.clone(),
         );
         tokio::spawn(served);
         Self { dir, engine, recorder, url, closing }

@@ -3,6 +3,9 @@
 #[path = "../../../device-runner/tests/common/stages.rs"]
 mod stages;
 
+#[allow(dead_code, reason = "every test uses its part")]
+mod record;
+
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +15,8 @@ use headstart_device::{Allowed, Options, Until};
 use headstart_driver::{Engine, RunOptions, RunResult};
 use headstart_dsl::{MemoryLoader, Plan, check, render};
 use headstart_protocol::expr::Value;
-use headstart_server::record::Recorder;
 use headstart_store::Workspace;
+use record::{Recorded, Recorder};
 use tokio_util::sync::CancellationToken;
 
 const DIARY: &str = "{\"prompt\":\"How was it?\",\"response\":\"My sister Ottilie drove me home.\"}\n";
@@ -70,12 +73,8 @@ async fn run(dir: &std::path::Path, stages: bool) -> (Arc<RunResult>, Recorder) 
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     let (recorder, closing) = (Recorder::new(), CancellationToken::new());
     let hub = engine.hub().clone();
-    tokio::spawn(headstart_server::serve_recorded(
-        listener,
-        hub,
-        closing.clone().cancelled_owned(),
-        recorder.clone(),
-    ));
+    let listener = Recorded::new(listener, recorder.clone());
+    tokio::spawn(headstart_server::serve(listener, hub, closing.clone().cancelled_owned()));
     let phone = Options {
         url,
         name: "phone".into(),

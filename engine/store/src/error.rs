@@ -129,6 +129,11 @@ impl StoreError {
         move |source| Self::Io { doing, path, source }
     }
 
+    /// A damaged event log.
+    pub(crate) fn corrupt(path: &Path, offset: usize, why: &str) -> Self {
+        Self::CorruptLog { path: path.to_owned(), offset: offset as u64, why: why.to_owned() }
+    }
+
     /// A damaged file.
     pub(crate) fn damaged(path: &Path, why: impl Into<String>) -> Self {
         Self::Damaged { path: path.to_owned(), why: why.into() }

@@ -41,5 +41,5 @@ pub use artifacts::{Artifacts, check_file_name};
 pub use blobs::{Blobs, hash_file};
 pub use cache::{Cache, CacheEntry};
 pub use error::StoreError;
-pub use log::{RunLog, RunReader, Ticket};
+pub use log::{RunLog, Ticket};
 pub use workspace::{RunInfo, Size, Workspace};

@@ -14,7 +14,7 @@ use crate::blobs::Blobs;
 use crate::cache::Cache;
 use crate::error::StoreError;
 use crate::files::{self, Mode};
-use crate::log::{self, Lock, RunLog, RunReader};
+use crate::log::{self, Lock, RunLog};
 use crate::unsynced::{self, Unsynced};
 
 /// Version of the layout.
@@ -208,11 +208,6 @@ impl Workspace {
     /// All events of a run so far; an unfinished last record is left out.
     pub fn read_run<E: DeserializeOwned>(&self, id: &str) -> Result<Vec<E>, StoreError> {
         log::read_all(&self.run_dir(id)?.join("log/events"))
-    }
-
-    /// Follows a run's events from the first.
-    pub fn follow_run<E: DeserializeOwned>(&self, id: &str) -> Result<RunReader<E>, StoreError> {
-        Ok(RunReader::new(self.run_dir(id)?.join("log/events")))
     }
 
     /// All runs, oldest first.

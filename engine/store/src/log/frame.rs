@@ -1,9 +1,13 @@
 //! The bytes of a log, and what is to be made of them.
 
+use std::path::Path;
+
+use crate::error::StoreError;
+
 /// Bytes before the first record.
-pub(crate) const FILE_HEADER: usize = 16;
+const FILE_HEADER: usize = 16;
 /// Bytes before a record's body.
-pub(crate) const HEADER: usize = 20;
+const HEADER: usize = 20;
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
 /// Version of the format.
@@ -53,8 +57,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 /// What stands at a position of a log.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+enum Found {
     /// An intact record.
     Record {
         /// Where its body begins.
@@ -66,38 +69,60 @@ pub(crate) enum Found {
         /// The chain value after it.
         chain: u32,
     },
-    /// The end.
+    /// The end, or a record that was not written to its end.
     End,
-    /// A record that was not written to its end.
-    Torn,
     /// Damage.
     Corrupt(&'static str),
 }
 
-/// What stands at the beginning of the file.
-pub(crate) fn check_file_header(bytes: &[u8]) -> Found {
-    let expected = file_header();
+/// Goes through the intact records of the log at `path`, whose content is `bytes`: gives `each` where
+/// a record begins, its body, and how many events that holds. Returns where the intact part ends and
+/// the chain value there; what follows is torn.
+pub(crate) fn records(
+    path: &Path,
+    bytes: &[u8],
+    mut each: impl FnMut(usize, &[u8], u32) -> Result<(), StoreError>,
+) -> Result<(usize, u32), StoreError> {
+    if let Some(why) = wrong_header(bytes) {
+        return Err(StoreError::corrupt(path, 0, why));
+    }
     if bytes.len() < FILE_HEADER {
-        let torn = expected.starts_with(bytes) || bytes.iter().all(|b| *b == 0);
-        return if torn { Found::Torn } else { Found::Corrupt("this is not an event log") };
+        return Ok((0, first_chain()));
     }
-    if bytes[..FILE_HEADER] == expected {
-        return Found::Record { body: FILE_HEADER, end: FILE_HEADER, events: 0, chain: first_chain() };
+    let (mut at, mut chain) = (FILE_HEADER, first_chain());
+    loop {
+        match check(bytes, at, chain) {
+            Found::Record { body, end, events, chain: next } => {
+                each(at, &bytes[body..end], events)?;
+                (at, chain) = (end, next);
+            }
+            Found::End => return Ok((at, chain)),
+            Found::Corrupt(why) => return Err(StoreError::corrupt(path, at, why)),
+        }
     }
-    if bytes.starts_with(FILE_MAGIC) && crc32fast::hash(&bytes[..12]) == u32_at(bytes, 12) {
-        return Found::Corrupt("it was written by another version of Headstart");
-    }
-    Found::Corrupt("this is not an event log, or its first bytes are damaged")
 }
 
-/// What stands at `at` in `bytes`, which begin at offset `base` of the file.
-pub(crate) fn check(bytes: &[u8], at: usize, base: u64, chain: u32) -> Found {
-    let rest = &bytes[at..];
-    if rest.is_empty() {
-        return Found::End;
+/// What is wrong with the beginning of a file, which may not be written to its end.
+fn wrong_header(bytes: &[u8]) -> Option<&'static str> {
+    let expected = file_header();
+    let head = &bytes[..bytes.len().min(FILE_HEADER)];
+    let unwritten = head.len() < FILE_HEADER && head.iter().all(|b| *b == 0);
+    if expected.starts_with(head) || unwritten {
+        None
+    } else if head.len() < FILE_HEADER {
+        Some("this is not an event log")
+    } else if head.starts_with(FILE_MAGIC) && crc32fast::hash(&head[..12]) == u32_at(head, 12) {
+        Some("it was written by another version of Headstart")
+    } else {
+        Some("this is not an event log, or its first bytes are damaged")
     }
+}
+
+/// What stands at `at`.
+fn check(bytes: &[u8], at: usize, chain: u32) -> Found {
+    let rest = &bytes[at..];
     if rest.len() < HEADER {
-        return Found::Torn;
+        return Found::End;
     }
     let sane = rest.starts_with(MAGIC) && head_crc(chain, &rest[..16]) == u32_at(rest, 16);
     let length = u32_at(rest, 4) as usize;
@@ -105,17 +130,17 @@ pub(crate) fn check(bytes: &[u8], at: usize, base: u64, chain: u32) -> Found {
         if followed_by_record(rest) {
             return Found::Corrupt("a record's header is damaged");
         }
-        let header_unwritten = unwritten(rest, base + at as u64, HEADER);
-        return if header_unwritten { Found::Torn } else { Found::Corrupt("a record's header is damaged") };
+        let header_unwritten = unwritten(rest, at, HEADER);
+        return if header_unwritten { Found::End } else { Found::Corrupt("a record's header is damaged") };
     }
     let end = HEADER + length;
     if end > rest.len() {
-        return Found::Torn;
+        return Found::End;
     }
     if crc32fast::hash(&rest[HEADER..end]) != u32_at(rest, 12) {
         let last = end == rest.len();
-        if last && unwritten(rest, base + at as u64, end) {
-            return Found::Torn;
+        if last && unwritten(rest, at, end) {
+            return Found::End;
         }
         return Found::Corrupt("a record's content is damaged");
     }
@@ -124,8 +149,8 @@ pub(crate) fn check(bytes: &[u8], at: usize, base: u64, chain: u32) -> Found {
 
 /// Whether a sector, as far as it lies in the first `length` bytes, is all zeros: it was never
 /// written. `offset` is where `bytes` begin in the file.
-fn unwritten(bytes: &[u8], offset: u64, length: usize) -> bool {
-    let to_boundary = SECTOR - (offset % SECTOR as u64) as usize;
+fn unwritten(bytes: &[u8], offset: usize, length: usize) -> bool {
+    let to_boundary = SECTOR - offset % SECTOR;
     let mut start = 0;
     let mut end = to_boundary.min(length);
     while start < length {

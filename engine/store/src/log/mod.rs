@@ -28,7 +28,6 @@ mod reader;
 mod ticket;
 mod writer;
 
-pub use reader::RunReader;
 pub use ticket::Ticket;
 pub use writer::RunLog;
 

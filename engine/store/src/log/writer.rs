@@ -12,7 +12,7 @@ use fs4::fs_std::FileExt;
 use serde::Serialize;
 
 use crate::error::StoreError;
-use crate::log::frame::{self, Found};
+use crate::log::frame;
 use crate::log::ticket::{Settle, Shared, Ticket};
 use crate::unsynced::Unsynced;
 
@@ -143,26 +143,7 @@ fn recover(path: &Path) -> Result<(File, u32), StoreError> {
         .map_err(StoreError::io("open", path))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(StoreError::io("read", path))?;
-    let corrupt = |offset: usize, why: &str| StoreError::CorruptLog {
-        path: path.to_owned(),
-        offset: offset as u64,
-        why: why.to_owned(),
-    };
-    let (mut at, mut chain) = (0, frame::first_chain());
-    match frame::check_file_header(&bytes) {
-        Found::Record { end, .. } => {
-            at = end;
-            loop {
-                match frame::check(&bytes, at, 0, chain) {
-                    Found::Record { end, chain: next, .. } => (at, chain) = (end, next),
-                    Found::End | Found::Torn => break,
-                    Found::Corrupt(why) => return Err(corrupt(at, why)),
-                }
-            }
-        }
-        Found::Corrupt(why) => return Err(corrupt(0, why)),
-        Found::Torn | Found::End => {}
-    }
+    let (at, chain) = frame::records(path, &bytes, |_, _, _| Ok(()))?;
     let cut = bytes.len() - at;
     let mut mend = || -> io::Result<()> {
         if cut > 0 {

@@ -1,7 +1,7 @@
-//! Every byte that crosses between engine and devices, for tests that prove what does not.
+//! Every byte that crosses between engine and devices, to prove what does not.
 //!
 //! The bytes are taken where they enter and leave the socket, so nothing can be missed: request
-//! lines, headers and bodies as they are. [`Recorder::exchanges`] reads them as HTTP/1.1.
+//! lines, headers and bodies as they are. [`Recorder::requests`] and [`Recorder::responses`] read them as HTTP/1.1.
 
 use std::io;
 use std::pin::Pin;
@@ -54,11 +54,6 @@ impl Recorder {
         self.connections().into_iter().flat_map(|c| c.received).collect()
     }
 
-    /// All bytes that were sent to devices.
-    pub fn sent(&self) -> Vec<u8> {
-        self.connections().into_iter().flat_map(|c| c.sent).collect()
-    }
-
     /// Whether these bytes stand anywhere in what devices sent: as they crossed, or in a body that
     /// was cut into chunks.
     pub fn received_contains(&self, needle: &[u8]) -> bool {
@@ -92,7 +87,7 @@ pub fn contains(hay: &[u8], needle: &[u8]) -> bool {
 }
 
 /// Reads HTTP/1.1 messages that follow one another; a last incomplete one is kept as it is.
-fn messages(mut bytes: &[u8]) -> Vec<Message> {
+pub fn messages(mut bytes: &[u8]) -> Vec<Message> {
     let mut out = Vec::new();
     while let Some((mut message, rest)) = head(bytes) {
         let header = |name: &str| {
@@ -142,13 +137,13 @@ fn unchunk(mut bytes: &[u8]) -> (Vec<u8>, &[u8]) {
 }
 
 /// A listener whose connections are recorded.
-pub(crate) struct Recorded {
+pub struct Recorded {
     listener: TcpListener,
     recorder: Recorder,
 }
 
 impl Recorded {
-    pub(crate) fn new(listener: TcpListener, recorder: Recorder) -> Self {
+    pub fn new(listener: TcpListener, recorder: Recorder) -> Self {
         Self { listener, recorder }
     }
 }
@@ -168,7 +163,7 @@ impl Listener for Recorded {
 }
 
 /// A connection whose bytes are recorded.
-pub(crate) struct Tapped {
+pub struct Tapped {
     stream: TcpStream,
     record: Arc<Mutex<Connection>>,
 }
@@ -201,42 +196,5 @@ impl AsyncWrite for Tapped {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_are_read_with_lengths_chunks_and_none() {
-        let bytes =
-            b"POST /a HTTP/1.1\r\nContent-Length: 5\r\n\r\nhelloPUT /b HTTP/1.1\r\nTransfer-Encoding: \
-            chunked\r\n\r\n3\r\nsec\r\n3\r\nret\r\n0\r\n\r\nGET /c HTTP/1.1\r\nhost: x\r\n\r\n";
-        let seen: Vec<_> = messages(bytes).into_iter().map(|m| (m.first, m.body)).collect();
-        let expected =
-            [("POST /a HTTP/1.1", "hello"), ("PUT /b HTTP/1.1", "secret"), ("GET /c HTTP/1.1", "")];
-        assert_eq!(seen, expected.map(|(a, b)| (a.to_owned(), b.as_bytes().to_vec())));
-    }
-
-    #[tokio::test]
-    async fn a_served_connection_is_recorded() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let addr = listener.local_addr().expect("bound");
-        let recorder = Recorder::new();
-        let app =
-            axum::Router::new().route("/x", axum::routing::post(async |body: String| body.to_uppercase()));
-        let serve = axum::serve(Recorded::new(listener, recorder.clone()), app);
-        let server = tokio::spawn(async move { serve.await });
-        let url = format!("http://{addr}/x");
-        let client = reqwest::Client::builder().no_proxy().build().expect("client");
-        let answer =
-            client.post(url).body("a secret").send().await.expect("sent").text().await.expect("text");
-        assert_eq!(answer, "A SECRET");
-        server.abort();
-        assert!(recorder.received_contains(b"a secret") && !recorder.received_contains(b"A SECRET"));
-        let (requests, responses) = (recorder.requests(), recorder.responses());
-        assert_eq!((requests[0].first.as_str(), &*requests[0].body), ("POST /x HTTP/1.1", &b"a secret"[..]));
-        assert_eq!((responses[0].first.as_str(), &*responses[0].body), ("HTTP/1.1 200 OK", &b"A SECRET"[..]));
     }
 }
