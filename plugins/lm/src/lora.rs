@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use candle_core::{Device, Var};
 use faer::Accum;
-use half::bf16;
 use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -172,13 +171,6 @@ impl Adapter {
             files::write_safetensors(&temporary.join(WEIGHTS_FILE), tensors)
         })
     }
-
-    /// Rounds all values to bf16, so that what is written as bf16 is what was evaluated.
-    pub fn round_to_bf16(&mut self) {
-        for v in self.values.iter_mut().flatten() {
-            *v = bf16::from_f32(*v).to_f32();
-        }
-    }
 }
 
 fn layouts(config: &AdapterConfig, base: &DecoderConfig) -> Result<Vec<Layout>, LmError> {
@@ -201,8 +193,10 @@ fn layouts(config: &AdapterConfig, base: &DecoderConfig) -> Result<Vec<Layout>, 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use half::bf16;
     use serde_json::json;
+
+    use super::*;
 
     fn base() -> DecoderConfig {
         let j = json!({"model_type": "llama", "hidden_size": 8, "intermediate_size": 12,
@@ -219,7 +213,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("adapter");
         let mut a = Adapter::fresh(&spec(), &base(), 7).unwrap();
-        a.round_to_bf16();
+        // Numbers that bf16 holds.
+        a.values.iter_mut().flatten().for_each(|v| *v = bf16::from_f32(*v).to_f32());
         for write_as in [WriteAs::F32, WriteAs::Bf16] {
             a.save(&folder, write_as).unwrap();
             let b = Adapter::load(&folder, &base()).unwrap();
