@@ -58,6 +58,7 @@ codes! {
     E0216 "a clause or setting where it has no meaning"
     E0217 "a setting of the wrong form"
     E0218 "`/` over something that is no path"
+    E0219 "a count of less than 1"
     E0301 "two elements with the same key"
     E0302 "a fan-out that is too large"
     E0401 "a cycle"

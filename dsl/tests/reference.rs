@@ -237,6 +237,7 @@ fn accepts(arg: &Arg) -> String {
     let one = |a: &Accepts| match a {
         Accepts::Word(words) => words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", "),
         Accepts::Condition => "a condition".to_owned(),
+        Accepts::Count => "`Int`, at least 1".to_owned(),
         other => format!("`{}`", other.ty()),
     };
     arg.accepts.iter().map(one).collect::<Vec<_>>().join(" or ")

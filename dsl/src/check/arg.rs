@@ -147,12 +147,34 @@ impl Checker<'_> {
             _ => typed,
         };
         match self.fits(&typed.ty, &typed, &spec.accepts) {
+            Some(_) if !self.is_count(ctx, kind, spec, &typed) => None,
             Some(want) => Some(self.coerce(ctx, typed, &want)),
             None => {
                 self.report_mismatch(kind, spec, &typed);
                 None
             }
         }
+    }
+
+    /// Whether a number, where it is known at check time, is at least 1 where it must be.
+    fn is_count(&mut self, ctx: &Ctx, kind: &Kind, spec: &Arg, typed: &Typed) -> bool {
+        if !spec.accepts.contains(&Accepts::Count) {
+            return true;
+        }
+        let below = |t: &T| match t {
+            T::Const(Value::Int(i)) if *i < 1 => Some(*i),
+            _ => None,
+        };
+        let below = match &typed.t {
+            T::Var(v) => ctx.vars[*v].elements.iter().find_map(|(_, t)| below(t)),
+            t => below(t),
+        };
+        let Some(n) = below else { return true };
+        let d = Diagnostic::new(Code::E0219, format!("`{}` of `{}` cannot be {n}", spec.name, kind.name))
+            .at(typed.span, "less than 1")
+            .note(format!("`{}` is {}", spec.name, spec.doc));
+        self.report(d);
+        false
     }
 
     /// The first accepted type that a value fits.

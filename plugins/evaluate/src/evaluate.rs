@@ -64,7 +64,7 @@ impl Stage for Evaluate {
         let mut output = Output::new(Type::Metrics, Value::Null);
         if answers > 0 {
             let rows = &rows[..answers];
-            let samples = answer(model.as_mut(), rows, args.count("max_tokens")?, &watch)?;
+            let samples = answer(model.as_mut(), rows, args.positive("max_tokens")?, &watch)?;
             likeness(rows, &samples, &mut value);
             let path = ctx.scratch().join(SAMPLES_FILE);
             std::fs::write(&path, samples_jsonl(rows, &samples)).map_err(|e| Failure::io(&path, &e))?;

@@ -39,7 +39,7 @@ pub const PLLMS_FILE: &str = "pllms.jsonl";
 /// Name of the file for selection.
 pub const TENSORS_FILE: &str = "catalog.safetensors";
 /// Version of the files.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// What `catalog.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +73,33 @@ pub struct About {
     /// How near those are who write in no style, where a reference tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chance: Option<crate::chance::Chance>,
+}
+
+impl About {
+    /// Reads the file of facts. Its format is looked at before anything else in it.
+    fn read(at: &Path) -> Result<Self, Failure> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let json = fs::read(at).map_err(|e| Failure::io(at, &e))?;
+        let damaged = |e| Failure::input(format!("{}: these are no facts of a catalog: {e}", at.display()));
+        let Version { format } = serde_json::from_slice(&json).map_err(damaged)?;
+        if format == FORMAT {
+            return serde_json::from_slice(&json).map_err(damaged);
+        }
+        let (age, other) =
+            if format < FORMAT { ("an earlier", "") } else { ("a later", "that version, or ") };
+        let why = format!(
+            "{}: the catalog was published by {age} version of Headstart, in format {format}; this version \
+             reads format {FORMAT}",
+            at.display()
+        );
+        Err(Failure::input(why).help(format!(
+            "use {other}publish the catalog again: run the pipeline that made it with this version; what it is \
+             made from stays cached"
+        )))
+    }
 }
 
 /// What is said of a word.
@@ -165,14 +192,7 @@ impl Catalog {
     /// # Errors
     /// As [`Catalog::open`].
     pub fn read(folder: &Path) -> Result<Self, Failure> {
-        let at = folder.join(ABOUT_FILE);
-        let json = fs::read(&at).map_err(|e| Failure::io(&at, &e))?;
-        let about: About = serde_json::from_slice(&json)
-            .map_err(|e| Failure::input(format!("{}: no catalog of this version: {e}", at.display())))?;
-        if about.format != FORMAT {
-            let why = format!("{}: format {}, but {FORMAT} is read", at.display(), about.format);
-            return Err(Failure::input(why).help("run `decompose` again with this version of Headstart"));
-        }
+        let about = About::read(&folder.join(ABOUT_FILE))?;
         let at = folder.join(TENSORS_FILE);
         let file = File::open(&at).map_err(|e| Failure::io(&at, &e))?;
         // SAFETY: the file is opened for reading; artifacts are not changed in place.

@@ -62,7 +62,7 @@ impl Stage for Decompose {
         let atoms = lexicon.atoms(&mut space)?;
         let settings = Settings {
             method: Method::named(args.text("method")?)?,
-            max_words: args.count("max_words")?.max(1),
+            max_words: args.positive("max_words")?,
             seed: args.int("seed")?.cast_unsigned(),
         };
         let switches = Switches { centre: args.bool("centre")?, whiten: args.bool("whiten")? };

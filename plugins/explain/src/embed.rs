@@ -30,8 +30,8 @@ impl Stage for Embed {
         check(&said, responses.ty == ArtifactType::Dataset)?;
         let (plain, base) = self.plain(args, ctx, &said)?;
         let mut space = Space::open(ctx, &*self.backend, args.artifact("space")?)?;
-        let words = args.int_opt("words").map(|_| args.count("words")).transpose()?;
-        let cut = |text: &'_ str| -> usize { words.map_or(text.len(), |n| first_words(text, n.max(1))) };
+        let words = args.positive_opt("words")?;
+        let cut = |text: &'_ str| -> usize { words.map_or(text.len(), |n| first_words(text, n)) };
         let pairs: Vec<Contrast<'_>> = said
             .iter()
             .zip(&plain)
@@ -80,7 +80,7 @@ impl Embed {
         let against = args.artifact("against")?;
         if matches!(against.ty, ArtifactType::Model | ArtifactType::Pllm) {
             let prompts: Vec<String> = said.iter().map(|r| r.prompt.clone()).collect();
-            let max_tokens = args.count("max_tokens")?;
+            let max_tokens = args.positive("max_tokens")?;
             let options = GenerateOptions { max_tokens, temperature: 0.0, seed: 0 };
             let answers = probe::answers(ctx, &*self.backend, against, &prompts, &options)?;
             return Ok((answers, Some(against.clone())));

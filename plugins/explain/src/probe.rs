@@ -40,7 +40,7 @@ impl Stage for Probe {
             );
         }
         let options = GenerateOptions {
-            max_tokens: args.count("max_tokens")?,
+            max_tokens: args.positive("max_tokens")?,
             temperature: args.float("temperature")?,
             seed: args.int("seed")?.cast_unsigned(),
         };

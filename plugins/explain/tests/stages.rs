@@ -205,6 +205,16 @@ fn damaged_catalogs_and_mixed_spaces_are_refused() {
     std::fs::write(copy.join(TENSORS_FILE), &bytes[..bytes.len() / 2]).unwrap();
     let e = Catalog::read(&copy).unwrap_err();
     assert!(e.message.contains(TENSORS_FILE), "{}", e.message);
+    // Its format says so before anything else is missing.
+    let facts = std::fs::read_to_string(folder.join(ABOUT_FILE)).unwrap();
+    assert!(facts.contains("\"format\":3"), "{facts}");
+    for (format, age) in [(2, "an earlier version"), (99, "a later version")] {
+        std::fs::write(copy.join(ABOUT_FILE), format!("{{\"format\":{format}}}")).unwrap();
+        let e = Catalog::read(&copy).unwrap_err();
+        let said = [ABOUT_FILE, age, &format!("format {format}"), "reads format 3"];
+        assert!(said.iter().all(|part| e.message.contains(part)), "{}", e.message);
+        assert!(e.help.as_deref().is_some_and(|help| help.contains("publish the catalog again")), "{e:?}");
+    }
     all.push(("stranger".into(), other[0].1.clone()));
     let e = ctx.run(&*stage("decompose"), [("divergences", Value::List(all))]).unwrap_err();
     assert!(e.message.contains("stranger") && e.message.contains("space"), "{}", e.message);

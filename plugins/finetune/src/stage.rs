@@ -95,7 +95,7 @@ impl Finetune {
             data,
             eval,
             until: until(args)?,
-            patience: args.int_opt("patience").map(|_| args.positive("patience")).transpose()?,
+            patience: args.positive_opt("patience")?,
             learning_rate,
             weight_decay: args
                 .float_opt("weight_decay")

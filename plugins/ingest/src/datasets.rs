@@ -49,7 +49,7 @@ impl Stage for JsonLines {
             rows.sort_by_cached_key(|row| text_digest(&row.prompt));
         }
         let (found, skip) = (rows.len(), args.count("skip")?);
-        let take = args.int_opt("take").map(|_| args.count("take")).transpose()?;
+        let take = args.positive_opt("take")?;
         let rows: Vec<Row> = rows.into_iter().skip(skip).take(take.unwrap_or(usize::MAX)).collect();
         if rows.is_empty() {
             let what = format!("no rows are left of {}: it has {found}", paths.join(", "));
@@ -184,12 +184,9 @@ impl Stage for Blend {
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
-        let (share, count) = (args.float("share")?, args.count("rows")?);
+        let (share, count) = (args.float("share")?, args.positive("rows")?);
         if !(0.0..=1.0).contains(&share) {
             return Err(Failure::input(format!("argument `share` is {share}, but must lie between 0 and 1")));
-        }
-        if count == 0 {
-            return Err(Failure::input("argument `rows` is 0: a user without rows has no style"));
         }
         let styled = answers(read_rows(ctx, args.artifact("styled")?, "styled")?);
         let mut plain = answers(read_rows(ctx, args.artifact("plain")?, "plain")?);

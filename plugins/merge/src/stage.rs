@@ -103,13 +103,7 @@ impl Mix {
     }
 
     fn merge_lora(&self, args: &Args, ctx: &dyn Context, watch: &dyn Watch) -> Result<Output, Failure> {
-        let rank = match args.get("rank") {
-            None => None,
-            Some(_) => match args.count("rank")? {
-                0 => return Err(Failure::input("argument `rank` is 0, but a rank is at least 1")),
-                rank => Some(rank),
-            },
-        };
+        let rank = args.positive_opt("rank")?;
         let open = |t: &MixTerm| {
             Ok(AdapterTerm { name: t.name.clone(), weight: t.weight, folder: ctx.open(&t.pllm)? })
         };

@@ -90,6 +90,8 @@ pub enum Accepts {
     Path,
     Text,
     Int,
+    /// A whole number of at least 1.
+    Count,
     Float,
     Bool,
     Duration,
@@ -153,7 +155,7 @@ impl Accepts {
             Self::Metrics => Type::Metrics,
             Self::Path => Type::Path,
             Self::Text | Self::Word(_) => Type::Text,
-            Self::Int => Type::Int,
+            Self::Int | Self::Count => Type::Int,
             Self::Float => Type::Float,
             Self::Bool => Type::Bool,
             Self::Duration => Type::Duration,

@@ -279,6 +279,11 @@ impl Args {
         }
     }
 
+    /// The same, where it may be left out.
+    pub fn positive_opt(&self, name: &str) -> Result<Option<usize>, Failure> {
+        self.int_opt(name).map(|_| self.positive(name)).transpose()
+    }
+
     /// A number argument; integers count as floats.
     pub fn float(&self, name: &str) -> Result<f64, Failure> {
         self.need(name, self.float_opt(name), "a number")

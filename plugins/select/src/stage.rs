@@ -42,9 +42,10 @@ impl Stage for Select {
         fits(&catalog, &about)?;
         let settings = Settings {
             distance: Distance::named(args.text("metric")?)?,
-            max_mix: args.count("max_mix")?.max(1),
+            max_mix: args.positive("max_mix")?,
             seed: args.int("seed")?.cast_unsigned(),
         };
+        let (shortlist, budget) = (args.positive("shortlist")?, args.positive_opt("budget")?);
         let user = User::new(&catalog, &about.rows);
         let place = Place { catalog: &catalog, manifest: &manifest };
         let strategy = Strategy::named(args.text("strategy")?)?;
@@ -56,7 +57,7 @@ impl Stage for Select {
                     Some(rows) => user.part(rows).choose(&settings),
                     None => user.choose(&settings),
                 };
-                let search = Search { place: &place, strategy, args, seed: settings.seed };
+                let search = Search { place: &place, strategy, shortlist, budget, seed: settings.seed };
                 let scorer = Scorer::new(ctx, &*self.backend, halves.verifying)?;
                 let verified = search.run(scorer, &chooser, halves.choosing.is_some())?;
                 (chooser, Some(verified))
@@ -147,7 +148,10 @@ impl Place<'_> {
 struct Search<'a> {
     place: &'a Place<'a>,
     strategy: Strategy,
-    args: &'a Args,
+    /// pLLMs that the nearest strategy compares.
+    shortlist: usize,
+    /// pLLMs that the Bayesian one asks; none is all.
+    budget: Option<usize>,
     seed: u64,
 }
 
@@ -174,17 +178,13 @@ impl Search<'_> {
     fn finalists(&self, scorer: &mut Scorer<'_>, choice: &Choice) -> Result<Vec<Ranked>, Failure> {
         let places = match self.strategy {
             Strategy::Nearest => {
-                let shortlist = self.args.count("shortlist")?.max(1);
-                return Ok(choice.close.iter().take(shortlist).copied().collect());
+                return Ok(choice.close.iter().take(self.shortlist).copied().collect());
             }
             Strategy::Exhaustive => (0..self.place.catalog.pllms.len()).collect(),
             Strategy::Hyperband => hyperband(scorer, &self.place.all()?, self.seed)?,
             Strategy::Bayesian => {
                 let all = self.place.all()?;
-                let budget = match self.args.int_opt("budget") {
-                    Some(_) => self.args.count("budget")?.max(1),
-                    None => all.len(),
-                };
+                let budget = self.budget.unwrap_or(all.len());
                 bayesian(scorer, self.place.catalog, &all, budget, self.seed)?
             }
         };

@@ -175,6 +175,18 @@ fn a_search_by_likelihood_needs_rows() {
 }
 
 #[test]
+fn nothing_is_no_count() {
+    let place = Place::new();
+    let user = place.embed(&person(&place.ctx, "long", 2, 40, 44));
+    let select = headstart_select::stages(Arc::new(Toy)).remove(0);
+    for name in ["max_mix", "shortlist", "budget"] {
+        let args = [("catalog", value(&place.catalog)), ("user", value(&user)), (name, Value::Int(0))];
+        let e = place.ctx.run(&*select, args).unwrap_err();
+        assert_eq!(e.message, format!("argument `{name}` is 0, but must be at least 1"));
+    }
+}
+
+#[test]
 fn what_cannot_be_forecast_is_said() {
     let place = Place::new();
     let said = place.ctx.value_of(&place.select(&person(&place.ctx, "excited", 9, 40, 50), &[]));

@@ -269,8 +269,8 @@ impl Simulate {
             return Err(Failure::input(why).help("both must be about the same prompts, in the same order"));
         }
         let mut lexicon = Lexicon::built_in();
-        if let Some(n) = args.int_opt("words") {
-            lexicon = lexicon.limited(n.max(1) as usize);
+        if let Some(n) = args.positive_opt("words")? {
+            lexicon = lexicon.limited(n);
         }
         let given = args.artifact_opt("space").cloned();
         let space_ref: ArtifactRef = first.space.clone().or(given).ok_or_else(|| {

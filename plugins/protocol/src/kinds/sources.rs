@@ -94,7 +94,7 @@ pub(super) fn sources() -> Vec<Kind> {
                     D::Int(0),
                     "rows left out at the start, after sorting if `sort` is set",
                 ),
-                optional("take", &[A::Int], D::Absent, "rows taken at most"),
+                optional("take", &[A::Count], D::Absent, "rows taken at most"),
                 optional(
                     "sort",
                     &[A::Bool],
@@ -118,7 +118,7 @@ pub(super) fn sources() -> Vec<Kind> {
                 required("styled", &[A::Dataset], "rows in the user's style"),
                 required("plain", &[A::Dataset], "rows in the default style"),
                 required("share", &[A::Float], "share of styled rows, 0 to 1"),
-                optional("rows", &[A::Int], D::Int(50), "rows in all"),
+                optional("rows", &[A::Count], D::Int(50), "rows in all"),
                 optional("seed", &[A::Int], D::Int(0), "seed of the draw"),
             ],
             returns: Type::Dataset,

@@ -30,7 +30,7 @@ pub(super) fn stages() -> Vec<Kind> {
             args: vec![
                 required("model", &[A::Pllm, A::Model], "the model"),
                 required("prompts", &[A::Dataset], "the prompts"),
-                optional("max_tokens", &[A::Int], D::Int(128), "tokens of an answer at most"),
+                optional("max_tokens", &[A::Count], D::Int(128), "tokens of an answer at most"),
                 optional(
                     "temperature",
                     &[A::Float],
@@ -61,13 +61,13 @@ pub(super) fn stages() -> Vec<Kind> {
                 required("space", &[A::Space], "how text becomes a vector"),
                 optional(
                     "max_tokens",
-                    &[A::Int],
+                    &[A::Count],
                     D::Int(128),
                     "tokens of an answer at most, where a model is asked",
                 ),
                 optional(
                     "words",
-                    &[A::Int],
+                    &[A::Count],
                     D::Absent,
                     "words of each text that are looked at; where models' answers are cut short, people's \
                      texts must be too, or they seem longer by style",
@@ -80,7 +80,7 @@ pub(super) fn stages() -> Vec<Kind> {
         },
         Kind {
             name: "decompose".into(),
-            version: 2,
+            version: 3,
             role: Role::Stage,
             doc: "Decomposes divergences into named style coefficients and publishes the catalog: \
               lexicon, metric and every pLLM's coefficients."
@@ -106,7 +106,7 @@ pub(super) fn stages() -> Vec<Kind> {
                     D::Absent,
                     "how people's plain texts differ from the base's answers; taken off every user before selection",
                 ),
-                optional("max_words", &[A::Int], D::Int(5), "words of a pLLM at most"),
+                optional("max_words", &[A::Count], D::Int(5), "words of a pLLM at most"),
                 optional(
                     "centre",
                     &[A::Bool],
@@ -141,7 +141,7 @@ pub(super) fn stages() -> Vec<Kind> {
                     "the user's rows; the shortlist's likelihood on them decides. Where `user` was made from \
                      these rows, half of them choose and the other half verifies",
                 ),
-                optional("shortlist", &[A::Int], D::Int(3), "pLLMs that are verified"),
+                optional("shortlist", &[A::Count], D::Int(3), "pLLMs that are verified"),
                 optional(
                     "strategy",
                     &[word(&["nearest", "exhaustive", "bayesian", "hyperband"])],
@@ -149,14 +149,19 @@ pub(super) fn stages() -> Vec<Kind> {
                     "which pLLMs are asked for their likelihood of `verify`: the nearest; all; or those that \
                      Bayesian optimisation over the space or Hyperband over rows would ask",
                 ),
-                optional("budget", &[A::Int], D::Absent, "pLLMs that `bayesian` asks at most; left out, all"),
+                optional(
+                    "budget",
+                    &[A::Count],
+                    D::Absent,
+                    "pLLMs that `bayesian` asks at most; left out, all",
+                ),
                 optional(
                     "metric",
                     &[word(&["whitened", "cosine", "l1"])],
                     D::Text("whitened".into()),
                     "distance: whitened with fitted strength, cosine, or L1 over coefficients (the paper's)",
                 ),
-                optional("max_mix", &[A::Int], D::Int(3), "pLLMs in a mix at most; 1 forbids mixing"),
+                optional("max_mix", &[A::Count], D::Int(3), "pLLMs in a mix at most; 1 forbids mixing"),
                 optional("seed", &[A::Int], D::Int(0), "seed of the bootstrap"),
             ],
             returns: Type::Selection,
@@ -181,7 +186,7 @@ pub(super) fn stages() -> Vec<Kind> {
                 ),
                 optional(
                     "rank",
-                    &[A::Int],
+                    &[A::Count],
                     D::Absent,
                     "rank of the merged adapter; left out, it is the sum and exact",
                 ),
@@ -226,7 +231,7 @@ pub(super) fn stages() -> Vec<Kind> {
                     D::Text("lora".into()),
                     "train an adapter, or all weights",
                 ),
-                optional("rank", &[A::Int], D::Int(8), "rank of a new adapter"),
+                optional("rank", &[A::Count], D::Int(8), "rank of a new adapter"),
                 optional(
                     "alpha",
                     &[A::Float],
@@ -266,11 +271,11 @@ pub(super) fn stages() -> Vec<Kind> {
                 ),
                 optional(
                     "batch",
-                    &[A::Int],
+                    &[A::Count],
                     D::Int(8),
                     "rows a step; put through the model in as many parts as the memory limit asks for",
                 ),
-                optional("max_steps", &[A::Int], D::Int(400), "steps at most"),
+                optional("max_steps", &[A::Count], D::Int(400), "steps at most"),
                 optional("warmup", &[A::Int], D::Int(10), "steps over which the rate rises"),
                 optional(
                     "schedule",
@@ -278,16 +283,16 @@ pub(super) fn stages() -> Vec<Kind> {
                     D::Text("cosine".into()),
                     "the rate after warm-up: falls to a tenth at `max_steps`, or stays",
                 ),
-                optional("eval_every", &[A::Int], D::Int(10), "steps between evaluations"),
+                optional("eval_every", &[A::Count], D::Int(10), "steps between evaluations"),
                 optional(
                     "patience",
-                    &[A::Int],
+                    &[A::Count],
                     D::Absent,
                     "stop after so many evaluations in a row without a new best loss",
                 ),
                 optional(
                     "max_tokens",
-                    &[A::Int],
+                    &[A::Count],
                     D::Int(512),
                     "tokens of a row at most; longer rows are cut at the end",
                 ),
@@ -319,7 +324,7 @@ pub(super) fn stages() -> Vec<Kind> {
                     D::Int(3),
                     "rows that are answered; 0 measures the likelihood only",
                 ),
-                optional("max_tokens", &[A::Int], D::Int(128), "tokens of an answer at most"),
+                optional("max_tokens", &[A::Count], D::Int(128), "tokens of an answer at most"),
             ],
             returns: Type::Metrics,
             places: Places::Anywhere,
