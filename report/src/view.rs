@@ -168,14 +168,17 @@ fn expected(forecast: &Value) -> Option<String> {
     if let Some(why) = text(forecast, "not_known") {
         return Some(format!("What it will save is not known yet: {why}."));
     }
-    let (saved, low, high) = (x("steps_saved")?, x("steps_saved_low")?, x("steps_saved_high")?);
-    let of = x("steps_scratch")?;
+    let share = |name| x(name).map(|share| share * 100.0);
+    let (saved, low, high) = (share("share_saved")?, share("share_saved_low")?, share("share_saved_high")?);
+    let (steps, of) = (x("steps_saved")?, x("steps_scratch")?);
+    let (rows, rate) = (x("rows_a_step")?, x("learning_rate")?);
     let seconds = x("seconds_saved").map(|s| format!(", about {s:.0} s")).unwrap_or_default();
     let bytes = x("bytes").map(|b| format!("; its weights are {:.1} MB", b / 1e6)).unwrap_or_default();
     let link = x("break_even_bytes_per_second").map(|s| (s / 1e3).max(1.0));
     let link = link.map(|s| format!(" and pay on links above {s:.0} kB/s")).unwrap_or_default();
     Some(format!(
-        "Expected to save {saved:.0} ({low:.0} to {high:.0}) of {of:.0} steps{seconds}{bytes}{link}."
+        "Expected to save {saved:.0} % ({low:.0} to {high:.0}) of the steps from the base: {steps:.0} of {of:.0} as \
+         the catalog's pLLMs were trained ({rows} rows a step, learning rate {rate}){seconds}{bytes}{link}."
     ))
 }
 

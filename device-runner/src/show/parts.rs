@@ -98,11 +98,17 @@ fn expected(value: &Json) -> Option<String> {
         return Some(format!("What it will save is not known yet: {why}."));
     }
     let x = |name: &str| number(forecast, name);
-    let (saved, of) = (x("steps_saved")?, x("steps_scratch")?);
+    let share = |name: &str| x(name).map(|share| share * 100.0);
     let mut line = format!(
-        "Expected to save {saved:.0} ({:.0} to {:.0}) of {of:.0} steps",
-        x("steps_saved_low")?,
-        x("steps_saved_high")?
+        "Expected to save {:.0} % ({:.0} to {:.0}) of the steps from the base: {:.0} of {:.0} as the catalog's \
+         pLLMs were trained ({} rows a step, learning rate {})",
+        share("share_saved")?,
+        share("share_saved_low")?,
+        share("share_saved_high")?,
+        x("steps_saved")?,
+        x("steps_scratch")?,
+        x("rows_a_step")?,
+        x("learning_rate")?,
     );
     if let Some(seconds) = x("seconds_saved") {
         let _ = write!(line, ", about {seconds:.0} s here");

@@ -232,6 +232,8 @@ fn what_is_saved_is_foreseen_from_how_the_catalog_was_trained() {
     let choice = &json["outputs"]["choice"]["value"];
     let x = |name: &str| choice["forecast"][name].as_f64().unwrap_or_else(|| panic!("no {name}: {choice}"));
     assert!(x("steps_saved_low") <= x("steps_saved") && x("steps_saved") <= x("steps_scratch"), "{choice}");
+    assert!((x("share_saved") - x("steps_saved") / x("steps_scratch")).abs() < 2e-3, "{choice}");
+    assert_eq!((x("learning_rate"), x("rows_a_step")), (0.004, 16.0));
     assert!(x("steps_saved") > 0.0 && x("steps_scratch") <= 12.0 && x("bytes") > 0.0, "{choice}");
     let sentence = choice["sentence"].as_str().expect("a sentence");
     assert!(sentence.contains("it should save about"), "{sentence}");

@@ -39,7 +39,7 @@ pub const PLLMS_FILE: &str = "pllms.jsonl";
 /// Name of the file for selection.
 pub const TENSORS_FILE: &str = "catalog.safetensors";
 /// Version of the files.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// What `catalog.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
 //! How fast the catalog's own trainings went: what predictions for a user rest on.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,6 +17,10 @@ const FEWEST: usize = 3;
 /// What the trainings of a catalog's pLLMs have in common. Triples are the least, the median and the
 /// greatest over the trainings; a further one lies between least and greatest with probability
 /// (n − 1) / (n + 1), n being their number.
+///
+/// Steps are of one unit only where rate and rows a step are: of trainings that differ in them, those
+/// are counted whose unit is the commonest. How a step of another unit compares is measured in
+/// docs/adr/0014.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pace {
     /// Trainings that are known.
@@ -26,12 +32,33 @@ pub struct Pace {
     pub gain: [f64; 3],
     /// Tokens a step.
     pub tokens: f64,
+    /// What a step is.
+    pub unit: Unit,
+}
+
+/// What a step of a training is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unit {
+    /// The peak learning rate.
+    pub learning_rate: f64,
+    /// Rows a step.
+    pub rows: f64,
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rows a step at a learning rate of {}", self.rows, self.learning_rate)
+    }
 }
 
 impl Pace {
     /// From the values of the catalog's pLLMs. None where too few know how they were trained.
     pub fn of<'a>(values: impl IntoIterator<Item = &'a Value>) -> Option<Self> {
-        let found: Vec<Training> = values.into_iter().filter_map(Training::read).collect();
+        let mut found: Vec<Training> = values.into_iter().filter_map(Training::read).collect();
+        let alike = |t: &Training| found.iter().filter(|other| other.unit == t.unit).count();
+        // The first of equals.
+        let unit = found.iter().rev().max_by_key(|t| alike(t))?.unit;
+        found.retain(|t| t.unit == unit);
         if found.len() < FEWEST {
             return None;
         }
@@ -44,6 +71,7 @@ impl Pace {
             steps: LEFT.iter().map(|&left| over(&|t| t.until(left))).collect(),
             gain: over(&Training::gain),
             tokens: over(&|t| t.tokens)[1],
+            unit,
         })
     }
 
@@ -67,6 +95,7 @@ impl Pace {
 struct Training {
     curve: Vec<(f64, f64)>,
     tokens: f64,
+    unit: Unit,
 }
 
 impl Training {
@@ -79,7 +108,8 @@ impl Training {
         let curve: Vec<(f64, f64)> = value.get("curve")?.as_array()?.iter().filter_map(point).collect();
         let number = |name: &str| value.get("metrics")?.get(name)?.as_f64();
         let tokens = number("tokens")? / number("steps").filter(|s| *s > 0.0)?;
-        let out = Self { curve, tokens };
+        let unit = Unit { learning_rate: number("learning_rate")?, rows: number("batch")? };
+        let out = Self { curve, tokens, unit };
         (out.curve.len() > 1 && out.gain() > 0.0 && tokens.is_finite()).then_some(out)
     }
 
@@ -106,7 +136,8 @@ mod tests {
     fn training(half: f64) -> Value {
         let loss = |step: f64| 1.0 + 4.0 * 0.5f64.powf(step / half);
         let curve: Vec<(f64, f64)> = (0..=100).map(|s| (f64::from(s), loss(f64::from(s)))).collect();
-        json!({ "curve": curve, "metrics": { "steps": 100, "tokens": 20_000 } })
+        let metrics = json!({ "steps": 100, "tokens": 20_000, "learning_rate": 0.004, "batch": 16 });
+        json!({ "curve": curve, "metrics": metrics })
     }
 
     #[test]
@@ -114,6 +145,7 @@ mod tests {
         let all = [training(8.0), training(10.0), training(12.0)];
         let pace = Pace::of(&all).expect("three trainings");
         assert_eq!((pace.trainings, pace.tokens), (3, 200.0));
+        assert_eq!(pace.unit.to_string(), "16 rows a step at a learning rate of 0.004");
         assert!(
             (pace.until(0.5, 1) - 10.0).abs() < 0.3 && (pace.until(0.25, 1) - 20.0).abs() < 0.3,
             "{pace:?}"
@@ -124,10 +156,26 @@ mod tests {
     }
 
     #[test]
+    fn steps_of_two_units_are_not_counted_together() {
+        let other = |half: f64| {
+            let mut slow = training(half);
+            slow["metrics"]["learning_rate"] = json!(0.001);
+            slow
+        };
+        let all = [other(90.0), training(8.0), training(10.0), other(70.0), training(12.0)];
+        assert_eq!(Pace::of(&all), Pace::of([&all[1], &all[2], &all[4]]));
+        assert_eq!(Pace::of([&all[0], &all[1], &all[2]]), None, "two of a unit are too few");
+        let mut unknown = training(8.0);
+        unknown["metrics"]["batch"].take();
+        assert_eq!(Pace::of([&unknown, &unknown, &unknown]), None);
+    }
+
+    #[test]
     fn what_was_not_trained_here_says_nothing() {
         let ingested = json!({ "format": "lora", "metrics": {} });
         assert_eq!(Pace::of([&training(8.0), &training(9.0), &ingested]), None);
-        let flat = json!({ "curve": [[0, 1.0], [10, 2.0]], "metrics": { "steps": 10, "tokens": 10 } });
+        let metrics = json!({ "steps": 10, "tokens": 10, "learning_rate": 0.1, "batch": 1 });
+        let flat = json!({ "curve": [[0, 1.0], [10, 2.0]], "metrics": metrics });
         assert_eq!(Pace::of([&flat, &flat, &flat]), None);
     }
 }

@@ -207,11 +207,11 @@ fn damaged_catalogs_and_mixed_spaces_are_refused() {
     assert!(e.message.contains(TENSORS_FILE), "{}", e.message);
     // Its format says so before anything else is missing.
     let facts = std::fs::read_to_string(folder.join(ABOUT_FILE)).unwrap();
-    assert!(facts.contains("\"format\":3"), "{facts}");
+    assert!(facts.contains("\"format\":4"), "{facts}");
     for (format, age) in [(2, "an earlier version"), (99, "a later version")] {
         std::fs::write(copy.join(ABOUT_FILE), format!("{{\"format\":{format}}}")).unwrap();
         let e = Catalog::read(&copy).unwrap_err();
-        let said = [ABOUT_FILE, age, &format!("format {format}"), "reads format 3"];
+        let said = [ABOUT_FILE, age, &format!("format {format}"), "reads format 4"];
         assert!(said.iter().all(|part| e.message.contains(part)), "{}", e.message);
         assert!(e.help.as_deref().is_some_and(|help| help.contains("publish the catalog again")), "{e:?}");
     }

@@ -200,6 +200,8 @@ fn metrics(report: &TrainReport, spec: &TrainSpec) -> Result<Value, Failure> {
         "tokens": report.tokens,
         "reached": u8::from(report.reached),
         "trainable": report.trainable,
+        "learning_rate": spec.learning_rate,
+        "batch": spec.batch,
         "rows": spec.data.len(),
         "eval_rows": spec.eval.len(),
     }))

@@ -133,7 +133,11 @@ const SELECTION_FIELDS: &[(&str, Type, &str)] = &[
     ("is_mix", Type::Bool, "whether the mix is expected to beat the single pLLM"),
     ("abstained", Type::Bool, "whether no pLLM was found to help"),
     ("confidence", Type::Float, "bootstrap share in which the choice stays the same, 0 to 1"),
-    ("forecast", Type::Metrics, "what is expected: steps_scratch, steps_saved, seconds_saved, bytes"),
+    (
+        "forecast",
+        Type::Metrics,
+        "what is expected: share_saved, steps_scratch, steps_saved, seconds_saved, bytes",
+    ),
     ("cost", Type::Metrics, "what choosing took: forward_passes, bytes, seconds"),
 ];
 

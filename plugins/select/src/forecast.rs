@@ -5,11 +5,15 @@
 //! until there are what is saved. ρ is read off the likelihood where it was asked for: the part of a
 //! usual gain that the chosen pLLM does not bring. Else it is read off the space: the squared distance
 //! that is left over the user's own, both without what chance adds to them.
+//!
+//! Steps, and the seconds that are made of them, are those of the catalog's trainings; a user's own
+//! training may take other steps. The share of steps that is saved does not depend on them as long as
+//! both curves are the same but for their steps (docs/adr/0014).
 
 use headstart_explain::catalog::Catalog;
 use headstart_explain::math::sample::{bootstrap, derived_seed, quantile};
 use headstart_explain::math::{axpy, dot};
-use headstart_explain::pace::{LEFT, Pace};
+use headstart_explain::pace::{LEFT, Pace, Unit};
 use serde_json::{Map, Value, json};
 
 use crate::decide::User;
@@ -29,10 +33,14 @@ pub type Range = [f64; 3];
 pub struct Forecast {
     /// Share of the way that is left.
     pub left: Range,
+    /// What a step is.
+    pub unit: Unit,
     /// Steps that training from the base would take, until a twentieth of its gain is left.
     pub scratch: Range,
     /// Steps that are saved.
     pub saved: Range,
+    /// The share of all steps that these are.
+    pub share: Range,
     /// Seconds that are saved, where this device's speed is known.
     pub seconds: Option<Range>,
     /// Bytes of the chosen weights.
@@ -51,7 +59,9 @@ impl Forecast {
             let step = |forwards: f64| forwards * pace.tokens / s;
             [0, 1, 2].map(|i| saved[i] * step(FORWARDS_A_STEP[i]))
         });
-        Self { left, scratch: [0, 1, 2].map(|i| pace.until(end, i)), saved, seconds, bytes, selection }
+        let scratch = [0, 1, 2].map(|i| pace.until(end, i));
+        let share = [0, 1, 2].map(|i| if scratch[i] > 0.0 { saved[i] / scratch[i] } else { 0.0 });
+        Self { left, unit: pace.unit, scratch, saved, share, seconds, bytes, selection }
     }
 
     /// Speed of the link, in bytes a second, above which fetching the weights and choosing take less
@@ -70,11 +80,14 @@ impl Forecast {
             }
         };
         put("left", &self.left);
+        put("share_saved", &self.share);
         put("steps_scratch", &self.scratch);
         put("steps_saved", &self.saved);
         if let Some(seconds) = &self.seconds {
             put("seconds_saved", seconds);
         }
+        out.insert("learning_rate".into(), json!(self.unit.learning_rate));
+        out.insert("rows_a_step".into(), json!(self.unit.rows));
         out.insert("bytes".into(), json!(self.bytes));
         if let Some(speed) = self.break_even() {
             out.insert("break_even_bytes_per_second".into(), json!(speed.round()));
@@ -94,8 +107,7 @@ impl Forecast {
             Some(s) if s[1] >= 90.0 => about(s[1] / 60.0, "minute"),
             Some(s) if s[1] >= 1.0 => about(s[1], "second"),
             _ if self.saved[1] >= 1.0 => {
-                let of = self.scratch[1].round();
-                Some(format!("it should save about {:.0} of {of:.0} training steps", self.saved[1]))
+                Some(format!("it should save about {:.0} % of the training steps", self.share[1] * 100.0))
             }
             _ => None,
         }
@@ -145,6 +157,7 @@ mod tests {
             steps: steps.map(|s| [s / 2.0, s, s * 2.0]).into(),
             gain: [1.0, 2.0, 3.0],
             tokens: 1000.0,
+            unit: Unit { learning_rate: 0.004, rows: 16.0 },
         }
     }
 
@@ -153,7 +166,8 @@ mod tests {
         let of = |left: f64| Forecast::new(&pace(), [left; 3], Some(500.0), 1 << 20, 1.0);
         assert_eq!(of(1.0).saved, [0.0; 3]);
         assert_eq!(of(0.5).saved, [20.0, 40.0, 80.0]);
-        assert_eq!(of(0.0).saved, of(0.0).scratch);
+        assert_eq!((of(0.0).saved, of(0.0).share), (of(0.0).scratch, [1.0; 3]));
+        assert_eq!(of(0.5).share.map(|s| (s * 17.0).round()), [4.0; 3], "40 of 170 steps, and so on");
         // 40 steps of 1000 tokens, three forwards each, at 500 tokens a second.
         assert_eq!(of(0.5).seconds.expect("a speed")[1], 240.0);
         assert_eq!(of(0.5).words().as_deref(), Some("it should save about 4 minutes"));
@@ -164,12 +178,10 @@ mod tests {
     #[test]
     fn without_a_speed_only_steps_are_known() {
         let f = Forecast::new(&pace(), [0.2, 0.25, 0.5], None, 10, 0.0);
-        assert_eq!(f.words().as_deref(), Some("it should save about 80 of 170 training steps"));
-        assert!(
-            f.value().get("seconds_saved").is_none() && f.value()["steps_saved_low"] == 20.0,
-            "{}",
-            f.value()
-        );
+        assert_eq!(f.words().as_deref(), Some("it should save about 47 % of the training steps"));
+        let value = f.value();
+        assert!(value.get("seconds_saved").is_none() && value["steps_saved_low"] == 20.0, "{value}");
+        assert_eq!((&value["rows_a_step"], &value["learning_rate"]), (&json!(16.0), &json!(0.004)));
     }
 
     #[test]

@@ -50,13 +50,15 @@ impl Training {
         }
         match &self.halfway {
             Some(f) => println!(
-                "  forecast  a user whom it brings halfway is saved {:.0} of {:.0} steps ({:.0} to {:.0}, by {} \
-                 trainings); its weights are {:.1} MB",
+                "  forecast  a user whom it brings halfway is saved {:.0} % of the steps ({:.0} of {:.0}, {:.0} to \
+                 {:.0} by {} trainings with {}); its weights are {:.1} MB",
+                f.share[1] * 100.0,
                 f.saved[1],
                 f.scratch[1],
                 f.saved[0],
                 f.saved[2],
                 self.trainings,
+                f.unit,
                 f.bytes as f64 / 1e6
             ),
             None => {
