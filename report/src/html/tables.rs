@@ -21,15 +21,20 @@ pub(super) fn distances(s: &Selection) -> Markup {
     let far = shown().map(|(_, d)| *d).fold(1e-9, f64::max);
     let verified = shown().any(|(name, _)| s.losses.contains_key(name));
     html! {
-        table {
-            thead { tr { th { "nearest" } th.n { "distance" } @if verified { th.n { "loss of the texts" } } th.track {} } }
+        table.names {
+            thead { tr { th { "nearest" } th.n { "distance" } @if verified { th.n { "loss of the texts" } } } }
             tbody {
                 @for (name, d) in shown() {
                     tr {
-                        th { @if s.chosen(name) { "▸ " } (name) }
+                        th {
+                            @if s.chosen(name) { "▸ " } (name)
+                            span.bar.under style=(format!("width:{:.0}%", 100.0 * d / far)) {}
+                        }
                         td.n { (format!("{d:.2}")) }
-                        @if verified { td.n.better[s.chosen(name)] { (s.losses.get(name).map_or("—".into(), |l| metric(*l))) } }
-                        td.track { span.bar style=(format!("width:{:.0}%", 100.0 * d / far)) {} }
+                        @if verified {
+                            @let loss = s.losses.get(name);
+                            td.n.better[s.chosen(name) && loss.is_some()] { (loss.map_or("—".into(), |l| metric(*l))) }
+                        }
                     }
                 }
             }
