@@ -34,11 +34,17 @@ def rounds(name, imported, work):
         print(json.dumps(found), flush=True)
 
 
-def load(directory):
+def load(directory, s):
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    # On a GPU a frozen model is loaded in its stored type, as is usual there and as ours does.
+    dtype = "auto" if s.get("gpu", 0) and not s.get("f32", 0) else torch.float32
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(place(s))
+
+
+def place(s):
+    return "cuda" if s.get("gpu", 0) else "cpu"
 
 
 def lora(directory, s):
@@ -48,7 +54,7 @@ def lora(directory, s):
 
     torch.set_num_threads(s.get("threads", 2))
     imported = rss_peak()
-    base = load(directory)
+    base = load(directory, s)
     config = peft.LoraConfig(r=s.get("rank", 8), lora_alpha=16, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
     model = peft.get_peft_model(base, config)
     if s.get("checkpoint", 0):
@@ -58,7 +64,7 @@ def lora(directory, s):
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
     vocab = base.config.vocab_size
-    ids = torch.tensor([tokens(r, s.get("tokens", 256), vocab) for r in range(s.get("rows", 1))])
+    ids = torch.tensor([tokens(r, s.get("tokens", 256), vocab) for r in range(s.get("rows", 1))]).to(place(s))
 
     def step():
         loss = model(input_ids=ids, labels=ids).loss
@@ -77,11 +83,11 @@ def generate(directory, s):
 
     torch.set_num_threads(s.get("threads", 2))
     imported = rss_peak()
-    model = load(directory).eval()
+    model = load(directory, s).eval()
     prompts = [tokens(r, s.get("tokens", 32) - r % 8, model.config.vocab_size) for r in range(s.get("prompts", 50))]
     longest, new = max(map(len, prompts)), s.get("new", 64)
-    ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts])
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+    ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts]).to(place(s))
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts]).to(place(s))
     model.generation_config.eos_token_id = None
 
     def answer():

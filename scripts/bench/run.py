@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """`make bench`: our work and the peers' taking turns on this machine; prints a table of both and their ratio.
 
-    run.py --bench PROGRAM [--python INTERPRETER] [--encoder DIR] [--only PART]… [--rounds N] [--work DIR] [--json FILE]
+    run.py --bench PROGRAM [--python INTERPRETER] [--encoder DIR] [--only PART]… [--rounds N] [--work DIR] [--json FILE] [--gpu]
 
 PROGRAM is the example `bench` of headstart-lm; INTERPRETER has the peers' libraries (without it only our side
 runs, and the table says so). Each side is a process of its own that waits for its turn, so that a busy machine
 slows both. Times are medians over the rounds, after one round that does not count. Memory is the most that a
 process has had resident (getrusage), mapped files included; of a peer also what is left when the libraries
-that it imports are taken off.
+that it imports are taken off. With --gpu both sides compute on a GPU, PROGRAM being built for it (docs/gpu.md), and
+memory is what the process holds on the GPU (nvidia-smi).
 """
 
 import argparse
@@ -49,6 +50,13 @@ class Worker:
         self.last = self.read()
         if counts:
             self.seconds.append(self.last["seconds"])
+
+    def on_gpu(self):
+        """Bytes that the process holds on the GPU."""
+        query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+        lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+        rows = [[int(x) for x in line.split(",")] for line in lines]
+        return sum(used << 20 for pid, used in rows if pid == self.process.pid)
 
     def close(self):
         if self.peak:
@@ -126,6 +134,22 @@ def cases(work, options):
         )
 
 
+def gpu_cases(work):
+    """The same work on a GPU: no goals were set for it."""
+    for name in ["smollm-135m", "smollm-360m", "llama-1b"]:
+        for rows in [1, 8]:
+            lora = [work / name, f"rows={rows}", "tokens=256", "rank=8", "gpu=1"]
+            yield dict(
+                part="lora", name=f"LoRA step, {name} shape, bf16, {rows}×256, r 8 on q,v", make=[["shape", name, work / name]],
+                ours=["lora", *lora], peer=["lora", *lora], same=same_loss, show=seconds("a step"),
+            )
+        probes = [work / name, "prompts=50", "tokens=32", "new=64", "gpu=1"]
+        yield dict(
+            part="generate", name=f"greedy answers to 50 probes of 25–32 tokens, 64 new, {name} shape", make=[["shape", name, work / name]],
+            ours=["generate", *probes], peer=["generate", *probes], same=same_answers, show=per_second("tokens"), rounds=3,
+        )
+
+
 def write_texts(work):
     """Paragraphs of the project's own documents, one a line."""
     paragraphs, root = [], HERE.parent.parent
@@ -150,11 +174,14 @@ def run(case, options):
     for i in range(case.get("rounds", options.rounds) + 1):
         for w in workers:
             w.round(counts=i > 0)
+    on_gpu = [w.on_gpu() for w in workers] if options.gpu else []
     for w in workers:
         w.close()
     row = {"what": case["name"], "ours": case["show"](mine), "ours_seconds": mine.seconds, "ours_peak": mine.peak}
     if limit := case.get("limit"):
         row["limit"] = limit
+    if on_gpu:
+        row["on_gpu"] = on_gpu
     if not other:
         return row | {"missing": why}
     imported = other.about["imported"]
@@ -213,6 +240,8 @@ def show(row):
         print(f"  times as fast {goal(row['faster'], row['wanted_faster'], lambda a, b: a >= b)}; ", end="")
         print(f"memory {goal(row['memory'], row['wanted_memory'], lambda a, b: a <= b)}, ", end="")
         print(f"without the peer's imports {row['memory_without_imports']:.2f}; {row['same']}")
+    if "on_gpu" in row:
+        print(f"  held on the GPU {', '.join(mb(used) for used in row['on_gpu'])}")
     if "profile" in row:
         print(f"  ours by parts: {row['profile']}")
 
@@ -227,10 +256,11 @@ def main():
     p.add_argument("--work", type=Path, default=Path(cache) / "bench")
     p.add_argument("--encoder", type=Path, help="a folder of all-MiniLM-L6-v2")
     p.add_argument("--json", type=Path)
+    p.add_argument("--gpu", action="store_true")
     options = p.parse_args()
     rows = []
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {THREADS} threads a side, medians of {options.rounds}")
-    for case in cases(options.work, options):
+    for case in gpu_cases(options.work) if options.gpu else cases(options.work, options):
         if options.only and case["part"] not in options.only:
             continue
         for command in case["make"]:
@@ -238,7 +268,7 @@ def main():
             if not (made / "config.json").exists():
                 subprocess.run([str(c) for c in [options.bench, *command]], check=True)
         row = run(case, options)
-        if case["part"] in ("lora", "generate"):
+        if case["part"] in ("lora", "generate") and not options.gpu:
             row["profile"] = profile(case, options)
         rows.append(row)
         show(row)

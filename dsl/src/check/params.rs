@@ -250,13 +250,17 @@ impl Checker<'_> {
             },
             Type::List(inner) => {
                 let mut items = Vec::new();
+                // Numbers may stand in brackets, as in a file.
+                let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+                let text = bare.filter(|_| matches!(**inner, Type::Int | Type::Float)).unwrap_or(text);
                 for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
                     if **inner == Type::Path && part.contains(['*', '?', '[']) {
                         items.extend(self.listed(part)?);
                         continue;
                     }
                     let key = if **inner == Type::Path { loader::stem(part) } else { part };
-                    items.push((key.to_owned(), self.read_as(inner, part)?));
+                    let item = self.read_as(inner, part).map_err(|why| format!("`{part}`: {why}"))?;
+                    items.push((key.to_owned(), item));
                 }
                 T::List(items)
             }

@@ -32,6 +32,13 @@ pub struct About {
     /// What was embedded: `select` does not verify with the rows that it chose by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Digest>,
+    /// Places in the source of the rows that were embedded, where others were left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub picked: Option<Vec<usize>>,
+    /// Sequences put through a model for it, where no cache remembers any: the base's answers, if it
+    /// was asked for them, and the texts that were embedded.
+    #[serde(default)]
+    pub forward_passes: u64,
     /// Words that a summarizer would have answered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Candidate>,

@@ -1,6 +1,6 @@
 //! Stage kind `embed`: how answers differ from the base's answers to the same prompts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use headstart_lm::open::read_questions;
@@ -26,9 +26,16 @@ impl Stage for Embed {
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
         let responses = args.artifact("responses")?;
-        let said = read_questions(ctx, responses, "responses")?;
+        let mut said = read_questions(ctx, responses, "responses")?;
         check(&said, responses.ty == ArtifactType::Dataset)?;
+        let picked = picked(args, said.len())?;
+        if let Some(places) = &picked {
+            said = places.iter().map(|&i| said[i].clone()).collect();
+        }
         let (plain, base) = self.plain(args, ctx, &said)?;
+        // A base that was asked by an earlier stage was asked for this.
+        let prompts: BTreeSet<&str> = said.iter().map(|r| r.prompt.as_str()).collect();
+        let asked = if base.is_some() { prompts.len() as u64 } else { 0 };
         let mut space = Space::open(ctx, &*self.backend, args.artifact("space")?)?;
         let words = args.positive_opt("words")?;
         let cut = |text: &'_ str| -> usize { words.map_or(text.len(), |n| first_words(text, n)) };
@@ -53,6 +60,8 @@ impl Stage for Embed {
             kind: space.kind,
             features: FEATURES.iter().map(|f| f.name.to_owned()).collect(),
             source: Some(responses.id),
+            picked,
+            forward_passes: asked + space.passes(),
             candidates: embedded.candidates,
         };
         let value = serde_json::to_value(about).expect("plain facts always serialize");
@@ -104,6 +113,13 @@ impl Embed {
         let base = ctx.manifest(against)?.uses.get("model").cloned();
         Ok((said.iter().map(|r| answer[r.prompt.as_str()].to_owned()).collect(), base))
     }
+}
+
+/// Places of `rows` rows, spread evenly over all; nothing where all are embedded.
+fn picked(args: &Args, all: usize) -> Result<Option<Vec<usize>>, Failure> {
+    let Some(_) = args.int_opt("rows") else { return Ok(None) };
+    let n = args.positive("rows")?;
+    Ok((n < all).then(|| (0..n).map(|i| i * all / n).collect()))
 }
 
 /// Features of the answer minus features of the plain answer.

@@ -76,6 +76,8 @@ pub struct Space<'a> {
     loaded: Option<Loaded>,
     /// Whether a summarizer is asked in one order only.
     forth_only: bool,
+    /// Different texts that went through the model, those whose vectors a cache remembered included.
+    passes: u64,
 }
 
 impl<'a> Space<'a> {
@@ -104,7 +106,12 @@ impl<'a> Space<'a> {
         };
         let forth_only = manifest.value["orders"] == "forth";
         let artifact = artifact.clone();
-        Ok(Self { artifact, kind, ctx, backend, model, adapter, loaded: None, forth_only })
+        Ok(Self { artifact, kind, ctx, backend, model, adapter, loaded: None, forth_only, passes: 0 })
+    }
+
+    /// Forward passes that the vectors so far take where nothing is remembered: one a different text.
+    pub fn passes(&self) -> u64 {
+        self.passes
     }
 
     /// Embeds how each answer differs from its plain counterpart. Vectors come from the row cache
@@ -207,6 +214,7 @@ impl<'a> Space<'a> {
         let mut seen = BTreeSet::new();
         let all: Vec<(Digest, &str)> =
             texts.iter().map(|t| (text_digest(t), *t)).filter(|(d, _)| seen.insert(*d)).collect();
+        self.passes += all.len() as u64;
         let digests: Vec<Digest> = all.iter().map(|(d, _)| *d).collect();
         let cached = ctx.rows().embeddings(&self.artifact.id, &digests);
         let mut known: BTreeMap<Digest, Vec<f32>> =

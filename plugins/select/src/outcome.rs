@@ -31,6 +31,8 @@ pub(crate) struct Verified {
 pub(crate) struct Outcome<'a> {
     pub place: &'a Place<'a>,
     pub user: &'a User<'a>,
+    /// Forward passes that it took to put the user into the space.
+    pub embedding: u64,
     pub choice: &'a Choice,
     pub verified: Option<&'a Verified>,
     pub strategy: Strategy,
@@ -185,8 +187,8 @@ impl Outcome<'_> {
         self.place.pllm(index).and_then(|p| ctx.manifest(p)).map_or(0, |m| m.size())
     }
 
-    /// What choosing has cost, in the same units for every strategy: sequences put through a model;
-    /// bytes that had to be here, which are the catalog, every pLLM that was asked and those that were
+    /// What choosing has cost, in the same units for every strategy: sequences put through a model, to
+    /// put the user into the space where the strategy looks there, and to ask for likelihoods; bytes that had to be here, which are the catalog, every pLLM that was asked and those that were
     /// chosen, but not the base, which is here anyway; and seconds in all.
     fn cost(&self, ctx: &dyn Context, chosen: Option<Ranked>) -> Value {
         let base = self.place.manifest.uses.get("base").map(|b| b.id);
@@ -201,8 +203,9 @@ impl Outcome<'_> {
             }
         }
         let catalog = self.place.manifest.size();
+        let embedding = if self.strategy.looks_in_the_space() { self.embedding } else { 0 };
         json!({
-            "forward_passes": asked.map_or(0, |a| a.forward_passes),
+            "forward_passes": embedding + asked.map_or(0, |a| a.forward_passes),
             "bytes": catalog + weights,
             "catalog_bytes": catalog,
             "seconds": rounded(self.start.elapsed().as_secs_f64()),

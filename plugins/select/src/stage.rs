@@ -19,10 +19,13 @@ use crate::nearest::{Distance, Ranked};
 use crate::outcome::{Outcome, Verified};
 use crate::scorer::Scorer;
 use crate::strategy::{Strategy, bayesian, hyperband};
-use crate::verify::judge;
+use crate::verify::{Verdict, can_win, judge};
 
 /// Rows below which the same ones choose and verify: halves of fewer would tell nothing.
 const LEAST_SPLIT: usize = 6;
+
+/// Rows on which the shortlist is compared first; each further time on twice as many.
+const FIRST_ROWS: usize = 6;
 
 /// Chooses the nearest pLLM for a user, or a mix, or none.
 pub struct Select {
@@ -59,7 +62,7 @@ impl Stage for Select {
                 };
                 let search = Search { place: &place, strategy, shortlist, budget, seed: settings.seed };
                 let scorer = Scorer::new(ctx, &*self.backend, halves.verifying)?;
-                let verified = search.run(scorer, &chooser, halves.choosing.is_some())?;
+                let verified = search.run(scorer, &chooser, halves.split)?;
                 (chooser, Some(verified))
             }
             None if strategy != Strategy::Nearest => {
@@ -74,6 +77,7 @@ impl Stage for Select {
         let outcome = Outcome {
             place: &place,
             user: &user,
+            embedding: about.about.forward_passes,
             choice: &choice,
             verified: verified.as_ref(),
             strategy,
@@ -99,24 +103,36 @@ fn fits(catalog: &Catalog, user: &Divergence) -> Result<(), Failure> {
     Err(Failure::input(why).help("embed the user's texts in the catalog's space, with the same version"))
 }
 
-/// Rows that choose and rows that verify. Rows that did both would favour what they were chosen by,
-/// so where `user` was made from the rows of `verify`, each half does one.
+/// Rows that choose and rows that verify, the latter in any order but the dataset's, as the first of
+/// them may be enough. Rows that did both would favour what they were chosen by.
 struct Halves {
     /// Rows of `user` that choose; all where none is needed to verify.
     choosing: Option<Vec<usize>>,
     verifying: Vec<Row>,
+    /// Whether other rows choose than verify, as far as is known.
+    split: bool,
 }
 
 impl Halves {
+    /// Where `user` was made from a part of the rows of `verify`, the others verify; where from all of
+    /// them, each half does one.
     fn of(user: &Divergence, dataset: &ArtifactRef, all: Vec<Row>, seed: u64) -> Self {
-        let same = user.about.source == Some(dataset.id) && all.len() == user.rows.rows;
-        if !same || all.len() < LEAST_SPLIT {
-            return Self { choosing: None, verifying: all };
-        }
+        let same = user.about.source == Some(dataset.id);
         let mut order: Vec<usize> = (0..all.len()).collect();
         order.shuffle(&mut ChaCha8Rng::seed_from_u64(derived_seed(seed, "halves")));
-        let verifying = order.split_off(all.len().div_ceil(2));
-        Self { choosing: Some(order), verifying: verifying.into_iter().map(|i| all[i].clone()).collect() }
+        let (choosing, split) = match &user.about.picked {
+            Some(picked) if same => {
+                order.retain(|i| !picked.contains(i));
+                (None, true)
+            }
+            _ if same && all.len() == user.rows.rows && all.len() >= LEAST_SPLIT => {
+                let verifying = order.split_off(all.len().div_ceil(2));
+                (Some(std::mem::replace(&mut order, verifying)), true)
+            }
+            _ => (None, false),
+        };
+        let verifying = order.into_iter().map(|i| all[i].clone()).collect();
+        Self { choosing, verifying, split }
     }
 }
 
@@ -156,25 +172,45 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
+    /// Compares the finalists on a few rows, then those that can still win on twice as many, until
+    /// the outcome is sure or there are no more rows. Searches that are measured beside the shortlist
+    /// compare theirs on all rows, as published.
     fn run(&self, mut scorer: Scorer<'_>, choice: &Choice, split: bool) -> Result<Verified, Failure> {
-        let finalists = self.finalists(&mut scorer, choice)?;
-        let models: Vec<&ArtifactRef> =
-            finalists.iter().map(|r| self.place.pllm(r.index)).collect::<Result<_, _>>()?;
-        let n = scorer.rows();
-        let mut scores = Vec::with_capacity(models.len());
-        for model in models {
-            scores.push(scorer.score(model, n)?.to_vec());
+        let mut finalists = self.finalists(&mut scorer, choice)?;
+        let all = scorer.rows();
+        let mut rows = if self.strategy == Strategy::Nearest { FIRST_ROWS.min(all) } else { all };
+        loop {
+            let verdict = self.compare(&mut scorer, &finalists, rows, !choice.abstains)?;
+            if rows == all || verdict.is_sure() {
+                return Ok(Verified { finalists, verdict, split, rows, asked: Asked::of(&scorer) });
+            }
+            let left = finalists.into_iter().zip(&verdict.first).filter(|(_, share)| can_win(**share));
+            finalists = left.map(|(ranked, _)| ranked).collect();
+            rows = (2 * rows).min(all);
+        }
+    }
+
+    /// What the likelihood of the first `n` rows says of the finalists.
+    fn compare(
+        &self,
+        scorer: &mut Scorer<'_>,
+        finalists: &[Ranked],
+        n: usize,
+        near: bool,
+    ) -> Result<Verdict, Failure> {
+        let mut scores = Vec::with_capacity(finalists.len());
+        for ranked in finalists {
+            scores.push(scorer.score(self.place.pllm(ranked.index)?, n)?.to_vec());
         }
         let base = match self.place.manifest.uses.get("base") {
             Some(base) => Some(scorer.score(base, n)?.to_vec()),
             None => None,
         };
         let scores: Vec<_> = scores.iter().map(Vec::as_slice).collect();
-        let verdict = judge(&scores, base.as_deref(), !choice.abstains, self.seed);
-        Ok(Verified { finalists, verdict, split, rows: n, asked: Asked::of(&scorer) })
+        Ok(judge(&scores, base.as_deref(), near, self.seed))
     }
 
-    /// The pLLMs that are compared on all rows.
+    /// The pLLMs that are compared.
     fn finalists(&self, scorer: &mut Scorer<'_>, choice: &Choice) -> Result<Vec<Ranked>, Failure> {
         let places = match self.strategy {
             Strategy::Nearest => {

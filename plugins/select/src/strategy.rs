@@ -42,6 +42,11 @@ impl Strategy {
             _ => Err(Failure::input(format!("there is no strategy `{name}`"))),
         }
     }
+
+    /// Whether it needs to know where the user is in the space; the searches ask for likelihoods alone.
+    pub fn looks_in_the_space(self) -> bool {
+        self == Self::Nearest
+    }
 }
 
 /// The share by which Hyperband cuts candidates and grows rows.

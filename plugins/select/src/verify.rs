@@ -13,6 +13,9 @@ use headstart_lm::RowScore;
 /// A pLLM helps if its loss is lower than the base's in at least this share of draws over rows.
 const LEAST_SURE: f64 = 0.9;
 
+/// Share of draws in which an outcome may be another one and yet be called sure.
+const DOUBT: f64 = 0.01;
+
 /// Steps of EM; the share of one mixture settles in a few.
 const EM_STEPS: usize = 50;
 
@@ -23,6 +26,12 @@ pub struct Verdict {
     pub best: Option<usize>,
     /// Share of bootstrap draws over rows in which the outcome is the same.
     pub confidence: f64,
+    /// Share of the draws in which each finalist is the best.
+    pub first: Vec<f64>,
+    /// Share of the draws in which the best is better than the base; 1 where the base is not known.
+    pub helps: f64,
+    /// Whether the user is nearer to some pLLM than chance would have it.
+    pub near: bool,
     /// Loss of each finalist, nats a token.
     pub losses: Vec<f64>,
     /// Fitted share of rows in each finalist's style; empty where the base is not known.
@@ -32,6 +41,20 @@ pub struct Verdict {
     /// How much lower the best finalist's loss is than the base's, with its 95% interval over paired
     /// draws of rows; none where the base is not known.
     pub brought: Option<[f64; 3]>,
+}
+
+impl Verdict {
+    /// Whether further rows would hardly change the outcome.
+    pub fn is_sure(&self) -> bool {
+        let one = self.first.iter().filter(|share| can_win(**share)).count() == 1;
+        let helps = self.helps >= 1.0 - DOUBT || (self.near && self.best.is_some());
+        one && (helps || (!self.near && self.helps <= DOUBT))
+    }
+}
+
+/// Whether a finalist that is the best in this share of draws may be the best of all.
+pub fn can_win(share: f64) -> bool {
+    share >= DOUBT
 }
 
 /// Compares finalists over the same rows, and the best with the base: a paired bootstrap, in which every
@@ -53,14 +76,25 @@ pub fn judge(finalists: &[&[RowScore]], base: Option<&[RowScore]>, near: bool, s
         (0..all.len()).max_by(|&a, &b| all[a].total_cmp(&all[b]).then(b.cmp(&a)))
     };
     let Some(best) = first(&once) else {
-        return Verdict { best: None, confidence: 0.0, losses, shares, base_loss, brought: None };
+        let (first, brought) = (Vec::new(), None);
+        return Verdict {
+            best: None,
+            confidence: 0.0,
+            first,
+            helps: 0.0,
+            near,
+            losses,
+            shares,
+            base_loss,
+            brought,
+        };
     };
-    let (mut helps, mut same, mut gains) = (0usize, 0usize, Vec::new());
+    let (mut helps, mut firsts, mut gains) = (0usize, vec![0usize; finalists.len()], Vec::new());
     let draws = bootstrap(n, DRAWS, seed);
     for times in &draws {
         let gain = base.map(|rows| loss(rows, times) - loss(finalists[best], times));
         helps += usize::from(gain.is_none_or(|g| g > 0.0));
-        same += usize::from(first(times) == Some(best));
+        first(times).into_iter().for_each(|i| firsts[i] += 1);
         gains.extend(gain);
     }
     let share = |count: usize| count as f64 / draws.len() as f64;
@@ -71,7 +105,10 @@ pub fn judge(finalists: &[&[RowScore]], base: Option<&[RowScore]>, near: bool, s
     });
     Verdict {
         best: chosen.then_some(best),
-        confidence: if chosen { share(same) } else { 1.0 - share(helps) },
+        confidence: if chosen { share(firsts[best]) } else { 1.0 - share(helps) },
+        first: firsts.into_iter().map(share).collect(),
+        helps: share(helps),
+        near,
         losses,
         shares,
         base_loss,
@@ -124,6 +161,22 @@ mod tests {
         let (a, b) = (scores(|i| 20.0 + (i % 2) as f64 * 2.0), scores(|_| 20.9));
         let verdict = judge(&[&a, &b], None, false, 1);
         assert!(verdict.best == Some(1) && (0.4..0.95).contains(&verdict.confidence), "{verdict:?}");
+    }
+
+    #[test]
+    fn more_rows_are_asked_for_while_the_outcome_is_open() {
+        let (good, base) = (scores(|i| 15.0 + i as f64), scores(|i| 25.0 + i as f64));
+        let rival = scores(|i| 15.0 + i as f64 + if i % 3 == 0 { -4.0 } else { 1.5 });
+        let first = |rows: &[RowScore], n: usize| rows[..n].to_vec();
+        let verdict = |n, near| judge(&[&first(&good, n), &first(&base, n)], Some(&first(&base, n)), near, 1);
+        assert!(verdict(6, false).is_sure() && verdict(6, true).is_sure(), "better in every row");
+        let close = judge(&[&good, &rival], Some(&base), true, 1);
+        assert!(!close.is_sure() && close.first.iter().all(|s| can_win(*s)), "{close:?}");
+        // Whether a lone finalist helps can be open as well; near users are given it anyway.
+        let lucky = scores(|i| 25.0 + i as f64 + if i % 2 == 0 { -3.0 } else { 2.0 });
+        assert!(!judge(&[&lucky], Some(&base), false, 1).is_sure());
+        assert!(judge(&[&lucky], Some(&base), true, 1).is_sure());
+        assert!(judge(&[&scores(|i| 27.0 + i as f64)], Some(&base), false, 1).is_sure(), "surely worse");
     }
 
     #[test]

@@ -35,8 +35,16 @@ impl Place {
     }
 
     fn embed(&self, texts: &ArtifactRef) -> ArtifactRef {
-        let args =
-            [("responses", value(texts)), ("against", value(&self.base)), ("space", value(&self.space))];
+        self.embed_some(texts, 1000)
+    }
+
+    fn embed_some(&self, texts: &ArtifactRef, rows: i64) -> ArtifactRef {
+        let args = [
+            ("responses", value(texts)),
+            ("against", value(&self.base)),
+            ("space", value(&self.space)),
+            ("rows", Value::Int(rows)),
+        ];
         self.ctx.run(&*stage("embed"), args).unwrap()
     }
 
@@ -85,7 +93,8 @@ fn a_pipeline_reads_the_selections_fields() {
     let sentence = place.ctx.value_of(&pick)["sentence"].as_str().unwrap().to_owned();
     assert!(sentence.starts_with("Chosen because you write "), "{sentence}");
     let cost = &place.ctx.value_of(&pick)["cost"];
-    assert_eq!(cost["forward_passes"], 0);
+    // Ten prompts to the base, and the texts of both sides, one of which both have.
+    assert_eq!(cost["forward_passes"], 29, "what it took to put the user into the space");
     assert!(cost["bytes"].as_u64() > cost["catalog_bytes"].as_u64(), "{cost}");
 }
 
@@ -113,8 +122,11 @@ fn likelihood_on_the_users_rows_decides_among_the_shortlist() {
     assert_eq!(said["pllm_name"], "brief", "{said}");
     let loss = &said["verified"]["loss"];
     assert!(loss["brief"].as_f64() < loss["formal"].as_f64(), "{said}");
-    assert_eq!(said["cost"]["forward_passes"], 50, "four pLLMs and the base, ten rows each");
-    assert!(place.ctx.counter("forward_passes") >= before + 50);
+    let looked = place.ctx.value_of(&place.embed(&formal))["forward_passes"].as_u64().unwrap();
+    let asked = said["cost"]["forward_passes"].as_u64().unwrap() - looked;
+    assert_eq!(asked, 30, "four pLLMs and the base; six of ten rows leave no doubt");
+    assert_eq!((&said["verified"]["rows"], &said["verified"]["held_back"]), (&6.into(), &false.into()));
+    assert!(place.ctx.counter("forward_passes") >= before + asked);
 }
 
 #[test]
@@ -155,9 +167,25 @@ fn every_strategy_finds_the_model_and_says_what_it_cost() {
         assert_eq!(said["verified"]["rows"], 5, "half of the ten rows: the other half chose");
         assert_eq!(said["verified"]["held_back"], true);
     }
-    // One pLLM and the base; four and the base; no more than that for the searches.
-    assert_eq!(passes[..2], [10, 25]);
+    // One pLLM and the base, and the way into the space; four and the base, which needs no space; no
+    // more than that for the searches.
+    assert_eq!(passes[..2], [29 + 10, 25]);
     assert!(passes[2..].iter().all(|p| (10..=25).contains(p)), "{passes:?}");
+}
+
+#[test]
+fn rows_that_were_not_embedded_verify() {
+    let place = Place::new();
+    let mine = person(&place.ctx, "formal", 15, 40, 60);
+    let user = place.embed_some(&mine, 5);
+    let about = place.ctx.value_of(&user);
+    assert_eq!((&about["n"], &about["picked"]), (&5.into(), &serde_json::json!([0, 4, 8, 12, 16])));
+    let select = headstart_select::stages(Arc::new(Toy)).remove(0);
+    let args = [("catalog", value(&place.catalog)), ("user", value(&user)), ("verify", value(&mine))];
+    let said = place.ctx.value_of(&place.ctx.run(&*select, args).unwrap());
+    assert_eq!((&said["pllm_name"], &said["n"]), (&"formal".into(), &5.into()), "{said}");
+    assert_eq!(said["verified"]["held_back"], true, "others verify than chose");
+    assert!(said["verified"]["rows"].as_u64() <= Some(15), "{said}");
 }
 
 #[test]

@@ -85,6 +85,8 @@ pub fn member_of(name: &str, rows: Matrix, d: usize) -> Member {
         kind: SpaceKind::Sentence,
         features: FEATURES.iter().map(|f| f.name.to_owned()).collect(),
         source: None,
+        picked: None,
+        forward_passes: 0,
         candidates: Vec::new(),
     };
     let divergence = Divergence { about, rows, model: None, base: None, space: None };

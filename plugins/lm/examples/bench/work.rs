@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use headstart_lm::api::{LoraSpec, Unwatched};
+use headstart_lm::decoder::Passes;
+use headstart_lm::device::backend::trainer;
+use headstart_lm::device::{DeviceBackend, Gpu};
 use headstart_lm::encoder::load_encoder;
 use headstart_lm::generate::{Sampling, generate as answers};
 use headstart_lm::kernels::gemm::mat;
@@ -56,13 +59,23 @@ fn threads(settings: &Settings) -> Done {
     Ok(rayon::ThreadPoolBuilder::new().num_threads(n).build_global()?)
 }
 
+/// The GPU, with `gpu=1`.
+fn gpu(settings: &Settings) -> Result<Option<candle_core::Device>, Box<dyn Error>> {
+    if settings.number("gpu", 0)? == 0 {
+        return Ok(None);
+    }
+    let gpu = Gpu::built().ok_or("built without a GPU; see docs/gpu.md")?;
+    Ok(Some(gpu.open()?))
+}
+
 /// The tokens of row `row`: the same in every program of the benchmark.
 fn tokens(row: usize, count: usize, vocab: usize) -> Vec<u32> {
     (0..count).map(|t| ((row * 7919 + t * 104_729 + 17) % (vocab - 3) + 3) as u32).collect()
 }
 
 /// One step of AdamW a round over `rows` rows of `tokens` tokens: LoRA of rank `rank` on q and v.
-/// `checkpoint=1` runs blocks again in the backward pass, `stream=1` reads weights as they are needed.
+/// `checkpoint=1` runs blocks again in the backward pass, `stream=1` reads weights as they are needed,
+/// `gpu=1` computes losses and gradients on the GPU.
 pub fn lora(dir: &Path, settings: &Settings) -> Done {
     threads(settings)?;
     let (rows, length) = (settings.number("rows", 1)?, settings.number("tokens", 256)?);
@@ -76,7 +89,10 @@ pub fn lora(dir: &Path, settings: &Settings) -> Done {
         targets: vec!["q_proj".into(), "v_proj".into()],
     };
     let adapter = Adapter::fresh(&spec, &model.config, 1)?;
-    let net = Net::new(model.clone(), adapter.overlay(&candle_core::Device::Cpu)?);
+    let mut net = Net::new(model.clone(), adapter.overlay(&candle_core::Device::Cpu)?);
+    if let Some(device) = gpu(settings)? {
+        net.foreign = Some(trainer(&model, Some(&adapter), &device)?);
+    }
     let mut optimizer = AdamW::new(&net, AdamWSpec::default());
     let row = |r| one_answer(tokens(r, length, model.config.vocab));
     let data: Vec<Example> = (0..rows).map(row).collect();
@@ -108,18 +124,22 @@ pub fn score(dir: &Path, settings: &Settings) -> Done {
     rounds(settings, || Ok(json!({"losses": net.losses(&batch, &targets)?})))
 }
 
-/// Greedy answers of `new` tokens to `prompts` prompts of about `tokens` tokens each.
+/// Greedy answers of `new` tokens to `prompts` prompts of about `tokens` tokens each; `gpu=1` as in
+/// [`lora`].
 pub fn generate(dir: &Path, settings: &Settings) -> Done {
     threads(settings)?;
     let model = Arc::new(Model::load(dir)?);
     let (count, length) = (settings.number("prompts", 50)?, settings.number("tokens", 32)?);
     let prompts: Vec<Vec<u32>> = (0..count).map(|r| tokens(r, length - r % 8, model.config.vocab)).collect();
-    let net = Net::new(model, Overlay::None);
     let sampling = Sampling { max_tokens: settings.number("new", 64)?, temperature: 0.0, seed: 0, eos: &[] };
-    rounds(settings, || {
-        let made = answers(&net, &prompts, &sampling, &Unwatched)?;
-        Ok(json!({"tokens": made.iter().map(Vec::len).sum::<usize>(), "answers": made}))
-    })
+    let found =
+        |made: Vec<Vec<u32>>| json!({"tokens": made.iter().map(Vec::len).sum::<usize>(), "answers": made});
+    if let Some(device) = gpu(settings)? {
+        let passes = DeviceBackend::new(device).passes(dir, None)?;
+        return rounds(settings, || Ok(found(passes.generate(&prompts, &sampling, &Unwatched)?)));
+    }
+    let net = Net::new(model, Overlay::None);
+    rounds(settings, || Ok(found(answers(&net, &prompts, &sampling, &Unwatched)?)))
 }
 
 /// Products y = x Wᵀ of the shapes of a SmolLM-135M and a Llama-1B step, in GFLOP/s: our kernel over

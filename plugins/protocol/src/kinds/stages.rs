@@ -46,7 +46,7 @@ pub(super) fn stages() -> Vec<Kind> {
         },
         Kind {
             name: "embed".into(),
-            version: 1,
+            version: 2,
             role: Role::Stage,
             doc: "Embeds how answers differ from the base's answers to the same prompts, one vector a \
               prompt. Where `against` is a model, it is asked the rows' prompts first."
@@ -64,6 +64,13 @@ pub(super) fn stages() -> Vec<Kind> {
                     &[A::Count],
                     D::Int(128),
                     "tokens of an answer at most, where a model is asked",
+                ),
+                optional(
+                    "rows",
+                    &[A::Int],
+                    D::Absent,
+                    "rows that are embedded at most, spread evenly over all; the others may then verify a \
+                     choice without having made it",
                 ),
                 optional(
                     "words",
@@ -128,7 +135,7 @@ pub(super) fn stages() -> Vec<Kind> {
         },
         Kind {
             name: "select".into(),
-            version: 2,
+            version: 3,
             role: Role::Stage,
             doc: "Chooses the nearest pLLM for a user, or a mix of several, or none where none helps.".into(),
             args: vec![
@@ -138,8 +145,9 @@ pub(super) fn stages() -> Vec<Kind> {
                     "verify",
                     &[A::Dataset],
                     D::Absent,
-                    "the user's rows; the shortlist's likelihood on them decides. Where `user` was made from \
-                     these rows, half of them choose and the other half verifies",
+                    "the user's rows; the shortlist's likelihood on them decides, on as many as it takes. Where \
+                     `user` was made from some of these rows, the others verify; where from all, half of \
+                     them choose and the other half verifies",
                 ),
                 optional("shortlist", &[A::Count], D::Int(3), "pLLMs that are verified"),
                 optional(

@@ -119,7 +119,7 @@ pub(super) fn studies() -> Vec<Kind> {
         },
         Kind {
             name: "savings".into(),
-            version: 1,
+            version: 2,
             role: Role::Stage,
             doc: "Steps, seconds and rows that a head start saves until a target loss, over many users. The \
               target is what training from the base reaches: the loss at which it has made the share \
