@@ -46,6 +46,8 @@ const SELECTION_WORDS: &[&str] = &[
     "loss",
     "base_loss",
     "share",
+    "mix_loss",
+    "mix_share",
     "rows",
     "held_back",
     "forward_passes",

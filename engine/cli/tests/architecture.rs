@@ -21,7 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mlx", &["lm"]),
     ("ingest", &["protocol", "lm"]),
     ("explain", &["protocol", "lm"]),
-    ("select", &["protocol", "lm", "explain"]),
+    ("select", &["protocol", "lm", "explain", "merge"]),
     ("merge", &["protocol", "lm"]),
     ("finetune", &["protocol", "lm"]),
     ("evaluate", &["protocol", "lm"]),

@@ -2,7 +2,7 @@
 //!
 //! The user's texts, as a divergence in the catalog's space, are compared with every pLLM's vector
 //! in one pass over a matrix; no weights are downloaded for that. Then, where the user's rows are
-//! given, the few nearest pLLMs are asked how probable those rows are, and that decides.
+//! given, the few nearest pLLMs and the mix are asked how probable those rows are, and that decides.
 //!
 //! # Layout
 //! - [`nearest`]: distances to all pLLMs in matrix form, and the ranking.
@@ -11,17 +11,20 @@
 //! - [`scorer`]: models' likelihood of the user's rows, and what asking costs.
 //! - [`strategy`]: which pLLMs are asked: the shortlist, or what the usual searches ask;
 //!   [`process`] is the Gaussian process behind one of them.
-//! - [`verify`]: what the likelihood says.
+//! - `search`: the comparison of the shortlist and of the mix, on no more rows than it takes; `merged`
+//!   makes the mix an adapter that can be asked; [`verify`]: what the likelihood says.
 //! - [`forecast`]: what the choice should save.
 //! - [`stage`]: the stage; [`outcome`]: its artifact; [`sentence`]: the choice in a sentence.
 
 pub mod decide;
 pub mod forecast;
+mod merged;
 pub mod mix;
 pub mod nearest;
 pub mod outcome;
 pub mod process;
 pub mod scorer;
+mod search;
 pub mod sentence;
 pub mod stage;
 pub mod strategy;

@@ -1,6 +1,6 @@
 //! A choice as an artifact: what was chosen, why, what it cost, and what it should save.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use headstart_protocol::{ArtifactRef, Context, Failure, Output, Type};
@@ -9,23 +9,13 @@ use serde_json::{Value, json};
 use crate::decide::{Choice, User};
 use crate::forecast::{Forecast, left_by_distance, left_by_loss};
 use crate::nearest::Ranked;
+use crate::search::{Finalist, Verified};
 use crate::sentence::sentence;
-use crate::stage::{Asked, Place};
+use crate::stage::Place;
 use crate::strategy::Strategy;
-use crate::verify::Verdict;
 
 /// Distances that a selection reports at most.
 const REPORTED: usize = 10;
-
-/// What likelihood has said.
-pub(crate) struct Verified {
-    pub finalists: Vec<Ranked>,
-    pub verdict: Verdict,
-    /// Whether other rows chose than verified.
-    pub split: bool,
-    pub rows: usize,
-    pub asked: Asked,
-}
 
 /// A choice that has been made.
 pub(crate) struct Outcome<'a> {
@@ -40,21 +30,33 @@ pub(crate) struct Outcome<'a> {
 }
 
 impl Outcome<'_> {
-    /// The pLLM that was chosen; none where the base is to be started from.
-    fn chosen(&self) -> Option<Ranked> {
-        let ranked = match self.verified {
-            Some(v) => v.verdict.best.map(|at| v.finalists[at]),
-            None => Some(self.choice.close[0]).filter(|_| !self.choice.abstains),
+    /// What was chosen; none where the base is to be started from.
+    fn chosen(&self) -> Option<Finalist> {
+        let nearest = self.by_distance(self.choice.close[0]);
+        let found = match self.verified {
+            Some(v) => v.verdict.best.map(|at| match v.finalists[at] {
+                Finalist::Single(ranked) if !v.judged_mix => self.by_distance(ranked),
+                finalist => finalist,
+            }),
+            None => Some(nearest).filter(|_| !self.choice.abstains),
         };
         // Without a known base there is nothing to fall back to.
         let base = self.place.manifest.uses.get("base");
-        ranked.or_else(|| base.is_none().then(|| self.choice.close[0]))
+        found.or_else(|| base.is_none().then_some(nearest))
     }
 
-    fn mix(&self, chosen: Option<Ranked>) -> Result<BTreeMap<String, f64>, Failure> {
+    /// The mix that distance found, if the pLLM is in it, or else the pLLM.
+    fn by_distance(&self, ranked: Ranked) -> Finalist {
+        match self.choice.mix.iter().any(|m| m.0 == ranked.index) {
+            true => Finalist::Mix(ranked),
+            false => Finalist::Single(ranked),
+        }
+    }
+
+    fn mix(&self, chosen: Option<Finalist>) -> Result<BTreeMap<String, f64>, Failure> {
         let weights = match chosen {
-            Some(r) if self.choice.mix.iter().any(|m| m.0 == r.index) => self.choice.mix.clone(),
-            Some(r) => vec![(r.index, 1.0)],
+            Some(Finalist::Mix(_)) => self.choice.mix.clone(),
+            Some(Finalist::Single(r)) => vec![(r.index, 1.0)],
             None => Vec::new(),
         };
         weights.into_iter().map(|(i, w)| Ok((self.place.name(i)?, rounded(w)))).collect()
@@ -69,8 +71,8 @@ impl Outcome<'_> {
     /// The selection as an artifact.
     pub fn output(&self, ctx: &dyn Context, seed: u64) -> Result<Output, Failure> {
         let (place, choice) = (self.place, self.choice);
-        let chosen = self.chosen();
-        let mix = self.mix(chosen)?;
+        let finalist = self.chosen();
+        let (mix, chosen) = (self.mix(finalist)?, finalist.map(Finalist::ranked));
         let name = match chosen {
             Some(r) => place.name(r.index)?,
             None => "base".to_owned(),
@@ -78,7 +80,7 @@ impl Outcome<'_> {
         let explanation = self.user.explain(chosen.map_or(0.0, |r| r.strength), seed);
         let mut named: Vec<(&str, f64)> = mix.iter().map(|(n, w)| (n.as_str(), *w)).collect();
         named.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
-        let forecast = self.forecast(ctx, chosen, seed);
+        let forecast = self.forecast(ctx, finalist, seed);
         let ending = forecast.as_ref().ok().and_then(Forecast::words);
         let mut value = json!({
             "pllm_name": name,
@@ -100,26 +102,28 @@ impl Outcome<'_> {
         if let Some(v) = self.verified {
             value["verified"] = self.verified_value(v)?;
         }
-        value["cost"] = self.cost(ctx, chosen);
+        value["cost"] = self.cost(ctx, finalist);
         Ok(self.refer(Output::new(Type::Selection, value), chosen, mix.keys()))
     }
 
+    /// Losses and fitted shares of those that were compared to the end.
     fn verified_value(&self, v: &Verified) -> Result<Value, Failure> {
-        let pairs = v.finalists.iter().zip(&v.verdict.losses);
-        let losses: BTreeMap<String, f64> = pairs
-            .map(|(r, loss)| Ok((self.place.name(r.index)?, rounded(*loss))))
-            .collect::<Result<_, Failure>>()?;
-        let named = v.finalists.iter().zip(&v.verdict.shares);
-        let shares: BTreeMap<String, f64> = named
-            .map(|(r, share)| Ok((self.place.name(r.index)?, rounded(*share))))
-            .collect::<Result<_, Failure>>()?;
-        Ok(json!({
-            "loss": losses,
-            "share": shares,
+        let mut value = json!({
+            "loss": {},
+            "share": {},
             "base_loss": v.verdict.base_loss.map(rounded),
             "rows": v.rows,
             "held_back": v.split,
-        }))
+        });
+        for (what, numbers) in [("loss", &v.verdict.losses), ("share", &v.verdict.shares)] {
+            for (finalist, x) in v.finalists.iter().zip(numbers) {
+                match finalist {
+                    Finalist::Single(r) => value[what][self.place.name(r.index)?] = json!(rounded(*x)),
+                    Finalist::Mix(_) => value[format!("mix_{what}")] = json!(rounded(*x)),
+                }
+            }
+        }
+        Ok(value)
     }
 
     /// Adds what the selection refers to.
@@ -151,7 +155,7 @@ impl Outcome<'_> {
     fn forecast(
         &self,
         ctx: &dyn Context,
-        chosen: Option<Ranked>,
+        chosen: Option<Finalist>,
         seed: u64,
     ) -> Result<Forecast, &'static str> {
         let chosen = chosen.ok_or("nothing was chosen, so nothing is saved")?;
@@ -164,7 +168,7 @@ impl Outcome<'_> {
             .ok_or("the catalog does not know how its pLLMs were trained")?;
         let left = match self.verified.and_then(|v| v.verdict.brought) {
             Some(brought) => left_by_loss(pace, brought),
-            None => left_by_distance(self.user, chosen.index, seed)
+            None => left_by_distance(self.user, chosen.ranked().index, seed)
                 .ok_or("the user's texts are too few to tell how far they are from the base")?,
         };
         let bytes: u64 = self.needed(chosen).iter().map(|&i| self.size(ctx, i)).sum();
@@ -173,13 +177,10 @@ impl Outcome<'_> {
     }
 
     /// The pLLMs whose weights the choice needs.
-    fn needed(&self, chosen: Ranked) -> BTreeSet<usize> {
-        let mixed = self.choice.mix.iter().map(|m| m.0);
-        let mixed: Vec<usize> = mixed.collect();
-        if mixed.contains(&chosen.index) {
-            mixed.into_iter().collect()
-        } else {
-            BTreeSet::from([chosen.index])
+    fn needed(&self, chosen: Finalist) -> Vec<usize> {
+        match chosen {
+            Finalist::Mix(_) => self.choice.mix.iter().map(|m| m.0).collect(),
+            Finalist::Single(ranked) => vec![ranked.index],
         }
     }
 
@@ -190,7 +191,7 @@ impl Outcome<'_> {
     /// What choosing has cost, in the same units for every strategy: sequences put through a model, to
     /// put the user into the space where the strategy looks there, and to ask for likelihoods; bytes that had to be here, which are the catalog, every pLLM that was asked and those that were
     /// chosen, but not the base, which is here anyway; and seconds in all.
-    fn cost(&self, ctx: &dyn Context, chosen: Option<Ranked>) -> Value {
+    fn cost(&self, ctx: &dyn Context, chosen: Option<Finalist>) -> Value {
         let base = self.place.manifest.uses.get("base").map(|b| b.id);
         let asked = self.verified.map(|v| &v.asked);
         let mut weights: u64 =

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use headstart_lm::open::open_model;
+use headstart_lm::open::{ModelFolders, open_model};
 use headstart_lm::{Backend, ContextWatch, RowScore};
 use headstart_protocol::rows::Row;
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure};
+
+use crate::merged::Merged;
 
 /// Rows that are scored at most; further ones would cost more than they tell.
 pub const ROWS: usize = 64;
@@ -66,22 +68,47 @@ impl<'a> Scorer<'a> {
     /// If the model cannot be loaded or run.
     pub fn score(&mut self, model: &ArtifactRef, n: usize) -> Result<&[RowScore], Failure> {
         let n = n.min(self.rows.len());
-        let done = self.scores.get(&model.id).map_or(0, Vec::len);
-        if done < n {
-            let folders = open_model(self.ctx, model)?;
+        if self.known(&model.id) < n {
             self.sizes.insert(model.id, self.ctx.manifest(model)?.size());
-            let decoder =
-                self.backend.decoder_within(&folders.model, folders.adapter.as_deref(), self.ctx.memory())?;
-            let total = self.forward_passes + (n - done) as u64;
-            let watch = ContextWatch::part(self.ctx, self.forward_passes, total);
-            let start = Instant::now();
-            let found = decoder.score(&self.rows[done..n], TOKENS, &watch)?;
-            self.seconds += start.elapsed().as_secs_f64();
-            self.forward_passes = total;
-            self.tokens += found.iter().map(|s| s.tokens as u64).sum::<u64>();
-            self.scores.entry(model.id).or_default().extend(found);
+            self.ask(model.id, &open_model(self.ctx, model)?, n)?;
         }
         Ok(&self.scores[&model.id][..n])
+    }
+
+    /// A mix's scores of the first `n` rows.
+    ///
+    /// # Errors
+    /// As [`Scorer::score`].
+    pub(crate) fn score_mix(&mut self, mix: &Merged, n: usize) -> Result<&[RowScore], Failure> {
+        let n = n.min(self.rows.len());
+        if self.known(&mix.id) < n {
+            for member in &mix.members {
+                self.sizes.insert(member.id, self.ctx.manifest(member)?.size());
+            }
+            self.ask(mix.id, &mix.folders, n)?;
+        }
+        Ok(&self.scores[&mix.id][..n])
+    }
+
+    /// Rows that a model was asked about.
+    fn known(&self, id: &Digest) -> usize {
+        self.scores.get(id).map_or(0, Vec::len)
+    }
+
+    /// Asks a model about the rows up to `n` that it was not asked about yet.
+    fn ask(&mut self, id: Digest, folders: &ModelFolders, n: usize) -> Result<(), Failure> {
+        let done = self.known(&id);
+        let decoder =
+            self.backend.decoder_within(&folders.model, folders.adapter.as_deref(), self.ctx.memory())?;
+        let total = self.forward_passes + (n - done) as u64;
+        let watch = ContextWatch::part(self.ctx, self.forward_passes, total);
+        let start = Instant::now();
+        let found = decoder.score(&self.rows[done..n], TOKENS, &watch)?;
+        self.seconds += start.elapsed().as_secs_f64();
+        self.forward_passes = total;
+        self.tokens += found.iter().map(|s| s.tokens as u64).sum::<u64>();
+        self.scores.entry(id).or_default().extend(found);
+        Ok(())
     }
 
     /// A model's loss over the first `n` rows, nats a token, and its standard error.

@@ -14,18 +14,15 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::decide::{Choice, Settings, User};
-use crate::nearest::{Distance, Ranked};
-use crate::outcome::{Outcome, Verified};
+use crate::decide::{Settings, User};
+use crate::nearest::Distance;
+use crate::outcome::Outcome;
 use crate::scorer::Scorer;
-use crate::strategy::{Strategy, bayesian, hyperband};
-use crate::verify::{Verdict, can_win, judge};
+use crate::search::Search;
+use crate::strategy::Strategy;
 
 /// Rows below which the same ones choose and verify: halves of fewer would tell nothing.
 const LEAST_SPLIT: usize = 6;
-
-/// Rows on which the shortlist is compared first; each further time on twice as many.
-const FIRST_ROWS: usize = 6;
 
 /// Chooses the nearest pLLM for a user, or a mix, or none.
 pub struct Select {
@@ -62,7 +59,7 @@ impl Stage for Select {
                 };
                 let search = Search { place: &place, strategy, shortlist, budget, seed: settings.seed };
                 let scorer = Scorer::new(ctx, &*self.backend, halves.verifying)?;
-                let verified = search.run(scorer, &chooser, halves.split)?;
+                let verified = search.run(scorer, ctx, &chooser, halves.split)?;
                 (chooser, Some(verified))
             }
             None if strategy != Strategy::Nearest => {
@@ -155,100 +152,7 @@ impl Place<'_> {
         })
     }
 
-    fn all(&self) -> Result<Vec<ArtifactRef>, Failure> {
+    pub fn all(&self) -> Result<Vec<ArtifactRef>, Failure> {
         (0..self.catalog.pllms.len()).map(|i| self.pllm(i).cloned()).collect()
-    }
-}
-
-/// A search by likelihood.
-struct Search<'a> {
-    place: &'a Place<'a>,
-    strategy: Strategy,
-    /// pLLMs that the nearest strategy compares.
-    shortlist: usize,
-    /// pLLMs that the Bayesian one asks; none is all.
-    budget: Option<usize>,
-    seed: u64,
-}
-
-impl Search<'_> {
-    /// Compares the finalists on a few rows, then those that can still win on twice as many, until
-    /// the outcome is sure or there are no more rows. Searches that are measured beside the shortlist
-    /// compare theirs on all rows, as published.
-    fn run(&self, mut scorer: Scorer<'_>, choice: &Choice, split: bool) -> Result<Verified, Failure> {
-        let mut finalists = self.finalists(&mut scorer, choice)?;
-        let all = scorer.rows();
-        let mut rows = if self.strategy == Strategy::Nearest { FIRST_ROWS.min(all) } else { all };
-        loop {
-            let verdict = self.compare(&mut scorer, &finalists, rows, !choice.abstains)?;
-            if rows == all || verdict.is_sure() {
-                return Ok(Verified { finalists, verdict, split, rows, asked: Asked::of(&scorer) });
-            }
-            let left = finalists.into_iter().zip(&verdict.first).filter(|(_, share)| can_win(**share));
-            finalists = left.map(|(ranked, _)| ranked).collect();
-            rows = (2 * rows).min(all);
-        }
-    }
-
-    /// What the likelihood of the first `n` rows says of the finalists.
-    fn compare(
-        &self,
-        scorer: &mut Scorer<'_>,
-        finalists: &[Ranked],
-        n: usize,
-        near: bool,
-    ) -> Result<Verdict, Failure> {
-        let mut scores = Vec::with_capacity(finalists.len());
-        for ranked in finalists {
-            scores.push(scorer.score(self.place.pllm(ranked.index)?, n)?.to_vec());
-        }
-        let base = match self.place.manifest.uses.get("base") {
-            Some(base) => Some(scorer.score(base, n)?.to_vec()),
-            None => None,
-        };
-        let scores: Vec<_> = scores.iter().map(Vec::as_slice).collect();
-        Ok(judge(&scores, base.as_deref(), near, self.seed))
-    }
-
-    /// The pLLMs that are compared.
-    fn finalists(&self, scorer: &mut Scorer<'_>, choice: &Choice) -> Result<Vec<Ranked>, Failure> {
-        let places = match self.strategy {
-            Strategy::Nearest => {
-                return Ok(choice.close.iter().take(self.shortlist).copied().collect());
-            }
-            Strategy::Exhaustive => (0..self.place.catalog.pllms.len()).collect(),
-            Strategy::Hyperband => hyperband(scorer, &self.place.all()?, self.seed)?,
-            Strategy::Bayesian => {
-                let all = self.place.all()?;
-                let budget = self.budget.unwrap_or(all.len());
-                bayesian(scorer, self.place.catalog, &all, budget, self.seed)?
-            }
-        };
-        Ok(places.into_iter().map(|index| ranked(choice, index)).collect())
-    }
-}
-
-/// What is known of a pLLM's distance; those that are far away are not measured again.
-fn ranked(choice: &Choice, index: usize) -> Ranked {
-    let known = choice.close.iter().find(|r| r.index == index).copied();
-    known.unwrap_or(Ranked { index, distance: f64::NAN, strength: 1.0, gain: 0.0 })
-}
-
-/// What asking for likelihoods has cost.
-pub(crate) struct Asked {
-    pub forward_passes: u64,
-    /// Tokens a second through a model forward.
-    pub speed: Option<f64>,
-    /// Models that were asked, with their bytes.
-    pub sizes: std::collections::BTreeMap<headstart_protocol::Digest, u64>,
-}
-
-impl Asked {
-    fn of(scorer: &Scorer<'_>) -> Self {
-        Self {
-            forward_passes: scorer.forward_passes,
-            speed: (scorer.seconds > 0.0).then(|| scorer.tokens as f64 / scorer.seconds),
-            sizes: scorer.sizes().clone(),
-        }
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn stages() -> Vec<Kind> {
                 ),
                 optional(
                     "rows",
-                    &[A::Int],
+                    &[A::Count],
                     D::Absent,
                     "rows that are embedded at most, spread evenly over all; the others may then verify a \
                      choice without having made it",
@@ -145,8 +145,8 @@ pub(super) fn stages() -> Vec<Kind> {
                     "verify",
                     &[A::Dataset],
                     D::Absent,
-                    "the user's rows; the shortlist's likelihood on them decides, on as many as it takes. Where \
-                     `user` was made from some of these rows, the others verify; where from all, half of \
+                    "the user's rows; the likelihood of the shortlist and of the mix decides, on as many as it \
+                     takes. Where `user` was made from some of these rows, the others verify; where from all, half of \
                      them choose and the other half verifies",
                 ),
                 optional("shortlist", &[A::Count], D::Int(3), "pLLMs that are verified"),

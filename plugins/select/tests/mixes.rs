@@ -1,0 +1,109 @@
+//! Mixes, with real models: the demonstration's base and some of its adapters.
+
+#![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use headstart_lm::CandleBackend;
+use headstart_protocol::artifact::ArtifactRef;
+use headstart_protocol::rows::Row;
+use headstart_protocol::{Output, Stage, Type, Value};
+use headstart_testkit::MemoryContext;
+use serde_json::json;
+
+const STYLES: [&str; 4] = [
+    "elementary-concise-sassy",
+    "elementary-informative-poetic",
+    "expert-concise-neutral",
+    "expert-informative-persuasive",
+];
+
+fn value(artifact: &ArtifactRef) -> Value {
+    Value::Artifact(artifact.clone())
+}
+
+fn stage(kind: &str) -> Box<dyn Stage> {
+    let backend = Arc::new(CandleBackend::new(2));
+    let mut all = headstart_explain::stages(backend.clone());
+    all.extend(headstart_select::stages(backend));
+    all.into_iter().find(|s| s.kind() == kind).unwrap()
+}
+
+struct Place {
+    ctx: MemoryContext,
+    base: ArtifactRef,
+    space: ArtifactRef,
+    pllms: Vec<ArtifactRef>,
+    catalog: ArtifactRef,
+    questions: Vec<String>,
+}
+
+fn folder(output: Output, at: &Path) -> Output {
+    let files = fs::read_dir(at).unwrap().map(|f| f.unwrap().path());
+    files.fold(output, |out, f| out.file(f.file_name().unwrap().to_str().unwrap(), f.clone()))
+}
+
+impl Place {
+    /// A catalog made of half of the demonstration's questions.
+    fn new() -> Self {
+        let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+        let ctx = MemoryContext::new();
+        let base = ctx.put(folder(Output::new(Type::Model, json!({})), &examples.join("models/tiny")));
+        let space = Output::new(Type::Space, json!({ "kind": "pooled" })).uses("model", base.clone());
+        let lora = || Output::new(Type::Pllm, json!({ "format": "lora" })).uses("base", base.clone());
+        let put = |style: &str| ctx.put(folder(lora(), &examples.join("catalog").join(style)));
+        let pllms = STYLES.iter().map(|s| put(s)).collect();
+        let text = fs::read_to_string(examples.join("first-light/probes.jsonl")).unwrap();
+        let prompt = |line: &str| serde_json::from_str::<Row>(line).unwrap().prompt;
+        let questions = text.lines().map(prompt).collect();
+        let space = ctx.put(space);
+        let mut place = Self { catalog: base.clone(), ctx, base, space, pllms, questions };
+        let plain = place.answers(&place.base, 0..14);
+        let drift = |(name, p): (&&str, &ArtifactRef)| {
+            let args = [
+                ("responses", value(&place.answers(p, 0..14))),
+                ("against", value(&plain)),
+                ("space", value(&place.space)),
+            ];
+            ((*name).to_owned(), value(&place.ctx.run(&*stage("embed"), args).unwrap()))
+        };
+        let all = STYLES.iter().zip(&place.pllms).map(drift).collect();
+        place.catalog = place.ctx.run(&*stage("decompose"), [("divergences", Value::List(all))]).unwrap();
+        place
+    }
+
+    fn answers(&self, model: &ArtifactRef, which: std::ops::Range<usize>) -> ArtifactRef {
+        let rows: Vec<Row> = self.questions[which].iter().map(|q| Row::new(q.clone(), "")).collect();
+        let prompts = self.ctx.put_rows(Type::Dataset, &rows);
+        self.ctx.run(&*stage("probe"), [("model", value(model)), ("prompts", value(&prompts))]).unwrap()
+    }
+
+    /// What was chosen for a user who answers the other questions as each of these pLLMs does.
+    fn chosen(&self, styles: &[usize]) -> serde_json::Value {
+        let of = |s: &usize| self.ctx.rows_of(&self.answers(&self.pllms[*s], 14..28));
+        let rows: Vec<Row> = styles.iter().flat_map(of).collect();
+        let mine = self.ctx.put_rows(Type::Dataset, &rows);
+        let args =
+            [("responses", value(&mine)), ("against", value(&self.base)), ("space", value(&self.space))];
+        let user = self.ctx.run(&*stage("embed"), args).unwrap();
+        let args = [("catalog", value(&self.catalog)), ("user", value(&user)), ("verify", value(&mine))];
+        self.ctx.value_of(&self.ctx.run(&*stage("select"), args).unwrap())
+    }
+}
+
+#[test]
+fn a_mix_is_asked_for_its_likelihood_like_any_pllm() {
+    let place = Place::new();
+    let both = place.chosen(&[0, 3]);
+    let names: Vec<&str> = both["mix"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!((&both["is_mix"], names), (&true.into(), vec![STYLES[0], STYLES[3]]), "{both}");
+    let verified = &both["verified"];
+    let mix = verified["mix_loss"].as_f64().unwrap();
+    assert!(mix < verified["base_loss"].as_f64().unwrap(), "{both}");
+    // Those that are left are less likely to have written these rows.
+    assert!(verified["loss"].as_object().unwrap().values().all(|l| l.as_f64() > Some(mix)), "{both}");
+    let one = place.chosen(&[1]);
+    assert_eq!((&one["is_mix"], &one["pllm_name"]), (&false.into(), &STYLES[1].into()), "{one}");
+}
