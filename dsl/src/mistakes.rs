@@ -126,11 +126,38 @@ impl Mistake<'_> {
             "[" => "]",
             _ => "}",
         };
-        let end = self.before();
         let d = Diagnostic::new(Code::E0003, format!("this `{bracket}` is not closed"))
-            .at(self.span(open, open + 1), format!("no `{close}` follows"))
-            .see(self.end_of_line(), "the item ends here");
+            .at(self.span(open, open + 1), format!("no `{close}` follows"));
+        let (end, d) = match self.clause(open + 1) {
+            Some(at) => {
+                let clause = self.span(at, at + token(&self.text[at..]).len());
+                (at, d.see(clause, "this stands behind the brackets"))
+            }
+            None => (self.before(), d.see(self.end_of_line(), "the item ends here")),
+        };
         Slip { diagnostic: d, edits: vec![Edit::guess(end, end, close)] }
+    }
+
+    /// Where a clause or a block of settings begins outside of further brackets: one that stands in a
+    /// bracket was meant to stand behind it. What a name and `:` begin is an argument.
+    fn clause(&self, from: usize) -> Option<usize> {
+        let (mut at, mut depth) = (from, 0usize);
+        while at < self.text.len() {
+            let start = at + self.text[at..].len() - self.text[at..].trim_start().len();
+            let found = token(&self.text[start..]);
+            at = start + found.len();
+            match found {
+                "" => return None,
+                "(" | "[" => depth += 1,
+                ")" | "]" => depth = depth.saturating_sub(1),
+                "{" if depth == 0 => return Some(start),
+                "for" | "when" | "on" if depth == 0 && !self.text[at..].trim_start().starts_with(':') => {
+                    return Some(start);
+                }
+                _ => {}
+            }
+        }
+        None
     }
 }
 

@@ -198,14 +198,22 @@ impl Builder {
             }
             self.diags.push(d);
         }
-        if !mended.whole {
-            return None;
-        }
         let pair = Grammar::parse(rule, &mended.text).ok()?.next()?;
+        let told = self.diags.len();
         self.places.push((start, mended.places));
         let built = build(self, pair);
         self.places.pop();
-        Some(built)
+        if mended.whole {
+            return Some(built);
+        }
+        // Of what stands inside a guess, such as the arguments in a bracket that was not closed, only
+        // slips that are known by sight are told: the guess may have made the others.
+        let mut n = 0;
+        self.diags.retain(|d| {
+            n += 1;
+            n <= told || d.fix.is_some()
+        });
+        None
     }
 
     fn item(&mut self, pair: P<'_>, doc: &str) -> ItemKind {
