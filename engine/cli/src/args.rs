@@ -232,8 +232,8 @@ pub enum CatalogCommand {
         #[arg(value_name = "NAME|FILE")]
         what: String,
         /// How many to show.
-        #[arg(long, default_value_t = 5)]
-        count: usize,
+        #[arg(long, default_value = "5")]
+        count: std::num::NonZeroUsize,
     },
 }
 

@@ -1,7 +1,7 @@
 //! Content by its digest.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -60,18 +60,6 @@ impl Blobs {
         fs::copy(source, temp.path()).map_err(StoreError::io("copy", source))?;
         let copied = hash_file(temp.path())?;
         self.adopt(temp, copied)
-    }
-
-    /// Stores bytes.
-    pub fn put_bytes(&self, bytes: &[u8]) -> Result<FileRef, StoreError> {
-        let found = FileRef { digest: Digest::of(bytes), size: bytes.len() as u64 };
-        if let Some(path) = self.path(&found.digest) {
-            self.unsynced.adopt(&path);
-            return Ok(found);
-        }
-        let mut temp = self.temp()?;
-        temp.as_file_mut().write_all(bytes).map_err(StoreError::io("write", self.place(&found.digest)))?;
-        self.adopt(temp, found)
     }
 
     /// Reads a blob whole and compares it with its name. `None` where it is not here; a blob whose

@@ -11,6 +11,12 @@ fn open(dir: &Path) -> Workspace {
     Workspace::open(dir).expect("opens")
 }
 
+fn stored(ws: &Workspace, content: &[u8]) -> FileRef {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(file.path(), content).expect("written");
+    ws.blobs().put_file(file.path()).expect("stored")
+}
+
 #[test]
 fn imports_and_opens_an_artifact() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -56,7 +62,7 @@ fn what_is_missing_is_named() {
     assert!(matches!(&error, StoreError::MissingBlob { name, .. } if name == "rows.jsonl"), "{error}");
     assert!(fs::read_dir(dir.path().join("open")).expect("reads").next().is_none(), "nothing half-made");
     assert!(matches!(ws.artifacts().materialize(&id), Err(StoreError::MissingArtifact(_))));
-    ws.blobs().put_bytes(b"absent").expect("stored");
+    stored(&ws, b"absent");
     ws.artifacts().materialize(&reference.id).expect("complete now");
 }
 
@@ -67,20 +73,20 @@ fn blobs_are_written_once_and_read_only() {
     let big: Vec<u8> = (0..9_000_001u32).map(|i| (i % 251) as u8).collect();
     let source = dir.path().join("big");
     fs::write(&source, &big).expect("written");
-    let stored = ws.blobs().put_file(&source).expect("stored");
-    assert_eq!(stored, FileRef { digest: Digest::of(&big), size: big.len() as u64 });
-    assert_eq!(ws.blobs().put_bytes(&big).expect("stored"), stored);
-    let path = ws.blobs().path(&stored.digest).expect("here");
+    let found = ws.blobs().put_file(&source).expect("stored");
+    assert_eq!(found, FileRef { digest: Digest::of(&big), size: big.len() as u64 });
+    assert_eq!(stored(&ws, &big), found);
+    let path = ws.blobs().path(&found.digest).expect("here");
     assert_eq!(fs::read(&path).expect("reads"), big);
     assert!(fs::metadata(&path).expect("is there").permissions().readonly());
     assert_eq!(ws.size().blobs, 1);
-    assert_eq!(ws.blobs().put_bytes(b"").expect("stored").size, 0);
+    assert_eq!(stored(&ws, b"").size, 0);
     assert_eq!(ws.blobs().verify(&Digest::of(b"other")).expect("reads"), None);
-    assert_eq!(ws.blobs().verify(&stored.digest).expect("reads"), Some(true));
+    assert_eq!(ws.blobs().verify(&found.digest).expect("reads"), Some(true));
     fs::remove_file(&path).expect("removed");
     fs::write(&path, b"rotten").expect("written");
-    assert_eq!(ws.blobs().verify(&stored.digest).expect("reads"), Some(false));
-    assert!(!ws.blobs().has(&stored.digest), "a rotten blob is made again");
+    assert_eq!(ws.blobs().verify(&found.digest).expect("reads"), Some(false));
+    assert!(!ws.blobs().has(&found.digest), "a rotten blob is made again");
     assert!(ws.blobs().put_file(&dir.path().join("none")).is_err());
 }
 
@@ -93,8 +99,8 @@ fn the_same_content_from_many_threads_is_one_blob() {
         for _ in 0..8 {
             s.spawn(|| {
                 for n in 0..20u8 {
-                    let stored = ws.blobs().put_bytes(&[n; 1000]).expect("stored");
-                    assert_eq!(stored.digest, Digest::of(&[n; 1000]));
+                    let found = stored(&ws, &[n; 1000]);
+                    assert_eq!(found.digest, Digest::of(&[n; 1000]));
                     let (_, reference) = ws.artifacts().import(&output).expect("imports");
                     ws.artifacts().materialize(&reference.id).expect("opens");
                     ws.sync().expect("syncs");
@@ -195,8 +201,7 @@ fn secrets_are_made_once_and_kept_private() {
 fn after_a_power_failure_the_newest_contents_are_checked() {
     let dir = tempfile::tempdir().expect("a folder");
     let ws = open(dir.path());
-    let (good, bad) =
-        (ws.blobs().put_bytes(b"good").expect("stored"), ws.blobs().put_bytes(b"bad").expect("stored"));
+    let (good, bad) = (stored(&ws, b"good"), stored(&ws, b"bad"));
     let (_, reference) =
         ws.artifacts().import(&Output::new(Type::Metrics, serde_json::json!({"loss": 2}))).expect("imports");
     ws.artifacts().materialize(&reference.id).expect("opens");
@@ -232,9 +237,9 @@ proptest! {
     fn storing_twice_is_storing_once(contents in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 1..10)) {
         let dir = tempfile::tempdir().expect("a folder");
         let ws = open(dir.path());
-        let first: Vec<FileRef> = contents.iter().map(|c| ws.blobs().put_bytes(c).expect("stored")).collect();
+        let first: Vec<FileRef> = contents.iter().map(|c| stored(&ws, c)).collect();
         let size = ws.size();
-        let again: Vec<FileRef> = contents.iter().map(|c| ws.blobs().put_bytes(c).expect("stored")).collect();
+        let again: Vec<FileRef> = contents.iter().map(|c| stored(&ws, c)).collect();
         prop_assert_eq!(&first, &again);
         prop_assert_eq!(size, ws.size());
         for (content, file) in contents.iter().zip(&first) {

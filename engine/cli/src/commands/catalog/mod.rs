@@ -29,7 +29,9 @@ pub fn run(ws: &Workspace, args: &Catalog) -> Result<(), CommandError> {
     match &args.command {
         None => list(&found, args.format),
         Some(CatalogCommand::Show { name }) => show::run(ws, &found, name, args.format),
-        Some(CatalogCommand::Nearest { what, count }) => nearest::run(ws, &found, what, *count, args.format),
+        Some(CatalogCommand::Nearest { what, count }) => {
+            nearest::run(ws, &found, what, count.get(), args.format)
+        }
     }
 }
 

@@ -81,7 +81,7 @@ fn to_texts(
             .help("run its pipeline again"));
     }
     let user = User::new(&found.catalog, &divergence.rows);
-    let near = user.nearest(Distance::Whitened, count.max(1));
+    let near = user.nearest(Distance::Whitened, count);
     let by_chance = user.is_chance(&near);
     let style = user.explain(if by_chance { 0.0 } else { near[0].strength }, 0);
     let chosen = near.first().filter(|_| !by_chance);
