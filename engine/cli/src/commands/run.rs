@@ -97,6 +97,10 @@ async fn drive(engine: &Engine, plan: Plan, args: &Run) -> Result<RunResult, Com
     result
 }
 
+/// How often it is looked what a run waits for. A wait that a short `--device-wait` ends must be seen, and
+/// have gone on for a while, before that.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// Shows the run until it ends, with what it waits for on devices that may join at `url`. The first
 /// Ctrl-C stops it in order, the second at once.
 pub async fn watch(
@@ -108,7 +112,7 @@ pub async fn watch(
     let mut events = handle.subscribe();
     let mut display = Display::new(plan);
     let mut waits = Waits::new(url);
-    let mut look = tokio::time::interval(Duration::from_secs(1));
+    let mut look = tokio::time::interval(LOOK);
     let mut asked = false;
     loop {
         tokio::select! {
