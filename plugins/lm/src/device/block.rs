@@ -39,7 +39,7 @@ pub(super) struct Places {
 }
 
 /// Dropout of the inputs of one block's LoRA pairs: the same numbers as on the CPU.
-pub(super) struct Drop<'a> {
+pub(super) struct Dropped<'a> {
     /// Share of numbers that are set to zero.
     pub share: f32,
     /// A key of each token, padding included.
@@ -48,7 +48,7 @@ pub(super) struct Drop<'a> {
     pub block: usize,
 }
 
-impl Drop<'_> {
+impl Dropped<'_> {
     /// What an input `[tokens, width]` is multiplied with.
     fn mask(&self, p: Proj, x: &Tensor) -> Result<Tensor> {
         let layer = ((self.block as u64) << 8) | p as u64;
@@ -93,7 +93,7 @@ impl Block {
         x: &Tensor,
         rows: usize,
         places: &Places,
-        drop: Option<&Drop>,
+        drop: Option<&Dropped>,
     ) -> Result<(Tensor, Tensor, Tensor)> {
         let normed = rms_norm(x, &self.norm1, d.eps)?;
         let heads = |p: Proj, heads: usize| {
@@ -106,7 +106,7 @@ impl Block {
     }
 
     /// The block behind its attention, whose result is `[rows, queries, length, width]`.
-    pub fn finish(&self, d: &Dims, x: &Tensor, attended: &Tensor, drop: Option<&Drop>) -> Result<Tensor> {
+    pub fn finish(&self, d: &Dims, x: &Tensor, attended: &Tensor, drop: Option<&Dropped>) -> Result<Tensor> {
         let attended = attended.transpose(1, 2)?.contiguous()?.reshape((x.dim(0)?, d.heads.q_width()))?;
         let x = (x + self.linear(Proj::O, &attended, drop)?)?;
         let normed = rms_norm(&x, &self.norm2, d.eps)?;
@@ -115,7 +115,7 @@ impl Block {
         &x + self.linear(Proj::Down, &inner, drop)?
     }
 
-    fn linear(&self, p: Proj, x: &Tensor, drop: Option<&Drop>) -> Result<Tensor> {
+    fn linear(&self, p: Proj, x: &Tensor, drop: Option<&Dropped>) -> Result<Tensor> {
         let l = &self.linear[p as usize];
         let mut y = product(x, &l.weight)?;
         if let Some(bias) = &l.bias {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use super::block::{Block, Drop, Places};
+use super::block::{Block, Dropped, Places};
 use super::ops::{product, put, rms_norm, softmax};
 use crate::block::Dims;
 use crate::config::DecoderConfig;
@@ -148,7 +148,7 @@ impl Net {
         x: &Tensor,
         rows: usize,
         places: &Places,
-        drop: Option<&Drop>,
+        drop: Option<&Dropped>,
     ) -> Result<(Tensor, Tensor, Tensor)> {
         let b = &self.blocks[block];
         let (q, k, v) = b.project(&self.dims, x, rows, places, drop)?;
@@ -224,13 +224,11 @@ fn causal(h: &Heads, q: &Tensor, k: &Tensor, v: &Tensor, masks: &[Tensor]) -> Re
 /// width]`; `mask`, 0 or -∞, is as wide as the places.
 pub(super) fn attention(h: &Heads, q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor) -> Result<Tensor> {
     let (rows, _, n, width) = q.dims4()?;
-    let places = k.dim(2)?;
     // The queries of a group share keys: they stand one below the other in one product.
-    let q = (q.contiguous()? / (width as f64).sqrt())?;
-    let q = q.reshape((rows, h.keys, h.queries / h.keys * n, width))?;
+    let (places, group) = (k.dim(2)?, h.queries / h.keys * n);
+    let q = (q.contiguous()? / (width as f64).sqrt())?.reshape((rows, h.keys, group, width))?;
     let scores = q.matmul(&k.t()?)?.reshape((rows, h.queries, n, places))?;
-    let weights = softmax(&scores.broadcast_add(mask)?)?;
-    let weights = weights.reshape((rows, h.keys, h.queries / h.keys * n, places))?;
+    let weights = softmax(&scores.broadcast_add(mask)?)?.reshape((rows, h.keys, group, places))?;
     weights.matmul(v)?.reshape((rows, h.queries, n, width))
 }
 

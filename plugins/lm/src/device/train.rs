@@ -9,7 +9,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use super::block::{Drop, Places};
+use super::block::{Dropped, Places};
 use super::net::{Ends, Net, Over};
 use crate::block::{Batch, Saved};
 use crate::error::LmError;
@@ -138,19 +138,14 @@ impl Trainer {
         }
         if full {
             let embed = &self.ends[0];
-            let read = embed.zeros_like()?.index_add(&ids, &dx, 0)?;
             // A tied embedding has a gradient from its other end already.
-            let all = match sums.remove(embed) {
-                Some(sum) => (sum + read)?,
-                None => read,
-            };
-            sums.insert(embed, all);
+            sum_up(sums, embed, embed.zeros_like()?.index_add(&ids, &dx, 0)?)?;
         }
         Ok(loss)
     }
 
     fn block(&self, pass: &Pass, block: usize, x: &Tensor) -> Result<Tensor> {
-        let drop = pass.dropout.as_ref().map(|(share, tokens)| Drop { share: *share, tokens, block });
+        let drop = pass.dropout.as_ref().map(|(share, tokens)| Dropped { share: *share, tokens, block });
         Ok(self.net.block(block, x, pass.group.padded.rows(), &pass.places, drop.as_ref())?.0)
     }
 
@@ -190,16 +185,20 @@ fn taken(grads: &mut GradStore, leaf: &Tensor) -> Result<Tensor> {
     grad.ok_or_else(|| candle_core::Error::Msg("no gradient reaches a hidden state".into()))
 }
 
+/// Adds a variable's gradient, where one was made, to the sum of all groups.
 fn add(sums: &mut GradStore, grads: &mut GradStore, var: &Var) -> Result<()> {
-    if grads.get(var).is_none() {
-        return Ok(());
+    match grads.get(var) {
+        Some(_) => sum_up(sums, var, taken(grads, var)?),
+        None => Ok(()),
     }
-    let grad = taken(grads, var)?;
-    let sum = match sums.remove(var) {
+}
+
+fn sum_up(sums: &mut GradStore, of: &Tensor, grad: Tensor) -> Result<()> {
+    let sum = match sums.remove(of) {
         Some(sum) => (sum + grad)?,
         None => grad,
     };
-    sums.insert(var, sum);
+    sums.insert(of, sum);
     Ok(())
 }
 
