@@ -25,7 +25,8 @@ pub enum Targets {
 /// What an adapter_config.json says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterConfig {
-    path: PathBuf,
+    /// Where it lies, for messages.
+    pub path: PathBuf,
     /// Rank, where no pattern says otherwise.
     pub rank: usize,
     /// Alpha, where no pattern says otherwise.

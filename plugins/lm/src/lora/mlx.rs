@@ -7,12 +7,12 @@
 //! has several scales, which mlx-lm cannot say, B takes up the difference.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
-use super::config::{AdapterConfig, FILE};
+use super::config::{AdapterConfig, FILE, Targets};
 use super::{WEIGHTS_FILE, tensor_name};
 use crate::config::{Keys, read_json};
 use crate::error::LmError;
@@ -126,7 +126,7 @@ pub fn mlx_to_peft(folder: &Path, out: &Path) -> Result<(), LmError> {
     let pairs = read(&file, mlx_name)?.into_iter();
     let pairs: Pairs = pairs.map(|(at, p)| (at, Pair { a: p.a.transposed(), b: p.b.transposed() })).collect();
     check(&file, &pairs)?;
-    let config = peft_config(&pairs, scale, dropout);
+    let config = peft_config(path.clone(), &pairs, scale, dropout).to_json();
     // What is written is what is read: a file that PEFT's reader here would refuse is refused now.
     AdapterConfig::from_json(&path, &config)?;
     let mut tensors = Vec::new();
@@ -199,45 +199,35 @@ fn write(
     })
 }
 
-/// PEFT's configuration of these pairs, each scaled by `scale`.
-fn peft_config(pairs: &Pairs, scale: f64, dropout: f64) -> Value {
+/// The configuration at `path` of these pairs, each scaled by `scale`.
+fn peft_config(path: PathBuf, pairs: &Pairs, scale: f64, dropout: f64) -> AdapterConfig {
     let mut counts = BTreeMap::new();
     pairs.values().for_each(|p| *counts.entry(p.a.rows).or_insert(0usize) += 1);
     let rank = counts.into_iter().max_by_key(|(rank, n)| (*n, *rank)).map_or(1, |(rank, _)| rank);
     let blocks: BTreeSet<usize> = pairs.keys().map(|(block, _)| *block).collect();
     let projs: BTreeSet<usize> = pairs.keys().map(|(_, proj)| *proj).collect();
     let whole = pairs.len() == blocks.len() * projs.len();
-    let path = |(block, proj): &(usize, usize)| format!("layers.{block}.{}", Proj::ALL[*proj].path());
+    let module = |(block, proj): &(usize, usize)| format!("layers.{block}.{}", Proj::ALL[*proj].path());
     let targets = match whole {
-        true => json!(projs.iter().map(|p| Proj::ALL[*p].name()).collect::<Vec<_>>()),
+        true => Targets::Names(projs.iter().map(|p| Proj::ALL[*p].name().to_owned()).collect()),
         false => {
-            let all: Vec<String> = pairs.keys().map(|k| path(k).replace('.', r"\.")).collect();
-            json!(format!(r"(?:.*\.)?(?:{})", all.join("|")))
+            let all: Vec<String> = pairs.keys().map(|k| module(k).replace('.', r"\.")).collect();
+            Targets::Pattern(format!(r"(?:.*\.)?(?:{})", all.join("|")))
         }
     };
     let odd = || pairs.iter().filter(|(_, p)| p.a.rows != rank);
-    let ranks: serde_json::Map<_, _> = odd().map(|(k, p)| (path(k), json!(p.a.rows))).collect();
-    let alphas: serde_json::Map<_, _> =
-        odd().map(|(k, p)| (path(k), json!(scale * p.a.rows as f64))).collect();
-    json!({
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": null,
-        "r": rank,
-        "lora_alpha": scale * rank as f64,
-        "lora_dropout": dropout,
-        "use_rslora": false,
-        "rank_pattern": ranks,
-        "alpha_pattern": alphas,
-        "target_modules": targets,
-        "layers_to_transform": if whole { json!(blocks) } else { Value::Null },
-        "bias": "none",
-        "fan_in_fan_out": false,
-        "inference_mode": true,
-        "init_lora_weights": true,
-        "modules_to_save": null,
-        "use_dora": false,
-    })
+    AdapterConfig {
+        path,
+        rank,
+        alpha: scale * rank as f64,
+        rslora: false,
+        dropout,
+        rank_pattern: odd().map(|(k, p)| (module(k), p.a.rows)).collect(),
+        alpha_pattern: odd().map(|(k, p)| (module(k), scale * p.a.rows as f64)).collect(),
+        targets,
+        exclude: None,
+        layers: whole.then(|| blocks.into_iter().collect()),
+    }
 }
 
 /// Which half of which pair a tensor is.
