@@ -206,21 +206,14 @@ impl Checker<'_> {
 
     /// Hands an import's values to the parameters of the module.
     fn give_args(&mut self, scope: usize, module: usize, import: &ast::Import) {
-        let known: Vec<(String, usize)> = self.scopes[module]
-            .names
-            .iter()
-            .filter_map(|(name, (entity, _))| match entity {
-                Entity::Param(p) => Some((name.clone(), *p)),
-                _ => None,
-            })
-            .collect();
+        let known = self.params_of(module);
         for setting in import.args.iter().flat_map(|b| &b.settings) {
             let name = &setting.name;
-            let Some((_, p)) = known.iter().find(|(n, _)| *n == name.text) else {
+            let Some(p) = known.get(&name.text) else {
                 let path = &self.scopes[module].path;
                 let d = Diagnostic::new(Code::E0104, format!("`{path}` has no parameter `{}`", name.text))
                     .at(name.span, "unknown parameter")
-                    .suggest(&name.text, name.span, known.iter().map(|(n, _)| n.as_str()));
+                    .suggest(&name.text, name.span, known.keys().map(String::as_str));
                 self.report(d);
                 continue;
             };

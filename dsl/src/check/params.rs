@@ -17,16 +17,18 @@ use crate::names;
 use crate::span::Span;
 
 impl Checker<'_> {
+    /// The parameters that a file declares, by name.
+    pub(super) fn params_of(&self, scope: usize) -> BTreeMap<String, usize> {
+        let param = |(name, (entity, _)): (&String, &(Entity, _))| match entity {
+            Entity::Param(p) => Some((name.clone(), *p)),
+            _ => None,
+        };
+        self.scopes[scope].names.iter().filter_map(param).collect()
+    }
+
     /// Hands the values of the command line to the root file's parameters.
     pub(super) fn give_sets(&mut self, sets: &BTreeMap<String, String>) {
-        let known: BTreeMap<String, usize> = self.scopes[0]
-            .names
-            .iter()
-            .filter_map(|(name, (entity, _))| match entity {
-                Entity::Param(p) => Some((name.clone(), *p)),
-                _ => None,
-            })
-            .collect();
+        let known = self.params_of(0);
         for (name, value) in sets {
             match known.get(name) {
                 Some(p) => self.params[*p].set = Some(value.clone()),

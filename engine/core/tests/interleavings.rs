@@ -221,6 +221,15 @@ impl World {
             .any(|j| matches!(self.state.status(*j), Status::Failed(_)) || self.fails_above(*j))
     }
 
+    /// Tries all this, and then what is left.
+    fn live(mut self, tries: Vec<Try>) {
+        for t in tries {
+            self.attempt(t);
+            self.check();
+        }
+        self.drain();
+    }
+
     /// Commits everything that can be, until nothing is left.
     fn drain(&mut self) {
         for _ in 0..10_000 {
@@ -249,12 +258,7 @@ proptest! {
         graph in graphs(),
         tries in proptest::collection::vec(tries(false), 0..80),
     ) {
-        let mut world = World::new(graph);
-        for t in tries {
-            world.attempt(t);
-            world.check();
-        }
-        world.drain();
+        World::new(graph).live(tries);
     }
 
     #[test]
@@ -262,12 +266,7 @@ proptest! {
         graph in graphs(),
         tries in proptest::collection::vec(tries(true), 0..120),
     ) {
-        let mut world = World::new(graph);
-        for t in tries {
-            world.attempt(t);
-            world.check();
-        }
-        world.drain();
+        World::new(graph).live(tries);
     }
 }
 

@@ -132,15 +132,16 @@ impl Drop for Inner {
     }
 }
 
+/// Opens a file to read and write, as it is or empty.
+fn open(path: &Path) -> Result<File, StoreError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.open(path).map_err(StoreError::io("open", path))
+}
+
 /// Finds the end of the intact part, cuts what is torn, and gives the chain value there.
 fn recover(path: &Path) -> Result<(File, u32), StoreError> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(StoreError::io("open", path))?;
+    let mut file = open(path)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(StoreError::io("read", path))?;
     let (at, chain) = frame::records(path, &bytes, |_, _, _| Ok(()))?;
@@ -262,13 +263,7 @@ pub(crate) struct Lock {
 impl Lock {
     /// Takes the lock at `path`, or says whose it is.
     pub(crate) fn take(path: &Path, id: &str) -> Result<Self, StoreError> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(StoreError::io("open", path))?;
+        let mut file = open(path)?;
         // Readers that look whether a run is live hold the lock for a moment.
         let mut locked = false;
         for pause in [0, 1, 5, 20, 50] {
