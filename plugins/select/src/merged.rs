@@ -1,4 +1,6 @@
-//! The mix that distance found, merged, so that it can be asked for its likelihood like a pLLM.
+//! Mixes, merged, so that they can be asked for their likelihood like a pLLM.
+
+use std::path::Path;
 
 use headstart_lm::ContextWatch;
 use headstart_lm::open::{ModelFolders, open_model};
@@ -7,11 +9,7 @@ use headstart_merge::adapter::{AdapterTerm, merge_adapters};
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure};
 use serde_json::json;
 
-use crate::decide::Choice;
 use crate::stage::Place;
-
-/// Folder of the merged adapter in the stage's scratch.
-const FOLDER: &str = "mix";
 
 /// A mix of adapters as one adapter, in the stage's scratch.
 pub(crate) struct Merged {
@@ -23,14 +21,16 @@ pub(crate) struct Merged {
 }
 
 impl Merged {
-    /// Merges what the choice mixes. None where it mixes nothing, where the pLLMs are whole models, as
-    /// merging these costs more than it tells, or where memory does not suffice.
-    pub fn of(place: &Place<'_>, choice: &Choice, ctx: &dyn Context) -> Result<Option<Self>, Failure> {
-        if choice.mix.len() < 2 {
-            return Ok(None);
-        }
+    /// Merges pLLMs, places in the catalog with their weights, into `folder`. None where they are whole
+    /// models, as merging these costs more than it tells, or where memory does not suffice.
+    pub fn of(
+        place: &Place<'_>,
+        weights: &[(usize, f64)],
+        folder: &Path,
+        ctx: &dyn Context,
+    ) -> Result<Option<Self>, Failure> {
         let (mut terms, mut members, mut base) = (Vec::new(), Vec::new(), None);
-        for &(index, weight) in &choice.mix {
+        for &(index, weight) in weights {
             let pllm = place.pllm(index)?;
             let ModelFolders { model, adapter: Some(folder), base: of } = open_model(ctx, pllm)? else {
                 return Ok(None);
@@ -39,17 +39,16 @@ impl Merged {
             members.push(pllm.clone());
             base = Some((model, of));
         }
-        let folder = ctx.scratch().join(FOLDER);
-        std::fs::create_dir_all(&folder).map_err(|e| Failure::io(&folder, &e))?;
-        match merge_adapters(&terms, None, ctx.memory(), &folder, &ContextWatch::new(ctx)) {
+        std::fs::create_dir_all(folder).map_err(|e| Failure::io(folder, &e))?;
+        match merge_adapters(&terms, None, ctx.memory(), folder, &ContextWatch::new(ctx)) {
             Ok(_) => {}
             Err(MergeError::Memory(_)) => return Ok(None),
             Err(e) => return Err(e.into()),
         }
-        let named: Vec<_> = members.iter().zip(&choice.mix).map(|(m, (_, w))| json!([m.id, w])).collect();
+        let named: Vec<_> = members.iter().zip(weights).map(|(m, (_, w))| json!([m.id, w])).collect();
         Ok(base.map(|(model, base)| Self {
             id: Digest::of_json(&json!(named)),
-            folders: ModelFolders { model, adapter: Some(folder), base },
+            folders: ModelFolders { model, adapter: Some(folder.to_owned()), base },
             members,
         }))
     }

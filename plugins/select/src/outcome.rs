@@ -32,34 +32,32 @@ pub(crate) struct Outcome<'a> {
 impl Outcome<'_> {
     /// What was chosen; none where the base is to be started from.
     fn chosen(&self) -> Option<Finalist> {
-        let nearest = self.by_distance(self.choice.close[0]);
+        let nearest = self.choice.close[0];
         let found = match self.verified {
-            Some(v) => v.verdict.best.map(|at| match v.finalists[at] {
-                Finalist::Single(ranked) if !v.judged_mix => self.by_distance(ranked),
-                finalist => finalist,
+            Some(v) => v.verdict.best.map(|at| match (&v.start, &v.finalists[at]) {
+                (Some(start), _) => Finalist::unasked(start.lead, &start.weights),
+                (None, best) if v.judged_mix => Finalist::unasked(best.lead, &best.weights),
+                (None, best) => self.by_distance(best.lead),
             }),
-            None => Some(nearest).filter(|_| !self.choice.abstains),
+            None if self.choice.abstains => None,
+            None => Some(self.by_distance(nearest)),
         };
         // Without a known base there is nothing to fall back to.
         let base = self.place.manifest.uses.get("base");
-        found.or_else(|| base.is_none().then_some(nearest))
+        found.or_else(|| base.is_none().then(|| self.by_distance(nearest)))
     }
 
     /// The mix that distance found, if the pLLM is in it, or else the pLLM.
     fn by_distance(&self, ranked: Ranked) -> Finalist {
         match self.choice.mix.iter().any(|m| m.0 == ranked.index) {
-            true => Finalist::Mix(ranked),
-            false => Finalist::Single(ranked),
+            true => Finalist::unasked(ranked, &self.choice.mix),
+            false => Finalist::single(ranked),
         }
     }
 
-    fn mix(&self, chosen: Option<Finalist>) -> Result<BTreeMap<String, f64>, Failure> {
-        let weights = match chosen {
-            Some(Finalist::Mix(_)) => self.choice.mix.clone(),
-            Some(Finalist::Single(r)) => vec![(r.index, 1.0)],
-            None => Vec::new(),
-        };
-        weights.into_iter().map(|(i, w)| Ok((self.place.name(i)?, rounded(w)))).collect()
+    fn mix(&self, chosen: Option<&Finalist>) -> Result<BTreeMap<String, f64>, Failure> {
+        let weights = chosen.into_iter().flat_map(|c| &c.weights);
+        weights.map(|(i, w)| Ok((self.place.name(*i)?, rounded(*w)))).collect()
     }
 
     /// Distances of the nearest, by name.
@@ -72,7 +70,8 @@ impl Outcome<'_> {
     pub fn output(&self, ctx: &dyn Context, seed: u64) -> Result<Output, Failure> {
         let (place, choice) = (self.place, self.choice);
         let finalist = self.chosen();
-        let (mix, chosen) = (self.mix(finalist)?, finalist.map(Finalist::ranked));
+        let finalist = finalist.as_ref();
+        let (mix, chosen) = (self.mix(finalist)?, finalist.map(|f| f.lead));
         let name = match chosen {
             Some(r) => place.name(r.index)?,
             None => "base".to_owned(),
@@ -84,7 +83,7 @@ impl Outcome<'_> {
         let ending = forecast.as_ref().ok().and_then(Forecast::words);
         let mut value = json!({
             "pllm_name": name,
-            "is_mix": mix.len() > 1,
+            "is_mix": finalist.is_some_and(Finalist::is_mix),
             "abstained": chosen.is_none(),
             "confidence": self.verified.map_or(choice.confidence, |v| v.verdict.confidence),
             "strength": chosen.map_or(0.0, |r| rounded(r.strength)),
@@ -117,9 +116,9 @@ impl Outcome<'_> {
         });
         for (what, numbers) in [("loss", &v.verdict.losses), ("share", &v.verdict.shares)] {
             for (finalist, x) in v.finalists.iter().zip(numbers) {
-                match finalist {
-                    Finalist::Single(r) => value[what][self.place.name(r.index)?] = json!(rounded(*x)),
-                    Finalist::Mix(_) => value[format!("mix_{what}")] = json!(rounded(*x)),
+                match finalist.is_mix() {
+                    false => value[what][self.place.name(finalist.lead.index)?] = json!(rounded(*x)),
+                    true => value[format!("mix_{what}")] = json!(rounded(*x)),
                 }
             }
         }
@@ -155,7 +154,7 @@ impl Outcome<'_> {
     fn forecast(
         &self,
         ctx: &dyn Context,
-        chosen: Option<Finalist>,
+        chosen: Option<&Finalist>,
         seed: u64,
     ) -> Result<Forecast, &'static str> {
         let chosen = chosen.ok_or("nothing was chosen, so nothing is saved")?;
@@ -168,20 +167,17 @@ impl Outcome<'_> {
             .ok_or("the catalog does not know how its pLLMs were trained")?;
         let left = match self.verified.and_then(|v| v.verdict.brought) {
             Some(brought) => left_by_loss(pace, brought),
-            None => left_by_distance(self.user, chosen.ranked().index, seed)
+            None => left_by_distance(self.user, chosen.lead.index, seed)
                 .ok_or("the user's texts are too few to tell how far they are from the base")?,
         };
-        let bytes: u64 = self.needed(chosen).iter().map(|&i| self.size(ctx, i)).sum();
+        let bytes: u64 = Self::needed(chosen).map(|i| self.size(ctx, i)).sum();
         let speed = self.verified.and_then(|v| v.asked.speed);
         Ok(Forecast::new(pace, left, speed, bytes, self.start.elapsed().as_secs_f64()))
     }
 
     /// The pLLMs whose weights the choice needs.
-    fn needed(&self, chosen: Finalist) -> Vec<usize> {
-        match chosen {
-            Finalist::Mix(_) => self.choice.mix.iter().map(|m| m.0).collect(),
-            Finalist::Single(ranked) => vec![ranked.index],
-        }
+    fn needed(chosen: &Finalist) -> impl Iterator<Item = usize> {
+        chosen.weights.iter().map(|m| m.0)
     }
 
     fn size(&self, ctx: &dyn Context, index: usize) -> u64 {
@@ -191,12 +187,12 @@ impl Outcome<'_> {
     /// What choosing has cost, in the same units for every strategy: sequences put through a model, to
     /// put the user into the space where the strategy looks there, and to ask for likelihoods; bytes that had to be here, which are the catalog, every pLLM that was asked and those that were
     /// chosen, but not the base, which is here anyway; and seconds in all.
-    fn cost(&self, ctx: &dyn Context, chosen: Option<Finalist>) -> Value {
+    fn cost(&self, ctx: &dyn Context, chosen: Option<&Finalist>) -> Value {
         let base = self.place.manifest.uses.get("base").map(|b| b.id);
         let asked = self.verified.map(|v| &v.asked);
         let mut weights: u64 =
             asked.map_or(0, |a| a.sizes.iter().filter(|(id, _)| Some(**id) != base).map(|s| s.1).sum());
-        for index in chosen.map(|r| self.needed(r)).unwrap_or_default() {
+        for index in chosen.into_iter().flat_map(Self::needed) {
             let known =
                 self.place.pllm(index).is_ok_and(|p| asked.is_some_and(|a| a.sizes.contains_key(&p.id)));
             if !known {

@@ -57,7 +57,8 @@ impl Stage for Select {
                     Some(rows) => user.part(rows).choose(&settings),
                     None => user.choose(&settings),
                 };
-                let search = Search { place: &place, strategy, shortlist, budget, seed: settings.seed };
+                let (mixing, seed) = (settings.max_mix > 1, settings.seed);
+                let search = Search { place: &place, strategy, shortlist, budget, mixing, seed };
                 let scorer = Scorer::new(ctx, &*self.backend, halves.verifying)?;
                 let verified = search.run(scorer, ctx, &chooser, halves.split)?;
                 (chooser, Some(verified))

@@ -44,11 +44,16 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Whether the best is worse than the base in all but one of a hundred draws.
+    pub fn is_surely_worse(&self) -> bool {
+        self.helps <= DOUBT
+    }
+
     /// Whether further rows would hardly change the outcome.
     pub fn is_sure(&self) -> bool {
         let one = self.first.iter().filter(|share| can_win(**share)).count() == 1;
         let helps = self.helps >= 1.0 - DOUBT || (self.near && self.best.is_some());
-        one && (helps || (!self.near && self.helps <= DOUBT))
+        one && (helps || (!self.near && self.is_surely_worse()))
     }
 }
 

@@ -80,10 +80,10 @@ impl Place {
         self.ctx.run(&*stage("probe"), [("model", value(model)), ("prompts", value(&prompts))]).unwrap()
     }
 
-    /// What was chosen for a user who answers the other questions as each of these pLLMs does.
-    fn chosen(&self, styles: &[usize]) -> serde_json::Value {
-        let of = |s: &usize| self.ctx.rows_of(&self.answers(&self.pllms[*s], 14..28));
-        let rows: Vec<Row> = styles.iter().flat_map(of).collect();
+    /// What was chosen for a user who answers the other questions as each of these models does.
+    fn chosen(&self, models: &[&ArtifactRef]) -> serde_json::Value {
+        let of = |model: &&ArtifactRef| self.ctx.rows_of(&self.answers(model, 14..28));
+        let rows: Vec<Row> = models.iter().flat_map(of).collect();
         let mine = self.ctx.put_rows(Type::Dataset, &rows);
         let args =
             [("responses", value(&mine)), ("against", value(&self.base)), ("space", value(&self.space))];
@@ -96,7 +96,8 @@ impl Place {
 #[test]
 fn a_mix_is_asked_for_its_likelihood_like_any_pllm() {
     let place = Place::new();
-    let both = place.chosen(&[0, 3]);
+    let pllm = |i: usize| &place.pllms[i];
+    let both = place.chosen(&[pllm(0), pllm(3)]);
     let names: Vec<&str> = both["mix"].as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!((&both["is_mix"], names), (&true.into(), vec![STYLES[0], STYLES[3]]), "{both}");
     let verified = &both["verified"];
@@ -104,6 +105,17 @@ fn a_mix_is_asked_for_its_likelihood_like_any_pllm() {
     assert!(mix < verified["base_loss"].as_f64().unwrap(), "{both}");
     // Those that are left are less likely to have written these rows.
     assert!(verified["loss"].as_object().unwrap().values().all(|l| l.as_f64() > Some(mix)), "{both}");
-    let one = place.chosen(&[1]);
+    let one = place.chosen(&[pllm(1)]);
     assert_eq!((&one["is_mix"], &one["pllm_name"]), (&false.into(), &STYLES[1].into()), "{one}");
+}
+
+/// Whoever writes in a style only now and then starts better from a part of it than from all or none.
+#[test]
+fn a_style_shown_now_and_then_is_started_from_in_part() {
+    let place = Place::new();
+    let (styled, base) = (&place.pllms[1], &place.base);
+    let said = place.chosen(&[styled, base, base, base]);
+    assert_eq!((&said["pllm_name"], &said["is_mix"]), (&STYLES[1].into(), &true.into()), "{said}");
+    let weight = said["mix"][STYLES[1]].as_f64().unwrap();
+    assert!(weight == 0.5 || weight == 0.25, "{said}");
 }

@@ -160,9 +160,9 @@ pub fn model(ctx: &MemoryContext, style: &str) -> ArtifactRef {
     ctx.put(artifact(ctx, Type::Model, style, ().into()))
 }
 
-/// An adapter over `base` that answers in a style.
+/// A pLLM over `base` that answers in a style.
 pub fn pllm(ctx: &MemoryContext, base: &ArtifactRef, style: &str) -> ArtifactRef {
-    let value = serde_json::json!({ "format": "lora", "style": style });
+    let value = serde_json::json!({ "format": "full", "style": style });
     ctx.put(artifact(ctx, Type::Pllm, style, value).uses("base", base.clone()))
 }
 
