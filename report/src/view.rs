@@ -24,7 +24,7 @@ impl Word {
     }
 }
 
-/// A style in words, in the order of its source: the strongest first.
+/// A style in words, in the order of its source: the surest first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Style {
     /// The words.

@@ -113,6 +113,9 @@ pub struct AtomAbout {
     pub pole: Pole,
     /// How one writes then.
     pub adverb: String,
+    /// How far chance in the choice of its examples has moved its atom, see [`Lens::atom_variances`].
+    #[serde(default)]
+    pub variance: f64,
 }
 
 /// A catalog, ready for selection.
@@ -237,7 +240,8 @@ impl Catalog {
 
     /// An explainer with this catalog's atoms and method.
     pub fn explainer<'a>(&'a self, words: &'a [(String, String)]) -> Explainer<'a> {
-        Explainer::new(words, &self.atoms, self.about.method, self.about.max_words)
+        let variances = self.about.words.iter().map(|w| w.variance).collect();
+        Explainer::new(words, &self.atoms, self.about.method, self.about.max_words).with_variances(variances)
     }
 
     /// A user's raw per-prompt rows, the reference taken off, whitened: n × q.

@@ -21,7 +21,7 @@ use crate::metric::{Metric, unwhitener, whitened_mean};
 use crate::pace::Pace;
 use crate::space::{Candidate, Space};
 use crate::stylometry::FEATURES;
-use crate::words::{Explainer, Method, paper_basis, round};
+use crate::words::{Explainer, Method, paper_basis, round, significant};
 
 /// Decomposes divergences and publishes the catalog.
 pub struct Decompose {
@@ -213,10 +213,14 @@ pub fn build_with(
         _ if !switches.centre => vec![0.0; raw],
         _ => means.mean(),
     };
-    let (atoms, words) =
-        seen_atoms(&atoms.words, &lens, &means, members, words_about(lexicon), settings.method);
+    let mut words = words_about(lexicon);
+    let variances = lens.atom_variances(atoms);
+    words.iter_mut().zip(variances).for_each(|(w, v)| w.variance = significant(v));
+    let (atoms, words) = seen_atoms(&atoms.words, &lens, &means, members, words, settings.method);
     let names: Vec<(String, String)> = words.iter().map(|w| (w.word.clone(), w.dimension.clone())).collect();
+    let variances = words.iter().map(|w| w.variance).collect();
     let explainer = Explainer::new(&names, &atoms, settings.method, settings.max_words);
+    let explainer = explainer.with_variances(variances);
     let explained: Vec<(PllmAbout, Vec<f64>)> = members
         .par_iter()
         .enumerate()
@@ -321,6 +325,7 @@ pub fn words_about(lexicon: &Lexicon) -> Vec<AtomAbout> {
         dimension: w.dimension.clone(),
         pole: w.pole,
         adverb: w.adverb.clone(),
+        variance: 0.0,
     };
     lexicon.words.iter().map(about).collect()
 }

@@ -59,6 +59,26 @@ impl Lens {
         Self { scale, damping }
     }
 
+    /// How far chance in the choice of examples has moved each atom, as it is seen: the variance of its
+    /// scalar product with a vector of length 1 that is itself such as examples of one thing differ by.
+    /// That is tr Σ² / tr Σ of the examples' covariance Σ, scaled to how much those of the word's own end
+    /// vary, over the number of examples that the atom averages.
+    pub fn atom_variances(&self, atoms: &Atoms) -> Vec<f64> {
+        let seen: Vec<Matrix> = atoms.ends.iter().map(|e| self.see_all(&e.residuals)).collect();
+        let rows: Vec<Vec<f64>> = seen.iter().flat_map(|m| m.iter().map(<[f64]>::to_vec)).collect();
+        if rows.is_empty() {
+            return vec![0.0; atoms.averages.len()];
+        }
+        let all = Matrix::from_rows(&rows);
+        let n = rows.len() as f64;
+        let total = rows.iter().map(|r| dot(r, r)).sum::<f64>() / n;
+        let square = all.times_transposed(&all).data.iter().map(|x| x * x).sum::<f64>() / (n * n);
+        let typical = if total > 0.0 { square / total } else { 0.0 };
+        let own = |m: &Matrix| m.iter().map(|r| dot(r, r)).sum::<f64>() / (m.rows as f64 * total.max(1e-18));
+        let own: Vec<f64> = seen.iter().map(own).collect();
+        atoms.averages.iter().map(|a| typical * a.share * a.end.map_or(1.0, |e| own[e])).collect()
+    }
+
     /// A raw vector, as it is seen.
     pub fn see(&self, raw: &[f64]) -> Vec<f64> {
         let mut x: Vec<f64> = raw.iter().zip(&self.scale).map(|(x, s)| x * s).collect();
@@ -153,7 +173,7 @@ fn damping(variation: &Matrix, raw: usize) -> Matrix {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lexicon::Examples;
+    use crate::lexicon::{Average, Examples};
 
     /// Atoms along two features; examples vary threefold along the first, and with the second.
     fn atoms() -> Atoms {
@@ -164,7 +184,8 @@ mod tests {
             vec![0.1 * y, 0.1 * x, x, x / 3.0 + y]
         };
         let residuals = Matrix::from_rows(&(0..40).map(residual).collect::<Vec<_>>());
-        Atoms { words, ends: vec![Examples { mean: vec![0.0, 0.0, 1.0, -3.0], residuals }] }
+        let averages = vec![Average { end: Some(0), share: 0.025 }, Average { end: None, share: 0.1 }];
+        Atoms { words, ends: vec![Examples { mean: vec![0.0, 0.0, 1.0, -3.0], residuals }], averages }
     }
 
     #[test]
@@ -192,6 +213,14 @@ mod tests {
         let lens = Lens::fit(&atoms(), 2, &[0.5, 0.5]);
         let (x, atom) = ([0.3, -0.2, 1.0, 0.7], lens.see(&[0.1, 0.5, -0.4, 2.0]));
         assert!((dot(&lens.reader(&atom), &x) - dot(&atom, &lens.see(&x))).abs() < 1e-12);
+    }
+
+    /// With the plain lens, examples vary by about (3, 1) along one line: variance 10 along it.
+    #[test]
+    fn atoms_of_more_examples_are_surer() {
+        let mut variances = Lens::plain(4).atom_variances(&atoms());
+        variances.iter_mut().for_each(|x| *x /= 10.0);
+        assert!((variances[0] - 0.025).abs() < 2e-3 && (variances[1] - 0.1).abs() < 1e-2, "{variances:?}");
     }
 
     #[test]

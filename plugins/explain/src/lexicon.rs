@@ -76,6 +76,17 @@ pub struct Atoms {
     pub words: Matrix,
     /// The ends of dimensions that have several examples.
     pub ends: Vec<Examples>,
+    /// How each word's atom was averaged, a word a row.
+    pub averages: Vec<Average>,
+}
+
+/// How an atom was averaged from examples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Average {
+    /// Which of [`Atoms::ends`] the word belongs to, if its end has several examples.
+    pub end: Option<usize>,
+    /// The average's variance over that of one example.
+    pub share: f64,
 }
 
 /// The examples of all words of an end of a dimension.
@@ -247,8 +258,14 @@ impl Lexicon {
         }
         let mut words = Matrix::zeros(self.words.len(), raw);
         let mut several = Vec::new();
+        let mut averages = vec![Average { end: None, share: 1.0 }; self.words.len()];
         for members in ends.values() {
             let n = members.len() as f64;
+            for w in members.iter().map(|&r| owners[r]) {
+                let own = OWN_SHARE.powi(2);
+                let share = own / self.words[w].pairs.len() as f64 + (1.0 - own) / n;
+                averages[w] = Average { end: (n > 1.0).then_some(several.len()), share };
+            }
             let mut mean = vec![0.0; raw];
             members.iter().for_each(|&r| axpy(&mut mean, 1.0 / n, &rows[r]));
             let mut own: Vec<usize> = members.iter().map(|&r| owners[r]).collect();
@@ -265,7 +282,7 @@ impl Lexicon {
         for (row, &w) in rows.iter().zip(&owners) {
             axpy(words.row_mut(w), OWN_SHARE / self.words[w].pairs.len() as f64, row);
         }
-        Atoms { words, ends: several }
+        Atoms { words, ends: several, averages }
     }
 }
 

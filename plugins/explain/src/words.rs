@@ -45,16 +45,24 @@ pub struct Coefficient {
     pub word: String,
     /// How strongly, 1 as in the lexicon's examples.
     pub coefficient: f64,
-    /// Lower end of the 95% bootstrap interval over prompts.
+    /// Lower end of the 95% interval, over prompts and, where the method is sparse, over the examples that
+    /// the word's atom was averaged from.
     pub low: f64,
     /// Its upper end.
     pub high: f64,
 }
 
+impl Coefficient {
+    /// How strong the word is at least, as far as the interval tells: its end that is nearer to zero.
+    pub fn surely(&self) -> f64 {
+        if self.coefficient < 0.0 { -self.high } else { self.low }
+    }
+}
+
 /// A style in words.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// The words, the strongest first.
+    /// The words, the surest first; with other methods than the sparse one, the strongest first.
     pub words: Vec<Coefficient>,
     /// Share of the divergence's squared length that the words explain, 0 to 1.
     pub explained: f64,
@@ -69,6 +77,7 @@ pub struct Explainer<'a> {
     gram: Matrix,
     method: Method,
     max_words: usize,
+    variances: Vec<f64>,
 }
 
 /// Penalty of ridge, as a share of the mean squared length of an atom.
@@ -77,13 +86,22 @@ const RIDGE: f64 = 0.3;
 /// A further word must explain at least this share of the whole.
 const LEAST_SHARE: f64 = 0.01;
 
+/// The normal deviate of a 95% interval.
+const DEVIATE: f64 = 1.96;
+
 /// A word that is less than this strong, in the strength of its examples, is not worth saying.
 const FAINT: f64 = 0.1;
 
 impl<'a> Explainer<'a> {
     /// An explainer with at most `max_words` words an explanation.
     pub fn new(words: &'a [(String, String)], atoms: &'a Matrix, method: Method, max_words: usize) -> Self {
-        Self { words, atoms, gram: atoms.times_transposed(atoms), method, max_words }
+        let variances = vec![0.0; atoms.rows];
+        Self { words, atoms, gram: atoms.times_transposed(atoms), method, max_words, variances }
+    }
+
+    /// Atoms were averaged from few examples: these are their variances in any one direction.
+    pub fn with_variances(self, variances: Vec<f64>) -> Self {
+        Self { variances, ..self }
     }
 
     /// Explains the vector `v`, seen. `rows` are the scalar products of every prompt's seen vector
@@ -103,17 +121,23 @@ impl<'a> Explainer<'a> {
         }
         shown.sort_by(|x, y| y.1.abs().total_cmp(&x.1.abs()).then(x.0.cmp(&y.0)));
         shown.truncate(self.max_words);
-        let intervals = self.intervals(&shown, &b, rows, seed);
-        let coefficient = |(&(j, c), &(low, high)): (&(usize, f64), &(f64, f64))| Coefficient {
-            word: self.words[j].0.clone(),
-            coefficient: round(c),
-            low: round(low.min(c)),
-            high: round(high.max(c)),
-        };
-        let words = shown.iter().zip(&intervals).map(coefficient).collect();
         let mut rest = v.to_vec();
         shown.iter().for_each(|&(j, c)| axpy(&mut rest, -c, self.atoms.row(j)));
-        let explained = if square > 0.0 { (1.0 - dot(&rest, &rest) / square).clamp(0.0, 1.0) } else { 0.0 };
+        let unexplained = dot(&rest, &rest);
+        let intervals = self.intervals(&shown, &b, rows, seed);
+        let by_examples = self.by_examples(&shown, unexplained);
+        let coefficient = |((&(j, c), (low, high)), s): ((&(usize, f64), (f64, f64)), f64)| Coefficient {
+            word: self.words[j].0.clone(),
+            coefficient: round(c),
+            low: round(c - (c - low.min(c)).hypot(DEVIATE * s)),
+            high: round(c + (high.max(c) - c).hypot(DEVIATE * s)),
+        };
+        let mut words: Vec<Coefficient> =
+            shown.iter().zip(intervals).zip(by_examples).map(coefficient).collect();
+        if self.method == Method::Sparse {
+            words.sort_by(|x, y| y.surely().total_cmp(&x.surely()));
+        }
+        let explained = if square > 0.0 { (1.0 - unexplained / square).clamp(0.0, 1.0) } else { 0.0 };
         (Explanation { words, explained: round(explained) }, dense)
     }
 
@@ -210,6 +234,26 @@ impl<'a> Explainer<'a> {
     fn penalty(&self) -> f64 {
         let k = self.gram.rows.max(1);
         RIDGE * (0..self.gram.rows).map(|i| self.gram.data[i * (k + 1)]).sum::<f64>() / k as f64
+    }
+
+    /// Standard errors of the coefficients in `shown` that come from the atoms: with other examples of their
+    /// words they would be others. To first order, moving the atoms A by D moves the coefficients c by
+    /// (A Aᵀ)⁻¹ (D r − A Dᵀ c), where r is what is left unexplained. The two parts do not vary together, for
+    /// r is orthogonal to the atoms. Only the sparse method doubts its atoms.
+    fn by_examples(&self, shown: &[(usize, f64)], unexplained: f64) -> Vec<f64> {
+        if self.method != Method::Sparse || shown.is_empty() {
+            return vec![0.0; shown.len()];
+        }
+        let chosen: Vec<usize> = shown.iter().map(|&(j, _)| j).collect();
+        let (g, _) = fit::subset(&self.gram, &self.variances, &chosen);
+        let g = inverse(&g, 1e-9 * self.penalty());
+        let along: f64 = shown.iter().map(|&(j, c)| c * c * self.variances[j]).sum();
+        let error = |i: usize| {
+            let across: f64 =
+                chosen.iter().enumerate().map(|(k, &j)| g.row(i)[k].powi(2) * self.variances[j]).sum();
+            (across * unexplained + g.row(i)[i] * along).max(0.0).sqrt()
+        };
+        (0..shown.len()).map(error).collect()
     }
 
     /// 95% intervals of the coefficients of the atoms in `shown`, over resampled prompts.
@@ -312,6 +356,11 @@ pub fn paper_basis(pllms: &Matrix, atoms: &Matrix, candidates: &[Vec<usize>]) ->
     basis
 }
 
+/// Rounds to four significant digits.
+pub(crate) fn significant(x: f64) -> f64 {
+    format!("{x:.3e}").parse().unwrap_or(x)
+}
+
 /// Rounds to four decimals: more would be noise, and cost bytes on the wire.
 pub(crate) fn round(x: f64) -> f64 {
     (x * 1e4).round() / 1e4 + 0.0
@@ -386,6 +435,36 @@ mod tests {
             "{e:?}"
         );
         assert!(e.explained > 0.9, "{}", e.explained);
+    }
+
+    /// Where much is left unexplained, an atom of few examples may have met some of that by chance: its
+    /// word is less sure, though it is stronger.
+    #[test]
+    fn the_surest_word_comes_first() {
+        let (words, atoms, prompts) = (words(), atoms(), prompts());
+        let mut v = prompts.mean();
+        v[4] += 6.0;
+        let explain = |variances: Vec<f64>| {
+            let explainer = Explainer::new(&words, &atoms, Method::Sparse, 3).with_variances(variances);
+            explainer.explain(&v, &prompts.times_transposed(&atoms), 1).0
+        };
+        let (sure, doubted) = (explain(vec![0.0; 4]), explain(vec![0.05, 0.0, 0.0, 0.0]));
+        let names = |e: &Explanation| e.words.iter().map(|w| w.word.clone()).collect::<Vec<_>>();
+        assert_eq!(
+            (names(&sure), names(&doubted)),
+            (strings(["concise", "formal"]), strings(["formal", "concise"]))
+        );
+        let (before, after) = (&sure.words[0], &doubted.words[1]);
+        assert_eq!(before.coefficient, after.coefficient, "doubt does not weaken a word");
+        // The atom's length is 2, and the other word's atom is orthogonal to it.
+        let c = after.coefficient;
+        let unexplained = (1.0 - doubted.explained) * dot(&v, &v);
+        let error = (0.05 * unexplained / 16.0 + 0.05 * c * c / 4.0).sqrt();
+        assert!((c - after.low - (c - before.low).hypot(1.96 * error)).abs() < 2e-3, "{before:?} {after:?}");
+    }
+
+    fn strings(all: [&str; 2]) -> Vec<String> {
+        all.map(str::to_owned).to_vec()
     }
 
     #[test]

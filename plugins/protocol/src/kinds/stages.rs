@@ -87,7 +87,7 @@ pub(super) fn stages() -> Vec<Kind> {
         },
         Kind {
             name: "decompose".into(),
-            version: 4,
+            version: 5,
             role: Role::Stage,
             doc: "Decomposes divergences into named style coefficients and publishes the catalog: \
               lexicon, metric and every pLLM's coefficients."

@@ -8,7 +8,7 @@ pub(super) fn studies() -> Vec<Kind> {
     vec![
         Kind {
             name: "simulate".into(),
-            version: 2,
+            version: 3,
             role: Role::Stage,
             doc: "How often simulated users are given the right pLLM. Questions are split: some are the \
               probes that make the catalog, users write on others. A share of a user's texts is in \
