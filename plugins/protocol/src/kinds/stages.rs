@@ -169,7 +169,12 @@ pub(super) fn stages() -> Vec<Kind> {
                     D::Text("whitened".into()),
                     "distance: whitened with fitted strength, cosine, or L1 over coefficients (the paper's)",
                 ),
-                optional("max_mix", &[A::Count], D::Int(3), "pLLMs in a mix at most; 1 forbids mixing, with the base too"),
+                optional(
+                    "max_mix",
+                    &[A::Count],
+                    D::Int(3),
+                    "pLLMs in a mix at most; 1 forbids mixing, with the base too",
+                ),
                 optional("seed", &[A::Int], D::Int(0), "seed of the bootstrap"),
             ],
             returns: Type::Selection,
