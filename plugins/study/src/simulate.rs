@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use headstart_evaluate::stats::wilson;
 use headstart_explain::catalog::Catalog;
-use headstart_explain::decompose::Settings;
+use headstart_explain::decompose::{Settings, Switches};
 use headstart_explain::divergence::Divergence;
 use headstart_explain::lexicon::Lexicon;
 use headstart_explain::math::Matrix;
@@ -42,6 +42,7 @@ struct Plan {
     splits: usize,
     distance: Distance,
     method: Method,
+    switches: Switches,
     seed: u64,
 }
 
@@ -114,6 +115,7 @@ impl Plan {
             splits: args.positive("splits")?,
             distance: Distance::named(args.text("metric")?)?,
             method: Method::named(args.text("method")?)?,
+            switches: Switches { centre: args.bool("centre")?, ..Switches::default() },
             seed: args.int("seed")?.cast_unsigned(),
         })
     }
@@ -122,7 +124,7 @@ impl Plan {
     fn run_split(&self, world: &World, mut split: Split) -> Result<Vec<Tally>, Failure> {
         let settings = |share: f64| {
             let settings = Settings { method: self.method, max_words: 5, seed: self.seed };
-            world.catalog(&split.probes, share, &settings)
+            world.catalog(&split.probes, share, &settings, self.switches)
         };
         let catalogs: Vec<Catalog> = if self.of_pllm {
             self.shares.iter().map(|&s| settings(s)).collect::<Result<_, _>>()?

@@ -8,7 +8,7 @@ pub(super) fn studies() -> Vec<Kind> {
     vec![
         Kind {
             name: "simulate".into(),
-            version: 3,
+            version: 4,
             role: Role::Stage,
             doc: "How often simulated users are given the right pLLM. Questions are split: some are the \
               probes that make the catalog, users write on others. A share of a user's texts is in \
@@ -73,6 +73,12 @@ pub(super) fn studies() -> Vec<Kind> {
                     &[A::Count],
                     D::Absent,
                     "words of the lexicon that are used; left out, all",
+                ),
+                optional(
+                    "centre",
+                    &[A::Bool],
+                    D::Bool(true),
+                    "whether what all pLLMs share is taken off before words are looked for, as in `decompose`",
                 ),
                 optional("seed", &[A::Int], D::Int(0), "seed of splits and users"),
             ],
