@@ -130,7 +130,7 @@ impl Type {
 const SELECTION_FIELDS: &[(&str, Type, &str)] = &[
     ("pllm", Type::Pllm, "the nearest pLLM; the base itself where none helps"),
     ("mix", Type::Mix, "weights over the nearest pLLMs"),
-    ("is_mix", Type::Bool, "whether the mix is expected to beat the single pLLM"),
+    ("is_mix", Type::Bool, "whether the best start is a mix: of several pLLMs, or of one and the base"),
     ("abstained", Type::Bool, "whether no pLLM was found to help"),
     ("confidence", Type::Float, "bootstrap share in which the choice stays the same, 0 to 1"),
     (

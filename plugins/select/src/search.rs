@@ -131,7 +131,7 @@ impl Search<'_> {
             (v.verdict.brought, v.verdict.helps) = (found.brought, found.helps);
         }
         if v.verdict.is_surely_worse() {
-            v.verdict.best = None;
+            (v.verdict.best, v.verdict.confidence) = (None, 1.0 - v.verdict.helps);
         }
         Ok(())
     }
