@@ -98,7 +98,7 @@ impl Catalog {
 pub struct Selection {
     /// The chosen pLLM's name.
     pub name: Option<String>,
-    /// Whether several are to be merged.
+    /// Whether several are to be merged, or one with the base.
     pub is_mix: bool,
     /// Whether none was found to help.
     pub abstained: bool,
@@ -110,7 +110,8 @@ pub struct Selection {
     pub distances: Vec<(String, f64)>,
     /// Loss of the user's texts, nats a token, under the pLLMs that were verified by it.
     pub losses: BTreeMap<String, f64>,
-    /// The same under the base.
+    /// The same under the mix, and under the base.
+    pub mix_loss: Option<f64>,
     pub base_loss: Option<f64>,
     /// The user's style.
     pub user: Style,
@@ -136,6 +137,7 @@ impl Selection {
             mix,
             distances,
             losses: verified.map(|v| numbers_of(v, "loss").collect()).unwrap_or_default(),
+            mix_loss: verified.and_then(|v| number(v, "mix_loss")),
             base_loss: verified.and_then(|v| number(v, "base_loss")),
             user: v.get("user").map(Style::read).unwrap_or_default(),
             sentence: text(v, "sentence"),
@@ -154,7 +156,7 @@ impl Selection {
         if self.abstained {
             return "none: the base itself".into();
         }
-        if self.is_mix && self.mix.len() > 1 {
+        if self.is_mix && !self.mix.is_empty() {
             let part = |(name, w): &(String, f64)| format!("{name} {w:.2}");
             return self.mix.iter().map(part).collect::<Vec<_>>().join(" + ");
         }

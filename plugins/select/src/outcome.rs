@@ -35,7 +35,7 @@ impl Outcome<'_> {
         let nearest = self.choice.close[0];
         let found = match self.verified {
             Some(v) => v.verdict.best.map(|at| match (&v.start, &v.finalists[at]) {
-                (Some(start), _) => Finalist::unasked(start.lead, &start.weights),
+                (Some((start, _)), _) => Finalist::unasked(start.lead, &start.weights),
                 (None, best) if v.judged_mix => Finalist::unasked(best.lead, &best.weights),
                 (None, best) => self.by_distance(best.lead),
             }),
@@ -121,6 +121,9 @@ impl Outcome<'_> {
                     true => value[format!("mix_{what}")] = json!(rounded(*x)),
                 }
             }
+        }
+        if let Some((_, loss)) = v.start {
+            value["mix_loss"] = json!(rounded(loss));
         }
         Ok(value)
     }

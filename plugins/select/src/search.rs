@@ -64,8 +64,8 @@ pub(crate) struct Verified {
     /// Those that were compared on all `rows`.
     pub finalists: Vec<Finalist>,
     pub verdict: Verdict,
-    /// The winner at a lower strength, where that is the better start.
-    pub start: Option<Finalist>,
+    /// The winner at a lower strength, where that is the better start, and its loss.
+    pub start: Option<(Finalist, f64)>,
     /// Whether the mix was compared as well, be it left or not.
     pub judged_mix: bool,
     /// Whether other rows chose than verified.
@@ -127,7 +127,7 @@ impl Search<'_> {
                 break;
             }
             loss = found.losses[0];
-            v.start = Some(weaker);
+            v.start = Some((weaker, loss));
             (v.verdict.brought, v.verdict.helps) = (found.brought, found.helps);
         }
         if v.verdict.is_surely_worse() {

@@ -118,4 +118,7 @@ fn a_style_shown_now_and_then_is_started_from_in_part() {
     assert_eq!((&said["pllm_name"], &said["is_mix"]), (&STYLES[1].into(), &true.into()), "{said}");
     let weight = said["mix"][STYLES[1]].as_f64().unwrap();
     assert!(weight == 0.5 || weight == 0.25, "{said}");
+    let verified = &said["verified"];
+    let [part, all] = [&verified["mix_loss"], &verified["loss"][STYLES[1]]].map(|l| l.as_f64().unwrap());
+    assert!(part < all && part < verified["base_loss"].as_f64().unwrap(), "{said}");
 }

@@ -33,7 +33,7 @@ pub(super) fn distances(s: &Selection) -> Markup {
                         td.n { (format!("{d:.2}")) }
                         @if verified {
                             @let loss = s.losses.get(name);
-                            td.n.better[s.chosen(name) && loss.is_some()] { (loss.map_or("—".into(), |l| metric(*l))) }
+                            td.n.better[s.chosen(name) && !s.is_mix && loss.is_some()] { (loss.map_or("—".into(), |l| metric(*l))) }
                         }
                     }
                 }
@@ -41,7 +41,8 @@ pub(super) fn distances(s: &Selection) -> Markup {
         }
         @if verified {
             p.note.apart {
-                "Of the nearest, the one that makes the texts most likely is chosen: the lowest loss, in nats a token."
+                "What makes the texts most likely is chosen: the lowest loss, in nats a token."
+                @if let Some(mix) = s.mix_loss { " The mix's is " (metric(mix)) "." }
                 @if let Some(base) = s.base_loss { " The base's is " (metric(base)) "." }
             }
         }

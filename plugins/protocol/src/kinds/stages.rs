@@ -135,7 +135,7 @@ pub(super) fn stages() -> Vec<Kind> {
         },
         Kind {
             name: "select".into(),
-            version: 6,
+            version: 7,
             role: Role::Stage,
             doc: "Chooses the nearest pLLM for a user, or a mix of several, or none where none helps.".into(),
             args: vec![
