@@ -110,8 +110,9 @@ pub struct Selection {
     pub distances: Vec<(String, f64)>,
     /// Loss of the user's texts, nats a token, under the pLLMs that were verified by it.
     pub losses: BTreeMap<String, f64>,
-    /// The same under the mix, and under the base.
+    /// The same under the mix.
     pub mix_loss: Option<f64>,
+    /// The same under the base.
     pub base_loss: Option<f64>,
     /// The user's style.
     pub user: Style,

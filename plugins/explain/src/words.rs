@@ -126,14 +126,16 @@ impl<'a> Explainer<'a> {
         let unexplained = dot(&rest, &rest);
         let intervals = self.intervals(&shown, &b, rows, seed);
         let by_examples = self.by_examples(&shown, unexplained);
-        let coefficient = |((&(j, c), (low, high)), s): ((&(usize, f64), (f64, f64)), f64)| Coefficient {
-            word: self.words[j].0.clone(),
-            coefficient: round(c),
-            low: round(c - (c - low.min(c)).hypot(DEVIATE * s)),
-            high: round(c + (high.max(c) - c).hypot(DEVIATE * s)),
+        let coefficient = |i: usize| {
+            let ((j, c), (low, high), s) = (shown[i], intervals[i], DEVIATE * by_examples[i]);
+            Coefficient {
+                word: self.words[j].0.clone(),
+                coefficient: round(c),
+                low: round(c - (c - low.min(c)).hypot(s)),
+                high: round(c + (high.max(c) - c).hypot(s)),
+            }
         };
-        let mut words: Vec<Coefficient> =
-            shown.iter().zip(intervals).zip(by_examples).map(coefficient).collect();
+        let mut words: Vec<Coefficient> = (0..shown.len()).map(coefficient).collect();
         if self.method == Method::Sparse {
             words.sort_by(|x, y| y.surely().total_cmp(&x.surely()));
         }
