@@ -39,7 +39,7 @@ def load(directory, s):
     from transformers import AutoModelForCausalLM
 
     # On a GPU a frozen model is loaded in its stored type, as is usual there and as ours does.
-    dtype = "auto" if s.get("gpu", 0) and not s.get("f32", 0) else torch.float32
+    dtype = "auto" if s.get("gpu", 0) else torch.float32
     return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(place(s))
 
 

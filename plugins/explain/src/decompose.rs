@@ -64,9 +64,10 @@ impl Stage for Decompose {
             method: Method::named(args.text("method")?)?,
             max_words: args.positive("max_words")?,
             seed: args.int("seed")?.cast_unsigned(),
+            centre: args.bool("centre")?,
+            whiten: args.bool("whiten")?,
         };
-        let switches = Switches { centre: args.bool("centre")?, whiten: args.bool("whiten")? };
-        let mut catalog = build_with(&members, &lexicon, &atoms, reference.as_ref(), &settings, switches)?;
+        let mut catalog = build(&members, &lexicon, &atoms, reference.as_ref(), &settings)?;
         catalog.about.pace = pace(&members, ctx)?;
         catalog.write(ctx.scratch())?;
         let mut output = Output::new(Type::Catalog, catalog.summary()?).uses("space", space_ref);
@@ -141,25 +142,21 @@ pub struct Settings {
     pub max_words: usize,
     /// Seed of the bootstrap.
     pub seed: u64,
-}
-
-/// Parts of the method that can be switched off, to measure what they are worth.
-#[derive(Clone, Copy, Debug)]
-pub struct Switches {
     /// Whether the pLLMs' mean is taken off before words are looked for.
     pub centre: bool,
     /// Whether the metric is whitened.
     pub whiten: bool,
 }
 
-impl Default for Switches {
+impl Default for Settings {
+    /// The method whole, as the stage has it.
     fn default() -> Self {
-        Self { centre: true, whiten: true }
+        Self { method: Method::Sparse, max_words: 5, seed: 0, centre: true, whiten: true }
     }
 }
 
-/// Builds a catalog with the method whole. `atoms` are the lexicon's; `reference` is how people's plain
-/// texts differ from the base's answers, a row a text, if that is known.
+/// Builds a catalog. `atoms` are the lexicon's; `reference` is how people's plain texts differ from the
+/// base's answers, a row a text, if that is known.
 ///
 /// # Errors
 /// If a pLLM has no rows.
@@ -170,21 +167,6 @@ pub fn build(
     reference: Option<&Matrix>,
     settings: &Settings,
 ) -> Result<Catalog, Failure> {
-    build_with(members, lexicon, atoms, reference, settings, Switches::default())
-}
-
-/// Builds a catalog.
-///
-/// # Errors
-/// As [`build`].
-pub fn build_with(
-    members: &[Member],
-    lexicon: &Lexicon,
-    atoms: &Atoms,
-    reference: Option<&Matrix>,
-    settings: &Settings,
-    switches: Switches,
-) -> Result<Catalog, Failure> {
     if let Some(m) = members.iter().find(|m| m.divergence.rows.rows == 0) {
         return Err(Failure::input(format!("divergence {:?} has no rows", m.name)));
     }
@@ -192,7 +174,7 @@ pub fn build_with(
     let (d, raw) = (about.d, about.d + about.k);
     let means: Vec<Vec<f64>> = members.iter().map(|m| m.divergence.rows.mean()).collect();
     let means = Matrix::from_rows(&means);
-    let metric = metric(members, reference, &means, settings.method, switches.whiten);
+    let metric = metric(members, reference, &means, settings.method, settings.whiten);
     let (vectors, noise): (Vec<Vec<f64>>, Vec<f64>) =
         members.par_iter().map(|m| whitened_mean(&metric, &m.divergence.rows)).unzip();
     let vectors = Matrix::from_rows(&vectors);
@@ -210,7 +192,7 @@ pub fn build_with(
     };
     let centre = match (settings.method, members.len()) {
         (Method::Paper, _) | (_, 0..=2) => vec![0.0; raw],
-        _ if !switches.centre => vec![0.0; raw],
+        _ if !settings.centre => vec![0.0; raw],
         _ => means.mean(),
     };
     let mut words = words_about(lexicon);

@@ -28,7 +28,7 @@ impl Stage for Embed {
         let responses = args.artifact("responses")?;
         let mut said = read_questions(ctx, responses, "responses")?;
         check(&said, responses.ty == ArtifactType::Dataset)?;
-        let picked = picked(args, said.len())?;
+        let picked = args.positive_opt("rows")?.filter(|n| *n < said.len()).map(|n| spread(n, said.len()));
         if let Some(places) = &picked {
             said = places.iter().map(|&i| said[i].clone()).collect();
         }
@@ -115,11 +115,9 @@ impl Embed {
     }
 }
 
-/// Places of `rows` rows, spread evenly over all; nothing where all are embedded.
-fn picked(args: &Args, all: usize) -> Result<Option<Vec<usize>>, Failure> {
-    let Some(_) = args.int_opt("rows") else { return Ok(None) };
-    let n = args.positive("rows")?;
-    Ok((n < all).then(|| (0..n).map(|i| i * all / n).collect()))
+/// `n` places, spread evenly over all.
+fn spread(n: usize, all: usize) -> Vec<usize> {
+    (0..n).map(|i| i * all / n).collect()
 }
 
 /// Features of the answer minus features of the plain answer.

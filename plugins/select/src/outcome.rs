@@ -188,8 +188,9 @@ impl Outcome<'_> {
     }
 
     /// What choosing has cost, in the same units for every strategy: sequences put through a model, to
-    /// put the user into the space where the strategy looks there, and to ask for likelihoods; bytes that had to be here, which are the catalog, every pLLM that was asked and those that were
-    /// chosen, but not the base, which is here anyway; and seconds in all.
+    /// put the user into the space where the strategy looks there, and to ask for likelihoods; bytes that
+    /// had to be here, which are the catalog, every pLLM that was asked and those that were chosen, but
+    /// not the base, which is here anyway; and seconds in all.
     fn cost(&self, ctx: &dyn Context, chosen: Option<&Finalist>) -> Value {
         let base = self.place.manifest.uses.get("base").map(|b| b.id);
         let asked = self.verified.map(|v| &v.asked);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use headstart_evaluate::stats::wilson;
 use headstart_explain::catalog::Catalog;
-use headstart_explain::decompose::{Settings, Switches};
+use headstart_explain::decompose::Settings;
 use headstart_explain::divergence::Divergence;
 use headstart_explain::lexicon::Lexicon;
 use headstart_explain::math::Matrix;
@@ -42,7 +42,7 @@ struct Plan {
     splits: usize,
     distance: Distance,
     method: Method,
-    switches: Switches,
+    centre: bool,
     seed: u64,
 }
 
@@ -115,7 +115,7 @@ impl Plan {
             splits: args.positive("splits")?,
             distance: Distance::named(args.text("metric")?)?,
             method: Method::named(args.text("method")?)?,
-            switches: Switches { centre: args.bool("centre")?, ..Switches::default() },
+            centre: args.bool("centre")?,
             seed: args.int("seed")?.cast_unsigned(),
         })
     }
@@ -123,8 +123,9 @@ impl Plan {
     /// Users of all styles in one split: a tally for each number of texts and each share.
     fn run_split(&self, world: &World, mut split: Split) -> Result<Vec<Tally>, Failure> {
         let settings = |share: f64| {
-            let settings = Settings { method: self.method, max_words: 5, seed: self.seed };
-            world.catalog(&split.probes, share, &settings, self.switches)
+            let settings =
+                Settings { method: self.method, seed: self.seed, centre: self.centre, ..Settings::default() };
+            world.catalog(&split.probes, share, &settings)
         };
         let catalogs: Vec<Catalog> = if self.of_pllm {
             self.shares.iter().map(|&s| settings(s)).collect::<Result<_, _>>()?

@@ -1,7 +1,7 @@
 //! Simulated users: whose texts, on which questions, in which style.
 
 use headstart_explain::catalog::Catalog;
-use headstart_explain::decompose::{Member, Settings, Switches, build_with};
+use headstart_explain::decompose::{Member, Settings, build};
 use headstart_explain::divergence::{About, Divergence};
 use headstart_explain::lexicon::{Atoms, Lexicon};
 use headstart_explain::math::Matrix;
@@ -76,14 +76,8 @@ impl World {
     /// The catalog of these probes, whose pLLMs answer a share of them in their style.
     ///
     /// # Errors
-    /// As [`build_with`].
-    pub fn catalog(
-        &self,
-        probes: &[usize],
-        share: f64,
-        settings: &Settings,
-        switches: Switches,
-    ) -> Result<Catalog, Failure> {
+    /// As [`build`].
+    pub fn catalog(&self, probes: &[usize], share: f64, settings: &Settings) -> Result<Catalog, Failure> {
         let styled = (share * probes.len() as f64).round() as usize;
         let member = |(name, all): (&String, &Matrix)| {
             let row = |(i, &p): (usize, &usize)| {
@@ -97,7 +91,7 @@ impl World {
             Member { name: name.clone(), divergence, artifact }
         };
         let members: Vec<Member> = self.names.iter().zip(&self.styles).map(member).collect();
-        build_with(&members, &self.lexicon, &self.atoms, self.reference.as_ref(), settings, switches)
+        build(&members, &self.lexicon, &self.atoms, self.reference.as_ref(), settings)
     }
 
     /// A user's raw rows: `n` texts on different questions, of which each style has its share, and

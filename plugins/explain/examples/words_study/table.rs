@@ -8,7 +8,6 @@ use headstart_explain::lexicon::{Atoms, Lexicon};
 use headstart_explain::math::Matrix;
 use headstart_explain::space::SpaceKind;
 use headstart_explain::stylometry::{FEATURES, features};
-use headstart_explain::words::Method;
 use headstart_protocol::Digest;
 use headstart_protocol::artifact::{ArtifactRef, ArtifactType};
 
@@ -55,7 +54,7 @@ impl Words {
     }
 
     pub fn build(&self, members: &[Member]) -> Result<Catalog, Failed> {
-        let settings = Settings { method: Method::Sparse, max_words: 5, seed: 0 };
+        let settings = Settings::default();
         build(members, &self.lexicon, &self.atoms, None, &settings).map_err(|e| e.message.into())
     }
 }
