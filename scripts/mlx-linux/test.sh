@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds plugins/mlx against MLX's CPU build for Linux and runs its tests; arguments go to cargo
+# Builds models/mlx against MLX's CPU build for Linux and runs its tests; arguments go to cargo
 # test. Cargo sees a shadow of the workspace (links to its folders, copies of its two files), in
 # which mlx-sys is replaced: neither Cargo.toml nor Cargo.lock of the clone changes.
 set -euo pipefail

@@ -136,7 +136,7 @@ fn source_files_stay_readable() {
     let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let mut long = Vec::new();
     let mut folders: Vec<_> =
-        ["dsl", "engine", "plugins", "report", "device-runner", "examples"].map(|d| root.join(d)).into();
+        ["protocol", "models", "dsl", "engine", "plugins", "report", "device-runner", "examples"].map(|d| root.join(d)).into();
     while let Some(dir) = folders.pop() {
         for entry in std::fs::read_dir(&dir).expect("the folder exists").flatten() {
             let path = entry.path();

@@ -135,7 +135,7 @@ fn a_model_of_a_type_that_is_not_supported() {
 #[test]
 fn an_adapter_of_another_base() {
     let place = well();
-    copy(&place, "plugins/lm/tests/fixtures/parity/llama-tied/adapter", "adapter");
+    copy(&place, "models/lm/tests/fixtures/parity/llama-tied/adapter", "adapter");
     is_refused(&place, &["adapter_model.safetensors", "q_proj"]);
 }
 

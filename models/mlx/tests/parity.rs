@@ -1,5 +1,5 @@
 //! The same numbers of the reference libraries that the backend on candle is held against
-//! (plugins/lm/tests/parity.rs), through MLX.
+//! (models/lm/tests/parity.rs), through MLX.
 #![cfg(feature = "mlx")]
 #![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
 

@@ -1,7 +1,7 @@
-//! Language models on MLX, for Apple devices: the [`Backend`] of `plugins/lm` once more.
+//! Language models on MLX, for Apple devices: the [`Backend`] of `models/lm` once more.
 //!
 //! Without the feature `mlx` this crate is nothing but [`backend`], which says so. What it takes
-//! from `plugins/lm` — config, weights, text, adapters, the loop of a training — is the same code
+//! from `models/lm` — config, weights, text, adapters, the loop of a training — is the same code
 //! that the backend on candle uses; the forward passes, their gradients and the memory are MLX's.
 //! `docs/mlx.md` says how it is tested without an Apple device, and what only one can show.
 //!
