@@ -14,6 +14,9 @@ pub trait Backend: Send + Sync {
     /// Its name, such as `candle-cpu`.
     fn name(&self) -> String;
 
+    /// What it computes with: what decides about the bits of its results beside their inputs.
+    fn compute(&self) -> ComputeFacts;
+
     /// Loads a decoder from a folder in the published format, with a LoRA adapter in PEFT's format.
     fn decoder(&self, model: &Path, adapter: Option<&Path>) -> Result<Box<dyn Decoder>, LmError>;
 
@@ -45,6 +48,21 @@ pub trait Backend: Send + Sync {
     /// Trains. Writes the adapter (or, for [`Method::Full`], the whole model folder) to
     /// [`TrainSpec::out`] only when it is complete.
     fn train(&self, spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError>;
+}
+
+/// What a backend computes with. Equal facts and equal inputs give equal bits, for any number of
+/// threads; a cache key that holds the result of a model holds these.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ComputeFacts {
+    /// Which code computes: `cpu` (the kernels of this project), `candle` on a GPU, or `mlx`.
+    pub backend: String,
+    /// The type of activations and sums: `f32`, or `mixed` where products with frozen weights run in
+    /// the type that the weight is stored in and everything else in `f32`.
+    pub precision: String,
+    /// The instruction set that is used here, not the best that the machine has: `avx512`, `avx2`,
+    /// `neon` or `baseline` on a CPU; `cuda` or `metal` on a GPU, followed by that of the host's
+    /// share of the work, such as `cuda+avx512`.
+    pub instruction_set: String,
 }
 
 /// Watches a long computation and may stop it.

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use candle_core::Device;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::api::{Backend, Decoder, Encoder, TrainReport, TrainSpec, Watch};
+use crate::api::{Backend, ComputeFacts, Decoder, Encoder, TrainReport, TrainSpec, Watch};
 use crate::block::Batch;
 use crate::config::DecoderConfig;
 use crate::decoder::{Passes, TextDecoder};
 use crate::encoder::load_encoder;
 use crate::error::LmError;
 use crate::generate::{Sampling, generate};
+use crate::kernels::instruction_set;
 use crate::limits::Limits;
 use crate::lora::Adapter;
 use crate::model::Model;
@@ -51,6 +52,14 @@ pub fn default_backend() -> Arc<dyn Backend> {
 impl Backend for CandleBackend {
     fn name(&self) -> String {
         "candle-cpu".into()
+    }
+
+    fn compute(&self) -> ComputeFacts {
+        ComputeFacts {
+            backend: "cpu".into(),
+            precision: "f32".into(),
+            instruction_set: instruction_set().into(),
+        }
     }
 
     fn decoder(&self, model: &Path, adapter: Option<&Path>) -> Result<Box<dyn Decoder>, LmError> {
@@ -142,5 +151,19 @@ impl Passes for CandlePasses {
         watch: &dyn Watch,
     ) -> Result<Vec<Vec<u32>>, LmError> {
         self.pool.install(|| generate(&self.net, prompts, sampling, watch))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_facts_name_what_the_kernels_use() {
+        let facts = CandleBackend::new(1).compute();
+        assert_eq!((facts.backend.as_str(), facts.precision.as_str()), ("cpu", "f32"));
+        #[cfg(target_arch = "x86_64")]
+        assert_eq!(facts.instruction_set == "avx512", crate::kernels::wide::available());
+        assert_eq!(facts, CandleBackend::new(3).compute(), "threads do not change a bit");
     }
 }

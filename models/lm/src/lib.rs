@@ -54,8 +54,8 @@ pub mod watch;
 pub mod weights;
 
 pub use api::{
-    Backend, Decoder, Encoder, GenerateOptions, LoraSpec, Method, ModelInfo, NextToken, RowScore,
-    TrainReport, TrainSpec, Watch,
+    Backend, ComputeFacts, Decoder, Encoder, GenerateOptions, LoraSpec, Method, ModelInfo, NextToken,
+    RowScore, TrainReport, TrainSpec, Watch,
 };
 pub use candle_backend::{CandleBackend, default_backend};
 pub use error::LmError;

@@ -3,8 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use headstart_lm::LmError;
-use headstart_lm::api::{Backend, Decoder, Encoder, TrainReport, TrainSpec, Watch};
+use headstart_lm::api::{Backend, ComputeFacts, Decoder, Encoder, TrainReport, TrainSpec, Watch};
 use headstart_lm::config::DecoderConfig;
 use headstart_lm::decoder::{Passes, TextDecoder};
 use headstart_lm::encoder::TextEncoder;
@@ -14,6 +13,7 @@ use headstart_lm::model::Model;
 use headstart_lm::padded::answers::answers;
 use headstart_lm::padded::states;
 use headstart_lm::rows::{Example, pack};
+use headstart_lm::{CandleBackend, LmError};
 
 use mlx_rs::{Array, Device, DeviceType};
 
@@ -46,6 +46,13 @@ impl MlxBackend {
 impl Backend for MlxBackend {
     fn name(&self) -> String {
         self.name.into()
+    }
+
+    fn compute(&self) -> ComputeFacts {
+        // The optimizer of a training runs on the host.
+        let host = CandleBackend::new(1).compute().instruction_set;
+        let set = if self.name == "mlx-gpu" { format!("metal+{host}") } else { host };
+        ComputeFacts { backend: "mlx".into(), precision: "mixed".into(), instruction_set: set }
     }
 
     fn decoder(&self, model: &Path, adapter: Option<&Path>) -> Result<Box<dyn Decoder>, LmError> {

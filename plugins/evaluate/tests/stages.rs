@@ -6,7 +6,8 @@ use std::sync::Arc;
 use headstart_evaluate::accuracy::Accuracy;
 use headstart_evaluate::evaluate::{Evaluate, SAMPLES_FILE};
 use headstart_lm::api::{
-    Backend, Decoder, Encoder, GenerateOptions, ModelInfo, NextToken, RowScore, TrainReport, TrainSpec, Watch,
+    Backend, ComputeFacts, Decoder, Encoder, GenerateOptions, ModelInfo, NextToken, RowScore, TrainReport,
+    TrainSpec, Watch,
 };
 use headstart_lm::error::LmError;
 use headstart_protocol::rows::Row;
@@ -27,6 +28,10 @@ struct ParrotModel {
 impl Backend for Parrot {
     fn name(&self) -> String {
         "parrot".into()
+    }
+    fn compute(&self) -> ComputeFacts {
+        let [backend, precision, instruction_set] = ["parrot", "f32", "baseline"].map(String::from);
+        ComputeFacts { backend, precision, instruction_set }
     }
 
     fn decoder(&self, model: &Path, adapter: Option<&Path>) -> Result<Box<dyn Decoder>, LmError> {

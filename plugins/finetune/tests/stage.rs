@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use headstart_finetune::stage::{Finetune, PROJECTIONS};
-use headstart_lm::{Backend, Decoder, Encoder, LmError, Method, TrainReport, TrainSpec, Watch};
+use headstart_lm::{Backend, ComputeFacts, Decoder, Encoder, LmError, Method, TrainReport, TrainSpec, Watch};
 use headstart_protocol::expr::{CompareOp, Condition};
 use headstart_protocol::{ArtifactRef, Failure, FailureClass, Output, Type, Value};
 use headstart_testkit::MemoryContext;
@@ -24,6 +24,10 @@ struct Recorder {
 impl Backend for Recorder {
     fn name(&self) -> String {
         "recorder".into()
+    }
+    fn compute(&self) -> ComputeFacts {
+        let [backend, precision, instruction_set] = ["recorder", "f32", "baseline"].map(String::from);
+        ComputeFacts { backend, precision, instruction_set }
     }
     fn decoder(&self, _: &Path, _: Option<&Path>) -> Result<Box<dyn Decoder>, LmError> {
         panic!("a fine-tuning does not generate")

@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{Device, DeviceLocation};
 
 use super::generate::DeviceCaches;
 use super::net::Net;
 use super::train::{Trainer, losses};
-use crate::api::{Backend, Decoder, Encoder, TrainReport, TrainSpec, Watch};
+use crate::api::{Backend, ComputeFacts, Decoder, Encoder, TrainReport, TrainSpec, Watch};
 use crate::candle_backend::CandleBackend;
 use crate::config::DecoderConfig;
 use crate::decoder::{Passes, TextDecoder};
@@ -49,6 +49,17 @@ impl DeviceBackend {
 impl Backend for DeviceBackend {
     fn name(&self) -> String {
         super::name(&self.device)
+    }
+
+    fn compute(&self) -> ComputeFacts {
+        // Encoders and the optimizer of a training run on the host.
+        let host = self.host.compute().instruction_set;
+        let set = match self.device.location() {
+            DeviceLocation::Cpu => host,
+            DeviceLocation::Cuda { .. } => format!("cuda+{host}"),
+            DeviceLocation::Metal { .. } => format!("metal+{host}"),
+        };
+        ComputeFacts { backend: "candle".into(), precision: "mixed".into(), instruction_set: set }
     }
 
     fn decoder(&self, model: &Path, adapter: Option<&Path>) -> Result<Box<dyn Decoder>, LmError> {

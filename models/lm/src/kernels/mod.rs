@@ -26,6 +26,21 @@ pub mod wide;
 #[cfg(test)]
 pub(crate) mod testing;
 
+/// The instruction set that the kernels use on this machine: `avx512`, `avx2`, `neon` or `baseline`.
+/// Results of different ones differ in their last bits.
+pub fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if wide::available() {
+            return "avx512";
+        }
+        if simd::has_avx2() {
+            return "avx2";
+        }
+    }
+    if cfg!(target_arch = "aarch64") { "neon" } else { "baseline" }
+}
+
 /// Tokens that one parallel piece of an elementwise operation covers.
 pub(crate) const ROWS: usize = 16;
 

@@ -14,7 +14,7 @@ macro_rules! vectorized {
             {
                 #[target_feature(enable = "avx2,fma")]
                 fn wide($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
-                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                if $crate::kernels::simd::has_avx2() {
                     // SAFETY: the features were just detected.
                     return unsafe { wide($($arg),*) };
                 }
@@ -24,6 +24,13 @@ macro_rules! vectorized {
     )*};
 }
 pub(crate) use vectorized;
+
+/// Whether this machine runs the AVX2 form of [`vectorized`] functions.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) fn has_avx2() -> bool {
+    std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+}
 
 /// `a * b + c`, fused where `FMA` says that the machine can.
 #[inline(always)]

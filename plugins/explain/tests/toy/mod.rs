@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use headstart_explain::stylometry::features;
 use headstart_lm::{
-    Backend, Decoder, Encoder, GenerateOptions, LmError, ModelInfo, NextToken, RowScore, TrainReport,
-    TrainSpec, Watch,
+    Backend, ComputeFacts, Decoder, Encoder, GenerateOptions, LmError, ModelInfo, NextToken, RowScore,
+    TrainReport, TrainSpec, Watch,
 };
 use headstart_protocol::artifact::ArtifactRef;
 use headstart_protocol::rows::{Row, text_digest};
@@ -60,6 +60,10 @@ struct ToyDecoder {
 impl Backend for Toy {
     fn name(&self) -> String {
         "toy".into()
+    }
+    fn compute(&self) -> ComputeFacts {
+        let [backend, precision, instruction_set] = ["toy", "f32", "baseline"].map(String::from);
+        ComputeFacts { backend, precision, instruction_set }
     }
 
     fn decoder(&self, model: &Path, adapter: Option<&Path>) -> Result<Box<dyn Decoder>, LmError> {
