@@ -21,23 +21,24 @@ mod refs;
 mod residency;
 mod schedule;
 mod settings;
+mod typed;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use headstart_protocol::expr::CompareOp;
+use headstart_protocol::Type;
 use headstart_protocol::kinds::{Kind, Kinds};
-use headstart_protocol::{Type, Value};
 
 use crate::ast;
-use crate::codes::Code;
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::codes::{Code, Severity};
+use crate::diagnostic::Diagnostic;
 use crate::loader::FileLoader;
 use crate::plan::{Instance, Item, Plan};
 use crate::span::{FileId, Sources, Span};
 use crate::symbols::Index;
 use crate::syntax::Parsed;
+use typed::{TypedExpr, TypedExprKind, Var};
 
 /// The outcome of a check.
 #[derive(Clone, Debug)]
@@ -196,7 +197,7 @@ enum ParamValue {
     /// Being worked out: meeting it again is a cycle.
     Busy,
     /// The value, and the items in it.
-    Done(Option<Typed>, Vec<usize>),
+    Done(Option<TypedExpr>, Vec<usize>),
 }
 
 struct ItemState {
@@ -229,78 +230,6 @@ struct Private {
     via: Option<(usize, Span)>,
     /// Whether its residency has a mistake: then nothing that follows from it is reported.
     reported: bool,
-}
-
-/// A typed expression.
-#[derive(Clone, Debug)]
-struct Typed {
-    t: T,
-    ty: Type,
-    span: Span,
-    /// Written as a literal text, so that it may also stand for a path.
-    literal: bool,
-}
-
-/// An expression with its names resolved; loop variables are still open.
-#[derive(Clone, Debug)]
-enum T {
-    Const(Value),
-    /// Any value: that of an open parameter.
-    Open,
-    Path(PathValue),
-    /// The only instance of an item.
-    Item(usize),
-    /// One instance of a fan-out.
-    Instance(u32),
-    /// All instances of a fan-out.
-    All(usize),
-    /// The instance of a fan-out with the key of a loop variable.
-    Key(usize, usize),
-    /// A loop variable.
-    Var(usize),
-    Float(Box<T>),
-    /// A text taken as a path of the given folder.
-    ToPath(Arc<str>, Box<T>),
-    /// A path, and a text below it.
-    Join(Box<T>, Box<T>),
-    Field(Box<T>, String),
-    Or(Vec<T>),
-    Not(Box<T>),
-    Compare(CompareOp, Box<T>, Box<T>),
-    List(Vec<(String, T)>),
-    Mix(Vec<Term>),
-}
-
-/// A path in two forms: a device gets it as written, the server relative to the file.
-#[derive(Clone, Debug)]
-struct PathValue {
-    written: Arc<str>,
-    resolved: Arc<str>,
-    /// Found on the engine's machine by `glob`.
-    globbed: bool,
-}
-
-/// A term of a mix: `sign * factors * pllm`.
-#[derive(Clone, Debug)]
-struct Term {
-    sign: f64,
-    factors: Vec<T>,
-    pllm: T,
-    name: String,
-    span: Span,
-}
-
-/// A loop variable.
-struct Var {
-    name: ast::Name,
-    ty: Type,
-    literal: bool,
-    /// Keys and values.
-    elements: Arc<Vec<(String, T)>>,
-    /// Whether its texts were used as paths: then their keys are those of paths.
-    as_path: bool,
-    /// Whether the elements are all known.
-    known: bool,
 }
 
 /// Where an expression stands.
@@ -392,7 +321,7 @@ impl Checker<'_> {
         Checked { plan, diagnostics: seen, sources: self.sources, open }
     }
 
-    fn item_ref(&mut self, ctx: &mut Ctx, item: usize, span: Span) -> Option<Typed> {
+    fn item_ref(&mut self, ctx: &mut Ctx, item: usize, span: Span) -> Option<TypedExpr> {
         ctx.uses.push((item, span));
         let i = &self.items[item];
         let ty = i.ty.clone()?;
@@ -400,11 +329,11 @@ impl Checker<'_> {
             return None;
         }
         let (t, ty) = match (i.keyed, i.optional) {
-            (true, _) => (T::All(item), ty.list()),
-            (false, true) => (T::Item(item), ty.optional()),
-            (false, false) => (T::Item(item), ty),
+            (true, _) => (TypedExprKind::All(item), ty.list()),
+            (false, true) => (TypedExprKind::Item(item), ty.optional()),
+            (false, false) => (TypedExprKind::Item(item), ty),
         };
-        Some(Typed { t, ty, span, literal: false })
+        Some(TypedExpr { kind: t, ty, span, literal: false })
     }
 
     /// Names that may be referred to.

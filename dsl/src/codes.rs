@@ -4,7 +4,15 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::diagnostic::Severity;
+/// How serious a diagnostic is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// No plan is made.
+    Error,
+    /// A plan is made, but something is probably not meant.
+    Warning,
+}
 
 macro_rules! codes {
     ($($name:ident $doc:literal)*) => {

@@ -2,19 +2,9 @@
 
 use serde::Serialize;
 
-use crate::codes::Code;
+use crate::codes::{Code, Severity};
 use crate::names;
 use crate::span::Span;
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// No plan is made.
-    Error,
-    /// A plan is made, but something is probably not meant.
-    Warning,
-}
 
 /// A marked place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

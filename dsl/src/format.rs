@@ -10,7 +10,8 @@ mod doc;
 
 use crate::ast::*;
 use crate::codes::Code;
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::codes::Severity;
+use crate::diagnostic::Diagnostic;
 use crate::plan::Declared;
 use crate::span::{FileId, Span};
 use doc::{Doc, INDENT};

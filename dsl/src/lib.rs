@@ -38,7 +38,6 @@ pub mod format;
 pub mod graph;
 mod literal;
 pub mod loader;
-mod mistakes;
 mod names;
 pub mod plan;
 mod render;
@@ -49,8 +48,8 @@ mod values;
 pub mod words;
 
 pub use check::{Checked, Trees, analyze, analyze_again, check, check_module};
-pub use codes::{Code, codes, explain};
-pub use diagnostic::{Diagnostic, Fix, Label, Severity};
+pub use codes::{Code, Severity, codes, explain};
+pub use diagnostic::{Diagnostic, Fix, Label};
 pub use draw::{dot, mermaid, svg};
 pub use format::format;
 pub use graph::graph;

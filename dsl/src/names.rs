@@ -39,7 +39,8 @@ pub fn quoted<'a>(items: impl IntoIterator<Item = &'a str>, last: &str) -> Strin
 }
 
 /// `a Pllm`, `an Int`.
-pub fn a(what: &str) -> String {
+pub fn with_article(what: impl std::fmt::Display) -> String {
+    let what = what.to_string();
     let vowel = what.trim_start_matches('`').starts_with(['A', 'E', 'I', 'O', 'a', 'e', 'i', 'o', 'u']);
     format!("{} {what}", if vowel { "an" } else { "a" })
 }

@@ -3,8 +3,8 @@
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet, normalize_untrusted_str};
 use serde::Serialize;
 
-use crate::codes::Code;
-use crate::diagnostic::{Diagnostic, Label, Severity};
+use crate::codes::{Code, Severity};
+use crate::diagnostic::{Diagnostic, Label};
 use crate::span::{FileId, Sources};
 
 /// Columns of a rendered finding.

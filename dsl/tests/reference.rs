@@ -11,7 +11,7 @@ use std::fmt::Write;
 use headstart_dsl::words::{self, Word};
 use headstart_dsl::{MemoryLoader, Severity, check, codes, format, render};
 use headstart_protocol::Type;
-use headstart_protocol::kinds::{self, Accepts, Arg, Default as D, Kind, Role};
+use headstart_protocol::kinds::{self, Accepts, Arg, DefaultValue, Kind, Role};
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/language.md");
 
@@ -243,14 +243,14 @@ fn accepts(arg: &Arg) -> String {
     arg.accepts.iter().map(one).collect::<Vec<_>>().join(" or ")
 }
 
-fn default(d: &D) -> String {
+fn default(d: &DefaultValue) -> String {
     match d {
-        D::Required => "needed".to_owned(),
-        D::Absent => "absent".to_owned(),
-        D::Int(i) => format!("`{i}`"),
-        D::Float(x) => format!("`{x:?}`"),
-        D::Bool(b) => format!("`{b}`"),
-        D::Text(t) => format!("`{t}`"),
+        DefaultValue::Required => "needed".to_owned(),
+        DefaultValue::Absent => "absent".to_owned(),
+        DefaultValue::Int(i) => format!("`{i}`"),
+        DefaultValue::Float(x) => format!("`{x:?}`"),
+        DefaultValue::Bool(b) => format!("`{b}`"),
+        DefaultValue::Text(t) => format!("`{t}`"),
     }
 }
 

@@ -232,14 +232,14 @@ fn show(plan: &Plan) -> String {
 }
 
 fn is_default(i: &Instance, name: &str, e: &Expr) -> bool {
-    use headstart_protocol::kinds::{self, Default as D};
+    use headstart_protocol::kinds::{self, DefaultValue};
     let Expr::Value { value } = e else { return false };
     let spec = kinds::find(&i.kind).and_then(|k| k.args.iter().find(|a| a.name == name));
     match (spec.map(|s| &s.default), value) {
-        (Some(D::Int(d)), Value::Int(v)) => d == v,
-        (Some(D::Float(d)), Value::Float(v)) => d == v,
-        (Some(D::Bool(d)), Value::Bool(v)) => d == v,
-        (Some(D::Text(d)), Value::Text(v)) => d == v,
+        (Some(DefaultValue::Int(d)), Value::Int(v)) => d == v,
+        (Some(DefaultValue::Float(d)), Value::Float(v)) => d == v,
+        (Some(DefaultValue::Bool(d)), Value::Bool(v)) => d == v,
+        (Some(DefaultValue::Text(d)), Value::Text(v)) => d == v,
         _ => false,
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::digest::Digest;
-use crate::kinds::{Accepts, Arg, Default as ArgDefault, Kind, Places, Role};
+use crate::kinds::{Accepts, Arg, DefaultValue, Kind, Places, Role};
 use crate::stage::{Failure, Stage};
 use crate::types::Type;
 
@@ -252,7 +252,7 @@ impl DeclaredStage {
             }
             args.push(self.arg(arg)?);
         }
-        let needed = args.iter().filter(|a| a.default == ArgDefault::Required);
+        let needed = args.iter().filter(|a| a.default == DefaultValue::Required);
         let call: Vec<String> = needed.map(|a| format!("{}: …", a.name)).collect();
         Ok(Kind {
             name: format!("{program}.{}", self.name),
@@ -316,8 +316,8 @@ impl DeclaredStage {
             }
         };
         let default = match (&arg.default, arg.optional) {
-            (None, false) => ArgDefault::Required,
-            (None, true) => ArgDefault::Absent,
+            (None, false) => DefaultValue::Required,
+            (None, true) => DefaultValue::Absent,
             (Some(_), true) => return wrong(format!("{what} is optional and has a default"), "optional"),
             (Some(value), false) => match default(value, &accepts) {
                 Some(default) => default,
@@ -361,13 +361,13 @@ fn accepts(name: &str) -> Option<Accepts> {
     })
 }
 
-fn default(value: &Json, accepts: &[Accepts]) -> Option<ArgDefault> {
+fn default(value: &Json, accepts: &[Accepts]) -> Option<DefaultValue> {
     accepts.iter().find_map(|a| match (a, value) {
-        (Accepts::Int, v) => v.as_i64().map(ArgDefault::Int),
-        (Accepts::Float, v) => v.as_f64().map(ArgDefault::Float),
-        (Accepts::Bool, Json::Bool(b)) => Some(ArgDefault::Bool(*b)),
-        (Accepts::Text, Json::String(t)) => Some(ArgDefault::Text(t.clone())),
-        (Accepts::Word(words), Json::String(t)) if words.contains(t) => Some(ArgDefault::Text(t.clone())),
+        (Accepts::Int, v) => v.as_i64().map(DefaultValue::Int),
+        (Accepts::Float, v) => v.as_f64().map(DefaultValue::Float),
+        (Accepts::Bool, Json::Bool(b)) => Some(DefaultValue::Bool(*b)),
+        (Accepts::Text, Json::String(t)) => Some(DefaultValue::Text(t.clone())),
+        (Accepts::Word(words), Json::String(t)) if words.contains(t) => Some(DefaultValue::Text(t.clone())),
         _ => None,
     })
 }
@@ -398,7 +398,7 @@ mod tests {
     fn a_stage_becomes_a_kind() {
         let kind = stage(|_| {}).expect("sound");
         assert_eq!((kind.name.as_str(), kind.places), ("tools.readability", Places::Anywhere));
-        assert_eq!(kind.args[1].default, ArgDefault::Float(1.0));
+        assert_eq!(kind.args[1].default, DefaultValue::Float(1.0));
         assert_eq!(kind.args[3].accepts[0].ty(), Type::Metrics.list());
         assert_eq!(kind.example, "tools.readability(responses: …)");
         assert!(kind.cacheable);

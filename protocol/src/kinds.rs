@@ -68,7 +68,7 @@ pub struct Arg {
     /// What it accepts: any of these.
     pub accepts: Vec<Accepts>,
     /// Whether and how it may be left out.
-    pub default: Default,
+    pub default: DefaultValue,
     /// What it means, with its unit.
     pub doc: String,
 }
@@ -124,7 +124,7 @@ pub enum Accepts {
 
 /// Whether an argument may be left out.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Default {
+pub enum DefaultValue {
     /// It must be given.
     Required,
     /// It may be left out, and is then absent.
@@ -204,10 +204,10 @@ impl Kind {
 }
 
 fn required(name: &str, accepts: &[Accepts], doc: &str) -> Arg {
-    optional(name, accepts, Default::Required, doc)
+    optional(name, accepts, DefaultValue::Required, doc)
 }
 
-fn optional(name: &str, accepts: &[Accepts], default: Default, doc: &str) -> Arg {
+fn optional(name: &str, accepts: &[Accepts], default: DefaultValue, doc: &str) -> Arg {
     Arg { name: name.to_owned(), accepts: accepts.to_vec(), default, doc: doc.to_owned() }
 }
 

@@ -1,10 +1,10 @@
-//! Fixes of findings, offered as edits.
+//! Fixes of diagnostics, offered as edits.
 
 use headstart_dsl::{Diagnostic, Fix};
 use lsp_types::{CodeAction, CodeActionKind, CodeActionOrCommand, Range, TextEdit, Uri, WorkspaceEdit};
 
+use crate::diagnostics;
 use crate::documents::{Analysis, Text};
-use crate::findings;
 
 /// The fixes of what is wrong in a range of the file.
 pub fn actions(a: &Analysis, text: &Text, uri: &Uri, range: Range) -> Vec<CodeActionOrCommand> {
@@ -32,7 +32,7 @@ fn action(a: &Analysis, text: &Text, uri: &Uri, d: &Diagnostic, fix: &Fix) -> Op
     Some(CodeActionOrCommand::CodeAction(CodeAction {
         title,
         kind: Some(CodeActionKind::QUICKFIX),
-        diagnostics: Some(vec![findings::finding(a, text, d)]),
+        diagnostics: Some(vec![diagnostics::diagnostic(a, text, d)]),
         edit: Some(WorkspaceEdit { changes: Some(changes), ..Default::default() }),
         is_preferred: Some(true),
         ..Default::default()

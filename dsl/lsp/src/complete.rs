@@ -3,7 +3,7 @@
 use headstart_dsl::symbols::{Symbol, SymbolKind};
 use headstart_dsl::words::{self, Word};
 use headstart_protocol::Type;
-use headstart_protocol::kinds::{Accepts, Arg, Default as D, Kind, Role};
+use headstart_protocol::kinds::{Accepts, Arg, DefaultValue, Kind, Role};
 use lsp_types::{
     CompletionItem, CompletionItemKind as C, Documentation, InsertTextFormat, MarkupContent, MarkupKind,
 };
@@ -360,13 +360,13 @@ fn symbol(s: &Symbol, fits: bool) -> CompletionItem {
 fn argument(arg: &Arg) -> CompletionItem {
     let mut i = item(&arg.name, C::PROPERTY, hover::accepts(arg), hover::argument(arg));
     i.insert_text = Some(format!("{}: ", arg.name));
-    i.sort_text = Some(format!("{}{}", if arg.default == D::Required { 0 } else { 3 }, arg.name));
+    i.sort_text = Some(format!("{}{}", if arg.default == DefaultValue::Required { 0 } else { 3 }, arg.name));
     i
 }
 
 /// A call with a hole for each argument that is needed.
 fn call_snippet(name: &str, k: &Kind) -> String {
-    let needed = k.args.iter().enumerate().filter(|(_, a)| a.default == D::Required);
+    let needed = k.args.iter().enumerate().filter(|(_, a)| a.default == DefaultValue::Required);
     let holes: Vec<String> = needed
         .map(|(n, a)| match n {
             0 => format!("${{1:{}}}", a.name),

@@ -97,7 +97,7 @@ pub struct Document {
     analysis: Option<Arc<Analysis>>,
     /// Of the last analysis.
     trees: Trees,
-    /// Whether the editor has the findings of this text.
+    /// Whether the editor has the diagnostics of this text.
     pub published: bool,
 }
 

@@ -4,7 +4,7 @@ use headstart_dsl::Span;
 use headstart_dsl::plan::Place;
 use headstart_dsl::symbols::{Index, Symbol, SymbolKind, Target};
 use headstart_protocol::Type;
-use headstart_protocol::kinds::{self, Accepts, Arg, Default as D, Kind};
+use headstart_protocol::kinds::{self, Accepts, Arg, DefaultValue, Kind};
 
 use crate::documents::Analysis;
 
@@ -102,12 +102,12 @@ pub fn kind(k: &Kind) -> String {
 /// An argument in one line.
 pub fn argument(a: &Arg) -> String {
     let default = match &a.default {
-        D::Required => String::new(),
-        D::Absent => ", may be left out".to_owned(),
-        D::Int(i) => format!(" = {i}"),
-        D::Float(x) => format!(" = {x:?}"),
-        D::Bool(b) => format!(" = {b}"),
-        D::Text(t) => format!(" = {t}"),
+        DefaultValue::Required => String::new(),
+        DefaultValue::Absent => ", may be left out".to_owned(),
+        DefaultValue::Int(i) => format!(" = {i}"),
+        DefaultValue::Float(x) => format!(" = {x:?}"),
+        DefaultValue::Bool(b) => format!(" = {b}"),
+        DefaultValue::Text(t) => format!(" = {t}"),
     };
     format!("`{}`: {}{default} — {}", a.name, accepts(a), a.doc)
 }

@@ -9,14 +9,14 @@
 //! # Layout
 //! - [`run`], [`run_stdio`]: the loop over messages (`server`).
 //! - `documents`: open files, the protocol's positions, and addresses.
-//! - `findings`: diagnostics. `hover`, `complete`, `signature`, `names` (definition, references,
+//! - `diagnostics`: the checker's diagnostics. `hover`, `complete`, `signature`, `names` (definition, references,
 //!   rename), `outline` (document symbols, folding), `actions` (fixes): one module a question.
 //! - `scan`: what the text in front of the cursor is in the middle of.
 
 mod actions;
 mod complete;
+mod diagnostics;
 mod documents;
-mod findings;
 mod hover;
 mod names;
 mod outline;

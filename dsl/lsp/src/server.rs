@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::documents::{Analysis, Documents, Text};
-use crate::{LspError, actions, complete, findings, hover, names, outline, signature};
+use crate::{LspError, actions, complete, diagnostics, hover, names, outline, signature};
 
 struct Server<'a> {
     connection: &'a Connection,
@@ -159,9 +159,9 @@ impl Server<'_> {
                     n.extract::<lsp_types::DidCloseTextDocumentParams>(note::DidCloseTextDocument::METHOD)
                 {
                     self.documents.close(&p.text_document.uri);
-                    // The findings of a closed file go away.
+                    // The diagnostics of a closed file go away.
                     let none = PublishDiagnosticsParams::new(p.text_document.uri, Vec::new(), None);
-                    let _ = self.send_findings(none);
+                    let _ = self.send_diagnostics(none);
                 }
             }
             // Files that are imported or listed may have changed.
@@ -172,7 +172,7 @@ impl Server<'_> {
         }
     }
 
-    /// Sends the findings of every file whose text has changed.
+    /// Sends the diagnostics of every file whose text has changed.
     fn publish(&mut self) -> Result<(), LspError> {
         for path in self.documents.paths() {
             let Some(d) = self.documents.by_path(&path).filter(|d| !d.published) else { continue };
@@ -180,13 +180,13 @@ impl Server<'_> {
             let uri = d.uri.clone();
             let Some(a) = self.documents.analysis(&uri, self.disk) else { continue };
             let Some(d) = self.documents.get(&uri) else { continue };
-            let found = findings::findings(&a, &d.text);
-            self.send_findings(PublishDiagnosticsParams::new(uri, found, Some(d.version)))?;
+            let found = diagnostics::diagnostics(&a, &d.text);
+            self.send_diagnostics(PublishDiagnosticsParams::new(uri, found, Some(d.version)))?;
         }
         Ok(())
     }
 
-    fn send_findings(&self, p: PublishDiagnosticsParams) -> Result<(), LspError> {
+    fn send_diagnostics(&self, p: PublishDiagnosticsParams) -> Result<(), LspError> {
         self.send(Notification::new(note::PublishDiagnostics::METHOD.to_owned(), p).into())
     }
 

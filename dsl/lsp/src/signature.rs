@@ -1,6 +1,6 @@
 //! The arguments of the call that is being written.
 
-use headstart_protocol::kinds::{Default as D, Kind, Kinds};
+use headstart_protocol::kinds::{DefaultValue, Kind, Kinds};
 use lsp_types::{
     Documentation, MarkupContent, MarkupKind, ParameterInformation, ParameterLabel, SignatureHelp,
     SignatureInformation,
@@ -49,7 +49,7 @@ fn described(kind: &Kind) -> SignatureInformation {
     for (n, a) in kind.args.iter().enumerate() {
         label += if n == 0 { "" } else { ", " };
         let start = label.encode_utf16().count() as u32;
-        let optional = if a.default == D::Required { "" } else { "?" };
+        let optional = if a.default == DefaultValue::Required { "" } else { "?" };
         label += &format!("{}{optional}: {}", a.name, hover::accepts(a));
         let end = label.encode_utf16().count() as u32;
         parameters.push(ParameterInformation {

@@ -1,24 +1,28 @@
 //! Arguments: what a kind accepts, and what is given.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use headstart_protocol::expr::Condition;
-use headstart_protocol::kinds::{Accepts, Arg, Default as D, Kind};
+use headstart_protocol::kinds::{Accepts, Arg, DefaultValue, Kind};
 use headstart_protocol::{Type, Value};
 
-use super::infer::a;
-use super::params::OPEN;
-use super::{Checker, Ctx, PathValue, T, Typed};
+use super::typed::{OPEN, as_float, as_path, converts, text_of};
+use super::typed::{TypedExpr, TypedExprKind};
+use super::{Checker, Ctx};
 use crate::ast::{self, Expr, ExprKind, Name};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
-use crate::loader;
 use crate::names;
+use crate::names::with_article;
 
 impl Checker<'_> {
     /// The arguments of a call, defaults filled in; absent ones and those with mistakes left out.
-    pub(super) fn args(&mut self, ctx: &mut Ctx, kind: &Kind, call: &ast::Call) -> BTreeMap<String, T> {
+    pub(super) fn args(
+        &mut self,
+        ctx: &mut Ctx,
+        kind: &Kind,
+        call: &ast::Call,
+    ) -> BTreeMap<String, TypedExprKind> {
         let mut given: BTreeMap<&str, &Name> = BTreeMap::new();
         let mut out = BTreeMap::new();
         for (n, arg) in call.args.iter().enumerate() {
@@ -42,13 +46,13 @@ impl Checker<'_> {
         self.report_missing(kind, call, &given);
         for spec in kind.args.iter().filter(|s| !given.contains_key(s.name.as_str())) {
             let value = match &spec.default {
-                D::Required | D::Absent => continue,
-                D::Int(i) => Value::Int(*i),
-                D::Float(x) => Value::Float(*x),
-                D::Bool(b) => Value::Bool(*b),
-                D::Text(t) => Value::Text(t.clone()),
+                DefaultValue::Required | DefaultValue::Absent => continue,
+                DefaultValue::Int(i) => Value::Int(*i),
+                DefaultValue::Float(x) => Value::Float(*x),
+                DefaultValue::Bool(b) => Value::Bool(*b),
+                DefaultValue::Text(t) => Value::Text(t.clone()),
             };
-            out.insert(spec.name.clone(), T::Const(value));
+            out.insert(spec.name.clone(), TypedExprKind::Const(value));
         }
         out
     }
@@ -66,7 +70,8 @@ impl Checker<'_> {
             let d = Diagnostic::new(Code::E0107, "only the first argument may go without its name");
             let given = |a: &Arg| call.args.iter().any(|g| g.name.as_ref().is_some_and(|n| n.text == a.name));
             let free: Vec<&Arg> = kind.args.iter().skip(1).filter(|a| !given(a)).collect();
-            let needed: Vec<&Arg> = free.iter().copied().filter(|a| a.default == D::Required).collect();
+            let needed: Vec<&Arg> =
+                free.iter().copied().filter(|a| a.default == DefaultValue::Required).collect();
             let d = d.at(arg.value.span, "which argument is this?");
             let start = crate::span::Span { end: arg.value.span.start, ..arg.value.span };
             let d = match (needed.as_slice(), free.is_empty()) {
@@ -98,7 +103,7 @@ impl Checker<'_> {
         let missing: Vec<&Arg> = kind
             .args
             .iter()
-            .filter(|a| a.default == D::Required && !given.contains_key(a.name.as_str()))
+            .filter(|a| a.default == DefaultValue::Required && !given.contains_key(a.name.as_str()))
             .collect();
         if missing.is_empty() {
             return;
@@ -123,7 +128,7 @@ impl Checker<'_> {
         self.report(d);
     }
 
-    fn argument(&mut self, ctx: &mut Ctx, kind: &Kind, spec: &Arg, e: &Expr) -> Option<T> {
+    fn argument(&mut self, ctx: &mut Ctx, kind: &Kind, spec: &Arg, e: &Expr) -> Option<TypedExprKind> {
         let bare = e.bare();
         for accepts in &spec.accepts {
             match (accepts, &bare.kind) {
@@ -137,9 +142,9 @@ impl Checker<'_> {
             }
         }
         let typed = self.infer(ctx, e)?;
-        let optional_ok = spec.default == D::Absent;
+        let optional_ok = spec.default == DefaultValue::Absent;
         let typed = match &typed.ty {
-            Type::Optional(inner) if optional_ok => Typed { ty: (**inner).clone(), ..typed },
+            Type::Optional(inner) if optional_ok => TypedExpr { ty: (**inner).clone(), ..typed },
             Type::Optional(inner) if self.fits(inner, &typed, &spec.accepts).is_some() => {
                 self.plain(typed);
                 return None;
@@ -157,16 +162,16 @@ impl Checker<'_> {
     }
 
     /// Whether a number, where it is known at check time, is at least 1 where it must be.
-    fn is_count(&mut self, ctx: &Ctx, kind: &Kind, spec: &Arg, typed: &Typed) -> bool {
+    fn is_count(&mut self, ctx: &Ctx, kind: &Kind, spec: &Arg, typed: &TypedExpr) -> bool {
         if !spec.accepts.contains(&Accepts::Count) {
             return true;
         }
-        let below = |t: &T| match t {
-            T::Const(Value::Int(i)) if *i < 1 => Some(*i),
+        let below = |t: &TypedExprKind| match t {
+            TypedExprKind::Const(Value::Int(i)) if *i < 1 => Some(*i),
             _ => None,
         };
-        let below = match &typed.t {
-            T::Var(v) => ctx.vars[*v].elements.iter().find_map(|(_, t)| below(t)),
+        let below = match &typed.kind {
+            TypedExprKind::Var(v) => ctx.vars[*v].elements.iter().find_map(|(_, t)| below(t)),
             t => below(t),
         };
         let Some(n) = below else { return true };
@@ -178,27 +183,27 @@ impl Checker<'_> {
     }
 
     /// The first accepted type that a value fits.
-    fn fits(&self, ty: &Type, typed: &Typed, accepts: &[Accepts]) -> Option<Type> {
+    fn fits(&self, ty: &Type, typed: &TypedExpr, accepts: &[Accepts]) -> Option<Type> {
         let all = || accepts.iter().map(Accepts::ty);
         all().find(|want| want == ty).or_else(|| all().find(|want| converts(ty, want, typed)))
     }
 
     /// A value as another type that it [`converts`] to.
-    pub(super) fn coerce(&mut self, ctx: &mut Ctx, typed: Typed, want: &Type) -> T {
+    pub(super) fn coerce(&mut self, ctx: &mut Ctx, typed: TypedExpr, want: &Type) -> TypedExprKind {
         if typed.ty == *want {
-            return typed.t;
+            return typed.kind;
         }
         let scalar = match want {
             Type::List(inner) => inner,
             other => other,
         };
         match scalar {
-            Type::Float => as_float(typed.t),
+            Type::Float => as_float(typed.kind),
             Type::Path => {
-                mark_as_path(ctx, &typed.t);
-                as_path(&self.scopes[ctx.scope].dir, typed.t)
+                mark_as_path(ctx, &typed.kind);
+                as_path(&self.scopes[ctx.scope].dir, typed.kind)
             }
-            _ => typed.t,
+            _ => typed.kind,
         }
     }
 
@@ -210,7 +215,7 @@ impl Checker<'_> {
         spec: &Arg,
         words: &[String],
         e: &Expr,
-    ) -> Option<Option<T>> {
+    ) -> Option<Option<TypedExprKind>> {
         let unknown = |word: &str| {
             Diagnostic::new(Code::E0111, format!("`{}` of `{}` cannot be `{word}`", spec.name, kind.name))
                 .at(e.span, "unknown word")
@@ -219,7 +224,7 @@ impl Checker<'_> {
         };
         match &e.kind {
             ExprKind::Name(n) if words.contains(n) => {
-                return Some(Some(T::Const(Value::Text(n.clone()))));
+                return Some(Some(TypedExprKind::Const(Value::Text(n.clone()))));
             }
             ExprKind::Name(n) => {
                 let var = ctx.vars.iter().any(|v| v.name.text == *n);
@@ -249,20 +254,20 @@ impl Checker<'_> {
             self.report_mismatch(kind, spec, &typed);
             return Some(None);
         }
-        let texts: Vec<String> = match &typed.t {
-            T::Const(Value::Text(t)) => vec![t.clone()],
-            T::Var(v) => ctx.vars[*v].elements.iter().filter_map(|(_, t)| text_of(t)).collect(),
+        let texts: Vec<String> = match &typed.kind {
+            TypedExprKind::Const(Value::Text(t)) => vec![t.clone()],
+            TypedExprKind::Var(v) => ctx.vars[*v].elements.iter().filter_map(|(_, t)| text_of(t)).collect(),
             _ => Vec::new(),
         };
         if let Some(bad) = texts.iter().find(|t| !words.contains(t) && *t != OPEN) {
             self.report(unknown(bad));
             return Some(None);
         }
-        Some(Some(typed.t))
+        Some(Some(typed.kind))
     }
 
     /// `loss < 1.9`: the left side is the bare name of a metric.
-    fn condition(&mut self, ctx: &mut Ctx, spec: &Arg, e: &Expr) -> Option<T> {
+    fn condition(&mut self, ctx: &mut Ctx, spec: &Arg, e: &Expr) -> Option<TypedExprKind> {
         let wrong = |at: &Expr, text: &str| {
             Diagnostic::new(Code::E0214, format!("`{}` compares a metric with a number", spec.name))
                 .at(at.span, text)
@@ -277,26 +282,26 @@ impl Checker<'_> {
             return None;
         };
         let bound = self.infer(ctx, right)?;
-        let bound = match bound.t {
-            T::Const(Value::Int(i)) => i as f64,
-            T::Const(Value::Float(x)) => x,
+        let bound = match bound.kind {
+            TypedExprKind::Const(Value::Int(i)) => i as f64,
+            TypedExprKind::Const(Value::Float(x)) => x,
             _ => {
                 self.report(wrong(right, "a number that is known beforehand stands here"));
                 return None;
             }
         };
-        Some(T::Const(Value::Condition(Condition { metric: metric.clone(), op: *op, bound })))
+        Some(TypedExprKind::Const(Value::Condition(Condition { metric: metric.clone(), op: *op, bound })))
     }
 
-    fn report_mismatch(&mut self, kind: &Kind, spec: &Arg, typed: &Typed) {
+    fn report_mismatch(&mut self, kind: &Kind, spec: &Arg, typed: &TypedExpr) {
         let wanted: Vec<String> = spec.accepts.iter().map(describe).collect();
         let wanted = names::listed(&wanted, "or");
         let d = Diagnostic::new(
             Code::E0201,
-            format!("`{}` takes {wanted} as `{}`, not {}", kind.name, spec.name, a(&typed.ty)),
+            format!("`{}` takes {wanted} as `{}`, not {}", kind.name, spec.name, with_article(&typed.ty)),
         )
-        .at(typed.span, a(&typed.ty));
-        let d = self.declared_here(d, &typed.t);
+        .at(typed.span, with_article(&typed.ty));
+        let d = self.declared_here(d, &typed.kind);
         let accepts = |ty: &Type| spec.accepts.iter().any(|w| w.ty() == *ty);
         let d = match &typed.ty {
             Type::List(t) if accepts(t) => {
@@ -328,10 +333,10 @@ impl Checker<'_> {
     }
 
     /// Points to the declaration that gives a value its type.
-    fn declared_here(&self, d: Diagnostic, t: &T) -> Diagnostic {
+    fn declared_here(&self, d: Diagnostic, t: &TypedExprKind) -> Diagnostic {
         let item = match t {
-            T::Item(i) | T::All(i) | T::Key(i, _) => *i,
-            T::Instance(n) => self.instances[*n as usize].item as usize,
+            TypedExprKind::Item(i) | TypedExprKind::All(i) | TypedExprKind::Key(i, _) => *i,
+            TypedExprKind::Instance(n) => self.instances[*n as usize].item as usize,
             _ => return d,
         };
         let decl = &self.items[item].decl;
@@ -348,54 +353,9 @@ impl Checker<'_> {
     }
 }
 
-pub(super) fn as_float(t: T) -> T {
-    match t {
-        T::Const(Value::Int(i)) => T::Const(Value::Float(i as f64)),
-        T::List(items) => T::List(items.into_iter().map(|(k, t)| (k, as_float(t))).collect()),
-        t @ (T::Const(_) | T::Float(_)) => t,
-        t => T::Float(Box::new(t)),
-    }
-}
-
-/// A text as a path of the folder `dir`; the elements of a list then get the keys of paths.
-pub(super) fn as_path(dir: &Arc<str>, t: T) -> T {
-    match t {
-        T::Const(Value::Text(text)) => {
-            let resolved = loader::join(dir, &text).into();
-            T::Path(PathValue { written: text.into(), resolved, globbed: false })
-        }
-        T::List(items) => {
-            let each = items.into_iter().map(|(k, t)| (loader::stem(&k).to_owned(), as_path(dir, t)));
-            T::List(each.collect())
-        }
-        t => T::ToPath(dir.clone(), Box::new(t)),
-    }
-}
-
-fn mark_as_path(ctx: &mut Ctx, t: &T) {
-    if let T::Var(v) = t {
+fn mark_as_path(ctx: &mut Ctx, t: &TypedExprKind) {
+    if let TypedExprKind::Var(v) = t {
         ctx.vars[*v].as_path = true;
-    }
-}
-
-fn text_of(t: &T) -> Option<String> {
-    match t {
-        T::Const(Value::Text(t)) => Some(t.clone()),
-        _ => None,
-    }
-}
-
-/// Whether a value of type `ty` may stand where `want` is wanted: an integer for a float, a literal
-/// text for a path, the empty list for any list.
-pub(super) fn converts(ty: &Type, want: &Type, typed: &Typed) -> bool {
-    match (ty, want) {
-        (Type::Int, Type::Float) => true,
-        (Type::Text, Type::Path) => typed.literal,
-        (Type::List(a), Type::List(b)) => {
-            let empty = matches!(&typed.t, T::List(items) if items.is_empty());
-            empty || (matches!(typed.t, T::List(_)) && (a == b || converts(a, b, typed)))
-        }
-        _ => false,
     }
 }
 
@@ -408,6 +368,6 @@ fn is_told(a: &Arg) -> bool {
 fn describe(accepts: &Accepts) -> String {
     match accepts {
         Accepts::Word(words) => format!("one of {}", names::quoted(words.iter().map(String::as_str), "or")),
-        other => a(&other.ty()),
+        other => with_article(&other.ty()),
     }
 }

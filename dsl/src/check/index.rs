@@ -6,7 +6,7 @@ use std::sync::Arc;
 use headstart_protocol::kinds::{Accepts, Arg};
 use headstart_protocol::{Type, Value};
 
-use super::params::show;
+use super::typed::{number, show};
 use super::{Checker, Entity, ParamValue};
 use crate::ast::{self, Block, Call, Decl, Expr, ExprKind, ItemKind, Name, Ty};
 use crate::plan::Declared;
@@ -115,7 +115,7 @@ impl Build<'_, '_> {
             ItemKind::Param(p) => {
                 let value = match entity(&p.name) {
                     Some(Entity::Param(n)) => match &self.c.params[n].value {
-                        ParamValue::Done(Some(v), _) => Some(show(&v.t)),
+                        ParamValue::Done(Some(v), _) => Some(show(&v.kind)),
                         _ => None,
                     },
                     _ => None,
@@ -360,7 +360,7 @@ impl Build<'_, '_> {
             ExprKind::Join(_) => Some(Type::Path),
             ExprKind::Text(_) => Some(Type::Text),
             ExprKind::Bool(_) | ExprKind::Compare(..) | ExprKind::Not(_) => Some(Type::Bool),
-            ExprKind::Number(n, _) => Some(match super::infer::number(*n).0 {
+            ExprKind::Number(n, _) => Some(match number(*n).0 {
                 Value::Int(_) => Type::Int,
                 Value::Duration(_) => Type::Duration,
                 Value::Bytes(_) => Type::Bytes,

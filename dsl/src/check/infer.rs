@@ -4,39 +4,30 @@ use headstart_protocol::expr::CompareOp;
 use headstart_protocol::{Type, Value};
 
 use super::refs::Found;
-use super::{Checker, Ctx, Entity, T, Typed};
-use crate::ast::{Call, Expr, ExprKind, Name, Number};
+use super::typed::{TypedExpr, TypedExprKind, as_float, is_open, number};
+use super::{Checker, Ctx, Entity};
+use crate::ast::{Call, Expr, ExprKind, Name};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
 use crate::loader;
-use crate::names;
+use crate::names::{self, with_article};
 use crate::span::Span;
-
-impl Typed {
-    fn new(t: T, ty: Type, span: Span) -> Self {
-        Self { t, ty, span, literal: false }
-    }
-
-    fn value(value: Value, ty: Type, span: Span) -> Self {
-        Self::new(T::Const(value), ty, span)
-    }
-}
 
 impl Checker<'_> {
     /// The type and meaning of an expression; none where a mistake in it is reported.
-    pub(super) fn infer(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<Typed> {
+    pub(super) fn infer(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<TypedExpr> {
         let span = e.span;
         match &e.kind {
             ExprKind::Bad => None,
             ExprKind::Paren(inner) => self.infer(ctx, inner),
-            ExprKind::Bool(b) => Some(Typed::value(Value::Bool(*b), Type::Bool, span)),
+            ExprKind::Bool(b) => Some(TypedExpr::value(Value::Bool(*b), Type::Bool, span)),
             ExprKind::Number(n, _) => {
                 let (value, ty) = number(*n);
-                Some(Typed::value(value, ty, span))
+                Some(TypedExpr::value(value, ty, span))
             }
             ExprKind::Text(t) => {
-                let typed = Typed::value(Value::Text(t.clone()), Type::Text, span);
-                Some(Typed { literal: true, ..typed })
+                let typed = TypedExpr::value(Value::Text(t.clone()), Type::Text, span);
+                Some(TypedExpr { literal: true, ..typed })
             }
             ExprKind::Name(n) => self.name(ctx, n, span),
             ExprKind::Field(of, name) => self.field(ctx, of, name, span),
@@ -49,12 +40,12 @@ impl Checker<'_> {
                 if inner.ty != Type::Bool {
                     let d = Diagnostic::new(
                         Code::E0206,
-                        format!("`not` takes true or false, not {}", a(&inner.ty)),
+                        format!("`not` takes true or false, not {}", with_article(&inner.ty)),
                     );
-                    self.report(d.at(inner.span, a(&inner.ty)));
+                    self.report(d.at(inner.span, with_article(&inner.ty)));
                     return None;
                 }
-                Some(Typed::new(T::Not(Box::new(inner.t)), Type::Bool, span))
+                Some(TypedExpr::new(TypedExprKind::Not(Box::new(inner.kind)), Type::Bool, span))
             }
             ExprKind::Compare(l, op, r) => self.compare(ctx, l, *op, r, span),
             ExprKind::Minus(_) | ExprKind::Sum(_) | ExprKind::Product(_) => self.arithmetic(ctx, e),
@@ -63,11 +54,11 @@ impl Checker<'_> {
         }
     }
 
-    fn name(&mut self, ctx: &mut Ctx, n: &str, span: Span) -> Option<Typed> {
+    fn name(&mut self, ctx: &mut Ctx, n: &str, span: Span) -> Option<TypedExpr> {
         if let Some(at) = ctx.vars.iter().position(|v| v.name.text == n) {
             let v = &ctx.vars[at];
-            let typed = Typed::new(T::Var(at), v.ty.clone(), span);
-            return v.known.then_some(Typed { literal: v.literal, ..typed });
+            let typed = TypedExpr::new(TypedExprKind::Var(at), v.ty.clone(), span);
+            return v.known.then_some(TypedExpr { literal: v.literal, ..typed });
         }
         match self.scopes[ctx.scope].names.get(n).map(|(e, _)| *e) {
             Some(entity) => self.entity(ctx, entity, span),
@@ -78,12 +69,12 @@ impl Checker<'_> {
         }
     }
 
-    fn entity(&mut self, ctx: &mut Ctx, entity: Entity, span: Span) -> Option<Typed> {
+    fn entity(&mut self, ctx: &mut Ctx, entity: Entity, span: Span) -> Option<TypedExpr> {
         match entity {
             Entity::Item(i) => self.item_ref(ctx, i, span),
             Entity::Param(p) => {
                 let value = self.param(p, ctx, span)?;
-                Some(Typed { span, literal: false, ..value })
+                Some(TypedExpr { span, literal: false, ..value })
             }
             Entity::Module(_) => {
                 let d = Diagnostic::new(Code::E0201, "a module is no value").at(span, "an imported file");
@@ -99,7 +90,7 @@ impl Checker<'_> {
         }
     }
 
-    fn field(&mut self, ctx: &mut Ctx, of: &Expr, name: &Name, span: Span) -> Option<Typed> {
+    fn field(&mut self, ctx: &mut Ctx, of: &Expr, name: &Name, span: Span) -> Option<TypedExpr> {
         if let Some(module) = self.module(ctx.scope, of) {
             return match self.member(module, &name.text) {
                 Found::Entity(entity) => self.entity(ctx, entity, span),
@@ -110,7 +101,7 @@ impl Checker<'_> {
                     let (value, _) = self.unwrap_release(&value)?;
                     let typed = self.infer(&mut inner, value)?;
                     ctx.uses.extend(inner.uses.into_iter().map(|(i, _)| (i, span)));
-                    Some(Typed { span, ..typed })
+                    Some(TypedExpr { span, ..typed })
                 }
                 Found::Missing(m) => {
                     let scope = &self.scopes[m];
@@ -134,13 +125,13 @@ impl Checker<'_> {
             return None;
         };
         let ty = if optional { ty.optional() } else { ty };
-        Some(Typed::new(T::Field(Box::new(of.t), name.text.clone()), ty, span))
+        Some(TypedExpr::new(TypedExprKind::Field(Box::new(of.kind), name.text.clone()), ty, span))
     }
 
-    fn report_no_field(&mut self, of: &Typed, ty: &Type, name: &Name) {
-        let d = Diagnostic::new(Code::E0108, format!("{} has no field `{}`", a(ty), name.text))
+    fn report_no_field(&mut self, of: &TypedExpr, ty: &Type, name: &Name) {
+        let d = Diagnostic::new(Code::E0108, format!("{} has no field `{}`", with_article(ty), name.text))
             .at(name.span, "unknown field")
-            .see(of.span, format!("this is {}", a(&of.ty)));
+            .see(of.span, format!("this is {}", with_article(&of.ty)));
         let fields: Vec<&str> = ty.fields().iter().map(|(n, ..)| *n).collect();
         let d = d.suggest(&name.text, name.span, fields.iter().copied());
         let d = match ty {
@@ -148,26 +139,26 @@ impl Checker<'_> {
                 "take one element, as in `…[\"key\"].{}`, or loop over the list with `for`",
                 name.text
             )),
-            _ if fields.is_empty() => d.note(format!("{} has no fields", a(ty))),
+            _ if fields.is_empty() => d.note(format!("{} has no fields", with_article(ty))),
             _ => d.note(format!("its fields are {}", names::quoted(fields, "and"))),
         };
         self.report(d);
     }
 
-    fn element(&mut self, ctx: &mut Ctx, of: &Expr, key: &Expr, span: Span) -> Option<Typed> {
+    fn element(&mut self, ctx: &mut Ctx, of: &Expr, key: &Expr, span: Span) -> Option<TypedExpr> {
         let list = self.infer(ctx, of);
         let key_typed = self.key(ctx, key);
         let (list, key_typed) = (list?, key_typed?);
         let Type::List(element) = &list.ty else {
-            let d = Diagnostic::new(Code::E0213, format!("{} has no elements", a(&list.ty)))
+            let d = Diagnostic::new(Code::E0213, format!("{} has no elements", with_article(&list.ty)))
                 .at(key.span, "a key")
-                .see(list.span, format!("this is {}, not a list", a(&list.ty)));
+                .see(list.span, format!("this is {}, not a list", with_article(&list.ty)));
             self.report(d.help("remove the key"));
             return None;
         };
         let mut ty = (**element).clone();
-        let t = match (&list.t, key_typed) {
-            (T::All(i), found) => {
+        let t = match (&list.kind, key_typed) {
+            (TypedExprKind::All(i), found) => {
                 let item = &self.items[*i];
                 if item.optional {
                     ty = ty.optional();
@@ -177,8 +168,10 @@ impl Checker<'_> {
                 }
                 match found {
                     Key::Text(k) => match item.by_key.get(&k) {
-                        Some(n) => T::Instance(*n),
-                        None if item.keys.iter().any(|(k, _)| is_open(k)) || is_open(&k) => T::Open,
+                        Some(n) => TypedExprKind::Instance(*n),
+                        None if item.keys.iter().any(|(k, _)| is_open(k)) || is_open(&k) => {
+                            TypedExprKind::Open
+                        }
                         None => {
                             self.report_no_key(&k, key.span, *i);
                             return None;
@@ -193,13 +186,13 @@ impl Checker<'_> {
                             self.report_no_key(k, key.span, *i);
                             return None;
                         }
-                        T::Key(*i, v)
+                        TypedExprKind::Key(*i, v)
                     }
                 }
             }
-            (T::List(items), Key::Text(k)) => match items.iter().find(|(n, _)| *n == k) {
+            (TypedExprKind::List(items), Key::Text(k)) => match items.iter().find(|(n, _)| *n == k) {
                 Some((_, t)) => t.clone(),
-                None if is_open(&k) || items.iter().any(|(k, _)| is_open(k)) => T::Open,
+                None if is_open(&k) || items.iter().any(|(k, _)| is_open(k)) => TypedExprKind::Open,
                 None => {
                     let d = Diagnostic::new(Code::E0109, format!("the list has no element {k:?}"))
                         .at(key.span, "unknown key")
@@ -214,7 +207,7 @@ impl Checker<'_> {
                 return None;
             }
         };
-        Some(Typed::new(t, ty, span))
+        Some(TypedExpr::new(t, ty, span))
     }
 
     /// A key: a text, or a loop variable, which stands for its own key.
@@ -225,16 +218,16 @@ impl Checker<'_> {
             return ctx.vars[v].known.then_some(Key::Var(v));
         }
         let key = self.infer(ctx, e)?;
-        match key.t {
-            T::Const(Value::Text(t)) => Some(Key::Text(t)),
+        match key.kind {
+            TypedExprKind::Const(Value::Text(t)) => Some(Key::Text(t)),
             // Numbers are keys as they are written.
-            T::Const(Value::Int(_) | Value::Float(_)) => match &e.bare().kind {
+            TypedExprKind::Const(Value::Int(_) | Value::Float(_)) => match &e.bare().kind {
                 ExprKind::Number(_, raw) => Some(Key::Text(raw.clone())),
                 _ => None,
             },
             _ => {
                 let d = Diagnostic::new(Code::E0213, "a key is a text or a loop variable");
-                self.report(d.at(e.span, a(&key.ty)));
+                self.report(d.at(e.span, with_article(&key.ty)));
                 None
             }
         }
@@ -253,9 +246,9 @@ impl Checker<'_> {
         self.report(d);
     }
 
-    fn list(&mut self, ctx: &mut Ctx, all: &[Expr], span: Span) -> Option<Typed> {
-        let typed: Vec<Option<Typed>> = all.iter().map(|e| self.infer(ctx, e)).collect();
-        let typed: Vec<Typed> = typed.into_iter().collect::<Option<_>>()?;
+    fn list(&mut self, ctx: &mut Ctx, all: &[Expr], span: Span) -> Option<TypedExpr> {
+        let typed: Vec<Option<TypedExpr>> = all.iter().map(|e| self.infer(ctx, e)).collect();
+        let typed: Vec<TypedExpr> = typed.into_iter().collect::<Option<_>>()?;
         let mut ty = typed.first().map_or(Type::Text, |t| t.ty.clone());
         let literal = typed.iter().all(|t| t.literal);
         let mut items = Vec::with_capacity(typed.len());
@@ -267,37 +260,37 @@ impl Checker<'_> {
                 (Type::Float, Type::Int) => {}
                 (first, other) => {
                     let d = Diagnostic::new(Code::E0208, "the elements of a list have one type")
-                        .at(t.span, a(other))
-                        .see(all[0].span, format!("the first element is {}", a(first)));
+                        .at(t.span, with_article(other))
+                        .see(all[0].span, format!("the first element is {}", with_article(first)));
                     self.report(d);
                     return None;
                 }
             }
-            items.push((key, t.t));
+            items.push((key, t.kind));
         }
         if ty == Type::Float {
-            items = items.into_iter().map(|(k, t)| (k, super::arg::as_float(t))).collect();
+            items = items.into_iter().map(|(k, t)| (k, as_float(t))).collect();
         }
-        let typed = Typed::new(T::List(items), ty.list(), span);
-        Some(Typed { literal, ..typed })
+        let typed = TypedExpr::new(TypedExprKind::List(items), ty.list(), span);
+        Some(TypedExpr { literal, ..typed })
     }
 
     /// The key of a list's element: its own key, its name, or its text.
-    fn key_of(&self, ctx: &Ctx, e: &Expr, t: &Typed) -> String {
-        match (&t.t, &e.bare().kind) {
-            (T::Path(p), _) => loader::stem(&p.resolved).to_owned(),
-            (T::Const(Value::Text(t)), _) => t.clone(),
+    fn key_of(&self, ctx: &Ctx, e: &Expr, t: &TypedExpr) -> String {
+        match (&t.kind, &e.bare().kind) {
+            (TypedExprKind::Path(p), _) => loader::stem(&p.resolved).to_owned(),
+            (TypedExprKind::Const(Value::Text(t)), _) => t.clone(),
             (_, ExprKind::Number(_, raw)) => raw.clone(),
-            (T::Instance(n), _) => self.instances[*n as usize].key.clone().unwrap_or_default(),
-            (T::Item(i), _) => self.items[*i].name.clone(),
-            (T::Var(v), _) => ctx.vars[*v].name.text.clone(),
+            (TypedExprKind::Instance(n), _) => self.instances[*n as usize].key.clone().unwrap_or_default(),
+            (TypedExprKind::Item(i), _) => self.items[*i].name.clone(),
+            (TypedExprKind::Var(v), _) => ctx.vars[*v].name.text.clone(),
             _ => e.spelled(),
         }
     }
 
-    fn or(&mut self, ctx: &mut Ctx, all: &[Expr], span: Span) -> Option<Typed> {
-        let typed: Vec<Option<Typed>> = all.iter().map(|e| self.infer(ctx, e)).collect();
-        let typed: Vec<Typed> = typed.into_iter().collect::<Option<_>>()?;
+    fn or(&mut self, ctx: &mut Ctx, all: &[Expr], span: Span) -> Option<TypedExpr> {
+        let typed: Vec<Option<TypedExpr>> = all.iter().map(|e| self.infer(ctx, e)).collect();
+        let typed: Vec<TypedExpr> = typed.into_iter().collect::<Option<_>>()?;
         let strip = |t: &Type| match t {
             Type::Optional(inner) => (**inner).clone(),
             t => t.clone(),
@@ -307,7 +300,7 @@ impl Checker<'_> {
             let last = n + 1 == typed.len();
             if !last && !matches!(t.ty, Type::Optional(_)) {
                 let d = Diagnostic::new(Code::E0204, "the right side of this `or` can never be used")
-                    .at(t.span, format!("{}, which is always there", a(&t.ty)))
+                    .at(t.span, format!("{}, which is always there", with_article(&t.ty)))
                     .see(all[n + 1].span, "never used");
                 let d = d.note("`a or b` is `a` where it is there, and `b` otherwise");
                 self.report(d.help("remove the `or`, or make the left side with `when`"));
@@ -315,8 +308,8 @@ impl Checker<'_> {
             }
             if strip(&t.ty) != ty {
                 let d = Diagnostic::new(Code::E0215, "both sides of `or` must have one type")
-                    .at(t.span, a(&strip(&t.ty)))
-                    .see(typed[0].span, a(&ty));
+                    .at(t.span, with_article(&strip(&t.ty)))
+                    .see(typed[0].span, with_article(&ty));
                 self.report(d);
                 return None;
             }
@@ -325,25 +318,25 @@ impl Checker<'_> {
             Some(Type::Optional(_)) => ty.optional(),
             _ => ty,
         };
-        Some(Typed::new(T::Or(typed.into_iter().map(|t| t.t).collect()), ty, span))
+        Some(TypedExpr::new(TypedExprKind::Or(typed.into_iter().map(|t| t.kind).collect()), ty, span))
     }
 
     /// A value that is surely there.
-    pub(super) fn plain(&mut self, t: Typed) -> Option<Typed> {
+    pub(super) fn plain(&mut self, t: TypedExpr) -> Option<TypedExpr> {
         let Type::Optional(inner) = &t.ty else { return Some(t) };
         let d = Diagnostic::new(Code::E0203, format!("this {inner} may be absent"))
             .at(t.span, format!("{}", t.ty));
-        let d = self.where_optional(d, &t.t);
+        let d = self.where_optional(d, &t.kind);
         self.report(d.help("say what is used otherwise: `… or other`"));
         None
     }
 
     /// Points to the `when` that makes a value optional.
-    pub(super) fn where_optional(&self, d: Diagnostic, t: &T) -> Diagnostic {
+    pub(super) fn where_optional(&self, d: Diagnostic, t: &TypedExprKind) -> Diagnostic {
         let item = match t {
-            T::Item(i) => *i,
-            T::Instance(n) => self.instances[*n as usize].item as usize,
-            T::Field(of, _) => return self.where_optional(d, of),
+            TypedExprKind::Item(i) => *i,
+            TypedExprKind::Instance(n) => self.instances[*n as usize].item as usize,
+            TypedExprKind::Field(of, _) => return self.where_optional(d, of),
             _ => return d,
         };
         match &self.items[item].decl.when {
@@ -354,7 +347,7 @@ impl Checker<'_> {
         }
     }
 
-    fn compare(&mut self, ctx: &mut Ctx, l: &Expr, op: CompareOp, r: &Expr, span: Span) -> Option<Typed> {
+    fn compare(&mut self, ctx: &mut Ctx, l: &Expr, op: CompareOp, r: &Expr, span: Span) -> Option<TypedExpr> {
         let (left, right) = (self.infer(ctx, l), self.infer(ctx, r));
         let (left, right) = (self.plain(left?), self.plain(right?));
         let (left, right) = (left?, right?);
@@ -370,18 +363,26 @@ impl Checker<'_> {
         let equality = matches!(op, CompareOp::Eq | CompareOp::Ne);
         if cl != cr || cl > 2 || (cl > 0 && !equality) {
             let what = if cl == cr && cl <= 2 {
-                format!("`{}` compares numbers; {} can only be equal or not", op.symbol(), a(&left.ty))
+                format!(
+                    "`{}` compares numbers; {} can only be equal or not",
+                    op.symbol(),
+                    with_article(&left.ty)
+                )
             } else {
-                format!("{} cannot be compared with {}", a(&left.ty), a(&right.ty))
+                format!("{} cannot be compared with {}", with_article(&left.ty), with_article(&right.ty))
             };
-            let d = Diagnostic::new(Code::E0207, what).at(span, "").see(left.span, a(&left.ty));
-            self.report(d.see(right.span, a(&right.ty)));
+            let d = Diagnostic::new(Code::E0207, what).at(span, "").see(left.span, with_article(&left.ty));
+            self.report(d.see(right.span, with_article(&right.ty)));
             return None;
         }
-        Some(Typed::new(T::Compare(op, Box::new(left.t), Box::new(right.t)), Type::Bool, span))
+        Some(TypedExpr::new(
+            TypedExprKind::Compare(op, Box::new(left.kind), Box::new(right.kind)),
+            Type::Bool,
+            span,
+        ))
     }
 
-    fn called(&mut self, ctx: &mut Ctx, call: &Call, span: Span) -> Option<Typed> {
+    fn called(&mut self, ctx: &mut Ctx, call: &Call, span: Span) -> Option<TypedExpr> {
         match call.name.text.as_str() {
             "glob" => self.glob(ctx, call, span),
             "release" => {
@@ -417,26 +418,7 @@ impl Checker<'_> {
     }
 }
 
-/// Whether a key holds that of an open list's element.
-fn is_open(key: &str) -> bool {
-    key.split(',').any(|k| k == super::params::OPEN)
-}
-
 enum Key {
     Text(String),
     Var(usize),
-}
-
-/// `a Pllm`, `an Int`, `a list of Paths`.
-pub(super) fn a(ty: &Type) -> String {
-    names::a(&ty.to_string())
-}
-
-pub(super) fn number(n: Number) -> (Value, Type) {
-    match n {
-        Number::Int(i) => (Value::Int(i), Type::Int),
-        Number::Float(x) => (Value::Float(x), Type::Float),
-        Number::Duration(ms) => (Value::Duration(ms), Type::Duration),
-        Number::Bytes(b) => (Value::Bytes(b), Type::Bytes),
-    }
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use headstart_protocol::Type;
 use headstart_protocol::kinds::{self, Kind, Role};
 
-use super::infer::a;
 use super::lower::Lower;
-use super::{Checker, Ctx, T, Var};
+use super::typed::{TypedExprKind, Var};
+use super::{Checker, Ctx};
 use crate::ast::{Call, Decl, ExprKind};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
 use crate::loader;
 use crate::names;
+use crate::names::with_article;
 use crate::plan::{Declared, Instance, Place, Policy};
 use crate::span::Span;
 
@@ -116,10 +117,18 @@ impl Checker<'_> {
         if kind.role != decl.declared.role() {
             let right = Declared::of_role(kind.role);
             let ty = if right == Declared::Stage { format!(": {}", kind.returns) } else { String::new() };
-            let d = Diagnostic::new(Code::E0211, format!("`{}` makes {}", kind.name, a(&kind.returns)))
-                .at(decl.keyword, format!("says `{}`", decl.declared.keyword()))
-                .see(call.name.span, format!("makes {}", a(&kind.returns)))
-                .help(format!("write `{} {}{ty} = {}(…)`", right.keyword(), decl.name.text, call.name.text));
+            let d = Diagnostic::new(
+                Code::E0211,
+                format!("`{}` makes {}", kind.name, with_article(&kind.returns)),
+            )
+            .at(decl.keyword, format!("says `{}`", decl.declared.keyword()))
+            .see(call.name.span, format!("makes {}", with_article(&kind.returns)))
+            .help(format!(
+                "write `{} {}{ty} = {}(…)`",
+                right.keyword(),
+                decl.name.text,
+                call.name.text
+            ));
             self.report(d);
         }
         Some((kind, call))
@@ -156,9 +165,12 @@ impl Checker<'_> {
         if ty == makes || kind.role != Role::Stage {
             return Some(makes);
         }
-        let d = Diagnostic::new(Code::E0202, format!("`{}` makes {}, not {}", kind.name, a(&makes), a(&ty)))
-            .at(stated.span, format!("says {}", a(&ty)))
-            .see(decl.value.span, format!("makes {}", a(&makes)));
+        let d = Diagnostic::new(
+            Code::E0202,
+            format!("`{}` makes {}, not {}", kind.name, with_article(&makes), with_article(&ty)),
+        )
+        .at(stated.span, format!("says {}", with_article(&ty)))
+        .see(decl.value.span, format!("makes {}", with_article(&makes)));
         self.report(match &ty {
             Type::List(t) if **t == makes => {
                 d.help(format!("write `{makes}`: the type is that of one element, `for` makes the list"))
@@ -208,26 +220,29 @@ impl Checker<'_> {
         };
         let Some(list) = self.infer(ctx, &b.list) else { return var };
         let Type::List(element) = &list.ty else {
-            let d = Diagnostic::new(Code::E0205, format!("`for` loops over a list, not {}", a(&list.ty)))
-                .at(list.span, a(&list.ty));
+            let d = Diagnostic::new(
+                Code::E0205,
+                format!("`for` loops over a list, not {}", with_article(&list.ty)),
+            )
+            .at(list.span, with_article(&list.ty));
             self.report(d.help("remove the `for`, or loop over a list"));
             return var;
         };
         var.ty = (**element).clone();
         var.literal = list.literal;
-        match list.t {
-            T::All(i) => {
+        match list.kind {
+            TypedExprKind::All(i) => {
                 let item = &self.items[i];
                 if item.optional {
                     var.ty = var.ty.optional();
                 }
                 if item.done {
-                    let each = item.keys.iter().map(|(k, n)| (k.clone(), T::Instance(*n)));
+                    let each = item.keys.iter().map(|(k, n)| (k.clone(), TypedExprKind::Instance(*n)));
                     var.elements = Arc::new(each.collect());
                     var.known = true;
                 }
             }
-            T::List(items) => {
+            TypedExprKind::List(items) => {
                 var.elements = Arc::new(items);
                 var.known = true;
             }
@@ -240,7 +255,7 @@ impl Checker<'_> {
         var
     }
 
-    fn when(&mut self, ctx: &mut Ctx, decl: &Decl) -> Option<T> {
+    fn when(&mut self, ctx: &mut Ctx, decl: &Decl) -> Option<TypedExprKind> {
         let when = decl.when.as_ref()?;
         if decl.declared != Declared::Stage {
             let d = Diagnostic::new(Code::E0216, format!("a {} has no `when`", decl.declared.keyword()))
@@ -251,12 +266,15 @@ impl Checker<'_> {
         let typed = self.infer(ctx, when)?;
         let typed = self.plain(typed)?;
         if typed.ty != Type::Bool {
-            let d = Diagnostic::new(Code::E0206, format!("`when` takes true or false, not {}", a(&typed.ty)))
-                .at(typed.span, a(&typed.ty));
+            let d = Diagnostic::new(
+                Code::E0206,
+                format!("`when` takes true or false, not {}", with_article(&typed.ty)),
+            )
+            .at(typed.span, with_article(&typed.ty));
             self.report(d.help("compare it, as in `… > 0.5`"));
             return None;
         }
-        Some(typed.t)
+        Some(typed.kind)
     }
 
     fn instances(&mut self, i: usize, decl: &Decl, ctx: Ctx, made: Made) {
@@ -367,8 +385,8 @@ impl Checker<'_> {
 
 /// What every instance of an item has in common.
 struct Made {
-    args: BTreeMap<String, T>,
-    when: Option<T>,
+    args: BTreeMap<String, TypedExprKind>,
+    when: Option<TypedExprKind>,
     place: Place,
     policy: Policy,
 }

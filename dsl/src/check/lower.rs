@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use headstart_protocol::kinds::Kind;
 use headstart_protocol::{Expr, Type, Value};
 
-use super::{Checker, T, Term, Var};
+use super::Checker;
+use super::typed::{Term, TypedExprKind, Var};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
 use crate::loader;
@@ -26,51 +27,51 @@ pub(super) struct Lower<'a, 'l> {
 
 impl Lower<'_, '_> {
     /// The expression for this instance.
-    pub fn expr(&self, t: &T) -> Expr {
+    pub fn expr(&self, t: &TypedExprKind) -> Expr {
         match t {
-            T::Const(v) => Expr::value(v.clone()),
+            TypedExprKind::Const(v) => Expr::value(v.clone()),
             // There will be no plan.
-            T::Open => Expr::value(Value::Absent),
-            T::Path(p) => {
+            TypedExprKind::Open => Expr::value(Value::Absent),
+            TypedExprKind::Path(p) => {
                 let path = if self.device { &p.written } else { &p.resolved };
                 Expr::value(Value::Path(path.to_string()))
             }
-            T::Item(i) => match self.checker.items[*i].instances.clone().next() {
+            TypedExprKind::Item(i) => match self.checker.items[*i].instances.clone().next() {
                 Some(instance) => Expr::Output { instance },
                 // Has a mistake that is reported; there will be no plan.
                 None => Expr::value(Value::Absent),
             },
-            T::Instance(n) => Expr::Output { instance: *n },
-            T::All(i) => {
+            TypedExprKind::Instance(n) => Expr::Output { instance: *n },
+            TypedExprKind::All(i) => {
                 let keys = self.checker.items[*i].keys.iter();
                 let items = keys.map(|(k, n)| (k.clone(), Expr::Output { instance: *n })).collect();
                 Expr::List { items }
             }
-            T::Key(i, v) => match self.checker.items[*i].by_key.get(&self.element(*v).0) {
+            TypedExprKind::Key(i, v) => match self.checker.items[*i].by_key.get(&self.element(*v).0) {
                 Some(n) => Expr::Output { instance: *n },
                 None => Expr::value(Value::Absent),
             },
-            T::Var(v) => self.expr(&self.element(*v).1),
-            T::Float(t) => float(self.expr(t)),
-            T::ToPath(dir, t) => self.path(dir, self.expr(t)),
-            T::Join(of, part) => joined(self.expr(of), &self.expr(part)),
-            T::Field(of, name) => Expr::Field { of: Box::new(self.expr(of)), name: name.clone() },
-            T::Or(all) => {
+            TypedExprKind::Var(v) => self.expr(&self.element(*v).1),
+            TypedExprKind::Float(t) => float(self.expr(t)),
+            TypedExprKind::ToPath(dir, t) => self.path(dir, self.expr(t)),
+            TypedExprKind::Join(of, part) => joined(self.expr(of), &self.expr(part)),
+            TypedExprKind::Field(of, name) => Expr::Field { of: Box::new(self.expr(of)), name: name.clone() },
+            TypedExprKind::Or(all) => {
                 let mut all: Vec<Expr> = all.iter().map(|t| self.expr(t)).collect();
                 let last = all.pop().unwrap_or(Expr::value(Value::Absent));
                 all.into_iter()
                     .rev()
                     .fold(last, |second, first| Expr::Or { first: Box::new(first), second: Box::new(second) })
             }
-            T::Not(of) => Expr::Not { of: Box::new(self.expr(of)) },
-            T::Compare(op, l, r) => {
+            TypedExprKind::Not(of) => Expr::Not { of: Box::new(self.expr(of)) },
+            TypedExprKind::Compare(op, l, r) => {
                 Expr::Compare { op: *op, left: Box::new(self.expr(l)), right: Box::new(self.expr(r)) }
             }
-            T::List(items) => {
+            TypedExprKind::List(items) => {
                 let items: Vec<_> = items.iter().map(|(k, t)| (k.clone(), self.expr(t))).collect();
                 constant_list(items)
             }
-            T::Mix(terms) => self.mix(terms),
+            TypedExprKind::Mix(terms) => self.mix(terms),
         }
     }
 
@@ -79,7 +80,7 @@ impl Lower<'_, '_> {
         matches!(e, Expr::Value { value: Value::Absent })
     }
 
-    fn element(&self, v: usize) -> &(String, T) {
+    fn element(&self, v: usize) -> &(String, TypedExprKind) {
         &self.vars[v].elements[self.at[v]]
     }
 
@@ -97,7 +98,7 @@ impl Lower<'_, '_> {
         for term in terms {
             let weight = term.factors.iter().fold(term.sign, |w, t| w * self.number(t));
             let mut name = match &term.pllm {
-                T::Var(v) | T::Key(_, v) => self.element(*v).0.clone(),
+                TypedExprKind::Var(v) | TypedExprKind::Key(_, v) => self.element(*v).0.clone(),
                 _ => term.name.clone(),
             };
             let pllm = self.expr(&term.pllm);
@@ -112,7 +113,7 @@ impl Lower<'_, '_> {
         Expr::Mix { terms: out }
     }
 
-    fn number(&self, t: &T) -> f64 {
+    fn number(&self, t: &TypedExprKind) -> f64 {
         match self.expr(t) {
             Expr::Value { value: Value::Int(i) } => i as f64,
             Expr::Value { value: Value::Float(x) } => x,
@@ -122,8 +123,8 @@ impl Lower<'_, '_> {
     }
 
     /// A finding where the pLLMs of a mix are of different bases.
-    pub fn base_clash(&self, t: &T) -> Option<(Span, Diagnostic)> {
-        let T::Mix(terms) = t else { return None };
+    pub fn base_clash(&self, t: &TypedExprKind) -> Option<(Span, Diagnostic)> {
+        let TypedExprKind::Mix(terms) = t else { return None };
         let mut first: Option<(u32, Span)> = None;
         for term in terms {
             let Some(base) = self.checker.base_of(&self.expr(&term.pllm)) else { continue };

@@ -2,38 +2,46 @@
 
 use headstart_protocol::{Type, Value};
 
-use super::infer::a;
-use super::{Checker, Ctx, T, Term, Typed};
+use super::typed::{Term, TypedExpr, TypedExprKind};
+use super::{Checker, Ctx};
 use crate::ast::{Expr, ExprKind};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
+use crate::names::with_article;
 
 impl Checker<'_> {
     /// `-3`, or a mix such as `0.6 * a + 0.4 * b`.
-    pub(super) fn arithmetic(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<Typed> {
+    pub(super) fn arithmetic(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<TypedExpr> {
         if let ExprKind::Minus(inner) = &e.kind
             && let ExprKind::Number(..) = &inner.bare().kind
         {
             let typed = self.infer(ctx, inner)?;
-            let value = match typed.t {
-                T::Const(Value::Int(i)) => Value::Int(-i),
-                T::Const(Value::Float(x)) => Value::Float(-x),
+            let value = match typed.kind {
+                TypedExprKind::Const(Value::Int(i)) => Value::Int(-i),
+                TypedExprKind::Const(Value::Float(x)) => Value::Float(-x),
                 _ => {
                     let d = Diagnostic::new(Code::E0201, "this cannot be negative");
                     self.report(d.at(e.span, format!("a negative {}", typed.ty)));
                     return None;
                 }
             };
-            return Some(Typed { t: T::Const(value), span: e.span, ..typed });
+            return Some(TypedExpr { kind: TypedExprKind::Const(value), span: e.span, ..typed });
         }
         let mut terms = Vec::new();
         let ok = self.terms(ctx, e, 1.0, &[], &mut terms);
-        let t = T::Mix(terms);
-        ok.then_some(Typed { t, ty: Type::Mix, span: e.span, literal: false })
+        let t = TypedExprKind::Mix(terms);
+        ok.then_some(TypedExpr { kind: t, ty: Type::Mix, span: e.span, literal: false })
     }
 
     /// Collects the terms of `sign * factors * e`. False where a mistake is reported.
-    fn terms(&mut self, ctx: &mut Ctx, e: &Expr, sign: f64, factors: &[T], out: &mut Vec<Term>) -> bool {
+    fn terms(
+        &mut self,
+        ctx: &mut Ctx,
+        e: &Expr,
+        sign: f64,
+        factors: &[TypedExprKind],
+        out: &mut Vec<Term>,
+    ) -> bool {
         match &e.kind {
             ExprKind::Paren(inner) => self.terms(ctx, inner, sign, factors, out),
             ExprKind::Minus(inner) => self.terms(ctx, inner, -sign, factors, out),
@@ -53,8 +61,8 @@ impl Checker<'_> {
                     self.not_a_term(&typed);
                     return false;
                 }
-                let name = self.term_name(ctx, e, &typed.t);
-                out.push(Term { sign, factors: factors.to_vec(), pllm: typed.t, name, span: e.span });
+                let name = self.term_name(ctx, e, &typed.kind);
+                out.push(Term { sign, factors: factors.to_vec(), pllm: typed.kind, name, span: e.span });
                 true
             }
         }
@@ -66,7 +74,7 @@ impl Checker<'_> {
         whole: &Expr,
         all: &[Expr],
         mut sign: f64,
-        factors: &[T],
+        factors: &[TypedExprKind],
         out: &mut Vec<Term>,
     ) -> bool {
         let mut factors = factors.to_vec();
@@ -98,7 +106,7 @@ impl Checker<'_> {
     }
 
     /// A number known at check time, or one that a loop variable gives.
-    fn weight(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<T> {
+    fn weight(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<TypedExprKind> {
         let is_number = match &e.kind {
             ExprKind::Number(..) => true,
             ExprKind::Name(n) => match ctx.vars.iter().find(|v| v.name.text == *n) {
@@ -112,14 +120,14 @@ impl Checker<'_> {
         }
         let typed = self.infer(ctx, e)?;
         match typed.ty {
-            Type::Int | Type::Float => Some(typed.t),
+            Type::Int | Type::Float => Some(typed.kind),
             _ => None,
         }
     }
 
-    fn not_a_term(&mut self, typed: &Typed) {
-        let d = Diagnostic::new(Code::E0209, format!("a mix adds pLLMs, not {}", a(&typed.ty)));
-        let d = d.at(typed.span, a(&typed.ty));
+    fn not_a_term(&mut self, typed: &TypedExpr) {
+        let d = Diagnostic::new(Code::E0209, format!("a mix adds pLLMs, not {}", with_article(&typed.ty)));
+        let d = d.at(typed.span, with_article(&typed.ty));
         let d = match typed.ty {
             Type::Int | Type::Float => d.help("a number is the weight of a pLLM: `0.6 * name`"),
             Type::Text | Type::Path => d.help("texts are written whole; `/` joins a path and a text"),
@@ -132,11 +140,11 @@ impl Checker<'_> {
     }
 
     /// What a term is called: the key of its element, or what is written.
-    fn term_name(&self, ctx: &Ctx, e: &Expr, t: &T) -> String {
+    fn term_name(&self, ctx: &Ctx, e: &Expr, t: &TypedExprKind) -> String {
         match t {
-            T::Instance(n) => self.instances[*n as usize].key.clone().unwrap_or_default(),
-            T::Item(i) => self.items[*i].name.clone(),
-            T::Var(v) | T::Key(_, v) => format!("{{{}}}", ctx.vars[*v].name.text),
+            TypedExprKind::Instance(n) => self.instances[*n as usize].key.clone().unwrap_or_default(),
+            TypedExprKind::Item(i) => self.items[*i].name.clone(),
+            TypedExprKind::Var(v) | TypedExprKind::Key(_, v) => format!("{{{}}}", ctx.vars[*v].name.text),
             _ => e.spelled(),
         }
     }

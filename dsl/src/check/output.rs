@@ -1,11 +1,12 @@
 //! Outputs, and what they release from devices.
 
-use super::infer::a;
 use super::lower::Lower;
-use super::{Checker, Ctx, T, Typed};
+use super::typed::{TypedExpr, TypedExprKind};
+use super::{Checker, Ctx};
 use crate::ast::{self, Expr, ExprKind};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
+use crate::names::with_article;
 use crate::plan::Output;
 use crate::span::Span;
 
@@ -41,7 +42,7 @@ impl Checker<'_> {
                 true
             }
         };
-        let value = Lower { checker: self, vars: &[], at: &[], device: false }.expr(&typed.t);
+        let value = Lower { checker: self, vars: &[], at: &[], device: false }.expr(&typed.kind);
         Some(Output { name: o.name.text.clone(), doc: o.doc.clone(), value, ty: typed.ty, released })
     }
 
@@ -61,7 +62,7 @@ impl Checker<'_> {
         }
     }
 
-    fn not_released(&mut self, typed: &Typed, item: usize, span: Span) {
+    fn not_released(&mut self, typed: &TypedExpr, item: usize, span: Span) {
         let device = self.items[item].private.as_ref().map(|p| p.device.clone()).unwrap_or_default();
         let d = Diagnostic::new(Code::E0502, format!("this output would leave `{device}` without `release`"))
             .at(span, format!("private to `{device}`"));
@@ -69,16 +70,20 @@ impl Checker<'_> {
         let d = if typed.ty.releasable() {
             d.help(format!("write `release({})` if it may leave", self.sources.text(typed.span)))
         } else {
-            d.help(format!("{} never leaves its device; output numbers of it instead", a(&typed.ty)))
+            d.help(format!(
+                "{} never leaves its device; output numbers of it instead",
+                with_article(&typed.ty)
+            ))
         };
         self.report(d);
     }
 
     /// Notes on the instances what is released of them.
-    fn release(&mut self, typed: &Typed, item: usize, span: Span) -> Option<()> {
+    fn release(&mut self, typed: &TypedExpr, item: usize, span: Span) -> Option<()> {
         if !typed.ty.releasable() {
-            let d = Diagnostic::new(Code::E0503, format!("{} can never be released", a(&typed.ty)))
-                .at(span, format!("{} of private data", a(&typed.ty)));
+            let d =
+                Diagnostic::new(Code::E0503, format!("{} can never be released", with_article(&typed.ty)))
+                    .at(span, format!("{} of private data", with_article(&typed.ty)));
             let d = self.private_origin(d, item).note(self.flow_note(item));
             let d = d.note(
                 "texts and per-prompt vectors stay; metrics, a selection, a mix and a pLLM may be released",
@@ -87,9 +92,9 @@ impl Checker<'_> {
             return None;
         }
         let mut parts = Vec::new();
-        if self.parts(&typed.t, &mut Vec::new(), &mut parts).is_none() {
+        if self.parts(&typed.kind, &mut Vec::new(), &mut parts).is_none() {
             let d = Diagnostic::new(Code::E0503, "only a value or a field of it can be released")
-                .at(typed.span, format!("{}, worked out from private values", a(&typed.ty)));
+                .at(typed.span, format!("{}, worked out from private values", with_article(&typed.ty)));
             self.report(d.help("release the value itself, as in `release(tuned.metrics)`"));
             return None;
         }
@@ -103,20 +108,25 @@ impl Checker<'_> {
     }
 
     /// The instances and field paths that a value consists of.
-    fn parts(&self, t: &T, fields: &mut Vec<String>, out: &mut Vec<(u32, Vec<String>)>) -> Option<()> {
+    fn parts(
+        &self,
+        t: &TypedExprKind,
+        fields: &mut Vec<String>,
+        out: &mut Vec<(u32, Vec<String>)>,
+    ) -> Option<()> {
         let path = || fields.iter().rev().cloned().collect::<Vec<_>>();
         match t {
-            T::Item(i) => out.extend(self.items[*i].instances.clone().map(|n| (n, path()))),
-            T::Instance(n) => out.push((*n, path())),
-            T::All(i) => out.extend(self.items[*i].keys.iter().map(|(_, n)| (*n, path()))),
-            T::Field(of, name) => {
+            TypedExprKind::Item(i) => out.extend(self.items[*i].instances.clone().map(|n| (n, path()))),
+            TypedExprKind::Instance(n) => out.push((*n, path())),
+            TypedExprKind::All(i) => out.extend(self.items[*i].keys.iter().map(|(_, n)| (*n, path()))),
+            TypedExprKind::Field(of, name) => {
                 fields.push(name.clone());
                 self.parts(of, fields, out)?;
                 fields.pop();
             }
-            T::Or(all) => all.iter().try_for_each(|t| self.parts(t, fields, out))?,
-            T::List(all) => all.iter().try_for_each(|(_, t)| self.parts(t, fields, out))?,
-            T::Const(_) | T::Path(_) | T::Open => {}
+            TypedExprKind::Or(all) => all.iter().try_for_each(|t| self.parts(t, fields, out))?,
+            TypedExprKind::List(all) => all.iter().try_for_each(|(_, t)| self.parts(t, fields, out))?,
+            TypedExprKind::Const(_) | TypedExprKind::Path(_) | TypedExprKind::Open => {}
             _ => return None,
         }
         Some(())

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use headstart_protocol::{Type, Value};
 
-use super::arg::converts;
-use super::infer::{a, number};
-use super::path::globbed;
-use super::{Checker, Ctx, Entity, Mode, ParamValue, PathValue, T, Typed};
+use super::typed::{
+    PathValue, TypedExpr, TypedExprKind, converts, globbed, is_const, number, open_value, show,
+};
+use super::{Checker, Ctx, Entity, Mode, ParamValue};
 use crate::ast::{self, Expr, ExprKind};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
 use crate::literal;
 use crate::loader;
 use crate::names;
+use crate::names::with_article;
 use crate::span::Span;
 
 impl Checker<'_> {
@@ -92,7 +93,7 @@ impl Checker<'_> {
     }
 
     /// A parameter's value. What an import gives may be an item; then the item counts as used.
-    pub(super) fn param(&mut self, p: usize, ctx: &mut Ctx, span: Span) -> Option<Typed> {
+    pub(super) fn param(&mut self, p: usize, ctx: &mut Ctx, span: Span) -> Option<TypedExpr> {
         match &self.params[p].value {
             ParamValue::Done(v, uses) => {
                 ctx.uses.extend(uses.iter().map(|i| (*i, span)));
@@ -120,7 +121,7 @@ impl Checker<'_> {
         value
     }
 
-    fn param_value(&mut self, p: usize, ctx: &mut Ctx) -> Option<Typed> {
+    fn param_value(&mut self, p: usize, ctx: &mut Ctx) -> Option<TypedExpr> {
         let state = &self.params[p];
         let (param, arg, set) = (state.ast.clone(), state.arg.clone(), state.set.clone());
         let ty = self.ty(&param.ty)?;
@@ -133,32 +134,38 @@ impl Checker<'_> {
         let artifacts = holds_artifacts(&ty);
         if open && set.is_none() && (artifacts || param.default.is_none()) {
             self.open.push((param.name.span, param.name.text.clone()));
-            return Some(Typed { t: open_value(&ty), ty, span, literal: false });
+            return Some(TypedExpr { kind: open_value(&ty), ty, span, literal: false });
         }
         if self.params[p].scope == 0 && artifacts {
-            let d = Diagnostic::new(Code::E0704, format!("a parameter of a pipeline cannot be {}", a(&ty)))
-                .at(param.ty.span, "made by stages, not set")
-                .help(
-                    "take a `Path` and make it from that; modules that are imported may have such parameters",
-                );
+            let d = Diagnostic::new(
+                Code::E0704,
+                format!("a parameter of a pipeline cannot be {}", with_article(&ty)),
+            )
+            .at(param.ty.span, "made by stages, not set")
+            .help("take a `Path` and make it from that; modules that are imported may have such parameters");
             self.report(d);
             return None;
         }
         if let Some(text) = set {
             return match self.read_as(&ty, &text) {
-                Ok(t) => Some(Typed { t, ty, span, literal: false }),
+                Ok(t) => Some(TypedExpr { kind: t, ty, span, literal: false }),
                 Err(why) => {
                     let name = &param.name.text;
                     let d =
                         Diagnostic::new(Code::E0703, format!("`--set {name}={text}` does not fit: {why}"));
-                    self.report(d.at(param.ty.span, format!("`{name}` is {}", a(&ty))));
+                    self.report(d.at(param.ty.span, format!("`{name}` is {}", with_article(&ty))));
                     None
                 }
             };
         }
         let Some(default) = &param.default else {
             if let Type::Optional(_) = ty {
-                return Some(Typed { t: T::Const(Value::Absent), ty, span, literal: false });
+                return Some(TypedExpr {
+                    kind: TypedExprKind::Const(Value::Absent),
+                    ty,
+                    span,
+                    literal: false,
+                });
             }
             let name = &param.name.text;
             let d = Diagnostic::new(Code::E0701, format!("the parameter `{name}` has no value"))
@@ -168,7 +175,7 @@ impl Checker<'_> {
             return None;
         };
         let value = self.fitted(ctx, default, &ty, &param, "default")?;
-        if !ctx.uses.is_empty() || !is_const(&value.t) {
+        if !ctx.uses.is_empty() || !is_const(&value.kind) {
             let d =
                 Diagnostic::new(Code::E0705, "a default is a constant").at(default.span, "made by stages");
             self.report(d.help("write a literal, a list, or `glob(…)`"));
@@ -185,7 +192,7 @@ impl Checker<'_> {
         ty: &Type,
         param: &ast::Param,
         what: &str,
-    ) -> Option<Typed> {
+    ) -> Option<TypedExpr> {
         let typed = self.infer(ctx, e)?;
         let want = match ty {
             Type::Optional(inner) if typed.ty != *ty => inner,
@@ -199,9 +206,9 @@ impl Checker<'_> {
             let name = &param.name.text;
             let d = Diagnostic::new(
                 Code::E0201,
-                format!("the {what} `{name}` is {}, not {}", a(ty), a(&typed.ty)),
+                format!("the {what} `{name}` is {}, not {}", with_article(ty), with_article(&typed.ty)),
             )
-            .at(e.span, a(&typed.ty))
+            .at(e.span, with_article(&typed.ty))
             .see(param.ty.span, "its type is stated here");
             let d = match (want, &typed.ty) {
                 (Type::List(inner), other) if **inner == *other || typed.literal => {
@@ -216,38 +223,42 @@ impl Checker<'_> {
         }
         let span = typed.span;
         let t = self.coerce(ctx, typed, want);
-        Some(Typed { t, ty: ty.clone(), span, literal: false })
+        Some(TypedExpr { kind: t, ty: ty.clone(), span, literal: false })
     }
 
     /// A value of the command line, read as the declared type.
-    fn read_as(&self, ty: &Type, text: &str) -> Result<T, String> {
+    fn read_as(&self, ty: &Type, text: &str) -> Result<TypedExprKind, String> {
         let number = || literal::number(text.strip_prefix('-').unwrap_or(text)).map(|n| number(n).0);
         let negative = text.starts_with('-');
-        let wrong = |example: &str| Err(format!("expected {}, such as `{example}`", a(ty)));
+        let wrong = |example: &str| Err(format!("expected {}, such as `{example}`", with_article(ty)));
         Ok(match ty {
             Type::Optional(inner) => return self.read_as(inner, text),
-            Type::Text => T::Const(Value::Text(text.to_owned())),
-            Type::Path => T::Path(PathValue { written: text.into(), resolved: text.into(), globbed: false }),
+            Type::Text => TypedExprKind::Const(Value::Text(text.to_owned())),
+            Type::Path => {
+                TypedExprKind::Path(PathValue { written: text.into(), resolved: text.into(), globbed: false })
+            }
             Type::Bool => match text {
-                "true" => T::Const(Value::Bool(true)),
-                "false" => T::Const(Value::Bool(false)),
+                "true" => TypedExprKind::Const(Value::Bool(true)),
+                "false" => TypedExprKind::Const(Value::Bool(false)),
                 _ => return wrong("true"),
             },
             Type::Int => match number() {
-                Ok(Value::Int(i)) => T::Const(Value::Int(if negative { -i } else { i })),
+                Ok(Value::Int(i)) => TypedExprKind::Const(Value::Int(if negative { -i } else { i })),
                 _ => return wrong("3"),
             },
             Type::Float => match number() {
-                Ok(Value::Int(i)) => T::Const(Value::Float(if negative { -(i as f64) } else { i as f64 })),
-                Ok(Value::Float(x)) => T::Const(Value::Float(if negative { -x } else { x })),
+                Ok(Value::Int(i)) => {
+                    TypedExprKind::Const(Value::Float(if negative { -(i as f64) } else { i as f64 }))
+                }
+                Ok(Value::Float(x)) => TypedExprKind::Const(Value::Float(if negative { -x } else { x })),
                 _ => return wrong("0.5"),
             },
             Type::Duration => match number() {
-                Ok(v @ Value::Duration(_)) if !negative => T::Const(v),
+                Ok(v @ Value::Duration(_)) if !negative => TypedExprKind::Const(v),
                 _ => return wrong("30m"),
             },
             Type::Bytes => match number() {
-                Ok(v @ Value::Bytes(_)) if !negative => T::Const(v),
+                Ok(v @ Value::Bytes(_)) if !negative => TypedExprKind::Const(v),
                 _ => return wrong("1GiB"),
             },
             Type::List(inner) => {
@@ -264,47 +275,29 @@ impl Checker<'_> {
                     let item = self.read_as(inner, part).map_err(|why| format!("`{part}`: {why}"))?;
                     items.push((key.to_owned(), item));
                 }
-                T::List(items)
+                TypedExprKind::List(items)
             }
-            _ => return Err(format!("{} cannot be set", a(ty))),
+            _ => return Err(format!("{} cannot be set", with_article(ty))),
         })
     }
 
     /// The paths that a pattern of the command line matches.
-    fn listed(&self, pattern: &str) -> Result<Vec<(String, T)>, String> {
+    fn listed(&self, pattern: &str) -> Result<Vec<(String, TypedExprKind)>, String> {
         let found = self.loader.glob(pattern).map_err(|why| format!("cannot list `{pattern}`: {why}"))?;
         if found.is_empty() {
             return Err(format!("`{pattern}` matches nothing"));
         }
-        Ok(found.iter().map(|p| (loader::stem(p).to_owned(), T::Path(globbed(p)))).collect())
+        Ok(found.iter().map(|p| (loader::stem(p).to_owned(), TypedExprKind::Path(globbed(p)))).collect())
     }
 
     /// Values of the root file's parameters, for people.
     pub(super) fn shown_params(&self) -> BTreeMap<String, String> {
         let of_root = self.params.iter().filter(|p| p.scope == 0);
         let shown = of_root.filter_map(|p| match &p.value {
-            ParamValue::Done(Some(v), _) => Some((p.ast.name.text.clone(), show(&v.t))),
+            ParamValue::Done(Some(v), _) => Some((p.ast.name.text.clone(), show(&v.kind))),
             _ => None,
         });
         shown.collect()
-    }
-}
-
-/// What an open text, path or key says; it is taken for any other.
-pub(super) const OPEN: &str = "…";
-
-/// A value that stands for any of its type. A list has one element, which stands for any number.
-fn open_value(ty: &Type) -> T {
-    match ty {
-        Type::List(of) => T::List(vec![(OPEN.to_owned(), open_value(of))]),
-        Type::Text => T::Const(Value::Text(OPEN.to_owned())),
-        Type::Path => T::Path(PathValue { written: OPEN.into(), resolved: OPEN.into(), globbed: false }),
-        Type::Bool => T::Const(Value::Bool(true)),
-        Type::Int => T::Const(Value::Int(1)),
-        Type::Float => T::Const(Value::Float(0.5)),
-        Type::Duration => T::Const(Value::Duration(60_000)),
-        Type::Bytes => T::Const(Value::Bytes(1 << 30)),
-        _ => T::Open,
     }
 }
 
@@ -312,39 +305,6 @@ fn holds_artifacts(ty: &Type) -> bool {
     match ty {
         Type::List(t) | Type::Optional(t) => holds_artifacts(t),
         t => t.is_artifact() || *t == Type::Mix,
-    }
-}
-
-fn is_const(t: &T) -> bool {
-    match t {
-        T::Const(_) | T::Path(_) => true,
-        T::List(items) => items.iter().all(|(_, t)| is_const(t)),
-        T::Float(t) | T::ToPath(_, t) => is_const(t),
-        T::Join(l, r) => is_const(l) && is_const(r),
-        _ => false,
-    }
-}
-
-/// How many elements of a list are shown.
-const SHOWN: usize = 8;
-
-pub(super) fn show(t: &T) -> String {
-    match t {
-        T::Path(p) => p.resolved.to_string(),
-        T::Const(Value::Text(t)) => t.clone(),
-        T::Const(Value::Absent) => "none".to_owned(),
-        T::Const(Value::Duration(ms)) => literal::show_duration(*ms),
-        T::Const(Value::Bytes(b)) => literal::show_bytes(*b),
-        T::Const(v) => v.describe(),
-        T::List(items) => {
-            let mut parts: Vec<String> = items.iter().take(SHOWN).map(|(_, t)| show(t)).collect();
-            if items.len() > SHOWN {
-                parts.push(format!("and {} more", items.len() - SHOWN));
-            }
-            parts.join(", ")
-        }
-        T::Float(t) | T::ToPath(_, t) => show(t),
-        _ => "…".to_owned(),
     }
 }
 

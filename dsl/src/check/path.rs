@@ -2,22 +2,18 @@
 
 use headstart_protocol::{Type, Value};
 
-use super::infer::a;
-use super::{Checker, Ctx, PathValue, T, Typed};
+use super::typed::{OPEN, PathValue, TypedExpr, TypedExprKind, globbed};
+use super::{Checker, Ctx};
 use crate::ast::{Call, Expr, ExprKind};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
 use crate::loader;
+use crate::names::with_article;
 use crate::span::Span;
-
-/// A path that was found on the engine's machine.
-pub(super) fn globbed(path: &str) -> PathValue {
-    PathValue { written: path.into(), resolved: path.into(), globbed: true }
-}
 
 impl Checker<'_> {
     /// `glob(pattern)`: the files and folders of the engine's machine that match, keyed by name.
-    pub(super) fn glob(&mut self, ctx: &mut Ctx, call: &Call, span: Span) -> Option<Typed> {
+    pub(super) fn glob(&mut self, ctx: &mut Ctx, call: &Call, span: Span) -> Option<TypedExpr> {
         let pattern = match call.args.as_slice() {
             [one] if one.name.is_none() => self.infer(ctx, &one.value)?,
             _ => {
@@ -26,9 +22,9 @@ impl Checker<'_> {
                 return None;
             }
         };
-        let full = match &pattern.t {
-            T::Const(Value::Text(text)) => loader::join(&self.scopes[ctx.scope].dir, text),
-            T::Path(p) => p.resolved.to_string(),
+        let full = match &pattern.kind {
+            TypedExprKind::Const(Value::Text(text)) => loader::join(&self.scopes[ctx.scope].dir, text),
+            TypedExprKind::Path(p) => p.resolved.to_string(),
             _ => {
                 self.report(not_a_pattern(&pattern));
                 return None;
@@ -42,33 +38,44 @@ impl Checker<'_> {
                 return None;
             }
         };
-        if found.is_empty() && !full.contains(super::params::OPEN) {
+        if found.is_empty() && !full.contains(OPEN) {
             let d = Diagnostic::new(Code::W0004, format!("`{full}` matches nothing"));
             self.report(d.at(pattern.span, "no such file or folder"));
         }
-        let items = found.into_iter().map(|p| (loader::stem(&p).to_owned(), T::Path(globbed(&p)))).collect();
-        Some(Typed { t: T::List(items), ty: Type::Path.list(), span, literal: false })
+        let items = found
+            .into_iter()
+            .map(|p| (loader::stem(&p).to_owned(), TypedExprKind::Path(globbed(&p))))
+            .collect();
+        Some(TypedExpr { kind: TypedExprKind::List(items), ty: Type::Path.list(), span, literal: false })
     }
 
     /// `folder / "name"`, any number of times.
-    pub(super) fn join(&mut self, ctx: &mut Ctx, all: &[Expr], span: Span) -> Option<Typed> {
+    pub(super) fn join(&mut self, ctx: &mut Ctx, all: &[Expr], span: Span) -> Option<TypedExpr> {
         let [first, rest @ ..] = all else { return None };
         let head = self.infer(ctx, first);
         let head = head.and_then(|h| self.plain(h)).and_then(|h| self.joined_path(ctx, h, first, rest));
         let head = head?;
         // Every part is looked at, so that every mistake is told.
-        let parts: Vec<Option<T>> = rest.iter().map(|e| self.joined_part(ctx, e)).collect();
-        let parts: Vec<T> = parts.into_iter().collect::<Option<_>>()?;
+        let parts: Vec<Option<TypedExprKind>> = rest.iter().map(|e| self.joined_part(ctx, e)).collect();
+        let parts: Vec<TypedExprKind> = parts.into_iter().collect::<Option<_>>()?;
         let t = parts.into_iter().fold(head, below);
-        Some(Typed { t, ty: Type::Path, span, literal: false })
+        Some(TypedExpr { kind: t, ty: Type::Path, span, literal: false })
     }
 
     /// The left side of `/`, as a path.
-    fn joined_path(&mut self, ctx: &mut Ctx, typed: Typed, e: &Expr, rest: &[Expr]) -> Option<T> {
-        match (&typed.ty, &typed.t) {
-            (Type::Path, _) => return Some(typed.t),
+    fn joined_path(
+        &mut self,
+        ctx: &mut Ctx,
+        typed: TypedExpr,
+        e: &Expr,
+        rest: &[Expr],
+    ) -> Option<TypedExprKind> {
+        match (&typed.ty, &typed.kind) {
+            (Type::Path, _) => return Some(typed.kind),
             // The variable of a list of literal texts may stand for paths.
-            (Type::Text, T::Var(_)) if typed.literal => return Some(self.coerce(ctx, typed, &Type::Path)),
+            (Type::Text, TypedExprKind::Var(_)) if typed.literal => {
+                return Some(self.coerce(ctx, typed, &Type::Path));
+            }
             _ => {}
         }
         let d = no_join("left of `/` stands a path", &typed);
@@ -90,7 +97,7 @@ impl Checker<'_> {
     }
 
     /// The right side of `/`: a text that is a relative path.
-    fn joined_part(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<T> {
+    fn joined_part(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<TypedExprKind> {
         let typed = self.infer(ctx, e)?;
         let typed = self.plain(typed)?;
         if typed.ty != Type::Text {
@@ -104,9 +111,10 @@ impl Checker<'_> {
             });
             return None;
         }
-        let absolute = |t: &T| matches!(t, T::Const(Value::Text(t)) if t.starts_with('/'));
-        let from_root = match &typed.t {
-            T::Var(v) => ctx.vars[*v].elements.iter().any(|(_, t)| absolute(t)),
+        let absolute =
+            |t: &TypedExprKind| matches!(t, TypedExprKind::Const(Value::Text(t)) if t.starts_with('/'));
+        let from_root = match &typed.kind {
+            TypedExprKind::Var(v) => ctx.vars[*v].elements.iter().any(|(_, t)| absolute(t)),
             t => absolute(t),
         };
         if from_root {
@@ -114,33 +122,33 @@ impl Checker<'_> {
             self.report(d.at(typed.span, "an absolute path").help("leave the first `/` out"));
             return None;
         }
-        Some(typed.t)
+        Some(typed.kind)
     }
 }
 
-fn no_join(wanted: &str, typed: &Typed) -> Diagnostic {
-    let found = a(&typed.ty);
+fn no_join(wanted: &str, typed: &TypedExpr) -> Diagnostic {
+    let found = with_article(&typed.ty);
     Diagnostic::new(Code::E0218, format!("on the {wanted}, not {found}")).at(typed.span, found)
 }
 
-fn not_a_pattern(pattern: &Typed) -> Diagnostic {
+fn not_a_pattern(pattern: &TypedExpr) -> Diagnostic {
     if let Type::Path | Type::Text = pattern.ty {
         return Diagnostic::new(Code::E0201, "the pattern of `glob` cannot change with a loop variable")
             .at(pattern.span, "differs from element to element")
             .help("let one pattern match all of them, as in `glob(\"data/*/*.jsonl\")`");
     }
-    Diagnostic::new(Code::E0201, format!("`glob` takes a text or a path, not {}", a(&pattern.ty)))
-        .at(pattern.span, a(&pattern.ty))
+    Diagnostic::new(Code::E0201, format!("`glob` takes a text or a path, not {}", with_article(&pattern.ty)))
+        .at(pattern.span, with_article(&pattern.ty))
 }
 
 /// A text below a path, joined at once where both are known.
-fn below(of: T, part: T) -> T {
+fn below(of: TypedExprKind, part: TypedExprKind) -> TypedExprKind {
     match (of, part) {
-        (T::Path(p), T::Const(Value::Text(t))) => T::Path(PathValue {
+        (TypedExprKind::Path(p), TypedExprKind::Const(Value::Text(t))) => TypedExprKind::Path(PathValue {
             written: loader::join(&p.written, &t).into(),
             resolved: loader::join(&p.resolved, &t).into(),
             globbed: p.globbed,
         }),
-        (of, part) => T::Join(Box::new(of), Box::new(part)),
+        (of, part) => TypedExprKind::Join(Box::new(of), Box::new(part)),
     }
 }

@@ -10,8 +10,8 @@ use petgraph::visit::EdgeRef;
 
 use super::{Checker, Entity};
 use crate::ast::{self, Expr, ExprKind};
-use crate::codes::Code;
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::codes::{Code, Severity};
+use crate::diagnostic::Diagnostic;
 use crate::span::Span;
 
 /// How many modules a reference may lead through.

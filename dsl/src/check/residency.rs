@@ -1,6 +1,7 @@
 //! Data residency: what is made from private data stays on its device.
 
-use super::{Checker, Ctx, Private, T};
+use super::typed::TypedExprKind;
+use super::{Checker, Ctx, Private};
 use crate::ast::Decl;
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
@@ -87,7 +88,7 @@ impl Checker<'_> {
     fn report_globs(&mut self, decl: &Decl, place: &Place, ctx: &Ctx) {
         let Place::Device(device) = place else { return };
         for v in &ctx.vars {
-            let globbed = |t: &T| matches!(t, T::Path(p) if p.globbed);
+            let globbed = |t: &TypedExprKind| matches!(t, TypedExprKind::Path(p) if p.globbed);
             if v.elements.iter().any(|(_, t)| globbed(t)) {
                 let binding = decl.bindings.iter().find(|b| b.name.text == v.name.text);
                 let d = Diagnostic::new(Code::E0509, "`glob` lists files of the engine's machine")

@@ -4,7 +4,8 @@ use headstart_protocol::Value;
 
 use super::params::as_name;
 use super::refs::Found;
-use super::{Checker, Ctx, Entity, T};
+use super::typed::{OPEN, TypedExprKind};
+use super::{Checker, Ctx, Entity};
 use crate::ast::{self, Expr, ExprKind, Setting};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
@@ -121,15 +122,17 @@ impl Checker<'_> {
     /// A text that is known at check time, and the place of its content.
     fn schedule_text(&mut self, e: &Expr, what: &str) -> Option<(String, Option<Span>)> {
         let typed = self.infer(&mut Ctx::new(0), e)?;
-        if let (T::Const(Value::Text(t)), true) = (&typed.t, typed.ty == headstart_protocol::Type::Text) {
+        if let (TypedExprKind::Const(Value::Text(t)), true) =
+            (&typed.kind, typed.ty == headstart_protocol::Type::Text)
+        {
             let raw = self.sources.text(e.span);
             let inside = Span { start: e.span.start + 1, end: e.span.end.saturating_sub(1), ..e.span };
             // Escapes would shift places; nobody needs them here.
             let literal = typed.literal && raw.len() == t.len() + 2;
-            return (t != super::params::OPEN).then(|| (t.clone(), literal.then_some(inside)));
+            return (t != OPEN).then(|| (t.clone(), literal.then_some(inside)));
         }
         let d = Diagnostic::new(Code::E0217, format!("`{what}` takes a text"));
-        self.report(d.at(e.span, super::infer::a(&typed.ty)));
+        self.report(d.at(e.span, names::with_article(&typed.ty)));
         None
     }
 

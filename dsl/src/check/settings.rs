@@ -3,7 +3,8 @@
 use headstart_protocol::{Type, Value};
 
 use super::params::as_name;
-use super::{Checker, Ctx, T};
+use super::typed::{TypedExprKind, number};
+use super::{Checker, Ctx};
 use crate::ast::{Decl, Expr, ExprKind, Setting};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
@@ -135,8 +136,10 @@ impl Checker<'_> {
             ExprKind::Call(call) if call.name.text == "device" => match call.args.as_slice() {
                 [one] if one.name.is_none() => {
                     let name = self.infer(ctx, &one.value)?;
-                    match name.t {
-                        T::Const(Value::Text(t)) if !t.trim().is_empty() => Some(Place::Device(t)),
+                    match name.kind {
+                        TypedExprKind::Const(Value::Text(t)) if !t.trim().is_empty() => {
+                            Some(Place::Device(t))
+                        }
                         _ => {
                             self.report(wrong("a device is named by a text that is not empty"));
                             None
@@ -162,8 +165,8 @@ impl Checker<'_> {
 
     fn constant(&mut self, ctx: &mut Ctx, s: &Setting, want: Type, example: &str) -> Option<Value> {
         let typed = self.infer(ctx, &s.value)?;
-        match typed.t {
-            T::Const(v) if typed.ty == want => Some(v),
+        match typed.kind {
+            TypedExprKind::Const(v) if typed.ty == want => Some(v),
             _ => {
                 let name = &s.name.text;
                 let what = match want {
@@ -172,12 +175,14 @@ impl Checker<'_> {
                     _ => "a whole number",
                 };
                 let d = Diagnostic::new(Code::E0217, format!("`{name}` takes {what}"))
-                    .at(typed.span, super::infer::a(&typed.ty));
-                let quoted = match &typed.t {
-                    T::Const(Value::Text(t)) if typed.literal => crate::literal::number(t).ok().zip(Some(t)),
+                    .at(typed.span, names::with_article(&typed.ty));
+                let quoted = match &typed.kind {
+                    TypedExprKind::Const(Value::Text(t)) if typed.literal => {
+                        crate::literal::number(t).ok().zip(Some(t))
+                    }
                     _ => None,
                 };
-                let quoted = quoted.filter(|(n, _)| super::infer::number(*n).1 == want);
+                let quoted = quoted.filter(|(n, _)| number(*n).1 == want);
                 self.report(match quoted {
                     Some((_, t)) => d
                         .help(format!("numbers stand without quotes: `{name}: {t}`"))

@@ -2,10 +2,11 @@
 
 use headstart_protocol::expr::CompareOp;
 
+use super::builder::{Builder, P, only, parts};
+use super::diagnostics;
 use super::rules::Rule;
-use super::{Builder, MAX_DEPTH, P, only, parts};
+use super::tokens::MAX_DEPTH;
 use crate::ast::{Expr, ExprKind};
-use crate::mistakes;
 use crate::span::Span;
 
 impl Builder {
@@ -38,7 +39,7 @@ impl Builder {
                 all.push(self.compared(done, std::mem::take(&mut current)));
             } else {
                 if let Some(not) = operand.nots.first() {
-                    self.diags.push(mistakes::inner_not(*not));
+                    self.diags.push(diagnostics::inner_not(*not));
                 }
                 current.push((op, operand.value));
             }
@@ -58,7 +59,7 @@ impl Builder {
             }
         }
         if let Some((Some(op), ..)) = sides.get(2) {
-            self.diags.push(mistakes::chained_comparison(self.span(op)));
+            self.diags.push(diagnostics::chained_comparison(self.span(op)));
         }
         let mut sides = sides.into_iter().map(|(op, e, rest)| (op, sum(e, rest)));
         let (_, mut left) = sides.next().expect("there is a first side");
@@ -77,7 +78,7 @@ impl Builder {
     /// Wraps an expression in prefix operators, innermost last.
     fn prefixed(&mut self, ops: Vec<Span>, inner: Expr, wrap: fn(Box<Expr>) -> ExprKind) -> Expr {
         if ops.len() > MAX_DEPTH {
-            self.diags.push(mistakes::too_deep_diagnostic(ops[0], MAX_DEPTH));
+            self.diags.push(diagnostics::too_deep_diagnostic(ops[0], MAX_DEPTH));
             return Expr { kind: ExprKind::Bad, span: inner.span };
         }
         ops.into_iter().rev().fold(inner, |e, op| {
@@ -93,7 +94,7 @@ impl Builder {
             match p.as_rule() {
                 Rule::kw_not => {
                     if let Some(sign) = signs.first() {
-                        self.diags.push(mistakes::inner_not(*sign));
+                        self.diags.push(diagnostics::inner_not(*sign));
                     }
                     nots.push(self.span(&p));
                 }
@@ -114,7 +115,7 @@ impl Builder {
         let span = of.span.to(self.span(&p));
         if depth >= MAX_DEPTH {
             if depth == MAX_DEPTH {
-                self.diags.push(mistakes::too_deep_diagnostic(self.span(&p), MAX_DEPTH));
+                self.diags.push(diagnostics::too_deep_diagnostic(self.span(&p), MAX_DEPTH));
             }
             return Expr { kind: ExprKind::Bad, span };
         }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Builder;
+use super::builder::{Builder, Piece};
+use crate::ast::File;
 use crate::ast::moved::{Move, Moved};
-use crate::ast::{File, Item, Name};
 use crate::diagnostic::Diagnostic;
-use crate::span::{FileId, Span};
+use crate::span::FileId;
 
 /// A parsed file. When its text changes, what did not change is kept.
 #[derive(Clone, Debug, Default)]
@@ -16,17 +16,6 @@ pub(crate) struct Parsed {
     file: FileId,
     text: Arc<str>,
     pieces: Vec<Piece>,
-}
-
-/// An item with the comments and documentation in front of it; the first piece and the last one may
-/// hold more or less.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Piece {
-    pub range: Range<usize>,
-    pub doc: Vec<Name>,
-    pub items: Vec<Item>,
-    pub comments: Vec<Span>,
-    pub diags: Vec<Diagnostic>,
 }
 
 impl Parsed {
@@ -69,15 +58,6 @@ impl Parsed {
             comments: all().flat_map(|p| p.comments.iter().copied()).collect(),
         };
         (tree, all().flat_map(|p| p.diags.iter().cloned()).collect())
-    }
-}
-
-impl Moved for Piece {
-    fn moved(&mut self, to: Move) {
-        self.doc.moved(to);
-        self.items.moved(to);
-        self.comments.moved(to);
-        self.diags.moved(to);
     }
 }
 

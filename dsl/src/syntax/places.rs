@@ -1,8 +1,8 @@
-//! From places of a text that was mended to places of the text as it is written.
+//! From places of a repaired text to places of the text as written.
 
 /// An edit of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Edit {
+pub(super) struct Edit {
     /// First byte of what is replaced.
     pub start: usize,
     /// One past its last byte.
@@ -33,7 +33,7 @@ impl Edit {
 /// A replaced part of a text.
 #[derive(Clone, Debug)]
 struct Replaced {
-    /// Where in the mended text.
+    /// Where in the repaired text.
     at: usize,
     /// How long there.
     len: usize,
@@ -45,12 +45,12 @@ struct Replaced {
 
 /// Edits of a text, each behind those before it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Places {
+pub(super) struct Places {
     edits: Vec<Replaced>,
 }
 
 impl Places {
-    /// Notes an edit of `text`, which is the text as mended so far. False where it is not behind the
+    /// Records an edit of `text`, which is the text as repaired so far. False where it is not behind the
     /// last one.
     pub fn edited(&mut self, e: &Edit, text: &str) -> bool {
         let behind = self.edits.last().is_none_or(|last| e.start >= last.at + last.len);

@@ -7,7 +7,7 @@ use headstart_host::stage::digest;
 use headstart_host::{Limits, ProgramStage, describe};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::declared::Declaration;
-use headstart_protocol::kinds::{Accepts, Default as D, Places};
+use headstart_protocol::kinds::{Accepts, DefaultValue, Places};
 use headstart_protocol::{Args, ArtifactRef, Failure, FailureClass, MixTerm, Output, Stage, Type, Value};
 use headstart_testkit::MemoryContext;
 use serde_json::json;
@@ -65,9 +65,9 @@ fn a_program_declares_what_its_functions_say() {
     assert_eq!(arg("many").accepts, [Accepts::Listed(Type::Metrics)]);
     assert_eq!(arg("words").accepts, [Accepts::Texts]);
     assert_eq!(arg("mode").accepts, [Accepts::Word(vec!["fast".into(), "slow".into()])]);
-    assert_eq!((&arg("n").default, &arg("n").doc), (&D::Int(3), &"how many".to_owned()));
-    assert_eq!((&arg("deep").default, &arg("x").default), (&D::Bool(false), &D::Float(0.5)));
-    assert_eq!((&arg("other").default, &arg("at").default), (&D::Absent, &D::Required));
+    assert_eq!((&arg("n").default, &arg("n").doc), (&DefaultValue::Int(3), &"how many".to_owned()));
+    assert_eq!((&arg("deep").default, &arg("x").default), (&DefaultValue::Bool(false), &DefaultValue::Float(0.5)));
+    assert_eq!((&arg("other").default, &arg("at").default), (&DefaultValue::Absent, &DefaultValue::Required));
     assert!(!kind.cacheable, "it takes a path");
     assert!(!declaration.stage("train").expect("the stage").cached);
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use headstart_protocol::artifact::ArtifactType;
-use headstart_protocol::kinds::{self, Default as D};
+use headstart_protocol::kinds::{self, DefaultValue};
 use headstart_protocol::rows::{self, ROWS_FILE, Row};
 use headstart_protocol::{
     Args, ArtifactRef, Context, Digest, Failure, FailureClass, FileRef, Manifest, Output, Progress, RowCache,
@@ -109,12 +109,12 @@ impl MemoryContext {
         }
         for arg in kind.args.iter().filter(|a| !args.contains_key(&a.name)).collect::<Vec<_>>() {
             let value = match &arg.default {
-                D::Required => panic!("`{}` needs its argument `{}`", kind.name, arg.name),
-                D::Absent => continue,
-                D::Int(i) => Value::Int(*i),
-                D::Float(x) => Value::Float(*x),
-                D::Bool(b) => Value::Bool(*b),
-                D::Text(t) => Value::Text(t.clone()),
+                DefaultValue::Required => panic!("`{}` needs its argument `{}`", kind.name, arg.name),
+                DefaultValue::Absent => continue,
+                DefaultValue::Int(i) => Value::Int(*i),
+                DefaultValue::Float(x) => Value::Float(*x),
+                DefaultValue::Bool(b) => Value::Bool(*b),
+                DefaultValue::Text(t) => Value::Text(t.clone()),
             };
             args.insert(arg.name.clone(), value);
         }

@@ -1,7 +1,7 @@
 //! Sources: where models, datasets and spaces come from.
 
 use super::Accepts as A;
-use super::{Default as D, Kind, Places, Role, optional, required, word};
+use super::{DefaultValue, Kind, Places, Role, optional, required, word};
 use crate::types::Type;
 
 pub(super) fn sources() -> Vec<Kind> {
@@ -44,8 +44,13 @@ pub(super) fn sources() -> Vec<Kind> {
             args: vec![
                 required("config", &[A::Path], "a config.json in the published format"),
                 required("corpus", &[A::Dataset, A::Datasets], "what the tokenizer is trained on"),
-                optional("vocab", &[A::Int], D::Int(2048), "entries of the tokenizer's vocabulary"),
-                optional("seed", &[A::Int], D::Int(0), "seed of the random weights"),
+                optional(
+                    "vocab",
+                    &[A::Int],
+                    DefaultValue::Int(2048),
+                    "entries of the tokenizer's vocabulary",
+                ),
+                optional("seed", &[A::Int], DefaultValue::Int(0), "seed of the random weights"),
             ],
             returns: Type::Model,
             places: Places::Server,
@@ -66,39 +71,39 @@ pub(super) fn sources() -> Vec<Kind> {
                 optional(
                     "prompt",
                     &[A::Text, A::Texts],
-                    D::Text("prompt".into()),
+                    DefaultValue::Text("prompt".into()),
                     "the key of the prompt; several are joined with a line break, empty ones left out",
                 ),
                 optional(
                     "response",
                     &[A::Text],
-                    D::Text("response".into()),
+                    DefaultValue::Text("response".into()),
                     "the key of the response; a file of bare prompts may lack it",
                 ),
                 optional(
                     "messages",
                     &[A::Text],
-                    D::Text("messages".into()),
+                    DefaultValue::Text("messages".into()),
                     "the key of a whole conversation, a list of `{role, content}`; rows that have it need no \
                  prompt and response",
                 ),
                 optional(
                     "turns",
                     &[word(&["all", "first"])],
-                    D::Text("all".into()),
+                    DefaultValue::Text("all".into()),
                     "what is taken of a conversation: all of it, or its first question and answer",
                 ),
                 optional(
                     "skip",
                     &[A::Int],
-                    D::Int(0),
+                    DefaultValue::Int(0),
                     "rows left out at the start, after sorting if `sort` is set",
                 ),
-                optional("take", &[A::Count], D::Absent, "rows taken at most"),
+                optional("take", &[A::Count], DefaultValue::Absent, "rows taken at most"),
                 optional(
                     "sort",
                     &[A::Bool],
-                    D::Bool(false),
+                    DefaultValue::Bool(false),
                     "orders rows by the digest of their prompt, so that files with the same prompts are cut alike",
                 ),
             ],
@@ -118,8 +123,8 @@ pub(super) fn sources() -> Vec<Kind> {
                 required("styled", &[A::Dataset], "rows in the user's style"),
                 required("plain", &[A::Dataset], "rows in the default style"),
                 required("share", &[A::Float], "share of styled rows, 0 to 1"),
-                optional("rows", &[A::Count], D::Int(50), "rows in all"),
-                optional("seed", &[A::Int], D::Int(0), "seed of the draw"),
+                optional("rows", &[A::Count], DefaultValue::Int(50), "rows in all"),
+                optional("seed", &[A::Int], DefaultValue::Int(0), "seed of the draw"),
             ],
             returns: Type::Dataset,
             places: Places::Anywhere,
@@ -163,7 +168,7 @@ pub(super) fn sources() -> Vec<Kind> {
                 optional(
                     "orders",
                     &[word(&["both", "forth"])],
-                    D::Text("both".into()),
+                    DefaultValue::Text("both".into()),
                     "orders of the two answers: both, halved and subtracted, or the described answer first",
                 ),
             ],

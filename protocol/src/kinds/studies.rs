@@ -1,7 +1,7 @@
 //! Stages that measure how well personalization works: the evidence, as pipelines.
 
 use super::Accepts as A;
-use super::{Default as D, Kind, Places, Role, optional, required, word};
+use super::{DefaultValue, Kind, Places, Role, optional, required, word};
 use crate::types::Type;
 
 pub(super) fn studies() -> Vec<Kind> {
@@ -23,64 +23,89 @@ pub(super) fn studies() -> Vec<Kind> {
                 optional(
                     "users",
                     &[A::Divergences],
-                    D::Absent,
+                    DefaultValue::Absent,
                     "what people write, keyed alike; left out, people write the styles' own answers",
                 ),
                 optional(
                     "plain",
                     &[A::Divergence],
-                    D::Absent,
+                    DefaultValue::Absent,
                     "people's plain texts on the users' prompts; left out, they are the plain answers",
                 ),
                 optional(
                     "reference",
                     &[A::Divergence],
-                    D::Absent,
+                    DefaultValue::Absent,
                     "as for `decompose`: how people's plain texts differ from the base's answers",
                 ),
-                optional("space", &[A::Space], D::Absent, "the space, where the divergences do not name it"),
-                optional("probes", &[A::Count], D::Int(50), "questions that make the catalog"),
-                optional("texts", &[A::Ints], D::Absent, "texts of a user; left out, 5, 10 and 50"),
+                optional(
+                    "space",
+                    &[A::Space],
+                    DefaultValue::Absent,
+                    "the space, where the divergences do not name it",
+                ),
+                optional("probes", &[A::Count], DefaultValue::Int(50), "questions that make the catalog"),
+                optional(
+                    "texts",
+                    &[A::Ints],
+                    DefaultValue::Absent,
+                    "texts of a user; left out, 5, 10 and 50",
+                ),
                 optional(
                     "shares",
                     &[A::Floats],
-                    D::Absent,
+                    DefaultValue::Absent,
                     "similarities that are tried, 0 to 1; left out, 0.3, 0.5, 0.7 and 0.9",
                 ),
                 optional(
                     "similarity",
                     &[word(&["user", "pllm"])],
-                    D::Text("user".into()),
+                    DefaultValue::Text("user".into()),
                     "share of the style in the user's texts, or in the pLLM's answers (as the paper has it)",
                 ),
-                optional("mixed", &[A::Count], D::Int(1), "styles that a user mixes in equal parts"),
-                optional("users_each", &[A::Count], D::Int(10), "users of each style in each split"),
-                optional("splits", &[A::Count], D::Int(8), "ways in which the questions are split"),
+                optional(
+                    "mixed",
+                    &[A::Count],
+                    DefaultValue::Int(1),
+                    "styles that a user mixes in equal parts",
+                ),
+                optional(
+                    "users_each",
+                    &[A::Count],
+                    DefaultValue::Int(10),
+                    "users of each style in each split",
+                ),
+                optional(
+                    "splits",
+                    &[A::Count],
+                    DefaultValue::Int(8),
+                    "ways in which the questions are split",
+                ),
                 optional(
                     "metric",
                     &[word(&["whitened", "cosine", "l1"])],
-                    D::Text("whitened".into()),
+                    DefaultValue::Text("whitened".into()),
                     "as for `select`",
                 ),
                 optional(
                     "method",
                     &[word(&["sparse", "ridge", "omp", "paper"])],
-                    D::Text("sparse".into()),
+                    DefaultValue::Text("sparse".into()),
                     "as for `decompose`",
                 ),
                 optional(
                     "words",
                     &[A::Count],
-                    D::Absent,
+                    DefaultValue::Absent,
                     "words of the lexicon that are used; left out, all",
                 ),
                 optional(
                     "centre",
                     &[A::Bool],
-                    D::Bool(true),
+                    DefaultValue::Bool(true),
                     "whether what all pLLMs share is taken off before words are looked for, as in `decompose`",
                 ),
-                optional("seed", &[A::Int], D::Int(0), "seed of splits and users"),
+                optional("seed", &[A::Int], DefaultValue::Int(0), "seed of splits and users"),
             ],
             returns: Type::Metrics,
             places: Places::Server,
@@ -98,8 +123,13 @@ pub(super) fn studies() -> Vec<Kind> {
             args: vec![
                 required("catalog", &[A::Catalog], "the catalog that is resampled"),
                 required("user", &[A::Divergence], "a user's texts in the same space"),
-                optional("sizes", &[A::Ints], D::Absent, "numbers of pLLMs; left out, 8 to 100,000"),
-                optional("seed", &[A::Int], D::Int(0), "seed of the resampling"),
+                optional(
+                    "sizes",
+                    &[A::Ints],
+                    DefaultValue::Absent,
+                    "numbers of pLLMs; left out, 8 to 100,000",
+                ),
+                optional("seed", &[A::Int], DefaultValue::Int(0), "seed of the resampling"),
             ],
             returns: Type::Metrics,
             places: Places::Anywhere,
@@ -137,17 +167,17 @@ pub(super) fn studies() -> Vec<Kind> {
                 optional(
                     "selections",
                     &[A::Selections],
-                    D::Absent,
+                    DefaultValue::Absent,
                     "keyed alike; their forward passes are added to the steps of the head start",
                 ),
                 optional(
                     "share",
                     &[A::Float],
-                    D::Float(0.95),
+                    DefaultValue::Float(0.95),
                     "share of scratch's progress that is the target",
                 ),
-                optional("batch", &[A::Count], D::Int(8), "rows a step of these trainings"),
-                optional("seed", &[A::Int], D::Int(0), "seed of the bootstrap"),
+                optional("batch", &[A::Count], DefaultValue::Int(8), "rows a step of these trainings"),
+                optional("seed", &[A::Int], DefaultValue::Int(0), "seed of the bootstrap"),
             ],
             returns: Type::Metrics,
             places: Places::Anywhere,
@@ -164,7 +194,7 @@ pub(super) fn studies() -> Vec<Kind> {
                 optional(
                     "pool",
                     &[A::Bool],
-                    D::Bool(false),
+                    DefaultValue::Bool(false),
                     "averages rows whose keys agree behind the first comma, with a 95% bootstrap interval",
                 ),
             ],

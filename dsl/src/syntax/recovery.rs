@@ -1,31 +1,33 @@
-//! Going on behind a mistake: it is explained, mended in a copy of the text, and the parse starts
-//! again, so that one run tells every mistake of an item, and an item whose mistakes leave no doubt
-//! about what was meant is checked like any other.
+//! Recovery from syntax errors: what is wrong is reported and repaired in a copy of the text, and the
+//! parse starts again. So one run reports every error of an item, and an item whose errors leave no
+//! doubt about what was meant is checked like any other.
 
 use pest::Parser;
 use pest::error::{ErrorVariant, InputLocation};
 
+use super::failure::ParseFailure;
+use super::places::{Edit, Places};
+use super::rule_names;
 use super::rules::{Grammar, Rule};
-use super::{MAX_DEPTH, places::Edit, places::Places, words};
+use super::tokens::{self, MAX_DEPTH};
 use crate::diagnostic::Diagnostic;
-use crate::mistakes::{self, Mistake};
 use crate::span::{FileId, Span};
 
-/// Mistakes of one item that are looked for.
-const MAX_MISTAKES: usize = 8;
-/// Longer items are not mended: every try parses the item anew.
+/// Errors of one item that are looked for.
+const MAX_ERRORS: usize = 8;
+/// Longer items are not repaired: every attempt parses the whole item.
 const MAX_LENGTH: usize = 16 << 10;
 /// Stands where a value is missing.
 pub(super) const HOLE: &str = "\0";
 
-/// A text that the grammar did not take, mended as far as that is possible.
-pub(super) struct Mended {
-    /// The text, with the mistakes mended that are reported.
+/// A text that the grammar did not accept, repaired as far as possible.
+pub(super) struct Recovered {
+    /// The text, with the reported errors repaired.
     pub text: String,
     pub places: Places,
     /// What is wrong, at places of the text as written.
     pub diags: Vec<Diagnostic>,
-    /// Whether the grammar takes it now, and it says what was meant.
+    /// Whether the grammar accepts it now, and it says what was meant.
     pub whole: bool,
 }
 
@@ -45,11 +47,11 @@ fn reached(rule: Rule, text: &str) -> Reached {
     };
     let mut expected: Vec<&'static str> = Vec::new();
     if let ErrorVariant::ParsingError { positives, .. } = &e.variant {
-        for s in positives.iter().filter_map(|r| words::symbol(*r)) {
+        for s in positives.iter().filter_map(|r| rule_names::symbol(*r)) {
             // Arguments and settings are parsed without their brackets.
             let s = match (s, rule) {
-                (words::END, Rule::some_args) => "`)`",
-                (words::END, Rule::some_settings) => "`}`",
+                (rule_names::END, Rule::some_args) => "`)`",
+                (rule_names::END, Rule::some_settings) => "`}`",
                 (s, _) => s,
             };
             if !expected.contains(&s) {
@@ -60,11 +62,12 @@ fn reached(rule: Rule, text: &str) -> Reached {
     Reached::Up { to, expected }
 }
 
-/// Finds the mistakes of a text that `rule` should take. Nothing is found where it takes it.
-pub(super) fn mend(rule: Rule, file: FileId, text: &str) -> Mended {
-    let mut m = Mended { text: text.to_owned(), places: Places::default(), diags: Vec::new(), whole: false };
+/// Finds the errors of a text that `rule` should accept; none where it does.
+pub(super) fn recover(rule: Rule, file: FileId, text: &str) -> Recovered {
+    let mut m =
+        Recovered { text: text.to_owned(), places: Places::default(), diags: Vec::new(), whole: false };
     let mut sure = true;
-    for _ in 0..MAX_MISTAKES {
+    for _ in 0..MAX_ERRORS {
         let (at, expected) = match reached(rule, &m.text) {
             Reached::All => {
                 m.whole = sure;
@@ -72,15 +75,15 @@ pub(super) fn mend(rule: Rule, file: FileId, text: &str) -> Mended {
             }
             Reached::Up { to, expected } => (to, expected),
         };
-        let slip = Mistake { file, text: &m.text, at, expected: &expected }.diagnose();
-        m.report(slip.diagnostic);
+        let diagnosis = ParseFailure { file, text: &m.text, at, expected: &expected }.diagnose();
+        m.report(diagnosis.diagnostic);
         if text.len() > MAX_LENGTH || text.contains(HOLE) {
             return m;
         }
         // Where it is known what was meant, nothing else is tried.
-        let edit = match slip.edits.is_empty() {
+        let edit = match diagnosis.edits.is_empty() {
             true => guess(rule, &m.text, at, &expected),
-            false => slip.edits.into_iter().find(|e| goes_on(rule, &m.text, e).is_some()),
+            false => diagnosis.edits.into_iter().find(|e| goes_on(rule, &m.text, e).is_some()),
         };
         let Some(edit) = edit.filter(|e| m.places.edited(e, &m.text)) else { return m };
         sure &= edit.sure;
@@ -89,8 +92,8 @@ pub(super) fn mend(rule: Rule, file: FileId, text: &str) -> Mended {
     m
 }
 
-impl Mended {
-    /// Notes a finding, whose places are of the text as mended so far.
+impl Recovered {
+    /// Records a diagnostic whose places are of the text as repaired so far.
     fn report(&mut self, mut d: Diagnostic) {
         let place = |s: &mut Span| {
             let (start, end) = (self.places.written(s.start as usize), self.places.written(s.end as usize));
@@ -106,18 +109,18 @@ impl Mended {
 /// would be found there may well be made by the edit.
 fn goes_on(rule: Rule, text: &str, edit: &Edit) -> Option<usize> {
     let new = edit.apply(text);
-    if mistakes::too_deep(&new, MAX_DEPTH).is_some() {
+    if tokens::too_deep(&new, MAX_DEPTH).is_some() {
         return None;
     }
     let Reached::Up { to, .. } = reached(rule, &new) else { return Some(usize::MAX) };
     let end = edit.start + edit.text.len();
     let tokens = if edit.sure { 1 } else { 2 };
-    (to > mistakes::behind_tokens(&new, end, tokens)).then(|| to - end)
+    (to > tokens::behind_tokens(&new, end, tokens)).then(|| to - end)
 }
 
 /// The edit of one token that lets the parse go on furthest.
 fn guess(rule: Rule, text: &str, at: usize, expected: &[&'static str]) -> Option<Edit> {
-    let token = at + mistakes::token(&text[at..]).len();
+    let token = at + tokens::token(&text[at..]).len();
     let put = |new: &str| Edit::sure(at, at, new);
     let mut all: Vec<Edit> = Vec::new();
     for what in [":", "=", ",", ")", "]", "}", ">", "in ", "as "] {
@@ -128,10 +131,10 @@ fn guess(rule: Rule, text: &str, at: usize, expected: &[&'static str]) -> Option
     if expected.contains(&"a value") {
         all.push(put(HOLE));
         all.push(Edit::sure(at, token, HOLE));
-        all.push(Edit::sure(at, mistakes::part_end(text, at), HOLE));
+        all.push(Edit::sure(at, tokens::part_end(text, at), HOLE));
     }
     all.push(Edit::guess(at, token, ""));
-    all.push(Edit::guess(at, mistakes::part_end(text, at), ""));
+    all.push(Edit::guess(at, tokens::part_end(text, at), ""));
     let mut best: Option<(usize, Edit)> = None;
     for edit in all.into_iter().filter(|e| e.end > e.start || !e.text.is_empty()) {
         if let Some(to) = goes_on(rule, text, &edit)

@@ -1,13 +1,14 @@
-//! Slips that are known by sight: spellings of other languages, and what is forgotten most often.
+//! Common mistakes: spellings of other languages, and what is forgotten most often.
 
 use headstart_protocol::Type;
 
-use super::{Mistake, Slip, part_end, token};
+use super::failure::{Diagnosis, ParseFailure};
+use super::places::Edit;
+use super::tokens::{part_end, token, token_before};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
 use crate::literal;
 use crate::names;
-use crate::syntax::Edit;
 use crate::words;
 
 /// What people call an item elsewhere, and what it is called here.
@@ -42,9 +43,9 @@ fn new(message: impl Into<String>) -> Diagnostic {
     Diagnostic::new(Code::E0001, message)
 }
 
-impl Mistake<'_> {
+impl ParseFailure<'_> {
     /// The item starts with a word that is no keyword.
-    pub(super) fn no_item(&self) -> Option<Slip> {
+    pub(super) fn no_item(&self) -> Option<Diagnosis> {
         let start = self.text.len() - self.text.trim_start().len();
         let first = token(&self.text[start..]);
         if self.at != start || !self.expects("an item") || first.is_empty() {
@@ -60,7 +61,7 @@ impl Mistake<'_> {
         let d = new(format!("no item starts with `{first}`")).at(span, "expected an item");
         if let Some(k) = names::similar(first, words::names(words::ITEMS)) {
             let edit = Edit::sure(start, start + first.len(), k);
-            return Some(Slip::fixed(d.help(format!("did you mean `{k}`?")), self.file, edit));
+            return Some(Diagnosis::fixed(d.help(format!("did you mean `{k}`?")), self.file, edit));
         }
         let example = |k: &str| words::find(words::ITEMS, k).map_or("", |w| w.example);
         let d = match SYNONYMS.iter().find(|(s, _)| s.eq_ignore_ascii_case(first)) {
@@ -69,11 +70,11 @@ impl Mistake<'_> {
                 d.help(format!("an item starts with {}", names::quoted(words::names(words::ITEMS), "or")))
             }
         };
-        Some(Slip::new(d))
+        Some(Diagnosis::new(d))
     }
 
-    /// What is known by sight.
-    pub(super) fn known_slip(&self) -> Option<Slip> {
+    /// A mistake that is common enough to be recognized.
+    pub(super) fn common_mistake(&self) -> Option<Diagnosis> {
         let found = self.found();
         self.spelling(found)
             .or_else(|| self.binding(found))
@@ -89,25 +90,25 @@ impl Mistake<'_> {
     }
 
     /// One sure edit of what was found.
-    fn replaced(&self, message: &str, help: &str, by: &str) -> Slip {
+    fn replaced(&self, message: &str, help: &str, by: &str) -> Diagnosis {
         let edit = Edit::sure(self.at, self.at + self.found().len(), by);
-        Slip::fixed(new(message).at(self.here(), "").help(help), self.file, edit)
+        Diagnosis::fixed(new(message).at(self.here(), "").help(help), self.file, edit)
     }
 
     /// Spellings of other languages.
-    fn spelling(&self, found: &str) -> Option<Slip> {
+    fn spelling(&self, found: &str) -> Option<Diagnosis> {
         Some(match found {
             "\"" => self.open_text(),
             "'" | "`" | "\u{201c}" | "\u{2018}" => self.other_quotes(found),
             "#" => self.replaced("`#` starts no comment", "a comment starts with `//`", "//"),
-            "/*" => Slip::new(
+            "/*" => Diagnosis::new(
                 new("comments end with their line").at(self.here(), "").help("start every line with `//`"),
             ),
             "&&" | "and" if self.expects("`or`") => {
                 let d = new("there is no `and`").at(self.here(), "");
                 let edit = Edit::guess(self.at, self.at + found.len(), "or");
                 let d = d.help("let one stage take the condition of another");
-                Slip { diagnostic: d, edits: vec![edit] }
+                Diagnosis { diagnostic: d, edits: vec![edit] }
             }
             "||" => self.replaced("`||` is written `or`", "write `or`", "or"),
             "!" => self.replaced("`!` is written `not`", "write `not`", "not "),
@@ -131,9 +132,9 @@ impl Mistake<'_> {
             "," if self.expects("the end of the line") && !self.expects("`,`") => {
                 self.replaced("no comma stands behind an item", "remove it", "")
             }
-            "$" | "${" => {
-                Slip::new(new("texts hold no templates").at(self.here(), "").help("pass a parameter instead"))
-            }
+            "$" | "${" => Diagnosis::new(
+                new("texts hold no templates").at(self.here(), "").help("pass a parameter instead"),
+            ),
             ")" | "]" | "}" if self.expects("the end of the line") => {
                 let message = format!("nothing is open that this `{found}` closes");
                 self.replaced(&message, "remove it", "")
@@ -143,7 +144,7 @@ impl Mistake<'_> {
     }
 
     /// `=`, `:` and what stands for them elsewhere.
-    fn binding(&self, found: &str) -> Option<Slip> {
+    fn binding(&self, found: &str) -> Option<Diagnosis> {
         let (equals, colon) = (self.expects("`=`"), self.expects("`:`"));
         Some(match found {
             "=" if colon && !equals && token(self.text) == "param" => self.untyped_param(),
@@ -154,12 +155,12 @@ impl Mistake<'_> {
                 let help = format!("write `{name}: {value}`");
                 let d = new("`=` binds names only; arguments and settings take `:`").at(self.here(), "");
                 let edit = Edit::sure(self.before(), self.at + found.len(), ":");
-                Slip::fixed(d.help(help), self.file, edit)
+                Diagnosis::fixed(d.help(help), self.file, edit)
             }
             "=" if self.text[..self.at].ends_with(':') && self.expects("a name") => {
                 let edit = Edit::sure(self.at - 1, self.at, "");
                 let d = new("`:=` is written `=`").at(self.span(self.at - 1, self.at + 1), "");
-                Slip::fixed(d.help("write `=`"), self.file, edit)
+                Diagnosis::fixed(d.help("write `=`"), self.file, edit)
             }
             ":=" | "==" | "<-" | "=>" if equals => {
                 self.replaced(&format!("expected `=`, found `{found}`"), "write `=`", "=")
@@ -172,14 +173,14 @@ impl Mistake<'_> {
                 let name = self.text[..self.at].rfind(':')?;
                 let d = new("expected `=`, found `:`").at(self.span(name, name + 1), "");
                 let edit = Edit::sure(name, name + 1, " =");
-                Slip::fixed(d.help("`=` says how the item is made"), self.file, edit)
+                Diagnosis::fixed(d.help("`=` says how the item is made"), self.file, edit)
             }
             _ => return None,
         })
     }
 
     /// `param rank = 8`
-    fn untyped_param(&self) -> Slip {
+    fn untyped_param(&self) -> Diagnosis {
         let value = self.text[self.at + 1..].trim();
         let list = value.strip_prefix('[').map(str::trim_start);
         let first = token(list.unwrap_or(value));
@@ -202,14 +203,14 @@ impl Mistake<'_> {
         match ty {
             Some(ty) => {
                 let edit = Edit::sure(before, before, format!(": {ty}"));
-                Slip::fixed(d.help(format!("write `param {name}: {ty} = {value}`")), self.file, edit)
+                Diagnosis::fixed(d.help(format!("write `param {name}: {ty} = {value}`")), self.file, edit)
             }
-            None => Slip::new(d.help(format!("write `param {name}: Type = {value}`"))),
+            None => Diagnosis::new(d.help(format!("write `param {name}: Type = {value}`"))),
         }
     }
 
     /// Units apart from their number, numbers without a first digit, a cron expression without quotes.
-    fn number(&self, found: &str) -> Option<Slip> {
+    fn number(&self, found: &str) -> Option<Diagnosis> {
         let before = self.before();
         let last = self.text[..before].rsplit(|c: char| !c.is_alphanumeric() && c != '.').next()?;
         let is_number = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit() || b == b'.');
@@ -218,7 +219,7 @@ impl Mistake<'_> {
             let d = new("a unit stands directly behind its number")
                 .at(self.span(before - last.len(), self.at + found.len()), "")
                 .help(format!("write `{last}{unit}`"));
-            return Some(Slip::fixed(d, self.file, edit));
+            return Some(Diagnosis::fixed(d, self.file, edit));
         }
         let digit = |s: &str| s.starts_with(|c: char| c.is_ascii_digit());
         let value = self.expects("a value") || self.expects("an argument");
@@ -228,7 +229,7 @@ impl Mistake<'_> {
             let d = new("a number starts with a digit")
                 .at(self.span(self.at, self.at + 1 + digits), "")
                 .help(format!("write `0.{}`", &rest[..digits]));
-            return Some(Slip::fixed(d, self.file, Edit::sure(self.at, self.at, "0")));
+            return Some(Diagnosis::fixed(d, self.file, Edit::sure(self.at, self.at, "0")));
         }
         let key = self.text.rfind("cron:").filter(|k| *k < self.at && self.at < self.text.len())?;
         let value = key + 5 + self.text[key + 5..].len() - self.text[key + 5..].trim_start().len();
@@ -244,11 +245,11 @@ impl Mistake<'_> {
         let d = new("a cron expression is a text")
             .at(self.span(value, value + written.len()), "not in quotes")
             .help(format!("write `cron: \"{}\"`", five.join(" ")));
-        Some(Slip::fixed(d, self.file, edit))
+        Some(Diagnosis::fixed(d, self.file, edit))
     }
 
     /// What is forgotten: `:` before a type, `as`, `in`.
-    fn left_out(&self, found: &str) -> Option<Slip> {
+    fn left_out(&self, found: &str) -> Option<Diagnosis> {
         let before = self.before();
         let is_type = Type::from_name(found).is_some() || found == "List";
         if is_type && self.expects("`:`") {
@@ -256,7 +257,7 @@ impl Mistake<'_> {
             let d = new("a `:` is missing in front of the type")
                 .at(self.here(), "the type")
                 .help(format!("write `{name}: {found}`"));
-            return Some(Slip::fixed(d, self.file, Edit::sure(before, before, ":")));
+            return Some(Diagnosis::fixed(d, self.file, Edit::sure(before, before, ":")));
         }
         if self.expects("`in`") {
             let edit = match found {
@@ -264,7 +265,7 @@ impl Mistake<'_> {
                 _ => Edit::sure(self.at, self.at, "in "),
             };
             let d = new(format!("expected `in`, found `{found}`")).at(self.here(), "expected `in`");
-            return Some(Slip::fixed(d.help("a loop is written `for x in list`"), self.file, edit));
+            return Some(Diagnosis::fixed(d.help("a loop is written `for x in list`"), self.file, edit));
         }
         if !self.expects("`as`") {
             return None;
@@ -280,11 +281,11 @@ impl Mistake<'_> {
         };
         let span = if named { self.here() } else { self.end_of_line() };
         let d = new("an import is given a name with `as`").at(span, "expected `as`");
-        Some(Slip::fixed(d.help(format!("write `import {path:?} as {text}`")), self.file, edit))
+        Some(Diagnosis::fixed(d.help(format!("write `import {path:?} as {text}`")), self.file, edit))
     }
 
     /// `name:` without a value, and a name and a value without the `:`.
-    fn no_value(&self, found: &str) -> Option<Slip> {
+    fn no_value(&self, found: &str) -> Option<Diagnosis> {
         let before = self.before();
         let last = token_before(&self.text[..before]);
         if self.expects("a value") && matches!(found, "" | "\n" | ")" | "]" | "}" | ",") && last == ":" {
@@ -292,7 +293,7 @@ impl Mistake<'_> {
             let d =
                 new(format!("`{name}` has no value")).at(self.span(before - 1, before), "nothing follows");
             let edit = Edit::sure(before, before, "\0");
-            return Some(Slip {
+            return Some(Diagnosis {
                 diagnostic: d.help(format!("write `{name}: …`, or remove it")),
                 edits: vec![edit],
             });
@@ -303,7 +304,7 @@ impl Mistake<'_> {
             let d = new(format!("`{last}` has no value"))
                 .at(self.span(before - last.len(), before), "only a name");
             let edit = Edit::sure(before, before, ":\0");
-            return Some(Slip { diagnostic: d.help(format!("write `{last}: …`")), edits: vec![edit] });
+            return Some(Diagnosis { diagnostic: d.help(format!("write `{last}: …`")), edits: vec![edit] });
         }
         if let (true, "." | "/" | "~") = (self.expects("a value") || self.expects("an argument"), found) {
             let rest = &self.text[self.at..];
@@ -311,12 +312,12 @@ impl Mistake<'_> {
             let written = &rest[..rest.find(|c| !path(c)).unwrap_or(rest.len())];
             let edit = Edit::sure(self.at, self.at + written.len(), format!("{written:?}"));
             let d = new("a path stands in quotes").at(self.span(self.at, edit.end), "not in quotes");
-            return Some(Slip::fixed(d.help(format!("write `{written:?}`")), self.file, edit));
+            return Some(Diagnosis::fixed(d.help(format!("write `{written:?}`")), self.file, edit));
         }
         if self.expects("`>`") {
             let d = new("a `>` is missing").at(self.span(before, before), "the type ends here");
             let d = d.help("a list of a type is written `List<Type>`");
-            return Some(Slip::fixed(d, self.file, Edit::sure(before, before, ">")));
+            return Some(Diagnosis::fixed(d, self.file, Edit::sure(before, before, ">")));
         }
         let value = found.starts_with(|c: char| c.is_alphanumeric() || "_\"".contains(c));
         let named = last.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
@@ -327,13 +328,13 @@ impl Mistake<'_> {
         if self.expects("`:`") && !self.expects("`=`") && value && named {
             let d = new(format!("a `:` is missing behind `{last}`")).at(self.span(before, before), "here");
             let d = d.help(format!("write `{last}: {found}`"));
-            return Some(Slip::fixed(d, self.file, Edit::sure(before, before, ":")));
+            return Some(Diagnosis::fixed(d, self.file, Edit::sure(before, before, ":")));
         }
         None
     }
 
     /// `probe base, prompts: q`
-    fn no_brackets(&self, found: &str) -> Option<Slip> {
+    fn no_brackets(&self, found: &str) -> Option<Diagnosis> {
         let before = self.before();
         let kind = token_before(&self.text[..before]);
         let head = self.text[..before - kind.len()].trim_end();
@@ -346,11 +347,11 @@ impl Mistake<'_> {
         let args = line[..ends.unwrap_or(line.len())].trim_end();
         let edit = Edit::sure(before, self.at + args.len(), format!("({args})"));
         let d = new("arguments stand in parentheses").at(self.span(self.at, self.at + args.len()), "");
-        Some(Slip::fixed(d.help(format!("write `{kind}({args})`")), self.file, edit))
+        Some(Diagnosis::fixed(d.help(format!("write `{kind}({args})`")), self.file, edit))
     }
 
     /// Two values with nothing between them.
-    fn comma(&self, found: &str) -> Option<Slip> {
+    fn comma(&self, found: &str) -> Option<Diagnosis> {
         let end = self.expects("`,`") || self.expects("the end of the line") && !self.expects("`=`");
         let value = found.starts_with(|c: char| c.is_alphanumeric() || "_\"".contains(c));
         let before = self.before();
@@ -363,11 +364,11 @@ impl Mistake<'_> {
         let last = token_before(&self.text[..before]);
         let d = new("a comma is missing").at(self.span(before, before), "between these two");
         let d = d.see(self.here(), "the next one").help(format!("write `{last}, {found}`"));
-        Some(Slip::fixed(d, self.file, Edit::sure(before, before, ",")))
+        Some(Diagnosis::fixed(d, self.file, Edit::sure(before, before, ",")))
     }
 
     /// A text in double quotes without its end.
-    fn open_text(&self) -> Slip {
+    fn open_text(&self) -> Diagnosis {
         let line = self.text[self.at..].lines().next().unwrap_or_default();
         let end = self.at + line.trim_end().len();
         let d = Diagnostic::new(Code::E0002, "this text is not closed")
@@ -376,29 +377,20 @@ impl Mistake<'_> {
         // Where it was meant to end is not known: what it says counts for nothing.
         let ends = line.char_indices().rev().filter(|(_, c)| ")]},".contains(*c)).take(4);
         let ends = std::iter::once(end).chain(ends.map(|(i, _)| self.at + i));
-        Slip { diagnostic: d, edits: ends.map(|e| Edit::sure(self.at, e, "\0")).collect() }
+        Diagnosis { diagnostic: d, edits: ends.map(|e| Edit::sure(self.at, e, "\0")).collect() }
     }
 
     /// Single quotes, backquotes, and those of text processors.
-    fn other_quotes(&self, open: &str) -> Slip {
+    fn other_quotes(&self, open: &str) -> Diagnosis {
         let d = new("texts stand in double quotes").at(self.here(), "");
         let rest = &self.text[self.at + open.len()..];
         let closing = ["'", "`", "\u{201d}", "\u{2019}"];
         let line = rest.lines().next().unwrap_or_default();
         let Some((len, close)) = closing.iter().filter_map(|c| Some((line.find(c)?, c))).min() else {
-            return Slip::new(d.help("write `\"…\"`"));
+            return Diagnosis::new(d.help("write `\"…\"`"));
         };
         let text = format!("\"{}\"", rest[..len].replace('"', "\\\""));
         let edit = Edit::sure(self.at, self.at + open.len() + len + close.len(), text.clone());
-        Slip::fixed(d.help(format!("write `{text}`")), self.file, edit)
-    }
-}
-
-/// The word, or else the character, at the end of a text.
-fn token_before(text: &str) -> &str {
-    let word = text.trim_end_matches(|c: char| c.is_alphanumeric() || c == '_').len();
-    match text[word..].is_empty() {
-        false => &text[word..],
-        true => text.char_indices().next_back().map_or("", |(i, _)| &text[i..]),
+        Diagnosis::fixed(d.help(format!("write `{text}`")), self.file, edit)
     }
 }

@@ -1,4 +1,4 @@
-//! Findings of the checker, as the protocol's diagnostics.
+//! The checker's diagnostics, in the protocol's form.
 
 use headstart_dsl::codes::Code;
 use headstart_dsl::symbols::Target;
@@ -7,13 +7,13 @@ use lsp_types::{DiagnosticRelatedInformation, DiagnosticSeverity, DiagnosticTag,
 
 use crate::documents::{Analysis, Text};
 
-/// The findings of a file. Those of imported files are told where they are imported.
-/// A finding as the protocol has it.
-pub fn findings(a: &Analysis, text: &Text) -> Vec<lsp_types::Diagnostic> {
-    a.checked.diagnostics.iter().map(|d| finding(a, text, d)).collect()
+/// The diagnostics of a file. Those of imported files are reported where they are imported.
+pub fn diagnostics(a: &Analysis, text: &Text) -> Vec<lsp_types::Diagnostic> {
+    a.checked.diagnostics.iter().map(|d| diagnostic(a, text, d)).collect()
 }
 
-pub fn finding(a: &Analysis, text: &Text, d: &Diagnostic) -> lsp_types::Diagnostic {
+/// A diagnostic in the protocol's form.
+pub fn diagnostic(a: &Analysis, text: &Text, d: &Diagnostic) -> lsp_types::Diagnostic {
     let (range, mut message) = place(a, text, d);
     let labels = d.labels.iter().filter(|l| l.primary && !l.text.is_empty());
     for l in labels {
@@ -41,7 +41,7 @@ pub fn finding(a: &Analysis, text: &Text, d: &Diagnostic) -> lsp_types::Diagnost
     }
 }
 
-/// Where a finding is shown, and its message.
+/// Where a diagnostic is shown, and its message.
 fn place(a: &Analysis, text: &Text, d: &Diagnostic) -> (Range, String) {
     match d.span() {
         None => (Range::default(), d.message.clone()),
@@ -49,7 +49,7 @@ fn place(a: &Analysis, text: &Text, d: &Diagnostic) -> (Range, String) {
         Some(span) => {
             let message = format!("{}: {}", a.checked.sources.locate(span), d.message);
             let import = |s: &Span| s.file == Analysis::ROOT;
-            // A declaration's finding names the program that it is for.
+            // A declaration's diagnostic names the program that it is for.
             if let Some(label) = d.labels.iter().find(|l| import(&l.span)) {
                 return (text.range(label.span), message);
             }
