@@ -6,7 +6,6 @@
 //! whose mistake is reported already is `None` from there on, so that no mistake is told twice.
 
 mod arg;
-mod cron;
 mod index;
 mod infer;
 mod item;

@@ -1,5 +1,6 @@
 //! Schedules.
 
+use headstart_cron::{CronError, Expression};
 use headstart_protocol::Value;
 
 use super::params::as_name;
@@ -138,49 +139,29 @@ impl Checker<'_> {
 
     fn cron(&mut self, e: &Expr) -> Option<String> {
         let (text, inside) = self.schedule_text(e, "cron")?;
-        match super::cron::check(&text) {
-            Ok(()) => Some(text),
-            Err(wrong) => {
-                let span = match inside {
-                    Some(s) => Span {
-                        start: s.start + wrong.at.start as u32,
-                        end: s.start + wrong.at.end as u32,
-                        ..s
-                    },
-                    None => e.span,
-                };
-                let d =
-                    Diagnostic::new(Code::E0601, wrong.message).at(span, wrong.label).maybe_help(wrong.help);
-                self.report(d.note(
-                    "five fields: minute, hour, day of month, month, day of week (0 and 7 are Sunday)",
-                ));
-                None
+        let Err(wrong) = Expression::parse(&text) else { return Some(text) };
+        let span = match (inside, wrong.range()) {
+            // Where something is missing, the character before it, which may be the quote.
+            (Some(s), Some(r)) if r.is_empty() => {
+                Span { start: s.start + r.start as u32 - 1, end: s.start + r.end as u32, ..s }
             }
-        }
+            (Some(s), Some(r)) => Span { start: s.start + r.start as u32, end: s.start + r.end as u32, ..s },
+            _ => e.span,
+        };
+        let d = Diagnostic::new(Code::E0601, wrong.to_string()).at(span, "").help(wrong.help());
+        self.report(d);
+        None
     }
 
     fn timezone(&mut self, e: &Expr) -> Option<String> {
         let (text, inside) = self.schedule_text(e, "timezone")?;
-        if jiff::tz::TimeZone::get(&text).is_ok() {
-            return Some(text);
-        }
-        let zones: Vec<String> = jiff::tz::db().available().map(|n| n.to_string()).collect();
-        let d = Diagnostic::new(Code::E0602, format!("there is no time zone `{text}`"))
-            .at(inside.unwrap_or(e.span), "unknown zone")
-            .note("zones are named as in the IANA database: `Europe/London`, `America/New_York`, `UTC`");
-        if zones.is_empty() {
-            let d = d.note("this system has no time zone database");
-            self.report(d.help("install it; on Linux it is the package `tzdata`"));
-            return None;
-        }
-        let by_city =
-            zones.iter().find(|z| z.rsplit('/').next().is_some_and(|c| c.eq_ignore_ascii_case(&text)));
-        let meant = by_city.or_else(|| zones.iter().find(|z| abbreviates(&text, z)));
-        let all = || zones.iter().map(String::as_str);
-        let meant = meant.map(String::as_str).or_else(|| names::similar(&text, all()));
-        self.report(match meant {
-            Some(z) => d.suggest_text(z, e.span, [z]),
-            None => d,
+        let Err(wrong) = headstart_cron::time_zone(&text) else { return Some(text) };
+        let d = Diagnostic::new(Code::E0602, wrong.to_string())
+            .at(inside.filter(|s| s.start < s.end).unwrap_or(e.span), "unknown time zone")
+            .help(wrong.help());
+        self.report(match &wrong {
+            CronError::Zone { meant: Some(zone), .. } => d.fix(e.span, format!("{zone:?}")),
+            _ => d,
         });
         None
     }
@@ -202,19 +183,4 @@ impl Checker<'_> {
             }
         }
     }
-}
-
-/// Whether a zone is what people mean by a common short name, which the database may not have.
-fn abbreviates(short: &str, zone: &str) -> bool {
-    let meant = match short.to_ascii_uppercase().as_str() {
-        "PST" | "PDT" | "PT" => "America/Los_Angeles",
-        "CST" | "CDT" => "America/Chicago",
-        "EDT" | "ET" => "America/New_York",
-        "BST" => "Europe/London",
-        "CEST" => "Europe/Berlin",
-        "IST" => "Asia/Kolkata",
-        "JST" => "Asia/Tokyo",
-        _ => return false,
-    };
-    zone == meant
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("testkit", &["protocol"]),
-    ("dsl", &["protocol"]),
+    ("dsl", &["protocol", "cron"]),
     ("lsp", &["protocol", "dsl"]),
     ("core", &["protocol", "dsl"]),
     ("cron", &[]),

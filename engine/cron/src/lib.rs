@@ -18,6 +18,7 @@
 //! ```
 //!
 //! # Layout
+//! - [`Expression`], [`time_zone`]: what a pipeline file may say; the only parser of either.
 //! - [`Spec`]: an expression in a zone, and its fires.
 //! - [`Fire`], [`Why`]: one fire, and how it came by its instant.
 //! - [`Spec::due`], [`Catchup`], [`Due`]: what to do after being away.
@@ -29,8 +30,10 @@ mod clock;
 mod due;
 mod parse;
 mod spec;
+mod zone;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use due::{Catchup, Due, ON_TIME, Skipped, WhySkipped};
 pub use parse::CronError;
-pub use spec::{Dst, Fire, Spec, Why};
+pub use spec::{Dst, Expression, Fire, Spec, Why};
+pub use zone::time_zone;

@@ -8,11 +8,11 @@ pub enum CronError {
     /// The expression is wrong.
     #[error("{why}")]
     Expression {
-        /// Where in the expression, in bytes.
+        /// Where in the expression, in bytes; empty only where the expression is empty.
         range: Range<usize>,
         /// What is wrong.
         why: String,
-        /// What is allowed, or meant perhaps.
+        /// What is allowed, or what is probably meant.
         help: String,
     },
     /// There is no such time zone.
@@ -20,16 +20,20 @@ pub enum CronError {
     Zone {
         /// The name.
         name: String,
-        /// What is meant perhaps.
-        help: String,
+        /// The zone that is probably meant.
+        meant: Option<String>,
     },
 }
 
 impl CronError {
-    /// What is allowed, or meant perhaps.
-    pub fn help(&self) -> &str {
+    /// What is allowed, or what is probably meant.
+    pub fn help(&self) -> String {
         match self {
-            Self::Expression { help, .. } | Self::Zone { help, .. } => help,
+            Self::Expression { help, .. } => help.clone(),
+            Self::Zone { meant: Some(zone), .. } => format!("did you mean `{zone}`?"),
+            Self::Zone { meant: None, .. } => {
+                "zones are named as in the IANA database, such as `Europe/London` or `UTC`".to_owned()
+            }
         }
     }
 
@@ -49,6 +53,8 @@ fn error(range: Range<usize>, why: impl Into<String>, help: impl Into<String>) -
 /// What a field may contain.
 struct Kind {
     name: &'static str,
+    /// Its name with the article.
+    one: &'static str,
     min: u8,
     max: u8,
     /// Names, of which the first stands for `min`.
@@ -57,11 +63,19 @@ struct Kind {
 }
 
 const KINDS: [Kind; 5] = [
-    Kind { name: "minute", min: 0, max: 59, names: &[], allowed: "minutes are 0 to 59" },
-    Kind { name: "hour", min: 0, max: 23, names: &[], allowed: "hours are 0 to 23" },
-    Kind { name: "day of the month", min: 1, max: 31, names: &[], allowed: "days of the month are 1 to 31" },
+    Kind { name: "minute", one: "a minute", min: 0, max: 59, names: &[], allowed: "minutes are 0 to 59" },
+    Kind { name: "hour", one: "an hour", min: 0, max: 23, names: &[], allowed: "hours are 0 to 23" },
+    Kind {
+        name: "day of the month",
+        one: "a day of the month",
+        min: 1,
+        max: 31,
+        names: &[],
+        allowed: "days of the month are 1 to 31",
+    },
     Kind {
         name: "month",
+        one: "a month",
         min: 1,
         max: 12,
         names: &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"],
@@ -69,6 +83,7 @@ const KINDS: [Kind; 5] = [
     },
     Kind {
         name: "weekday",
+        one: "a weekday",
         min: 0,
         max: 7,
         names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"],
@@ -108,10 +123,10 @@ const MACROS: &[(&str, &str)] = &[
     ("@hourly", "0 * * * *"),
 ];
 
-const ORDER: &str = "a schedule has five fields: minute, hour, day of the month, month, weekday; \
+const ORDER: &str = "the five fields are minute, hour, day of the month, month and weekday; \
                      `30 2 * * 1` is half past two on Mondays";
 
-/// Reads an expression.
+/// Parses an expression.
 pub(crate) fn parse(text: &str) -> Result<Fields, CronError> {
     let words = words(text);
     let whole = words.first().map_or(0..text.len(), |f| f.start..words[words.len() - 1].end);
@@ -123,14 +138,13 @@ pub(crate) fn parse(text: &str) -> Result<Fields, CronError> {
             Some((_, fields)) => format!("write `{fields}`"),
             None => ORDER.to_owned(),
         };
-        return Err(error(whole, "words with `@` are not understood", help));
+        return Err(error(whole, format!("`{word}` is not a cron expression"), help));
     }
     if words.len() != 5 {
         let count = match words.len() {
-            0 => "the schedule is empty".to_owned(),
-            1 => "there is one field only".to_owned(),
-            n @ 6..=7 => format!("there are {n} fields; seconds and years are not used"),
-            n => format!("there are {n} fields"),
+            0 => "the cron expression is empty".to_owned(),
+            n @ 6..=7 => format!("expected five fields, found {n}; there are none for seconds and years"),
+            n => format!("expected five fields, found {n}"),
         };
         return Err(error(whole, count, ORDER));
     }
@@ -208,7 +222,7 @@ fn field(text: &str, at: Range<usize>, kind: &Kind) -> Result<Field, CronError> 
             } else {
                 range.start..range.start + 1
             };
-            return Err(error(comma, format!("a {} is missing beside the comma", kind.name), kind.allowed));
+            return Err(error(comma, format!("expected {} beside this comma", kind.one), kind.allowed));
         }
         let (from, to, step) = item_values(text, range, kind)?;
         for v in (from..=to).step_by(usize::from(step)) {
@@ -253,9 +267,11 @@ fn item_values(text: &str, at: Range<usize>, kind: &Kind) -> Result<(u8, u8, u8)
         (v, v)
     };
     let Some(step) = step else { return Ok((from, to, 1)) };
+    // `parse` alone would take `+5`.
+    let digits = text[step.clone()].bytes().all(|b| b.is_ascii_digit());
     let n: u32 = match text[step.clone()].parse() {
-        Ok(n) if n > 0 => n,
-        _ => return Err(error(step, "a step is a number from 1", "`*/15` is every fifteenth")),
+        Ok(n) if n > 0 && digits => n,
+        _ => return Err(error(step, "a step is a whole number of at least 1", "`*/15` is every fifteenth")),
     };
     match u8::try_from(n) {
         Ok(step) if step <= to - from => Ok((from, to, step)),
@@ -272,12 +288,12 @@ fn item_values(text: &str, at: Range<usize>, kind: &Kind) -> Result<(u8, u8, u8)
 fn value(text: &str, at: Range<usize>, kind: &Kind) -> Result<u8, CronError> {
     let word = &text[at.clone()];
     if word.is_empty() {
-        return Err(error(at, format!("a {} is missing", kind.name), kind.allowed));
+        return Err(error(at, format!("expected {}", kind.one), kind.allowed));
     }
     if word.bytes().all(|b| b.is_ascii_digit()) {
         return match word.parse::<u8>() {
             Ok(v) if (kind.min..=kind.max).contains(&v) => Ok(v),
-            _ => Err(error(at, format!("{word} is not a {}", kind.name), kind.allowed)),
+            _ => Err(error(at, format!("{word} is not {}", kind.one), kind.allowed)),
         };
     }
     if let Some(i) = kind.names.iter().position(|n| n.eq_ignore_ascii_case(word)) {
@@ -286,11 +302,10 @@ fn value(text: &str, at: Range<usize>, kind: &Kind) -> Result<u8, CronError> {
     let extra = word.contains(['?', 'L', 'W', '#', 'H', '*'])
         && kind.names.iter().all(|n| !word.eq_ignore_ascii_case(n));
     let help = match extra {
-        true => format!(
-            "{}; lists `1,3`, ranges `1-5`, steps `*/2` and `*` are understood, nothing else",
-            kind.allowed
-        ),
+        true => {
+            format!("{}; a field holds numbers, lists `1,3`, ranges `1-5`, steps `*/2` and `*`", kind.allowed)
+        }
         false => kind.allowed.to_owned(),
     };
-    Err(error(at, format!("`{word}` is not a {}", kind.name), help))
+    Err(error(at, format!("`{word}` is not {}", kind.one), help))
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::calendar::Calendar;
 use crate::parse::{self, CronError};
+use crate::zone::time_zone;
 
 /// What happens to times that a change of clocks leaves out (a gap) or repeats (a fold).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,14 +64,35 @@ impl Fire {
     }
 }
 
-/// An expression in a time zone.
-#[derive(Clone)]
-pub struct Spec {
+/// A cron expression: five fields, which [`Expression::parse`] has accepted.
+///
+/// The only parser of the project: the checker, editors and the scheduler accept the same texts.
+#[derive(Clone, Debug)]
+pub struct Expression {
     text: String,
     calendar: Calendar,
+    every_hour: bool,
+}
+
+impl Expression {
+    /// Parses a five-field cron expression.
+    ///
+    /// # Errors
+    /// [`CronError::Expression`] if the expression is wrong or can never match, with the place in it.
+    pub fn parse(text: &str) -> Result<Self, CronError> {
+        let fields = parse::parse(text)?;
+        let every_hour = fields.hour.values.len() == 24;
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        Ok(Self { text, calendar: Calendar::new(&fields), every_hour })
+    }
+}
+
+/// A cron expression in a time zone.
+#[derive(Clone)]
+pub struct Spec {
+    expression: Expression,
     zone: TimeZone,
     dst: Dst,
-    every_hour: bool,
 }
 
 impl fmt::Debug for Spec {
@@ -82,7 +104,7 @@ impl fmt::Debug for Spec {
 /// `EXPRESSION ZONE`.
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.text, self.zone.iana_name().unwrap_or("UTC"))
+        write!(f, "{} {}", self.expression.text, self.zone.iana_name().unwrap_or("UTC"))
     }
 }
 
@@ -100,17 +122,14 @@ struct Stretch {
 }
 
 impl Spec {
-    /// Reads a five-field cron expression, to be understood in the IANA time zone `tz`.
+    /// Parses a five-field cron expression, to be understood in the IANA time zone `tz`.
     ///
     /// # Errors
     /// If the expression is wrong or can never match (with the place in it), or there is no such
     /// zone.
     pub fn parse(cron: &str, tz: &str, dst: Dst) -> Result<Self, CronError> {
-        let fields = parse::parse(cron)?;
-        let zone = TimeZone::get(tz).map_err(|_| unknown_zone(tz))?;
-        let every_hour = fields.hour.values.len() == 24;
-        let text = cron.split_whitespace().collect::<Vec<_>>().join(" ");
-        Ok(Self { text, calendar: Calendar::new(&fields), zone, dst, every_hour })
+        let expression = Expression::parse(cron)?;
+        Ok(Self { expression, zone: time_zone(tz)?, dst })
     }
 
     /// The first fire after `after`. `None` after the year 2100.
@@ -123,7 +142,7 @@ impl Spec {
             }
             let begins = stretch.ends?;
             // Nothing left at all, in any stretch?
-            self.calendar.at_or_after(
+            self.expression.calendar.at_or_after(
                 begins.checked_sub(DAY).map_or(civil::DateTime::MIN, |t| stretch.offset.to_datetime(t)),
             )?;
             stretch = self.stretch_at(begins);
@@ -160,7 +179,7 @@ impl Spec {
 
     /// The first fire of a stretch that comes after `after`.
     fn first_in(&self, s: &Stretch, after: Timestamp) -> Option<Fire> {
-        let by_elapsed_time = self.dst == Dst::Vixie && self.every_hour;
+        let by_elapsed_time = self.dst == Dst::Vixie && self.expression.every_hour;
         let fresh = s.begins.is_some_and(|b| b > after);
         let mut from = match s.start {
             Some(start) if fresh => start,
@@ -171,7 +190,7 @@ impl Spec {
         if !both_rounds && let Some(end) = s.previous_end {
             from = from.max(end);
         }
-        let regular = self.calendar.at_or_after(from).and_then(|nominal| {
+        let regular = self.expression.calendar.at_or_after(from).and_then(|nominal| {
             let instant = s.offset.to_timestamp(nominal).ok()?;
             let inside = s.ends.is_none_or(|end| instant < end);
             inside.then(|| Fire { nominal, instant, why: self.why(s, nominal) })
@@ -182,7 +201,7 @@ impl Spec {
             && fresh
             && let (Some(begins), Some(start), Some(left_out)) = (s.begins, s.start, s.previous_end)
             && regular.is_none_or(|fire| fire.instant > begins)
-            && let Some(nominal) = self.calendar.at_or_after(left_out)
+            && let Some(nominal) = self.expression.calendar.at_or_after(left_out)
             && nominal < start
         {
             return Some(Fire { nominal, instant: begins, why: Why::GapEnd });
@@ -201,16 +220,3 @@ impl Spec {
 
 /// More than any gap or fold.
 const DAY: SignedDuration = SignedDuration::from_hours(48);
-
-fn unknown_zone(name: &str) -> CronError {
-    let known = jiff::tz::db().available();
-    let near = known
-        .map(|zone| (strsim::damerau_levenshtein(&zone.as_str().to_lowercase(), &name.to_lowercase()), zone))
-        .filter(|(distance, _)| *distance <= 3)
-        .min_by(|(a, x), (b, y)| (a, x.as_str()).cmp(&(b, y.as_str())));
-    let help = match near {
-        Some((_, zone)) => format!("did you mean `{zone}`?"),
-        None => "zones are named after a place, such as `Europe/London`, or `UTC`".to_owned(),
-    };
-    CronError::Zone { name: name.to_owned(), help }
-}
