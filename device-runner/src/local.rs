@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use headstart_protocol::expr::{Expr, Value};
-use headstart_protocol::kinds::{self, Default as ArgDefault};
+use headstart_protocol::kinds::{self, DefaultValue};
 use headstart_protocol::task::{Outcome, Task};
 use headstart_protocol::{Failure, FailureClass, Stage};
 use serde_json::{Value as Json, json};
@@ -74,13 +74,13 @@ fn read(text: &str) -> Result<Task, String> {
     let mut task: Task = serde_json::from_value(whole).map_err(|e| e.to_string())?;
     for arg in &kind.args {
         let value = match &arg.default {
-            ArgDefault::Int(i) => Value::Int(*i),
-            ArgDefault::Float(x) => Value::Float(*x),
-            ArgDefault::Bool(b) => Value::Bool(*b),
-            ArgDefault::Text(t) => Value::Text(t.clone()),
-            ArgDefault::Absent => continue,
-            ArgDefault::Required if task.args.contains_key(&arg.name) => continue,
-            ArgDefault::Required => return Err(format!("argument `{}` of `{name}` is missing", arg.name)),
+            DefaultValue::Int(i) => Value::Int(*i),
+            DefaultValue::Float(x) => Value::Float(*x),
+            DefaultValue::Bool(b) => Value::Bool(*b),
+            DefaultValue::Text(t) => Value::Text(t.clone()),
+            DefaultValue::Absent => continue,
+            DefaultValue::Required if task.args.contains_key(&arg.name) => continue,
+            DefaultValue::Required => return Err(format!("argument `{}` of `{name}` is missing", arg.name)),
         };
         task.args.entry(arg.name.clone()).or_insert_with(|| Expr::value(value));
     }
