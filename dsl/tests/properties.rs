@@ -155,9 +155,8 @@ fn piece() -> impl Strategy<Value = String> {
     prop_oneof![9 => fixed.prop_map(str::to_owned), 1 => any::<char>().prop_map(String::from)]
 }
 
-/// `PROPTEST_CASES` asks for a longer search.
 fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(300)
+    headstart_testkit::cases(300, 30_000)
 }
 
 proptest! {
@@ -254,7 +253,7 @@ fn long_chains_are_flat() {
 /// 2,000 stages and a fan-out of 100,000 in far less than what a person notices. The bounds are
 /// several times what is measured without optimisation, so that only a change of complexity fails.
 #[test]
-fn large_files_are_fast() {
+fn large_files_are_planned() {
     let mut text = String::from(
         "model base = local(\"m\")\ndataset q = jsonl(\"q\")\nstage s0: Pllm = finetune(base, data: q)\n",
     );
@@ -277,7 +276,6 @@ fn large_files_are_fast() {
     let start = Instant::now();
     assert_eq!(plan(&text).expect("it is right").instances.len(), 100_001);
     let fan_out = start.elapsed();
-    println!("2,000 stages {stages:?}, fan-out of 100,000 {fan_out:?}");
-    assert!(stages < Duration::from_secs(3), "{stages:?}");
-    assert!(fan_out < Duration::from_secs(10), "{fan_out:?}");
+    headstart_testkit::assert_within("2,000 stages", stages, Duration::from_secs(3));
+    headstart_testkit::assert_within("a fan-out of 100,000", fan_out, Duration::from_secs(10));
 }

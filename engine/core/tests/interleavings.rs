@@ -251,7 +251,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: headstart_testkit::cases(200, 20_000), ..ProptestConfig::default() })]
 
     #[test]
     fn invariants_hold_over_every_interleaving(
@@ -315,7 +315,7 @@ fn a_run_cannot_be_declared_a_success_too_early() {
 }
 
 #[test]
-fn a_hundred_thousand_instances_fold_in_time() {
+fn a_hundred_thousand_instances_fold() {
     // A fan-out of 50,000, each with a follower, and one that needs them all.
     let n = 50_000u32;
     let mut inputs: Vec<Vec<u32>> = vec![vec![]; n as usize];
@@ -332,5 +332,6 @@ fn a_hundred_thousand_instances_fold_in_time() {
         queue.extend(state.apply(&at(fence, committed(i, fence))).expect("live").ready);
     }
     assert_eq!(state.conclusion(), Some(RunOutcome::Succeeded));
-    assert!(begun.elapsed().as_secs() < 5, "took {:?}", begun.elapsed());
+    let bound = std::time::Duration::from_secs(5);
+    headstart_testkit::assert_within("100,001 instances folded", begun.elapsed(), bound);
 }

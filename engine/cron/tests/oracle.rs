@@ -123,7 +123,7 @@ const MOMENTS: [(&str, &str); 9] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(250))]
+    #![proptest_config(ProptestConfig::with_cases(headstart_testkit::cases(250, 25_000)))]
 
     #[test]
     fn as_the_clock_shows_around_changes(

@@ -1,5 +1,5 @@
-//! What the engine itself costs, with every event on disk. Prints what it measures; the bounds are
-//! wide, because these tests run unoptimised on busy machines. `make bench` measures properly.
+//! What the engine itself costs, with every event on disk. Prints what it measures; only `make bench-timings`
+//! holds it to bounds.
 
 mod common;
 
@@ -10,6 +10,7 @@ use headstart_core::event::RunOutcome;
 use headstart_dsl::plan::Plan;
 use headstart_protocol::Type;
 use headstart_protocol::expr::{Expr, Value};
+use headstart_testkit::assert_within;
 
 /// A fan-out in which every instance makes another output, and one that needs them all.
 fn many(n: u32, equal: bool) -> Plan {
@@ -27,11 +28,11 @@ fn many(n: u32, equal: bool) -> Plan {
 async fn thousands_of_instances() {
     // Every instance makes an output of its own: a file is created for each.
     let (ran, cached) = measure("with new outputs", 2_000, false).await;
-    assert!(ran < Duration::from_millis(10), "{ran:?}");
-    assert!(cached < Duration::from_millis(1), "{cached:?}");
+    assert_within("a new output", ran, Duration::from_millis(10));
+    assert_within("a cached stage", cached, Duration::from_millis(1));
     // All make the same: what is left is the engine.
     let (ran, _) = measure("the engine alone", 10_000, true).await;
-    assert!(ran < Duration::from_millis(2), "{ran:?}");
+    assert_within("a stage without a new output", ran, Duration::from_millis(2));
 }
 
 /// Time an instance takes in a first run and in a second one.

@@ -195,7 +195,7 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(headstart_testkit::cases(40, 4_000)))]
 
     #[test]
     fn what_is_appended_is_read(groups in prop::collection::vec(prop::collection::vec(value(), 0..5), 0..6)) {

@@ -231,7 +231,7 @@ fn after_a_power_failure_the_newest_contents_are_checked() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(30))]
+    #![proptest_config(ProptestConfig::with_cases(headstart_testkit::cases(30, 3_000)))]
 
     #[test]
     fn storing_twice_is_storing_once(contents in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 1..10)) {

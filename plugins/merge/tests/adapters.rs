@@ -127,7 +127,7 @@ fn specs() -> impl Strategy<Value = (Vec<(f64, AdapterSpec)>, usize)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(headstart_testkit::cases(48, 2_000)))]
 
     #[test]
     fn any_mix_equals_the_dense_sum_and_any_cut_is_the_best_one((terms, rank) in specs()) {

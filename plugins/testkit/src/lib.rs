@@ -30,11 +30,14 @@
 //! # Layout
 //! - [`MemoryContext`]: a complete [`headstart_protocol::Context`], and shorthands for tests.
 //! - [`MemoryRows`]: a row cache in memory.
+//! - [`cases`], [`assert_within`]: how much a long test does, and bounds on time.
 //!
 //! Everything here panics where a test is set up wrongly, and where a stage breaks the contract.
 
 mod context;
 mod rows;
+mod soak;
 
 pub use context::MemoryContext;
 pub use rows::MemoryRows;
+pub use soak::{assert_within, cases, soak};

@@ -81,22 +81,32 @@ impl Said {
     }
 }
 
-/// The device's binary. `cargo test --workspace` builds it beside the command's, as it has tests too.
+/// The device's command, freshly built: cargo makes binaries for the tests of their own crate only, and only
+/// cargo knows whether one that lies there is up to date.
 ///
 /// # Panics
-/// If it is not there, or is older than what it is made from.
+/// If it does not build.
 pub fn device_binary() -> PathBuf {
-    const BUILD: &str =
-        "build it first: cargo build --workspace --bins --locked (`make test` does by itself)";
+    static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    BUILT.get_or_init(build_device).clone()
+}
+
+fn folder_above(path: &Path) -> &Path {
+    path.parent().expect("binaries lie two folders below the target folder")
+}
+
+fn build_device() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_headstart")).with_file_name("headstart-device");
-    let modified = |at: &Path| at.metadata().and_then(|m| m.modified());
-    let Ok(built) = modified(&path) else { panic!("there is no {}; {BUILD}", path.display()) };
-    // Cargo writes down what a binary is made from, as a rule of make.
-    let rule = std::fs::read_to_string(path.with_extension("d")).expect("cargo's list of sources");
-    let sources = rule.split_once(": ").expect("a rule of make").1.replace("\\ ", "\0");
-    for source in sources.split_whitespace().map(|s| s.replace('\0', " ")) {
-        let fresh = modified(Path::new(&source)).is_ok_and(|at| at <= built);
-        assert!(fresh, "{} is older than {source}; {BUILD}", path.display());
-    }
+    let folder = path.parent().and_then(Path::file_name).expect("binaries lie in a profile's folder");
+    let profile = if folder == "debug" { "dev" } else { folder.to_str().expect("profiles have plain names") };
+    // The whole workspace: so features are those that the tests were built with, and nothing is built twice.
+    let target = folder_above(folder_above(&path));
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--workspace", "--bins", "--locked", "--profile", profile, "--target-dir"])
+        .arg(target)
+        .current_dir(root())
+        .output()
+        .expect("cargo starts");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     path
 }
