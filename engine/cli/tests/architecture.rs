@@ -1,12 +1,15 @@
-//! Arrows between crates only point down. See docs/ARCHITECTURE.md.
+//! Arrows between crates only point down, and only those exist that are listed here. See docs/ARCHITECTURE.md.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-/// For each crate, the crates of the workspace that it may depend on.
-const ALLOWED: &[(&str, &[&str])] = &[
+/// For each crate, the crates of the workspace that it depends on: these and no others, so that an arrow that is
+/// no longer needed goes as well.
+const ARROWS: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("testkit", &["protocol"]),
     ("dsl", &["protocol", "cron"]),
@@ -74,6 +77,15 @@ fn cargo(args: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
+/// Each crate of the workspace with its manifest's path.
+fn manifests() -> BTreeMap<String, String> {
+    let said = cargo(&["metadata", "--no-deps", "--format-version", "1"]);
+    let metadata: Value = serde_json::from_str(&said).expect("JSON");
+    let text = |v: &Value, key: &str| v[key].as_str().expect("text").to_owned();
+    let packages = metadata["packages"].as_array().expect("a list");
+    packages.iter().map(|p| (text(p, "name").replace("headstart-", "./"), text(p, "manifest_path"))).collect()
+}
+
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let said = cargo(&["metadata", "--no-deps", "--format-version", "1"]);
     let metadata: Value = serde_json::from_str(&said).expect("JSON");
@@ -90,16 +102,75 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 #[test]
-fn arrows_between_crates_point_down() {
-    let found = dependencies();
-    let allowed: BTreeMap<_, BTreeSet<_>> =
-        ALLOWED.iter().map(|(n, d)| (ours(n), d.iter().map(|d| ours(d)).collect())).collect();
-    let members: BTreeSet<_> = found.keys().cloned().collect();
-    assert_eq!(members, allowed.keys().cloned().collect(), "every crate stands in ALLOWED, and no other");
+fn arrows_between_crates_are_those_listed() {
+    let found = inside(dependencies());
+    let listed: BTreeMap<_, BTreeSet<_>> =
+        ARROWS.iter().map(|(n, d)| (ours(n), d.iter().map(|d| ours(d)).collect())).collect();
     for (name, deps) in &found {
-        let bad: Vec<_> = deps.intersection(&members).filter(|d| !allowed[name].contains(*d)).collect();
-        assert!(bad.is_empty(), "{name} must not depend on {bad:?}");
+        let Some(listed) = listed.get(name) else { panic!("{name} is missing in ARROWS; it needs {deps:?}") };
+        assert_eq!(deps, listed, "what {name} depends on, and what ARROWS says");
     }
+    assert_eq!(found.len(), listed.len(), "ARROWS lists a crate that is not there");
+}
+
+/// Only the arrows between crates of the workspace.
+fn inside(mut found: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
+    let members: BTreeSet<_> = found.keys().cloned().collect();
+    found.values_mut().for_each(|deps| deps.retain(|d| members.contains(d)));
+    found
+}
+
+/// The picture in docs/ARCHITECTURE.md is drawn from `cargo metadata`. `BLESS=1` draws it anew.
+#[test]
+fn the_picture_shows_the_arrows_that_there_are() {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let path = root.join("docs/ARCHITECTURE.md");
+    let page = std::fs::read_to_string(&path).expect("the page is there");
+    let (head, rest) = page.split_once("```mermaid\n").expect("the page has a picture");
+    let (shown, tail) = rest.split_once("```").expect("the picture ends");
+    let drawn = picture(root);
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&path, format!("{head}```mermaid\n{drawn}```{tail}")).expect("writable");
+    } else {
+        assert_eq!(shown, drawn, "draw it anew: BLESS=1 cargo test -p headstart-cli --test architecture");
+    }
+}
+
+/// A box for each top-level folder, a node for each crate, and an arrow where no longer way says the same.
+fn picture(root: &Path) -> String {
+    let arrows = inside(dependencies());
+    let root = root.canonicalize().expect("the checkout is there");
+    let mut rooms: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+    for (name, manifest) in manifests() {
+        let folder = Path::new(&manifest).parent().expect("a manifest has a folder");
+        let place = folder.strip_prefix(&root).expect("crates lie in the checkout").to_string_lossy().into_owned();
+        let room = place.split('/').next().unwrap_or_default().to_owned();
+        rooms.entry(room).or_default().push((node(&name), place));
+    }
+    let mut out = String::from("flowchart TD\n");
+    for (room, crates) in rooms {
+        let _ = writeln!(out, "  subgraph {room}_[\"{room}/\"]");
+        crates.iter().for_each(|(node, place)| drop(writeln!(out, "    {node}[{place}]")));
+        out += "  end\n";
+    }
+    for (from, to) in &arrows {
+        for target in to {
+            let longer = to.iter().any(|via| via != target && reaches(&arrows, via, target));
+            if !longer {
+                let _ = writeln!(out, "  {} --> {}", node(from), node(target));
+            }
+        }
+    }
+    out
+}
+
+fn reaches(arrows: &BTreeMap<String, BTreeSet<String>>, from: &str, to: &str) -> bool {
+    arrows[from].iter().any(|next| next == to || reaches(arrows, next, to))
+}
+
+/// The name of a crate in the picture.
+fn node(name: &str) -> String {
+    name.trim_start_matches("./").replace('-', "_")
 }
 
 #[test]
