@@ -1,0 +1,68 @@
+//! What version 0.1 wrote is read by this version: a workspace with a run on a phone, a run of a schedule and
+//! a catalog, and the phone's state folder. `fixtures/workspace-0.1.tar.gz` was made by the commands of 0.1
+//! themselves, and is not to be made again by a later one.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Place, Said, device_binary, said};
+
+/// The run of a person, and the run of the schedule.
+const RUN: &str = "1m8nz8hkf74nd";
+const FIRE: &str = "minutely-20261130T1017";
+
+/// The project as 0.1 left it, in a place of its own.
+fn unpacked() -> (Place, PathBuf) {
+    let place = Place::new();
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/workspace-0.1.tar.gz");
+    let tar = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(place.dir.path()).status();
+    assert!(tar.expect("tar starts").success());
+    let project = place.path("workspace-0.1");
+    (place, project)
+}
+
+fn headstart(project: &Path, args: &[&str]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headstart"));
+    command.current_dir(project).args(["--workspace", "ws"]).args(args).env("NO_COLOR", "1");
+    said(command.output().expect("headstart starts"))
+}
+
+#[test]
+fn its_runs_are_listed_and_shown() {
+    let (_place, project) = unpacked();
+    headstart(&project, &["runs"]).code(0).out_has(RUN).out_has(FIRE).out_has("succeeded");
+    headstart(&project, &["runs", RUN]).code(0).out_has("tuned");
+    headstart(&project, &["runs", FIRE]).code(0);
+    headstart(&project, &["why", "plain"]).code(0);
+}
+
+#[test]
+fn its_catalog_is_shown() {
+    let (_place, project) = unpacked();
+    headstart(&project, &["catalog"]).code(0).out_has("friendly").out_has("formal");
+    headstart(&project, &["catalog", "show", "friendly"]).code(0).out_has("friendly");
+}
+
+#[test]
+fn its_pipelines_run_on_in_the_same_workspace() {
+    let (_place, project) = unpacked();
+    headstart(&project, &["plan", "catalog.pllm"]).code(0).out_has("catalog");
+    headstart(&project, &["run", "--only", "catalog", "catalog.pllm"]).code(0).err_has("succeeded");
+    // Now there are three, and the new one is not hidden by the older ones, nor the other way round.
+    let runs = headstart(&project, &["runs"]).code(0).out_has(RUN).out_has(FIRE);
+    assert_eq!(runs.out.matches("succeeded").count(), 3, "{}", runs.out);
+}
+
+#[test]
+fn its_device_still_knows_what_it_did() {
+    let (_place, project) = unpacked();
+    let device = |args: &[&str]| {
+        let mut command = Command::new(device_binary());
+        command.current_dir(&project).args(["--state", "state"]).args(args).env("NO_COLOR", "1");
+        said(command.output().expect("headstart-device starts"))
+    };
+    device(&["show"]).code(0).out_has("tuned");
+    device(&["show", "--sent"]).code(0).out_has("/v1/commit");
+}
