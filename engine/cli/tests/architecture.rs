@@ -143,14 +143,17 @@ fn picture(root: &Path) -> String {
     let mut rooms: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
     for (name, manifest) in manifests() {
         let folder = Path::new(&manifest).parent().expect("a manifest has a folder");
-        let place = folder.strip_prefix(&root).expect("crates lie in the checkout").to_string_lossy().into_owned();
+        let place =
+            folder.strip_prefix(&root).expect("crates lie in the checkout").to_string_lossy().into_owned();
         let room = place.split('/').next().unwrap_or_default().to_owned();
         rooms.entry(room).or_default().push((node(&name), place));
     }
     let mut out = String::from("flowchart TD\n");
     for (room, crates) in rooms {
         let _ = writeln!(out, "  subgraph {room}_[\"{room}/\"]");
-        crates.iter().for_each(|(node, place)| drop(writeln!(out, "    {node}[{place}]")));
+        for (node, place) in crates {
+            let _ = writeln!(out, "    {node}[{place}]");
+        }
         out += "  end\n";
     }
     for (from, to) in &arrows {
@@ -207,7 +210,9 @@ fn source_files_stay_readable() {
     let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let mut long = Vec::new();
     let mut folders: Vec<_> =
-        ["protocol", "models", "dsl", "engine", "plugins", "report", "device-runner", "examples"].map(|d| root.join(d)).into();
+        ["protocol", "models", "dsl", "engine", "plugins", "report", "device-runner", "examples"]
+            .map(|d| root.join(d))
+            .into();
     while let Some(dir) = folders.pop() {
         for entry in std::fs::read_dir(&dir).expect("the folder exists").flatten() {
             let path = entry.path();
