@@ -122,8 +122,8 @@ impl Attempt {
         let private = residency::is_private(&task);
         let result = result.map_err(|f| match (f.class, stopped) {
             (FailureClass::Cancelled, Some(Stop::Timeout)) => {
-                let limit = task.timeout_ms.unwrap_or(0) as f64 / 1000.0;
-                Failure::new(FailureClass::Timeout, format!("it ran past its limit of {limit} s"))
+                let limit = Duration::from_millis(task.timeout_ms.unwrap_or(0));
+                headstart_runner::limit::exceeded(&task.name, limit)
             }
             (FailureClass::Cancelled, Some(Stop::Shutdown)) => {
                 Failure::new(FailureClass::Lost, "the device was stopped while it ran")

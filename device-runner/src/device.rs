@@ -1,18 +1,17 @@
 //! The device itself, and how it does one task.
 
-use std::any::Any;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use headstart_host::{Allowlist, ProgramStage};
 use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::declared::{CustomStages, ProgramRef};
 use headstart_protocol::digest::canonical_json;
 use headstart_protocol::expr::{self, Expr, Value};
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::program_kind;
-use headstart_protocol::{Args, ArtifactRef, Digest, Failure, FailureClass, Manifest, Output, Stage, kinds};
+use headstart_protocol::{Args, ArtifactRef, Digest, Failure, FailureClass, Manifest, Output, Stage};
+use headstart_runner::{Call, Found, StageRegistry};
 
 use crate::context::{Control, DeviceContext, LocalManifests};
 use crate::error::DeviceError;
@@ -31,8 +30,7 @@ pub struct Device {
     /// Its artifacts.
     pub store: Store,
     data: PathBuf,
-    stages: BTreeMap<String, Box<dyn Stage>>,
-    programs: Allowlist,
+    stages: StageRegistry,
     allowed: Allowed,
     threads: usize,
     memory: Option<u64>,
@@ -78,36 +76,28 @@ impl Device {
             store: Store::new(&state),
             state,
             data,
-            stages: stages.into_iter().map(|s| (s.kind().to_owned(), s)).collect(),
-            programs: Allowlist::default(),
+            stages: StageRegistry::new(stages),
             allowed,
             threads: limits.0,
             memory: limits.1,
         })
     }
 
-    /// The same device, which also runs the programs that its owner allows.
-    pub fn with_programs(self, programs: Allowlist) -> Self {
-        Self { programs, ..self }
+    /// The same device, which also runs the custom stages that its owner allows.
+    pub fn with_custom_stages(self, custom: Arc<dyn CustomStages>) -> Self {
+        self.stages.set_custom(custom);
+        self
     }
 
     /// Kinds of stages that it can run, sorted; then the programs that it may run.
     pub fn kinds(&self) -> Vec<String> {
-        let programs = self.programs.digests();
-        self.stages.keys().cloned().chain(programs.iter().map(program_kind)).collect()
+        let programs = self.stages.allowed_programs();
+        self.stages.kinds().map(str::to_owned).chain(programs.iter().map(program_kind)).collect()
     }
 
     /// The stage that a task asks for.
-    fn stage(&self, task: &Task) -> Result<Chosen<'_>, Failure> {
-        match &task.program {
-            Some(digest) => self.programs.stage(digest, &task.kind).map(|s| Chosen::Program(Box::new(s))),
-            None => {
-                self.stages.get(task.kind.as_str()).map(|s| Chosen::BuiltIn(s.as_ref())).ok_or_else(|| {
-                    let m = format!("this device cannot run stages of kind `{}`", task.kind);
-                    Failure::input(m).help("install a newer headstart-device")
-                })
-            }
-        }
+    fn stage(&self, task: &Task) -> Result<Found<'_>, Failure> {
+        self.stages.find(&task.kind, task.program.as_ref().map(ProgramRef::Digest))
     }
 
     /// Checks a task before anything is downloaded or run.
@@ -116,11 +106,7 @@ impl Device {
     /// [`FailureClass::Input`] for a kind or version that is not known here, and for a release
     /// that is not allowed.
     pub fn check(&self, task: &Task) -> Result<(), Failure> {
-        let version = match self.stage(task)? {
-            Chosen::Program(stage) => Some(stage.declared.version),
-            Chosen::BuiltIn(_) => kinds::find(&task.kind).map(|k| k.version),
-        };
-        if let Some(version) = version
+        if let Some(version) = self.stage(task)?.version()
             && version != task.version
         {
             let m = format!(
@@ -182,8 +168,7 @@ impl Device {
         (scratch, resume): (&Path, &Path),
         control: &Control,
     ) -> Result<(Output, BTreeMap<String, u64>), Failure> {
-        let chosen = self.stage(task)?;
-        let stage = chosen.stage();
+        let found = self.stage(task)?;
         let ctx = DeviceContext {
             store: &self.store,
             data: &self.data,
@@ -201,17 +186,12 @@ impl Device {
             counters: Mutex::default(),
             refused: Mutex::default(),
         };
-        let result = catch_unwind(AssertUnwindSafe(|| stage.run(args, &ctx)))
-            .unwrap_or_else(|panic| Err(panicked(&task.kind, &*panic)));
+        let call = Call { kind: &task.kind, ty: &task.ty, args };
+        let result = headstart_runner::run(found.stage(), call, &ctx);
         if let Some(refused) = ctx.refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(refused);
         }
-        let output = result?;
-        if output.ty.present() != task.ty.present() {
-            let m = format!("stage `{}` made a {} where a {} is due", task.kind, output.ty, task.ty);
-            return Err(Failure::new(FailureClass::Internal, m));
-        }
-        Ok((output, ctx.counters.into_inner().unwrap_or_else(PoisonError::into_inner)))
+        Ok((result?, ctx.counters.into_inner().unwrap_or_else(PoisonError::into_inner)))
     }
 
     fn keep(
@@ -338,33 +318,12 @@ impl Made {
     }
 }
 
-/// A stage that was found for a task.
-enum Chosen<'a> {
-    BuiltIn(&'a dyn Stage),
-    Program(Box<ProgramStage>),
-}
-
-impl Chosen<'_> {
-    fn stage(&self) -> &dyn Stage {
-        match self {
-            Self::BuiltIn(stage) => *stage,
-            Self::Program(stage) => stage.as_ref(),
-        }
-    }
-}
-
 fn truth(value: &Value) -> Result<bool, Failure> {
     match value {
         Value::Bool(b) | Value::Json(serde_json::Value::Bool(b)) => Ok(*b),
         v if v.is_absent() => Ok(false),
         other => Err(Failure::input(format!("`when` is {}, not true or false", other.describe()))),
     }
-}
-
-fn panicked(kind: &str, panic: &(dyn Any + Send)) -> Failure {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-    Failure::new(FailureClass::Internal, format!("stage `{kind}` panicked: {text}"))
 }
 
 /// An expression with every artifact replaced by what `f` gives for it.

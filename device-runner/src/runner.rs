@@ -88,7 +88,7 @@ pub async fn run(
     let limits = (options.threads, options.memory);
     let programs = programs(options.stages.as_deref())?;
     let device = Device::new(&options.name, &options.data, state, stages, options.allowed, limits)?;
-    let device = device.with_programs(programs);
+    let device = device.with_custom_stages(Arc::new(programs));
     let link = Arc::new(Link { device: Arc::new(device), client, options });
     let mut runner = Runner { link, outbox, stop, busy: Instant::now(), summary: Summary::default() };
     runner.live().await?;

@@ -167,7 +167,7 @@ async fn a_panic_is_a_failure_and_the_device_goes_on() {
     assert_eq!(summary.failed, 3);
     let told: Vec<_> = engine.commits().into_iter().map(|c| format!("{:?}", c.outcome)).collect();
     assert!(told[0].contains("panicked: index out of bounds"), "{}", told[0]);
-    assert!(told[1].contains("cannot run stages of kind `unknown`"), "{}", told[1]);
+    assert!(told[1].contains("has no stage kind `unknown`"), "{}", told[1]);
     assert!(told[2].contains("version 2 of `probe`"), "{}", told[2]);
 }
 

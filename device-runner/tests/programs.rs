@@ -67,7 +67,7 @@ impl Phone {
         let programs = Allowlist::in_folder(&self.at("stages")).expect("a folder of programs");
         Device::new("phone", &self.at("data"), state, Vec::new(), Allowed::NUMBERS, (1, None))
             .expect("a device")
-            .with_programs(programs)
+            .with_custom_stages(std::sync::Arc::new(programs))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a user's own program says of its stages.
+//! What a program declares of its custom stages.
 //!
 //! The declaration is a JSON file beside the program, written by `headstart describe`. The checker
 //! reads it, so that nothing of the program runs before it is meant to; a runner compares it with
@@ -40,13 +40,28 @@ pub fn program_digest(main: Digest, parts: &BTreeMap<String, Digest>) -> Digest 
     Digest::of_json(&serde_json::json!({ "program": main, "files": parts }))
 }
 
-/// Makes something to run of the programs of a plan.
-pub trait Programs: Send + Sync {
-    /// A stage of a program, whose path is relative to `dir`.
+/// How the program of a custom stage is named.
+#[derive(Clone, Copy, Debug)]
+pub enum ProgramRef<'a> {
+    /// A program of a plan, whose path is relative to this folder.
+    Planned(&'a Program, &'a Path),
+    /// By its digest alone, as a device is told.
+    Digest(&'a Digest),
+}
+
+/// Where the custom stages of a place come from.
+pub trait CustomStages: Send + Sync {
+    /// A stage and the version that its declaration states. `kind` is as the pipeline calls it:
+    /// `tools.readability`.
     ///
     /// # Errors
     /// Why this place does not run it.
-    fn stage(&self, program: &Program, stage: &str, dir: &Path) -> Result<Box<dyn Stage>, Failure>;
+    fn find(&self, kind: &str, program: ProgramRef<'_>) -> Result<(Box<dyn Stage>, u32), Failure>;
+
+    /// Programs that may run here by digest, without a plan that names their path.
+    fn allowed(&self) -> Vec<Digest> {
+        Vec::new()
+    }
 }
 
 /// The declaration of a program.

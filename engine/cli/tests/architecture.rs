@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("core", &["protocol", "dsl"]),
     ("cron", &[]),
     ("store", &["protocol", "core"]),
-    ("driver", &["protocol", "dsl", "core", "store", "cron"]),
+    ("driver", &["protocol", "dsl", "core", "store", "runner"]),
     ("server", &["protocol", "core", "store", "driver"]),
     ("report", &["protocol"]),
     ("lm", &["protocol"]),
@@ -29,19 +29,20 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("finetune", &["protocol", "lm"]),
     ("evaluate", &["protocol", "lm"]),
     ("host", &["protocol"]),
+    ("runner", &["protocol"]),
     ("study", &["protocol", "lm", "explain", "select", "evaluate"]),
     (
         "builtin",
         &["protocol", "lm", "mlx", "ingest", "explain", "select", "merge", "finetune", "evaluate", "study"],
     ),
     // Pictures are made from plain data, so the device may draw its owner's page (docs/adr).
-    ("device", &["protocol", "report", "lm", "builtin", "host"]),
+    ("device", &["protocol", "report", "runner", "builtin", "host"]),
     ("corpus", &[]),
     (
         "cli",
         &[
-            "protocol", "dsl", "lsp", "core", "cron", "store", "driver", "server", "report", "lm", "builtin",
-            "host", "explain", "select",
+            "protocol", "dsl", "lsp", "core", "cron", "store", "driver", "server", "report", "lm", "runner",
+            "builtin", "host", "explain", "select",
         ],
     ),
 ];

@@ -1,15 +1,16 @@
 //! The engine: a workspace, its stages, threads to run them, and the runs.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use headstart_core::RunState;
 use headstart_core::event::{Event, EventKind};
 use headstart_dsl::plan::{Place, Plan};
-use headstart_protocol::declared::Programs;
+use headstart_protocol::declared::CustomStages;
 use headstart_protocol::{Digest, Stage};
+use headstart_runner::StageRegistry;
 use headstart_store::{RunLog, Workspace};
 use tokio::sync::watch;
 
@@ -18,7 +19,7 @@ use crate::error::EngineError;
 use crate::fence::Fences;
 use crate::hub::Hub;
 use crate::journal::{Feed, Journal};
-use crate::local::{Executor, Registry};
+use crate::local::Executor;
 use crate::message::now_ms;
 use crate::pool::Pool;
 use crate::preview::{self, Preview};
@@ -63,8 +64,7 @@ pub struct Engine {
 
 pub(crate) struct Shared {
     pub(crate) ws: Workspace,
-    pub(crate) stages: Arc<Registry>,
-    pub(crate) programs: Arc<OnceLock<Arc<dyn Programs>>>,
+    pub(crate) stages: StageRegistry,
     pub(crate) shelf: Shelf,
     pub(crate) fences: Fences,
     pub(crate) pool: Pool,
@@ -90,29 +90,21 @@ impl Engine {
         stages: Vec<Box<dyn Stage>>,
         options: EngineOptions,
     ) -> Result<Self, EngineError> {
-        let stages: Arc<Registry> = Arc::new(stages.into_iter().map(|s| (s.kind().to_owned(), s)).collect());
+        let stages = StageRegistry::new(stages);
         ws.sweep_resume(ABANDONED);
         let shelf = Shelf::new(ws.clone());
         let machine = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or_else(|| (machine / options.slots.max(1)).max(1));
-        let programs = Arc::<OnceLock<_>>::default();
-        let executor = Executor {
-            ws: ws.clone(),
-            shelf: shelf.clone(),
-            stages: Arc::clone(&stages),
-            programs: Arc::clone(&programs),
-            threads,
-        };
+        let executor = Executor { ws: ws.clone(), shelf: shelf.clone(), stages: stages.clone(), threads };
         let pool = Pool::new(executor, options.slots, options.source_slots)?;
         let hub = Hub::open(ws.clone(), shelf.clone(), options.device_lease)?;
         let fences = Fences::open(ws.dir())?;
-        Ok(Self { shared: Arc::new(Shared { ws, stages, programs, shelf, fences, pool, hub, options }) })
+        Ok(Self { shared: Arc::new(Shared { ws, stages, shelf, fences, pool, hub, options }) })
     }
 
-    /// The same engine, which also runs stages of users' own programs.
-    pub fn with_programs(self, programs: Arc<dyn Programs>) -> Self {
-        // Set before the first run; a second call changes nothing.
-        let _ = self.shared.programs.set(programs);
+    /// The same engine, which also runs custom stages. Call it before the first run.
+    pub fn with_custom_stages(self, custom: Arc<dyn CustomStages>) -> Self {
+        self.shared.stages.set_custom(custom);
         self
     }
 
@@ -229,9 +221,9 @@ impl Engine {
     fn check_kinds(&self, plan: &Plan) -> Result<(), EngineError> {
         let here = plan.instances.iter().filter(|i| i.place == Place::Server);
         for instance in here {
-            let of_program = plan.program(&instance.kind).is_some() && self.shared.programs.get().is_some();
-            if !of_program && !self.shared.stages.contains_key(instance.kind.as_str()) {
-                let known: Vec<&str> = self.shared.stages.keys().map(String::as_str).collect();
+            let is_custom = plan.program(&instance.kind).is_some();
+            if !self.shared.stages.has(&instance.kind, is_custom) {
+                let known: Vec<&str> = self.shared.stages.kinds().collect();
                 return Err(EngineError::NoStage {
                     instance: instance.name.clone(),
                     kind: instance.kind.clone(),

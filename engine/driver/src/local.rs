@@ -1,8 +1,6 @@
 //! Runs an attempt on the engine's machine: the stage's view of the world, and what its end means.
 
-use std::any::Any;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
@@ -10,11 +8,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use headstart_core::{Prepared, RunState};
-use headstart_protocol::declared::Programs;
+use headstart_protocol::declared::ProgramRef;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::stage::Progress;
 use headstart_protocol::task::Usage;
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Manifest, RowCache, Stage};
+use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Manifest, RowCache};
+use headstart_runner::{Call, StageRegistry, TimeLimit};
 use headstart_store::{Cache, StoreError, Workspace};
 
 use crate::attempt_log::AttemptLog;
@@ -23,9 +22,6 @@ use crate::shelf::Shelf;
 
 /// Progress is passed on at most this often.
 const PROGRESS: Duration = Duration::from_millis(100);
-
-/// Stages by kind.
-pub(crate) type Registry = BTreeMap<String, Box<dyn Stage>>;
 
 /// The attempt of an instance for a worker, without a key and a log. Nothing in its arguments is
 /// private, so everything in them was resolved.
@@ -63,9 +59,7 @@ pub(crate) fn local_task(
 pub(crate) struct Executor {
     pub ws: Workspace,
     pub shelf: Shelf,
-    pub stages: Arc<Registry>,
-    /// Runs stages of users' own programs, where the engine does.
-    pub programs: Arc<OnceLock<Arc<dyn Programs>>>,
+    pub stages: StageRegistry,
     /// Threads that a stage may use.
     pub threads: usize,
 }
@@ -78,7 +72,7 @@ impl Executor {
         let context = LocalContext {
             executor: self,
             task: &task,
-            deadline: task.timeout.map(|t| begun + t),
+            limit: TimeLimit::new(begun, task.timeout),
             scratch: OnceLock::new(),
             counters: Mutex::default(),
             throttle: Mutex::new(Throttle::new(PROGRESS)),
@@ -95,44 +89,12 @@ impl Executor {
 
     fn attempt(&self, context: &LocalContext) -> Result<ArtifactRef, Failure> {
         let task = context.task;
-        let of_program = self.of_program(task)?;
-        let built_in = || self.stages.get(task.kind.as_str()).map(AsRef::as_ref);
-        let Some(stage) = of_program.as_deref().or_else(built_in) else {
-            let message = format!("no stage of kind `{}` is built in", task.kind);
-            return Err(Failure::new(FailureClass::Internal, message));
-        };
-        let ran = catch_unwind(AssertUnwindSafe(|| stage.run(&task.args, context)));
-        let output = match ran {
-            Ok(Ok(output)) => output,
-            Ok(Err(failure)) => return Err(context.explain(failure)),
-            Err(panic) => {
-                let message = format!("stage `{}` panicked: {}", task.kind, panic_message(&*panic));
-                return Err(Failure::new(FailureClass::Internal, message)
-                    .help("this is a defect in Headstart; please report it"));
-            }
-        };
-        if output.ty != task.ty {
-            let message = format!("stage `{}` made a {}, but promised a {}", task.kind, output.ty, task.ty);
-            return Err(Failure::new(FailureClass::Internal, message));
-        }
+        let program = task.program.as_ref().map(|p| ProgramRef::Planned(p, &task.source_dir));
+        let found = self.stages.find(&task.kind, program)?;
+        let call = Call { kind: &task.kind, ty: &task.ty, args: &task.args };
+        let output = headstart_runner::run(found.stage(), call, context).map_err(|f| context.explain(f))?;
         self.ws.artifacts().import(&output).map(|(_, reference)| reference).map_err(store_failure)
     }
-}
-
-impl Executor {
-    fn of_program(&self, task: &LocalTask) -> Result<Option<Box<dyn Stage>>, Failure> {
-        let (Some(program), Some(programs)) = (&task.program, self.programs.get()) else { return Ok(None) };
-        let stage = task.kind.rsplit('.').next().unwrap_or(&task.kind);
-        programs.stage(program, stage, &task.source_dir).map(Some)
-    }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
 }
 
 /// What a failure of the store means for an attempt.
@@ -151,7 +113,7 @@ pub(crate) fn store_failure(e: StoreError) -> Failure {
 struct LocalContext<'a> {
     executor: &'a Executor,
     task: &'a LocalTask,
-    deadline: Option<Instant>,
+    limit: TimeLimit,
     /// Made when first asked for: many stages need none.
     scratch: OnceLock<Scratch>,
     counters: Mutex<BTreeMap<String, u64>>,
@@ -167,19 +129,9 @@ enum Scratch {
 }
 
 impl LocalContext<'_> {
-    fn overdue(&self) -> bool {
-        self.deadline.is_some_and(|d| Instant::now() >= d)
-    }
-
-    /// A stage that was told to stop because of its time limit reports a cancellation.
     fn explain(&self, failure: Failure) -> Failure {
         let asked = self.task.control.cancel.load(Ordering::Acquire);
-        if failure.class != FailureClass::Cancelled || asked || !self.overdue() {
-            return failure;
-        }
-        let limit = self.task.timeout.unwrap_or_default();
-        let message = format!("`{}` ran past its time limit of {limit:?}", self.task.name);
-        Failure::new(FailureClass::Timeout, message).help("raise `timeout:` in its settings block")
+        self.limit.explain(&self.task.name, failure, asked, Instant::now())
     }
 
     fn refuse_private(&self, artifact: &ArtifactRef) -> Result<(), Failure> {
@@ -263,7 +215,7 @@ impl Context for LocalContext<'_> {
     }
 
     fn cancelled(&self) -> bool {
-        self.task.control.cancel.load(Ordering::Acquire) || self.overdue()
+        self.task.control.cancel.load(Ordering::Acquire) || self.limit.passed(Instant::now())
     }
 
     fn threads(&self) -> usize {

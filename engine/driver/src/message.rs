@@ -44,7 +44,7 @@ pub(crate) struct LocalTask {
     pub fence: u64,
     pub name: String,
     pub kind: String,
-    /// The user's own program that the stage belongs to.
+    /// The program of a custom stage.
     pub program: Option<Program>,
     pub ty: Type,
     pub args: Args,

@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
 
-use headstart_builtin::Registry;
 use headstart_lm::candle_backend::default_backend;
 use headstart_protocol::{ArtifactRef, MixTerm, Value};
+use headstart_runner::StageRegistry;
 use headstart_testkit::MemoryContext;
 use serde_json::json;
 
@@ -35,12 +35,12 @@ fn formal(thing: &str) -> String {
 
 struct Flow {
     ctx: MemoryContext,
-    registry: Registry,
+    registry: StageRegistry,
 }
 
 impl Flow {
     fn run<'a>(&self, kind: &str, args: impl IntoIterator<Item = (&'a str, Value)>) -> ArtifactRef {
-        let stage = self.registry.get(kind).unwrap();
+        let stage = self.registry.built_in(kind).unwrap();
         self.ctx.run(stage, args).unwrap_or_else(|e| panic!("{kind}: {e}"))
     }
 
@@ -105,7 +105,10 @@ fn list(items: &[(&str, &ArtifactRef)]) -> Value {
 
 #[test]
 fn a_user_is_given_the_pllm_of_their_style_and_starts_ahead() {
-    let flow = Flow { ctx: MemoryContext::new(), registry: Registry::new(default_backend()) };
+    let flow = Flow {
+        ctx: MemoryContext::new(),
+        registry: StageRegistry::new(headstart_builtin::stages(default_backend())),
+    };
     let base = flow.base();
     assert!(flow.metric(&base, "loss") < 0.5 * flow.metric(&base, "start_loss"), "the base learns");
     let styles = [
@@ -172,7 +175,10 @@ fn a_user_is_given_the_pllm_of_their_style_and_starts_ahead() {
 #[test]
 fn training_does_not_depend_on_chance() {
     let weights = || {
-        let flow = Flow { ctx: MemoryContext::new(), registry: Registry::new(default_backend()) };
+        let flow = Flow {
+            ctx: MemoryContext::new(),
+            registry: StageRegistry::new(headstart_builtin::stages(default_backend())),
+        };
         let base = flow.base();
         let adapter = flow.adapter(&base, &rows(0..12, loud), 5);
         [base, adapter].map(|pllm| flow.ctx.manifest_of(&pllm).files)

@@ -1,8 +1,9 @@
 //! Every kind of the language has exactly one implementation, and nothing else has one.
 
-use headstart_builtin::{Registry, stages};
+use headstart_builtin::stages;
 use headstart_lm::candle_backend::default_backend;
 use headstart_protocol::kinds;
+use headstart_runner::StageRegistry;
 
 #[test]
 fn every_kind_is_implemented_once() {
@@ -16,8 +17,8 @@ fn every_kind_is_implemented_once() {
 
 #[test]
 fn a_kind_is_found_by_name() {
-    let registry = Registry::new(default_backend());
-    assert!(registry.kinds().all(|kind| registry.find(kind).is_some_and(|stage| stage.kind() == kind)));
-    let message = registry.get("teleport").err().expect("no such kind").message;
+    let registry = StageRegistry::new(stages(default_backend()));
+    assert!(registry.kinds().all(|kind| registry.built_in(kind).is_ok_and(|stage| stage.kind() == kind)));
+    let message = registry.built_in("teleport").err().expect("no such kind").message;
     assert!(message.contains("`teleport`") && message.contains("finetune"), "{message}");
 }

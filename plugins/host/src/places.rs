@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use headstart_protocol::declared::{Declaration, DeclaredPlace, Program, Programs};
-use headstart_protocol::{Digest, Failure, Stage};
+use headstart_protocol::declared::{CustomStages, Declaration, DeclaredPlace, ProgramRef};
+use headstart_protocol::{Digest, Failure, FailureClass, Stage};
 
 use crate::stage::{ProgramStage, digest};
 use crate::talk::Limits;
@@ -13,19 +13,25 @@ use crate::talk::Limits;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trusted;
 
-impl Programs for Trusted {
-    fn stage(&self, program: &Program, stage: &str, dir: &Path) -> Result<Box<dyn Stage>, Failure> {
+impl CustomStages for Trusted {
+    fn find(&self, kind: &str, program: ProgramRef<'_>) -> Result<(Box<dyn Stage>, u32), Failure> {
+        let ProgramRef::Planned(program, dir) = program else {
+            let m = format!("the engine runs the programs of a plan alone, and none names `{kind}`");
+            return Err(Failure::new(FailureClass::Internal, m));
+        };
+        let stage = kind.rsplit('.').next().unwrap_or(kind);
         let declared = program.declaration.stage(stage).ok_or_else(|| {
             Failure::input(format!("the declaration of {} has no stage `{stage}`", program.path))
         })?;
-        Ok(Box::new(ProgramStage {
-            kind: format!("{}.{stage}", program.name),
+        let stage = ProgramStage {
+            kind: kind.to_owned(),
             program: dir.join(&program.path),
             files: program.declaration.files.clone(),
             digest: program.digest,
             declared: declared.clone(),
             limits: Limits::default(),
-        }))
+        };
+        Ok((Box::new(stage), declared.version))
     }
 }
 
@@ -63,11 +69,6 @@ impl Allowlist {
         Ok(Self(all))
     }
 
-    /// Digests of the programs.
-    pub fn digests(&self) -> Vec<Digest> {
-        self.0.keys().copied().collect()
-    }
-
     /// Their paths.
     pub fn programs(&self) -> impl Iterator<Item = &Path> {
         self.0.values().map(|(at, _)| at.as_path())
@@ -99,5 +100,21 @@ impl Allowlist {
             declared: declared.clone(),
             limits: Limits::default(),
         })
+    }
+}
+
+impl CustomStages for Allowlist {
+    fn find(&self, kind: &str, program: ProgramRef<'_>) -> Result<(Box<dyn Stage>, u32), Failure> {
+        let digest = match program {
+            ProgramRef::Planned(program, _) => &program.digest,
+            ProgramRef::Digest(digest) => digest,
+        };
+        let stage = self.stage(digest, kind)?;
+        let version = stage.declared.version;
+        Ok((Box::new(stage), version))
+    }
+
+    fn allowed(&self) -> Vec<Digest> {
+        self.0.keys().copied().collect()
     }
 }

@@ -55,7 +55,7 @@ pub fn open_engine(ws: Workspace, backend: Choice) -> Result<Engine, CommandErro
     let backend = backend.open().map_err(CommandError::input)?;
     let stages = headstart_builtin::stages(backend);
     let engine = Engine::open(ws, stages).map_err(CommandError::input)?;
-    Ok(engine.with_programs(Arc::new(headstart_host::Trusted)))
+    Ok(engine.with_custom_stages(Arc::new(headstart_host::Trusted)))
 }
 
 /// A private model that is to leave its device is worth capitals.

@@ -9,6 +9,7 @@ use headstart_protocol::expr::Value;
 use headstart_protocol::rows::{ROWS_FILE, Row, from_jsonl, to_jsonl};
 use headstart_protocol::stage::Context;
 use headstart_protocol::{Args, ArtifactRef, Output, Type};
+use headstart_runner::{Call, StageRegistry};
 use headstart_select::decide::User;
 use headstart_select::forecast::{Forecast, left_by_distance};
 use headstart_select::nearest::Distance;
@@ -163,8 +164,9 @@ fn embed(ws: &Workspace, found: &Found<'_>, rows: &[Row]) -> Result<Divergence, 
         ("space".to_owned(), Value::Artifact(used("space")?)),
         ("max_tokens".to_owned(), Value::Int(ANSWER_TOKENS)),
     ]);
-    let stages = headstart_builtin::Registry::new(headstart_lm::default_backend());
-    let output = stages.get("embed")?.run(&Args(args), &desk)?;
+    let stages = StageRegistry::new(headstart_builtin::stages(headstart_lm::default_backend()));
+    let call = Call { kind: "embed", ty: &Type::Divergence, args: &Args(args) };
+    let output = headstart_runner::run(stages.built_in("embed")?, call, &desk)?;
     let divergence = desk.put(output)?;
     Ok(Divergence::open(&desk, &divergence, "the texts' divergence")?)
 }

@@ -1,0 +1,69 @@
+//! What an output must be before anything counts.
+
+use std::path::{Component, Path};
+
+use headstart_protocol::declared::is_inside;
+use headstart_protocol::kinds::{self, Role};
+use headstart_protocol::{Failure, FailureClass, Output, Type};
+use serde_json::Value as Json;
+
+use crate::granted::Granted;
+use crate::run::Call;
+
+/// Checks an output against the plan and against what the stage was given.
+pub(crate) fn output(call: Call<'_>, output: &Output, granted: &Granted<'_>) -> Result<(), Failure> {
+    let wrong = |what: String| {
+        let message = format!("stage `{}` {what}", call.kind);
+        Failure::new(FailureClass::Internal, message).help("this is a defect in the stage; please report it")
+    };
+    if output.ty.present() != call.ty.present() {
+        return Err(wrong(format!("made a {}, but promised a {}", output.ty, call.ty)));
+    }
+    // A source brings files in from wherever its place has them, such as a model cache.
+    let is_source = kinds::find(call.kind).is_some_and(|kind| kind.role != Role::Stage);
+    for (n, (name, at)) in output.files.iter().enumerate() {
+        if !is_inside(name) {
+            return Err(wrong(format!("names a file {name:?}, which is not a path below an artifact")));
+        }
+        if output.files[..n].iter().any(|(earlier, _)| earlier == name) {
+            return Err(wrong(format!("names the file `{name}` twice")));
+        }
+        if !is_source && !may_use(at, granted) {
+            let m = format!("made `{name}` of {}, which is neither in its scratch folder", at.display());
+            return Err(wrong(format!("{m} nor in anything that it was given")));
+        }
+    }
+    match not_finite(&output.ty, &output.value) {
+        None => Ok(()),
+        Some(name) => {
+            Err(Failure::input(format!("stage `{}`: the metric `{name}` is not a finite number", call.kind))
+                .help("look for rows without a response, for empty data and for weights that are not finite"))
+        }
+    }
+}
+
+fn may_use(at: &Path, granted: &Granted<'_>) -> bool {
+    if at.components().any(|part| part == Component::ParentDir) {
+        return false;
+    }
+    // A file that is not there is reported by whoever stores it, with the reason.
+    let Ok(real) = at.canonicalize() else { return true };
+    if granted.is_given(at, &real) {
+        return true;
+    }
+    // In the scratch folder a stage can make links of its own, so links are followed here.
+    granted
+        .used_scratch()
+        .and_then(|scratch| scratch.canonicalize().ok())
+        .is_some_and(|s| real.starts_with(s))
+}
+
+/// The first metric that is no finite number: JSON has no other way to write one than `null`.
+fn not_finite<'a>(ty: &Type, value: &'a Json) -> Option<&'a str> {
+    let metrics = match ty.present() {
+        Type::Metrics => value,
+        Type::Pllm => value.get("metrics")?,
+        _ => return None,
+    };
+    metrics.as_object()?.iter().find(|(_, number)| number.is_null()).map(|(name, _)| name.as_str())
+}

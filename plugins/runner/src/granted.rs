@@ -1,0 +1,88 @@
+//! A context that remembers which folders and files it gave to a stage.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use headstart_protocol::{ArtifactRef, Context, Failure, Manifest, Progress, RowCache};
+
+/// Passes everything on, and remembers what the stage may put into its output.
+pub(crate) struct Granted<'a> {
+    inner: &'a dyn Context,
+    given: Mutex<Vec<PathBuf>>,
+    scratch_used: AtomicBool,
+}
+
+impl<'a> Granted<'a> {
+    pub(crate) fn new(inner: &'a dyn Context) -> Self {
+        Self { inner, given: Mutex::default(), scratch_used: AtomicBool::new(false) }
+    }
+
+    /// Whether a file, or what it is a link to, lies in a folder that was given. Links inside such a
+    /// folder are those of whoever made it.
+    pub(crate) fn is_given(&self, at: &Path, real: &Path) -> bool {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.iter().any(|g| at.starts_with(g) || g.canonicalize().is_ok_and(|g| real.starts_with(g)))
+    }
+
+    /// The scratch folder, if the stage asked for it: contexts make it only then.
+    pub(crate) fn used_scratch(&self) -> Option<&Path> {
+        self.scratch_used.load(Ordering::Acquire).then(|| self.inner.scratch())
+    }
+
+    fn give(&self, at: PathBuf) -> PathBuf {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).push(at.clone());
+        at
+    }
+}
+
+impl Context for Granted<'_> {
+    fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, Failure> {
+        self.inner.manifest(artifact)
+    }
+
+    fn open(&self, artifact: &ArtifactRef) -> Result<PathBuf, Failure> {
+        self.inner.open(artifact).map(|at| self.give(at))
+    }
+
+    fn scratch(&self) -> &Path {
+        self.scratch_used.store(true, Ordering::Release);
+        self.inner.scratch()
+    }
+
+    fn resume_dir(&self) -> Option<PathBuf> {
+        self.inner.resume_dir().map(|at| self.give(at))
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.give(self.inner.path(path))
+    }
+
+    fn rows(&self) -> &dyn RowCache {
+        self.inner.rows()
+    }
+
+    fn progress(&self, progress: Progress) {
+        self.inner.progress(progress);
+    }
+
+    fn count(&self, counter: &str, n: u64) {
+        self.inner.count(counter, n);
+    }
+
+    fn log(&self, line: &str) {
+        self.inner.log(line);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.inner.cancelled()
+    }
+
+    fn threads(&self) -> usize {
+        self.inner.threads()
+    }
+
+    fn memory(&self) -> Option<u64> {
+        self.inner.memory()
+    }
+}

@@ -1,0 +1,40 @@
+//! Runs a stage.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use headstart_protocol::{Args, Context, Failure, FailureClass, Output, Stage, Type};
+
+use crate::check;
+use crate::granted::Granted;
+
+/// What is asked of a stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// The kind, as the pipeline calls it.
+    pub kind: &'a str,
+    /// The type that the plan declares for the output.
+    pub ty: &'a Type,
+    /// The resolved arguments.
+    pub args: &'a Args,
+}
+
+/// Runs one attempt of a stage and checks its output: the declared type, files that are plain files
+/// of the scratch folder or of what the stage was given, finite numbers.
+///
+/// # Errors
+/// The stage's own failure; `internal` if it panics or its output is not what it promised.
+pub fn run(stage: &dyn Stage, call: Call<'_>, ctx: &dyn Context) -> Result<Output, Failure> {
+    let granted = Granted::new(ctx);
+    let ran = catch_unwind(AssertUnwindSafe(|| stage.run(call.args, &granted)));
+    let output = ran.unwrap_or_else(|panic| Err(panicked(call.kind, &*panic)))?;
+    check::output(call, &output, &granted)?;
+    Ok(output)
+}
+
+fn panicked(kind: &str, panic: &(dyn Any + Send)) -> Failure {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message");
+    Failure::new(FailureClass::Internal, format!("stage `{kind}` panicked: {text}"))
+        .help("this is a defect in Headstart; please report it")
+}
