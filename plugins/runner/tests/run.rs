@@ -105,13 +105,13 @@ fn files_are_of_the_scratch_folder_or_of_what_was_given() {
         |_: &Args, ctx: &dyn Context| ctx.path("data").parent().expect("a parent").join("other.txt");
     let up = |_: &Args, ctx: &dyn Context| ctx.path("data").join("../other.txt");
     for (what, result) in [
-        ("scratch", made_of("concat", in_scratch)),
-        ("input", made_of("concat", of_input)),
-        ("path", made_of("concat", of_path)),
+        ("scratch", made_of("probe", in_scratch)),
+        ("input", made_of("probe", of_input)),
+        ("path", made_of("probe", of_path)),
     ] {
         assert!(result.is_ok(), "{what}: {result:?}");
     }
-    for (what, result) in [("other", made_of("concat", of_other)), ("up", made_of("concat", up))] {
+    for (what, result) in [("other", made_of("probe", of_other)), ("up", made_of("probe", up))] {
         let failure = result.expect_err(what);
         assert!(failure.message.contains("nor in anything that it was given"), "{what}: {failure}");
     }
@@ -121,7 +121,7 @@ fn files_are_of_the_scratch_folder_or_of_what_was_given() {
 #[cfg(unix)]
 #[test]
 fn links_out_of_the_scratch_folder_are_followed() {
-    let failure = made_of("concat", |_, ctx| {
+    let failure = made_of("probe", |_, ctx| {
         let at = ctx.scratch().join("rows.jsonl");
         let other = ctx.scratch().parent().expect("a parent").join("files/other.txt");
         std::os::unix::fs::symlink(other, &at).expect("a link");
