@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use headstart_dsl::{FileId, MemoryLoader, analyze, check, format, parse, svg};
+use headstart_dsl::{FileId, MemoryLoader, analyze, check, format, parse};
 
 // As in the `headstart` command.
 #[global_allocator]
@@ -46,9 +46,6 @@ fn main() {
         show("check", best(|| assert!(check("p.pllm", &files, &none).plan.is_some())));
         show("analyze", best(|| assert!(!analyze("p.pllm", &files, &none).0.has_errors())));
         show("format", best(|| assert!(format(&text).is_ok())));
-        if let (Some(plan), true) = (check("p.pllm", &files, &none).plan, lines < 1_000) {
-            show("svg", best(|| drop(svg(&plan))));
-        }
     }
     let many: Vec<String> = (0..100_000).map(|n| format!("\"d/k{n}\"")).collect();
     let text = format!(

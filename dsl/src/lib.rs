@@ -22,7 +22,6 @@
 //! - [`diagnostic`], [`codes`]: findings and their stable codes, a page each in `codes/`.
 //! - [`render()`], [`to_json`]: findings for people and for tools.
 //! - [`mod@format`]: the one style.
-//! - [`draw`]: the plan as an SVG picture, as Mermaid and as Graphviz text.
 //! - [`analyze`], [`symbols`]: every name and what stands where, for editors; [`analyze_again`] after
 //!   a change.
 //! - [`sets_from_json`]: values of parameters from a file.
@@ -33,7 +32,6 @@ pub mod ast;
 pub mod check;
 pub mod codes;
 pub mod diagnostic;
-pub mod draw;
 pub mod format;
 pub mod graph;
 mod literal;
@@ -50,7 +48,6 @@ pub mod words;
 pub use check::{Checked, Trees, analyze, analyze_again, check, check_module};
 pub use codes::{Code, Severity, codes, explain};
 pub use diagnostic::{Diagnostic, Fix, Label};
-pub use draw::{dot, mermaid, svg};
 pub use format::format;
 pub use graph::graph;
 pub use loader::{FileLoader, MemoryLoader};

@@ -1,6 +1,6 @@
 //! What people see: every code's page example, and a file full of slips, rendered.
 
-use headstart_dsl::{MemoryLoader, check, codes, dot, explain, mermaid, render, svg, to_json};
+use headstart_dsl::{MemoryLoader, check, codes, explain, render, to_json};
 
 /// The body of the first fence whose info line starts with `info`, and the rest of that line.
 fn fence<'p>(page: &'p str, info: &str) -> Option<(&'p str, String)> {
@@ -74,18 +74,4 @@ fn several_files_and_json() {
     });
     let colored = render(&checked.diagnostics, &checked.sources, true);
     assert!(colored.contains("\u{1b}["), "colour is asked for");
-}
-
-/// The design's example, as drawing programs get it.
-#[test]
-fn drawings() {
-    let source = include_str!("files/design.pllm");
-    let files = MemoryLoader::new().with("p/design.pllm", source).with("p/catalog/friendly/a", "");
-    let files = files.with("p/catalog/concise/a", "").with("p/catalog/formal/a", "");
-    let plan = check("p/design.pllm", &files, &Default::default()).plan.expect("it is right");
-    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
-        insta::assert_snapshot!("mermaid", mermaid(&plan));
-        insta::assert_snapshot!("dot", dot(&plan));
-        insta::assert_snapshot!("svg", svg(&plan));
-    });
 }

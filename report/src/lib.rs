@@ -1,4 +1,4 @@
-//! Summaries and pictures of a finished run, for people.
+//! Summaries and pictures of finished runs, and graphs of pipelines, for people.
 //!
 //! Pure: a [`RunReport`] or an [`OwnerReport`] goes in, text comes out. Values are read tolerantly, because they may have
 //! been released from a device only in part: what is absent is left out of the picture.
@@ -9,11 +9,13 @@
 //! - [`view`]: what the values of catalogs, selections, pLLMs and metrics say.
 //! - [`compare`]: pairs of outputs that belong beside each other, such as `tuned` and `scratch`.
 //! - [`project`]: a catalog's styles as points in the plane.
+//! - [`graph`]: a pipeline's graph as SVG, Mermaid and Graphviz text.
 //! - [`text`]: numbers, bars and lines of text.
 //! - [`terminal`]: the summary for a terminal.
 //! - [`html`]: the pages: self-contained files, no scripts, light and dark.
 
 pub mod compare;
+pub mod graph;
 pub mod html;
 pub mod owner;
 pub mod project;

@@ -1,9 +1,9 @@
-//! Any text is checked, as a file that is run and as one that is imported, and its findings are
+//! Any text is checked, as a file that is run and as one that is imported, and its diagnostics are
 //! rendered; a plan comes exactly where no error does; every place lies in its text; what an
 //! earlier analysis leaves changes nothing.
 #![no_main]
 
-use headstart_dsl::{MemoryLoader, Trees, analyze_again, check, render, svg};
+use headstart_dsl::{MemoryLoader, Trees, analyze_again, check, render};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -14,9 +14,6 @@ fuzz_target!(|text: &str| {
     let checked = check("main.pllm", &files(text), &sets);
     assert_eq!(checked.plan.is_none(), checked.has_errors());
     render(&checked.diagnostics, &checked.sources, false);
-    if let Some(plan) = checked.plan.filter(|p| p.items.len() < 100) {
-        svg(&plan);
-    }
     let half = (0..=text.len() / 2).rev().find(|n| text.is_char_boundary(*n)).unwrap_or(0);
     let mut trees = Trees::default();
     analyze_again("main.pllm", &files(&text[half..]), &sets, &mut trees);

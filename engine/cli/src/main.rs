@@ -59,7 +59,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, CommandError> {
         Command::Check(args) => done(commands::check::check(args)),
         Command::Fmt(args) => done(commands::check::fmt(args)),
         Command::Describe(args) => done(commands::describe::run(args)),
-        Command::Graph(args) => done(commands::check::graph(args)),
+        Command::Graph(args) => done(commands::graph::run(args)),
         Command::Plan(args) => done(commands::plan::run(ws()?, cli.backend, args)),
         Command::Run(args) => commands::run::run(ws()?, cli.backend, args),
         Command::Why(args) => done(commands::why::run(&ws()?, args)),

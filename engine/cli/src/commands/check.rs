@@ -1,11 +1,11 @@
-//! `headstart check`, `fmt` and `graph`: everything that needs no workspace.
+//! `headstart check` and `fmt`: everything that needs no workspace.
 
 use std::io::Read;
 use std::path::Path;
 
 use headstart_dsl::plan::Plan;
 
-use crate::args::{Check, Fmt, Format, Graph, Notation};
+use crate::args::{Check, Fmt, Format};
 use crate::exit::{CommandError, INPUT};
 use crate::loader;
 
@@ -110,16 +110,4 @@ fn read(file: &Path) -> Result<String, CommandError> {
         };
     }
     std::fs::read_to_string(file).map_err(|e| CommandError::input(format!("{}: {e}", file.display())))
-}
-
-/// `headstart graph`
-pub fn graph(args: &Graph) -> Result<(), CommandError> {
-    let plan = loader::plan(&args.pipeline)?;
-    let text = match args.notation {
-        Notation::Mermaid => headstart_dsl::mermaid(&plan),
-        Notation::Dot => headstart_dsl::dot(&plan),
-        Notation::Svg => headstart_dsl::svg(&plan),
-    };
-    print!("{text}");
-    Ok(())
 }

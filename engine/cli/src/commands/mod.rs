@@ -5,6 +5,7 @@ pub mod cache;
 pub mod catalog;
 pub mod check;
 pub mod describe;
+pub mod graph;
 pub mod lsp;
 pub mod model;
 pub mod plan;

@@ -1,13 +1,9 @@
-//! A plan as a picture.
+//! A graph as a picture.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use headstart_protocol::Type;
-
 use super::layout::{self, Layout, layout};
-use super::{folded, output_items};
-use crate::plan::Plan;
+use super::{Edge, EdgeKind, Graph, Node, Role};
 
 /// Around everything.
 const MARGIN: f64 = 20.0;
@@ -15,46 +11,21 @@ const NODE_HEIGHT: f64 = 48.0;
 const OUTPUT_HEIGHT: f64 = 30.0;
 /// How far the sheets of a stack stand out.
 const SHEET: f64 = 4.0;
+/// Characters of the title at most.
+const MAX_TITLE: usize = 110;
 /// Characters of a line in a node at most.
 const CHARS: usize = 30;
 
-/// What is drawn as a node.
-struct Drawn {
-    /// Bold line, plain line.
-    lines: [String; 2],
-    /// Of a fan-out.
-    count: Option<usize>,
-    private: bool,
-    output: bool,
-    /// For readers that point at it.
-    title: String,
-    lane: usize,
-}
-
-struct Edge {
-    from: usize,
-    to: usize,
-    /// Written on it, where it leaves a device.
-    release: Option<&'static str>,
-}
-
-struct Picture {
-    boxes: Vec<Drawn>,
-    edges: Vec<Edge>,
-    /// The server, then the devices.
-    lanes: Vec<String>,
-}
-
-/// The plan as an SVG document: items as boxes, fan-outs as stacks with their size, a lane for the
-/// server and one for each device, private items with a dashed border and the word `private`. It
+/// The graph as an SVG document: items as boxes, fan-outs as stacks with their size, a lane for the
+/// server and one for each group, private items with a dashed border and the word `private`. It
 /// brings its own background and follows the reader's choice of light or dark.
-pub fn svg(plan: &Plan) -> String {
-    let picture = Picture::new(plan);
-    let nodes: Vec<layout::Node> = picture.boxes.iter().map(Drawn::node).collect();
-    let edges: Vec<(usize, usize)> = picture.edges.iter().map(|e| (e.from, e.to)).collect();
-    let l = layout(&nodes, &edges, picture.lanes.len());
-    let head = heading(plan);
-    let foot = footing(plan, &picture);
+pub fn svg(graph: &Graph) -> String {
+    let nodes: Vec<layout::Node> = (0..graph.nodes.len()).map(|n| placed(graph, n)).collect();
+    let drawn: Vec<&Edge> = graph.drawn_edges().collect();
+    let edges: Vec<(usize, usize)> = drawn.iter().map(|e| (e.from, e.to)).collect();
+    let l = layout(&nodes, &edges, graph.groups.len() + 1);
+    let head: String = graph.title.trim().chars().take(MAX_TITLE).collect();
+    let foot = footing(graph);
     let top = MARGIN + if head.is_empty() { 0.0 } else { 30.0 };
     let text_width = foot.iter().map(|f| width(f, 6.2)).fold(width(&head, 8.4), f64::max);
     let total = l.width.max(text_width) + 2.0 * MARGIN;
@@ -74,11 +45,13 @@ pub fn svg(plan: &Plan) -> String {
         let _ = writeln!(out, "<text class=\"hs-head\" x=\"{MARGIN}\" y=\"{y}\">{}</text>", escape(&head));
     }
     let _ = writeln!(out, "<g transform=\"translate({MARGIN} {top})\">");
-    lanes(&mut out, &picture, &l);
+    lanes(&mut out, graph, &l);
     // Lines lie under boxes, words on lines lie above both.
-    picture.edges.iter().zip(&l.routes).for_each(|(e, route)| edge(&mut out, e, route));
-    picture.boxes.iter().zip(&l.at).zip(&nodes).for_each(|((b, at), n)| draw(&mut out, b, *at, n.width));
-    picture.edges.iter().zip(&l.routes).for_each(|(e, route)| edge_label(&mut out, e, route));
+    drawn.iter().zip(&l.routes).for_each(|(e, route)| edge(&mut out, e, route));
+    for ((node, at), n) in graph.nodes.iter().zip(&l.at).zip(&nodes) {
+        draw(&mut out, node, lane_class(n.lane), *at, n.width);
+    }
+    drawn.iter().zip(&l.routes).for_each(|(e, route)| edge_label(&mut out, e, route));
     out.push_str("</g>\n");
     for (n, line) in foot.iter().enumerate() {
         let y = top + l.height + 22.0 + 18.0 * n as f64;
@@ -88,90 +61,17 @@ pub fn svg(plan: &Plan) -> String {
     out
 }
 
-impl Picture {
-    fn new(plan: &Plan) -> Self {
-        let (nodes, edges) = folded(plan);
-        let mut lanes = vec!["server".to_owned()];
-        lanes.extend(plan.devices());
-        let number: BTreeMap<&str, usize> =
-            lanes.iter().enumerate().skip(1).map(|(n, d)| (d.as_str(), n)).collect();
-        let lane = |device: &Option<String>| {
-            device.as_deref().and_then(|d| number.get(d).copied()).unwrap_or_default()
-        };
-        let conditional: Vec<bool> = (0..plan.items.len() as u32)
-            .map(|n| plan.instances.iter().any(|i| i.item == n && i.when.is_some()))
-            .collect();
-        let mut boxes: Vec<Drawn> = nodes
-            .iter()
-            .zip(&plan.items)
-            .zip(conditional)
-            .map(|((n, item), conditional)| Drawn {
-                lines: [n.name.clone(), second_line(&n.kind, &item.ty, conditional)],
-                count: item.keyed.then_some(n.count),
-                private: n.private,
-                output: false,
-                title: title(&item.name, &item.doc),
-                lane: lane(&n.device),
-            })
-            .collect();
-        let edge = |(from, to): (u32, u32)| Edge { from: from as usize, to: to as usize, release: None };
-        let mut edges: Vec<Edge> = edges.into_iter().map(edge).collect();
-        for (n, o) in plan.outputs.iter().enumerate() {
-            let to = boxes.len();
-            boxes.push(Drawn {
-                lines: [o.name.clone(), String::new()],
-                count: None,
-                private: false,
-                output: true,
-                title: title(&format!("output {}", o.name), &o.doc),
-                lane: 0,
-            });
-            let release =
-                o.released.then(|| if holds_weights(&o.ty) { "RELEASES A MODEL" } else { "release" });
-            edges.extend(output_items(plan, n).into_iter().map(|i| Edge { from: i as usize, to, release }));
-        }
-        Self { boxes, edges, lanes }
-    }
-}
-
-fn holds_weights(ty: &Type) -> bool {
-    match ty {
-        Type::Pllm => true,
-        Type::List(t) | Type::Optional(t) => holds_weights(t),
-        _ => false,
-    }
-}
-
-fn second_line(kind: &str, ty: &Type, conditional: bool) -> String {
-    let optional = if conditional { " · optional" } else { "" };
-    format!("{kind} → {ty}{optional}")
-}
-
-fn title(name: &str, doc: &str) -> String {
-    if doc.is_empty() { name.to_owned() } else { format!("{name}: {doc}") }
-}
-
-/// The first line of the file's documentation, or of its first sentence.
-fn heading(plan: &Plan) -> String {
-    let first = plan.doc.lines().next().unwrap_or_default().trim();
-    first.chars().take(110).collect()
-}
-
-/// Schedules, and what the borders mean, as far as they occur.
-fn footing(plan: &Plan, p: &Picture) -> Vec<String> {
-    let mut out = Vec::new();
-    for s in &plan.schedules {
-        let run = if s.run.is_empty() { "everything".to_owned() } else { s.run.join(", ") };
-        out.push(format!("schedule {}: {} ({}) brings up to date {run}", s.name, s.cron, s.timezone));
-    }
+/// What the borders mean, as far as they occur, below the graph's notes.
+fn footing(graph: &Graph) -> Vec<String> {
+    let mut out = graph.notes.clone();
     let mut legend = Vec::new();
-    if p.boxes.iter().any(|b| b.count.is_some()) {
+    if graph.nodes.iter().any(|n| n.count.is_some()) {
         legend.push("stack: one for each element");
     }
-    if p.boxes.iter().any(|b| b.private) {
+    if graph.nodes.iter().any(|n| n.private) {
         legend.push("dashed: private, stays on its device");
     }
-    if p.edges.iter().any(|e| e.release.is_some()) {
+    if graph.drawn_edges().any(|e| e.kind.label().is_some()) {
         legend.push("heavy arrow: released");
     }
     if !legend.is_empty() {
@@ -180,23 +80,39 @@ fn footing(plan: &Plan, p: &Picture) -> Vec<String> {
     out
 }
 
-impl Drawn {
-    fn node(&self) -> layout::Node {
-        let lock = if self.private { 78.0 } else { 0.0 };
-        let first = width(&clip(&self.lines[0]), 7.9) + self.badge_width() + lock;
-        let second = width(&clip(&self.lines[1]), 6.4);
-        let least = if self.output { 60.0 } else { 116.0 };
-        let height = if self.output { OUTPUT_HEIGHT } else { NODE_HEIGHT };
-        layout::Node { lane: self.lane, width: (first.max(second) + 26.0).max(least), height }
-    }
+fn placed(graph: &Graph, n: usize) -> layout::Node {
+    let node = &graph.nodes[n];
+    let lock = if node.private { 78.0 } else { 0.0 };
+    let first = width(&clip(&node.name), 7.9) + badge_width(node) + lock;
+    let second = width(&clip(&second_line(node)), 6.4);
+    let output = node.role == Role::Output;
+    let least = if output { 60.0 } else { 116.0 };
+    let height = if output { OUTPUT_HEIGHT } else { NODE_HEIGHT };
+    let lane = graph.group(n).map_or(0, |g| g + 1);
+    layout::Node { lane, width: (first.max(second) + 26.0).max(least), height }
+}
 
-    fn badge_width(&self) -> f64 {
-        self.badge().map_or(0.0, |b| width(&b, 7.2) + 12.0)
+fn second_line(node: &Node) -> String {
+    let optional = if node.optional { " · optional" } else { "" };
+    match (node.kind.is_empty(), node.makes.is_empty()) {
+        (false, false) => format!("{} → {}{optional}", node.kind, node.makes),
+        _ => format!("{}{}{optional}", node.kind, node.makes),
     }
+}
 
-    fn badge(&self) -> Option<String> {
-        self.count.map(|n| format!("× {n}"))
-    }
+/// For readers that point at it.
+fn tooltip(node: &Node) -> String {
+    let output = if node.role == Role::Output { "output " } else { "" };
+    let doc = if node.doc.is_empty() { String::new() } else { format!(": {}", node.doc) };
+    format!("{output}{}{doc}", node.name)
+}
+
+fn badge(node: &Node) -> Option<String> {
+    node.count.map(|n| format!("× {n}"))
+}
+
+fn badge_width(node: &Node) -> f64 {
+    badge(node).map_or(0.0, |b| width(&b, 7.2) + 12.0)
 }
 
 /// A line's width, estimated: the reader's font is not known. East Asian characters count double.
@@ -227,10 +143,12 @@ fn escape(text: &str) -> String {
     out
 }
 
-fn lanes(out: &mut String, p: &Picture, l: &Layout) {
-    for (n, (name, (y, height))) in p.lanes.iter().zip(&l.lanes).enumerate() {
+fn lanes(out: &mut String, graph: &Graph, l: &Layout) {
+    let devices = graph.groups.iter().map(|name| format!("device {name}"));
+    for (n, (word, (y, height))) in
+        std::iter::once("server".to_owned()).chain(devices).zip(&l.lanes).enumerate()
+    {
         let class = lane_class(n);
-        let word = if n == 0 { "server".to_owned() } else { format!("device {name}") };
         let _ = writeln!(
             out,
             "<rect class=\"hs-lane {class}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{height:.1}\" rx=\"8\"/><text class=\"hs-place {class}\" x=\"14\" y=\"{:.1}\">{}</text>",
@@ -260,34 +178,35 @@ fn edge(out: &mut String, e: &Edge, route: &[(f64, f64, f64)]) {
             let _ = write!(path, "H{end:.1}");
         }
     }
-    let (class, marker) = match e.release {
-        Some(_) => ("hs-edge hs-release", "hs-heavy"),
-        None => ("hs-edge", "hs-arrow"),
+    let (class, marker) = match e.kind {
+        EdgeKind::Release | EdgeKind::ReleaseModel => ("hs-edge hs-release", "hs-heavy"),
+        EdgeKind::Input | EdgeKind::Output => ("hs-edge", "hs-arrow"),
     };
     let _ = writeln!(out, "<path class=\"{class}\" d=\"{path}\" marker-end=\"url(#{marker})\"/>");
 }
 
 /// The word on an edge that leaves a device, in its last bend.
 fn edge_label(out: &mut String, e: &Edge, route: &[(f64, f64, f64)]) {
-    let (Some(word), [.., (_, x1, y1), (x2, _, y2)]) = (e.release, route) else { return };
+    let (Some(word), [.., (_, x1, y1), (x2, _, y2)]) = (e.kind.label(), route) else { return };
     let (x, y) = ((x1 + x2) / 2.0, (y1 + y2) / 2.0 + 3.5);
     let _ = writeln!(out, "<text class=\"hs-word\" x=\"{x:.1}\" y=\"{y:.1}\">{word}</text>");
 }
 
-fn draw(out: &mut String, b: &Drawn, (x, y): (f64, f64), w: f64) {
-    let class = lane_class(b.lane);
-    let _ = writeln!(out, "<g transform=\"translate({x:.1} {y:.1})\"><title>{}</title>", escape(&b.title));
-    if b.output {
+fn draw(out: &mut String, node: &Node, class: String, (x, y): (f64, f64), w: f64) {
+    let name = escape(&clip(&node.name));
+    let _ =
+        writeln!(out, "<g transform=\"translate({x:.1} {y:.1})\"><title>{}</title>", escape(&tooltip(node)));
+    if node.role == Role::Output {
         let _ = writeln!(
             out,
             "<rect class=\"hs-out\" width=\"{w:.1}\" height=\"{OUTPUT_HEIGHT}\" rx=\"15\"/><text class=\"hs-name\" x=\"{:.1}\" y=\"19.5\" text-anchor=\"middle\">{}</text></g>",
             w / 2.0,
-            escape(&clip(&b.lines[0]))
+            name
         );
         return;
     }
-    let dashed = if b.private { " hs-private" } else { "" };
-    if b.count.is_some() {
+    let dashed = if node.private { " hs-private" } else { "" };
+    if node.count.is_some() {
         for n in [2.0, 1.0] {
             let off = n * SHEET;
             let _ = writeln!(
@@ -300,22 +219,25 @@ fn draw(out: &mut String, b: &Drawn, (x, y): (f64, f64), w: f64) {
         out,
         "<rect class=\"hs-box {class}{dashed}\" width=\"{w:.1}\" height=\"{NODE_HEIGHT}\" rx=\"6\"/>"
     );
-    let _ =
-        writeln!(out, "<text class=\"hs-name\" x=\"13\" y=\"20.5\">{}</text>", escape(&clip(&b.lines[0])));
-    let _ = writeln!(out, "<text class=\"hs-kind\" x=\"13\" y=\"37\">{}</text>", escape(&clip(&b.lines[1])));
-    if let Some(badge) = b.badge() {
+    let _ = writeln!(out, "<text class=\"hs-name\" x=\"13\" y=\"20.5\">{}</text>", name);
+    let _ = writeln!(
+        out,
+        "<text class=\"hs-kind\" x=\"13\" y=\"37\">{}</text>",
+        escape(&clip(&second_line(node)))
+    );
+    if let Some(badge) = badge(node) {
         let _ = writeln!(
             out,
             "<text class=\"hs-count {class}\" x=\"{:.1}\" y=\"20.5\" text-anchor=\"end\">{badge}</text>",
             w - 11.0
         );
     }
-    if b.private {
+    if node.private {
         let _ = writeln!(
             out,
             "<path class=\"hs-lock {class}\" transform=\"translate({:.1} 11.5)\" d=\"M0 4h8v6h-8zM1.5 4V2.5a2.5 2.5 0 0 1 5 0V4\"/><text class=\"hs-lockword {class}\" x=\"{:.1}\" y=\"20.5\" text-anchor=\"end\">private</text>",
-            w - 72.0 - b.badge_width(),
-            w - 11.0 - b.badge_width()
+            w - 72.0 - badge_width(node),
+            w - 11.0 - badge_width(node)
         );
     }
     out.push_str("</g>\n");

@@ -4,6 +4,9 @@
 //! under a node; cells are ordered by barycentres, the order with the fewest crossings kept, and
 //! moved towards their neighbours by isotonic regression, which is the least-squares answer under
 //! minimal distances. Nothing here is random: the same graph gives the same picture.
+//!
+//! Why not a library: `rust-sugiyama` gives places of nodes only, no routes around them; ports of
+//! dagre know clusters, which are boxes somewhere in the picture, but no lanes that all groups share.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,7 +100,7 @@ pub fn layout(nodes: &[Node], edges: &[(usize, usize)], lanes: usize) -> Layout 
     Layout {
         at: at.collect(),
         routes: routes.collect(),
-        width: x - GAP + LANE_PAD,
+        width: (x - GAP).max(LANE_PAD) + LANE_PAD,
         height: (y - LANE_GAP).max(0.0),
         lanes: tops,
     }
