@@ -14,7 +14,7 @@ use crate::context::Control;
 use crate::device::Made;
 use crate::fetch::Fetcher;
 use crate::history::{Ended, Entry};
-use crate::outbox::Letter;
+use crate::outbox::PendingCommit;
 use crate::residency;
 use crate::runner::Link;
 
@@ -32,7 +32,7 @@ pub(crate) struct Attempt {
 /// An attempt that ended.
 pub(crate) struct Finished {
     /// What the engine is told, unless another attempt took over.
-    pub(crate) letter: Option<Letter>,
+    pub(crate) pending: Option<PendingCommit>,
     /// What the device remembers.
     pub(crate) entry: Entry,
 }
@@ -171,8 +171,8 @@ impl Attempt {
         };
         let what = sentence(&task.name, &outcome, private);
         let commit = Commit { fence: task.fence, outcome, manifests };
-        let letter = (!superseded).then_some(Letter { commit, uploads, what });
-        Finished { letter, entry }
+        let pending = (!superseded).then_some(PendingCommit { commit, uploads, what });
+        Finished { pending, entry }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::journal::Journal;
 use crate::release::Upload;
 
 /// How long any call but a long poll may take to be answered.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a call was not answered as hoped.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +111,7 @@ impl Client {
         let body = serde_json::to_vec(message).map_err(|e| CallError::Garbled(e.to_string()))?;
         self.journal.record(&format!("POST {path}"), &body, says.what, says.fold)?;
         let request = self.request(Method::POST, path).header("content-type", "application/json");
-        let sent = request.timeout(says.patience).body(body).send().await;
+        let sent = request.timeout(says.timeout).body(body).send().await;
         let answer = checked(sent).await?;
         if answer.status() == StatusCode::NO_CONTENT {
             return Ok(None);
@@ -142,8 +142,8 @@ impl Client {
     /// Any [`CallError`].
     pub async fn claim(&self, claim: &Claim) -> Result<Option<Grant>, CallError> {
         let what = format!("asked for work; holds [{}]", claim.facts.holds.join(", "));
-        let patience = PATIENCE + Duration::from_millis(claim.wait_ms);
-        self.post("/v1/claim", claim, Says { what: &what, fold: true, patience }).await
+        let timeout = REQUEST_TIMEOUT + Duration::from_millis(claim.wait_ms);
+        self.post("/v1/claim", claim, Says { what: &what, fold: true, timeout }).await
     }
 
     /// Keeps a claim.
@@ -173,7 +173,7 @@ impl Client {
     pub async fn manifest(&self, id: &Digest) -> Result<Manifest, CallError> {
         let path = format!("/v1/artifacts/{id}");
         self.journal.record(&format!("GET {path}"), b"", "asked for a public artifact", false)?;
-        json(checked(self.request(Method::GET, &path).timeout(PATIENCE).send().await).await?).await
+        json(checked(self.request(Method::GET, &path).timeout(REQUEST_TIMEOUT).send().await).await?).await
     }
 
     /// Asks for a file of a public artifact, from byte `from` on. The answer's body is yet to be
@@ -211,12 +211,12 @@ impl Client {
 struct Says<'a> {
     what: &'a str,
     fold: bool,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl<'a> Says<'a> {
     fn plain(what: &'a str) -> Self {
-        Self { what, fold: false, patience: PATIENCE }
+        Self { what, fold: false, timeout: REQUEST_TIMEOUT }
     }
 }
 

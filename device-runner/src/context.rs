@@ -123,7 +123,7 @@ impl Context for DeviceContext<'_> {
 
     fn open(&self, artifact: &ArtifactRef) -> Result<PathBuf, Failure> {
         self.check(artifact)?;
-        self.store.open(artifact)
+        self.store.materialize(artifact)
     }
 
     fn scratch(&self) -> &Path {
@@ -191,7 +191,7 @@ mod tests {
         let opened = State::open(state.path()).expect("opens");
         let rows = Rows::new(state.path().join("rows"));
         let ctx = DeviceContext {
-            store: &Store::new(&opened),
+            store: &Store::open(&opened).expect("opens"),
             data,
             state: &data.join(".headstart-device"),
             private,

@@ -73,7 +73,7 @@ impl Device {
             name: name.to_owned(),
             public_rows: rows("public"),
             private_rows: rows("private"),
-            store: Store::new(&state),
+            store: Store::open(&state)?,
             state,
             data,
             stages: StageRegistry::new(stages),
@@ -270,13 +270,16 @@ impl Device {
         let gathered = gather(output, Some(&[scratch, public]))?;
         self.store.public.add(&gathered, scratch)?;
         let manifest = gathered.manifest;
-        let upload = |(name, f): (&String, &headstart_protocol::FileRef)| Upload {
-            digest: f.digest,
-            size: f.size,
-            at: self.store.public.blob(&f.digest),
-            what: format!("{name} of a public {}", manifest.ty),
+        let upload = |(name, f): (&String, &headstart_protocol::FileRef)| {
+            let gone = || {
+                let m = format!("file {name} of the output is gone from the device's store");
+                Failure::new(FailureClass::Transient, m)
+            };
+            let at = self.store.public.blob(&f.digest).ok_or_else(gone)?;
+            let what = format!("{name} of a public {}", manifest.ty);
+            Ok(Upload { digest: f.digest, size: f.size, at, what })
         };
-        let uploads = manifest.files.iter().map(upload).collect();
+        let uploads = manifest.files.iter().map(upload).collect::<Result<_, Failure>>()?;
         let output = ArtifactRef::public(&manifest);
         let usage = Usage { seconds: 0.0, counters };
         let mut made =
@@ -297,7 +300,7 @@ impl Device {
     }
 
     fn resolve(&self, expr: &Expr) -> Result<Value, Failure> {
-        let local = map_artifacts(expr, &|a| self.local(a))?;
+        let local = expr.try_map_artifacts(&mut |a| self.local(a))?;
         expr::resolve(&local, &LocalManifests(&self.store)).map_err(|e| Failure::input(e.to_string()))
     }
 
@@ -324,47 +327,4 @@ fn truth(value: &Value) -> Result<bool, Failure> {
         v if v.is_absent() => Ok(false),
         other => Err(Failure::input(format!("`when` is {}, not true or false", other.describe()))),
     }
-}
-
-/// An expression with every artifact replaced by what `f` gives for it.
-fn map_artifacts(
-    expr: &Expr,
-    f: &dyn Fn(&ArtifactRef) -> Result<ArtifactRef, Failure>,
-) -> Result<Expr, Failure> {
-    let sub = |e: &Expr| map_artifacts(e, f).map(Box::new);
-    Ok(match expr {
-        Expr::Value { value } => Expr::value(map_value(value, f)?),
-        Expr::Output { .. } => expr.clone(),
-        Expr::Field { of, name } => Expr::Field { of: sub(of)?, name: name.clone() },
-        Expr::Not { of } => Expr::Not { of: sub(of)? },
-        Expr::Or { first, second } => Expr::Or { first: sub(first)?, second: sub(second)? },
-        Expr::List { items } => {
-            let items = items.iter().map(|(k, e)| Ok((k.clone(), map_artifacts(e, f)?)));
-            Expr::List { items: items.collect::<Result<_, Failure>>()? }
-        }
-        Expr::Mix { terms } => {
-            let terms = terms.iter().map(|(w, n, e)| Ok((*w, n.clone(), map_artifacts(e, f)?)));
-            Expr::Mix { terms: terms.collect::<Result<_, Failure>>()? }
-        }
-        Expr::Compare { op, left, right } => Expr::Compare { op: *op, left: sub(left)?, right: sub(right)? },
-    })
-}
-
-fn map_value(
-    value: &Value,
-    f: &dyn Fn(&ArtifactRef) -> Result<ArtifactRef, Failure>,
-) -> Result<Value, Failure> {
-    Ok(match value {
-        Value::Artifact(a) => Value::Artifact(f(a)?),
-        Value::List(items) => {
-            let items = items.iter().map(|(k, v)| Ok((k.clone(), map_value(v, f)?)));
-            Value::List(items.collect::<Result<_, Failure>>()?)
-        }
-        Value::Mix(terms) => {
-            let terms =
-                terms.iter().map(|t| Ok(headstart_protocol::MixTerm { pllm: f(&t.pllm)?, ..t.clone() }));
-            Value::Mix(terms.collect::<Result<_, Failure>>()?)
-        }
-        other => other.clone(),
-    })
 }

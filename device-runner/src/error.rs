@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use headstart_content::ContentError;
+
 /// Why the device runner cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -11,7 +13,7 @@ pub enum DeviceError {
     /// The engine proves to be another than at the first join.
     #[error(
         "the engine at {url} has the key {got}…, but this device joined one with the key {pinned}…; \
-         it will not give that engine anything. If the engine was set up anew on purpose, remove {} \
+         it will not give that engine anything. If the engine was replaced on purpose, remove {} \
          and join again", file.display()
     )]
     KeyChanged {
@@ -27,6 +29,9 @@ pub enum DeviceError {
     /// Work was done, but it failed or could not be handed in.
     #[error("{0}")]
     Run(String),
+    /// What the device keeps could not be read or written.
+    #[error(transparent)]
+    Content(#[from] ContentError),
     /// A file of the device's own state could not be read or written.
     #[error("{}: {source}", path.display())]
     State {
@@ -51,7 +56,7 @@ impl DeviceError {
         match self {
             Self::Input(_) | Self::KeyChanged { .. } => 2,
             Self::Run(_) => 1,
-            Self::State { .. } | Self::Internal(_) => 3,
+            Self::Content(_) | Self::State { .. } | Self::Internal(_) => 3,
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use crate::client::{CallError, Client};
 use crate::context::Control;
 use crate::residency::is_private;
-use crate::store::{Public, digest_file};
+use crate::store::Public;
 
 /// Tries in a row that bring nothing before a download is given up.
 const TRIES: u32 = 8;
@@ -96,7 +96,7 @@ impl Fetcher<'_> {
 
     /// Downloads a file, from where an earlier download was cut.
     async fn file(&self, file: &FileRef) -> Result<(), Failure> {
-        if self.store.blob(&file.digest).is_file() {
+        if self.store.blob(&file.digest).is_some() {
             return Ok(());
         }
         let partial = self.store.partial(&file.digest)?;
@@ -105,11 +105,9 @@ impl Fetcher<'_> {
         loop {
             let before = length(&partial);
             if partial.is_file() && before >= file.size {
-                let got = digest_file(&partial).map_err(|e| Failure::io(&partial, &e))?;
-                if got == *file {
-                    return self.store.finish(&file.digest, &partial);
+                if self.store.take_download(file, &partial)? {
+                    return Ok(());
                 }
-                std::fs::remove_file(&partial).map_err(|e| Failure::io(&partial, &e))?;
                 if damaged {
                     let m =
                         format!("the engine sends other bytes than those of file {}", file.digest.short());

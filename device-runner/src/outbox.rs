@@ -13,7 +13,7 @@ use crate::state::{State, write_durably};
 
 /// An outcome on its way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Letter {
+pub struct PendingCommit {
     /// The message.
     pub commit: Commit,
     /// Files that it refers to, sent first.
@@ -41,9 +41,9 @@ impl Outbox {
     ///
     /// # Errors
     /// [`DeviceError::State`].
-    pub fn put(&self, letter: &Letter) -> Result<(), DeviceError> {
-        let json = serde_json::to_vec(letter).map_err(|e| DeviceError::Internal(format!("outbox: {e}")))?;
-        write_durably(&self.at(letter.commit.fence), &json)
+    pub fn put(&self, pending: &PendingCommit) -> Result<(), DeviceError> {
+        let json = serde_json::to_vec(pending).map_err(|e| DeviceError::Internal(format!("outbox: {e}")))?;
+        write_durably(&self.at(pending.commit.fence), &json)
     }
 
     /// Whether an outcome of this fence waits to be sent.
@@ -55,7 +55,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`DeviceError::State`].
-    pub fn letters(&self) -> Result<Vec<Letter>, DeviceError> {
+    pub fn pending(&self) -> Result<Vec<PendingCommit>, DeviceError> {
         let entries = std::fs::read_dir(&self.dir).map_err(|e| DeviceError::state(&self.dir, e))?;
         let mut files: Vec<PathBuf> = entries
             .filter_map(|e| Some(e.ok()?.path()))
@@ -66,7 +66,7 @@ impl Outbox {
         for file in files {
             let text = std::fs::read(&file).map_err(|e| DeviceError::state(&file, e))?;
             match serde_json::from_slice(&text) {
-                Ok(letter) => out.push(letter),
+                Ok(pending) => out.push(pending),
                 Err(e) => {
                     tracing::error!("{}: not readable, set aside: {e}", file.display());
                     let _ = std::fs::rename(&file, file.with_extension("damaged"));

@@ -206,7 +206,7 @@ impl Releaser<'_> {
         }
         // What else it was made from may be private; it works without.
         uses.retain(|_, u| u.private_to.is_none());
-        let folder = self.store.open(a)?;
+        let folder = self.store.materialize(a)?;
         let files = private.files.into_iter().filter(|(name, _)| is_model_file(name));
         let words = |s: &Json| matches!(s, Json::String(w) if PLLM_WORDS.contains(&w.as_str()));
         let value = match &private.value {
@@ -274,7 +274,7 @@ pub fn known_names(store: &Store, public: &[ArtifactRef]) -> Result<BTreeSet<Str
             add(name.split_once(':').map_or(name.as_str(), |(_, n)| n), &mut out);
         }
         if artifact.ty == ArtifactType::Catalog {
-            let folder = store.public.open(&manifest)?;
+            let folder = store.public.materialize(&artifact.id)?;
             for name in manifest.files.keys().filter(|n| n.ends_with(".json")) {
                 let at = folder.join(name);
                 let text = std::fs::read(&at).map_err(|e| Failure::io(&at, &e))?;

@@ -100,23 +100,9 @@ pub fn is_private(task: &Task) -> bool {
 }
 
 fn mentions_path(expr: &Expr) -> bool {
-    match expr {
-        Expr::Value { value } => is_path(value),
-        Expr::Output { .. } => false,
-        Expr::Field { of, .. } | Expr::Not { of } => mentions_path(of),
-        Expr::Or { first, second } => mentions_path(first) || mentions_path(second),
-        Expr::List { items } => items.iter().any(|(_, e)| mentions_path(e)),
-        Expr::Mix { terms } => terms.iter().any(|(.., e)| mentions_path(e)),
-        Expr::Compare { left, right, .. } => mentions_path(left) || mentions_path(right),
-    }
-}
-
-fn is_path(value: &Value) -> bool {
-    match value {
-        Value::Path(_) => true,
-        Value::List(items) => items.iter().any(|(_, v)| is_path(v)),
-        _ => false,
-    }
+    let mut found = false;
+    expr.each_value(&mut |v| found |= matches!(v, Value::Path(_)));
+    found
 }
 
 /// Checks every release that a task asks for, before anything is run.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use ed25519_dalek::{Signature, VerifyingKey};
 use headstart_host::Allowlist;
 use headstart_protocol::task::Task;
@@ -18,7 +19,7 @@ use crate::error::DeviceError;
 use crate::facts::facts;
 use crate::history;
 use crate::journal::Journal;
-use crate::outbox::{Letter, Outbox};
+use crate::outbox::{Outbox, PendingCommit};
 use crate::residency::Allowed;
 use crate::state::State;
 
@@ -177,7 +178,7 @@ struct Runner {
 
 impl Runner {
     async fn live(&mut self) -> Result<(), DeviceError> {
-        let Some(mut key) = self.join_at_last().await? else { return Ok(()) };
+        let Some(mut key) = self.join_with_retry().await? else { return Ok(()) };
         let mut pauses = Pauses(0);
         while !self.stop.is_cancelled() {
             let step = self.step(&key).await;
@@ -191,7 +192,7 @@ impl Runner {
                 Err(CallError::Journal(e)) => return Err(e),
                 Err(CallError::UnknownToken) => {
                     self.pause(&mut pauses).await;
-                    let Some(new) = self.join_at_last().await? else { break };
+                    let Some(new) = self.join_with_retry().await? else { break };
                     key = new;
                 }
                 Err(e) => {
@@ -199,12 +200,12 @@ impl Runner {
                     self.pause(&mut pauses).await;
                 }
             }
-            let waiting = !self.outbox.letters()?.is_empty();
+            let waiting = !self.outbox.pending()?.is_empty();
             if self.is_over(waiting) {
                 break;
             }
         }
-        match self.outbox.letters()?.len() {
+        match self.outbox.pending()?.len() {
             0 => Ok(()),
             n => Err(DeviceError::Run(format!(
                 "{n} results are not acknowledged by the engine yet; they are kept and sent at the next join"
@@ -229,7 +230,7 @@ impl Runner {
     }
 
     /// Joins, waiting for the engine to come up. `None` when told to stop before.
-    async fn join_at_last(&mut self) -> Result<Option<VerifyingKey>, DeviceError> {
+    async fn join_with_retry(&mut self) -> Result<Option<VerifyingKey>, DeviceError> {
         let mut pauses = Pauses(0);
         let mut said = false;
         loop {
@@ -261,8 +262,8 @@ impl Runner {
 
     /// Sends what waits in the outbox, then asks for work and does it.
     async fn step(&mut self, key: &VerifyingKey) -> Result<Step, CallError> {
-        for letter in self.outbox.letters()? {
-            self.deliver(&letter).await?;
+        for pending in self.outbox.pending()? {
+            self.deliver(&pending).await?;
             self.busy = Instant::now();
         }
         if self.link.options.until == Until::Once && self.summary != Summary::default() {
@@ -298,7 +299,7 @@ impl Runner {
     async fn attempt(&mut self, task: Task, lease: Duration) -> Result<(), CallError> {
         tracing::info!("{}: started ({}, attempt {})", task.name, task.kind, task.attempt);
         let attempt = Attempt { link: self.link.clone(), task, lease, stop: self.stop.clone() };
-        let Finished { letter, entry } = attempt.run().await;
+        let Finished { pending, entry } = attempt.run().await;
         match (&entry.failure, entry.ended) {
             (Some(f), _) => {
                 self.summary.failed += 1;
@@ -312,31 +313,32 @@ impl Runner {
             }
         }
         // The outcome first: without it the history would tell of what never counted.
-        if let Some(letter) = &letter {
-            self.outbox.put(letter)?;
+        if let Some(pending) = &pending {
+            self.outbox.put(pending)?;
         }
         history::append(&self.link.device.state.at("history.jsonl"), &entry)?;
-        if let Some(letter) = &letter {
-            self.deliver(letter).await?;
+        if let Some(pending) = &pending {
+            self.deliver(pending).await?;
         }
         Ok(())
     }
 
     /// Hands in an outcome. The commit goes first: only while it is open does the engine take the
     /// files it refers to, and it says which of them it lacks.
-    async fn deliver(&self, letter: &Letter) -> Result<(), CallError> {
-        let fence = letter.commit.fence;
+    async fn deliver(&self, pending: &PendingCommit) -> Result<(), CallError> {
+        let fence = pending.commit.fence;
         for _ in 0..3 {
-            match self.link.client.commit(&letter.commit, &letter.what).await {
+            match self.link.client.commit(&pending.commit, &pending.what).await {
                 Ok(answer) => {
                     if answer == Committed::Superseded {
-                        tracing::info!("another attempt counts instead: {}", letter.what);
+                        tracing::info!("another attempt counts instead: {}", pending.what);
                     }
                     return Ok(self.outbox.done(fence)?);
                 }
                 Err(CallError::Refused { error, .. }) if error.code == "missing_blob" => {
-                    let listed = letter.uploads.iter().any(|u| error.message.contains(&u.digest.to_string()));
-                    for upload in &letter.uploads {
+                    let listed =
+                        pending.uploads.iter().any(|u| error.message.contains(&u.digest.to_string()));
+                    for upload in &pending.uploads {
                         if !listed || error.message.contains(&upload.digest.to_string()) {
                             self.link.client.upload(upload, &upload.at).await?;
                         }
@@ -344,7 +346,7 @@ impl Runner {
                 }
                 Err(e @ (CallError::Refused { .. } | CallError::Garbled(_))) => {
                     let aside = self.outbox.set_aside(fence)?;
-                    tracing::error!("{e}; the result is kept in {}: {}", aside.display(), letter.what);
+                    tracing::error!("{e}; the result is kept in {}: {}", aside.display(), pending.what);
                     return Ok(());
                 }
                 Err(e) => return Err(e),
@@ -362,15 +364,8 @@ enum Step {
 
 /// The task of a grant, if the engine signed it.
 fn verified(grant: &Grant, key: &VerifyingKey) -> Option<Task> {
-    let bytes = hex(&grant.signature)?;
+    let bytes = HEXLOWER_PERMISSIVE.decode(grant.signature.as_bytes()).ok()?;
     let signature = Signature::from_slice(&bytes).ok()?;
     key.verify_strict(grant.task.as_bytes(), &signature).ok()?;
     grant.task().inspect_err(|e| tracing::error!("a signed task cannot be read: {e}")).ok()
-}
-
-fn hex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).ok()).collect()
 }

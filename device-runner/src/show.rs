@@ -62,7 +62,7 @@ struct Known {
 /// [`DeviceError::Input`] where `state` is not a device's folder, or knows no such run.
 pub fn summary(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
     let opened = State::look(state)?;
-    let store = Store::new(&opened);
+    let store = Store::open(&opened)?;
     let known = known(&opened, &store, run)?;
     let of = |ty: Type| {
         known

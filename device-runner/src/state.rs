@@ -7,26 +7,28 @@
 //! lock              held while a runner is live
 //! sent.jsonl        everything that left the device
 //! history.jsonl     every attempt, with the details that only this device knows
-//! outbox/           outcomes that the engine has not acknowledged
+//! outbox/           commits that the engine has not acknowledged
 //! public/           downloaded artifacts, by digest
 //! private/          what was made here and stays here, by handle
 //! rows/             the row cache
 //! scratch/          folders of running attempts
-//! resume/           progress of stages that were cut off; deleted when they are done, or after 30 days
+//! resume/           progress of interrupted stages; deleted when they succeed, or after 30 days
 //! ```
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ed25519_dalek::VerifyingKey;
 use fs4::fs_std::FileExt;
+use headstart_content::files::{self, Mode};
 use headstart_protocol::Digest;
 
 use crate::error::DeviceError;
 
-/// Progress of a stage that no attempt went on with for so long is given up.
+/// Bytes of a small file of the state folder at most.
+const SMALL: u64 = 4096;
+/// Progress that no attempt has resumed for this long is deleted.
 const ABANDONED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Deletes abandoned progress. What cannot be deleted only takes up room.
@@ -54,9 +56,9 @@ impl State {
     /// # Errors
     /// [`DeviceError::Input`] where another runner holds it or the secret is damaged.
     pub fn open(root: &Path) -> Result<Self, DeviceError> {
-        make_private_dir(root)?;
+        files::create_private_dir(root)?;
         for sub in ["outbox", "public", "private", "rows", "scratch", "resume"] {
-            make_private_dir(&root.join(sub))?;
+            files::create_private_dir(&root.join(sub))?;
         }
         let root = root.canonicalize().map_err(|e| DeviceError::state(root, e))?;
         let at = root.join("lock");
@@ -83,7 +85,8 @@ impl State {
     /// [`DeviceError::Input`] where there is no such folder.
     pub fn look(root: &Path) -> Result<Self, DeviceError> {
         let at = root.join("secret");
-        let secret = std::fs::read(&at).ok().and_then(|s| <[u8; 32]>::try_from(s).ok()).ok_or_else(|| {
+        let secret = files::read_bounded(&at, SMALL).ok().flatten();
+        let secret = secret.and_then(|s| <[u8; 32]>::try_from(s).ok()).ok_or_else(|| {
             DeviceError::Input(format!(
                 "{} is not the state folder of a device: {} is missing or damaged; name the folder \
                  that was given to `headstart-device join` with --state",
@@ -146,19 +149,19 @@ impl State {
             DeviceError::Input(format!("{url} does not show an Ed25519 key; is it a Headstart engine?"))
         })?;
         let file = self.at("engine.key");
-        match std::fs::read_to_string(&file) {
-            Ok(pinned) if pinned.trim() == key => Ok(parsed),
-            Ok(pinned) => Err(DeviceError::KeyChanged {
+        let pinned = files::read_bounded(&file, SMALL)?;
+        match pinned.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()) {
+            Some(pinned) if pinned.trim() == key => Ok(parsed),
+            Some(pinned) => Err(DeviceError::KeyChanged {
                 url: url.to_owned(),
                 got: key.chars().take(8).collect(),
                 pinned: pinned.trim().chars().take(8).collect(),
                 file,
             }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            None => {
                 write_durably(&file, format!("{key}\n").as_bytes())?;
                 Ok(parsed)
             }
-            Err(e) => Err(DeviceError::state(&file, e)),
         }
     }
 }
@@ -171,33 +174,19 @@ pub fn parse_key(hex: &str) -> Option<VerifyingKey> {
 }
 
 fn read_or_make_secret(at: &Path) -> Result<[u8; 32], DeviceError> {
-    match std::fs::read(at) {
-        Ok(bytes) => bytes.try_into().map_err(|_| {
+    if let Some(bytes) = files::read_bounded(at, SMALL)? {
+        return bytes.try_into().map_err(|_| {
             DeviceError::Input(format!(
                 "{} is damaged: it should hold 32 bytes. Without it the private results in this folder \
                  cannot be found again; restore it, or start over with another --state and --name",
                 at.display()
             ))
-        }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let mut secret = [0; 32];
-            getrandom::fill(&mut secret).map_err(|e| DeviceError::state(at, e.into()))?;
-            write_durably(at, &secret)?;
-            Ok(secret)
-        }
-        Err(e) => Err(DeviceError::state(at, e)),
+        });
     }
-}
-
-fn make_private_dir(at: &Path) -> Result<(), DeviceError> {
-    std::fs::create_dir_all(at).map_err(|e| DeviceError::state(at, e))?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let only_owner = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(at, only_owner).map_err(|e| DeviceError::state(at, e))?;
-    }
-    Ok(())
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|e| DeviceError::state(at, e.into()))?;
+    write_durably(at, &secret)?;
+    Ok(secret)
 }
 
 /// Writes a file that is there completely or not at all, also after a power cut; readable by its
@@ -206,24 +195,7 @@ fn make_private_dir(at: &Path) -> Result<(), DeviceError> {
 /// # Errors
 /// [`DeviceError::State`].
 pub fn write_durably(at: &Path, bytes: &[u8]) -> Result<(), DeviceError> {
-    let dir = at.parent().unwrap_or(Path::new("."));
-    let write = || {
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(at).map_err(|e| e.error)?;
-        sync_dir(dir)
-    };
-    write().map_err(|e| DeviceError::state(at, e))
-}
-
-/// Makes renames in a folder durable.
-///
-/// # Errors
-/// Any of opening or syncing the folder.
-pub fn sync_dir(dir: &Path) -> std::io::Result<()> {
-    // Elsewhere folders cannot be opened as files, and renames are durable by themselves.
-    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
+    Ok(files::write_atomic(at, bytes, Mode::Secret)?)
 }
 
 #[cfg(test)]

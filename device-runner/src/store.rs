@@ -1,17 +1,17 @@
-//! What the device holds: downloaded artifacts, and what was made here and stays here.
+//! What the device holds: public artifacts, downloaded or made here, and private ones.
 
 mod private;
 mod public;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use headstart_protocol::artifact::FileRef;
-use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, Manifest, Output};
+use headstart_content::{ContentError, check_file_name, hash_file};
+use headstart_protocol::{ArtifactRef, Failure, FailureClass, Manifest, Output};
 
 pub use private::{Held, Private};
 pub use public::Public;
 
+use crate::error::DeviceError;
 use crate::state::State;
 
 /// Both halves of the device's store.
@@ -24,8 +24,12 @@ pub struct Store {
 
 impl Store {
     /// The store inside a state folder.
-    pub fn new(state: &State) -> Self {
-        Self { public: Public::new(state.at("public")), private: Private::new(state.at("private")) }
+    ///
+    /// # Errors
+    /// [`DeviceError::State`] where what a power failure left cannot be looked at.
+    pub fn open(state: &State) -> Result<Self, DeviceError> {
+        let public = Public::open(state.at("public"))?;
+        Ok(Self { public, private: Private::new(state.at("private")) })
     }
 
     /// The manifest of an artifact that is here.
@@ -43,10 +47,9 @@ impl Store {
     ///
     /// # Errors
     /// [`FailureClass::MissingArtifact`], or any of making the folder.
-    pub fn open(&self, artifact: &ArtifactRef) -> Result<PathBuf, Failure> {
+    pub fn materialize(&self, artifact: &ArtifactRef) -> Result<PathBuf, Failure> {
         if artifact.private_to.is_none() {
-            let manifest = self.manifest(artifact)?;
-            return self.public.open(&manifest);
+            return self.public.materialize(&artifact.id);
         }
         let held = self.private.get(&artifact.id).filter(|h| h.manifest.is_some());
         held.map(|_| self.private.files(&artifact.id)).ok_or_else(|| missing(artifact))
@@ -85,9 +88,7 @@ pub fn gather(output: Output, within: Option<&[&Path]>) -> Result<Gathered, Fail
         Manifest { ty: output.ty, files: Default::default(), value: output.value, uses: output.uses };
     let mut files = Vec::new();
     for (name, at) in output.files {
-        if !valid_name(&name) {
-            return Err(internal(format!("`{name}` cannot be the name of a file of an artifact")));
-        }
+        check_file_name(&name).map_err(|e| internal(e.to_string()))?;
         let real = at.canonicalize().map_err(|e| Failure::io(&at, &e))?;
         if within.is_some_and(|dirs| !dirs.iter().any(|d| real.starts_with(d))) {
             return Err(internal(format!(
@@ -98,7 +99,7 @@ pub fn gather(output: Output, within: Option<&[&Path]>) -> Result<Gathered, Fail
         if !real.is_file() {
             return Err(internal(format!("{}: not a file", real.display())));
         }
-        let file = digest_file(&real).map_err(|e| Failure::io(&real, &e))?;
+        let file = hash_file(&real).map_err(content_failure)?;
         if manifest.files.insert(name.clone(), file).is_some() {
             return Err(internal(format!("the output has two files named `{name}`")));
         }
@@ -107,32 +108,14 @@ pub fn gather(output: Output, within: Option<&[&Path]>) -> Result<Gathered, Fail
     Ok(Gathered { manifest, files })
 }
 
-/// Whether a file of this name stays inside its artifact's folder.
-pub fn valid_name(name: &str) -> bool {
-    !name.is_empty()
-        && !name.contains('\\')
-        && !name.contains('\0')
-        && name.split('/').all(|part| !matches!(part, "" | "." | ".."))
-}
-
-/// Digest and size of a file.
-///
-/// # Errors
-/// Any of reading it.
-pub fn digest_file(at: &Path) -> std::io::Result<FileRef> {
-    let mut hasher = blake3::Hasher::new();
-    let mut file = File::open(at)?;
-    let size = std::io::copy(&mut file, &mut hasher)?;
-    Ok(FileRef { digest: Digest(*hasher.finalize().as_bytes()), size })
-}
-
-/// Moves a file that may be moved, else copies it; the result is on disk when this returns.
-fn take_file(from: &Path, to: &Path, movable: bool) -> std::io::Result<()> {
-    if let Some(dir) = to.parent() {
-        std::fs::create_dir_all(dir)?;
+/// What a failure of the content store means for an attempt.
+pub(crate) fn content_failure(e: ContentError) -> Failure {
+    match e {
+        ContentError::Io { path, source, .. } => Failure::io(&path, &source),
+        ContentError::MissingBlob { .. } | ContentError::MissingArtifact(_) => {
+            Failure::new(FailureClass::MissingArtifact, format!("{e} on this device"))
+        }
+        ContentError::BadName { .. } => Failure::input(e.to_string()),
+        _ => Failure::new(FailureClass::Internal, e.to_string()),
     }
-    if !(movable && std::fs::rename(from, to).is_ok()) {
-        std::fs::copy(from, to)?;
-    }
-    File::open(to)?.sync_all()
 }

@@ -96,19 +96,8 @@ fn numbers(kept: impl Iterator<Item = bool>) -> Vec<u32> {
 
 /// The expression with every output renumbered.
 fn renumbered(e: &Expr, f: &impl Fn(u32) -> u32) -> Expr {
-    let sub = |e: &Expr| Box::new(renumbered(e, f));
     match e {
-        Expr::Value { .. } => e.clone(),
         Expr::Output { instance } => Expr::Output { instance: f(*instance) },
-        Expr::Field { of, name } => Expr::Field { of: sub(of), name: name.clone() },
-        Expr::Not { of } => Expr::Not { of: sub(of) },
-        Expr::Or { first, second } => Expr::Or { first: sub(first), second: sub(second) },
-        Expr::List { items } => {
-            Expr::List { items: items.iter().map(|(k, e)| (k.clone(), renumbered(e, f))).collect() }
-        }
-        Expr::Mix { terms } => {
-            Expr::Mix { terms: terms.iter().map(|(w, n, e)| (*w, n.clone(), renumbered(e, f))).collect() }
-        }
-        Expr::Compare { op, left, right } => Expr::Compare { op: *op, left: sub(left), right: sub(right) },
+        other => other.map_parts(&mut |e| renumbered(e, f)),
     }
 }

@@ -281,6 +281,8 @@ impl DeclaredStage {
             returns,
             places,
             cacheable: self.cacheable(),
+            // It computes with what the program brings along; its digest is in the key.
+            numeric: false,
             example: format!("{program}.{}({})", self.name, call.join(", ")),
         })
     }

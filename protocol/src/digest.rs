@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use serde::{Deserialize, Serialize};
 
 /// A 32-byte BLAKE3 digest, written as 64 hexadecimal digits.
@@ -45,7 +46,7 @@ pub fn canonical_json<T: Serialize>(value: &T) -> String {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        HEXLOWER.encode_write(&self.0, f)
     }
 }
 
@@ -65,13 +66,11 @@ impl FromStr for Digest {
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let err = || ParseDigestError(s.chars().take(80).collect());
-        if s.len() != 64 || !s.is_ascii() {
+        if s.len() != 64 {
             return Err(err());
         }
-        let mut out = [0u8; 32];
-        for (i, byte) in out.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&s[2 * i..2 * i + 2], 16).map_err(|_| err())?;
-        }
+        let mut out = [0; 32];
+        HEXLOWER_PERMISSIVE.decode_mut(s.as_bytes(), &mut out).map_err(|_| err())?;
         Ok(Self(out))
     }
 }
@@ -97,7 +96,11 @@ mod tests {
     fn text_and_back() {
         let d = Digest::of(b"headstart");
         assert_eq!(d.to_string().parse::<Digest>().expect("own text"), d);
-        assert!("xyz".parse::<Digest>().is_err());
+        assert_eq!(d.to_string().to_uppercase().parse::<Digest>().expect("capitals"), d);
+        let bad = ["xyz".to_owned(), "0".repeat(62), "0".repeat(66), format!("+{}", "0".repeat(63))];
+        for text in bad {
+            assert!(text.parse::<Digest>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! The engine substitutes public outputs; what touches a private output stays an expression until
 //! the device resolves it, so the engine never learns which branch was taken.
 
+mod walk;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -169,92 +171,9 @@ impl Expr {
     pub fn value(value: Value) -> Self {
         Self::Value { value }
     }
-
-    /// Calls `f` with every instance that the expression refers to.
-    pub fn each_output(&self, f: &mut impl FnMut(u32)) {
-        match self {
-            Self::Value { .. } => {}
-            Self::Output { instance } => f(*instance),
-            Self::Field { of, .. } | Self::Not { of } => of.each_output(f),
-            Self::Or { first, second } => {
-                first.each_output(f);
-                second.each_output(f);
-            }
-            Self::List { items } => items.iter().for_each(|(_, e)| e.each_output(f)),
-            Self::Mix { terms } => terms.iter().for_each(|(.., e)| e.each_output(f)),
-            Self::Compare { left, right, .. } => {
-                left.each_output(f);
-                right.each_output(f);
-            }
-        }
-    }
-
-    /// Calls `f` with every artifact that stands in the expression.
-    pub fn each_artifact(&self, f: &mut impl FnMut(&ArtifactRef)) {
-        match self {
-            Self::Value { value } => value.each_artifact(f),
-            Self::Output { .. } => {}
-            Self::Field { of, .. } | Self::Not { of } => of.each_artifact(f),
-            Self::Or { first, second } => {
-                first.each_artifact(f);
-                second.each_artifact(f);
-            }
-            Self::List { items } => items.iter().for_each(|(_, e)| e.each_artifact(f)),
-            Self::Mix { terms } => terms.iter().for_each(|(.., e)| e.each_artifact(f)),
-            Self::Compare { left, right, .. } => {
-                left.each_artifact(f);
-                right.each_artifact(f);
-            }
-        }
-    }
-
-    /// The expression with every [`Expr::Output`] replaced by what `f` gives for it.
-    pub fn substitute(&self, f: &impl Fn(u32) -> Value) -> Expr {
-        let sub = |e: &Expr| Box::new(e.substitute(f));
-        match self {
-            Self::Value { value } => Self::value(value.clone()),
-            Self::Output { instance } => Self::value(f(*instance)),
-            Self::Field { of, name } => Self::Field { of: sub(of), name: name.clone() },
-            Self::Not { of } => Self::Not { of: sub(of) },
-            Self::Or { first, second } => Self::Or { first: sub(first), second: sub(second) },
-            Self::List { items } => {
-                Self::List { items: items.iter().map(|(k, e)| (k.clone(), e.substitute(f))).collect() }
-            }
-            Self::Mix { terms } => {
-                Self::Mix { terms: terms.iter().map(|(w, n, e)| (*w, n.clone(), e.substitute(f))).collect() }
-            }
-            Self::Compare { op, left, right } => {
-                Self::Compare { op: *op, left: sub(left), right: sub(right) }
-            }
-        }
-    }
-
-    /// Whether any value in it is private to a device.
-    pub fn is_private(&self) -> bool {
-        let mut private = false;
-        self.each_artifact(&mut |a| private |= a.private_to.is_some());
-        private
-    }
 }
 
 impl Value {
-    /// Calls `f` with every artifact in it.
-    pub fn each_artifact(&self, f: &mut impl FnMut(&ArtifactRef)) {
-        match self {
-            Self::Artifact(a) => f(a),
-            Self::List(items) => items.iter().for_each(|(_, v)| v.each_artifact(f)),
-            Self::Mix(terms) => terms.iter().for_each(|t| f(&t.pllm)),
-            _ => {}
-        }
-    }
-
-    /// Whether it holds an artifact that is private to a device.
-    pub fn is_private(&self) -> bool {
-        let mut private = false;
-        self.each_artifact(&mut |a| private |= a.private_to.is_some());
-        private
-    }
-
     /// Whether it is an absent optional.
     pub fn is_absent(&self) -> bool {
         match self {

@@ -45,6 +45,10 @@ pub struct Kind {
     pub places: Places,
     /// Whether its output depends on its arguments alone. What reads a path does not.
     pub cacheable: bool,
+    /// Whether it computes numbers by way of a backend or of vector instructions, so that what it
+    /// makes depends on [`crate::Numerics`] in its last bits. Sums and counts in plain scalar
+    /// arithmetic, which IEEE 754 fixes, do not.
+    pub numeric: bool,
     /// An example call.
     pub example: String,
 }

@@ -11,6 +11,7 @@
 //! - [`declared`]: what a user's own program says of its stages.
 //! - [`artifact`]: what a stage makes: a manifest of files, a small value, references.
 //! - [`expr`]: arguments, as expressions over outputs, and their resolution to values.
+//! - [`numerics`]: what numbers are computed with, as far as it may change bytes.
 //! - [`task`]: one attempt of one stage instance, and what became of it.
 //! - [`stage`]: the traits that a stage is written against.
 //! - [`rows`]: the row format shared by datasets and responses.
@@ -21,6 +22,7 @@ pub mod declared;
 pub mod digest;
 pub mod expr;
 pub mod kinds;
+pub mod numerics;
 pub mod rows;
 pub mod stage;
 pub mod task;
@@ -30,6 +32,7 @@ pub mod wire;
 pub use artifact::{ArtifactRef, FileRef, Manifest};
 pub use digest::Digest;
 pub use expr::{Expr, MixTerm, Value};
+pub use numerics::Numerics;
 pub use stage::{Args, Context, Failure, FailureClass, Output, Progress, RowCache, Stage};
 pub use types::Type;
 

@@ -20,7 +20,7 @@ use crate::store::Store;
 /// [`DeviceError::Input`] where `state` is not a device's folder, or knows no such run.
 pub fn page(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
     let opened = State::look(state)?;
-    let store = Store::new(&opened);
+    let store = Store::open(&opened)?;
     let known = known(&opened, &store, run)?;
     let device = opened.name().unwrap_or_default();
     let begun = |k: &Known| k.entry.time - jiff::SignedDuration::from_secs_f64(k.entry.seconds.max(0.0));

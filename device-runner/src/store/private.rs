@@ -2,11 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use headstart_content::ContentError;
+use headstart_content::files::{self, Mode};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::{Digest, Failure, Manifest};
 use serde::{Deserialize, Serialize};
 
-use super::{Gathered, take_file};
+use super::{Gathered, content_failure};
+
+/// Bytes of an artifact's description at most.
+const LARGEST: u64 = 256 << 20;
 
 /// A private artifact, or the knowledge that it turned out absent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,7 +44,8 @@ impl Private {
 
     /// What a handle stands for, if it is still here, files and all.
     pub fn get(&self, handle: &Digest) -> Option<Held> {
-        let text = std::fs::read(self.dir(handle).join("artifact.json")).ok()?;
+        let at = self.dir(handle).join("artifact.json");
+        let text = files::read_bounded(&at, LARGEST).inspect_err(|e| tracing::warn!("{e}")).ok()??;
         let held: Held = serde_json::from_slice(&text).ok()?;
         let files = self.files(handle);
         let complete = held.manifest.iter().flat_map(|m| &m.files).all(|(name, file)| {
@@ -73,24 +79,25 @@ impl Private {
             return Ok(());
         }
         let dir = self.dir(handle);
-        let build = || -> std::io::Result<()> {
-            let new = tempfile::Builder::new().prefix(".new-").tempdir_in(&self.root)?;
-            let files = new.path().join("files");
-            std::fs::create_dir(&files)?;
-            for (name, from) in gathered.iter().flat_map(|g| &g.files) {
-                take_file(from, &files.join(name), from.starts_with(scratch))?;
-            }
-            let json = serde_json::to_vec_pretty(held).map_err(std::io::Error::other)?;
-            let at = new.path().join("artifact.json");
-            std::fs::write(&at, json)?;
-            std::fs::File::open(&at)?.sync_all()?;
-            // What lies here under this handle is damaged or incomplete.
-            if dir.exists() {
-                std::fs::remove_dir_all(&dir)?;
-            }
-            std::fs::rename(new.keep(), &dir)?;
-            crate::state::sync_dir(&self.root)
-        };
-        build().map_err(|e| Failure::io(&dir, &e))
+        // What lies here under this handle is damaged or incomplete.
+        files::create_dir_atomic(
+            &dir,
+            |_| true,
+            |new| -> Result<(), ContentError> {
+                let inside = new.join("files");
+                files::create_dir(&inside)?;
+                for (name, from) in gathered.iter().flat_map(|g| &g.files) {
+                    let to = inside.join(name);
+                    files::take(from, &to, from.starts_with(scratch))?;
+                    files::sync_file(&to)?;
+                }
+                let at = new.join("artifact.json");
+                let json =
+                    serde_json::to_vec_pretty(held).map_err(|e| ContentError::io("write", &at)(e.into()))?;
+                files::write_atomic(&at, &json, Mode::Secret)
+            },
+        )
+        .and_then(|_| files::sync_dir(&self.root))
+        .map_err(content_failure)
     }
 }

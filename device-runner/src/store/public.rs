@@ -1,20 +1,28 @@
-//! Artifacts that anybody may know: downloaded, checked, kept for later runs.
+//! Public artifacts: downloaded, checked, kept for later runs.
 
 use std::path::{Path, PathBuf};
 
+use headstart_content::{ContentStore, files};
+use headstart_protocol::artifact::FileRef;
 use headstart_protocol::{Digest, Failure, FailureClass, Manifest, Type};
 
-use super::{Gathered, take_file, valid_name};
+use super::{Gathered, content_failure};
+use crate::error::DeviceError;
 
-/// The public artifacts that lie on a device.
+/// The public artifacts on a device: a content store, and downloads in progress.
 pub struct Public {
     root: PathBuf,
+    contents: ContentStore,
 }
 
 impl Public {
     /// The artifacts in a folder.
-    pub fn new(root: PathBuf) -> Self {
-        Self { root }
+    ///
+    /// # Errors
+    /// [`DeviceError::State`] where what a power failure left cannot be looked at.
+    pub fn open(root: PathBuf) -> Result<Self, DeviceError> {
+        let contents = ContentStore::open(&root)?;
+        Ok(Self { root, contents })
     }
 
     /// The folder that holds everything of this store.
@@ -22,55 +30,33 @@ impl Public {
         &self.root
     }
 
-    /// A manifest that is here.
+    /// A manifest that is here. One that is damaged is not: it is downloaded again.
     pub fn manifest(&self, id: &Digest) -> Option<Manifest> {
-        let text = std::fs::read(self.manifest_path(id)).ok()?;
-        let manifest: Manifest = serde_json::from_slice(&text).ok()?;
-        (manifest.id() == *id).then_some(manifest)
+        let found = self.contents.artifacts().manifest(id);
+        found.inspect_err(|e| tracing::warn!("{e}")).ok().flatten()
     }
 
     /// The manifest of this type that was downloaded last.
     pub fn newest(&self, ty: &Type) -> Option<Manifest> {
-        let files = std::fs::read_dir(self.root.join("manifests")).ok()?;
-        let mut files: Vec<_> =
-            files.flatten().filter_map(|f| Some((f.metadata().ok()?.modified().ok()?, f.path()))).collect();
-        files.sort_by(|a, b| b.cmp(a));
-        files.into_iter().find_map(|(_, path)| {
-            let manifest: Manifest = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-            (manifest.ty == *ty).then_some(manifest)
-        })
+        self.contents.artifacts().newest(|m| m.ty == *ty)
     }
 
-    /// Keeps a manifest.
+    /// Keeps a manifest; it is on disk when this returns.
     ///
     /// # Errors
     /// [`FailureClass::Input`] where it is not the one asked for, or has file names that would
-    /// reach out of its folder.
+    /// lead out of its folder.
     pub fn put_manifest(&self, id: &Digest, manifest: &Manifest) -> Result<(), Failure> {
         if manifest.id() != *id {
             return Err(Failure::input(format!("the engine sent another manifest than {}", id.short())));
         }
-        if let Some(name) = manifest.files.keys().find(|n| !valid_name(n)) {
-            return Err(Failure::input(format!(
-                "artifact {} has a file named {name:?}, which would leave its folder",
-                id.short()
-            )));
-        }
-        let json = serde_json::to_vec(manifest)
-            .map_err(|e| Failure::new(FailureClass::Internal, format!("manifest {}: {e}", id.short())))?;
-        let at = self.manifest_path(id);
-        self.make_dir("manifests")?;
-        crate::state::write_durably(&at, &json)
-            .map_err(|e| Failure::new(FailureClass::Transient, e.to_string()))
+        self.contents.artifacts().put_manifest(manifest).map_err(content_failure)?;
+        self.contents.sync().map_err(content_failure)
     }
 
-    fn manifest_path(&self, id: &Digest) -> PathBuf {
-        self.root.join("manifests").join(format!("{id}.json"))
-    }
-
-    /// Where a file's content lies once it is complete and checked.
-    pub fn blob(&self, digest: &Digest) -> PathBuf {
-        self.root.join("blobs").join(digest.to_string())
+    /// Where a file's content lies, if it is here: complete and checked.
+    pub fn blob(&self, digest: &Digest) -> Option<PathBuf> {
+        self.contents.blobs().path(digest)
     }
 
     /// Where a download in progress lies.
@@ -78,95 +64,55 @@ impl Public {
     /// # Errors
     /// Any of making its folder.
     pub fn partial(&self, digest: &Digest) -> Result<PathBuf, Failure> {
-        Ok(self.make_dir("partial")?.join(digest.to_string()))
+        let dir = self.root.join("partial");
+        files::create_dir(&dir).map_err(content_failure)?;
+        Ok(dir.join(digest.to_string()))
     }
 
-    /// Takes a complete, checked download over. Content never changes afterwards.
+    /// Takes over what was downloaded. False, and the download is gone, if it is not the file that
+    /// was asked for.
     ///
     /// # Errors
     /// Any of moving it.
-    pub fn finish(&self, digest: &Digest, partial: &Path) -> Result<(), Failure> {
-        let dir = self.make_dir("blobs")?;
-        let at = self.blob(digest);
-        let take = || {
-            let mut mode = std::fs::metadata(partial)?.permissions();
-            mode.set_readonly(true);
-            std::fs::File::open(partial)?.sync_all()?;
-            std::fs::set_permissions(partial, mode)?;
-            std::fs::rename(partial, &at)?;
-            crate::state::sync_dir(&dir)
-        };
-        take().map_err(|e| Failure::io(&at, &e))
+    pub fn take_download(&self, file: &FileRef, partial: &Path) -> Result<bool, Failure> {
+        let got = headstart_content::hash_file(partial).map_err(content_failure)?;
+        if got != *file {
+            std::fs::remove_file(partial).map_err(|e| Failure::io(partial, &e))?;
+            return Ok(false);
+        }
+        self.contents.blobs().take_file(partial).map_err(content_failure)?;
+        self.contents.sync().map_err(content_failure)?;
+        Ok(true)
     }
 
     /// A folder that holds an artifact's files under their names.
     ///
     /// # Errors
-    /// [`FailureClass::MissingArtifact`] where a file was not downloaded.
-    pub fn open(&self, manifest: &Manifest) -> Result<PathBuf, Failure> {
-        let id = manifest.id();
-        let open = self.make_dir("open")?;
-        let dir = open.join(id.to_string());
-        let complete = |dir: &Path| {
-            manifest.files.iter().all(|(name, f)| {
-                std::fs::metadata(dir.join(name)).is_ok_and(|m| m.is_file() && m.len() == f.size)
-            })
-        };
-        if dir.is_dir() && complete(&dir) {
-            return Ok(dir);
-        }
-        let absent = manifest.files.iter().find(|(_, f)| !self.blob(&f.digest).is_file());
-        if let Some((name, _)) = absent {
-            return Err(Failure::new(
-                FailureClass::MissingArtifact,
-                format!(
-                    "file {name} of the {} {} is not on this device: the task did not list it for download",
-                    manifest.ty,
-                    id.short()
-                ),
-            ));
-        }
-        let build = || -> std::io::Result<()> {
-            let new = tempfile::Builder::new().prefix(".new-").tempdir_in(&open)?;
-            for (name, file) in &manifest.files {
-                let (from, to) = (self.blob(&file.digest), new.path().join(name));
-                if let Some(dir) = to.parent() {
-                    std::fs::create_dir_all(dir)?;
-                }
-                std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(|_| ()))?;
+    /// [`FailureClass::MissingArtifact`] where the artifact or one of its files was not downloaded.
+    pub fn materialize(&self, id: &Digest) -> Result<PathBuf, Failure> {
+        self.contents.artifacts().materialize(id).map_err(|e| {
+            let failure = content_failure(e);
+            match failure.class {
+                FailureClass::MissingArtifact => failure.help("the task did not list it for download"),
+                _ => failure,
             }
-            if dir.exists() {
-                std::fs::remove_dir_all(&dir)?;
-            }
-            std::fs::rename(new.keep(), &dir)
-        };
-        build().map_err(|e| Failure::io(&dir, &e))?;
-        Ok(dir)
+        })
     }
 
-    /// Keeps an output that was made on this device from public inputs alone.
+    /// Keeps an output that was made on this device from public inputs alone; files below `scratch`
+    /// are moved, others copied.
     ///
     /// # Errors
     /// Any of writing it.
     pub fn add(&self, gathered: &Gathered, scratch: &Path) -> Result<Digest, Failure> {
-        for (name, from) in &gathered.files {
-            let digest = gathered.manifest.files[name].digest;
-            if self.blob(&digest).is_file() {
-                continue;
-            }
-            let partial = self.partial(&digest)?;
+        let blobs = self.contents.blobs();
+        for (_, from) in &gathered.files {
             let movable = from.starts_with(scratch);
-            take_file(from, &partial, movable).map_err(|e| Failure::io(&partial, &e))?;
-            self.finish(&digest, &partial)?;
+            let stored = if movable { blobs.take_file(from) } else { blobs.put_file(from) };
+            stored.map_err(content_failure)?;
         }
         let id = gathered.manifest.id();
         self.put_manifest(&id, &gathered.manifest)?;
         Ok(id)
-    }
-
-    fn make_dir(&self, name: &str) -> Result<PathBuf, Failure> {
-        let dir = self.root.join(name);
-        std::fs::create_dir_all(&dir).map_err(|e| Failure::io(&dir, &e))?;
-        Ok(dir)
     }
 }

@@ -59,6 +59,12 @@ impl CommandError {
     }
 }
 
+impl From<headstart_store::ContentError> for CommandError {
+    fn from(e: headstart_store::ContentError) -> Self {
+        headstart_store::StoreError::from(e).into()
+    }
+}
+
 impl From<headstart_store::StoreError> for CommandError {
     fn from(e: headstart_store::StoreError) -> Self {
         Self::input(e)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use headstart_driver::{Awaited, AwaitedFor};
+use headstart_driver::{DeviceWait, WaitReason};
 
 /// A device that takes its work at once is not worth a line.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ impl Waits {
     }
 
     /// What is waited for at this moment, and has been for a while.
-    pub fn lines(&mut self, awaited: &[Awaited]) -> Vec<Line> {
+    pub fn lines(&mut self, awaited: &[DeviceWait]) -> Vec<Line> {
         let now = Instant::now();
         self.since.retain(|device, _| awaited.iter().any(|a| a.device == *device));
         let mut lines = Vec::new();
@@ -46,29 +46,29 @@ impl Waits {
         lines
     }
 
-    fn line(&self, a: &Awaited) -> Line {
+    fn line(&self, a: &DeviceWait) -> Line {
         let device = &a.device;
         let stages: Vec<String> = a.stages.iter().take(NAMED).map(|s| format!("`{s}`")).collect();
         let more = a.stages.len().saturating_sub(NAMED);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let verb = if a.stages.len() == 1 { "waits" } else { "wait" };
         let what = match &a.why {
-            AwaitedFor::Join => format!("for device {device} to join"),
-            AwaitedFor::Sign { .. } => format!("for a sign of device {device}, which has gone silent"),
-            AwaitedFor::Conditions(missing) => {
+            WaitReason::Join => format!("for device {device} to join"),
+            WaitReason::Contact { .. } => format!("for a sign of device {device}, which has gone silent"),
+            WaitReason::Conditions(missing) => {
                 format!("until device {device} is {}", missing.join(" and "))
             }
-            AwaitedFor::Nothing(why) => format!("in vain for device {device}: {why}"),
+            WaitReason::Unfit(why) => format!("in vain for device {device}: {why}"),
         };
         let url = self.url.as_deref().unwrap_or("URL");
         let join = format!("headstart-device join {url} --name {device} --data FOLDER");
         let help = match &a.why {
-            AwaitedFor::Join | AwaitedFor::Sign { .. } => format!("on the device, run: {join}"),
-            AwaitedFor::Conditions(missing) => format!(
+            WaitReason::Join | WaitReason::Contact { .. } => format!("on the device, run: {join}"),
+            WaitReason::Conditions(missing) => format!(
                 "the device says what holds with `--holds {}`; mains power it notices by itself",
                 missing.join(",")
             ),
-            AwaitedFor::Nothing(_) => String::new(),
+            WaitReason::Unfit(_) => String::new(),
         };
         Line { device: device.clone(), what: format!("{}{more} {verb} {what}", stages.join(", ")), help }
     }
@@ -81,19 +81,19 @@ mod tests {
     #[test]
     fn a_wait_says_for_whom_for_what_and_what_to_do() {
         let mut waits = Waits::new(Some("http://127.0.0.1:7878".into()));
-        let awaited = |why, stages: &[&str]| Awaited {
+        let awaited = |why, stages: &[&str]| DeviceWait {
             device: "phone".into(),
             stages: stages.iter().map(|s| (*s).to_owned()).collect(),
             why,
         };
-        assert!(waits.lines(&[awaited(AwaitedFor::Join, &["me"])]).is_empty(), "not at once");
-        let line = waits.line(&awaited(AwaitedFor::Join, &["a", "b", "c", "d"]));
+        assert!(waits.lines(&[awaited(WaitReason::Join, &["me"])]).is_empty(), "not at once");
+        let line = waits.line(&awaited(WaitReason::Join, &["a", "b", "c", "d"]));
         assert_eq!(line.what, "`a`, `b`, `c` and 1 more wait for device phone to join");
         assert_eq!(
             line.help,
             "on the device, run: headstart-device join http://127.0.0.1:7878 --name phone --data FOLDER"
         );
-        let line = waits.line(&awaited(AwaitedFor::Conditions(vec!["charging".into()]), &["tuned"]));
+        let line = waits.line(&awaited(WaitReason::Conditions(vec!["charging".into()]), &["tuned"]));
         assert_eq!(line.what, "`tuned` waits until device phone is charging");
         assert!(line.help.contains("--holds charging"));
     }

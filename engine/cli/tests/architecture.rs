@@ -11,13 +11,15 @@ use serde_json::Value;
 /// no longer needed goes as well.
 const ARROWS: &[(&str, &[&str])] = &[
     ("protocol", &[]),
+    ("content", &["protocol"]),
+    ("env", &[]),
     ("testkit", &["protocol"]),
     ("dsl", &["protocol", "cron"]),
     ("lsp", &["protocol", "dsl"]),
     ("core", &["protocol", "dsl"]),
     ("cron", &[]),
-    ("store", &["protocol", "core"]),
-    ("driver", &["protocol", "dsl", "core", "store", "runner"]),
+    ("store", &["protocol", "content"]),
+    ("driver", &["protocol", "content", "env", "dsl", "core", "store", "runner"]),
     ("server", &["protocol", "core", "store", "driver"]),
     ("report", &["protocol"]),
     ("lm", &["protocol"]),
@@ -36,7 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["protocol", "lm", "mlx", "ingest", "explain", "select", "merge", "finetune", "evaluate", "study"],
     ),
     // Pictures are made from plain data, so the device may draw its owner's page (docs/adr).
-    ("device", &["protocol", "report", "runner", "builtin", "host"]),
+    ("device", &["protocol", "content", "report", "runner", "builtin", "host"]),
     ("corpus", &[]),
     (
         "cli",
@@ -57,7 +59,7 @@ const GUARDED: &[(&str, &[&str])] = &[
     ("pest", &["dsl"]),
     ("petgraph", &["dsl", "core"]),
     ("axum", &["server", "device"]),
-    ("tokio", &["driver", "server", "device", "cli"]),
+    ("tokio", &["env", "driver", "server", "device", "cli"]),
     ("reqwest", &["device", "server"]),
 ];
 
@@ -210,10 +212,20 @@ fn a_test_build_serves_the_programs_too() {
 fn source_files_stay_readable() {
     let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let mut long = Vec::new();
-    let mut folders: Vec<_> =
-        ["protocol", "models", "dsl", "engine", "plugins", "report", "device-runner", "examples"]
-            .map(|d| root.join(d))
-            .into();
+    let mut folders: Vec<_> = [
+        "protocol",
+        "content",
+        "env",
+        "models",
+        "dsl",
+        "engine",
+        "plugins",
+        "report",
+        "device-runner",
+        "examples",
+    ]
+    .map(|d| root.join(d))
+    .into();
     while let Some(dir) = folders.pop() {
         for entry in std::fs::read_dir(&dir).expect("the folder exists").flatten() {
             let path = entry.path();

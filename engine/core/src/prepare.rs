@@ -36,39 +36,32 @@ pub fn resolve_public(expr: &Expr, source: &dyn Manifests) -> Result<Expr, Resol
     if !expr.is_private() {
         return Ok(Expr::value(resolve(expr, source)?));
     }
-    let part = |e: &Expr| resolve_public(e, source).map(Box::new);
+    let known = |e: &Expr| match e {
+        Expr::Value { value } if !value.is_private() => Some(value.is_absent()),
+        _ => None,
+    };
     Ok(match expr {
-        Expr::Value { .. } | Expr::Output { .. } => expr.clone(),
-        Expr::Field { of, name } => Expr::Field { of: part(of)?, name: name.clone() },
-        Expr::Not { of } => Expr::Not { of: part(of)? },
         Expr::Or { first, second } => {
-            let first = part(first)?;
-            match &*first {
-                Expr::Value { value } if !value.is_private() && value.is_absent() => *part(second)?,
-                Expr::Value { value } if !value.is_private() => *first,
-                _ => Expr::Or { first, second: part(second)? },
+            let first = resolve_public(first, source)?;
+            match known(&first) {
+                Some(true) => resolve_public(second, source)?,
+                Some(false) => first,
+                None => {
+                    Expr::Or { first: Box::new(first), second: Box::new(resolve_public(second, source)?) }
+                }
             }
         }
         Expr::List { items } => {
             let mut kept = Vec::with_capacity(items.len());
             for (key, item) in items {
                 let item = resolve_public(item, source)?;
-                let absent =
-                    matches!(&item, Expr::Value { value } if !value.is_private() && value.is_absent());
-                if !absent {
+                if known(&item) != Some(true) {
                     kept.push((key.clone(), item));
                 }
             }
             Expr::List { items: kept }
         }
-        Expr::Mix { terms } => {
-            let term =
-                |(w, name, e): &(f64, String, Expr)| Ok((*w, name.clone(), resolve_public(e, source)?));
-            Expr::Mix { terms: terms.iter().map(term).collect::<Result<_, ResolveError>>()? }
-        }
-        Expr::Compare { op, left, right } => {
-            Expr::Compare { op: *op, left: part(left)?, right: part(right)? }
-        }
+        other => other.try_map_parts(&mut |e| resolve_public(e, source))?,
     })
 }
 

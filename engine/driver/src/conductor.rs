@@ -14,8 +14,8 @@ mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
 
 use headstart_core::event::{Event, EventKind, RunOutcome};
 use headstart_core::state::{RunState, Status};
@@ -27,7 +27,7 @@ use crate::engine::Shared;
 use crate::error::EngineError;
 use crate::index;
 use crate::journal::Journal;
-use crate::message::{Control, Lease, Message, Throttle, now_ms};
+use crate::message::{Control, Lease, Message, Throttle};
 use crate::run::{Ending, InstanceFailure, OnFailure, RunOptions, RunOutput, RunResult};
 
 /// Messages that are handled before their events are handed to the log together.
@@ -43,9 +43,9 @@ pub(crate) struct Parts {
     pub inbox: Receiver<Message>,
     pub me: Sender<Message>,
     pub end: watch::Sender<Option<Ending>>,
-    pub begun: Instant,
+    pub begun: Duration,
     /// Told when the attempts of devices are known to the hub.
-    pub taken_up: Sender<()>,
+    pub readopted: Sender<()>,
 }
 
 /// A live attempt.
@@ -85,7 +85,7 @@ pub(crate) struct Conductor {
     inbox: Receiver<Message>,
     me: Sender<Message>,
     end: watch::Sender<Option<Ending>>,
-    begun: Instant,
+    begun: Duration,
     last_ms: u64,
     /// Became ready and was not looked at yet.
     fresh: Vec<u32>,
@@ -97,14 +97,14 @@ pub(crate) struct Conductor {
     offered: BTreeSet<u32>,
     stopping: Option<Stopping>,
     /// When what was told to stop is given up.
-    give_up_ms: Option<u64>,
+    stop_deadline_ms: Option<u64>,
     broken: Option<EngineError>,
-    taken_up: Sender<()>,
+    readopted: Sender<()>,
 }
 
 impl Conductor {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { id, engine, state, journal, options, inbox, me, end, begun, taken_up } = parts;
+        let Parts { id, engine, state, journal, options, inbox, me, end, begun, readopted } = parts;
         Self {
             id,
             engine,
@@ -121,9 +121,9 @@ impl Conductor {
             live: BTreeMap::new(),
             offered: BTreeSet::new(),
             stopping: None,
-            give_up_ms: None,
+            stop_deadline_ms: None,
             broken: None,
-            taken_up,
+            readopted,
         }
     }
 
@@ -131,15 +131,18 @@ impl Conductor {
     pub(crate) fn conduct(mut self, first: EventKind) {
         let resumed = matches!(first, EventKind::RunResumed {});
         self.engine.hub.watch(&self.id, self.state.plan().devices(), &self.me);
+        let me = self.me.clone();
+        // A run that has ended has no time to keep.
+        self.engine.env.clock.on_advance(Box::new(move || drop(me.send(Message::Tick))));
         self.record(first);
         if resumed {
-            self.take_up();
+            self.readopt();
         }
         // Nobody listens who did not wait for it.
-        let _ = self.taken_up.send(());
+        let _ = self.readopted.send(());
         let outcome = loop {
-            self.look_at_fresh();
-            self.watch_time();
+            self.process_ready();
+            self.process_timers();
             if let Err(e) = self.journal.commit() {
                 self.broken.get_or_insert(e);
             }
@@ -150,19 +153,24 @@ impl Conductor {
                 break Some(outcome);
             }
             let pause = self.pause();
-            match self.inbox.recv_timeout(pause) {
-                Ok(message) => {
+            if let Some(message) = self.receive(pause) {
+                self.handle(message);
+                for _ in 1..BATCH {
+                    let Ok(message) = self.inbox.try_recv() else { break };
                     self.handle(message);
-                    for _ in 1..BATCH {
-                        let Ok(message) = self.inbox.try_recv() else { break };
-                        self.handle(message);
-                    }
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => unreachable!("the conductor holds a sender itself"),
             }
         };
         self.finish(outcome);
+    }
+
+    /// The next message, if one comes within `pause`.
+    fn receive(&self, pause: Duration) -> Option<Message> {
+        // The conductor holds a sender itself, so the inbox is never closed.
+        match self.engine.env.clock.thread_wait(pause) {
+            Some(pause) => self.inbox.recv_timeout(pause).ok(),
+            None => self.inbox.recv().ok(),
+        }
     }
 
     fn handle(&mut self, message: Message) {
@@ -186,11 +194,12 @@ impl Conductor {
             Message::Commit { instance, fence, outcome, reply } => {
                 self.committed(instance, fence, *outcome, reply);
             }
-            Message::LeaseLost { instance, fence } => self.lease_over(instance, fence),
+            Message::LeaseLost { instance, fence } => self.lease_lost(instance, fence),
             Message::DeviceJoined { device, version } => {
                 self.record(EventKind::DeviceJoined { device, version });
             }
             Message::Cancel => self.stop(Stopping::Cancelled),
+            Message::Tick => {}
             Message::LogBroken(why) => {
                 self.broken.get_or_insert(EngineError::LogBroken { run: self.id.clone(), why });
             }
@@ -199,7 +208,7 @@ impl Conductor {
 
     /// The engine's clock, which never goes back within a run.
     fn now(&mut self) -> u64 {
-        self.last_ms = self.last_ms.max(now_ms());
+        self.last_ms = self.last_ms.max(self.engine.env.clock.now_ms());
         self.last_ms
     }
 
@@ -244,11 +253,11 @@ impl Conductor {
         }
         self.stopping = Some(why);
         let grace = u64::try_from(self.engine.options.grace.as_millis()).unwrap_or(u64::MAX);
-        self.give_up_ms = Some(self.now().saturating_add(grace));
+        self.stop_deadline_ms = Some(self.now().saturating_add(grace));
         self.engine.hub.withdraw(&self.id);
         self.offered.clear();
         for live in self.live.values() {
-            live.tell_to_stop();
+            live.request_stop();
         }
     }
 
@@ -270,7 +279,7 @@ impl Conductor {
     fn finish(mut self, outcome: Option<RunOutcome>) {
         self.engine.hub.withdraw(&self.id);
         for live in self.live.values() {
-            live.tell_to_stop();
+            live.request_stop();
         }
         let result = match outcome {
             Some(outcome) => {
@@ -304,7 +313,7 @@ impl Conductor {
     fn outputs(&self) -> Result<Vec<RunOutput>, EngineError> {
         let plan = Arc::clone(self.state.plan());
         let output = |o: &headstart_dsl::plan::Output| {
-            let value = prepare::output_value(&self.state, &o.value, &self.engine.shelf)
+            let value = prepare::output_value(&self.state, &o.value, &self.engine.manifests)
                 .map_err(|source| EngineError::Output { name: o.name.clone(), source })?;
             Ok(RunOutput { name: o.name.clone(), doc: o.doc.clone(), ty: o.ty.clone(), value })
         };
@@ -333,7 +342,7 @@ impl Conductor {
             outputs,
             counts: self.state.counts(),
             failures: failures.collect(),
-            seconds: self.begun.elapsed().as_secs_f64(),
+            seconds: self.engine.env.clock.elapsed().saturating_sub(self.begun).as_secs_f64(),
         }
     }
 }

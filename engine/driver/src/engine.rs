@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use headstart_core::RunState;
 use headstart_core::event::{Event, EventKind};
 use headstart_dsl::plan::{Place, Plan};
+use headstart_env::Env;
 use headstart_protocol::declared::CustomStages;
 use headstart_protocol::{Digest, Stage};
 use headstart_runner::StageRegistry;
@@ -20,11 +21,10 @@ use crate::fence::Fences;
 use crate::hub::Hub;
 use crate::journal::{Feed, Journal};
 use crate::local::Executor;
-use crate::message::now_ms;
+use crate::manifest_cache::ManifestCache;
 use crate::pool::Pool;
 use crate::preview::{self, Preview};
 use crate::run::{RunHandle, RunHeader, RunOptions};
-use crate::shelf::Shelf;
 
 /// Progress of a stage that no attempt went on with for so long is given up.
 const ABANDONED: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -65,11 +65,12 @@ pub struct Engine {
 pub(crate) struct Shared {
     pub(crate) ws: Workspace,
     pub(crate) stages: StageRegistry,
-    pub(crate) shelf: Shelf,
+    pub(crate) manifests: ManifestCache,
     pub(crate) fences: Fences,
     pub(crate) pool: Pool,
     pub(crate) hub: Hub,
     pub(crate) options: EngineOptions,
+    pub(crate) env: Env,
 }
 
 impl Engine {
@@ -90,16 +91,35 @@ impl Engine {
         stages: Vec<Box<dyn Stage>>,
         options: EngineOptions,
     ) -> Result<Self, EngineError> {
+        Self::with_env(ws, stages, options, Env::system())
+    }
+
+    /// An engine that takes time and chance from `env`.
+    ///
+    /// # Errors
+    /// If the workspace cannot be written, or no threads can be started.
+    pub fn with_env(
+        ws: Workspace,
+        stages: Vec<Box<dyn Stage>>,
+        options: EngineOptions,
+        env: Env,
+    ) -> Result<Self, EngineError> {
         let stages = StageRegistry::new(stages);
         ws.sweep_resume(ABANDONED);
-        let shelf = Shelf::new(ws.clone());
+        let manifests = ManifestCache::new(ws.clone());
         let machine = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or_else(|| (machine / options.slots.max(1)).max(1));
-        let executor = Executor { ws: ws.clone(), shelf: shelf.clone(), stages: stages.clone(), threads };
+        let executor = Executor {
+            ws: ws.clone(),
+            manifests: manifests.clone(),
+            stages: stages.clone(),
+            threads,
+            env: env.clone(),
+        };
         let pool = Pool::new(executor, options.slots, options.source_slots)?;
-        let hub = Hub::open(ws.clone(), shelf.clone(), options.device_lease)?;
+        let hub = Hub::open(ws.clone(), manifests.clone(), options.device_lease, env.clone())?;
         let fences = Fences::open(ws.dir())?;
-        Ok(Self { shared: Arc::new(Shared { ws, stages, shelf, fences, pool, hub, options }) })
+        Ok(Self { shared: Arc::new(Shared { ws, stages, manifests, fences, pool, hub, options, env }) })
     }
 
     /// The same engine, which also runs custom stages. Call it before the first run.
@@ -125,7 +145,7 @@ impl Engine {
     /// in: then nothing has happened.
     pub fn run(&self, plan: Plan, options: RunOptions) -> Result<RunHandle, EngineError> {
         self.check_kinds(&plan)?;
-        let id = options.id.clone().unwrap_or_else(fresh_id);
+        let id = options.id.clone().unwrap_or_else(|| fresh_id(&self.shared.env));
         let header = RunHeader {
             pipeline: options.name.clone(),
             source_dir: options.source_dir.clone(),
@@ -204,10 +224,10 @@ impl Engine {
         let journal = Journal::new(log, Arc::clone(&feed), me.clone())?;
         let handle = RunHandle { id: id.clone(), feed, inbox: me.clone(), ending };
         let engine = Arc::clone(&self.shared);
-        let begun = Instant::now();
-        let (taken_up, up) = channel();
+        let begun = self.shared.env.clock.elapsed();
+        let (readopted, up) = channel();
         let parts =
-            Parts { id: id.clone(), engine, state, journal, options, inbox, me, end, begun, taken_up };
+            Parts { id: id.clone(), engine, state, journal, options, inbox, me, end, begun, readopted };
         std::thread::Builder::new()
             .name(format!("run {id}"))
             .spawn(move || Conductor::new(parts).conduct(first))
@@ -244,10 +264,10 @@ fn plan_digest(plan: &Plan) -> Digest {
 
 /// An id that sorts by time: milliseconds since 1970 as nine digits of base 32, and four random
 /// ones, so that two engines do not meet.
-fn fresh_id() -> String {
+fn fresh_id(env: &Env) -> String {
     const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
     let digit = |n: u64| char::from(DIGITS[(n & 31) as usize]);
-    let (now, chance) = (now_ms(), rand::random::<u64>());
+    let (now, chance) = (env.clock.now_ms(), env.random.spread());
     let time = (0..9).rev().map(|i| digit(now >> (5 * i)));
     let random = (0..4).map(|i| digit(chance >> (5 * i)));
     time.chain(random).collect()
@@ -255,13 +275,17 @@ fn fresh_id() -> String {
 
 #[cfg(test)]
 mod tests {
+    use headstart_env::simulated::SimulatedClock;
+
     use super::*;
 
     #[test]
     fn ids_sort_by_time() {
-        let a = fresh_id();
-        std::thread::sleep(Duration::from_millis(3));
-        let b = fresh_id();
+        let clock = SimulatedClock::new();
+        let env = Env::simulated(&clock, 1);
+        let a = fresh_id(&env);
+        clock.advance(Duration::from_millis(3));
+        let b = fresh_id(&env);
         assert!(a < b, "{a} {b}");
         assert_eq!(a.len(), 13);
     }

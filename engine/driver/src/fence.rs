@@ -1,8 +1,11 @@
 //! Fences: numbers that rise over all runs and restarts of a workspace.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+
+use headstart_content::files;
+use headstart_store::StoreError;
 
 use crate::error::EngineError;
 
@@ -20,7 +23,7 @@ impl Fences {
     /// Reserves the first block.
     pub(crate) fn open(workspace: &Path) -> Result<Self, EngineError> {
         let dir = workspace.join("fences");
-        fs::create_dir_all(&dir).map_err(EngineError::io("create", &dir))?;
+        files::create_dir(&dir).map_err(StoreError::from)?;
         let first = reserve(&dir)?;
         Ok(Self { dir, next: Mutex::new((first + 1, first + BLOCK)) })
     }
@@ -50,7 +53,7 @@ fn reserve(dir: &Path) -> Result<u64, EngineError> {
         match OpenOptions::new().write(true).create_new(true).open(&mine) {
             Ok(file) => {
                 file.sync_all().map_err(EngineError::io("write", &mine))?;
-                File::open(dir).and_then(|d| d.sync_all()).map_err(EngineError::io("sync", dir))?;
+                files::sync_dir(dir).map_err(StoreError::from)?;
                 for old in taken.iter().filter(|n| **n < highest) {
                     // Only the highest matters; one that stays does no harm.
                     let _ = fs::remove_file(dir.join(old.to_string()));

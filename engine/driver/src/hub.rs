@@ -5,21 +5,23 @@
 //!
 //! # Layout
 //! - this file: [`Hub`], joining, claiming, renewing, reading.
-//! - `roster`: devices that ever joined, with the secret that each is known by; kept on disk.
-//! - `desk`: offers, sessions and grants, in memory.
-//! - `handin`: commits and uploads: what may leave a device, checked once more on this side.
+//! - `roster`: all devices that have joined, with the digest of each one's secret; kept on disk.
+//! - `lease_table`: offers, sessions and grants, in memory.
+//! - `commits`: outcomes and uploads: what may leave a device, checked again on this side.
 
-mod awaited;
-mod desk;
-mod handin;
+mod commits;
+mod lease_table;
 mod roster;
+mod waits;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use ed25519_dalek::{Signer, SigningKey};
+use headstart_env::{Env, Random};
 use headstart_protocol::task::Task;
 use headstart_protocol::wire::{Claim, Commit, Committed, Grant, Join, Joined, Renew, Renewed, WireError};
 use headstart_protocol::{Digest, Manifest, PROTOCOL_VERSION};
@@ -27,12 +29,12 @@ use headstart_store::Workspace;
 use tokio::sync::oneshot;
 
 use crate::error::EngineError;
-use crate::message::{Lease, Message, Word, now_ms};
-use crate::shelf::{Shelf, artifacts_in};
-pub use awaited::{Awaited, AwaitedFor};
-use desk::Desk;
-pub(crate) use desk::{Granted, Offer, Standing};
+use crate::manifest_cache::{ManifestCache, artifacts_in};
+use crate::message::{Lease, LeaseSignal, Message};
+use lease_table::LeaseTable;
+pub(crate) use lease_table::{Granted, Offer, Presence};
 use roster::Roster;
+pub use waits::{DeviceWait, WaitReason};
 
 /// Stable codes of the errors that [`Hub`] gives.
 pub mod codes {
@@ -73,11 +75,12 @@ pub struct Hub {
 
 struct Inner {
     ws: Workspace,
-    shelf: Shelf,
+    manifests: ManifestCache,
     key: SigningKey,
     lease: Duration,
+    env: Env,
     roster: Roster,
-    desk: Mutex<Desk>,
+    leases: Mutex<LeaseTable>,
 }
 
 /// What is known of a device, for people.
@@ -97,24 +100,30 @@ pub struct DeviceInfo {
 
 impl Hub {
     /// The hub of a workspace.
-    pub(crate) fn open(ws: Workspace, shelf: Shelf, lease: Duration) -> Result<Self, EngineError> {
+    pub(crate) fn open(
+        ws: Workspace,
+        manifests: ManifestCache,
+        lease: Duration,
+        env: Env,
+    ) -> Result<Self, EngineError> {
         let key = SigningKey::from_bytes(&ws.secret("engine-signing")?);
         let roster = Roster::open(ws.dir())?;
-        let desk = Mutex::new(Desk::default());
-        Ok(Self { inner: Arc::new(Inner { ws, shelf, key, lease, roster, desk }) })
+        let leases = Mutex::new(LeaseTable::new(Arc::clone(&env.clock)));
+        Ok(Self { inner: Arc::new(Inner { ws, manifests, key, lease, env, roster, leases }) })
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.inner.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    fn leases(&self) -> MutexGuard<'_, LeaseTable> {
+        self.inner.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lease_until(&self) -> u64 {
-        now_ms().saturating_add(u64::try_from(self.inner.lease.as_millis()).unwrap_or(u64::MAX))
+        let now = self.inner.env.clock.now_ms();
+        now.saturating_add(u64::try_from(self.inner.lease.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// The engine's Ed25519 public key, hexadecimal.
     pub fn public_key(&self) -> String {
-        hex(self.inner.key.verifying_key().as_bytes())
+        HEXLOWER.encode(self.inner.key.verifying_key().as_bytes())
     }
 
     /// Admits a device. The first join under a name pins its secret; the device's earlier tokens
@@ -134,8 +143,8 @@ impl Hub {
             ));
         }
         self.inner.roster.admit(&join)?;
-        let token = token().map_err(internal)?;
-        let listeners = self.desk().joined(&join, &token);
+        let token = token(&*self.inner.env.random).map_err(internal)?;
+        let listeners = self.leases().joined(&join, &token);
         for run in listeners {
             let (device, version) = (join.device.clone(), join.version.clone());
             // A run that just ended does not mind.
@@ -154,12 +163,13 @@ impl Hub {
     /// [`codes::UNKNOWN_TOKEN`].
     pub async fn claim(&self, token: &str, claim: Claim) -> Result<Option<Grant>, WireError> {
         let wait = Duration::from_millis(claim.wait_ms).min(LONGEST_WAIT);
-        let until = Instant::now() + wait;
+        let clock = Arc::clone(&self.inner.env.clock);
+        let until = clock.elapsed() + wait;
         let (device, lost) = {
-            let mut desk = self.desk();
-            let (device, session) = desk.session(token)?;
-            desk.facts(&device, claim.facts);
-            let lost = desk.left_behind(&device, session);
+            let mut leases = self.leases();
+            let (device, session) = leases.session(token)?;
+            leases.facts(&device, claim.facts);
+            let lost = leases.left_behind(&device, session);
             (device, lost)
         };
         for (run, message) in lost {
@@ -169,20 +179,20 @@ impl Hub {
         let _waiting = Waiting::begin(self, &device);
         loop {
             // Listening begins before looking, so that no offer is missed in between.
-            let bell = self.desk().bell(&device);
+            let bell = self.leases().bell(&device);
             let rung = bell.notified();
             tokio::pin!(rung);
             rung.as_mut().enable();
             loop {
-                // A statement of its own: the desk must be free again before anything is awaited.
-                let offer = self.desk().take_offer(&device);
+                // A statement of its own: the leases must be free again before anything is awaited.
+                let offer = self.leases().take_offer(&device);
                 let Some(offer) = offer else { break };
                 if let Some(grant) = self.grant(token, &device, &offer).await? {
                     return Ok(Some(grant));
                 }
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if tokio::time::timeout(left, rung).await.is_err() {
+            let left = until.saturating_sub(clock.elapsed());
+            if headstart_env::timeout(&*clock, left, rung).await.is_none() {
                 return Ok(None);
             }
         }
@@ -204,13 +214,13 @@ impl Hub {
         let Ok(task) = answer.await else { return Ok(None) };
         self.open_to(device, &task)?;
         let text = serde_json::to_string(&*task).map_err(internal)?;
-        let signature = hex(&self.inner.key.sign(text.as_bytes()).to_bytes());
+        let signature = HEXLOWER.encode(&self.inner.key.sign(text.as_bytes()).to_bytes());
         let fence = task.fence;
         let session = {
-            let mut desk = self.desk();
-            let session = desk.session(token).map_or(0, |(_, session)| session);
+            let mut leases = self.leases();
+            let session = leases.session(token).map_or(0, |(_, session)| session);
             let granted = Granted::new(device, &offer.run, &offer.conductor, lease, session, Some(*task));
-            desk.grant(fence, offer.instance, granted);
+            leases.grant(fence, offer.instance, granted);
             session
         };
         tracing::debug!(device, fence, session, "granted");
@@ -221,9 +231,9 @@ impl Hub {
     /// Lets a device read what a task reaches.
     fn open_to(&self, device: &str, task: &Task) -> Result<(), WireError> {
         let named = artifacts_in(task.args.values().chain(&task.when));
-        let reach = self.inner.shelf.reach(named.into_iter().chain(task.prefetch.iter().cloned()));
+        let reach = self.inner.manifests.reach(named.into_iter().chain(task.prefetch.iter().cloned()));
         let reach = reach.map_err(internal)?;
-        self.desk().open_to(device, &reach);
+        self.leases().open_to(device, &reach);
         Ok(())
     }
 
@@ -232,22 +242,22 @@ impl Hub {
     /// # Errors
     /// [`codes::UNKNOWN_TOKEN`]; [`codes::NOT_FOUND`] for an attempt of another device.
     pub fn renew(&self, token: &str, renew: Renew) -> Result<Renewed, WireError> {
-        let mut desk = self.desk();
-        let (device, session) = desk.session(token)?;
-        let past = desk.past(renew.fence);
-        let Some(granted) = desk.granted(renew.fence, &device)? else {
+        let mut leases = self.leases();
+        let (device, session) = leases.session(token)?;
+        let past = leases.past(renew.fence);
+        let Some(granted) = leases.granted(renew.fence, &device)? else {
             // Of a run that has ended; or of one that was not resumed since the engine started, and
             // may still be: its commit will tell.
             return Ok(if past.is_some() { Renewed::Superseded } else { Renewed::Ok });
         };
         granted.session = session;
-        Ok(match granted.lease.word() {
-            Word::Superseded => Renewed::Superseded,
-            Word::Cancel => {
+        Ok(match granted.lease.signal() {
+            LeaseSignal::Superseded => Renewed::Superseded,
+            LeaseSignal::Cancel => {
                 granted.lease.extend(self.lease_until());
                 Renewed::Cancel
             }
-            Word::GoOn => {
+            LeaseSignal::Continue => {
                 granted.lease.extend(self.lease_until());
                 if let Some(progress) = renew.progress
                     && !granted.private
@@ -269,7 +279,7 @@ impl Hub {
     /// it is kept; [`codes::MISSING_BLOB`] if files must be uploaded first: then
     /// [`Hub::put_blob`] takes them, and the commit is to be repeated.
     pub async fn commit(&self, token: &str, commit: Commit) -> Result<Committed, WireError> {
-        handin::commit(self, token, commit).await
+        commits::commit(self, token, commit).await
     }
 
     /// The manifest of a public artifact that one of the device's tasks reaches.
@@ -278,11 +288,11 @@ impl Hub {
     /// [`codes::UNKNOWN_TOKEN`], [`codes::NOT_FOUND`].
     pub fn manifest(&self, token: &str, id: &Digest) -> Result<Manifest, WireError> {
         {
-            let mut desk = self.desk();
-            let (device, _) = desk.session(token)?;
-            desk.may_read_manifest(&device, id)?;
+            let mut leases = self.leases();
+            let (device, _) = leases.session(token)?;
+            leases.may_read_manifest(&device, id)?;
         }
-        match self.inner.shelf.get(id).map_err(internal)? {
+        match self.inner.manifests.get(id).map_err(internal)? {
             Some(manifest) => Ok((*manifest).clone()),
             None => Err(wire(codes::NOT_FOUND, format!("artifact {} is not here", id.short()))),
         }
@@ -294,9 +304,9 @@ impl Hub {
     /// [`codes::UNKNOWN_TOKEN`], [`codes::NOT_FOUND`].
     pub fn blob(&self, token: &str, digest: &Digest) -> Result<PathBuf, WireError> {
         {
-            let mut desk = self.desk();
-            let (device, _) = desk.session(token)?;
-            desk.may_read_blob(&device, digest)?;
+            let mut leases = self.leases();
+            let (device, _) = leases.session(token)?;
+            leases.may_read_blob(&device, digest)?;
         }
         let gone = || wire(codes::NOT_FOUND, format!("content {} is not here", digest.short()));
         self.inner.ws.blobs().path(digest).ok_or_else(gone)
@@ -308,7 +318,7 @@ impl Hub {
     /// # Errors
     /// As [`Hub::may_put_blob`]; [`codes::INVALID`] if the content has another digest.
     pub fn put_blob(&self, token: &str, digest: &Digest, uploaded: &Path) -> Result<(), WireError> {
-        let taken = handin::put_blob(self, token, digest, uploaded);
+        let taken = commits::put_blob(self, token, digest, uploaded);
         if taken.is_err() {
             // Nothing that was not asked for stays here.
             let _ = std::fs::remove_file(uploaded);
@@ -321,9 +331,9 @@ impl Hub {
     /// # Errors
     /// [`codes::RESIDENCY`] unless a commit of this device is open that needs the file.
     pub fn may_put_blob(&self, token: &str, digest: &Digest) -> Result<(), WireError> {
-        let mut desk = self.desk();
-        let (device, _) = desk.session(token)?;
-        desk.may_upload(&device, digest)
+        let mut leases = self.leases();
+        let (device, _) = leases.session(token)?;
+        leases.may_upload(&device, digest)
     }
 
     /// Folder for uploads in progress, on the same file system as the store.
@@ -333,12 +343,12 @@ impl Hub {
 
     /// All devices that ever joined, by name.
     pub fn devices(&self) -> Vec<DeviceInfo> {
-        let desk = self.desk();
+        let leases = self.leases();
         let known = self.inner.roster.all().into_iter();
         known
             .map(|(name, known)| DeviceInfo {
-                last_seen_ms: desk.last_seen_ms(&name),
-                running: desk.running(&name),
+                last_seen_ms: leases.last_seen_ms(&name),
+                running: leases.running(&name),
                 name,
                 version: known.version,
                 kinds: known.kinds,
@@ -349,8 +359,8 @@ impl Hub {
 
 impl Hub {
     /// What a run waits for on its devices.
-    pub fn awaited(&self, run: &str) -> Vec<Awaited> {
-        self.desk().awaited(run)
+    pub fn device_waits(&self, run: &str) -> Vec<DeviceWait> {
+        self.leases().device_waits(run)
     }
 }
 
@@ -358,37 +368,37 @@ impl Hub {
 impl Hub {
     /// Tells a run when one of its devices joins.
     pub(crate) fn watch(&self, run: &str, devices: Vec<String>, conductor: &Sender<Message>) {
-        self.desk().watch(run, devices, conductor);
+        self.leases().watch(run, devices, conductor);
     }
 
     /// Offers an instance to its device.
     pub(crate) fn offer(&self, device: &str, offer: Offer) {
-        self.desk().offer(device, offer);
+        self.leases().offer(device, offer);
     }
 
     /// Takes back what a run offers.
     pub(crate) fn withdraw(&self, run: &str) {
-        self.desk().withdraw(|o| o.run == run);
+        self.leases().withdraw(|o| o.run == run);
     }
 
     /// Takes back one offer.
     pub(crate) fn withdraw_one(&self, run: &str, instance: u32) {
-        self.desk().withdraw(|o| o.run == run && o.instance == instance);
+        self.leases().withdraw(|o| o.run == run && o.instance == instance);
     }
 
     /// Remembers how a commit was answered, for when it is repeated; the first answer stays.
     pub(crate) fn answered(&self, fence: u64, answer: Committed) {
-        self.desk().answered(fence, answer);
+        self.leases().answered(fence, answer);
     }
 
     /// Forgets a run that has ended, but for the fences that late commits come under.
     pub(crate) fn forget_run(&self, run: &str) {
-        self.desk().forget_run(run);
+        self.leases().forget_run(run);
     }
 
     /// How a device stands to an offer that waits for it.
-    pub(crate) fn standing(&self, run: &str, instance: u32, device: &str) -> Standing {
-        self.desk().standing(run, instance, device)
+    pub(crate) fn presence(&self, run: &str, instance: u32, device: &str) -> Presence {
+        self.leases().presence(run, instance, device)
     }
 
     /// Takes an attempt over that was granted before the engine was started again.
@@ -399,7 +409,7 @@ impl Hub {
             let device = &granted.device;
             tracing::warn!(device, error = %e, "what an attempt reads could not be worked out again");
         }
-        self.desk().grant(fence, instance, granted);
+        self.leases().grant(fence, instance, granted);
     }
 }
 
@@ -411,28 +421,19 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     fn begin(hub: &'a Hub, device: &str) -> Self {
-        hub.desk().waits(device, 1);
+        hub.leases().waits(device, 1);
         Self { hub, device: device.to_owned() }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.hub.desk().waits(&self.device, -1);
+        self.hub.leases().waits(&self.device, -1);
     }
 }
 
-fn token() -> Result<String, getrandom::Error> {
+fn token(random: &dyn Random) -> std::io::Result<String> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)?;
-    Ok(hex(&bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut out, b| {
-        // Writing to a string cannot fail.
-        let _ = write!(out, "{b:02x}");
-        out
-    })
+    random.fill(&mut bytes)?;
+    Ok(HEXLOWER.encode(&bytes))
 }

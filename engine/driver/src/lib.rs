@@ -27,7 +27,7 @@
 //! - `pool`, `local`: threads for stages, and a stage's view of the world.
 //! - `message`: what threads and devices tell a conductor.
 //! - `fence`: numbers that only rise.
-//! - `shelf`: manifests in memory.
+//! - `manifest_cache`: manifests in memory.
 //! - `reuse`: whether what the cache remembers serves an instance.
 //! - `index`: tables for people.
 
@@ -40,15 +40,15 @@ pub mod hub;
 mod index;
 mod journal;
 mod local;
+mod manifest_cache;
 mod message;
 mod pool;
 pub mod preview;
 mod reuse;
 pub mod run;
-mod shelf;
 
 pub use engine::{Engine, EngineOptions};
 pub use error::EngineError;
-pub use hub::{Awaited, AwaitedFor, DeviceInfo, Hub};
+pub use hub::{DeviceInfo, DeviceWait, Hub, WaitReason};
 pub use preview::Preview;
 pub use run::{InstanceFailure, OnFailure, RunHandle, RunHeader, RunOptions, RunOutput, RunResult};

@@ -8,17 +8,18 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use headstart_core::{Prepared, RunState};
+use headstart_env::Env;
 use headstart_protocol::declared::ProgramRef;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::stage::Progress;
 use headstart_protocol::task::Usage;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Manifest, RowCache};
 use headstart_runner::{Call, StageRegistry, TimeLimit};
-use headstart_store::{Cache, StoreError, Workspace};
+use headstart_store::{Cache, ContentError, StoreError, Workspace};
 
 use crate::attempt_log::AttemptLog;
+use crate::manifest_cache::ManifestCache;
 use crate::message::{LocalTask, Message, Throttle};
-use crate::shelf::Shelf;
 
 /// Progress is passed on at most this often.
 const PROGRESS: Duration = Duration::from_millis(100);
@@ -58,10 +59,11 @@ pub(crate) fn local_task(
 /// What a worker needs.
 pub(crate) struct Executor {
     pub ws: Workspace,
-    pub shelf: Shelf,
+    pub manifests: ManifestCache,
     pub stages: StageRegistry,
     /// Threads that a stage may use.
     pub threads: usize,
+    pub env: Env,
 }
 
 impl Executor {
@@ -98,16 +100,24 @@ impl Executor {
 }
 
 /// What a failure of the store means for an attempt.
-pub(crate) fn store_failure(e: StoreError) -> Failure {
-    let class = match &e {
-        StoreError::MissingBlob { .. } | StoreError::MissingArtifact(_) => FailureClass::MissingArtifact,
-        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            FailureClass::Internal
+pub(crate) fn store_failure(e: impl Into<StoreError>) -> Failure {
+    let e = e.into();
+    let (class, help) = match &e {
+        StoreError::Content(ContentError::MissingBlob { .. } | ContentError::MissingArtifact(_)) => {
+            (FailureClass::MissingArtifact, Some("run the stage that made it again"))
         }
-        StoreError::Io { .. } => FailureClass::Transient,
-        _ => FailureClass::Internal,
+        StoreError::Io { source, .. } | StoreError::Content(ContentError::Io { source, .. })
+            if source.kind() != std::io::ErrorKind::NotFound =>
+        {
+            (FailureClass::Transient, None)
+        }
+        _ => (FailureClass::Internal, None),
     };
-    Failure::new(class, e.to_string())
+    let failure = Failure::new(class, e.to_string());
+    match help {
+        Some(help) => failure.help(help),
+        None => failure,
+    }
 }
 
 struct LocalContext<'a> {
@@ -151,9 +161,9 @@ impl LocalContext<'_> {
 impl Context for LocalContext<'_> {
     fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, Failure> {
         self.refuse_private(artifact)?;
-        match self.executor.shelf.get(&artifact.id).map_err(store_failure)? {
+        match self.executor.manifests.get(&artifact.id).map_err(store_failure)? {
             Some(m) => Ok((*m).clone()),
-            None => Err(store_failure(StoreError::MissingArtifact(artifact.id))),
+            None => Err(store_failure(ContentError::MissingArtifact(artifact.id))),
         }
     }
 
@@ -193,7 +203,11 @@ impl Context for LocalContext<'_> {
 
     fn progress(&self, progress: Progress) {
         let last = progress.total == Some(progress.done);
-        let due = self.throttle.lock().unwrap_or_else(PoisonError::into_inner).pass();
+        let due = self
+            .throttle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pass(self.executor.env.clock.elapsed());
         if due || last {
             let message =
                 Message::Progress { instance: self.task.instance, fence: self.task.fence, progress };

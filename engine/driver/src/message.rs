@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use headstart_protocol::declared::Program;
 use headstart_protocol::stage::Progress;
@@ -34,6 +34,8 @@ pub(crate) enum Message {
     DeviceJoined { device: String, version: String },
     /// Stop.
     Cancel,
+    /// A simulated clock was moved: what waits for a time is to be looked at.
+    Tick,
     /// The log cannot be written.
     LogBroken(String),
 }
@@ -74,21 +76,21 @@ pub(crate) struct Control {
 #[derive(Debug)]
 pub(crate) struct Lease {
     until_ms: AtomicU64,
-    word: AtomicU8,
+    signal: AtomicU8,
 }
 
 /// What a device is told when it renews.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Word {
-    GoOn = 0,
+pub(crate) enum LeaseSignal {
+    Continue = 0,
     Cancel = 1,
     Superseded = 2,
 }
 
 impl Lease {
     pub(crate) fn new(until_ms: u64) -> Self {
-        Self { until_ms: AtomicU64::new(until_ms), word: AtomicU8::new(Word::GoOn as u8) }
+        Self { until_ms: AtomicU64::new(until_ms), signal: AtomicU8::new(LeaseSignal::Continue as u8) }
     }
 
     pub(crate) fn until_ms(&self) -> u64 {
@@ -99,30 +101,23 @@ impl Lease {
         self.until_ms.fetch_max(until_ms, Ordering::AcqRel);
     }
 
-    pub(crate) fn say(&self, word: Word) {
-        self.word.fetch_max(word as u8, Ordering::AcqRel);
+    pub(crate) fn send(&self, signal: LeaseSignal) {
+        self.signal.fetch_max(signal as u8, Ordering::AcqRel);
     }
 
-    pub(crate) fn word(&self) -> Word {
-        match self.word.load(Ordering::Acquire) {
-            0 => Word::GoOn,
-            1 => Word::Cancel,
-            _ => Word::Superseded,
+    pub(crate) fn signal(&self) -> LeaseSignal {
+        match self.signal.load(Ordering::Acquire) {
+            0 => LeaseSignal::Continue,
+            1 => LeaseSignal::Cancel,
+            _ => LeaseSignal::Superseded,
         }
     }
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Lets something happen at most once in a while.
 pub(crate) struct Throttle {
     every: Duration,
-    last: Option<Instant>,
+    last: Option<Duration>,
 }
 
 impl Throttle {
@@ -130,12 +125,12 @@ impl Throttle {
         Self { every, last: None }
     }
 
-    /// Whether it may happen now; then it has.
-    pub(crate) fn pass(&mut self) -> bool {
-        if self.last.is_some_and(|l| l.elapsed() < self.every) {
+    /// Whether it may happen at this time of a [`headstart_env::Clock`]; then it has.
+    pub(crate) fn pass(&mut self, now: Duration) -> bool {
+        if self.last.is_some_and(|last| now.saturating_sub(last) < self.every) {
             return false;
         }
-        self.last = Some(Instant::now());
+        self.last = Some(now);
         true
     }
 }

@@ -13,6 +13,7 @@ use headstart_core::prepare::{Decision, Prepared, prepare};
 use headstart_core::state::Status;
 use headstart_dsl::plan::{Place, Plan};
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, kinds};
+use headstart_store::StoreError;
 
 use crate::engine::Shared;
 use crate::error::EngineError;
@@ -82,7 +83,7 @@ impl Look<'_> {
             let open = |j: &u32| self.state.output(*j).is_none();
             return Ok(Preview::After(self.state.graph().inputs(i).iter().copied().filter(open).collect()));
         }
-        let prepared = match prepare(&self.state, i, &self.engine.shelf) {
+        let prepared = match prepare(&self.state, i, &self.engine.manifests) {
             Ok(Decision::Run(prepared)) => prepared,
             Ok(Decision::Skip) => {
                 self.fold(EventKind::Skipped { instance: i, fence: None })?;
@@ -92,7 +93,7 @@ impl Look<'_> {
         };
         if let Some(preimage) = prepared.preimage(&self.state, i) {
             let entry = self.engine.ws.cache().stage_get(&preimage.key().0);
-            let Some(e) = entry.and_then(|e| reuse::usable(&self.engine.shelf, &self.state, i, e)) else {
+            let Some(e) = entry.and_then(|e| reuse::usable(&self.engine.manifests, &self.state, i, e)) else {
                 return Ok(Preview::Run);
             };
             self.known(i, e.output, e.released)?;
@@ -107,7 +108,8 @@ impl Look<'_> {
         }
         match self.read(i, &prepared) {
             Ok(output) => {
-                let bytes = self.engine.shelf.get(&output.id)?.map_or(0, |m| m.size());
+                let bytes =
+                    self.engine.manifests.get(&output.id).map_err(StoreError::from)?.map_or(0, |m| m.size());
                 self.known(i, output, ReleasedParts::new())?;
                 Ok(Preview::Read { bytes })
             }

@@ -6,11 +6,11 @@ use headstart_core::RunState;
 use headstart_protocol::task::Released;
 use headstart_store::CacheEntry;
 
-use crate::shelf::Shelf;
+use crate::manifest_cache::ManifestCache;
 
 /// The entry, cut to what this pipeline releases; `None` if it does not serve here.
 pub(crate) fn usable(
-    shelf: &Shelf,
+    manifests: &ManifestCache,
     state: &RunState,
     instance: u32,
     mut entry: CacheEntry,
@@ -25,7 +25,7 @@ pub(crate) fn usable(
         return None;
     }
     let here = |r: &Released| match r {
-        Released::Artifact(a) => shelf.has(&a.id),
+        Released::Artifact(a) => manifests.has(&a.id),
         Released::Json(_) => true,
     };
     if !entry.released.values().all(here) {
@@ -34,7 +34,7 @@ pub(crate) fn usable(
     // What another stage reads heals itself when it is found gone; what nobody reads would be
     // missed only by whoever wants the run's output.
     let is_last = state.graph().dependents(instance).is_empty();
-    if is_last && entry.output.private_to.is_none() && !shelf.has(&entry.output.id) {
+    if is_last && entry.output.private_to.is_none() && !manifests.has(&entry.output.id) {
         return None;
     }
     Some(entry)

@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use headstart_protocol::Digest;
+use headstart_content::ContentError;
 
 /// Why the store could not do something. The cache never causes one: what is wrong with it is
 /// logged, set aside and computed again.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// Contents could not be read or written.
+    #[error(transparent)]
+    Content(#[from] ContentError),
     /// A file or folder could not be read or written.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
@@ -89,20 +92,6 @@ pub enum StoreError {
         /// The rule that it breaks.
         why: &'static str,
     },
-    /// A blob that should be there is not.
-    #[error("the content {} ({name}) is missing from the workspace; run the stage that made it again", digest.short())]
-    MissingBlob {
-        /// What is missing.
-        digest: Digest,
-        /// The name under which an artifact knows it.
-        name: String,
-    },
-    /// An artifact that should be there is not.
-    #[error("artifact {} is not in the workspace; run the stage that made it again", .0.short())]
-    MissingArtifact(Digest),
-    /// An output's type is one that is never stored.
-    #[error("a value of type {0} is written inline and cannot be stored as an artifact")]
-    NotAnArtifact(String),
     /// Something cannot be written as JSON.
     #[error("cannot write {what} as JSON: {source}")]
     Encode {

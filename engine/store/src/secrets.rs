@@ -3,8 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use headstart_content::files::{self, Mode};
+
 use crate::error::StoreError;
-use crate::files::{self, Mode};
+
+/// Bytes that are read of a file that should hold 32.
+const LONGEST: u64 = 4096;
 
 /// Reads the secret `name` below `dir`, or makes it.
 pub(crate) fn secret(dir: &Path, name: &str) -> Result<[u8; 32], StoreError> {
@@ -31,13 +35,9 @@ pub(crate) fn secret(dir: &Path, name: &str) -> Result<[u8; 32], StoreError> {
 }
 
 fn read(path: &Path) -> Result<Option<[u8; 32]>, StoreError> {
-    match fs::read(path) {
-        Ok(bytes) => bytes.try_into().map(Some).map_err(|b: Vec<u8>| {
-            let why =
-                format!("a secret has 32 bytes, this has {}; devices know this workspace by it", b.len());
-            StoreError::damaged(path, why)
-        }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(StoreError::io("read", path)(e)),
-    }
+    let Some(bytes) = files::read_bounded(path, LONGEST)? else { return Ok(None) };
+    bytes.try_into().map(Some).map_err(|b: Vec<u8>| {
+        let why = format!("a secret has 32 bytes, this has {}; devices know this workspace by it", b.len());
+        StoreError::damaged(path, why)
+    })
 }

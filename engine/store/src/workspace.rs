@@ -5,20 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use headstart_content::files::{self, Mode};
+use headstart_content::{Artifacts, Blobs, ContentStore};
 use headstart_protocol::Digest;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::artifacts::Artifacts;
-use crate::blobs::Blobs;
 use crate::cache::Cache;
 use crate::error::StoreError;
-use crate::files::{self, Mode};
 use crate::log::{self, Lock, RunLog};
-use crate::unsynced::{self, Unsynced};
 
 /// Version of the layout.
 const FORMAT: u32 = 1;
+/// Bytes of `workspace.json` at most.
+const LARGEST_FORMAT: u64 = 4096;
 
 /// A workspace. Clones share everything.
 #[derive(Clone)]
@@ -28,10 +28,8 @@ pub struct Workspace {
 
 struct Inner {
     dir: PathBuf,
-    artifacts: Artifacts,
-    blobs: Blobs,
+    contents: ContentStore,
     cache: Cache,
-    unsynced: Arc<Unsynced>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -84,13 +82,9 @@ impl Workspace {
         files::create_dir(dir)?;
         let dir = dir.canonicalize().map_err(StoreError::io("open", dir))?;
         check_format(&dir)?;
-        unsynced::recover(&dir)?;
-        let unsynced = Arc::new(Unsynced::new(dir.clone()));
-        let blobs = Blobs::new(dir.join("blobs"), Arc::clone(&unsynced));
-        let (manifests, open) = (dir.join("manifests"), dir.join("open"));
-        let artifacts = Artifacts::new(blobs.clone(), manifests, open, Arc::clone(&unsynced));
+        let contents = ContentStore::open(&dir)?;
         let cache = Cache::new(dir.join("cache.duckdb"));
-        Ok(Self { inner: Arc::new(Inner { dir, artifacts, blobs, cache, unsynced }) })
+        Ok(Self { inner: Arc::new(Inner { dir, contents, cache }) })
     }
 
     /// Its folder, absolute.
@@ -100,12 +94,12 @@ impl Workspace {
 
     /// Content by digest.
     pub fn blobs(&self) -> &Blobs {
-        &self.inner.blobs
+        self.inner.contents.blobs()
     }
 
     /// Artifacts.
     pub fn artifacts(&self) -> &Artifacts {
-        &self.inner.artifacts
+        self.inner.contents.artifacts()
     }
 
     /// The cache. Opens its database when it is first used.
@@ -115,7 +109,7 @@ impl Workspace {
 
     /// Makes all contents durable that were stored so far. Appending to a run's log does so too.
     pub fn sync(&self) -> Result<(), StoreError> {
-        self.inner.unsynced.sync()
+        Ok(self.inner.contents.sync()?)
     }
 
     /// A fresh folder below `scratch/`, deleted with the returned value.
@@ -129,8 +123,7 @@ impl Workspace {
             .map_err(StoreError::io("create a folder in", &dir))
     }
 
-    /// Where stages keep the progress of what has this cache key, so that after a crash they go on
-    /// from there. Made by the stage, when it has something to keep.
+    /// Where stages keep the progress of what has this cache key, so that they resume after a crash. Made by the stage, when it has something to keep.
     pub fn resume_dir(&self, key: &Digest) -> PathBuf {
         self.inner.dir.join("resume").join(key.to_string())
     }
@@ -146,7 +139,7 @@ impl Workspace {
         }
     }
 
-    /// Deletes progress that nobody went on with for so long.
+    /// Deletes progress that no attempt has resumed for this long.
     pub fn sweep_resume(&self, older: std::time::Duration) {
         let Ok(entries) = fs::read_dir(self.inner.dir.join("resume")) else { return };
         for entry in entries.flatten() {
@@ -166,36 +159,32 @@ impl Workspace {
         if target.exists() {
             return Err(StoreError::RunExists(id.to_owned()));
         }
-        let temp = tempfile::Builder::new()
-            .prefix(".new-")
-            .tempdir_in(&runs)
-            .map_err(StoreError::io("create a folder in", &runs))?;
         let json = serde_json::to_vec(header)
             .map_err(|source| StoreError::Encode { what: "the header of a run", source })?;
-        files::write_atomic(&temp.path().join("plan.json"), &json, Mode::Normal)?;
-        files::write_atomic(&temp.path().join("log/events"), &log::file_header(), Mode::Normal)?;
-        let lock = Lock::take(&temp.path().join("lock"), id)?;
-        files::sync_dir(temp.path())?;
-        match fs::rename(temp.path(), &target) {
-            Ok(()) => {
-                // The folder is no longer there to be deleted.
-                let _ = temp.keep();
-            }
-            Err(_) if target.exists() => return Err(StoreError::RunExists(id.to_owned())),
-            Err(e) => return Err(StoreError::io("create", target)(e)),
-        }
+        let lock = files::create_dir_atomic(
+            &target,
+            |_| false,
+            |temp| -> Result<Lock, StoreError> {
+                files::write_atomic(&temp.join("plan.json"), &json, Mode::Normal)?;
+                files::write_atomic(&temp.join("log/events"), &log::file_header(), Mode::Normal)?;
+                let lock = Lock::take(&temp.join("lock"), id)?;
+                files::sync_dir(temp)?;
+                Ok(lock)
+            },
+        )?;
+        let lock = lock.ok_or_else(|| StoreError::RunExists(id.to_owned()))?;
         files::sync_dir(&runs)?;
-        RunLog::open(id, &target.join("log/events"), lock, Arc::clone(&self.inner.unsynced))
+        RunLog::open(id, &target.join("log/events"), lock, Arc::clone(self.inner.contents.unsynced()))
     }
 
-    /// Opens a run's log for appending, to go on with it. A torn tail is cut off.
+    /// Opens a run's log for appending, to resume it. A torn tail is cut off.
     ///
     /// # Errors
     /// If there is no such run, another engine executes it, or its log is damaged.
     pub fn open_run(&self, id: &str) -> Result<RunLog, StoreError> {
         let dir = self.run_dir(id)?;
         let lock = Lock::take(&dir.join("lock"), id)?;
-        RunLog::open(id, &dir.join("log/events"), lock, Arc::clone(&self.inner.unsynced))
+        RunLog::open(id, &dir.join("log/events"), lock, Arc::clone(self.inner.contents.unsynced()))
     }
 
     /// What a run was created with.
@@ -254,27 +243,19 @@ impl Workspace {
 
 fn check_format(dir: &Path) -> Result<(), StoreError> {
     let path = dir.join("workspace.json");
-    match fs::read(&path) {
-        Ok(bytes) => {
-            let found: Format = serde_json::from_slice(&bytes).map_err(|e| {
-                StoreError::damaged(
-                    &path,
-                    format!("not understood: {e}; it should be {{\"format\":{FORMAT}}}"),
-                )
-            })?;
-            if found.format > FORMAT {
-                return Err(StoreError::Newer { path: dir.to_owned(), found: found.format, ours: FORMAT });
-            }
-            Ok(())
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            // Nobody wants a workspace in version control.
-            files::write_atomic(&dir.join(".gitignore"), b"*\n", Mode::Normal)?;
-            let json = serde_json::to_vec(&Format { format: FORMAT }).expect("a number is JSON");
-            files::write_atomic(&path, &json, Mode::Normal)
-        }
-        Err(e) => Err(StoreError::io("read", path)(e)),
+    let Some(bytes) = files::read_bounded(&path, LARGEST_FORMAT)? else {
+        // A workspace does not belong into version control.
+        files::write_atomic(&dir.join(".gitignore"), b"*\n", Mode::Normal)?;
+        let json = serde_json::to_vec(&Format { format: FORMAT }).expect("a number is JSON");
+        return Ok(files::write_atomic(&path, &json, Mode::Normal)?);
+    };
+    let found: Format = serde_json::from_slice(&bytes).map_err(|e| {
+        StoreError::damaged(&path, format!("not understood: {e}; it should be {{\"format\":{FORMAT}}}"))
+    })?;
+    if found.format > FORMAT {
+        return Err(StoreError::Newer { path: dir.to_owned(), found: found.format, ours: FORMAT });
     }
+    Ok(())
 }
 
 fn check_run_id(id: &str) -> Result<(), StoreError> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use headstart_protocol::{Digest, FileRef, Manifest, Output, Type};
-use headstart_store::{StoreError, Workspace, check_file_name};
+use headstart_store::{ContentError, StoreError, Workspace, check_file_name};
 use proptest::prelude::*;
 
 fn open(dir: &Path) -> Workspace {
@@ -59,9 +59,9 @@ fn what_is_missing_is_named() {
     assert_eq!(ws.artifacts().missing(&manifest), ["rows.jsonl"]);
     assert!(!ws.artifacts().has(&reference.id));
     let error = ws.artifacts().materialize(&reference.id).expect_err("no content");
-    assert!(matches!(&error, StoreError::MissingBlob { name, .. } if name == "rows.jsonl"), "{error}");
+    assert!(matches!(&error, ContentError::MissingBlob { name, .. } if name == "rows.jsonl"), "{error}");
     assert!(fs::read_dir(dir.path().join("open")).expect("reads").next().is_none(), "nothing half-made");
-    assert!(matches!(ws.artifacts().materialize(&id), Err(StoreError::MissingArtifact(_))));
+    assert!(matches!(ws.artifacts().materialize(&id), Err(ContentError::MissingArtifact(_))));
     stored(&ws, b"absent");
     ws.artifacts().materialize(&reference.id).expect("complete now");
 }
@@ -119,16 +119,16 @@ fn names_that_lead_elsewhere_are_refused() {
     for name in ["", "/etc/passwd", "../up", "a/../../b", "a//b", ".", "a/.", "a\\b", "C:x", "nul\0", "a/"] {
         assert!(check_file_name(name).is_err(), "{name:?}");
         let output = Output::new(Type::Dataset, serde_json::Value::Null).file(name, dir.path().join("f"));
-        assert!(matches!(ws.artifacts().import(&output), Err(StoreError::BadName { .. })), "{name:?}");
+        assert!(matches!(ws.artifacts().import(&output), Err(ContentError::BadName { .. })), "{name:?}");
     }
     for name in ["a", "a/b.json", "..a", "a..b/c", ".hidden", "ü/ñ"] {
         check_file_name(name).expect(name);
     }
     let twice = Output::new(Type::Dataset, serde_json::Value::Null);
     let twice = twice.file("f", dir.path().join("f")).file("f", dir.path().join("f"));
-    assert!(matches!(ws.artifacts().import(&twice), Err(StoreError::BadName { .. })));
+    assert!(matches!(ws.artifacts().import(&twice), Err(ContentError::BadName { .. })));
     let inline = Output::new(Type::Int, serde_json::json!(3));
-    assert!(matches!(ws.artifacts().import(&inline), Err(StoreError::NotAnArtifact(_))));
+    assert!(matches!(ws.artifacts().import(&inline), Err(ContentError::NotAnArtifact(_))));
     for id in ["", "..", "a/b", ".x", "ü", &"x".repeat(200)] {
         assert!(matches!(ws.create_run(id, &()), Err(StoreError::BadName { .. })), "{id:?}");
     }

@@ -66,7 +66,10 @@ fn a_program_declares_what_its_functions_say() {
     assert_eq!(arg("words").accepts, [Accepts::Texts]);
     assert_eq!(arg("mode").accepts, [Accepts::Word(vec!["fast".into(), "slow".into()])]);
     assert_eq!((&arg("n").default, &arg("n").doc), (&DefaultValue::Int(3), &"how many".to_owned()));
-    assert_eq!((&arg("deep").default, &arg("x").default), (&DefaultValue::Bool(false), &DefaultValue::Float(0.5)));
+    assert_eq!(
+        (&arg("deep").default, &arg("x").default),
+        (&DefaultValue::Bool(false), &DefaultValue::Float(0.5))
+    );
     assert_eq!((&arg("other").default, &arg("at").default), (&DefaultValue::Absent, &DefaultValue::Required));
     assert!(!kind.cacheable, "it takes a path");
     assert!(!declaration.stage("train").expect("the stage").cached);

@@ -17,6 +17,7 @@ pub(super) fn sources() -> Vec<Kind> {
             returns: Type::Model,
             places: Places::Anywhere,
             cacheable: false,
+            numeric: false,
             example: "local(\"models/tiny\")".into(),
         },
         Kind {
@@ -33,6 +34,7 @@ pub(super) fn sources() -> Vec<Kind> {
             returns: Type::Model,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: false,
             example: "hf(\"Qwen/Qwen2-0.5B\", revision: \"91d2aff3f957f99e4c74c962f2f408dcc88a18d8\")".into(),
         },
         Kind {
@@ -55,6 +57,7 @@ pub(super) fn sources() -> Vec<Kind> {
             returns: Type::Model,
             places: Places::Server,
             cacheable: false,
+            numeric: true,
             example: "init(\"tiny.json\", corpus: questions, vocab: 4096)".into(),
         },
         Kind {
@@ -110,6 +113,7 @@ pub(super) fn sources() -> Vec<Kind> {
             returns: Type::Dataset,
             places: Places::Anywhere,
             cacheable: false,
+            numeric: false,
             example: "jsonl(\"me.jsonl\")".into(),
         },
         Kind {
@@ -129,6 +133,7 @@ pub(super) fn sources() -> Vec<Kind> {
             returns: Type::Dataset,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: false,
             example: "blend(humorous, plain: default, share: 0.7)".into(),
         },
         Kind {
@@ -140,6 +145,7 @@ pub(super) fn sources() -> Vec<Kind> {
             returns: Type::Dataset,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: false,
             example: "concat(styles)".into(),
         },
         Kind {
@@ -153,6 +159,7 @@ pub(super) fn sources() -> Vec<Kind> {
             returns: Type::Space,
             places: Places::Anywhere,
             cacheable: false,
+            numeric: false,
             example: "sentence(\"models/all-MiniLM-L6-v2\")".into(),
         },
         Kind {
@@ -175,6 +182,7 @@ pub(super) fn sources() -> Vec<Kind> {
             returns: Type::Space,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: false,
             example: "summarizer(base)".into(),
         },
         Kind {
@@ -188,6 +196,7 @@ pub(super) fn sources() -> Vec<Kind> {
             returns: Type::Space,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: false,
             example: "pooled(base)".into(),
         },
     ]

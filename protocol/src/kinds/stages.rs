@@ -20,6 +20,7 @@ pub(super) fn stages() -> Vec<Kind> {
             returns: Type::Pllm,
             places: Places::Anywhere,
             cacheable: false,
+            numeric: false,
             example: "ingest(base: base, source: a)".into(),
         },
         Kind {
@@ -42,6 +43,7 @@ pub(super) fn stages() -> Vec<Kind> {
             returns: Type::Responses,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: true,
             example: "probe(p, prompts: questions)".into(),
         },
         Kind {
@@ -83,6 +85,7 @@ pub(super) fn stages() -> Vec<Kind> {
             returns: Type::Divergence,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: true,
             example: "embed(r, against: plain, space: style)".into(),
         },
         Kind {
@@ -136,6 +139,7 @@ pub(super) fn stages() -> Vec<Kind> {
             returns: Type::Catalog,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: true,
             example: "decompose(drift)".into(),
         },
         Kind {
@@ -185,6 +189,7 @@ pub(super) fn stages() -> Vec<Kind> {
             returns: Type::Selection,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: true,
             example: "select(catalog, user: me)".into(),
         },
         Kind {
@@ -219,6 +224,7 @@ pub(super) fn stages() -> Vec<Kind> {
             returns: Type::Pllm,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: true,
             example: "merge(0.6 * a + 0.4 * b)".into(),
         },
         Kind {
@@ -324,6 +330,7 @@ pub(super) fn stages() -> Vec<Kind> {
             returns: Type::Pllm,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: true,
             example: "finetune(base, data: mine, until: loss < 1.9, max_steps: 400)".into(),
         },
         Kind {
@@ -347,6 +354,7 @@ pub(super) fn stages() -> Vec<Kind> {
             returns: Type::Metrics,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: true,
             example: "evaluate(tuned, data: mine)".into(),
         },
         Kind {
@@ -365,6 +373,7 @@ pub(super) fn stages() -> Vec<Kind> {
             returns: Type::Metrics,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: false,
             example: "accuracy(picked)".into(),
         },
     ]

@@ -110,6 +110,7 @@ pub(super) fn studies() -> Vec<Kind> {
             returns: Type::Metrics,
             places: Places::Server,
             cacheable: true,
+            numeric: true,
             example: "simulate(drift, probes: 50)".into(),
         },
         Kind {
@@ -134,6 +135,7 @@ pub(super) fn studies() -> Vec<Kind> {
             returns: Type::Metrics,
             places: Places::Anywhere,
             cacheable: false,
+            numeric: true,
             example: "scale(catalog, user: me)".into(),
         },
         Kind {
@@ -151,6 +153,7 @@ pub(super) fn studies() -> Vec<Kind> {
             returns: Type::Metrics,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: false,
             example: "levels(catalog)".into(),
         },
         Kind {
@@ -182,6 +185,7 @@ pub(super) fn studies() -> Vec<Kind> {
             returns: Type::Metrics,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: false,
             example: "savings(tuned, scratch: scratch)".into(),
         },
         Kind {
@@ -201,6 +205,7 @@ pub(super) fn studies() -> Vec<Kind> {
             returns: Type::Metrics,
             places: Places::Anywhere,
             cacheable: true,
+            numeric: false,
             example: "table(scores)".into(),
         },
     ]

@@ -116,7 +116,7 @@ pub async fn watch(
     let mut asked = false;
     loop {
         tokio::select! {
-            _ = look.tick() => display.waiting(&waits.lines(&engine.hub().awaited(handle.id()))),
+            _ = look.tick() => display.waiting(&waits.lines(&engine.hub().device_waits(handle.id()))),
             event = events.recv() => match event {
                 Some(event) => display.event(&event),
                 None => break,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use headstart_core::event::{Event, EventKind, ReleasedParts};
 use headstart_core::prepare::catalogs_behind;
 use headstart_core::state::Status;
+use headstart_env::backoff::Backoff;
 use headstart_protocol::stage::Progress;
 use headstart_protocol::task::{Outcome, Task, Usage};
 use headstart_protocol::wire::Committed;
@@ -19,24 +20,24 @@ use tokio::sync::oneshot;
 use super::ready::Planned;
 use super::{Conductor, Live, Runner, Stopping};
 use crate::local::local_task;
-use crate::message::{Control, Lease, LocalTask, Message, Throttle, Word};
+use crate::message::{Control, Lease, LeaseSignal, LocalTask, Message, Throttle};
 
 /// How often a missing artifact may send an attempt back, beyond its own retries.
 const MISSING_RETRIES: u32 = 3;
 /// Pause before the first retry, unless the pipeline says otherwise.
-const BACKOFF_MS: u64 = 1000;
-/// Longest pause before a retry.
-const MAX_BACKOFF_MS: u64 = 60_000;
+const BACKOFF: Duration = Duration::from_secs(1);
+/// Longest pause before a retry, before it is varied.
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// How long a stage may take to notice that its time is over before it counts as hung.
 const HUNG_MS: u64 = 30_000;
 /// Progress is written to the log at most this often for an attempt.
 const LOGGED: Duration = Duration::from_secs(1);
 
 impl Live {
-    pub(super) fn tell_to_stop(&self) {
+    pub(super) fn request_stop(&self) {
         match &self.runner {
             Runner::Local { control, .. } => control.cancel.store(true, Ordering::Release),
-            Runner::Device { lease } => lease.say(Word::Cancel),
+            Runner::Device { lease } => lease.send(LeaseSignal::Cancel),
         }
     }
 }
@@ -95,7 +96,7 @@ impl Conductor {
         let live = Live { instance, key: planned.key, runner, logged: Throttle::new(LOGGED) };
         self.live.insert(fence, live);
         if reply.send(task).is_err() {
-            self.lease_over(instance, fence);
+            self.lease_lost(instance, fence);
         }
     }
 
@@ -135,16 +136,16 @@ impl Conductor {
 
     /// All pLLMs that a private choice of the instance may be, and what they are made of.
     fn prefetch(&self, instance: u32) -> Result<Vec<ArtifactRef>, Failure> {
-        let failed = |e: headstart_store::StoreError| crate::local::store_failure(e);
+        let failed = |e: headstart_store::ContentError| crate::local::store_failure(e);
         let mut listed = BTreeSet::new();
         for catalog in catalogs_behind(&self.state, instance) {
             let Status::Done(done) = self.state.status(catalog) else { continue };
-            if let Some(manifest) = self.engine.shelf.get(&done.output.id).map_err(failed)? {
+            if let Some(manifest) = self.engine.manifests.get(&done.output.id).map_err(failed)? {
                 let pllms = manifest.uses.iter().filter(|(name, _)| name.starts_with("pllm:"));
                 listed.extend(pllms.map(|(_, a)| a.clone()));
             }
         }
-        Ok(self.engine.shelf.reach(listed).map_err(failed)?.into_keys().collect())
+        Ok(self.engine.manifests.reach(listed).map_err(failed)?.into_keys().collect())
     }
 
     /// The task of an attempt that was granted before the engine was started again.
@@ -235,7 +236,7 @@ impl Conductor {
         };
         let message = failure.message.clone();
         self.record(EventKind::Failed { instance, fence: Some(fence), failure, retry_at_ms });
-        if missing && retry_at_ms.is_some() && !self.make_inputs_again(instance) {
+        if missing && retry_at_ms.is_some() && !self.rebuild_missing_inputs(instance) {
             // Nothing is gone that could be made again: trying once more would not help.
             self.fail_unattempted(instance, Failure::new(FailureClass::MissingArtifact, message));
         } else if retry_at_ms.is_none() {
@@ -243,18 +244,17 @@ impl Conductor {
         }
     }
 
-    /// When to try again after a failure that may pass; `None` if often enough. Doubles with each
-    /// failure, and varies by a quarter, so that what failed together does not return together.
+    /// When to try again after a failure that may pass; `None` if it was tried often enough.
     fn backoff(&self, instance: u32, now: u64) -> Option<u64> {
         let policy = &self.state.instance(instance).policy;
         let failures = self.state.failures(instance);
         if failures >= policy.retry {
             return None;
         }
-        let base = policy.backoff_ms.unwrap_or(BACKOFF_MS);
-        let pause = base.saturating_mul(1 << failures.min(16)).min(MAX_BACKOFF_MS.max(base));
-        let spread = 0.75 + 0.5 * rand::random::<f64>();
-        Some(now.saturating_add((pause as f64 * spread) as u64))
+        let first = policy.backoff_ms.map_or(BACKOFF, Duration::from_millis);
+        let backoff = Backoff { first, factor: 2.0, longest: MAX_BACKOFF.max(first), tries: None };
+        let pause = backoff.after(failures as usize, &*self.engine.env.random)?;
+        Some(now.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// A device hands in an outcome, which the hub has checked.
@@ -292,7 +292,7 @@ impl Conductor {
     }
 
     /// A lease ended without an outcome.
-    pub(super) fn lease_over(&mut self, instance: u32, fence: u64) {
+    pub(super) fn lease_lost(&mut self, instance: u32, fence: u64) {
         if self.live.remove(&fence).is_some() {
             self.record(EventKind::LeaseExpired { instance, fence });
             if self.stopping == Some(Stopping::AfterFailure) {
@@ -306,7 +306,7 @@ impl Conductor {
         let kind = EventKind::Progress { instance, fence, progress };
         let event = Event::new(self.now(), kind);
         let Some(live) = self.live.get_mut(&fence) else { return };
-        let log = live.logged.pass();
+        let log = live.logged.pass(self.engine.env.clock.elapsed());
         if self.state.apply(&event).is_ok()
             && let Err(e) = self.journal.pass(event, log)
         {
@@ -324,7 +324,7 @@ impl Live {
     /// Nothing more is expected of the attempt.
     fn supersede(&self) {
         if let Runner::Device { lease } = &self.runner {
-            lease.say(Word::Superseded);
+            lease.send(LeaseSignal::Superseded);
         }
     }
 }
@@ -333,7 +333,7 @@ impl Live {
 fn index_catalog(conductor: &Conductor, output: &ArtifactRef) {
     if output.ty == headstart_protocol::artifact::ArtifactType::Catalog
         && output.private_to.is_none()
-        && let Ok(Some(manifest)) = conductor.engine.shelf.get(&output.id)
+        && let Ok(Some(manifest)) = conductor.engine.manifests.get(&output.id)
     {
         crate::index::record_catalog(&conductor.engine.ws, &output.id, &manifest);
     }

@@ -12,9 +12,9 @@ use headstart_protocol::{Digest, Failure, FailureClass};
 
 use super::Conductor;
 use crate::hub::Offer;
+use crate::manifest_cache::artifacts_in;
 use crate::pool::{Job, Weight};
 use crate::reuse;
-use crate::shelf::artifacts_in;
 
 /// Runners lost on an instance before it is given up: a stage that kills whatever runs it.
 const MAX_LOST: u32 = 5;
@@ -29,7 +29,7 @@ pub(super) struct Planned {
 
 impl Conductor {
     /// Deals with everything that became ready, and with what becomes ready by that.
-    pub(super) fn look_at_fresh(&mut self) {
+    pub(super) fn process_ready(&mut self) {
         while !self.fresh.is_empty() && self.broken.is_none() {
             let mut fresh = std::mem::take(&mut self.fresh);
             if self.stopping.is_some() {
@@ -60,7 +60,7 @@ impl Conductor {
     /// Prepares a ready instance. `None` if that settled it: skipped, failed, or waiting for an
     /// input that is made again.
     pub(super) fn plan_attempt(&mut self, instance: u32) -> Option<Planned> {
-        match prepare(&self.state, instance, &self.engine.shelf) {
+        match prepare(&self.state, instance, &self.engine.manifests) {
             Ok(Decision::Skip) => {
                 self.record(EventKind::Skipped { instance, fence: None });
                 None
@@ -76,7 +76,7 @@ impl Conductor {
                 Some(Planned { prepared, key })
             }
             Err(ResolveError::Manifest(why)) => {
-                if !self.make_inputs_again(instance) {
+                if !self.rebuild_missing_inputs(instance) {
                     self.fail_unattempted(instance, Failure::new(FailureClass::MissingArtifact, why));
                 }
                 None
@@ -91,7 +91,7 @@ impl Conductor {
 
     /// How a running attempt was planned; `None` if that cannot be worked out any more.
     pub(super) fn plan_running(&self, instance: u32) -> Option<Planned> {
-        match prepare(&self.state, instance, &self.engine.shelf) {
+        match prepare(&self.state, instance, &self.engine.manifests) {
             Ok(Decision::Run(prepared)) => {
                 let key = prepared.preimage(&self.state, instance).map(|p| p.key());
                 Some(Planned { prepared, key })
@@ -109,7 +109,7 @@ impl Conductor {
         let keys: Vec<Digest> = keyed.iter().map(|(_, k)| *k).collect();
         let found = self.engine.ws.cache().stage_get_many(&keys);
         for ((instance, key), entry) in keyed.iter().zip(found) {
-            match entry.and_then(|e| reuse::usable(&self.engine.shelf, &self.state, *instance, e)) {
+            match entry.and_then(|e| reuse::usable(&self.engine.manifests, &self.state, *instance, e)) {
                 Some(entry) => {
                     self.record(EventKind::CacheHit {
                         instance: *instance,
@@ -152,14 +152,14 @@ impl Conductor {
 
     /// Looks for inputs of an instance that are gone, and has them made again. False if none is
     /// gone, or making them again did not help before.
-    pub(super) fn make_inputs_again(&mut self, instance: u32) -> bool {
+    pub(super) fn rebuild_missing_inputs(&mut self, instance: u32) -> bool {
         let plan = std::sync::Arc::clone(self.state.plan());
         let inst = &plan.instances[instance as usize];
         let exprs: Vec<Expr> =
             inst.args.values().chain(&inst.when).filter_map(|e| self.state.substitute(e)).collect();
-        let Ok(reach) = self.engine.shelf.reach(artifacts_in(&exprs)) else { return false };
+        let Ok(reach) = self.engine.manifests.reach(artifacts_in(&exprs)) else { return false };
         let gone: BTreeSet<Digest> =
-            reach.keys().map(|a| a.id).filter(|id| !self.engine.shelf.has(id)).collect();
+            reach.keys().map(|a| a.id).filter(|id| !self.engine.manifests.has(id)).collect();
         let makers: Vec<u32> = self
             .state
             .graph()

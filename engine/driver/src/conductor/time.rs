@@ -11,11 +11,11 @@ use headstart_protocol::{Failure, FailureClass};
 
 use super::ready::weight;
 use super::{Conductor, Live, Runner};
-use crate::hub::{Granted, Standing};
+use crate::hub::{Granted, Presence};
 use crate::message::{Lease, Throttle};
 
 /// How often things are looked at that nobody announces.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Conductor {
     /// How long nothing can happen without a message.
@@ -26,14 +26,14 @@ impl Conductor {
         let now = self.now();
         let retry = self.retries.first().map(|(at, _)| *at);
         let lease = self.live.values().filter_map(Live::ends_ms).min();
-        let next = [retry, lease, self.give_up_ms].into_iter().flatten().min();
+        let next = [retry, lease, self.stop_deadline_ms].into_iter().flatten().min();
         let next = next.map_or(Duration::from_secs(3600), |at| Duration::from_millis(at.saturating_sub(now)));
         // Leases are extended and devices vanish without a message.
-        if self.offered.is_empty() { next } else { next.min(LOOK) }
+        if self.offered.is_empty() { next } else { next.min(POLL_INTERVAL) }
     }
 
     /// Ends leases, limits and pauses whose time has come.
-    pub(super) fn watch_time(&mut self) {
+    pub(super) fn process_timers(&mut self) {
         let now = self.now();
         while let Some((at, instance)) = self.retries.first().copied()
             && at <= now
@@ -50,20 +50,20 @@ impl Conductor {
         for fence in over {
             self.end_overdue(fence);
         }
-        if self.give_up_ms.is_some_and(|at| at <= now) {
+        if self.stop_deadline_ms.is_some_and(|at| at <= now) {
             let rest: Vec<u64> = self.live.keys().copied().collect();
             for fence in rest {
                 self.abandon(fence);
             }
         }
-        self.lose_patience(now);
+        self.expire_waits(now);
     }
 
     fn end_overdue(&mut self, fence: u64) {
         let Some(live) = self.live.get(&fence) else { return };
         let instance = live.instance;
         match &live.runner {
-            Runner::Device { .. } => self.lease_over(instance, fence),
+            Runner::Device { .. } => self.lease_lost(instance, fence),
             Runner::Local { .. } => {
                 self.replace_worker(fence);
                 let name = self.state.instance(instance).name.clone();
@@ -77,7 +77,7 @@ impl Conductor {
     fn abandon(&mut self, fence: u64) {
         self.replace_worker(fence);
         if let Some(live) = self.live.get(&fence) {
-            self.lease_over(live.instance, fence);
+            self.lease_lost(live.instance, fence);
         }
     }
 
@@ -96,7 +96,7 @@ impl Conductor {
     }
 
     /// Fails what waits too long for a device.
-    fn lose_patience(&mut self, now: u64) {
+    fn expire_waits(&mut self, now: u64) {
         if self.offered.is_empty() || self.stopping.is_some() {
             return;
         }
@@ -108,7 +108,7 @@ impl Conductor {
             else {
                 continue;
             };
-            if let Some(why) = self.too_late(instance, device, *since_ms, now) {
+            if let Some(why) = self.wait_expired(instance, device, *since_ms, now) {
                 late.entry(device.clone()).or_default().push((instance, why));
             }
         }
@@ -130,7 +130,7 @@ impl Conductor {
     }
 
     /// Why an instance has waited too long for its device; `None` if it has not.
-    fn too_late(&self, instance: u32, device: &str, since: u64, now: u64) -> Option<String> {
+    fn wait_expired(&self, instance: u32, device: &str, since: u64, now: u64) -> Option<String> {
         let limit = self.state.instance(instance).policy.wait_ms;
         if let Some(limit) = limit
             && now.saturating_sub(since) > limit
@@ -140,14 +140,14 @@ impl Conductor {
         }
         let patience = self.options.device_wait?;
         let waited = |from: u64| Duration::from_millis(now.saturating_sub(from)) > patience;
-        match self.engine.hub.standing(&self.id, instance, device) {
-            Standing::Present => None,
-            Standing::Absent { last_seen_ms: None } => {
+        match self.engine.hub.presence(&self.id, instance, device) {
+            Presence::Present => None,
+            Presence::Absent { last_seen_ms: None } => {
                 waited(since).then(|| format!("device `{device}` did not join within {patience:?}"))
             }
-            Standing::Absent { last_seen_ms: Some(seen) } => waited(since.max(seen))
+            Presence::Absent { last_seen_ms: Some(seen) } => waited(since.max(seen))
                 .then(|| format!("device `{device}` has not been heard of for {patience:?}")),
-            Standing::Unfit(why) => {
+            Presence::Unfit(why) => {
                 waited(since).then(|| format!("device `{device}` cannot run the stage: {why}"))
             }
         }
@@ -155,7 +155,7 @@ impl Conductor {
 
     /// Takes up a run whose engine ended: its own attempts died with it, those of devices may go
     /// on.
-    pub(super) fn take_up(&mut self) {
+    pub(super) fn readopt(&mut self) {
         let was_cancelled = self.state.cancelling();
         let live: Vec<(u64, u32)> = self.state.running().collect();
         let lease_ms = u64::try_from(self.engine.options.device_lease.as_millis()).unwrap_or(u64::MAX);

@@ -1,18 +1,20 @@
 //! Devices that ever joined, and what each is known by.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use headstart_content::files::{self, Mode};
 use headstart_protocol::Digest;
 use headstart_protocol::wire::{Join, WireError};
+use headstart_store::StoreError;
 use serde::{Deserialize, Serialize};
 
 use super::{codes, internal, wire};
 use crate::error::EngineError;
 
+/// Bytes of the file at most.
+const LARGEST: u64 = 64 << 20;
 /// Longest name of a device, in bytes.
 const LONGEST_NAME: usize = 64;
 /// Shortest secret that cannot be guessed, in bytes of text.
@@ -37,11 +39,10 @@ pub(crate) struct Roster {
 impl Roster {
     pub(crate) fn open(workspace: &Path) -> Result<Self, EngineError> {
         let path = workspace.join("devices.json");
-        let known = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
+        let known = match files::read_bounded(&path, LARGEST).map_err(StoreError::from)? {
+            Some(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|e| EngineError::io("understand", &path)(std::io::Error::other(e)))?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(e) => return Err(EngineError::io("read", path)(e)),
+            None => BTreeMap::new(),
         };
         Ok(Self { path, known: Mutex::new(known) })
     }
@@ -81,19 +82,11 @@ impl Roster {
         if !same {
             let mut next = known.clone();
             next.insert(name.clone(), now);
-            self.write(&next).map_err(internal)?;
+            let json = serde_json::to_vec_pretty(&next).map_err(internal)?;
+            files::write_atomic(&self.path, &json, Mode::Secret).map_err(internal)?;
             *known = next;
         }
         Ok(())
-    }
-
-    fn write(&self, known: &BTreeMap<String, Known>) -> std::io::Result<()> {
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        let mut temp = tempfile::Builder::new().prefix(".devices-").tempfile_in(dir)?;
-        temp.write_all(&serde_json::to_vec_pretty(known)?)?;
-        temp.as_file().sync_all()?;
-        temp.persist(&self.path).map_err(|e| e.error)?;
-        fs::File::open(dir)?.sync_all()
     }
 
     pub(crate) fn all(&self) -> BTreeMap<String, Known> {

@@ -28,8 +28,7 @@ pub struct Phone {
 }
 
 pub fn unhex<const N: usize>(text: &str) -> [u8; N] {
-    let byte = |i: usize| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).expect("hexadecimal");
-    std::array::from_fn(byte)
+    data_encoding::HEXLOWER.decode(text.as_bytes()).expect("hexadecimal").try_into().expect("as long")
 }
 
 pub fn join_as(secret: &str) -> Join {

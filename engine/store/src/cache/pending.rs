@@ -15,9 +15,9 @@ use super::stages::StageIndex;
 /// How long puts are gathered before they are written …
 const GATHER: Duration = Duration::from_millis(100);
 /// … unless they come to this many bytes.
-const ENOUGH: usize = 8 << 20;
+const FLUSH_BYTES: usize = 8 << 20;
 /// Puts that are held up until something was written, so that memory stays bounded.
-const TOO_MUCH: usize = 64 << 20;
+const MAX_PENDING_BYTES: usize = 64 << 20;
 
 /// A space and a text.
 pub(crate) type EmbeddingKey = (Digest, Digest);
@@ -112,7 +112,7 @@ impl Shared {
     /// Adds to what is to be written. `add` returns about how many bytes it added.
     pub(crate) fn put(self: &Arc<Self>, add: impl FnOnce(&mut Batch) -> usize) {
         let mut state = self.state();
-        while state.next.bytes > TOO_MUCH && state.writer.is_some() {
+        while state.next.bytes > MAX_PENDING_BYTES && state.writer.is_some() {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let added = add(&mut state.next);
@@ -158,7 +158,7 @@ impl Shared {
                 }
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            let gathering = |s: &mut State| !s.hurry && !s.stop && s.next.bytes < ENOUGH;
+            let gathering = |s: &mut State| !s.hurry && !s.stop && s.next.bytes < FLUSH_BYTES;
             let waited = self.changed.wait_timeout_while(state, GATHER, gathering);
             (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
             let batch = Arc::new(std::mem::take(&mut state.next));

@@ -9,12 +9,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fs4::fs_std::FileExt;
+use headstart_content::Unsynced;
 use serde::Serialize;
 
 use crate::error::StoreError;
 use crate::log::frame;
 use crate::log::ticket::{Settle, Shared, Ticket};
-use crate::unsynced::Unsynced;
 
 /// A record holds at most this many events, unless they were appended in one call …
 const GROUP_EVENTS: u32 = 1024;
@@ -146,7 +146,7 @@ fn recover(path: &Path) -> Result<(File, u32), StoreError> {
     file.read_to_end(&mut bytes).map_err(StoreError::io("read", path))?;
     let (at, chain) = frame::records(path, &bytes, |_, _, _| Ok(()))?;
     let cut = bytes.len() - at;
-    let mut mend = || -> io::Result<()> {
+    let mut repair = || -> io::Result<()> {
         if cut > 0 {
             file.set_len(at as u64)?;
         }
@@ -156,7 +156,7 @@ fn recover(path: &Path) -> Result<(File, u32), StoreError> {
         }
         if cut > 0 || at == 0 { file.sync_all() } else { Ok(()) }
     };
-    mend().map_err(StoreError::io("write", path))?;
+    repair().map_err(StoreError::io("write", path))?;
     if cut > 0 && at > 0 {
         tracing::warn!(path = %path.display(), bytes = cut, "cut an unfinished record off the event log");
     }

@@ -5,9 +5,9 @@
 //! - [`show`]: one pLLM. [`nearest`]: what is near to a pLLM or to a person's texts.
 //! - [`samples`]: answers in which a pLLM shows its style.
 //! - [`training`]: how a pLLM was trained, and what starting from it should save.
-//! - [`desk`]: lets a stage run outside of a run.
+//! - [`context`]: lets a stage run outside of a run.
 
-mod desk;
+mod ephemeral;
 pub mod found;
 mod nearest;
 pub mod samples;

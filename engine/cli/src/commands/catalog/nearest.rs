@@ -16,7 +16,7 @@ use headstart_select::nearest::Distance;
 use headstart_store::Workspace;
 use serde_json::json;
 
-use super::desk::Desk;
+use super::ephemeral::EphemeralContext;
 use super::found::Found;
 use super::training::expected;
 use crate::args::Format;
@@ -153,11 +153,11 @@ fn embed(ws: &Workspace, found: &Found<'_>, rows: &[Row]) -> Result<Divergence, 
             CommandError::input(format!("the catalog does not say which {name} it was made with"))
         })
     };
-    let desk = Desk::new(ws)?;
-    let at = desk.scratch().join(ROWS_FILE);
+    let context = EphemeralContext::new(ws)?;
+    let at = context.scratch().join(ROWS_FILE);
     std::fs::write(&at, to_jsonl(rows))
         .map_err(|e| CommandError::failed(format!("{}: {e}", at.display())))?;
-    let texts = desk.put(Output::new(Type::Dataset, json!({ "n": rows.len() })).file(ROWS_FILE, at))?;
+    let texts = context.put(Output::new(Type::Dataset, json!({ "n": rows.len() })).file(ROWS_FILE, at))?;
     let args = BTreeMap::from([
         ("responses".to_owned(), Value::Artifact(texts)),
         ("against".to_owned(), Value::Artifact(used("base")?)),
@@ -166,7 +166,7 @@ fn embed(ws: &Workspace, found: &Found<'_>, rows: &[Row]) -> Result<Divergence, 
     ]);
     let stages = StageRegistry::new(headstart_builtin::stages(headstart_lm::default_backend()));
     let call = Call { kind: "embed", ty: &Type::Divergence, args: &Args(args) };
-    let output = headstart_runner::run(stages.built_in("embed")?, call, &desk)?;
-    let divergence = desk.put(output)?;
-    Ok(Divergence::open(&desk, &divergence, "the texts' divergence")?)
+    let output = headstart_runner::run(stages.built_in("embed")?, call, &context)?;
+    let divergence = context.put(output)?;
+    Ok(Divergence::open(&context, &divergence, "the texts' divergence")?)
 }

@@ -6,7 +6,7 @@ use headstart_protocol::expr::Value;
 use headstart_report::Sample;
 use headstart_store::Workspace;
 
-use super::desk::Desk;
+use super::ephemeral::EphemeralContext;
 use super::found::Found;
 use crate::exit::CommandError;
 
@@ -20,14 +20,14 @@ pub fn samples(
     count: usize,
 ) -> Result<Vec<Sample>, CommandError> {
     let Some(embedded) = found.made(&found.about(place).divergence) else { return Ok(Vec::new()) };
-    let desk = Desk::new(ws)?;
+    let context = EphemeralContext::new(ws)?;
     let read = |argument: &str| {
         let artifact = found.artifact_arg(ws, embedded, argument)?;
-        read_rows(&desk, &artifact, argument).ok()
+        read_rows(&context, &artifact, argument).ok()
     };
     let (Some(said), Some(plain)) = (read("responses"), read("against")) else { return Ok(Vec::new()) };
     let Some(Value::Artifact(divergence)) = found.run.state.output(embedded) else { return Ok(Vec::new()) };
-    let divergence = Divergence::open(&desk, &divergence, "the pLLM's divergence")?;
+    let divergence = Divergence::open(&context, &divergence, "the pLLM's divergence")?;
     let sample = |i: usize| {
         let row = said.get(i)?;
         let base = plain.iter().find(|p| p.prompt == row.prompt)?;

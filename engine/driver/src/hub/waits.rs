@@ -2,27 +2,27 @@
 
 /// A device that a run waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Awaited {
+pub struct DeviceWait {
     /// The device.
     pub device: String,
     /// The stages that wait for it.
     pub stages: Vec<String>,
     /// What for.
-    pub why: AwaitedFor,
+    pub why: WaitReason,
 }
 
 /// What a device is waited for to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AwaitedFor {
+pub enum WaitReason {
     /// It has never joined.
     Join,
     /// It has joined before, but is silent.
-    Sign {
+    Contact {
         /// When it was last heard of, in Unix milliseconds.
         last_seen_ms: u64,
     },
     /// It is here, but these conditions do not hold.
     Conditions(Vec<String>),
     /// It is here, but can never run the stages, for this reason.
-    Nothing(String),
+    Unfit(String),
 }

@@ -5,25 +5,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use headstart_protocol::expr::{Expr, Manifests, ResolveError};
 use headstart_protocol::{ArtifactRef, Digest, Manifest};
-use headstart_store::{StoreError, Workspace};
+use headstart_store::{ContentError, Workspace};
 
 /// Manifests that are kept; beyond this, all are dropped and read again.
 const KEPT: usize = 20_000;
 
 /// Public manifests. Clones share what was read.
 #[derive(Clone)]
-pub(crate) struct Shelf {
+pub(crate) struct ManifestCache {
     ws: Workspace,
     read: Arc<Mutex<BTreeMap<Digest, Arc<Manifest>>>>,
 }
 
-impl Shelf {
+impl ManifestCache {
     pub(crate) fn new(ws: Workspace) -> Self {
         Self { ws, read: Arc::default() }
     }
 
     /// The manifest of this id, if it is here.
-    pub(crate) fn get(&self, id: &Digest) -> Result<Option<Arc<Manifest>>, StoreError> {
+    pub(crate) fn get(&self, id: &Digest) -> Result<Option<Arc<Manifest>>, ContentError> {
         let lock = || self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(m) = lock().get(id) {
             return Ok(Some(Arc::clone(m)));
@@ -51,7 +51,7 @@ impl Shelf {
     pub(crate) fn reach(
         &self,
         from: impl IntoIterator<Item = ArtifactRef>,
-    ) -> Result<BTreeMap<ArtifactRef, Option<Arc<Manifest>>>, StoreError> {
+    ) -> Result<BTreeMap<ArtifactRef, Option<Arc<Manifest>>>, ContentError> {
         let mut found = BTreeMap::new();
         let mut stack: Vec<ArtifactRef> = from.into_iter().collect();
         while let Some(a) = stack.pop() {
@@ -68,7 +68,7 @@ impl Shelf {
     }
 }
 
-impl Manifests for Shelf {
+impl Manifests for ManifestCache {
     fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, ResolveError> {
         if let Some(device) = &artifact.private_to {
             return Err(ResolveError::Manifest(format!(
@@ -78,7 +78,7 @@ impl Manifests for Shelf {
         }
         match self.get(&artifact.id) {
             Ok(Some(m)) => Ok((*m).clone()),
-            Ok(None) => Err(ResolveError::Manifest(StoreError::MissingArtifact(artifact.id).to_string())),
+            Ok(None) => Err(ResolveError::Manifest(ContentError::MissingArtifact(artifact.id).to_string())),
             Err(e) => Err(ResolveError::Manifest(e.to_string())),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use headstart_protocol::{Digest, FileRef};
 
-use crate::error::StoreError;
+use crate::error::ContentError;
 use crate::files::{self, Mode};
 use crate::unsynced::Unsynced;
 
@@ -39,8 +39,10 @@ impl Blobs {
 
     /// Where the content lies, if it is here.
     pub fn path(&self, digest: &Digest) -> Option<PathBuf> {
-        let path = self.place(digest);
-        path.is_file().then_some(path)
+        // Devices of version 0.1 kept all blobs in one folder.
+        let flat = || Some(self.dir.join(digest.to_string()));
+        let sharded = Some(self.place(digest)).filter(|path| path.is_file());
+        sharded.or_else(|| flat().filter(|path| path.is_file()))
     }
 
     /// Whether the content is here.
@@ -49,43 +51,68 @@ impl Blobs {
     }
 
     /// Stores a copy of a file; a file that is here already is only read.
-    pub fn put_file(&self, source: &Path) -> Result<FileRef, StoreError> {
+    ///
+    /// # Errors
+    /// [`ContentError::Io`].
+    pub fn put_file(&self, source: &Path) -> Result<FileRef, ContentError> {
         let found = hash_file(source)?;
-        if let Some(path) = self.path(&found.digest) {
-            self.unsynced.adopt(&path);
-            return Ok(found);
+        match self.path(&found.digest) {
+            Some(path) => {
+                self.unsynced.adopt(&path);
+                Ok(found)
+            }
+            None => self.store(source, false),
         }
-        let temp = self.temp()?;
-        // The digest is of what was copied, so a file that changes meanwhile does no harm.
-        fs::copy(source, temp.path()).map_err(StoreError::io("copy", source))?;
-        let copied = hash_file(temp.path())?;
-        self.adopt(temp, copied)
+    }
+
+    /// Stores a file that nothing else needs any more: it is moved where that is possible.
+    ///
+    /// # Errors
+    /// [`ContentError::Io`].
+    pub fn take_file(&self, source: &Path) -> Result<FileRef, ContentError> {
+        self.store(source, true)
+    }
+
+    fn store(&self, source: &Path, movable: bool) -> Result<FileRef, ContentError> {
+        let temp = self.temp()?.into_temp_path();
+        files::take(source, &temp, movable)?;
+        // The digest is of what was taken, so a file that changes meanwhile does no harm.
+        let taken = hash_file(&temp)?;
+        if let Some(path) = self.path(&taken.digest) {
+            self.unsynced.adopt(&path);
+            return Ok(taken);
+        }
+        let file = File::open(&temp).map_err(ContentError::io("read", &*temp))?;
+        self.adopt(tempfile::NamedTempFile::from_parts(file, temp), taken)
     }
 
     /// Reads a blob whole and compares it with its name. `None` where it is not here; a blob whose
     /// content is wrong is removed, so that it will be made again.
-    pub fn verify(&self, digest: &Digest) -> Result<Option<bool>, StoreError> {
+    ///
+    /// # Errors
+    /// [`ContentError::Io`].
+    pub fn verify(&self, digest: &Digest) -> Result<Option<bool>, ContentError> {
         let Some(path) = self.path(digest) else { return Ok(None) };
         let good = hash_file(&path)?.digest == *digest;
         if !good {
-            fs::remove_file(&path).map_err(StoreError::io("remove damaged", &path))?;
+            fs::remove_file(&path).map_err(ContentError::io("remove damaged", &path))?;
         }
         Ok(Some(good))
     }
 
-    fn temp(&self) -> Result<tempfile::NamedTempFile, StoreError> {
+    fn temp(&self) -> Result<tempfile::NamedTempFile, ContentError> {
         let dir = self.dir.join("new");
         files::create_dir(&dir)?;
-        tempfile::NamedTempFile::new_in(&dir).map_err(StoreError::io("create a file in", &dir))
+        tempfile::NamedTempFile::new_in(&dir).map_err(ContentError::io("create a file in", &dir))
     }
 
-    fn adopt(&self, temp: tempfile::NamedTempFile, content: FileRef) -> Result<FileRef, StoreError> {
+    fn adopt(&self, temp: tempfile::NamedTempFile, content: FileRef) -> Result<FileRef, ContentError> {
         let path = self.place(&content.digest);
         let file = temp.as_file();
-        files::set_mode(file, Mode::ReadOnly).map_err(StoreError::io("write", &path))?;
+        files::set_mode(file, Mode::ReadOnly).map_err(ContentError::io("write", &path))?;
         if content.size >= LARGE {
             // Now rather than while everybody waits for the log.
-            file.sync_all().map_err(StoreError::io("write", &path))?;
+            file.sync_all().map_err(ContentError::io("write", &path))?;
         }
         self.unsynced.place(temp, &path)?;
         Ok(content)
@@ -94,15 +121,18 @@ impl Blobs {
 
 /// Digest and size of a file's content.
 ///
-/// Read in pieces rather than mapped: a mapped file that somebody shortens kills the process.
-pub fn hash_file(path: &Path) -> Result<FileRef, StoreError> {
-    let mut file = File::open(path).map_err(StoreError::io("read", path))?;
+/// Read in pieces rather than mapped: a mapped file that is shortened meanwhile kills the process.
+///
+/// # Errors
+/// [`ContentError::Io`].
+pub fn hash_file(path: &Path) -> Result<FileRef, ContentError> {
+    let mut file = File::open(path).map_err(ContentError::io("read", path))?;
     let mut hasher = blake3::Hasher::new();
-    let expected = file.metadata().map_err(StoreError::io("read", path))?.len();
+    let expected = file.metadata().map_err(ContentError::io("read", path))?.len();
     let mut buffer = vec![0; CHUNK.min(usize::try_from(expected).unwrap_or(CHUNK) + 1)];
     let mut size = 0;
     loop {
-        let n = fill(&mut file, &mut buffer).map_err(StoreError::io("read", path))?;
+        let n = fill(&mut file, &mut buffer).map_err(ContentError::io("read", path))?;
         if n == 0 {
             break;
         }

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::exit::CommandError;
 
 /// Where a stage runs by itself.
-pub struct Desk<'a> {
+pub struct EphemeralContext<'a> {
     ws: &'a Workspace,
     scratch: TempDir,
     own: Mutex<BTreeMap<Digest, (Manifest, PathBuf)>>,
@@ -39,13 +39,13 @@ impl RowCache for ReadOnly<'_> {
     fn put_responses(&self, _: &Digest, _: &Digest, _: &[(Digest, String)]) {}
 }
 
-impl<'a> Desk<'a> {
-    /// A desk over a workspace.
+impl<'a> EphemeralContext<'a> {
+    /// A context over a workspace.
     pub fn new(ws: &'a Workspace) -> Result<Self, CommandError> {
-        Ok(Self { scratch: ws.scratch("desk")?, rows: ReadOnly(ws.cache()), ws, own: Mutex::default() })
+        Ok(Self { scratch: ws.scratch("catalog")?, rows: ReadOnly(ws.cache()), ws, own: Mutex::default() })
     }
 
-    /// Keeps an output for as long as the desk lives. Its files stay where they are, in one folder.
+    /// Keeps an output for as long as the context lives. Its files stay where they are, in one folder.
     pub fn put(&self, output: Output) -> Result<ArtifactRef, Failure> {
         let mut files = BTreeMap::new();
         for (name, at) in &output.files {
@@ -68,7 +68,7 @@ fn missing(e: impl std::fmt::Display) -> Failure {
     Failure::new(FailureClass::MissingArtifact, e.to_string())
 }
 
-impl Context for Desk<'_> {
+impl Context for EphemeralContext<'_> {
     fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, Failure> {
         if let Some((manifest, _)) = self.own().get(&artifact.id) {
             return Ok(manifest.clone());

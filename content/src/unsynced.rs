@@ -5,7 +5,7 @@
 //! of them: every log syncs them before it writes a record. A power failure may therefore leave
 //! wrong contents under a name, but none that an event speaks of. To find those, a process that
 //! has anything unsynced keeps a marker file with the id of the system's boot; whoever opens the
-//! workspace and finds a marker of a process that is gone, and of another boot, checks everything
+//! store and finds a marker of a process that is gone, and of another boot, checks everything
 //! that is newer than the marker. (If only the process died, the system still has its writes.)
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ use fs4::fs_std::FileExt;
 use headstart_protocol::Digest;
 
 use crate::blobs::hash_file;
-use crate::error::StoreError;
+use crate::error::ContentError;
 use crate::files;
 
 /// Up to this many files are synced one by one; beyond, the whole file system at once is cheaper.
@@ -29,12 +29,12 @@ const RECENT: Duration = Duration::from_secs(300);
 /// How much older than the marker a file may look and still be checked, for clocks that were set.
 const SLACK: Duration = Duration::from_secs(3600);
 
-/// What of a workspace is not on disk yet.
+/// What of a store is not on disk yet.
 #[derive(Debug)]
-pub(crate) struct Unsynced {
+pub struct Unsynced {
     dir: PathBuf,
     state: Mutex<State>,
-    /// Held while syncing, so that whoever comes later waits for what was taken before.
+    /// Held while syncing, so that later calls wait for what was taken before.
     syncing: Mutex<()>,
 }
 
@@ -49,24 +49,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Unsynced {
-    /// Of the workspace in `dir`.
-    pub(crate) fn new(dir: PathBuf) -> Self {
+    /// Of the store in `dir`.
+    pub fn new(dir: PathBuf) -> Self {
         Self { dir, state: Mutex::default(), syncing: Mutex::default() }
     }
 
     /// Gives a temporary file its name.
-    pub(crate) fn place(&self, temp: tempfile::NamedTempFile, path: &Path) -> Result<(), StoreError> {
-        let dir = path.parent().expect("contents lie in folders of the workspace");
+    pub(crate) fn place(&self, temp: tempfile::NamedTempFile, path: &Path) -> Result<(), ContentError> {
+        let dir = path.parent().expect("contents lie in folders of the store");
         files::create_dir(dir)?;
         if cfg!(not(unix)) {
             // Files that are only open for reading cannot be synced there.
-            temp.as_file().sync_all().map_err(StoreError::io("write", path))?;
+            temp.as_file().sync_all().map_err(ContentError::io("write", path))?;
         }
         let mut state = lock(&self.state);
         if state.marker.is_none() {
             state.marker = Some(self.mark()?);
         }
-        temp.persist(path).map_err(|e| StoreError::io("write", path)(e.error))?;
+        temp.persist(path).map_err(|e| ContentError::io("write", path)(e.error))?;
         state.files.insert(path.to_owned());
         Ok(())
     }
@@ -81,7 +81,10 @@ impl Unsynced {
     }
 
     /// Makes everything durable that was placed before the call.
-    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`ContentError::Io`]; what was placed is then tried again with the next call.
+    pub fn sync(&self) -> Result<(), ContentError> {
         let _one_at_a_time = lock(&self.syncing);
         let taken = std::mem::take(&mut lock(&self.state).files);
         if taken.is_empty() {
@@ -94,7 +97,7 @@ impl Unsynced {
         outcome
     }
 
-    fn sync_files(&self, paths: &BTreeSet<PathBuf>) -> Result<(), StoreError> {
+    fn sync_files(&self, paths: &BTreeSet<PathBuf>) -> Result<(), ContentError> {
         if paths.len() > FEW && sync_file_system(&self.dir)? {
             return Ok(());
         }
@@ -103,7 +106,7 @@ impl Unsynced {
             if cfg!(unix) {
                 match File::open(path).and_then(|f| f.sync_all()) {
                     Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(StoreError::io("sync", path)(e));
+                        return Err(ContentError::io("sync", path)(e));
                     }
                     _ => {}
                 }
@@ -114,18 +117,18 @@ impl Unsynced {
         dirs.into_iter().try_for_each(files::sync_dir)
     }
 
-    fn mark(&self) -> Result<(File, PathBuf), StoreError> {
+    fn mark(&self) -> Result<(File, PathBuf), ContentError> {
         let dir = self.dir.join("unsynced");
         files::create_dir(&dir)?;
         let temp = tempfile::Builder::new().prefix("process-").tempfile_in(&dir);
-        let mut temp = temp.map_err(StoreError::io("create a file in", &dir))?;
+        let mut temp = temp.map_err(ContentError::io("create a file in", &dir))?;
         // Locked before it can be found under its name by others that take it for abandoned.
         let boot = boot_id().unwrap_or_default();
         FileExt::try_lock_exclusive(temp.as_file())
             .and_then(|_| temp.as_file_mut().write_all(boot.as_bytes()))
             .and_then(|()| temp.as_file().sync_all())
-            .map_err(StoreError::io("write", temp.path()))?;
-        let (file, path) = temp.keep().map_err(|e| StoreError::io("create a file in", &dir)(e.error))?;
+            .map_err(ContentError::io("write", temp.path()))?;
+        let (file, path) = temp.keep().map_err(|e| ContentError::io("create a file in", &dir)(e.error))?;
         files::sync_dir(&dir)?;
         files::sync_dir(&self.dir)?;
         Ok((file, path))
@@ -148,14 +151,14 @@ impl Drop for Unsynced {
 
 /// Syncs the file system that `dir` lies on, where there is a way to.
 #[cfg(target_os = "linux")]
-fn sync_file_system(dir: &Path) -> Result<bool, StoreError> {
+fn sync_file_system(dir: &Path) -> Result<bool, ContentError> {
     let sync = |d: File| rustix::fs::syncfs(d).map_err(std::io::Error::from);
-    File::open(dir).and_then(sync).map_err(StoreError::io("sync", dir))?;
+    File::open(dir).and_then(sync).map_err(ContentError::io("sync", dir))?;
     Ok(true)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn sync_file_system(_: &Path) -> Result<bool, StoreError> {
+fn sync_file_system(_: &Path) -> Result<bool, ContentError> {
     Ok(false)
 }
 
@@ -165,8 +168,8 @@ fn boot_id() -> Option<String> {
     Some(id.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
-/// Removes what a power failure may have left in the workspace at `dir`.
-pub(crate) fn recover(dir: &Path) -> Result<(), StoreError> {
+/// Removes what a power failure may have left in the store at `dir`.
+pub(crate) fn recover(dir: &Path) -> Result<(), ContentError> {
     let markers = dir.join("unsynced");
     let Ok(entries) = fs::read_dir(&markers) else { return Ok(()) };
     let found: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
@@ -174,8 +177,8 @@ pub(crate) fn recover(dir: &Path) -> Result<(), StoreError> {
         return Ok(());
     }
     let lock_path = markers.join("lock");
-    let guard = File::create(&lock_path).map_err(StoreError::io("create", &lock_path))?;
-    FileExt::lock_exclusive(&guard).map_err(StoreError::io("lock", &lock_path))?;
+    let guard = File::create(&lock_path).map_err(ContentError::io("create", &lock_path))?;
+    FileExt::lock_exclusive(&guard).map_err(ContentError::io("lock", &lock_path))?;
     for path in found.iter().filter(|p| !p.ends_with("lock")) {
         // It may be gone by now, or belong to a process that lives.
         let Ok(marker) = File::open(path) else { continue };
@@ -187,17 +190,17 @@ pub(crate) fn recover(dir: &Path) -> Result<(), StoreError> {
             let since = marker.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
             check_newer(dir, since.checked_sub(SLACK).unwrap_or(SystemTime::UNIX_EPOCH))?;
         }
-        fs::remove_file(path).map_err(StoreError::io("remove", path))?;
+        fs::remove_file(path).map_err(ContentError::io("remove", path))?;
     }
     Ok(())
 }
 
 /// Removes contents that are not what their names say, among those changed after `since`, and all
 /// materialized folders, whose links may be incomplete.
-fn check_newer(dir: &Path, since: SystemTime) -> Result<(), StoreError> {
+fn check_newer(dir: &Path, since: SystemTime) -> Result<(), ContentError> {
     let open = dir.join("open");
     if open.is_dir() {
-        fs::remove_dir_all(&open).map_err(StoreError::io("remove", &open))?;
+        fs::remove_dir_all(&open).map_err(ContentError::io("remove", &open))?;
     }
     let (mut checked, mut removed) = (0, 0);
     for kind in ["blobs", "manifests"] {
@@ -212,7 +215,7 @@ fn check_newer(dir: &Path, since: SystemTime) -> Result<(), StoreError> {
                 checked += 1;
                 if hash_file(&path)?.digest != digest {
                     removed += 1;
-                    fs::remove_file(&path).map_err(StoreError::io("remove damaged", &path))?;
+                    fs::remove_file(&path).map_err(ContentError::io("remove damaged", &path))?;
                 }
             }
         }

@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use headstart_content::{check_file_name, files, hash_file};
 use headstart_core::event::{Event, EventKind};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::{Commit, Committed, WireError};
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, Manifest, Type};
-use headstart_store::{Workspace, hash_file};
+use headstart_store::Workspace;
 use serde_json::Value as Json;
 use tokio::sync::oneshot;
 
@@ -28,10 +29,10 @@ const LARGEST_VALUE: usize = 1 << 20;
 pub(super) async fn commit(hub: &Hub, token: &str, commit: Commit) -> Result<Committed, WireError> {
     let fence = commit.fence;
     let (device, found, past) = {
-        let mut desk = hub.desk();
-        let (device, session) = desk.session(token)?;
-        let past = desk.past(fence);
-        let found = desk.granted(fence, &device)?.map(|granted| {
+        let mut leases = hub.leases();
+        let (device, session) = leases.session(token)?;
+        let past = leases.past(fence);
+        let found = leases.granted(fence, &device)?.map(|granted| {
             granted.session = session;
             (granted.instance, granted.conductor.clone(), granted.task.clone(), granted.answer)
         });
@@ -148,7 +149,7 @@ fn read_manifests(given: BTreeMap<String, Manifest>) -> Result<BTreeMap<Digest, 
         manifest
             .files
             .keys()
-            .try_for_each(|n| headstart_store::check_file_name(n))
+            .try_for_each(|n| check_file_name(n))
             .map_err(|e| wire(codes::INVALID, e.to_string()))?;
         Ok((id, manifest))
     };
@@ -209,7 +210,7 @@ fn artifact(
         return Err(wire(codes::RESIDENCY, "a private artifact cannot be released as it is"));
     }
     let Some(manifest) = manifests.remove(&a.id) else {
-        return if hub.inner.shelf.has(&a.id) {
+        return if hub.inner.manifests.has(&a.id) {
             Ok(None)
         } else {
             Err(wire(codes::INVALID, format!("artifact {} came without its manifest", a.id.short())))
@@ -223,7 +224,7 @@ fn artifact(
             let message = format!("the released artifact's `{name}` is private");
             return Err(wire(codes::RESIDENCY, message));
         }
-        if !hub.inner.shelf.has(&used.id) && !manifests.contains_key(&used.id) {
+        if !hub.inner.manifests.has(&used.id) && !manifests.contains_key(&used.id) {
             let message = format!("the released artifact's `{name}`, {}, is not here", used.id.short());
             return Err(wire(codes::INVALID, message));
         }
@@ -314,7 +315,7 @@ async fn keep(
         missing if missing.is_empty() => Ok(()),
         missing => {
             let list: Vec<String> = missing.iter().map(Digest::to_string).collect();
-            if let Some(granted) = hub.desk().granted(fence, device)? {
+            if let Some(granted) = hub.leases().granted(fence, device)? {
                 granted.wanted = missing;
             }
             Err(wire(codes::MISSING_BLOB, list.join(" ")))
@@ -339,7 +340,7 @@ fn store(
     for digest in &files {
         let at = waiting.join(digest.to_string());
         if !ws.blobs().has(digest) {
-            ws.blobs().put_file(&at).map_err(internal)?;
+            ws.blobs().take_file(&at).map_err(internal)?;
         }
     }
     for manifest in manifests.values() {
@@ -358,9 +359,9 @@ fn waiting_room(ws: &Workspace, device: &str) -> PathBuf {
 /// Takes an upload; see [`Hub::put_blob`].
 pub(super) fn put_blob(hub: &Hub, token: &str, digest: &Digest, uploaded: &Path) -> Result<(), WireError> {
     let device = {
-        let mut desk = hub.desk();
-        let (device, _) = desk.session(token)?;
-        desk.may_upload(&device, digest)?;
+        let mut leases = hub.leases();
+        let (device, _) = leases.session(token)?;
+        leases.may_upload(&device, digest)?;
         device
     };
     let found = hash_file(uploaded).map_err(internal)?.digest;
@@ -369,6 +370,5 @@ pub(super) fn put_blob(hub: &Hub, token: &str, digest: &Digest, uploaded: &Path)
         return Err(wire(codes::INVALID, message));
     }
     let room = waiting_room(&hub.inner.ws, &device);
-    std::fs::create_dir_all(&room).map_err(internal)?;
-    std::fs::rename(uploaded, room.join(digest.to_string())).map_err(internal)
+    files::take(uploaded, &room.join(digest.to_string()), true).map_err(internal)
 }

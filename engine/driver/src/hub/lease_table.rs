@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
+use headstart_env::Clock;
 use headstart_protocol::task::Task;
 use headstart_protocol::wire::{Committed, Facts, Join, WireError, program_kind};
 use headstart_protocol::{ArtifactRef, Digest, Manifest};
 use tokio::sync::Notify;
 
-use super::{Awaited, AwaitedFor, codes, wire};
-use crate::message::{Lease, Message, Word, now_ms};
+use super::{DeviceWait, WaitReason, codes, wire};
+use crate::message::{Lease, LeaseSignal, Message};
 
 /// Outcomes that are remembered after their run, for commits that are repeated late.
 const REMEMBERED: usize = 10_000;
@@ -30,7 +31,7 @@ pub(crate) struct Offer {
 
 /// How a device stands to an offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum Presence {
     /// It waits for work, or works.
     Present,
     /// It was not heard of lately.
@@ -128,8 +129,8 @@ impl Device {
 }
 
 /// What the hub keeps in memory.
-#[derive(Default)]
-pub(crate) struct Desk {
+pub(crate) struct LeaseTable {
+    clock: Arc<dyn Clock>,
     devices: BTreeMap<String, Device>,
     /// Device and number of the join, by token.
     tokens: HashMap<String, (String, u64)>,
@@ -139,7 +140,19 @@ pub(crate) struct Desk {
     past: BTreeMap<u64, (String, Committed)>,
 }
 
-impl Desk {
+impl LeaseTable {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            devices: BTreeMap::new(),
+            tokens: HashMap::new(),
+            sessions: 0,
+            grants: BTreeMap::new(),
+            watchers: BTreeMap::new(),
+            past: BTreeMap::new(),
+        }
+    }
+
     fn device(&mut self, name: &str) -> &mut Device {
         self.devices.entry(name.to_owned()).or_default()
     }
@@ -149,11 +162,12 @@ impl Desk {
         self.sessions += 1;
         let session = self.sessions;
         self.tokens.insert(token.to_owned(), (join.device.clone(), session));
+        let now = self.clock.now_ms();
         let device = self.device(&join.device);
         device.session = session;
         device.kinds = join.kinds.iter().cloned().collect();
         device.facts = join.facts.clone();
-        device.seen_ms = Some(now_ms());
+        device.seen_ms = Some(now);
         device.bell.notify_waiters();
         let wants = |(devices, tx): &(Vec<String>, Sender<Message>)| {
             devices.contains(&join.device).then(|| tx.clone())
@@ -166,7 +180,8 @@ impl Desk {
         let Some((name, session)) = self.tokens.get(token).cloned() else {
             return Err(wire(codes::UNKNOWN_TOKEN, "this engine does not know the token; join again"));
         };
-        self.device(&name).seen_ms = Some(now_ms());
+        let now = self.clock.now_ms();
+        self.device(&name).seen_ms = Some(now);
         Ok((name, session))
     }
 
@@ -179,9 +194,10 @@ impl Desk {
     }
 
     pub(crate) fn waits(&mut self, device: &str, change: isize) {
+        let now = self.clock.now_ms();
         let device = self.device(device);
         device.waiting = device.waiting.saturating_add_signed(change);
-        device.seen_ms = Some(now_ms());
+        device.seen_ms = Some(now);
     }
 
     /// Attempts that the device held before its latest join and has said nothing about since.
@@ -190,7 +206,7 @@ impl Desk {
             g.device == device
                 && g.session < session
                 && g.answer.is_none()
-                && g.lease.word() != Word::Superseded
+                && g.lease.signal() != LeaseSignal::Superseded
         });
         lost.map(|(fence, g)| {
             // Said once.
@@ -220,41 +236,42 @@ impl Desk {
         }
     }
 
-    pub(crate) fn standing(&self, run: &str, instance: u32, device: &str) -> Standing {
-        let Some(d) = self.devices.get(device) else { return Standing::Absent { last_seen_ms: None } };
+    pub(crate) fn presence(&self, run: &str, instance: u32, device: &str) -> Presence {
+        let Some(d) = self.devices.get(device) else { return Presence::Absent { last_seen_ms: None } };
         if d.session > 0
             && let Some(offer) = d.offers.iter().find(|o| o.run == run && o.instance == instance)
             && let Some(why) = d.unfit(offer)
         {
-            return Standing::Unfit(why);
+            return Presence::Unfit(why);
         }
-        let works = || self.grants.values().any(|g| g.device == device && g.is_live());
+        let now = self.clock.now_ms();
+        let works = || self.grants.values().any(|g| g.device == device && g.is_live(now));
         if d.waiting > 0 || works() {
-            Standing::Present
+            Presence::Present
         } else {
-            Standing::Absent { last_seen_ms: d.seen_ms }
+            Presence::Absent { last_seen_ms: d.seen_ms }
         }
     }
 
     /// What a run's offers wait for; those that their device will take at once are left out.
-    pub(crate) fn awaited(&self, run: &str) -> Vec<Awaited> {
-        let mut out: Vec<Awaited> = Vec::new();
+    pub(crate) fn device_waits(&self, run: &str) -> Vec<DeviceWait> {
+        let mut out: Vec<DeviceWait> = Vec::new();
         for (name, device) in &self.devices {
             for offer in device.offers.iter().filter(|o| o.run == run) {
                 let missing = || offer.only_when.iter().filter(|c| !device.facts.holds.contains(c)).cloned();
-                let why = match self.standing(run, offer.instance, name) {
-                    Standing::Absent { last_seen_ms: None } => AwaitedFor::Join,
-                    Standing::Absent { last_seen_ms: Some(ms) } => AwaitedFor::Sign { last_seen_ms: ms },
-                    Standing::Unfit(why) => AwaitedFor::Nothing(why),
-                    Standing::Present => match missing().collect::<Vec<_>>() {
+                let why = match self.presence(run, offer.instance, name) {
+                    Presence::Absent { last_seen_ms: None } => WaitReason::Join,
+                    Presence::Absent { last_seen_ms: Some(ms) } => WaitReason::Contact { last_seen_ms: ms },
+                    Presence::Unfit(why) => WaitReason::Unfit(why),
+                    Presence::Present => match missing().collect::<Vec<_>>() {
                         met if met.is_empty() => continue,
-                        missing => AwaitedFor::Conditions(missing),
+                        missing => WaitReason::Conditions(missing),
                     },
                 };
                 match out.iter_mut().find(|a| a.device == *name && a.why == why) {
                     Some(known) => known.stages.push(offer.name.clone()),
                     None => {
-                        out.push(Awaited { device: name.clone(), stages: vec![offer.name.clone()], why });
+                        out.push(DeviceWait { device: name.clone(), stages: vec![offer.name.clone()], why });
                     }
                 }
             }
@@ -265,7 +282,7 @@ impl Desk {
     pub(crate) fn grant(&mut self, fence: u64, instance: u32, granted: Granted) {
         for (old, g) in &self.grants {
             if *old < fence && g.instance == instance && g.run == granted.run {
-                g.lease.say(Word::Superseded);
+                g.lease.send(LeaseSignal::Superseded);
             }
         }
         self.grants.insert(fence, Granted { instance, ..granted });
@@ -348,14 +365,15 @@ impl Desk {
     }
 
     pub(crate) fn running(&self, device: &str) -> Vec<String> {
-        let live = self.grants.values().filter(|g| g.device == device && g.is_live());
+        let now = self.clock.now_ms();
+        let live = self.grants.values().filter(|g| g.device == device && g.is_live(now));
         live.map(|g| g.name.clone()).collect()
     }
 }
 
 impl Granted {
-    fn is_live(&self) -> bool {
-        self.answer.is_none() && self.lease.word() != Word::Superseded && self.lease.until_ms() > now_ms()
+    fn is_live(&self, now: u64) -> bool {
+        self.answer.is_none() && self.lease.signal() != LeaseSignal::Superseded && self.lease.until_ms() > now
     }
 }
 

@@ -1,0 +1,245 @@
+//! Artifacts: manifests over blobs, and folders made of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::digest::canonical_json;
+use headstart_protocol::{ArtifactRef, Digest, FileRef, Manifest, Output};
+
+use crate::blobs::Blobs;
+use crate::error::ContentError;
+use crate::files::{self, Mode};
+use crate::unsynced::Unsynced;
+
+/// Bytes of a manifest at most. A catalog of 100,000 pLLMs lists each with its digest.
+const LARGEST_MANIFEST: u64 = 256 << 20;
+
+/// The artifacts of a store.
+#[derive(Clone, Debug)]
+pub struct Artifacts {
+    blobs: Blobs,
+    manifests: PathBuf,
+    open: PathBuf,
+    unsynced: Arc<Unsynced>,
+}
+
+impl Artifacts {
+    pub(crate) fn new(dir: &Path, unsynced: Arc<Unsynced>) -> Self {
+        let blobs = Blobs::new(dir.join("blobs"), Arc::clone(&unsynced));
+        Self { blobs, manifests: dir.join("manifests"), open: dir.join("open"), unsynced }
+    }
+
+    pub(crate) fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// Stores what a stage made: its files by content, then the manifest.
+    ///
+    /// # Errors
+    /// [`ContentError::BadName`], [`ContentError::NotAnArtifact`], [`ContentError::Io`].
+    pub fn import(&self, output: &Output) -> Result<(Manifest, ArtifactRef), ContentError> {
+        if ArtifactType::of(&output.ty).is_none() {
+            return Err(ContentError::NotAnArtifact(output.ty.to_string()));
+        }
+        let mut stored: BTreeMap<String, FileRef> = BTreeMap::new();
+        for (name, _) in &output.files {
+            check_file_name(name)?;
+        }
+        for (name, path) in &output.files {
+            if stored.insert(name.clone(), self.blobs.put_file(path)?).is_some() {
+                let why = "the output has two files of this name";
+                return Err(ContentError::BadName { name: name.clone(), why });
+            }
+        }
+        let manifest = Manifest {
+            ty: output.ty.clone(),
+            files: stored,
+            value: output.value.clone(),
+            uses: output.uses.clone(),
+        };
+        let reference = self.put_manifest(&manifest)?;
+        Ok((manifest, reference))
+    }
+
+    /// Stores a manifest. Its files may arrive later: [`Artifacts::missing`] says which do.
+    ///
+    /// # Errors
+    /// [`ContentError::BadName`], [`ContentError::NotAnArtifact`], [`ContentError::Io`].
+    pub fn put_manifest(&self, manifest: &Manifest) -> Result<ArtifactRef, ContentError> {
+        if ArtifactType::of(&manifest.ty).is_none() {
+            return Err(ContentError::NotAnArtifact(manifest.ty.to_string()));
+        }
+        manifest.files.keys().try_for_each(|name| check_file_name(name))?;
+        let reference = ArtifactRef::public(manifest);
+        // One that is damaged is written again.
+        let intact = self.path(&reference.id).filter(|_| matches!(self.manifest(&reference.id), Ok(Some(_))));
+        if let Some(path) = intact {
+            self.unsynced.adopt(&path);
+        } else {
+            let path = self.place(&reference.id);
+            let dir = self.manifests.join("new");
+            files::create_dir(&dir)?;
+            let temp = tempfile::NamedTempFile::new_in(&dir);
+            let mut temp = temp.map_err(ContentError::io("create a file in", &dir))?;
+            temp.write_all(canonical_json(manifest).as_bytes())
+                .and_then(|()| files::set_mode(temp.as_file(), Mode::ReadOnly))
+                .map_err(ContentError::io("write", &path))?;
+            self.unsynced.place(temp, &path)?;
+        }
+        Ok(reference)
+    }
+
+    /// The manifest of this id, if it is here.
+    ///
+    /// # Errors
+    /// [`ContentError::Damaged`] where it is not what its name says, [`ContentError::TooLarge`],
+    /// [`ContentError::Io`].
+    pub fn manifest(&self, id: &Digest) -> Result<Option<Manifest>, ContentError> {
+        let Some(path) = self.path(id) else { return Ok(None) };
+        let Some(bytes) = files::read_bounded(&path, LARGEST_MANIFEST)? else { return Ok(None) };
+        if Digest::of(&bytes) == *id {
+            let understood = serde_json::from_slice(&bytes);
+            return understood
+                .map(Some)
+                .map_err(|e| ContentError::damaged(&path, format!("the manifest is not understood: {e}")));
+        }
+        // Devices of version 0.1 wrote JSON that was not canonical.
+        match serde_json::from_slice::<Manifest>(&bytes) {
+            Ok(manifest) if manifest.id() == *id => Ok(Some(manifest)),
+            _ => {
+                let why = "the manifest does not match its name; delete the file and run the stage that made \
+                           it again";
+                Err(ContentError::damaged(&path, why))
+            }
+        }
+    }
+
+    /// The manifest that was stored last among those that `wanted` accepts; what cannot be read is
+    /// passed over.
+    pub fn newest(&self, wanted: impl Fn(&Manifest) -> bool) -> Option<Manifest> {
+        let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut found = Vec::new();
+        for entry in entries(&self.manifests) {
+            let inside = entries(&entry.path()).map(|e| e.path());
+            for path in std::iter::once(entry.path()).chain(inside) {
+                let id = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<Digest>().ok());
+                let stored = fs::metadata(&path).ok().filter(fs::Metadata::is_file);
+                if let (Some(id), Some(stored)) = (id, stored.and_then(|m| m.modified().ok())) {
+                    found.push((stored, id));
+                }
+            }
+        }
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        found.into_iter().filter_map(|(_, id)| self.manifest(&id).ok().flatten()).find(|m| wanted(m))
+    }
+
+    /// Names of the manifest's files whose content is not here.
+    pub fn missing(&self, manifest: &Manifest) -> Vec<String> {
+        let gone = |f: &FileRef| !self.blobs.has(&f.digest);
+        manifest.files.iter().filter(|(_, f)| gone(f)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether an artifact is here with all its content. Looks whether everything is in its place,
+    /// not whether it is intact; costs some microseconds.
+    pub fn has(&self, id: &Digest) -> bool {
+        /// As much of a manifest as must be read.
+        #[derive(serde::Deserialize)]
+        struct Files {
+            #[serde(default)]
+            files: BTreeMap<String, FileRef>,
+        }
+        let path = self.path(id);
+        let bytes = path.and_then(|path| files::read_bounded(&path, LARGEST_MANIFEST).ok().flatten());
+        let Some(bytes) = bytes else { return false };
+        let files = serde_json::from_slice::<Files>(&bytes);
+        files.is_ok_and(|m| m.files.values().all(|f| self.blobs.has(&f.digest)))
+    }
+
+    /// A folder that holds the artifact's files under their names: hard links to the blobs, so it
+    /// costs no space. It appears complete or not at all, and is reused as long as it is complete.
+    ///
+    /// # Errors
+    /// [`ContentError::MissingArtifact`], [`ContentError::MissingBlob`], and those of
+    /// [`Artifacts::manifest`].
+    pub fn materialize(&self, id: &Digest) -> Result<PathBuf, ContentError> {
+        let manifest = self.manifest(id)?.ok_or(ContentError::MissingArtifact(*id))?;
+        let folder = self.open.join(id.to_string());
+        let complete = |folder: &Path| {
+            manifest.files.iter().all(|(name, file)| {
+                fs::metadata(folder.join(name)).is_ok_and(|m| m.is_file() && m.len() == file.size)
+            })
+        };
+        if folder.is_dir() && complete(&folder) {
+            return Ok(folder);
+        }
+        // Where another process was faster, its folder is equal.
+        files::create_dir_atomic(
+            &folder,
+            |folder| !complete(folder),
+            |temp| -> Result<(), ContentError> {
+                for (name, file) in &manifest.files {
+                    check_file_name(name)?;
+                    let missing = || ContentError::MissingBlob { digest: file.digest, name: name.clone() };
+                    let blob = self.blobs.path(&file.digest).ok_or_else(missing)?;
+                    let target = temp.join(name);
+                    files::create_dir(target.parent().expect("a file lies in a folder"))?;
+                    link(&blob, &target).map_err(ContentError::io("link", &target))?;
+                }
+                Ok(())
+            },
+        )?;
+        Ok(folder)
+    }
+
+    fn place(&self, id: &Digest) -> PathBuf {
+        let hex = id.to_string();
+        self.manifests.join(&hex[..2]).join(format!("{hex}.json"))
+    }
+
+    /// Where a manifest lies, if it is here.
+    fn path(&self, id: &Digest) -> Option<PathBuf> {
+        // Devices of version 0.1 kept all manifests in one folder.
+        let flat = || Some(self.manifests.join(format!("{id}.json")));
+        let sharded = Some(self.place(id)).filter(|path| path.is_file());
+        sharded.or_else(|| flat().filter(|path| path.is_file()))
+    }
+}
+
+/// Hard link; where the file system has none, or too many to one file, a symbolic link; else a copy.
+fn link(blob: &Path, target: &Path) -> std::io::Result<()> {
+    if fs::hard_link(blob, target).is_ok() {
+        return Ok(());
+    }
+    #[cfg(unix)]
+    if let Ok(absolute) = blob.canonicalize()
+        && std::os::unix::fs::symlink(absolute, target).is_ok()
+    {
+        return Ok(());
+    }
+    fs::copy(blob, target).map(|_| ())
+}
+
+/// Refuses names that would lead out of an artifact's folder, or differ between systems.
+///
+/// # Errors
+/// [`ContentError::BadName`].
+pub fn check_file_name(name: &str) -> Result<(), ContentError> {
+    let bad = |why| Err(ContentError::BadName { name: name.to_owned(), why });
+    if name.is_empty() || name.len() > 1024 {
+        return bad("names have 1 to 1024 bytes");
+    }
+    if name.contains(['\\', '\0', ':']) {
+        return bad("names have no `\\`, `:` or NUL");
+    }
+    if name.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+        return bad("names are relative, without empty parts, `.` or `..`");
+    }
+    if !Path::new(name).components().all(|c| matches!(c, Component::Normal(_))) {
+        return bad("names are relative paths");
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! Contents by digest, and files that survive a crash: one store for the engine and for devices.
+//!
+//! A store is a folder:
+//!
+//! | path | what |
+//! | --- | --- |
+//! | `blobs/ab/abcdef…` | contents of files, by BLAKE3 |
+//! | `manifests/ab/abcdef….json` | artifacts, by BLAKE3 of their canonical JSON |
+//! | `open/ID/` | an artifact's files under their names, as links to blobs |
+//! | `unsynced/` | markers of processes with contents that are not on disk yet |
+//!
+//! Devices of version 0.1 kept blobs and manifests without the folders of two digits; they are
+//! still found there.
+//!
+//! # Layout
+//! - [`ContentStore`]: opens a folder.
+//! - [`Blobs`]: contents by digest.
+//! - [`Artifacts`]: manifests over blobs, and folders made of them.
+//! - [`files`]: atomic durable writes, bounded reads.
+//! - [`ContentError`]: what can go wrong.
+//! - `unsynced`: contents that are in place but not yet on disk.
+
+mod artifacts;
+mod blobs;
+mod error;
+pub mod files;
+mod unsynced;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use artifacts::{Artifacts, check_file_name};
+pub use blobs::{Blobs, hash_file};
+pub use error::ContentError;
+pub use unsynced::Unsynced;
+
+/// The contents below a folder. Clones share what is not on disk yet.
+#[derive(Clone, Debug)]
+pub struct ContentStore {
+    artifacts: Artifacts,
+    unsynced: Arc<Unsynced>,
+}
+
+impl ContentStore {
+    /// The store in `dir`, an absolute path. Removes what a power failure left incomplete.
+    ///
+    /// # Errors
+    /// [`ContentError::Io`] where what was left cannot be looked at or removed.
+    pub fn open(dir: &Path) -> Result<Self, ContentError> {
+        unsynced::recover(dir)?;
+        let unsynced = Arc::new(Unsynced::new(dir.to_owned()));
+        let artifacts = Artifacts::new(dir, Arc::clone(&unsynced));
+        Ok(Self { artifacts, unsynced })
+    }
+
+    /// Contents by digest.
+    pub fn blobs(&self) -> &Blobs {
+        self.artifacts.blobs()
+    }
+
+    /// Manifests over blobs.
+    pub fn artifacts(&self) -> &Artifacts {
+        &self.artifacts
+    }
+
+    /// What was stored and is not on disk yet.
+    pub fn unsynced(&self) -> &Arc<Unsynced> {
+        &self.unsynced
+    }
+
+    /// Makes all contents durable that were stored before the call.
+    ///
+    /// # Errors
+    /// [`ContentError::Io`]; they are then tried again with the next call.
+    pub fn sync(&self) -> Result<(), ContentError> {
+        self.unsynced.sync()
+    }
+}
