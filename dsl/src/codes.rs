@@ -12,6 +12,8 @@ pub enum Severity {
     Error,
     /// A plan is made, but something is probably not meant.
     Warning,
+    /// Good to know; said where somebody asks for details.
+    Note,
 }
 
 macro_rules! codes {
@@ -72,6 +74,8 @@ codes! {
     E0401 "a cycle"
     E0402 "a cycle of imports"
     E0403 "a file that cannot be read"
+    E0404 "an address where a path is needed"
+    E0405 "a path that is written as a template"
     E0501 "a private value used off its device"
     E0502 "a private output without `release`"
     E0503 "a value that can never be released"
@@ -101,6 +105,7 @@ codes! {
     W0005 "a `release` that releases nothing"
     W0006 "documentation of nothing"
     W0007 "a program that nothing uses"
+    N0001 "files that a pattern leaves out"
 }
 
 impl Code {
@@ -114,9 +119,13 @@ impl Code {
         ALL[self as usize].2
     }
 
-    /// Errors start with `E`, warnings with `W`.
+    /// Errors start with `E`, warnings with `W`, notes with `N`.
     pub fn severity(self) -> Severity {
-        if self.as_str().starts_with('W') { Severity::Warning } else { Severity::Error }
+        match self.as_str().as_bytes()[0] {
+            b'W' => Severity::Warning,
+            b'N' => Severity::Note,
+            _ => Severity::Error,
+        }
     }
 }
 
@@ -140,4 +149,31 @@ pub fn codes() -> impl Iterator<Item = Code> {
 /// The page of a code, in Markdown. Case does not matter.
 pub fn explain(code: &str) -> Option<&'static str> {
     ALL.iter().find(|(_, name, ..)| name.eq_ignore_ascii_case(code.trim())).map(|(.., page)| *page)
+}
+
+/// The code that is probably meant by a text that is none: without its zeros, or nearly right.
+pub fn similar_code(text: &str) -> Option<Code> {
+    let text = text.trim().to_ascii_uppercase().replace('O', "0");
+    let padded = match text.char_indices().nth(1) {
+        Some((at, _)) if text.len() < 5 => format!("{}{:0>4}", &text[..at], &text[at..]),
+        _ => text,
+    };
+    let exact = codes().find(|c| c.as_str() == padded);
+    exact.or_else(|| codes().find(|c| strsim::damerau_levenshtein(c.as_str(), &padded) == 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_that_are_nearly_right() {
+        assert_eq!(similar_code("e101"), Some(Code::E0101));
+        assert_eq!(similar_code("EO101"), Some(Code::E0101));
+        assert_eq!(similar_code("w3"), Some(Code::W0003));
+        assert_eq!(similar_code("E01O2"), Some(Code::E0102));
+        assert_eq!(similar_code("0101"), Some(Code::E0101));
+        assert_eq!(similar_code("é"), None);
+        assert_eq!(similar_code(""), None);
+    }
 }

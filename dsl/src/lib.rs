@@ -46,11 +46,11 @@ mod values;
 pub mod words;
 
 pub use check::{Checked, Trees, analyze, analyze_again, check, check_module};
-pub use codes::{Code, Severity, codes, explain};
+pub use codes::{Code, Severity, codes, explain, similar_code};
 pub use diagnostic::{Diagnostic, Fix, Label};
 pub use format::format;
 pub use graph::graph;
-pub use loader::{FileLoader, MemoryLoader};
+pub use loader::{FileLoader, Listing, MemoryLoader};
 pub use plan::Plan;
 pub use render::{render, to_json};
 pub use span::{FileId, Sources, Span};

@@ -6,23 +6,43 @@ use headstart_protocol::Digest;
 
 /// Reads pipeline files and lists paths.
 pub trait FileLoader {
-    /// The text of a file, or why it cannot be read.
+    /// The text of a file.
+    ///
+    /// # Errors
+    /// If it cannot be read, in words.
     fn read(&self, path: &str) -> Result<String, String>;
 
-    /// The paths that match a pattern such as `catalog/*`, sorted, in the pattern's own form:
-    /// relative where the pattern is relative.
-    fn glob(&self, pattern: &str) -> Result<Vec<String>, String>;
+    /// The paths that match a pattern such as `catalog/*`, and what is left out of them.
+    ///
+    /// # Errors
+    /// If the pattern is wrong or a folder cannot be read, in words.
+    fn glob(&self, pattern: &str) -> Result<Listing, String>;
 
-    /// The digest of a file of any content, or why it cannot be read.
+    /// The digest of a file of any content.
+    ///
+    /// # Errors
+    /// If it cannot be read, in words.
     fn digest(&self, path: &str) -> Result<Digest, String> {
         self.read(path).map(|text| Digest::of(text.as_bytes()))
     }
 
-    /// Whether a file can be executed here, or why not.
+    /// Looks whether a file can be executed here.
+    ///
+    /// # Errors
+    /// If it cannot, in words.
     fn executable(&self, path: &str) -> Result<(), String> {
         let _ = path;
         Ok(())
     }
+}
+
+/// The paths that match a pattern.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The paths, sorted, in the pattern's own form: relative where the pattern is relative.
+    pub found: Vec<String>,
+    /// Paths that match by name and are left out all the same, and the reason in words.
+    pub left_out: Vec<(String, String)>,
 }
 
 /// Files in memory, for tests and editors.
@@ -50,21 +70,30 @@ impl FileLoader for MemoryLoader {
         self.files.get(&clean(path)).cloned().ok_or_else(|| "there is no such file".to_owned())
     }
 
-    /// `*`, `?` and `[…]` match within one path component. Folders match as well as files.
-    fn glob(&self, pattern: &str) -> Result<Vec<String>, String> {
+    /// `*`, `?` and `[…]` match within one path component, and no hidden name. Folders match as well as
+    /// files.
+    fn glob(&self, pattern: &str) -> Result<Listing, String> {
         let pattern = clean(pattern);
         let parts: Vec<&str> = pattern.split('/').collect();
-        let mut found: Vec<String> = Vec::new();
+        let mut listing = Listing::default();
         for file in self.files.keys() {
             let components: Vec<&str> = file.split('/').collect();
-            let head = components.get(..parts.len());
-            if head.is_some_and(|h| h.iter().zip(&parts).all(|(c, p)| matches(p, c))) {
-                found.push(components[..parts.len()].join("/"));
+            let Some(head) = components.get(..parts.len()) else { continue };
+            if !head.iter().zip(&parts).all(|(c, p)| matches(p, c)) {
+                continue;
+            }
+            let path = head.join("/");
+            let hidden = |(c, p): (&&str, &&str)| c.starts_with('.') && !p.starts_with('.');
+            match head.iter().zip(&parts).any(hidden) {
+                true => listing.left_out.push((path, "hidden: its name starts with a dot".to_owned())),
+                false => listing.found.push(path),
             }
         }
-        found.sort();
-        found.dedup();
-        Ok(found)
+        listing.found.sort();
+        listing.found.dedup();
+        listing.left_out.sort();
+        listing.left_out.dedup();
+        Ok(listing)
     }
 }
 
@@ -94,6 +123,17 @@ fn in_class(class: &str, c: char) -> bool {
         at += if range { 3 } else { 1 };
     }
     found != negated
+}
+
+/// The scheme of an address such as `https://host/file`, which is no path.
+pub(crate) fn scheme(text: &str) -> Option<&str> {
+    // Joining paths makes one slash of two.
+    let (scheme, rest) = text.split_once(":/")?;
+    let letters = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    let known =
+        matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https" | "s3" | "hf" | "gs" | "file");
+    let named = scheme.len() > 1 && scheme.starts_with(|c: char| c.is_ascii_alphabetic());
+    (known || named && rest.starts_with('/') && scheme.chars().all(letters)).then_some(scheme)
 }
 
 /// The folder of a file; empty for a bare name.
@@ -165,10 +205,29 @@ mod tests {
     #[test]
     fn globs_match_folders() {
         let l = MemoryLoader::new().with("c/b/x", "").with("c/a/x", "").with("c/a/y", "").with("d", "");
-        assert_eq!(l.glob("c/*").expect("no I/O"), ["c/a", "c/b"]);
-        assert_eq!(l.glob("*").expect("no I/O"), ["c", "d"]);
-        assert_eq!(l.glob("[b-d]").expect("no I/O"), ["c", "d"]);
-        assert_eq!(l.glob("[!c]").expect("no I/O"), ["d"]);
-        assert_eq!(l.glob("c/?/x*").expect("no I/O"), ["c/a/x", "c/b/x"]);
+        let found = |pattern| l.glob(pattern).expect("no I/O").found;
+        assert_eq!(found("c/*"), ["c/a", "c/b"]);
+        assert_eq!(found("*"), ["c", "d"]);
+        assert_eq!(found("[b-d]"), ["c", "d"]);
+        assert_eq!(found("[!c]"), ["d"]);
+        assert_eq!(found("c/?/x*"), ["c/a/x", "c/b/x"]);
+    }
+
+    #[test]
+    fn hidden_names_are_left_out() {
+        let l = MemoryLoader::new().with("c/.x", "").with("c/y", "").with(".d/y", "");
+        let listing = l.glob("c/*").expect("no I/O");
+        assert_eq!(listing.found, ["c/y"]);
+        assert_eq!(listing.left_out[0].0, "c/.x");
+        assert_eq!(l.glob("*").expect("no I/O").left_out[0].0, ".d");
+        assert_eq!(l.glob(".d/*").expect("no I/O").found, [".d/y"]);
+    }
+
+    #[test]
+    fn addresses_are_no_paths() {
+        let yes = ["https://a/b", "http:/a", "s3://bucket/x", "hf://Qwen/x", "HTTPS://a", "git+ssh://a"];
+        assert!(yes.iter().all(|t| scheme(t).is_some()));
+        let no = ["a/b", "/a:/b", "c:/models", "a b://c", "models/http:x", "x:y", "", "data:/x", "1a://b"];
+        assert_eq!(no.iter().filter(|t| scheme(t).is_some()).collect::<Vec<_>>(), [&""; 0]);
     }
 }

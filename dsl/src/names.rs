@@ -44,3 +44,8 @@ pub fn with_article(what: impl std::fmt::Display) -> String {
     let vowel = what.trim_start_matches('`').starts_with(['A', 'E', 'I', 'O', 'a', 'e', 'i', 'o', 'u']);
     format!("{} {what}", if vowel { "an" } else { "a" })
 }
+
+/// `1 path`, `2 paths`.
+pub fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}

@@ -30,6 +30,7 @@ fn group<'a>(d: &'a Diagnostic, sources: &'a Sources) -> Group<'a> {
     let level = match d.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
+        Severity::Note => Level::NOTE,
     };
     let title = level.primary_title(normalize_untrusted_str(&d.message)).id(d.code.as_str());
     let mut group = Group::with_title(title);

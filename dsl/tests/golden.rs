@@ -1,4 +1,4 @@
-//! What people see: every code's page example, and a file full of slips, rendered.
+//! What people see: every code's page example, and a file full of common mistakes, rendered.
 
 use headstart_dsl::{MemoryLoader, check, codes, explain, render, to_json};
 
@@ -32,14 +32,15 @@ fn every_code_is_rendered() {
 }
 
 #[test]
-fn a_file_full_of_slips() {
-    let checked = check("slips.pllm", &MemoryLoader::new().with("slips.pllm", SLIPS), &Default::default());
+fn a_file_full_of_common_mistakes() {
+    let checked =
+        check("mistakes.pllm", &MemoryLoader::new().with("mistakes.pllm", MISTAKES), &Default::default());
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
-        insta::assert_snapshot!("slips", render(&checked.diagnostics, &checked.sources, false));
+        insta::assert_snapshot!("common_mistakes", render(&checked.diagnostics, &checked.sources, false));
     });
 }
 
-const SLIPS: &str = r#"param rank Int = 32
+const MISTAKES: &str = r#"param rank Int = 32
 stgae plain = embed(model: base)
 model base = local('models/tiny')
 dataset questions = jsonl("q.jsonl");

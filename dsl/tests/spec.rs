@@ -2,10 +2,10 @@
 //!
 //! A case is a heading `### name` with a fence of `pllm`, the file that is checked, and after it:
 //! - `pllm file=NAME`: a further file that can be imported;
-//! - `findings`: every finding as `LINE CODE`; without it, the file must have no errors;
+//! - `diagnostics`: every diagnostic as `LINE CODE`; without it, the file must have no errors;
 //! - `plan`: lines that the plan, one instance a line, must have;
 //! - `format`: the file as it is formatted;
-//! - `fixed`: the file after all fixes that findings offer as edits, again and again; it may then
+//! - `fixed`: the file after all fixes that diagnostics offer as edits, again and again; it may then
 //!   have errors.
 //!
 //! `pllm set=a=1;b=2` sets parameters; `pllm module` checks the file as one that is imported. The files `catalog/friendly`, `catalog/concise` and
@@ -26,7 +26,7 @@ struct Case {
     sets: BTreeMap<String, String>,
     module: bool,
     files: Vec<(String, String)>,
-    findings: Option<String>,
+    diagnostics: Option<String>,
     plan: Option<String>,
     format: Option<String>,
     fixed: Option<String>,
@@ -69,7 +69,7 @@ fn cases(text: &str) -> Vec<(String, Case)> {
                 case.sets =
                     sets.filter_map(|s| s.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect();
             }
-            ("findings", _) => case.findings = Some(body),
+            ("diagnostics", _) => case.diagnostics = Some(body),
             ("plan", _) => case.plan = Some(body),
             ("format", _) => case.format = Some(body),
             ("fixed", _) => case.fixed = Some(body),
@@ -99,7 +99,7 @@ fn run(case: &Case) -> Result<(), Failed> {
         let line = d.span().map_or(0, |s| result.sources.line(s));
         let _ = writeln!(found, "{line} {}", d.code);
     }
-    match &case.findings {
+    match &case.diagnostics {
         Some(wanted) if *wanted != found => {
             return Err(format!("wanted:\n{wanted}\nfound:\n{found}\n{shown}").into());
         }

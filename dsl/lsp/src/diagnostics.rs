@@ -31,6 +31,7 @@ pub fn diagnostic(a: &Analysis, text: &Text, d: &Diagnostic) -> lsp_types::Diagn
         severity: Some(match d.severity {
             Severity::Error => DiagnosticSeverity::ERROR,
             Severity::Warning => DiagnosticSeverity::WARNING,
+            Severity::Note => DiagnosticSeverity::INFORMATION,
         }),
         code: Some(NumberOrString::String(d.code.to_string())),
         source: Some("headstart".to_owned()),

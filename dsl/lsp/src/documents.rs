@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
-use headstart_dsl::{Checked, FileId, FileLoader, Span, Trees, analyze_again, symbols::Index};
+use headstart_dsl::{Checked, FileId, FileLoader, Listing, Span, Trees, analyze_again, symbols::Index};
 use lsp_types::{Location, Position, Range, TextDocumentContentChangeEvent, Uri};
 
 /// A text with its lines. The protocol counts columns in UTF-16 units.
@@ -121,7 +121,7 @@ impl FileLoader for Overlay<'_> {
         }
     }
 
-    fn glob(&self, pattern: &str) -> Result<Vec<String>, String> {
+    fn glob(&self, pattern: &str) -> Result<Listing, String> {
         self.disk.glob(pattern)
     }
 

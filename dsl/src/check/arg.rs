@@ -200,6 +200,7 @@ impl Checker<'_> {
         match scalar {
             Type::Float => as_float(typed.kind),
             Type::Path => {
+                self.is_no_path(ctx, &typed.kind, typed.span);
                 mark_as_path(ctx, &typed.kind);
                 as_path(&self.scopes[ctx.scope].dir, typed.kind)
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use headstart_protocol::kinds::Kinds;
 
+use super::path::wrong_path;
 use super::{Checker, Entity, ItemState, ParamState, ParamValue, Scope};
 use crate::ast::{self, ItemKind, Name};
 use crate::codes::Code;
@@ -169,6 +170,10 @@ impl Checker<'_> {
         import: &ast::Import,
         chain: &mut Vec<(String, Option<Span>)>,
     ) -> Option<usize> {
+        if let Some(d) = wrong_path(&import.path.text) {
+            self.report(d.at(import.path.span, "imported here"));
+            return None;
+        }
         let path = loader::join(&self.scopes[scope].dir, &import.path.text);
         if let Some(at) = chain.iter().position(|(p, _)| *p == path) {
             let mut d = Diagnostic::new(Code::E0402, format!("`{path}` imports itself"))

@@ -147,7 +147,7 @@ impl Checker<'_> {
             return None;
         }
         if let Some(text) = set {
-            return match self.read_as(&ty, &text) {
+            return match self.read_as(&ty, &text, param.ty.span) {
                 Ok(t) => Some(TypedExpr { kind: t, ty, span, literal: false }),
                 Err(why) => {
                     let name = &param.name.text;
@@ -227,13 +227,14 @@ impl Checker<'_> {
     }
 
     /// A value of the command line, read as the declared type.
-    fn read_as(&self, ty: &Type, text: &str) -> Result<TypedExprKind, String> {
+    fn read_as(&mut self, ty: &Type, text: &str, span: Span) -> Result<TypedExprKind, String> {
         let number = || literal::number(text.strip_prefix('-').unwrap_or(text)).map(|n| number(n).0);
         let negative = text.starts_with('-');
         let wrong = |example: &str| Err(format!("expected {}, such as `{example}`", with_article(ty)));
         Ok(match ty {
-            Type::Optional(inner) => return self.read_as(inner, text),
+            Type::Optional(inner) => return self.read_as(inner, text, span),
             Type::Text => TypedExprKind::Const(Value::Text(text.to_owned())),
+            Type::Path if loader::scheme(text).is_some() => return Err(ADDRESS.to_owned()),
             Type::Path => {
                 TypedExprKind::Path(PathValue { written: text.into(), resolved: text.into(), globbed: false })
             }
@@ -268,11 +269,11 @@ impl Checker<'_> {
                 let text = bare.filter(|_| matches!(**inner, Type::Int | Type::Float)).unwrap_or(text);
                 for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
                     if **inner == Type::Path && part.contains(['*', '?', '[']) {
-                        items.extend(self.listed(part)?);
+                        items.extend(self.listed(part, span)?);
                         continue;
                     }
                     let key = if **inner == Type::Path { loader::stem(part) } else { part };
-                    let item = self.read_as(inner, part).map_err(|why| format!("`{part}`: {why}"))?;
+                    let item = self.read_as(inner, part, span).map_err(|why| format!("`{part}`: {why}"))?;
                     items.push((key.to_owned(), item));
                 }
                 TypedExprKind::List(items)
@@ -282,8 +283,13 @@ impl Checker<'_> {
     }
 
     /// The paths that a pattern of the command line matches.
-    fn listed(&self, pattern: &str) -> Result<Vec<(String, TypedExprKind)>, String> {
-        let found = self.loader.glob(pattern).map_err(|why| format!("cannot list `{pattern}`: {why}"))?;
+    fn listed(&mut self, pattern: &str, span: Span) -> Result<Vec<(String, TypedExprKind)>, String> {
+        if loader::scheme(pattern).is_some() {
+            return Err(ADDRESS.to_owned());
+        }
+        let listing = self.loader.glob(pattern).map_err(|why| format!("cannot list `{pattern}`: {why}"))?;
+        self.report_left_out(pattern, span, &listing);
+        let found = listing.found;
         if found.is_empty() {
             return Err(format!("`{pattern}` matches nothing"));
         }
@@ -307,6 +313,10 @@ fn holds_artifacts(ty: &Type) -> bool {
         t => t.is_artifact() || *t == Type::Mix,
     }
 }
+
+/// Why an address is no value of a `Path`.
+const ADDRESS: &str =
+    "it is an address, and those are not supported yet; download it, and give the path of the file";
 
 /// Whether an expression is a plain name.
 pub(super) fn as_name(e: &Expr) -> Option<&str> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use headstart_protocol::declared::{Declaration, DeclarationError, program_digest};
 use headstart_protocol::kinds::Kind;
 
+use super::path::wrong_path;
 use super::{Checker, Entity};
 use crate::ast::{self, Call, Name};
 use crate::codes::Code;
@@ -27,6 +28,10 @@ pub(super) struct ProgramState {
 impl Checker<'_> {
     /// Takes in a program's declaration. None where it has a mistake, which is reported.
     pub(super) fn program(&mut self, scope: usize, program: &ast::Program) -> Option<usize> {
+        if let Some(d) = wrong_path(&program.path.text) {
+            self.report(d.at(program.path.span, "named here"));
+            return None;
+        }
         let path = loader::join(&self.scopes[scope].dir, &program.path.text);
         let main = self.loader.executable(&path).and_then(|()| self.loader.digest(&path));
         let main = match main {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use headstart_dsl::plan::Plan;
-use headstart_dsl::{Checked, FileLoader};
+use headstart_dsl::{Checked, FileLoader, Listing};
 
 use headstart_protocol::Digest;
 
@@ -19,15 +19,10 @@ impl FileLoader for Disk {
         std::fs::read_to_string(path).map_err(|e| e.to_string())
     }
 
-    fn glob(&self, pattern: &str) -> Result<Vec<String>, String> {
-        let found = glob::glob(pattern).map_err(|e| e.to_string())?;
-        // Hidden files are nobody's catalog entry.
-        let visible =
-            |p: &std::path::PathBuf| !p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        let mut paths: Vec<String> =
-            found.flatten().filter(visible).map(|p| p.to_string_lossy().into_owned()).collect();
-        paths.sort();
-        Ok(paths)
+    fn glob(&self, pattern: &str) -> Result<Listing, String> {
+        let listing = headstart_files::list(pattern).map_err(|e| e.to_string())?;
+        let left_out = listing.left_out.into_iter().map(|l| (l.path, l.reason.to_string())).collect();
+        Ok(Listing { found: listing.found, left_out })
     }
 
     fn digest(&self, path: &str) -> Result<Digest, String> {

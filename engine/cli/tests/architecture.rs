@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lsp", &["protocol", "dsl"]),
     ("core", &["protocol", "dsl"]),
     ("cron", &[]),
+    ("files", &[]),
     ("store", &["protocol", "content"]),
     ("driver", &["protocol", "content", "env", "dsl", "core", "store", "runner"]),
     ("server", &["protocol", "core", "store", "driver"]),
@@ -43,8 +44,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "protocol", "dsl", "lsp", "core", "cron", "store", "driver", "server", "report", "lm", "runner",
-            "builtin", "host", "explain", "select",
+            "protocol", "dsl", "lsp", "core", "cron", "files", "store", "driver", "server", "report", "lm",
+            "runner", "builtin", "host", "explain", "select",
         ],
     ),
 ];

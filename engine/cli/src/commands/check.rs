@@ -77,7 +77,8 @@ pub fn fmt(args: &Fmt) -> Result<(), CommandError> {
         } else if file == Path::new("-") {
             print!("{formatted}");
         } else if formatted != text {
-            replace(file, &formatted).map_err(|e| CommandError::input(format!("{}: {e}", file.display())))?;
+            headstart_files::replace(file, formatted.as_bytes())
+                .map_err(|e| CommandError::input(format!("{}: {e}", file.display())))?;
             eprintln!("formatted {}", file.display());
         }
     }
@@ -87,18 +88,6 @@ pub fn fmt(args: &Fmt) -> Result<(), CommandError> {
         files => Err(CommandError::failed(format!("not formatted: {}", files.join(", ")))
             .help("headstart fmt FILE formats them")),
     }
-}
-
-/// Puts a new text in place of a file's at once: whatever happens, there is the old one or the new one.
-fn replace(file: &Path, text: &str) -> std::io::Result<()> {
-    // What a link leads to is replaced, not the link.
-    let file = std::fs::canonicalize(file)?;
-    let mut name = file.file_name().unwrap_or_default().to_os_string();
-    name.push(".new");
-    let new = file.with_file_name(name);
-    std::fs::write(&new, text)?;
-    std::fs::set_permissions(&new, std::fs::metadata(&file)?.permissions())?;
-    std::fs::rename(&new, &file)
 }
 
 fn read(file: &Path) -> Result<String, CommandError> {

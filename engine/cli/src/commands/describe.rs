@@ -59,8 +59,6 @@ fn ask(program: &Path) -> Result<Declaration, CommandError> {
 
 /// Writes a file whole or not at all.
 fn write(at: &Path, text: &str) -> Result<(), CommandError> {
-    let temporary = at.with_extension("json.new");
-    std::fs::write(&temporary, text)
-        .and_then(|()| std::fs::rename(&temporary, at))
+    headstart_files::replace(at, text.as_bytes())
         .map_err(|e| CommandError::input(format!("{}: {e}", at.display())))
 }

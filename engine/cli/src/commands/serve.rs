@@ -170,9 +170,7 @@ impl Keeper {
     }
 
     fn remember(&self, at: Timestamp) -> Result<(), CommandError> {
-        let temporary = self.memory.with_extension("new");
-        std::fs::write(&temporary, at.to_string())
-            .and_then(|()| std::fs::rename(&temporary, &self.memory))
+        headstart_files::replace(&self.memory, at.to_string().as_bytes())
             .map_err(|e| CommandError::input(format!("{}: {e}", self.memory.display())))
     }
 }
