@@ -35,7 +35,7 @@ test-mlx: ## Test the MLX backend on Linux
 
 # Decoders on the GPU of this machine, by the tests that `make test` runs on candle's CPU device (docs/gpu.md).
 test-cuda test-metal: test-%: ## Test decoders on this machine's GPU
-	HEADSTART_TEST_DEVICE=$${HEADSTART_TEST_DEVICE:-$*} cargo test --locked -p headstart-lm --features $* --test device
+	HEADSTART_TEST_DEVICE=$${HEADSTART_TEST_DEVICE:-$*} cargo test --locked -p headstart-gpu --features $* --test device
 
 lint: ## Check formatting, clippy and the API documentation; warnings are errors
 	cargo fmt --all --check

@@ -14,6 +14,6 @@ fi
 # With --gpu both sides compute on an NVIDIA GPU (docs/gpu.md).
 features=()
 case " $* " in *" --gpu "*) features=(--features cuda) ;; esac
-cargo build --locked -p headstart-lm --example bench ${features[@]+"${features[@]}"}
+cargo build --locked -p headstart-gpu --example bench ${features[@]+"${features[@]}"}
 exec python3 scripts/bench/run.py --bench "${CARGO_TARGET_DIR:-target}/debug/examples/bench" \
   ${python:+--python "$python"} ${encoder:+--encoder "$encoder"} "$@"

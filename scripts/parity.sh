@@ -17,7 +17,7 @@ if [ ! -e "$mlx/.complete" ]; then
   touch "$mlx/.complete"
 fi
 PYTHONPATH="$mlx" "$python" -W ignore scripts/parity/mlx_adapters.py make "$dir/theirs"
-HEADSTART_PARITY_DIR="$dir/theirs" cargo test -p headstart-lm --test parity
-cargo run -p headstart-lm --example parity_adapters -- "$dir/theirs" "$dir/ours"
+HEADSTART_PARITY_DIR="$dir/theirs" cargo test -p headstart-lm -p headstart-train --test parity
+cargo run -p headstart-train --example parity_adapters -- "$dir/theirs" "$dir/ours"
 "$python" -W ignore scripts/parity/peft_roundtrip.py "$dir/theirs" "$dir/ours"
 PYTHONPATH="$mlx" "$python" -W ignore scripts/parity/mlx_adapters.py check "$dir/theirs" "$dir/ours"

@@ -22,7 +22,7 @@ struct Cli {
     /// The folder for this device's secret, results and downloads.
     #[arg(long, global = true, default_value = ".headstart-device")]
     state: PathBuf,
-    /// What models run on: candle (the CPU), or what is built in of mlx (Apple devices), cuda, cuda:1 and
+    /// What models run on: cpu, or what is built in of mlx (Apple devices), cuda, cuda:1 and
     /// so on, and metal; left out, the best of those.
     #[arg(long, global = true, env = "HEADSTART_BACKEND", value_name = "NAME")]
     backend: Option<String>,

@@ -6,7 +6,7 @@
     peers.py embed DIR TEXTS [key=value…]   PyTorch + transformers, as sentence-transformers does it
 
 A worker reads a line, does one round of its work and prints what it took and found as JSON, as our own
-side does (models/lm/examples/bench).
+side does (models/gpu/examples/bench).
 """
 
 import json

@@ -3,7 +3,7 @@
 
     run.py --bench PROGRAM [--python INTERPRETER] [--encoder DIR] [--only PART]… [--rounds N] [--work DIR] [--json FILE] [--gpu]
 
-PROGRAM is the example `bench` of headstart-lm; INTERPRETER has the peers' libraries (without it only our side
+PROGRAM is the example `bench` of headstart-gpu; INTERPRETER has the peers' libraries (without it only our side
 runs, and the table says so). Each side is a process of its own that waits for its turn, so that a busy machine
 slows both. Times are medians over the rounds, after one round that does not count. Memory is the most that a
 process has had resident (getrusage), mapped files included; of a peer also what is left when the libraries

@@ -1,7 +1,7 @@
 """Small random models of every supported kind, LoRA adapters over them, and what transformers and PEFT
-compute with them, in the form that `cargo test -p headstart-lm --test parity` reads.
+compute with them, in the form that `cargo test -p headstart-lm -p headstart-train --test parity` reads.
 
-    HEADSTART_PARITY_DIR=DIR cargo test -p headstart-lm --test parity
+    HEADSTART_PARITY_DIR=DIR cargo test -p headstart-lm -p headstart-train --test parity
 
 Usage: fixtures.py DIR
 """

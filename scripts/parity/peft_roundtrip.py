@@ -1,7 +1,7 @@
 """Loads adapters that Headstart wrote into PEFT and compares logits.
 
 Usage: peft_roundtrip.py FIXTURES OURS, where OURS was written by
-`cargo run -p headstart-lm --example parity_adapters -- FIXTURES OURS`.
+`cargo run -p headstart-train --example parity_adapters -- FIXTURES OURS`.
 """
 
 import sys

@@ -12,7 +12,7 @@ pub struct Cli {
     /// Folder of runs, artifacts and the cache.
     #[arg(long, global = true, default_value = ".headstart", value_name = "DIR")]
     pub workspace: PathBuf,
-    /// What models run on: candle (the CPU), or what is built in of mlx (Apple devices), cuda, cuda:1 and
+    /// What models run on: cpu, or what is built in of mlx (Apple devices), cuda, cuda:1 and
     /// so on, and metal; left out, the best of those.
     #[arg(long, global = true, env = "HEADSTART_BACKEND", value_name = "NAME", default_value_t)]
     pub backend: Choice,

@@ -21,22 +21,29 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("files", &[]),
     ("store", &["protocol", "content"]),
     ("driver", &["protocol", "content", "env", "dsl", "core", "store", "runner"]),
-    ("server", &["protocol", "core", "store", "driver"]),
-    ("report", &["protocol"]),
-    ("lm", &["protocol"]),
-    ("mlx", &["lm"]),
-    ("ingest", &["protocol", "lm"]),
-    ("explain", &["protocol", "lm"]),
-    ("select", &["protocol", "lm", "explain", "merge"]),
-    ("merge", &["protocol", "lm"]),
-    ("finetune", &["protocol", "lm"]),
-    ("evaluate", &["protocol", "lm"]),
+    ("server", &["protocol", "driver"]),
+    ("report", &[]),
+    ("kernels", &[]),
+    ("lm", &["protocol", "kernels"]),
+    ("train", &["protocol", "kernels", "lm"]),
+    ("gpu", &["kernels", "lm", "train"]),
+    ("mlx", &["lm", "train"]),
+    ("kit", &["protocol", "lm"]),
+    ("ingest", &["protocol", "lm", "kit"]),
+    ("explain", &["protocol", "lm", "kit"]),
+    ("select", &["protocol", "lm", "kit", "explain", "merge"]),
+    ("merge", &["protocol", "lm", "kit"]),
+    ("finetune", &["protocol", "lm", "train", "kit"]),
+    ("evaluate", &["protocol", "lm", "kit"]),
     ("host", &["protocol"]),
     ("runner", &["protocol"]),
     ("study", &["protocol", "lm", "explain", "select", "evaluate"]),
     (
         "builtin",
-        &["protocol", "lm", "mlx", "ingest", "explain", "select", "merge", "finetune", "evaluate", "study"],
+        &[
+            "protocol", "lm", "train", "gpu", "mlx", "ingest", "explain", "select", "merge", "finetune",
+            "evaluate", "study",
+        ],
     ),
     // Pictures are made from plain data, so the device may draw its owner's page (docs/adr).
     ("device", &["protocol", "content", "report", "runner", "builtin", "host"]),
@@ -45,7 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "protocol", "dsl", "lsp", "core", "cron", "files", "store", "driver", "server", "report", "lm",
-            "runner", "builtin", "host", "explain", "select",
+            "kit", "runner", "builtin", "host", "explain", "select",
         ],
     ),
 ];
@@ -53,7 +60,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// External crates that only some of ours may link, because of their weight or because of what
 /// they would let a crate do.
 const GUARDED: &[(&str, &[&str])] = &[
-    ("candle-core", &["lm"]),
+    ("candle-core", &["lm", "gpu"]),
     ("mlx-rs", &["mlx"]),
     ("tokenizers", &["lm"]),
     ("duckdb", &["store"]),

@@ -16,12 +16,10 @@ use headstart_corpus::facts::{Topic, topics};
 use headstart_corpus::files;
 use headstart_corpus::readable::Judge;
 use headstart_corpus::style::Style;
-use headstart_lm::api::Unwatched;
-use headstart_lm::{
-    Backend, Decoder, GenerateOptions, LoraSpec, Method, TrainReport, TrainSpec, default_backend,
-};
+use headstart_lm::{Decoder, GenerateOptions, LoraSpec, Unwatched};
 use headstart_protocol::expr::{CompareOp, Condition};
 use headstart_protocol::rows::Row;
+use headstart_train::{Method, TrainReport, TrainSpec, TrainingBackend, default_backend};
 
 type Anything<T> = Result<T, Box<dyn Error>>;
 
@@ -29,7 +27,7 @@ const SEED: u64 = 7;
 const HELD_BACK: usize = 14;
 
 struct Study {
-    backend: std::sync::Arc<dyn Backend>,
+    backend: std::sync::Arc<dyn TrainingBackend>,
     model: PathBuf,
     topics: Vec<Topic>,
     judge: Judge,

@@ -6,8 +6,8 @@ use std::path::Path;
 use headstart_corpus::facts::{Topic, topics};
 use headstart_corpus::readable::Judge;
 use headstart_corpus::style::Style;
-use headstart_lm::api::Unwatched;
-use headstart_lm::{GenerateOptions, default_backend};
+use headstart_lm::{GenerateOptions, Unwatched};
+use headstart_train::default_backend;
 
 /// Shares of (readable answers, answers in their style).
 fn shares(model: &mut dyn headstart_lm::Decoder, style: Option<Style>, topics: &[&Topic]) -> (f64, f64) {

@@ -5,13 +5,9 @@
 
 use std::ops::Range;
 
-use faer::Accum;
+use headstart_kernels::attention::{self, Heads, Seen};
+use headstart_kernels::{Accum, Buffer, LinearGrad, LinearRef, Rope, norm, simd, swiglu};
 
-use crate::kernels::attention::{self, Heads, Seen};
-use crate::kernels::buffer::Buffer;
-use crate::kernels::linear::{LinearGrad, LinearRef};
-use crate::kernels::rope::Rope;
-use crate::kernels::{norm, simd, swiglu};
 use crate::model::Proj;
 
 /// A block's shape.

@@ -137,7 +137,7 @@ impl Keys<'_> {
 }
 
 /// Reads a JSON file.
-pub(crate) fn read_json(path: &Path) -> Result<Value, LmError> {
+pub fn read_json(path: &Path) -> Result<Value, LmError> {
     let text = std::fs::read_to_string(path).map_err(|e| LmError::io(path, e))?;
     serde_json::from_str(&text).map_err(|e| LmError::file(path, format!("is not JSON: {e}")))
 }

@@ -71,7 +71,7 @@ pub(crate) fn info(c: &DecoderConfig) -> ModelInfo {
 }
 
 /// Refuses a tokenizer with ids that the embedding lacks.
-pub(crate) fn check_vocabulary(folder: &Path, codec: &TextCodec, c: &DecoderConfig) -> Result<(), LmError> {
+pub fn check_vocabulary(folder: &Path, codec: &TextCodec, c: &DecoderConfig) -> Result<(), LmError> {
     if codec.vocab() <= c.vocab {
         return Ok(());
     }

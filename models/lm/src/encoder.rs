@@ -1,23 +1,19 @@
 //! Sentence encoders of type bert, such as all-MiniLM-L6-v2. Inference only.
 //!
-//! Texts are packed one behind another into a matrix of tokens, without padding, so that every
+//! Texts are packed into a matrix of tokens, without padding, so that every
 //! matrix product works on real tokens only. Batches are made by tokens alone and run on as many
 //! threads as allowed, a batch a thread: results do not depend on how many there are.
 //!
 //! # Layout
 //! - [`TextEncoder`]: texts in, vectors out, over a backend's [`SentencePass`].
-//! - [`BertEncoder`]: it on candle; [`load_encoder`] gives it as a trait object.
+//! - [`BertEncoder`]: it on the CPU; [`load_encoder`] gives it as a trait object.
 //! - `config`: config.json and the settings of sentence-transformers.
 //! - `weights`: safetensors to checked tensors.
-//! - `model`: candle's forward pass over packed texts.
-//! - `ops`: its operations, as custom operations of candle, multiplied with faer.
-//! - `math`: exponential, error function and sums in a form that compilers vectorise.
+//! - `model`: the CPU's forward pass over packed texts.
 //! - `window`: long texts cut into windows, and their vectors put together.
 
 mod config;
-mod math;
 mod model;
-mod ops;
 mod weights;
 mod window;
 
@@ -30,7 +26,8 @@ use tokenizers::Tokenizer;
 use crate::api::{Encoder, Watch};
 use crate::error::LmError;
 use crate::text::load_tokenizer;
-pub use config::{Activation, Config};
+pub use config::Config;
+pub use headstart_kernels::encoder::Activation;
 pub use model::Bert;
 pub use weights::Named;
 use window::{Cutter, Window};
@@ -54,7 +51,7 @@ pub struct TextEncoder<M> {
     hidden: usize,
 }
 
-/// A sentence encoder on candle.
+/// A sentence encoder on the CPU.
 pub type BertEncoder = TextEncoder<Bert>;
 
 /// Loads a sentence encoder that uses up to `threads` threads.

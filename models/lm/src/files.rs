@@ -11,14 +11,11 @@ use serde_json::Value;
 use crate::error::LmError;
 
 /// A tensor to write: name, type, shape, bytes.
-pub(crate) type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
+pub type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
 
 /// Fills a temporary folder beside `folder`, then puts it in its place. What was there before
 /// goes only then; when `fill` fails, it stays.
-pub(crate) fn write_folder(
-    folder: &Path,
-    fill: impl FnOnce(&Path) -> Result<(), LmError>,
-) -> Result<(), LmError> {
+pub fn write_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), LmError>) -> Result<(), LmError> {
     let temporary = beside(folder, "partial");
     let clear = |p: &Path| match std::fs::remove_dir_all(p) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(LmError::io(p, e)),
@@ -47,20 +44,20 @@ fn beside(folder: &Path, what: &str) -> PathBuf {
 }
 
 /// Bytes of a model folder's weights.
-pub(crate) fn weight_bytes(folder: &Path) -> u64 {
+pub fn weight_bytes(folder: &Path) -> u64 {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let weights = files.filter(|f| f.path().extension().is_some_and(|e| e == "safetensors" || e == "gguf"));
     weights.filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum()
 }
 
 /// Writes JSON, indented, with a line break at the end.
-pub(crate) fn write_json(path: &Path, json: &Value) -> Result<(), LmError> {
+pub fn write_json(path: &Path, json: &Value) -> Result<(), LmError> {
     let text = serde_json::to_string_pretty(json).map_err(|e| LmError::Internal(e.to_string()))?;
     std::fs::write(path, text + "\n").map_err(|e| LmError::io(path, e))
 }
 
 /// Writes a safetensors file.
-pub(crate) fn write_safetensors(path: &Path, tensors: Vec<Tensor>) -> Result<(), LmError> {
+pub fn write_safetensors(path: &Path, tensors: Vec<Tensor>) -> Result<(), LmError> {
     let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
         let view = TensorView::new(*dtype, shape.clone(), bytes);
         view.map(|v| (name.as_str(), v)).map_err(|e| LmError::Internal(format!("tensor {name}: {e}")))
@@ -72,7 +69,7 @@ pub(crate) fn write_safetensors(path: &Path, tensors: Vec<Tensor>) -> Result<(),
 }
 
 /// Numbers rounded to bf16, as little-endian bytes.
-pub(crate) fn bf16_bytes(numbers: &[f32]) -> Vec<u8> {
+pub fn bf16_bytes(numbers: &[f32]) -> Vec<u8> {
     let mut out = vec![0; numbers.len() * 2];
     out.par_chunks_mut(1 << 16).zip(numbers.par_chunks(1 << 15)).for_each(|(out, numbers)| {
         for (to, v) in out.chunks_exact_mut(2).zip(numbers) {

@@ -4,24 +4,16 @@
 //! answer depends on which others are made with it: each row of each product is the same bits in
 //! any company.
 
-use std::sync::{Arc, Mutex};
-
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout as Strides, Result as Candle, Shape};
+use headstart_kernels::profile::{Part, timed};
+use headstart_kernels::{Buffer, KvCache, simd};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use crate::api::Watch;
-use crate::block::{Batch, BlockRef, Dims};
+use crate::block::{Batch, BlockRef};
 use crate::error::LmError;
-use crate::kernels::buffer::Buffer;
-use crate::kernels::decode::Cache;
-use crate::kernels::profile::{Part, timed};
-use crate::kernels::rope::Rope;
-use crate::kernels::simd;
-use crate::model::{Block, Layout};
 use crate::net::Net;
-use crate::ops::{lock, numbers};
 
 /// Answers that advance together at most.
 const TOGETHER: usize = 64;
@@ -69,8 +61,8 @@ pub fn generate(
         )));
     }
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    net.limits.check(&net.model, longest)?;
-    let together = net.limits.together(&net.model, (longest + sampling.max_tokens).min(context), TOGETHER)?;
+    net.limits.check(net.model, longest)?;
+    let together = net.limits.together(net.model, (longest + sampling.max_tokens).min(context), TOGETHER)?;
     let mut answers = vec![Vec::new(); prompts.len()];
     let mut done = 0;
     for group in (0..prompts.len()).collect::<Vec<_>>().chunks(together) {
@@ -114,19 +106,19 @@ fn cached(
     mut finished: impl FnMut(Active),
 ) -> Result<(), LmError> {
     let (context, vocab) = (net.model.config.context, net.model.config.vocab);
-    let mut caches: Vec<Vec<Cache>> = (0..net.model.config.layers).map(|_| Vec::new()).collect();
+    let mut caches: Vec<Vec<KvCache>> = (0..net.model.config.layers).map(|_| Vec::new()).collect();
     let mut active = Vec::new();
     let mut last = Vec::new();
     for part in packs(prompts, group, net.limits.tokens) {
         if watch.cancelled() {
             return Err(LmError::Cancelled);
         }
-        last.extend(prefill(net, prompts, part, &mut caches)?);
+        last.extend_from_slice(&prefill(net, prompts, part, &mut caches));
         active.extend(part.iter().map(|p| Active::new(*p, prompts[*p].len(), sampling)));
     }
     loop {
         let mut logits = Buffer::new(active.len() * vocab);
-        net.logits_into(&mut logits, &last, true)?;
+        net.logits_into(&mut logits, &last, true);
         let each = active.par_iter_mut().zip(logits.par_chunks_exact(vocab));
         let goes_on: Vec<bool> =
             timed(Part::Logits, || each.map(|(a, logits)| a.take(logits, sampling, context)).collect());
@@ -147,7 +139,7 @@ fn cached(
         if watch.cancelled() {
             return Err(LmError::Cancelled);
         }
-        last = step(net, &mut active, &mut caches)?;
+        last = step(net, &mut active, &mut caches).to_vec();
     }
 }
 
@@ -167,71 +159,33 @@ fn packs<'a>(prompts: &[Vec<u32>], group: &'a [usize], tokens_at_once: usize) ->
 }
 
 /// Reads prompts; the normed hidden states of their last tokens.
-fn prefill(
-    net: &Net,
-    prompts: &[Vec<u32>],
-    part: &[usize],
-    caches: &mut [Vec<Cache>],
-) -> Result<Vec<f32>, LmError> {
-    let batch = Arc::new(Batch::pack(part.iter().map(|p| prompts[*p].as_slice())));
+fn prefill(net: &Net, prompts: &[Vec<u32>], part: &[usize], caches: &mut [Vec<KvCache>]) -> Buffer {
+    let batch = Batch::pack(part.iter().map(|p| prompts[*p].as_slice()));
     let width = net.model.dims().heads.kv_width();
     let hidden = net.hidden_rounded(&batch, |block, saved| {
         let rows = batch.sequences.iter().map(|s| s.start * width..s.end * width);
         caches[block].extend(rows.map(|r| {
-            let mut cache = Cache::default();
+            let mut cache = KvCache::default();
             cache.extend(&saved.k[r.clone()], &saved.v[r], width);
             cache
         }));
-    })?;
+    });
     let last: Vec<usize> = batch.sequences.iter().map(|s| s.end - 1).collect();
     net.normed(&hidden, &last)
 }
 
 /// Advances all answers by one token; the normed hidden states.
-fn step(net: &Net, active: &mut [Active], caches: &mut [Vec<Cache>]) -> Result<Vec<f32>, LmError> {
-    let batch = Arc::new(Batch {
-        ids: active.iter().map(|a| a.next).collect(),
-        positions: active.iter().map(|a| a.position).collect(),
-        sequences: Vec::new(),
-    });
-    let furthest = batch.positions.iter().max().map_or(0, |p| *p as usize + 1);
-    let rope = net.model.rope(furthest);
-    let mut x = net.embed(&batch)?.detach();
+fn step(net: &Net, active: &mut [Active], caches: &mut [Vec<KvCache>]) -> Buffer {
+    let ids: Vec<u32> = active.iter().map(|a| a.next).collect();
+    let positions: Vec<u32> = active.iter().map(|a| a.position).collect();
+    let furthest = positions.iter().max().map_or(0, |p| *p as usize + 1);
+    let (dims, rope) = (net.model.dims(), net.model.rope(furthest));
+    let heads = dims.heads;
+    let mut x = net.embed(&ids);
     for (i, cache) in caches.iter_mut().enumerate() {
-        let theta = net.theta(i);
-        let op = StepOp {
-            block: &net.model.blocks[i],
-            layout: theta.map(|t| t.layout.clone()).unwrap_or_default(),
-            dims: net.model.dims(),
-            positions: &batch.positions,
-            rope: &rope,
-            cache: Mutex::new(cache),
-        };
-        x = match theta {
-            Some(t) => x.apply_op2_no_bwd(t.values.as_tensor(), &op)?,
-            None => x.apply_op1_no_bwd(&op)?,
-        };
-    }
-    active.iter_mut().for_each(|a| a.position += 1);
-    net.normed(&x, &(0..active.len()).collect::<Vec<_>>())
-}
-
-/// A block over one new token of each active answer.
-struct StepOp<'a> {
-    block: &'a Block,
-    layout: Arc<Layout>,
-    dims: Dims,
-    positions: &'a [u32],
-    rope: &'a Rope,
-    cache: Mutex<&'a mut Vec<Cache>>,
-}
-
-impl StepOp<'_> {
-    fn run(&self, x: &[f32], theta: &[f32]) -> (CpuStorage, Shape) {
-        let (mut y, heads) = (vec![0.0; x.len()], self.dims.heads);
-        let mut cache = lock(&self.cache);
-        let view = BlockRef { rounded: true, ..self.layout.view(self.block, theta) };
-        view.step(&self.dims, &mut y, x, self.positions, self.rope, |out, q, k, v| {
+        let mut y = vec![0.0; x.len()];
+        let view = BlockRef { rounded: true, ..net.block(i) };
+        view.step(&dims, &mut y, &x, &positions, &rope, |out, q, k, v| {
             let rows = out
                 .par_chunks_exact_mut(heads.q_width())
                 .zip(q.par_chunks_exact(heads.q_width()))
@@ -245,34 +199,10 @@ impl StepOp<'_> {
                 });
             });
         });
-        (CpuStorage::F32(y), Shape::from((self.positions.len(), self.dims.hidden)))
+        x = y;
     }
-}
-
-impl CustomOp1 for StepOp<'_> {
-    fn name(&self) -> &'static str {
-        "frozen-step"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, strides: &Strides) -> Candle<(CpuStorage, Shape)> {
-        Ok(self.run(numbers(x, strides)?, &[]))
-    }
-}
-
-impl CustomOp2 for StepOp<'_> {
-    fn name(&self) -> &'static str {
-        "step"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_strides: &Strides,
-        theta: &CpuStorage,
-        theta_strides: &Strides,
-    ) -> Candle<(CpuStorage, Shape)> {
-        Ok(self.run(numbers(x, x_strides)?, numbers(theta, theta_strides)?))
-    }
+    active.iter_mut().for_each(|a| a.position += 1);
+    net.normed(&x, &(0..active.len()).collect::<Vec<_>>())
 }
 
 /// The most probable token (the first of equals), or one drawn by its probability.

@@ -3,7 +3,7 @@
 //!
 //! Read are tensors of type f32, f16, bf16, q8_0, q4_0, q4_1, q4_k and q6_k of the architectures llama and
 //! qwen2. Files of type llama hold the rows of queries and keys pairwise; they are read back into
-//! the order of the published weights ([`Order::Pairs`]).
+//! the order of the published weights ([`RowOrder::Pairs`]).
 
 mod write;
 
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
+use headstart_kernels::RowOrder;
 use serde_json::json;
 use tokenizers::Tokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -24,10 +25,9 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use crate::config::DecoderConfig;
 use crate::error::LmError;
 use crate::files;
-use crate::kernels::matrix::Order;
-use crate::kernels::quant::Packing;
-use crate::weights::{Mapped, Stored, Weight, Weights};
+use crate::weights::{Mapped, StoredType, Weight, Weights};
 
+pub use headstart_kernels::QuantType;
 pub use write::quantize;
 
 /// Architectures that are read, which are `model_type`s too.
@@ -162,7 +162,7 @@ impl Gguf {
                 let why = format!("is cut short: tensor {name} ends at byte {end}");
                 return Err(self.wrong(why, "fetch or copy the file again"));
             }
-            if let Stored::Packed(p) = stored
+            if let StoredType::Quantized(p) = stored
                 && shape.last().is_none_or(|n| n % p.block() != 0)
             {
                 let why = format!("tensor {name} of shape {shape:?} is not in whole blocks of {}", p.block());
@@ -170,7 +170,7 @@ impl Gguf {
             }
             let weight = Weight::mapped(shape, stored, &self.file, at as usize);
             let paired = turned && self.architecture == "llama";
-            let order = if paired { Order::Pairs(half) } else { Order::Plain };
+            let order = if paired { RowOrder::Pairs(half) } else { RowOrder::Plain };
             all.push((published, weight.ordered(order)));
         }
         Ok(Weights::of(&self.path, all))
@@ -270,7 +270,7 @@ impl Gguf {
                 self.wrong(format!("tensor {ROPE} is not of f32, or cut short"), "fetch the file again")
             );
         }
-        Ok(Some(Weight::mapped(&[n], Stored::F32, &self.file, at).to_vec()))
+        Ok(Some(Weight::mapped(&[n], StoredType::F32, &self.file, at).to_vec()))
     }
 
     /// Llama 3's parameters: the factor is the largest divisor, and all published models share the
@@ -360,16 +360,16 @@ fn number(value: &Value) -> Option<f64> {
     })
 }
 
-fn stored(dtype: GgmlDType) -> Option<Stored> {
+fn stored(dtype: GgmlDType) -> Option<StoredType> {
     Some(match dtype {
-        GgmlDType::F32 => Stored::F32,
-        GgmlDType::F16 => Stored::F16,
-        GgmlDType::BF16 => Stored::Bf16,
-        GgmlDType::Q8_0 => Stored::Packed(Packing::Q8_0),
-        GgmlDType::Q4_0 => Stored::Packed(Packing::Q4_0),
-        GgmlDType::Q4_1 => Stored::Packed(Packing::Q4_1),
-        GgmlDType::Q4K => Stored::Packed(Packing::Q4K),
-        GgmlDType::Q6K => Stored::Packed(Packing::Q6K),
+        GgmlDType::F32 => StoredType::F32,
+        GgmlDType::F16 => StoredType::F16,
+        GgmlDType::BF16 => StoredType::Bf16,
+        GgmlDType::Q8_0 => StoredType::Quantized(QuantType::Q8_0),
+        GgmlDType::Q4_0 => StoredType::Quantized(QuantType::Q4_0),
+        GgmlDType::Q4_1 => StoredType::Quantized(QuantType::Q4_1),
+        GgmlDType::Q4K => StoredType::Quantized(QuantType::Q4K),
+        GgmlDType::Q6K => StoredType::Quantized(QuantType::Q6K),
         _ => return None,
     })
 }

@@ -1,62 +1,55 @@
-//! Language-model compute behind a small [`Backend`] trait; candle inside.
+//! Language models: decoders and sentence encoders from their published files, behind a small
+//! [`Backend`] trait.
 //!
-//! # Layout
-//! What stages see:
-//! - [`api`]: the traits and plain structs that stages see. No candle type appears in them.
-//! - [`error`]: what can be wrong with a model, an adapter or an input, naming file and tensor.
-//! - [`open`]: from artifacts to folders and rows; [`watch`]: a stage's context as a [`Watch`].
-//! - [`candle_backend`]: the backend for this machine; [`device`]: the same on a GPU.
+//! Knows no stage and no engine. Of `headstart-protocol` it takes the rows of a dataset and the class
+//! of a failure ([`LmError`] converts into one, so that a stage can use `?`).
 //!
-//! Models and text:
-//! - [`config`], [`weights`], [`model`]: a decoder's folder, checked and mapped into memory.
-//! - [`gguf`]: quantized weights, read from GGUF files and written to them.
-//! - [`lora`]: adapters in PEFT's format, in and out.
-//! - [`text`]: text to token ids and back, in a model's own prompt format.
+//! # Layout, from the bottom up
+//! - `config`, `weights`, [`gguf`]: a model's folder, checked and mapped into memory.
+//! - `text`: text to token ids and back, in a model's own prompt format; `rows`: rows as tokens.
+//! - `block`, `model`: a decoder's weights; one transformer block over `headstart-kernels`.
+//! - [`lora`]: adapters in PEFT's format and mlx-lm's, in and out.
+//! - `net`, `limits`, `generate`: forward passes, inside a memory limit, and answers.
 //! - [`encoder`]: sentence encoders of type bert.
-//! - [`init`]: new models: a trained tokenizer and seeded random weights.
-//!
-//! Computing:
-//! - [`kernels`]: the arithmetic on slices, each operation forward and backward.
-//! - [`block`]: a transformer block of them, forward and backward.
-//! - [`ops`]: block, embedding, loss and AdamW as candle operations with their own gradients.
-//! - [`net`]: the decoder as candle sees it: frozen weights, trained parameters, forward passes.
-//! - [`generate`]: answers, batched, with a cache of keys and values.
-//! - [`limits`]: how much is read and answered at once, inside a memory limit.
-//! - [`decoder`]: texts in, texts and numbers out.
-//! - [`rows`], [`padded`], [`optim`], [`train`]: rows as tokens, packed or padded, the optimizer, the
-//!   training.
+//! - [`padded`]: what backends share that pad their batches, as GPUs and MLX do.
+//! - `api`, `decoder`, `cpu`: the traits, texts in and out over any backend's passes, the CPU backend.
+//! - [`init`]: new models: a trained tokenizer and seeded random weights. [`files`]: folders that appear
+//!   only when they are complete.
 
-pub mod api;
-pub mod block;
-pub mod candle_backend;
-pub mod config;
-pub mod decoder;
-pub mod device;
+mod api;
+mod block;
+mod config;
+mod cpu;
+mod decoder;
 pub mod encoder;
-pub mod error;
-mod files;
-pub mod generate;
+mod error;
+pub mod files;
+mod generate;
 pub mod gguf;
 pub mod init;
-pub mod kernels;
-pub mod limits;
+mod limits;
 pub mod lora;
-pub mod model;
-pub mod net;
-pub mod open;
-pub mod ops;
-pub mod optim;
+mod model;
+mod net;
 pub mod padded;
-pub mod rows;
-pub mod text;
-pub mod train;
-pub mod watch;
-pub mod weights;
+mod rows;
+mod text;
+mod weights;
 
 pub use api::{
-    Backend, ComputeFacts, Decoder, Encoder, GenerateOptions, LoraSpec, Method, ModelInfo, NextToken,
-    RowScore, TrainReport, TrainSpec, Watch,
+    Backend, ComputeFacts, Decoder, Encoder, GenerateOptions, LoraSpec, ModelInfo, NextToken, RowScore,
+    Unwatched, Watch,
 };
-pub use candle_backend::{CandleBackend, default_backend};
+pub use block::{Batch, BlockGrad, BlockRef, Dims, Saved};
+pub use config::{DecoderConfig, read_json};
+pub use cpu::CpuBackend;
+pub use decoder::{Passes, TextDecoder, check_vocabulary};
 pub use error::LmError;
-pub use watch::ContextWatch;
+pub use generate::{Sampling, generate};
+pub use limits::Limits;
+pub use lora::Adapter;
+pub use model::{Block, Layout, Linear, Model, Proj, Segment, Slot};
+pub use net::{BlockParams, EndParams, Net, gather};
+pub use rows::{Example, Targets, pack, parts};
+pub use text::TextCodec;
+pub use weights::{StoredType, Weight, Weights};

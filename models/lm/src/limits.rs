@@ -1,8 +1,9 @@
 //! How much a decoder reads and answers at once, so that it stays inside a memory limit.
 
+use headstart_kernels::loss_chunk;
+
 use crate::block::Saved;
 use crate::error::LmError;
-use crate::kernels::cross_entropy;
 use crate::model::Model;
 
 /// Tokens that go through the model at once where memory allows, and at least.
@@ -92,7 +93,7 @@ impl Limits {
 /// Bytes of a pass over so many tokens without gradients.
 fn activations(model: &Model, tokens: usize) -> u64 {
     let (c, d) = (&model.config, model.dims());
-    let logits = c.vocab * cross_entropy::chunk(c.vocab).min(tokens);
+    let logits = c.vocab * loss_chunk(c.vocab).min(tokens);
     // A block's results, hidden states, and the left sides of products as they are packed.
     let token = Saved::per_token(&d) + 6 * c.hidden + 2 * c.ffn + d.heads.q_width();
     ((tokens * token + logits) as u64 * 4) * 9 / 8

@@ -1,18 +1,16 @@
 //! LoRA adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 //!
 //! # Layout
-//! - [`config`]: the keys of adapter_config.json, and which modules they mean.
-//! - [`mlx`]: mlx-lm's format, to and from PEFT's.
+//! - `config`: the keys of adapter_config.json, and which modules they mean.
+//! - `mlx`: mlx-lm's format, to and from PEFT's.
 
-pub mod config;
-pub mod mlx;
+mod config;
+mod mlx;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 
-use candle_core::{Device, Var};
-use faer::Accum;
+use headstart_kernels::{Accum, gemm, mat};
 use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -22,11 +20,10 @@ use crate::api::LoraSpec;
 use crate::config::DecoderConfig;
 use crate::error::LmError;
 use crate::files;
-use crate::kernels::gemm::{gemm, mat};
 use crate::model::{Layout, Proj, Slot};
-use crate::net::{Overlay, Theta};
 use crate::weights::Weights;
-use config::AdapterConfig;
+pub use config::{AdapterConfig, Targets};
+pub use mlx::{is_mlx, mlx_to_peft, peft_to_mlx};
 
 /// The weights' file of an adapter's folder.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -82,7 +79,11 @@ impl Adapter {
                     let found = found.unwrap_or_default();
                     misfit(format!("tensor {name}: the base takes shape {:?}, found {found:?}", s.shape))
                 })?;
-                found.numbers().decode(0, &mut flat[s.range.clone()]);
+                let part = &mut flat[s.range.clone()];
+                found.numbers().decode(0, part);
+                if part.iter().any(|v| !v.is_finite()) {
+                    return Err(not_finite(&path, &name));
+                }
                 known.insert(name);
             }
             values.push(flat);
@@ -125,18 +126,6 @@ impl Adapter {
         self.len() == 0
     }
 
-    /// It as an overlay of a net.
-    pub fn overlay(&self, device: &Device) -> Result<Overlay, LmError> {
-        let blocks = self.layouts.iter().zip(&self.values).map(|(layout, values)| {
-            if layout.is_empty() {
-                return Ok(None);
-            }
-            let values = Var::from_slice(values, values.len(), device)?;
-            Ok(Some(Theta { layout: Arc::new(layout.clone()), values }))
-        });
-        Ok(Overlay::Lora(blocks.collect::<Result<_, LmError>>()?))
-    }
-
     /// `weight += scale · B A` for every module that it changes in a block; `full` is the block's
     /// flat vector of all weights.
     pub fn merge_into(&self, block: usize, layout: &Layout, full: &mut [f32]) {
@@ -170,6 +159,15 @@ impl Adapter {
             files::write_json(&temporary.join(config::FILE), &self.config.to_json())?;
             files::write_safetensors(&temporary.join(WEIGHTS_FILE), tensors)
         })
+    }
+}
+
+/// A tensor with a NaN or an infinity in it.
+fn not_finite(path: &Path, tensor: &str) -> LmError {
+    LmError::File {
+        path: path.into(),
+        why: format!("tensor {tensor} has a value that is not finite (NaN or infinity)"),
+        help: Some("the training that made the adapter diverged; use an earlier checkpoint".into()),
     }
 }
 

@@ -4,13 +4,12 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use headstart_kernels::attention::Heads;
+use headstart_kernels::{LinearRef, LoraRef, Matrix, Rope, STREAMED, Storage};
+
 use crate::block::{BlockGrad, BlockRef, Dims};
 use crate::config::DecoderConfig;
 use crate::error::LmError;
-use crate::kernels::attention::Heads;
-use crate::kernels::linear::{LinearRef, LoraRef};
-use crate::kernels::matrix::{Matrix, Numbers, STREAMED};
-use crate::kernels::rope::Rope;
 use crate::weights::{Weight, Weights};
 
 /// The linear layers of a block.
@@ -271,16 +270,16 @@ impl Layout {
         layout
     }
 
-    /// A block's frozen weights with `theta` over them.
-    pub fn view<'a>(&self, block: &'a Block, theta: &'a [f32]) -> BlockRef<'a> {
+    /// A block's frozen weights with `values` over them.
+    pub fn view<'a>(&self, block: &'a Block, values: &'a [f32]) -> BlockRef<'a> {
         let mut view = block.view();
         for s in &self.segments {
-            let part = &theta[s.range.clone()];
+            let part = &values[s.range.clone()];
             match s.slot {
                 Slot::Norm1 => view.norm1 = part,
                 Slot::Norm2 => view.norm2 = part,
                 Slot::Weight(p) => {
-                    view.linear[p as usize].weight = Matrix::new(s.shape[0], s.shape[1], Numbers::F32(part));
+                    view.linear[p as usize].weight = Matrix::new(s.shape[0], s.shape[1], Storage::F32(part));
                 }
                 Slot::Bias(p) => view.linear[p as usize].bias = Some(part),
                 Slot::LoraA(p, rank, scale) => {
@@ -296,7 +295,7 @@ impl Layout {
         view
     }
 
-    /// The places that gradients are added to, in a flat vector like theta.
+    /// The places that gradients are added to, in a flat vector like values.
     pub fn split<'a>(&self, mut grad: &'a mut [f32]) -> BlockGrad<'a> {
         let mut out = BlockGrad::default();
         for s in &self.segments {

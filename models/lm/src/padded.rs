@@ -1,13 +1,15 @@
 //! Sequences of like length, padded to the longest: how backends other than the hand-written
 //! kernels lay out what they compute together.
 
-pub mod answers;
+mod answers;
+
+pub use answers::{Caches, Rows, answers};
 
 use std::ops::Range;
 
 use crate::block::Batch;
 use crate::error::LmError;
-use crate::ops::loss::Targets;
+use crate::rows::Targets;
 
 /// Sequences that are computed together, padded at their ends.
 #[derive(Clone, Debug, PartialEq)]

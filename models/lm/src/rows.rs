@@ -1,16 +1,11 @@
 //! Rows as token ids, which of them are predicted, and how they are packed.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use headstart_protocol::rows::Row;
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 
 use crate::block::Batch;
 use crate::error::LmError;
-use crate::ops::loss::Targets;
 use crate::text::TextCodec;
 
 /// A row as tokens.
@@ -47,15 +42,24 @@ impl Example {
     }
 }
 
+/// Which tokens are predicted from which.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Targets {
+    /// Rows of the hidden state that predict.
+    pub rows: Vec<usize>,
+    /// The token that each predicts.
+    pub ids: Vec<u32>,
+}
+
 /// Packs examples and lists what is predicted.
-pub fn pack<'a>(examples: impl IntoIterator<Item = &'a Example> + Clone) -> (Arc<Batch>, Arc<Targets>) {
+pub fn pack<'a>(examples: impl IntoIterator<Item = &'a Example> + Clone) -> (Batch, Targets) {
     let batch = Batch::pack(examples.clone().into_iter().map(|e| e.ids.as_slice()));
     let mut targets = Targets::default();
     for (s, e) in batch.sequences.iter().zip(examples) {
         targets.rows.extend(e.predicted().map(|i| s.start + i - 1));
         targets.ids.extend(e.predicted().map(|i| e.ids[i]));
     }
-    (Arc::new(batch), Arc::new(targets))
+    (batch, targets)
 }
 
 /// Cuts a list into consecutive parts of at most `budget` tokens, at least one example each.
@@ -73,38 +77,6 @@ pub fn parts<'a>(examples: &[&'a Example], budget: usize) -> Vec<Vec<&'a Example
         tokens += e.ids.len();
     }
     out
-}
-
-/// The order in which rows are trained on: every epoch a permutation of its own, from the seed.
-pub struct Order {
-    rows: usize,
-    seed: u64,
-    epoch: Option<(u64, Vec<usize>)>,
-}
-
-impl Order {
-    /// Over `rows` rows.
-    pub fn new(rows: usize, seed: u64) -> Self {
-        Self { rows, seed, epoch: None }
-    }
-
-    /// The row at a position of the endless sequence of epochs.
-    pub fn at(&mut self, position: u64) -> usize {
-        let (epoch, within) = (position / self.rows as u64, (position % self.rows as u64) as usize);
-        match &self.epoch {
-            Some((e, order)) if *e == epoch => order[within],
-            _ => {
-                let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-                // Streams of their own, apart from those of a new adapter's values.
-                rng.set_stream(1 << 32 | epoch);
-                let mut order: Vec<usize> = (0..self.rows).collect();
-                order.shuffle(&mut rng);
-                let row = order[within];
-                self.epoch = Some((epoch, order));
-                row
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -134,18 +106,5 @@ mod tests {
         let lens: Vec<Vec<usize>> =
             parts(&all, 9).iter().map(|p| p.iter().map(|e| e.ids.len()).collect()).collect();
         assert_eq!(lens, [vec![5, 4], vec![9], vec![2, 3]]);
-    }
-
-    #[test]
-    fn every_epoch_takes_each_row_once() {
-        let mut order = Order::new(7, 1);
-        let epochs: Vec<Vec<usize>> = (0..3).map(|e| (0..7).map(|i| order.at(e * 7 + i)).collect()).collect();
-        for e in &epochs {
-            let mut sorted = e.clone();
-            sorted.sort_unstable();
-            assert_eq!(sorted, (0..7).collect::<Vec<_>>());
-        }
-        assert_ne!(epochs[0], epochs[1]);
-        assert_eq!(Order::new(7, 1).at(9), epochs[1][2], "a position needs no history");
     }
 }

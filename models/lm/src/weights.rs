@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::{bf16, f16};
+use headstart_kernels::{Matrix, Pages, QuantType, QuantizedBlocks, RowOrder, Storage};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::config::read_json;
 use crate::error::LmError;
 use crate::gguf::{self, Gguf};
-use crate::kernels::matrix::{Matrix, Numbers, Order};
-use crate::kernels::quant::{Packed, Packing};
 
 /// A file in memory as far as it has been touched.
 pub struct Mapped {
@@ -42,9 +41,10 @@ impl Mapped {
     pub fn streamed(&self) -> bool {
         self.streamed.load(Ordering::Relaxed)
     }
+}
 
-    /// Gives pages back to the system; they are read again when they are touched again.
-    pub fn release(&self, range: Range<usize>) {
+impl Pages for Mapped {
+    fn release(&self, range: Range<usize>) {
         // SAFETY: the mapping is of a file and never written to, so dropping its pages loses nothing.
         #[cfg(unix)]
         let given = unsafe {
@@ -70,7 +70,7 @@ enum Data {
 
 /// How a tensor's numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
+pub enum StoredType {
     /// 32-bit floats.
     F32,
     /// IEEE half floats.
@@ -78,16 +78,16 @@ pub enum Stored {
     /// The upper halves of 32-bit floats.
     Bf16,
     /// Quantized blocks.
-    Packed(Packing),
+    Quantized(QuantType),
 }
 
-impl Stored {
+impl StoredType {
     /// Bytes of so many numbers.
     pub fn size(self, numbers: usize) -> usize {
         match self {
             Self::F32 => numbers * 4,
             Self::F16 | Self::Bf16 => numbers * 2,
-            Self::Packed(p) => numbers / p.block() * p.bytes(),
+            Self::Quantized(p) => numbers / p.block() * p.bytes(),
         }
     }
 
@@ -96,7 +96,7 @@ impl Stored {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
-            Self::Packed(_) => 1,
+            Self::Quantized(_) => 1,
         }
     }
 }
@@ -106,10 +106,10 @@ impl Stored {
 pub struct Weight {
     /// Its shape.
     pub shape: Vec<usize>,
-    stored: Stored,
+    stored: StoredType,
     data: Data,
     /// In what order its rows lie.
-    order: Order,
+    order: RowOrder,
 }
 
 impl Weight {
@@ -117,25 +117,25 @@ impl Weight {
     pub fn owned(shape: &[usize], numbers: Vec<f32>) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), numbers.len());
         let data = Data::Owned(Arc::new(numbers));
-        Self { shape: shape.to_vec(), stored: Stored::F32, data, order: Order::Plain }
+        Self { shape: shape.to_vec(), stored: StoredType::F32, data, order: RowOrder::Plain }
     }
 
     /// A tensor in a mapped file; copied where its offset does not fit its type.
     ///
     /// The caller has checked that the file is long enough.
-    pub(crate) fn mapped(shape: &[usize], stored: Stored, file: &Arc<Mapped>, at: usize) -> Self {
+    pub(crate) fn mapped(shape: &[usize], stored: StoredType, file: &Arc<Mapped>, at: usize) -> Self {
         let data = Data::Mapped(file.clone(), at);
-        let weight = Self { shape: shape.to_vec(), stored, data, order: Order::Plain };
+        let weight = Self { shape: shape.to_vec(), stored, data, order: RowOrder::Plain };
         if at.is_multiple_of(stored.align()) { weight } else { weight.realigned(file, at) }
     }
 
     /// The same with its rows read in another order.
-    pub(crate) fn ordered(self, order: Order) -> Self {
+    pub(crate) fn ordered(self, order: RowOrder) -> Self {
         Self { order, ..self }
     }
 
     /// How its numbers are stored.
-    pub fn stored(&self) -> Stored {
+    pub fn stored(&self) -> StoredType {
         self.stored
     }
 
@@ -176,16 +176,18 @@ impl Weight {
     }
 
     /// Its numbers as stored.
-    pub fn numbers(&self) -> Numbers<'_> {
+    pub fn numbers(&self) -> Storage<'_> {
         match &self.data {
-            Data::Owned(v) => Numbers::F32(v),
+            Data::Owned(v) => Storage::F32(v),
             Data::Mapped(file, at) => {
                 let bytes = &file.map[*at..at + self.stored.size(self.len())];
                 match self.stored {
-                    Stored::F32 => Numbers::F32(bytemuck::cast_slice(bytes)),
-                    Stored::F16 => Numbers::F16(bytemuck::cast_slice::<_, f16>(bytes)),
-                    Stored::Bf16 => Numbers::Bf16(bytemuck::cast_slice::<_, bf16>(bytes)),
-                    Stored::Packed(packing) => Numbers::Packed(Packed { packing, blocks: bytes }),
+                    StoredType::F32 => Storage::F32(bytemuck::cast_slice(bytes)),
+                    StoredType::F16 => Storage::F16(bytemuck::cast_slice::<_, f16>(bytes)),
+                    StoredType::Bf16 => Storage::Bf16(bytemuck::cast_slice::<_, bf16>(bytes)),
+                    StoredType::Quantized(quant) => {
+                        Storage::Quantized(QuantizedBlocks { quant, blocks: bytes })
+                    }
                 }
             }
         }
@@ -194,11 +196,11 @@ impl Weight {
     /// It as a matrix: the first dimension against all others.
     pub fn matrix(&self) -> Matrix<'_> {
         let rows = self.shape.first().copied().unwrap_or(1);
-        let file = match &self.data {
-            Data::Mapped(file, at) if file.streamed() => Some((&**file, *at)),
+        let pages = match &self.data {
+            Data::Mapped(file, at) if file.streamed() => Some((&**file as &dyn Pages, *at)),
             _ => None,
         };
-        Matrix { rows, cols: self.len() / rows.max(1), data: self.numbers(), order: self.order, file }
+        Matrix { rows, cols: self.len() / rows.max(1), data: self.numbers(), order: self.order, pages }
     }
 
     /// All numbers as f32.
@@ -212,7 +214,7 @@ impl Weight {
     /// It in memory as f32, for weights used so often that decoding each time would cost more.
     pub fn expanded(self) -> Self {
         match (&self.data, self.stored) {
-            (Data::Owned(_), _) | (Data::Mapped(..), Stored::F32 | Stored::Packed(_)) => self,
+            (Data::Owned(_), _) | (Data::Mapped(..), StoredType::F32 | StoredType::Quantized(_)) => self,
             _ => Self::owned(&self.shape, self.to_vec()),
         }
     }
@@ -222,8 +224,8 @@ impl Weight {
         let bytes = &file.map[at..at + self.stored.size(self.len())];
         let halves = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
         let numbers = match self.stored {
-            Stored::F16 => halves.map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-            Stored::Bf16 => halves.map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+            StoredType::F16 => halves.map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+            StoredType::Bf16 => halves.map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
             _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         };
         Self::owned(&self.shape, numbers)
@@ -350,9 +352,9 @@ fn map_file(path: &Path) -> Result<Vec<(String, Weight)>, LmError> {
     let mut out = Vec::new();
     for (name, info) in metadata.tensors() {
         let stored = match info.dtype {
-            Dtype::F32 => Stored::F32,
-            Dtype::F16 => Stored::F16,
-            Dtype::BF16 => Stored::Bf16,
+            Dtype::F32 => StoredType::F32,
+            Dtype::F16 => StoredType::F16,
+            Dtype::BF16 => StoredType::Bf16,
             // Integer buffers such as position ids are never needed; a needed tensor that is
             // missing here is named by `need`.
             _ => continue,

@@ -10,9 +10,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use headstart_lm::LmError;
-use headstart_lm::api::{Encoder, Unwatched, Watch};
 use headstart_lm::encoder::BertEncoder;
+use headstart_lm::{Encoder, LmError, Unwatched, Watch};
 use tiny_bert::TinyBert;
 
 const TEXTS: [&str; 7] = [

@@ -5,8 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use headstart_lm::api::{Encoder, Unwatched};
 use headstart_lm::encoder::BertEncoder;
+use headstart_lm::{Encoder, Unwatched};
 use libtest_mimic::{Arguments, Failed, Trial};
 use safetensors::SafeTensors;
 

@@ -4,12 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use half::{bf16, f16};
-use headstart_lm::block::Batch;
-use headstart_lm::model::Model;
-use headstart_lm::net::{Net, Overlay};
+use headstart_lm::{Batch, Model, Net};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -84,11 +81,12 @@ fn write(dir: &Path, config: &Value, tensors: &[Tensor], dtype: Dtype, shards: u
 }
 
 fn logits(dir: &Path) -> Vec<f32> {
-    let net = Net::new(Arc::new(Model::load(dir).unwrap()), Overlay::None);
+    let model = Model::load(dir).unwrap();
+    let net = Net::new(&model);
     let ids: Vec<u32> = (0..11).map(|i| (i * 37 + 3) % 160).collect();
-    let batch = Arc::new(Batch::pack([ids.as_slice()]));
-    let hidden = net.hidden(&batch, |_, _| {}).unwrap();
-    net.logits(&net.normed(&hidden, &(0..11).collect::<Vec<_>>()).unwrap()).unwrap()
+    let batch = Batch::pack([ids.as_slice()]);
+    let hidden = net.hidden(&batch, |_, _| {});
+    net.logits(&net.normed(&hidden, &(0..11).collect::<Vec<_>>()))
 }
 
 #[test]

@@ -3,15 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use headstart_lm::block::Batch;
-use headstart_lm::kernels::matrix::STREAMED;
-use headstart_lm::limits::Limits;
-use headstart_lm::model::Model;
-use headstart_lm::net::{Net, Overlay};
-use headstart_lm::ops::loss::Targets;
+use headstart_kernels::STREAMED;
+use headstart_lm::{Batch, Limits, Model, Net, Targets};
 use safetensors::{Dtype, tensor::TensorView};
 
 /// A model whose weights take 134 MB in bf16.
@@ -79,12 +74,12 @@ fn most_mapped<T>(work: impl FnOnce() -> T) -> (u64, T) {
 fn a_pass_over_a_model_larger_than_the_limit_keeps_it() {
     let folder = tempfile::tempdir().unwrap();
     let size = write_model(folder.path());
-    let batch = Arc::new(Batch::pack([(0..40).collect::<Vec<u32>>().as_slice()]));
+    let batch = Batch::pack([(0..40).collect::<Vec<u32>>().as_slice()]);
     let targets = Targets { rows: (0..39).collect(), ids: (1..40).collect() };
     let run = |limit: Option<u64>| {
-        let model = Arc::new(Model::load(folder.path()).unwrap());
+        let model = Model::load(folder.path()).unwrap();
         Limits::fit(&model, limit).unwrap();
-        most_mapped(|| Net::new(model, Overlay::None).losses(&batch, &targets).unwrap())
+        most_mapped(|| Net::new(&model).losses(&batch, &targets))
     };
     let limit = 120 << 20;
     assert!(size > limit);

@@ -5,9 +5,8 @@
 use std::fs;
 use std::path::Path;
 
-use headstart_lm::LmError;
 use headstart_lm::init::init_model;
-use headstart_lm::text::TextCodec;
+use headstart_lm::{LmError, TextCodec};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 

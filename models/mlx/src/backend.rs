@@ -3,17 +3,13 @@
 use std::ops::Range;
 use std::path::Path;
 
-use headstart_lm::api::{Backend, ComputeFacts, Decoder, Encoder, TrainReport, TrainSpec, Watch};
-use headstart_lm::config::DecoderConfig;
-use headstart_lm::decoder::{Passes, TextDecoder};
 use headstart_lm::encoder::TextEncoder;
-use headstart_lm::generate::Sampling;
-use headstart_lm::lora::Adapter;
-use headstart_lm::model::Model;
-use headstart_lm::padded::answers::answers;
-use headstart_lm::padded::states;
-use headstart_lm::rows::{Example, pack};
-use headstart_lm::{CandleBackend, LmError};
+use headstart_lm::padded::{answers, states};
+use headstart_lm::{
+    Adapter, Backend, ComputeFacts, CpuBackend, Decoder, DecoderConfig, Encoder, Example, LmError, Model,
+    Passes, Sampling, TextDecoder, Watch, pack,
+};
+use headstart_train::{TrainReport, TrainSpec, TrainingBackend};
 
 use mlx_rs::{Array, Device, DeviceType};
 
@@ -33,6 +29,9 @@ pub struct MlxBackend {
 
 impl MlxBackend {
     /// On MLX's default device.
+    ///
+    /// # Errors
+    /// [`LmError::Internal`] with what MLX says where it has no device.
     pub fn new() -> Result<Self, LmError> {
         let kind = on_mlx(|| Device::try_default()?.get_type()).map_err(fault)?;
         let name = match kind {
@@ -50,7 +49,7 @@ impl Backend for MlxBackend {
 
     fn compute(&self) -> ComputeFacts {
         // The optimizer of a training runs on the host.
-        let host = CandleBackend::new(1).compute().instruction_set;
+        let host = CpuBackend::new(1).compute().instruction_set;
         let set = if self.name == "mlx-gpu" { format!("metal+{host}") } else { host };
         ComputeFacts { backend: "mlx".into(), precision: "mixed".into(), instruction_set: set }
     }
@@ -62,7 +61,9 @@ impl Backend for MlxBackend {
     fn encoder(&self, model: &Path) -> Result<Box<dyn Encoder>, LmError> {
         Ok(Box::new(TextEncoder::new(model, 1, |config| Bert::load(model, config))?))
     }
+}
 
+impl TrainingBackend for MlxBackend {
     fn train(&self, spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError> {
         train::train(spec, watch)
     }
@@ -76,6 +77,9 @@ pub struct MlxPasses {
 
 impl MlxPasses {
     /// Loads a model's folder with an adapter over it.
+    ///
+    /// # Errors
+    /// Those of reading the folders, and what MLX says.
     pub fn load(model: &Path, adapter: Option<&Path>) -> Result<Self, LmError> {
         let model = Model::load(model)?;
         let adapter = adapter.map(|folder| Adapter::load(folder, &model.config)).transpose()?;

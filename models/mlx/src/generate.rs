@@ -4,8 +4,7 @@
 //! others are made with it in so far, and in nothing else.
 
 use headstart_lm::LmError;
-use headstart_lm::padded::Padded;
-use headstart_lm::padded::answers::{Caches, Rows};
+use headstart_lm::padded::{Caches, Padded, Rows};
 use mlx_rs::error::Result;
 use mlx_rs::{Array, ops, transforms};
 

@@ -1,12 +1,13 @@
-//! Language models on MLX, for Apple devices: the [`Backend`] of `models/lm` once more.
+//! Language models on MLX, for Apple devices: the [`Backend`](headstart_lm::Backend) of
+//! `headstart-lm` in MLX's operations.
 //!
-//! Without the feature `mlx` this crate is nothing but [`backend`], which says so. What it takes
-//! from `models/lm` — config, weights, text, adapters, the loop of a training — is the same code
-//! that the backend on candle uses; the forward passes, their gradients and the memory are MLX's.
+//! Without the feature `mlx` this crate is only [`backend`], which says so. Config, weights, text and
+//! adapters are those of `headstart-lm`, the loop of a training and its optimizer those of
+//! `headstart-train`; the forward passes, their gradients and the memory are MLX's.
 //! `docs/mlx.md` says how it is tested without an Apple device, and what only one can show.
 //!
 //! # Layout
-//! - `backend`: [`Backend`] itself.
+//! - `backend`: the backend traits.
 //! - `thread`: the one thread that MLX runs on.
 //! - `net`: a decoder's arrays and its forward passes.
 //! - `generate`: the cache of keys and values that answers are made with.
@@ -23,18 +24,21 @@ mod generate;
 #[cfg(feature = "mlx")]
 mod memory;
 #[cfg(feature = "mlx")]
-pub mod net;
+mod net;
 #[cfg(feature = "mlx")]
 mod thread;
 #[cfg(feature = "mlx")]
-pub mod train;
+mod train;
 
 use std::sync::Arc;
 
-use headstart_lm::{Backend, LmError};
+use headstart_lm::LmError;
+use headstart_train::TrainingBackend;
 
 #[cfg(feature = "mlx")]
 pub use backend::{MlxBackend, MlxPasses};
+#[cfg(feature = "mlx")]
+pub use train::MlxGradients;
 
 /// Whether this program was built with MLX.
 pub const BUILT: bool = cfg!(feature = "mlx");
@@ -44,7 +48,7 @@ pub const BUILT: bool = cfg!(feature = "mlx");
 /// # Errors
 /// [`LmError::Unsupported`] where this program was built without MLX.
 #[cfg(feature = "mlx")]
-pub fn backend() -> Result<Arc<dyn Backend>, LmError> {
+pub fn backend() -> Result<Arc<dyn TrainingBackend>, LmError> {
     Ok(Arc::new(MlxBackend::new()?))
 }
 
@@ -53,8 +57,8 @@ pub fn backend() -> Result<Arc<dyn Backend>, LmError> {
 /// # Errors
 /// [`LmError::Unsupported`], always: this program was built without MLX.
 #[cfg(not(feature = "mlx"))]
-pub fn backend() -> Result<Arc<dyn Backend>, LmError> {
-    let why = "this program was built without MLX, which is for Apple devices; choose candle, or build it \
+pub fn backend() -> Result<Arc<dyn TrainingBackend>, LmError> {
+    let why = "this program was built without MLX, which is for Apple devices; choose `cpu`, or build it \
                with --features mlx";
     Err(LmError::Unsupported(why.into()))
 }

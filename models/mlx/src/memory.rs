@@ -1,8 +1,6 @@
 //! What a training takes on MLX, in bytes.
 
-use headstart_lm::config::DecoderConfig;
-use headstart_lm::lora::Adapter;
-use headstart_lm::model::Model;
+use headstart_lm::{Adapter, DecoderConfig, Model};
 
 /// The library itself, its kernels and what its allocator rounds up.
 const BASE: u64 = 96 << 20;

@@ -8,11 +8,8 @@
 //! that its weights are kept in; as in the backend on candle, weights of small models are expanded
 //! to 32 bits when they are loaded.
 
-use headstart_lm::config::DecoderConfig;
-use headstart_lm::lora::Adapter;
-use headstart_lm::model::{Model, Proj, Slot};
 use headstart_lm::padded::Padded;
-use headstart_lm::weights::Weight;
+use headstart_lm::{Adapter, DecoderConfig, Model, Proj, Slot, Weight};
 use mlx_rs::error::Result;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
 use mlx_rs::{Array, Dtype, ops};
@@ -324,7 +321,7 @@ fn linear(all: &[Array], l: &Linear, x: &Array) -> Result<Array> {
 
 #[cfg(test)]
 mod tests {
-    use headstart_lm::weights::Weights;
+    use headstart_lm::Weights;
     use safetensors::Dtype as Stored;
     use safetensors::tensor::{TensorView, serialize_to_file};
 

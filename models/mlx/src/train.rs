@@ -1,15 +1,12 @@
 //! Losses of rows, and their gradients with respect to an adapter.
 
-use headstart_lm::LmError;
-use headstart_lm::api::{Backend, Method, TrainReport, TrainSpec, Watch};
-use headstart_lm::block::Batch;
-use headstart_lm::lora::Adapter;
-use headstart_lm::model::{Layout, Model};
-use headstart_lm::net::{Dropout, Foreign};
-use headstart_lm::ops::block::Keep;
-use headstart_lm::ops::loss::Targets;
+use std::sync::Arc;
+
 use headstart_lm::padded::{Group, groups};
-use headstart_lm::{CandleBackend, train};
+use headstart_lm::{Adapter, Batch, CpuBackend, Layout, LmError, Model, Targets, Watch};
+use headstart_train::{
+    GradientBackend, Memory, Method, Pass, StepShape, TrainReport, TrainSpec, TrainingBackend, train_on,
+};
 use mlx_rs::error::Result;
 use mlx_rs::transforms::value_and_grad_with_argnums;
 use mlx_rs::{Array, transforms};
@@ -18,13 +15,13 @@ use crate::memory;
 use crate::net::{Net, dims, ids, numbers, padded_ids};
 use crate::thread::{Pinned, fault};
 
-/// Trains as `spec` says: an adapter here, all weights on candle.
+/// Trains as `spec` says: an adapter here, all weights on the CPU.
 pub(crate) fn train(spec: &TrainSpec, watch: &dyn Watch) -> std::result::Result<TrainReport, LmError> {
     match spec.method {
-        Method::Lora(_) => train::train_on(Some(&Trainer::start), spec, watch),
+        Method::Lora(_) => train_on(&MlxGradients::make, spec, watch),
         Method::Full => {
-            tracing::info!("all weights are trained on candle: the backend on MLX trains adapters");
-            CandleBackend::new(0).train(spec, watch)
+            tracing::info!("all weights are trained on the CPU: the backend on MLX trains adapters");
+            CpuBackend::new(0).train(spec, watch)
         }
     }
 }
@@ -82,22 +79,29 @@ fn added(sum: &[Array], more: &[Array]) -> Result<Vec<Array>> {
 }
 
 /// A model with an adapter that is trained, on MLX's thread.
-pub struct Trainer {
+pub struct MlxGradients {
     net: Pinned<Net>,
     /// Of the blocks that have any, what their values mean.
     layouts: Vec<Layout>,
     model: memory::Held,
 }
 
-impl Trainer {
+impl MlxGradients {
     /// With the adapter's values.
+    ///
+    /// # Errors
+    /// What MLX says.
     pub fn new(model: &Model, adapter: &Adapter) -> std::result::Result<Self, LmError> {
         let net = Pinned::new(|| Net::new(model, Some(adapter)).map_err(fault))?;
         let layouts = adapter.layouts.iter().filter(|l| !l.is_empty()).cloned().collect();
         Ok(Self { net, layouts, model: memory::Held::new(model, adapter) })
     }
 
-    fn start(model: &Model, adapter: Option<&Adapter>) -> std::result::Result<Box<dyn Foreign>, LmError> {
+    /// As `headstart_train::MakeGradients`.
+    fn make(
+        model: &Arc<Model>,
+        adapter: Option<&Adapter>,
+    ) -> std::result::Result<Box<dyn GradientBackend>, LmError> {
         let adapter =
             adapter.ok_or_else(|| LmError::Internal("all weights are not trained on MLX".into()))?;
         Ok(Box::new(Self::new(model, adapter)?))
@@ -126,7 +130,7 @@ impl Trainer {
     }
 }
 
-impl Foreign for Trainer {
+impl GradientBackend for MlxGradients {
     fn name(&self) -> String {
         "mlx".into()
     }
@@ -148,16 +152,14 @@ impl Foreign for Trainer {
         values: &[Vec<f32>],
         batch: &Batch,
         targets: &Targets,
-        scale: f32,
-        _keep: Keep,
-        _dropout: Option<&Dropout>,
-    ) -> std::result::Result<(f64, Vec<Vec<f32>>), LmError> {
+        pass: &Pass,
+    ) -> std::result::Result<(f32, Vec<Vec<f32>>), LmError> {
         self.net.with(|net| {
             self.put(net, values);
             let (mut loss, mut sum): (f64, Option<Vec<Array>>) = (0.0, None);
             // A group's padding is within the budget that the rows themselves were cut by.
             for group in groups(batch, targets, batch.tokens()) {
-                let (own, grads) = net.gradients(&group, scale).map_err(fault)?;
+                let (own, grads) = net.gradients(&group, pass.scale).map_err(fault)?;
                 loss += f64::from(own);
                 sum = Some(match sum {
                     None => grads,
@@ -165,11 +167,11 @@ impl Foreign for Trainer {
                 });
             }
             let sum = sum.ok_or_else(|| LmError::Internal("a step without targets".into()))?;
-            Ok((loss, self.flat(&sum).map_err(fault)?))
+            Ok((loss as f32, self.flat(&sum).map_err(fault)?))
         })
     }
 
-    fn memory(&self, tokens: usize, longest: usize, _keep: Keep) -> (u64, u64) {
-        (self.model.bytes(), self.model.step(tokens, longest))
+    fn memory(&self, step: &StepShape) -> Memory {
+        Memory { held: self.model.bytes(), activations: self.model.step(step.tokens, step.longest) }
     }
 }

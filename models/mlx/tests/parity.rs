@@ -1,36 +1,29 @@
-//! The same numbers of the reference libraries that the backend on candle is held against
-//! (models/lm/tests/parity.rs), through MLX.
+//! The same numbers of the reference libraries that the CPU backend is held against
+//! (models/train/tests/parity.rs), through MLX.
 #![cfg(feature = "mlx")]
 #![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
 
 #[path = "../../lm/tests/fixtures/mod.rs"]
 mod fixtures;
-#[path = "../../lm/tests/fixtures/peers.rs"]
-#[allow(dead_code, reason = "the other half is for tests/candle.rs")]
+#[path = "../../train/tests/peers/mod.rs"]
+#[allow(dead_code, reason = "the other half is for tests/cpu.rs")]
 mod peers;
 
 use std::sync::Arc;
 
 use fixtures::{Case, cases};
-use headstart_lm::lora::Adapter;
-use headstart_lm::model::Model;
-use headstart_lm::net::Net;
-use headstart_lm::ops::block::Keep;
-use headstart_mlx::MlxPasses;
-use headstart_mlx::train::Trainer;
+use headstart_lm::{Adapter, LmError, Model};
+use headstart_mlx::{MlxGradients, MlxPasses};
+use headstart_train::{GradientBackend, Keep};
 
 fn passes(case: &Case, adapted: bool) -> MlxPasses {
     let adapter = case.folder.join("adapter");
     MlxPasses::load(&case.folder.join("model"), adapted.then_some(adapter.as_path())).unwrap()
 }
 
-/// The adapter over a net whose losses and gradients MLX computes, as in a training.
-fn net(case: &Case) -> Net {
-    let model = Arc::new(Model::load(&case.folder.join("model")).unwrap());
-    let adapter = Adapter::load(&case.folder.join("adapter"), &model.config).unwrap();
-    let mut net = Net::new(model, adapter.overlay(&candle_core::Device::Cpu).unwrap());
-    net.foreign = Some(Box::new(Trainer::new(&net.model, &adapter).unwrap()));
-    net
+/// As `headstart_train::MakeGradients`.
+fn gradients(model: &Arc<Model>, adapter: Option<&Adapter>) -> Result<Box<dyn GradientBackend>, LmError> {
+    Ok(Box::new(MlxGradients::new(model, adapter.expect("cases have adapters"))?))
 }
 
 #[test]
@@ -45,10 +38,10 @@ fn parity_of_greedy_tokens() {
 
 #[test]
 fn parity_of_loss_gradients_and_training() {
-    cases().iter().for_each(|c| peers::parity_of_training(c, &net(c), Keep::Activations));
+    cases().iter().for_each(|c| peers::parity_of_training(c, &gradients, Keep::Activations));
 }
 
 #[test]
 fn padding_changes_nothing() {
-    cases().iter().for_each(|c| peers::padding_changes_nothing(c, &net(c)));
+    cases().iter().for_each(|c| peers::padding_changes_nothing(c, &gradients));
 }

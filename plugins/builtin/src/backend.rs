@@ -4,28 +4,34 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use headstart_lm::device::{DeviceBackend, Gpu};
-use headstart_lm::{Backend, LmError};
+use headstart_gpu::{DeviceBackend, Gpu};
+use headstart_lm::LmError;
+use headstart_train::{TrainingBackend, default_backend};
+
+/// The CPU, on all its cores.
+pub fn cpu() -> Arc<dyn TrainingBackend> {
+    default_backend()
+}
 
 /// A backend by name, as `--backend` and `HEADSTART_BACKEND` spell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// candle, on the CPU of any machine.
-    Candle,
+    /// The CPU of any machine.
+    Cpu,
     /// MLX, on Apple devices; in programs that were built with it.
     Mlx,
     /// candle on a GPU; in programs that were built for it.
     Gpu(Gpu),
 }
 
-/// MLX on macOS where it is built in, else the GPU that the program was built for, else candle. No
+/// MLX on macOS where it is built in, else the GPU that the program was built for, else the CPU. No
 /// device is looked for: a program that was built for one and does not find it says so.
 impl Default for Choice {
     fn default() -> Self {
         match Gpu::built() {
             _ if cfg!(target_os = "macos") && headstart_mlx::BUILT => Self::Mlx,
             Some(gpu) => Self::Gpu(gpu),
-            None => Self::Candle,
+            None => Self::Cpu,
         }
     }
 }
@@ -36,9 +42,9 @@ impl Choice {
     /// # Errors
     /// [`LmError::Unsupported`] where this program was built without it, or this machine lacks the
     /// device.
-    pub fn open(self) -> Result<Arc<dyn Backend>, LmError> {
-        let backend: Arc<dyn Backend> = match self {
-            Self::Candle => headstart_lm::default_backend(),
+    pub fn open(self) -> Result<Arc<dyn TrainingBackend>, LmError> {
+        let backend: Arc<dyn TrainingBackend> = match self {
+            Self::Cpu => default_backend(),
             Self::Mlx => headstart_mlx::backend()?,
             Self::Gpu(gpu) => Arc::new(DeviceBackend::new(gpu.open()?)),
         };
@@ -50,7 +56,7 @@ impl Choice {
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::Candle => f.write_str("candle"),
+            Self::Cpu => f.write_str("cpu"),
             Self::Mlx => f.write_str("mlx"),
             Self::Gpu(gpu) => gpu.fmt(f),
         }
@@ -62,11 +68,12 @@ impl FromStr for Choice {
 
     fn from_str(name: &str) -> Result<Self, String> {
         match name {
-            "candle" => Ok(Self::Candle),
+            "cpu" => Ok(Self::Cpu),
+            "candle" => Err("the CPU backend is called `cpu`, not `candle`".into()),
             "mlx" => Ok(Self::Mlx),
             other => other.parse().map(Self::Gpu).map_err(|_| {
                 format!(
-                    "there is no backend {other:?}; there are candle, mlx, cuda, cuda:1 and so on, and metal"
+                    "there is no backend {other:?}; there are cpu, mlx, cuda, cuda:1 and so on, and metal"
                 )
             }),
         }
@@ -79,8 +86,9 @@ mod tests {
 
     #[test]
     fn a_backend_that_is_not_built_in_is_refused_with_what_to_do() {
-        assert_eq!("candle".parse::<Choice>().unwrap().open().unwrap().name(), "candle-cpu");
-        assert!("tpu".parse::<Choice>().unwrap_err().contains("candle, mlx"));
+        assert_eq!("cpu".parse::<Choice>().unwrap().open().unwrap().name(), "cpu");
+        assert!("candle".parse::<Choice>().unwrap_err().contains("called `cpu`"));
+        assert!("tpu".parse::<Choice>().unwrap_err().contains("cpu, mlx"));
         for name in ["mlx", "cuda", "cuda:1", "metal"] {
             let choice = name.parse::<Choice>().unwrap();
             assert_eq!(choice.to_string(), name);

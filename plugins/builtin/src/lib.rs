@@ -14,17 +14,19 @@ use std::sync::Arc;
 
 use headstart_lm::Backend;
 use headstart_protocol::Stage;
+use headstart_train::TrainingBackend;
 
 /// Every built-in stage, over one backend.
-pub fn stages(backend: Arc<dyn Backend>) -> Vec<Box<dyn Stage>> {
+pub fn stages(backend: Arc<dyn TrainingBackend>) -> Vec<Box<dyn Stage>> {
+    let inference = || -> Arc<dyn Backend> { backend.clone() };
     let groups = [
-        headstart_ingest::stages,
-        headstart_explain::stages,
-        headstart_select::stages,
-        headstart_merge::stages,
-        headstart_finetune::stages,
-        headstart_evaluate::stages,
-        headstart_study::stages,
+        headstart_ingest::stages(inference()),
+        headstart_explain::stages(inference()),
+        headstart_select::stages(inference()),
+        headstart_merge::stages(inference()),
+        headstart_finetune::stages(backend.clone()),
+        headstart_evaluate::stages(inference()),
+        headstart_study::stages(inference()),
     ];
-    groups.into_iter().flat_map(|stages| stages(Arc::clone(&backend))).collect()
+    groups.into_iter().flatten().collect()
 }

@@ -3,10 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
 
-use headstart_lm::candle_backend::default_backend;
 use headstart_protocol::{ArtifactRef, MixTerm, Value};
 use headstart_runner::StageRegistry;
 use headstart_testkit::MemoryContext;
+use headstart_train::default_backend;
 use serde_json::json;
 
 const THINGS: [&str; 24] = [

@@ -1,9 +1,9 @@
 //! Every kind of the language has exactly one implementation, and nothing else has one.
 
 use headstart_builtin::stages;
-use headstart_lm::candle_backend::default_backend;
 use headstart_protocol::kinds;
 use headstart_runner::StageRegistry;
+use headstart_train::default_backend;
 
 #[test]
 fn every_kind_is_implemented_once() {

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use headstart_lm::ContextWatch;
-use headstart_lm::api::{Backend, Decoder, GenerateOptions, RowScore, Watch};
-use headstart_lm::open::{open_model, read_rows};
+use headstart_kit::{ContextWatch, open_model, read_rows};
+use headstart_lm::{Backend, Decoder, GenerateOptions, RowScore, Watch};
 use headstart_protocol::rows::Row;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
 use serde_json::{Map, Value, json};

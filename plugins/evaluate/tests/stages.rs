@@ -5,11 +5,9 @@ use std::sync::Arc;
 
 use headstart_evaluate::accuracy::Accuracy;
 use headstart_evaluate::evaluate::{Evaluate, SAMPLES_FILE};
-use headstart_lm::api::{
-    Backend, ComputeFacts, Decoder, Encoder, GenerateOptions, ModelInfo, NextToken, RowScore, TrainReport,
-    TrainSpec, Watch,
+use headstart_lm::{
+    Backend, ComputeFacts, Decoder, Encoder, GenerateOptions, LmError, ModelInfo, NextToken, RowScore, Watch,
 };
-use headstart_lm::error::LmError;
 use headstart_protocol::rows::Row;
 use headstart_protocol::{ArtifactRef, Failure, FailureClass, Output, Type, Value};
 use headstart_testkit::MemoryContext;
@@ -49,10 +47,6 @@ impl Backend for Parrot {
 
     fn encoder(&self, _: &Path) -> Result<Box<dyn Encoder>, LmError> {
         Err(LmError::Unsupported("a parrot does not encode".into()))
-    }
-
-    fn train(&self, _: &TrainSpec, _: &dyn Watch) -> Result<TrainReport, LmError> {
-        Err(LmError::Unsupported("a parrot does not learn".into()))
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use headstart_kit::read_questions;
 use headstart_lm::Backend;
-use headstart_lm::open::read_questions;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
 use rayon::prelude::*;
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use headstart_lm::open::read_questions;
+use headstart_kit::read_questions;
 use headstart_lm::{Backend, GenerateOptions};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::rows::Row;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 
-use headstart_lm::open::{open_model, read_questions};
-use headstart_lm::{Backend, ContextWatch, GenerateOptions};
+use headstart_kit::{ContextWatch, open_model, read_questions};
+use headstart_lm::{Backend, GenerateOptions};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::rows::{ROWS_FILE, Row, text_digest, to_jsonl};
 use headstart_protocol::{

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use headstart_lm::open::open_model;
-use headstart_lm::{Backend, ContextWatch, Decoder, Encoder, NextToken};
+use headstart_kit::{ContextWatch, open_model};
+use headstart_lm::{Backend, Decoder, Encoder, NextToken};
 use headstart_protocol::rows::text_digest;
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure, FailureClass};
 use serde::{Deserialize, Serialize};

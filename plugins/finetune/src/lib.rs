@@ -9,10 +9,10 @@ pub mod stage;
 
 use std::sync::Arc;
 
-use headstart_lm::Backend;
 use headstart_protocol::Stage;
+use headstart_train::TrainingBackend;
 
 /// The stages of this crate.
-pub fn stages(backend: Arc<dyn Backend>) -> Vec<Box<dyn Stage>> {
+pub fn stages(backend: Arc<dyn TrainingBackend>) -> Vec<Box<dyn Stage>> {
     vec![Box::new(stage::Finetune { backend })]
 }

@@ -1,6 +1,6 @@
 //! Which rows are trained on and which are held back.
 
-use headstart_lm::open::read_rows;
+use headstart_kit::read_rows;
 use headstart_protocol::rows::Row;
 use headstart_protocol::{ArtifactRef, Context, Failure};
 use rand::SeedableRng;

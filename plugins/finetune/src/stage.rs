@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use headstart_lm::api::Resume;
-use headstart_lm::open::{ModelFolders, open_model};
-use headstart_lm::{Backend, ContextWatch, LoraSpec, Method, TrainReport, TrainSpec};
+use headstart_kit::{ContextWatch, ModelFolders, open_model};
+use headstart_lm::LoraSpec;
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::expr::Condition;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Output, Stage, Type};
+use headstart_train::{Method, Resume, TrainReport, TrainSpec, TrainingBackend};
 use serde_json::{Value, json};
 
 use crate::split::{answered, hold_back};
@@ -39,7 +39,7 @@ const WATCHED: [&str; 3] = ["loss", "train_loss", "step"];
 /// [`TRAINING_FILE`], so that they come along where the folder is copied and taken in elsewhere.
 pub struct Finetune {
     /// What trains.
-    pub backend: Arc<dyn Backend>,
+    pub backend: Arc<dyn TrainingBackend>,
 }
 
 impl Stage for Finetune {

@@ -8,10 +8,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use headstart_finetune::stage::{Finetune, PROJECTIONS};
-use headstart_lm::{Backend, ComputeFacts, Decoder, Encoder, LmError, Method, TrainReport, TrainSpec, Watch};
+use headstart_lm::{Backend, ComputeFacts, Decoder, Encoder, LmError, Watch};
 use headstart_protocol::expr::{CompareOp, Condition};
 use headstart_protocol::{ArtifactRef, Failure, FailureClass, Output, Type, Value};
 use headstart_testkit::MemoryContext;
+use headstart_train::{Method, TrainReport, TrainSpec, TrainingBackend};
 use serde_json::json;
 
 /// Records the training and reports a fixed result.
@@ -35,6 +36,9 @@ impl Backend for Recorder {
     fn encoder(&self, _: &Path) -> Result<Box<dyn Encoder>, LmError> {
         panic!("a fine-tuning does not embed")
     }
+}
+
+impl TrainingBackend for Recorder {
     fn train(&self, spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError> {
         if watch.cancelled() {
             return Err(LmError::Cancelled);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use headstart_lm::open::read_rows;
+use headstart_kit::read_rows;
 use headstart_protocol::rows::{self, ROWS_FILE, Row, text_digest};
 use headstart_protocol::{Args, Context, Failure, Output, Stage, Type};
 use rand::SeedableRng;

@@ -4,11 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use headstart_lm::config::DecoderConfig;
-use headstart_lm::encoder;
-use headstart_lm::gguf::{self, Gguf};
-use headstart_lm::text::TextCodec;
-use headstart_lm::weights::Weights;
+use headstart_lm::gguf::Gguf;
+use headstart_lm::{DecoderConfig, TextCodec, Weights, encoder, gguf};
 use headstart_protocol::{Failure, Output, Type};
 use serde_json::{Value, json};
 

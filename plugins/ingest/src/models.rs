@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use headstart_kit::read_rows;
 use headstart_lm::init::init_model;
-use headstart_lm::open::read_rows;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Value};
 
 use crate::folder::ModelFolder;

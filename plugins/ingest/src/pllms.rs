@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use headstart_lm::config::DecoderConfig;
-use headstart_lm::lora::mlx::{is_mlx, mlx_to_peft};
-use headstart_lm::lora::{Adapter, WEIGHTS_FILE};
+use headstart_lm::lora::{WEIGHTS_FILE, is_mlx, mlx_to_peft};
+use headstart_lm::{Adapter, DecoderConfig};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
 use serde_json::{Value, json};

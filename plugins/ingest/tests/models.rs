@@ -38,12 +38,13 @@ fn base(ctx: &MemoryContext) -> ArtifactRef {
 /// A file as llama.cpp has it, nothing beside it.
 #[test]
 fn a_gguf_file_alone_is_taken_in_with_its_own_config_and_tokenizer() {
-    use headstart_lm::{config::DecoderConfig, gguf::quantize, kernels::quant::Packing, text::TextCodec};
+    use headstart_lm::gguf::{QuantType, quantize};
+    use headstart_lm::{DecoderConfig, TextCodec};
     use headstart_protocol::Context;
     let ctx = MemoryContext::new();
     let whole = ctx.open(&base(&ctx)).unwrap();
     let (packed, alone) = (ctx.files().join("packed"), ctx.files().join("alone"));
-    quantize(&whole, &packed, Packing::Q8_0).unwrap();
+    quantize(&whole, &packed, QuantType::Q8_0).unwrap();
     fs::create_dir(&alone).unwrap();
     fs::copy(packed.join("model.gguf"), alone.join("a-model.Q8_0.gguf")).unwrap();
     let taken = ctx.open(&ctx.run(&Local, [("path", path(&alone))]).unwrap()).unwrap();
@@ -56,7 +57,7 @@ fn a_gguf_file_alone_is_taken_in_with_its_own_config_and_tokenizer() {
         assert_eq!(a.row_ids(&row).unwrap(), b.row_ids(&row).unwrap(), "{text}");
     }
     assert_eq!(a.eos(), b.eos());
-    headstart_lm::model::Model::load(&taken).unwrap();
+    headstart_lm::Model::load(&taken).unwrap();
 }
 
 /// A folder with the files of an artifact, to be changed by a test.

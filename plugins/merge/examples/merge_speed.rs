@@ -9,7 +9,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use headstart_lm::api::Unwatched;
+use headstart_lm::Unwatched;
 use headstart_merge::adapter::{AdapterTerm, CONFIG_FILE, WEIGHTS_FILE, merge_adapters};
 use headstart_merge::full::{FullTerm, Method, merge_full};
 use rand::{Rng, SeedableRng};

@@ -1,6 +1,7 @@
 //! The stage: the mix's terms, their common base, the output.
 
-use headstart_lm::{ContextWatch, Watch};
+use headstart_kit::ContextWatch;
+use headstart_lm::Watch;
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::{
     Args, ArtifactRef, Context, Failure, FailureClass, Manifest, MixTerm, Output, Stage, Type,

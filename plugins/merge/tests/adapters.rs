@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{AdapterSpec, Dense, add, dense_of, distance, write_config};
-use headstart_lm::api::Unwatched;
+use headstart_lm::Unwatched;
 use headstart_merge::adapter::{
     Adapter, AdapterReport, AdapterTerm, CONFIG_FILE, WEIGHTS_FILE, merge_adapters,
 };

@@ -5,8 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{Param, numbers, read_model, rng, rounded, write_model};
-use headstart_lm::Watch;
-use headstart_lm::api::Unwatched;
+use headstart_lm::{Unwatched, Watch};
 use headstart_merge::error::MergeError;
 use headstart_merge::full::{FullTerm, Method, memory_needed, merge_full};
 use safetensors::Dtype;

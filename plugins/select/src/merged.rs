@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use headstart_lm::ContextWatch;
-use headstart_lm::open::{ModelFolders, open_model};
+use headstart_kit::{ContextWatch, ModelFolders, open_model};
 use headstart_merge::MergeError;
 use headstart_merge::adapter::{AdapterTerm, merge_adapters};
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use headstart_lm::open::{ModelFolders, open_model};
-use headstart_lm::{Backend, ContextWatch, RowScore};
+use headstart_kit::{ContextWatch, ModelFolders, open_model};
+use headstart_lm::{Backend, RowScore};
 use headstart_protocol::rows::Row;
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure};
 

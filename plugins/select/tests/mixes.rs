@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use headstart_lm::CandleBackend;
+use headstart_lm::CpuBackend;
 use headstart_protocol::artifact::ArtifactRef;
 use headstart_protocol::rows::Row;
 use headstart_protocol::{Output, Stage, Type, Value};
@@ -25,7 +25,7 @@ fn value(artifact: &ArtifactRef) -> Value {
 }
 
 fn stage(kind: &str) -> Box<dyn Stage> {
-    let backend = Arc::new(CandleBackend::new(2));
+    let backend = Arc::new(CpuBackend::new(2));
     let mut all = headstart_explain::stages(backend.clone());
     all.extend(headstart_select::stages(backend));
     all.into_iter().find(|s| s.kind() == kind).unwrap()

@@ -1,6 +1,6 @@
 //! `headstart adapter`: LoRA adapters from one format to another.
 
-use headstart_lm::lora::mlx::{is_mlx, mlx_to_peft, peft_to_mlx};
+use headstart_lm::lora::{is_mlx, mlx_to_peft, peft_to_mlx};
 
 use crate::args::{AdapterCommand, AdapterFormat, ConvertAdapter};
 use crate::exit::CommandError;

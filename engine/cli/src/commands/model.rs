@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use headstart_lm::gguf::quantize;
-use headstart_lm::kernels::quant::Packing;
+use headstart_lm::gguf::{QuantType, quantize};
 
 use crate::args::{ModelCommand, Quantize, WeightPacking};
 use crate::exit::CommandError;
@@ -16,8 +15,8 @@ pub fn run(command: &ModelCommand) -> Result<(), CommandError> {
         return Err(CommandError::input(why).help("name a folder that does not exist yet"));
     }
     let to = match to {
-        WeightPacking::Q8_0 => Packing::Q8_0,
-        WeightPacking::Q4K => Packing::Q4K,
+        WeightPacking::Q8_0 => QuantType::Q8_0,
+        WeightPacking::Q4K => QuantType::Q4K,
     };
     quantize(model, out, to).map_err(CommandError::input)?;
     let mib = |folder: &Path| size(folder) as f64 / (1 << 20) as f64;

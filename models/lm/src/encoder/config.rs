@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use headstart_kernels::encoder::Activation;
 use serde_json::Value;
 
 use crate::error::LmError;
@@ -30,17 +31,6 @@ pub struct Config {
     pub activation: Activation,
     /// Tokens of a window at most, those that open and close it included.
     pub window: usize,
-}
-
-/// The function between the two layers of a block's feed-forward part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// x·Φ(x) with the error function.
-    Gelu,
-    /// Its approximation with the hyperbolic tangent.
-    GeluTanh,
-    /// max(x, 0).
-    Relu,
 }
 
 /// Window where sentence_bert_config.json does not say.

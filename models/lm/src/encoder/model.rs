@@ -2,20 +2,21 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use headstart_kernels::encoder::{Activation, add_norm, attention, linear, pool};
 
 use super::SentencePass;
-use super::config::{Activation, Config};
-use super::ops::{add_norm, attention, linear, pool};
+use super::config::Config;
 use super::weights::Named;
 use crate::error::LmError;
 
-/// The model's weights, on candle.
+/// The model's weights.
 pub struct Bert {
-    words: Tensor,
+    hidden: usize,
+    /// `[vocab, hidden]`.
+    words: Vec<f32>,
     /// What a token at each position gets beside its word: the position's row and the first type's.
-    places: Tensor,
-    norm: Tensor,
+    places: Vec<f32>,
+    norm: Norm,
     blocks: Vec<Block>,
     heads: usize,
     epsilon: f32,
@@ -25,15 +26,22 @@ pub struct Bert {
 struct Block {
     qkv: Dense,
     attended: Dense,
-    attended_norm: Tensor,
+    attended_norm: Norm,
     up: Dense,
     down: Dense,
-    norm: Tensor,
+    norm: Norm,
 }
 
+/// A linear layer: weight `[out, in]` and bias `[out]`.
 struct Dense {
-    weight: Tensor,
-    bias: Tensor,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+/// A layer norm.
+struct Norm {
+    gain: Vec<f32>,
+    shift: Vec<f32>,
 }
 
 impl Dense {
@@ -44,21 +52,27 @@ impl Dense {
         })
     }
 
-    fn apply(&self, x: &Tensor, act: Option<Activation>) -> candle_core::Result<Tensor> {
+    fn apply(&self, x: &[f32], act: Option<Activation>) -> Vec<f32> {
         linear(x, &self.weight, &self.bias, act)
     }
 }
 
-/// A tensor as f32.
-fn tensor(weights: &Named, name: &str, shape: &[usize]) -> Result<Tensor, LmError> {
-    Ok(Tensor::from_vec(weights.get(name, shape)?.to_vec(), shape, &Device::Cpu)?)
+impl Norm {
+    fn load(weights: &Named, name: &str, hidden: usize) -> Result<Self, LmError> {
+        let gain = tensor(weights, &format!("{name}.weight"), &[hidden])?;
+        Ok(Self { gain, shift: tensor(weights, &format!("{name}.bias"), &[hidden])? })
+    }
+
+    /// The layer norm of x + residual.
+    fn of(&self, mut x: Vec<f32>, residual: &[f32], epsilon: f32) -> Vec<f32> {
+        add_norm(&mut x, residual, &self.gain, &self.shift, epsilon);
+        x
+    }
 }
 
-/// Gain and shift of a layer norm, stacked.
-fn affine(weights: &Named, name: &str, hidden: usize) -> Result<Tensor, LmError> {
-    let gain = tensor(weights, &format!("{name}.weight"), &[hidden])?;
-    let shift = tensor(weights, &format!("{name}.bias"), &[hidden])?;
-    Ok(Tensor::stack(&[gain, shift], 0)?)
+/// A tensor as f32.
+fn tensor(weights: &Named, name: &str, shape: &[usize]) -> Result<Vec<f32>, LmError> {
+    Ok(weights.get(name, shape)?.to_vec())
 }
 
 impl Block {
@@ -66,34 +80,41 @@ impl Block {
         let h = config.hidden;
         let name = |part: &str| format!("encoder.layer.{layer}.{part}");
         let one = |part: &str| Dense::load(weights, &name(&format!("attention.self.{part}")), h, h);
-        let three = [one("query")?, one("key")?, one("value")?];
-        let qkv = Dense {
-            weight: Tensor::cat(&three.each_ref().map(|d| &d.weight), 0)?,
-            bias: Tensor::cat(&three.each_ref().map(|d| &d.bias), 0)?,
-        };
+        let mut qkv = one("query")?;
+        for part in [one("key")?, one("value")?] {
+            qkv.weight.extend(part.weight);
+            qkv.bias.extend(part.bias);
+        }
         Ok(Self {
             qkv,
             attended: Dense::load(weights, &name("attention.output.dense"), h, h)?,
-            attended_norm: affine(weights, &name("attention.output.LayerNorm"), h)?,
+            attended_norm: Norm::load(weights, &name("attention.output.LayerNorm"), h)?,
             up: Dense::load(weights, &name("intermediate.dense"), config.intermediate, h)?,
             down: Dense::load(weights, &name("output.dense"), h, config.intermediate)?,
-            norm: affine(weights, &name("output.LayerNorm"), h)?,
+            norm: Norm::load(weights, &name("output.LayerNorm"), h)?,
         })
     }
 }
 
 impl Bert {
     /// Loads the weights and checks their shapes against the config.
+    ///
+    /// # Errors
+    /// [`LmError::File`] where a tensor is missing or of another shape, with its name.
     pub fn load(folder: &Path, config: &Config) -> Result<Self, LmError> {
         let weights = Named::open(folder)?;
         let h = config.hidden;
-        let positions = tensor(&weights, "embeddings.position_embeddings.weight", &[config.positions, h])?;
+        let mut places = tensor(&weights, "embeddings.position_embeddings.weight", &[config.positions, h])?;
         let types = tensor(&weights, "embeddings.token_type_embeddings.weight", &[config.types, h])?;
+        for row in places.chunks_exact_mut(h) {
+            row.iter_mut().zip(&types).for_each(|(place, kind)| *place += kind);
+        }
         let blocks = (0..config.layers).map(|layer| Block::load(&weights, layer, config));
         Ok(Self {
+            hidden: h,
             words: tensor(&weights, "embeddings.word_embeddings.weight", &[config.vocab, h])?,
-            places: positions.broadcast_add(&types.narrow(0, 0, 1)?)?,
-            norm: affine(&weights, "embeddings.LayerNorm", h)?,
+            places,
+            norm: Norm::load(&weights, "embeddings.LayerNorm", h)?,
             blocks: blocks.collect::<Result<_, _>>()?,
             heads: config.heads,
             epsilon: config.epsilon,
@@ -105,18 +126,18 @@ impl Bert {
 impl SentencePass for Bert {
     fn vectors(&self, windows: &[&[u32]]) -> Result<Vec<Vec<f32>>, LmError> {
         let lengths: Vec<usize> = windows.iter().map(|w| w.len()).collect();
-        let ids: Vec<u32> = windows.iter().flat_map(|w| w.iter().copied()).collect();
-        let places: Vec<u32> = lengths.iter().flat_map(|&n| 0..n as u32).collect();
-        let tokens = ids.len();
-        let words = self.words.index_select(&Tensor::from_vec(ids, tokens, &Device::Cpu)?, 0)?;
-        let places = self.places.index_select(&Tensor::from_vec(places, tokens, &Device::Cpu)?, 0)?;
-        let mut x = add_norm(&words, &places, &self.norm, self.epsilon)?;
+        let row = |table: &[f32], i: usize| table[i * self.hidden..(i + 1) * self.hidden].to_vec();
+        let words = windows.iter().flat_map(|w| w.iter().flat_map(|id| row(&self.words, *id as usize)));
+        let places: Vec<f32> =
+            lengths.iter().flat_map(|n| &self.places[..n * self.hidden]).copied().collect();
+        let mut x = self.norm.of(words.collect(), &places, self.epsilon);
         for block in &self.blocks {
-            let attended = attention(&block.qkv.apply(&x, None)?, &lengths, self.heads)?;
-            x = add_norm(&block.attended.apply(&attended, None)?, &x, &block.attended_norm, self.epsilon)?;
-            let inner = block.up.apply(&x, Some(self.activation))?;
-            x = add_norm(&block.down.apply(&inner, None)?, &x, &block.norm, self.epsilon)?;
+            let qkv = block.qkv.apply(&x, None);
+            let attended = attention(&qkv, &lengths, self.hidden, self.heads);
+            x = block.attended_norm.of(block.attended.apply(&attended, None), &x, self.epsilon);
+            let inner = block.up.apply(&x, Some(self.activation));
+            x = block.norm.of(block.down.apply(&inner, None), &x, self.epsilon);
         }
-        Ok(pool(&x, &lengths)?.to_vec2()?)
+        Ok(pool(&x, &lengths, self.hidden))
     }
 }

@@ -10,15 +10,14 @@ use std::path::Path;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use half::f16;
+use headstart_kernels::{QuantType, RowOrder};
 use rayon::prelude::*;
 
 use super::{BLOCK, OUTSIDE, ROPE};
 use crate::config::{DecoderConfig, RopeScaling};
 use crate::error::LmError;
 use crate::files;
-use crate::kernels::matrix::Order;
-use crate::kernels::quant::Packing;
-use crate::weights::{Stored, Weight, Weights};
+use crate::weights::{StoredType, Weight, Weights};
 
 /// Tensors begin at multiples of this.
 const ALIGNMENT: usize = 32;
@@ -39,20 +38,20 @@ enum Meta {
 struct Planned {
     name: String,
     weight: Weight,
-    stored: Stored,
-    order: Order,
+    stored: StoredType,
+    order: RowOrder,
 }
 
 /// Writes the folder `out`: the model of the folder `model` with its linear layers quantized. It
 /// appears only when it is complete.
 ///
-/// With [`Packing::Q4K`] the embedding and the output layer are written as Q6_K. What has rows that
+/// With [`QuantType::Q4K`] the embedding and the output layer are written as Q6_K. What has rows that
 /// are no whole blocks is written in the next larger form: Q8_0, else f16. Norms and biases stay
 /// f32.
 ///
 /// # Errors
 /// Those of reading the model, and [`LmError::Io`].
-pub fn quantize(model: &Path, out: &Path, to: Packing) -> Result<(), LmError> {
+pub fn quantize(model: &Path, out: &Path, to: QuantType) -> Result<(), LmError> {
     let config = DecoderConfig::load(model)?;
     let weights = Weights::open_model(model)?;
     let planned = plan(&config, &weights, to)?;
@@ -81,7 +80,7 @@ fn copy_companions(from: &Path, to: &Path) -> Result<(), LmError> {
     Ok(())
 }
 
-fn plan(c: &DecoderConfig, weights: &Weights, to: Packing) -> Result<Vec<Planned>, LmError> {
+fn plan(c: &DecoderConfig, weights: &Weights, to: QuantType) -> Result<Vec<Planned>, LmError> {
     let mut all = Vec::new();
     let mut add = |ours: String, published: String| -> Result<(), LmError> {
         for ending in ["weight", "bias"] {
@@ -89,7 +88,7 @@ fn plan(c: &DecoderConfig, weights: &Weights, to: Packing) -> Result<Vec<Planned
             let Some((_, weight)) = weights.iter().find(|(n, _)| *n == name) else { continue };
             let head = matches!(ours.as_str(), "token_embd" | "output");
             let turned = c.model_type == "llama" && (ours.ends_with("attn_q") || ours.ends_with("attn_k"));
-            let order = if turned { Order::Pairs(c.head_dim / 2) } else { Order::Plain };
+            let order = if turned { RowOrder::Pairs(c.head_dim / 2) } else { RowOrder::Plain };
             let stored = choose(&weight.shape, to, head);
             all.push(Planned { name: format!("{ours}.{ending}"), weight: weight.clone(), stored, order });
         }
@@ -109,24 +108,24 @@ fn plan(c: &DecoderConfig, weights: &Weights, to: Packing) -> Result<Vec<Planned
         let plain = DecoderConfig { rope_scaling: RopeScaling::None, ..c.clone() }.rope_frequencies();
         let divisors: Vec<f32> = plain.iter().zip(c.rope_frequencies()).map(|(p, s)| p / s).collect();
         let weight = Weight::owned(&[divisors.len()], divisors);
-        all.push(Planned { name: ROPE.into(), weight, stored: Stored::F32, order: Order::Plain });
+        all.push(Planned { name: ROPE.into(), weight, stored: StoredType::F32, order: RowOrder::Plain });
     }
     Ok(all)
 }
 
-fn choose(shape: &[usize], to: Packing, head: bool) -> Stored {
-    let [_, cols] = shape else { return Stored::F32 };
-    let wanted = if head && to == Packing::Q4K { Packing::Q6K } else { to };
-    match [wanted, Packing::Q8_0].into_iter().find(|p| cols % p.block() == 0) {
-        Some(packing) => Stored::Packed(packing),
-        None => Stored::F16,
+fn choose(shape: &[usize], to: QuantType, head: bool) -> StoredType {
+    let [_, cols] = shape else { return StoredType::F32 };
+    let wanted = if head && to == QuantType::Q4K { QuantType::Q6K } else { to };
+    match [wanted, QuantType::Q8_0].into_iter().find(|p| cols % p.block() == 0) {
+        Some(packing) => StoredType::Quantized(packing),
+        None => StoredType::F16,
     }
 }
 
-fn describe(c: &DecoderConfig, model: &Path, to: Packing) -> Vec<(String, Meta)> {
+fn describe(c: &DecoderConfig, model: &Path, to: QuantType) -> Vec<(String, Meta)> {
     let name = model.file_name().and_then(|n| n.to_str()).unwrap_or("model").to_owned();
     // llama.cpp's numbers of mostly-Q8_0 and mostly-Q4_K files.
-    let kind = if to == Packing::Q8_0 { 7 } else { 15 };
+    let kind = if to == QuantType::Q8_0 { 7 } else { 15 };
     let general = [
         ("general.architecture", Meta::Text(c.model_type.clone())),
         ("general.name", Meta::Text(name)),
@@ -203,16 +202,16 @@ fn write(path: &Path, metadata: &[(String, Meta)], tensors: &[Planned]) -> Resul
 }
 
 /// GGUF's number of a tensor's type.
-fn code(stored: Stored) -> u32 {
+fn code(stored: StoredType) -> u32 {
     match stored {
-        Stored::F32 => 0,
-        Stored::F16 => 1,
-        Stored::Packed(Packing::Q4_0) => 2,
-        Stored::Packed(Packing::Q4_1) => 3,
-        Stored::Packed(Packing::Q8_0) => 8,
-        Stored::Packed(Packing::Q4K) => 12,
-        Stored::Packed(Packing::Q6K) => 14,
-        Stored::Bf16 => 30,
+        StoredType::F32 => 0,
+        StoredType::F16 => 1,
+        StoredType::Quantized(QuantType::Q4_0) => 2,
+        StoredType::Quantized(QuantType::Q4_1) => 3,
+        StoredType::Quantized(QuantType::Q8_0) => 8,
+        StoredType::Quantized(QuantType::Q4K) => 12,
+        StoredType::Quantized(QuantType::Q6K) => 14,
+        StoredType::Bf16 => 30,
     }
 }
 
@@ -268,16 +267,16 @@ fn numbers(file: &mut impl Write, t: &Planned) -> Result<usize, Failed> {
     Ok(written)
 }
 
-fn encode(numbers: &[f32], cols: usize, stored: Stored) -> Result<Vec<u8>, LmError> {
+fn encode(numbers: &[f32], cols: usize, stored: StoredType) -> Result<Vec<u8>, LmError> {
     let dtype = match stored {
-        Stored::F32 => return Ok(bytemuck::cast_slice(numbers).to_vec()),
-        Stored::Bf16 => return Ok(files::bf16_bytes(numbers)),
-        Stored::F16 => return Ok(numbers.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect()),
-        Stored::Packed(Packing::Q8_0) => GgmlDType::Q8_0,
-        Stored::Packed(Packing::Q4_0) => GgmlDType::Q4_0,
-        Stored::Packed(Packing::Q4_1) => GgmlDType::Q4_1,
-        Stored::Packed(Packing::Q4K) => GgmlDType::Q4K,
-        Stored::Packed(Packing::Q6K) => GgmlDType::Q6K,
+        StoredType::F32 => return Ok(bytemuck::cast_slice(numbers).to_vec()),
+        StoredType::Bf16 => return Ok(files::bf16_bytes(numbers)),
+        StoredType::F16 => return Ok(numbers.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect()),
+        StoredType::Quantized(QuantType::Q8_0) => GgmlDType::Q8_0,
+        StoredType::Quantized(QuantType::Q4_0) => GgmlDType::Q4_0,
+        StoredType::Quantized(QuantType::Q4_1) => GgmlDType::Q4_1,
+        StoredType::Quantized(QuantType::Q4K) => GgmlDType::Q4K,
+        StoredType::Quantized(QuantType::Q6K) => GgmlDType::Q6K,
     };
     let parts: Result<Vec<Vec<u8>>, candle_core::Error> = numbers
         .par_chunks(cols * 16)

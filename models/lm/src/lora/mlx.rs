@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use headstart_kernels::Storage;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
@@ -17,7 +18,6 @@ use super::{WEIGHTS_FILE, tensor_name};
 use crate::config::{Keys, read_json};
 use crate::error::LmError;
 use crate::files;
-use crate::kernels::matrix::Numbers;
 use crate::model::{Proj, Slot};
 
 /// The weights' file of mlx-lm's adapters.
@@ -31,7 +31,7 @@ pub fn is_mlx(folder: &Path) -> bool {
 }
 
 /// A matrix as stored.
-struct Stored {
+struct StoredType {
     dtype: Dtype,
     rows: usize,
     cols: usize,
@@ -40,13 +40,13 @@ struct Stored {
 
 /// The LoRA pair of a projection: A `[rank, in]`, B `[out, rank]`.
 struct Pair {
-    a: Stored,
-    b: Stored,
+    a: StoredType,
+    b: StoredType,
 }
 
 type Pairs = BTreeMap<(usize, usize), Pair>;
 
-impl Stored {
+impl StoredType {
     fn width(&self) -> usize {
         match self.dtype {
             Dtype::F32 => 4,
@@ -84,15 +84,15 @@ impl Stored {
                     .chunks_exact(4)
                     .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
                     .collect();
-                Numbers::F32(&all).decode(0, &mut numbers);
+                Storage::F32(&all).decode(0, &mut numbers);
             }
             Dtype::F16 => {
                 let all: Vec<half::f16> = pairs().map(half::f16::from_bits).collect();
-                Numbers::F16(&all).decode(0, &mut numbers);
+                Storage::F16(&all).decode(0, &mut numbers);
             }
             _ => {
                 let all: Vec<half::bf16> = pairs().map(half::bf16::from_bits).collect();
-                Numbers::Bf16(&all).decode(0, &mut numbers);
+                Storage::Bf16(&all).decode(0, &mut numbers);
             }
         }
         numbers.iter_mut().for_each(|n| *n *= factor);
@@ -273,7 +273,7 @@ fn read(path: &Path, place: fn(&str) -> Place) -> Result<Pairs, LmError> {
     let bytes = std::fs::read(path).map_err(|e| LmError::io(path, e))?;
     let all = SafeTensors::deserialize(&bytes)
         .map_err(|e| LmError::file(path, format!("not a whole safetensors file: {e}")))?;
-    let mut halves: BTreeMap<(usize, usize), [Option<Stored>; 2]> = BTreeMap::new();
+    let mut halves: BTreeMap<(usize, usize), [Option<StoredType>; 2]> = BTreeMap::new();
     for (name, view) in all.iter() {
         let wrong = |why: &str| LmError::file(path, format!("tensor {name} {why}"));
         let Some((block, proj, is_a)) = place(name) else {
@@ -283,10 +283,10 @@ fn read(path: &Path, place: fn(&str) -> Place) -> Result<Pairs, LmError> {
         if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
             return Err(wrong("is of another type than f32, f16 and bf16"));
         }
-        let stored = Stored { dtype: view.dtype(), rows, cols, bytes: view.data().to_vec() };
+        let stored = StoredType { dtype: view.dtype(), rows, cols, bytes: view.data().to_vec() };
         halves.entry((block, proj)).or_default()[usize::from(!is_a)] = Some(stored);
     }
-    let whole = |(at, [a, b]): ((usize, usize), [Option<Stored>; 2])| match (a, b) {
+    let whole = |(at, [a, b]): ((usize, usize), [Option<StoredType>; 2])| match (a, b) {
         (Some(a), Some(b)) => Ok((at, Pair { a, b })),
         _ => {
             let name = format!("layers.{}.{}", at.0, Proj::ALL[at.1].path());

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use headstart_corpus::style::TONES;
 use headstart_corpus::{compose, facts, style};
-use headstart_lm::{Backend, CandleBackend, GenerateOptions, Watch};
+use headstart_lm::{Backend, CpuBackend, GenerateOptions, Watch};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -17,7 +17,7 @@ impl Watch for Silent {}
 const ANSWER: usize = 96;
 
 pub fn run(model: &Path, catalog: Option<&Path>) -> Result<(), Failed> {
-    let backend = CandleBackend::new(2);
+    let backend = CpuBackend::new(2);
     let decoder = backend.decoder(model, None)?;
     let mut embedder = |texts: &[String]| Ok(decoder.pooled(texts, &Silent)?);
     let words = Words::embed(&mut embedder)?;
@@ -56,7 +56,7 @@ fn texts(wanted: impl Fn(style::Style) -> bool, from: usize) -> Vec<Style> {
 }
 
 /// What the pLLMs of a folder answer to the probes, and the base.
-fn answers(backend: &CandleBackend, model: &Path, folder: &Path) -> Result<Vec<Style>, Failed> {
+fn answers(backend: &CpuBackend, model: &Path, folder: &Path) -> Result<Vec<Style>, Failed> {
     let prompts: Vec<String> =
         facts::topics().iter().step_by(2).map(|t| format!("Please describe {}.", t.name)).collect();
     let options = GenerateOptions { max_tokens: ANSWER, temperature: 0.0, seed: 0 };

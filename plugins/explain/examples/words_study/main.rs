@@ -24,7 +24,7 @@ mod vectors;
 
 use std::path::Path;
 
-use headstart_lm::{Backend, CandleBackend};
+use headstart_lm::{Backend, CpuBackend};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     match args.as_slice() {
         ["corpus", model, catalog @ ..] => corpus::run(Path::new(model), catalog.first().map(Path::new)),
         ["composed", model] => {
-            let decoder = CandleBackend::new(2).decoder(Path::new(model), None)?;
+            let decoder = CpuBackend::new(2).decoder(Path::new(model), None)?;
             composed::run(&mut |texts: &[String]| Ok(decoder.pooled(texts, &corpus::Silent)?))
         }
         ["nine", data, encoder, cache, rest @ ..] => {

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use headstart_explain::stylometry::features;
 use headstart_lm::{
-    Backend, ComputeFacts, Decoder, Encoder, GenerateOptions, LmError, ModelInfo, NextToken, RowScore,
-    TrainReport, TrainSpec, Watch,
+    Backend, ComputeFacts, Decoder, Encoder, GenerateOptions, LmError, ModelInfo, NextToken, RowScore, Watch,
 };
 use headstart_protocol::artifact::ArtifactRef;
 use headstart_protocol::rows::{Row, text_digest};
@@ -82,10 +81,6 @@ impl Backend for Toy {
 
     fn encoder(&self, _: &Path) -> Result<Box<dyn Encoder>, LmError> {
         Ok(Box::new(ToyEncoder))
-    }
-
-    fn train(&self, _: &TrainSpec, _: &dyn Watch) -> Result<TrainReport, LmError> {
-        Err(LmError::Unsupported("the toy does not train".into()))
     }
 }
 

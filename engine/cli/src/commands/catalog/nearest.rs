@@ -164,7 +164,7 @@ fn embed(ws: &Workspace, found: &Found<'_>, rows: &[Row]) -> Result<Divergence, 
         ("space".to_owned(), Value::Artifact(used("space")?)),
         ("max_tokens".to_owned(), Value::Int(ANSWER_TOKENS)),
     ]);
-    let stages = StageRegistry::new(headstart_builtin::stages(headstart_lm::default_backend()));
+    let stages = StageRegistry::new(headstart_builtin::stages(headstart_builtin::backend::cpu()));
     let call = Call { kind: "embed", ty: &Type::Divergence, args: &Args(args) };
     let output = headstart_runner::run(stages.built_in("embed")?, call, &context)?;
     let divergence = context.put(output)?;

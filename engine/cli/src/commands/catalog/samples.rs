@@ -1,7 +1,7 @@
 //! Answers in which a pLLM shows its style, beside its base's.
 
 use headstart_explain::divergence::Divergence;
-use headstart_lm::open::read_rows;
+use headstart_kit::read_rows;
 use headstart_protocol::expr::Value;
 use headstart_report::Sample;
 use headstart_store::Workspace;

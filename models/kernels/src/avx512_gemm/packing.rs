@@ -1,0 +1,287 @@
+//! Right sides of a product, in the types and orders that weights are stored in.
+
+use std::arch::x86_64::*;
+
+use super::{RightOperand, STRIP};
+use crate::matrix::RowOrder;
+use crate::quant::{QuantizedBlocks, RUN};
+
+/// Asks for the numbers of the next strip while this one is multiplied: rows of W lie far apart, so
+/// the processor does not see them coming.
+#[inline(always)]
+fn expect<T>(data: &[T], at: usize, numbers: usize) {
+    const LINE: usize = 64;
+    let from = data.as_ptr().wrapping_add(at).cast::<i8>();
+    for byte in (0..numbers * size_of::<T>()).step_by(LINE) {
+        // SAFETY: a prefetch reads nothing and faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(byte)) };
+    }
+}
+
+/// A stored number of 16 bits or more that AVX-512 widens to f32.
+pub trait Element: Copy + Sync {
+    /// 16 numbers from an address.
+    ///
+    /// # Safety
+    /// They can be read, and the machine has AVX-512.
+    unsafe fn load(from: *const Self) -> __m512;
+
+    /// One number from an address, 16 times.
+    ///
+    /// # Safety
+    /// As [`Self::load`], of one number.
+    unsafe fn broadcast(from: *const Self) -> __m512;
+}
+
+impl Element for f32 {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn load(from: *const Self) -> __m512 {
+        // SAFETY: passed on to the caller.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn broadcast(from: *const Self) -> __m512 {
+        // SAFETY: passed on to the caller.
+        _mm512_set1_ps(unsafe { *from })
+    }
+}
+
+impl Element for half::bf16 {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn load(from: *const Self) -> __m512 {
+        // SAFETY: passed on to the caller.
+        let halves = unsafe { _mm256_loadu_si256(from.cast()) };
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+    }
+
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn broadcast(from: *const Self) -> __m512 {
+        // SAFETY: passed on to the caller.
+        let bits = u32::from(unsafe { *from }.to_bits()) << 16;
+        _mm512_castsi512_ps(_mm512_set1_epi32(bits as i32))
+    }
+}
+
+impl Element for half::f16 {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn load(from: *const Self) -> __m512 {
+        // SAFETY: passed on to the caller.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.cast()) })
+    }
+
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn broadcast(from: *const Self) -> __m512 {
+        // SAFETY: passed on to the caller.
+        let half = unsafe { *from }.to_bits();
+        _mm512_cvtph_ps(_mm256_set1_epi16(half as i16))
+    }
+}
+
+/// A matrix W, row-major: its numbers, a slice of a [`Element`] type or [`QuantizedBlocks`] ones.
+#[derive(Clone, Copy)]
+pub struct StoredMatrix<D> {
+    /// Its numbers. Rows of packed ones are whole runs.
+    pub data: D,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Distance of its rows.
+    pub stride: usize,
+    /// In what order its rows lie.
+    pub order: RowOrder,
+}
+
+impl<D> StoredMatrix<D> {
+    /// Where number `col` of a row lies.
+    #[inline(always)]
+    pub fn at(&self, row: usize, col: usize) -> usize {
+        self.order.place(row) * self.stride + col
+    }
+}
+
+/// A matrix as a right side: B = W.
+pub struct Rows<D>(pub StoredMatrix<D>);
+
+/// A matrix whose rows are a right side's columns: B = Wᵀ.
+pub struct Columns<D>(pub StoredMatrix<D>);
+
+impl<T: Element> RightOperand for Rows<&[T]> {
+    fn shape(&self) -> (usize, usize) {
+        (self.0.rows, self.0.cols)
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], _: &mut [f32]) {
+        let w = &self.0;
+        let wide = STRIP.min(w.cols - c);
+        for (i, to) in to.chunks_exact_mut(STRIP).take(depth).enumerate() {
+            let at = w.at(k + i, c);
+            let from = &w.data[at..][..wide];
+            expect(w.data, at + STRIP, STRIP);
+            // SAFETY: whole strips are inside the row, and narrower ones are read through a copy.
+            unsafe {
+                if wide == STRIP {
+                    _mm512_storeu_ps(to.as_mut_ptr(), T::load(from.as_ptr()));
+                    _mm512_storeu_ps(to[16..].as_mut_ptr(), T::load(from[16..].as_ptr()));
+                } else {
+                    let mut row = [w.data[0]; STRIP];
+                    row[..wide].copy_from_slice(from);
+                    _mm512_storeu_ps(to.as_mut_ptr(), T::load(row.as_ptr()));
+                    _mm512_storeu_ps(to[16..].as_mut_ptr(), T::load(row[16..].as_ptr()));
+                    to[wide..].fill(0.0);
+                }
+            }
+        }
+    }
+}
+
+impl<T: Element> RightOperand for Columns<&[T]> {
+    fn shape(&self) -> (usize, usize) {
+        (self.0.cols, self.0.rows)
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], _: &mut [f32]) {
+        let w = &self.0;
+        let wide = STRIP.min(w.rows - c);
+        let row = |r: usize| &w.data[w.at(c + r, k)..][..depth];
+        for r in 0..wide {
+            expect(w.data, w.at(c + STRIP + r, k), depth);
+        }
+        // SAFETY: rows have `depth` numbers, and `to` has `depth` × STRIP.
+        unsafe { transpose_strip(row, wide, depth, to) };
+    }
+}
+
+impl RightOperand for Rows<QuantizedBlocks<'_>> {
+    fn shape(&self) -> (usize, usize) {
+        (self.0.rows, self.0.cols)
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], _: &mut [f32]) {
+        let w = &self.0;
+        for (i, to) in to.chunks_exact_mut(STRIP).take(depth).enumerate() {
+            unpack(&w.data, w.at(k + i, c) / RUN, to);
+        }
+    }
+}
+
+impl RightOperand for Columns<QuantizedBlocks<'_>> {
+    fn shape(&self) -> (usize, usize) {
+        (self.0.cols, self.0.rows)
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], spare: &mut [f32]) {
+        let w = &self.0;
+        let wide = STRIP.min(w.rows - c);
+        for (r, row) in spare.chunks_exact_mut(depth).take(wide).enumerate() {
+            let first = w.at(c + r, k) / RUN;
+            let next = w.at(c + STRIP + r, k) / RUN * RUN;
+            expect(w.data.blocks, w.data.byte(next), w.data.byte(depth));
+            row.chunks_exact_mut(RUN).enumerate().for_each(|(i, to)| unpack(&w.data, first + i, to));
+        }
+        // SAFETY: rows have `depth` numbers, and `to` has `depth` × STRIP.
+        unsafe { transpose_strip(|r| &spare[r * depth..][..depth], wide, depth, to) };
+    }
+}
+
+/// Writes `depth` × [`STRIP`] numbers, of `wide` rows of `depth` numbers each.
+///
+/// # Safety
+/// The machine has AVX-512.
+#[target_feature(enable = "avx512f")]
+pub unsafe fn transpose_strip<'a, T: Element + 'a>(
+    row: impl Fn(usize) -> &'a [T],
+    wide: usize,
+    depth: usize,
+    to: &mut [f32],
+) {
+    assert!(to.len() >= depth * STRIP);
+    let whole = depth / 16 * 16;
+    for half in 0..2 {
+        let rows: [&[T]; 16] =
+            std::array::from_fn(|r| if half * 16 + r < wide { row(half * 16 + r) } else { &[] });
+        let live = wide.saturating_sub(half * 16).min(16);
+        for k in (0..whole).step_by(16) {
+            let mut block = [_mm512_setzero_ps(); 16];
+            for (b, row) in block.iter_mut().zip(&rows[..live]) {
+                // SAFETY: 16 numbers from k on are in the row.
+                *b = unsafe { T::load(row.as_ptr().add(k)) };
+            }
+            for (i, v) in transpose(block).into_iter().enumerate() {
+                // SAFETY: inside `to`, as asserted.
+                unsafe { _mm512_storeu_ps(to.as_mut_ptr().add((k + i) * STRIP + half * 16), v) };
+            }
+        }
+        for k in whole..depth {
+            let to = &mut to[k * STRIP + half * 16..][..16];
+            to.fill(0.0);
+            for (to, row) in to.iter_mut().zip(&rows[..live]) {
+                let one = [row[k]; 16];
+                // SAFETY: 16 numbers are there.
+                *to = _mm512_cvtss_f32(unsafe { T::load(one.as_ptr()) });
+            }
+        }
+    }
+}
+
+/// Writes a run as f32.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn unpack(data: &QuantizedBlocks, run: usize, to: &mut [f32]) {
+    let run = data.run(run);
+    let to = &mut to[..RUN];
+    for half in 0..2 {
+        let (scale, offset) = (_mm512_set1_ps(run.scale[half]), _mm512_set1_ps(run.offset[half]));
+        // SAFETY: both have 16 numbers from there on.
+        unsafe {
+            let q = _mm512_cvtepu8_epi32(_mm_loadu_si128(run.q[half * 16..].as_ptr().cast()));
+            let v = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(q), offset);
+            _mm512_storeu_ps(to[half * 16..].as_mut_ptr(), v);
+        }
+    }
+}
+
+/// The transpose of 16 × 16 numbers.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub fn transpose(r: [__m512; 16]) -> [__m512; 16] {
+    let mut t = r;
+    // Pairs of rows, then of pairs, then quarters of a register.
+    for i in (0..16).step_by(2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    let mut u = t;
+    for i in (0..16).step_by(4) {
+        let pd = |v| _mm512_castps_pd(v);
+        let ps = |v| _mm512_castpd_ps(v);
+        u[i] = ps(_mm512_unpacklo_pd(pd(t[i]), pd(t[i + 2])));
+        u[i + 1] = ps(_mm512_unpackhi_pd(pd(t[i]), pd(t[i + 2])));
+        u[i + 2] = ps(_mm512_unpacklo_pd(pd(t[i + 1]), pd(t[i + 3])));
+        u[i + 3] = ps(_mm512_unpackhi_pd(pd(t[i + 1]), pd(t[i + 3])));
+    }
+    // u[4q + j] holds column 4l + j of rows 4q.. in lane l.
+    let mut out = u;
+    for j in 0..4 {
+        let low = _mm512_shuffle_f32x4::<0x44>(u[j], u[4 + j]);
+        let high = _mm512_shuffle_f32x4::<0xEE>(u[j], u[4 + j]);
+        let low2 = _mm512_shuffle_f32x4::<0x44>(u[8 + j], u[12 + j]);
+        let high2 = _mm512_shuffle_f32x4::<0xEE>(u[8 + j], u[12 + j]);
+        out[j] = _mm512_shuffle_f32x4::<0x88>(low, low2);
+        out[4 + j] = _mm512_shuffle_f32x4::<0xDD>(low, low2);
+        out[8 + j] = _mm512_shuffle_f32x4::<0x88>(high, high2);
+        out[12 + j] = _mm512_shuffle_f32x4::<0xDD>(high, high2);
+    }
+    out
+}

@@ -1,0 +1,102 @@
+//! The arithmetic, on plain slices: each operation forward and backward.
+//!
+//! Everything is parallel over the rayon pool that it is called in, cut into pieces by shape alone
+//! and reduced in a fixed order, so results are the same bits for any number of threads.
+//! Activations are row-major `[tokens, width]`, the sequences of a batch packed without padding.
+//!
+//! Rust alone: no C, no files, no tensor library. What needs an instruction set is chosen when the
+//! program runs ([`instruction_set`]).
+//!
+//! # Layout
+//! - [`Matrix`], [`Storage`], [`QuantizedBlocks`]: weights in the type that they are stored in.
+//! - [`gemm`], [`LinearRef`]: products; `avx512_gemm` and `int8` are chosen by the machine and the type.
+//! - [`attention`], [`norm`], [`swiglu`], [`embedding`], [`Rope`], [`Dropout`], [`cross_entropy()`]: the
+//!   parts of a decoder; [`KvCache`]: attention of one new token.
+//! - [`encoder`]: the parts of a sentence encoder.
+//! - [`adamw`]: the step of the optimizer.
+//! - [`Buffer`], [`simd`], [`profile`]: working memory, loops, and where the time goes.
+
+pub mod adamw;
+pub mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx512_gemm;
+mod buffer;
+mod cross_entropy;
+mod decode;
+mod dropout;
+pub mod embedding;
+pub mod encoder;
+mod gemm;
+mod int8;
+mod linear;
+mod matrix;
+pub mod norm;
+pub mod profile;
+mod quant;
+mod rope;
+pub mod simd;
+pub mod swiglu;
+
+#[cfg(test)]
+mod testing;
+
+pub use buffer::{Buffer, limit_pool};
+pub use cross_entropy::{Gradients as LossGradients, chunk as loss_chunk, cross_entropy};
+pub use decode::KvCache;
+pub use dropout::{Dropout, mix};
+pub use faer::Accum;
+pub use gemm::{gemm, mat};
+pub use linear::{LinearGrad, LinearRef, LoraRef};
+pub use matrix::{Matrix, Pages, RowOrder, STREAMED, Storage};
+pub use quant::{QuantType, QuantizedBlocks, RUN};
+pub use rope::Rope;
+
+/// The instruction set that the kernels use on this machine: `avx512`, `avx2`, `neon` or `baseline`.
+/// Results of different ones differ in their last bits.
+pub fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if avx512_gemm::available() {
+            return "avx512";
+        }
+        if simd::has_avx2() {
+            return "avx2";
+        }
+    }
+    if cfg!(target_arch = "aarch64") { "neon" } else { "baseline" }
+}
+
+/// Tokens that one parallel piece of an elementwise operation covers.
+pub(crate) const ROWS: usize = 16;
+
+/// A pointer that parallel tasks write disjoint parts through.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(*mut f32, usize);
+
+// SAFETY: tasks only reach disjoint ranges, which `slice` leaves to its callers to guarantee.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// Shares a buffer among tasks.
+    pub fn new(buffer: &mut [f32]) -> Self {
+        Self(buffer.as_mut_ptr(), buffer.len())
+    }
+
+    /// `len` numbers from `at`.
+    ///
+    /// # Safety
+    /// No two live slices overlap, and the buffer outlives them.
+    pub unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [f32] {
+        assert!(at + len <= self.1, "a task's part lies inside the buffer");
+        // SAFETY: in bounds by the assertion; disjointness is the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+    }
+
+    /// The address of number `at`, for strided matrix views.
+    pub fn at(self, at: usize) -> *mut f32 {
+        assert!(at <= self.1, "a task's part lies inside the buffer");
+        self.0.wrapping_add(at)
+    }
+}

@@ -1,0 +1,313 @@
+//! Matrices of weights in the type that they are stored in, and products with them.
+
+use std::ops::Range;
+
+use faer::Accum;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+#[cfg(target_arch = "x86_64")]
+use super::avx512_gemm::{self, Columns, Rows, StoredMatrix};
+use super::buffer::Buffer;
+use super::gemm::{gemm, gemm_into, mat};
+use super::int8;
+use super::profile::{Part, timed};
+use super::quant::QuantizedBlocks;
+
+/// Numbers of a matrix, as stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Storage<'a> {
+    /// 32-bit floats.
+    F32(&'a [f32]),
+    /// IEEE half floats.
+    F16(&'a [f16]),
+    /// The upper halves of 32-bit floats.
+    Bf16(&'a [bf16]),
+    /// Quantized blocks; rows are whole blocks.
+    Quantized(QuantizedBlocks<'a>),
+}
+
+impl Storage<'_> {
+    /// Writes numbers `at..at + out.len()` as f32.
+    pub fn decode(&self, at: usize, out: &mut [f32]) {
+        let range = at..at + out.len();
+        match self {
+            Self::F32(d) => out.copy_from_slice(&d[range]),
+            Self::F16(d) => out.iter_mut().zip(&d[range]).for_each(|(o, v)| *o = v.to_f32()),
+            Self::Bf16(d) => out
+                .iter_mut()
+                .zip(&d[range])
+                .for_each(|(o, v)| *o = f32::from_bits(u32::from(v.to_bits()) << 16)),
+            Self::Quantized(p) => p.decode(at, out),
+        }
+    }
+
+    fn part(&self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(d) => Self::F32(&d[range]),
+            Self::F16(d) => Self::F16(&d[range]),
+            Self::Bf16(d) => Self::Bf16(&d[range]),
+            Self::Quantized(p) => Self::Quantized(p.part(range)),
+        }
+    }
+
+    /// Bytes of so many of its numbers.
+    fn size(&self, numbers: usize) -> usize {
+        match self {
+            Self::F32(_) => numbers * 4,
+            Self::F16(_) | Self::Bf16(_) => numbers * 2,
+            Self::Quantized(p) => numbers / p.quant.block() * p.quant.bytes(),
+        }
+    }
+}
+
+/// In what order a matrix's rows lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowOrder {
+    /// As they are numbered.
+    #[default]
+    Plain,
+    /// In every head of twice so many rows, row i is followed by the one that it turns with, as GGUF
+    /// files of type llama have queries and keys.
+    Pairs(usize),
+}
+
+impl RowOrder {
+    /// Where a row lies.
+    #[inline(always)]
+    pub fn place(self, row: usize) -> usize {
+        match self {
+            Self::Plain => row,
+            Self::Pairs(half) => {
+                let within = row % (2 * half);
+                row - within + 2 * (within % half) + within / half
+            }
+        }
+    }
+
+    /// The row that lies at a place.
+    pub fn row(self, place: usize) -> usize {
+        match self {
+            Self::Plain => place,
+            Self::Pairs(half) => {
+                let within = place % (2 * half);
+                place - within + within % 2 * half + within / 2
+            }
+        }
+    }
+}
+
+/// Memory whose pages can be given back to the system and come back when they are read again, such
+/// as a mapped file.
+pub trait Pages: Sync {
+    /// Gives back the pages of these bytes.
+    fn release(&self, bytes: Range<usize>);
+}
+
+/// A row-major matrix as stored.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Its numbers.
+    pub data: Storage<'a>,
+    /// In what order its rows lie.
+    pub order: RowOrder,
+    /// For a streamed matrix, the memory whose pages are given back after use, and the byte at which
+    /// the matrix begins in it.
+    pub pages: Option<(&'a dyn Pages, usize)>,
+}
+
+impl std::fmt::Debug for Matrix<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Matrix({} × {})", self.rows, self.cols)
+    }
+}
+
+/// Rows of W that are decoded at once where the product does not do it: the block that faer sums
+/// over, so that a stored type does not change the order of sums. A multiple of every head's width.
+const PANEL: usize = 512;
+/// Bytes of a streamed matrix that are in memory at once, about.
+pub const STREAMED: usize = 16 << 20;
+
+impl<'a> Matrix<'a> {
+    /// Of rows in their order, kept where they are.
+    pub fn new(rows: usize, cols: usize, data: Storage<'a>) -> Self {
+        Self { rows, cols, data, order: RowOrder::Plain, pages: None }
+    }
+
+    /// Writes a row as f32.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        self.data.decode(self.order.place(row) * self.cols, out);
+    }
+
+    /// y = x Wᵀ for `n` rows of x.
+    pub fn forward(&self, y: &mut [f32], x: &[f32], n: usize) {
+        timed(Part::Product, || {
+            self.each_part(|first, part| part.forward_into(&mut y[first..], self.rows, x, n));
+        });
+    }
+
+    /// y = x Wᵀ for `n` rows of x, rounded to 8 bits where W is quantized.
+    pub fn forward_rounded(&self, y: &mut [f32], x: &[f32], n: usize) {
+        timed(Part::Product, || {
+            self.each_part(|first, part| match part.data {
+                Storage::Quantized(data) => {
+                    let w = int8::Weights { data, rows: part.rows, cols: part.cols, order: part.order };
+                    int8::product(&mut y[first..], self.rows, x, n, &w);
+                }
+                _ => part.forward_into(&mut y[first..], self.rows, x, n),
+            });
+        });
+    }
+
+    /// dx (+)= dy W for `n` rows of dy.
+    pub fn backward(&self, dx: &mut [f32], accum: Accum, dy: &[f32], n: usize) {
+        let mut accum = accum;
+        timed(Part::Product, || {
+            self.each_part(|first, part| {
+                part.backward_into(dx, accum, dy, (self.rows, first), n);
+                accum = Accum::Add;
+            });
+        });
+    }
+
+    /// Calls `f(first row, rows)` with the whole matrix, or where it is streamed with one part after
+    /// the other, whose pages are given back.
+    fn each_part(&self, mut f: impl FnMut(usize, &Matrix)) {
+        let Some((pages, at)) = self.pages else { return f(0, self) };
+        let rows = (STREAMED / self.data.size(self.cols).max(1)).next_multiple_of(PANEL);
+        for first in (0..self.rows).step_by(rows) {
+            let count = rows.min(self.rows - first);
+            let data = self.data.part(first * self.cols..(first + count) * self.cols);
+            f(first, &Matrix { rows: count, cols: self.cols, data, order: self.order, pages: None });
+            let begin = at + self.data.size(first * self.cols);
+            pages.release(begin..begin + self.data.size(count * self.cols));
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn stored<D>(&self, data: D) -> StoredMatrix<D> {
+        StoredMatrix { data, rows: self.rows, cols: self.cols, stride: self.cols, order: self.order }
+    }
+
+    fn forward_into(&self, y: &mut [f32], stride: usize, x: &[f32], n: usize) {
+        let (x, a) = (mat(x, n, self.cols), Accum::Replace);
+        #[cfg(target_arch = "x86_64")]
+        if avx512_gemm::available() {
+            return match self.data {
+                Storage::F32(data) => avx512_gemm::forward(y, stride, x, &self.stored(data)),
+                Storage::F16(data) => avx512_gemm::forward(y, stride, x, &self.stored(data)),
+                Storage::Bf16(data) => avx512_gemm::forward(y, stride, x, &self.stored(data)),
+                Storage::Quantized(data) => {
+                    avx512_gemm::product(y, stride, a, x, &Columns(self.stored(data)), 1.0);
+                }
+            };
+        }
+        self.panels(|first, rows, w| {
+            gemm_into(&mut y[first..], stride, a, x, mat(w, rows, self.cols).transpose(), 1.0);
+        });
+    }
+
+    /// The part of dy's rows of `width` numbers that belongs to this matrix begins at `first`.
+    fn backward_into(
+        &self,
+        dx: &mut [f32],
+        accum: Accum,
+        dy: &[f32],
+        (width, first): (usize, usize),
+        n: usize,
+    ) {
+        let dy = mat(dy, n, width).subcols(first, self.rows);
+        #[cfg(target_arch = "x86_64")]
+        if avx512_gemm::available() {
+            let d = self.cols;
+            return match self.data {
+                Storage::F32(data) => avx512_gemm::product(dx, d, accum, dy, &Rows(self.stored(data)), 1.0),
+                Storage::F16(data) => avx512_gemm::product(dx, d, accum, dy, &Rows(self.stored(data)), 1.0),
+                Storage::Bf16(data) => avx512_gemm::product(dx, d, accum, dy, &Rows(self.stored(data)), 1.0),
+                Storage::Quantized(data) => {
+                    avx512_gemm::product(dx, d, accum, dy, &Rows(self.stored(data)), 1.0)
+                }
+            };
+        }
+        let mut accum = accum;
+        self.panels(|first, rows, w| {
+            gemm(dx, accum, dy.subcols(first, rows), mat(w, rows, self.cols), 1.0);
+            accum = Accum::Add;
+        });
+    }
+
+    /// Calls `f(first row, rows, numbers)` with f32 panels that cover the matrix in order.
+    fn panels(&self, mut f: impl FnMut(usize, usize, &[f32])) {
+        if let (Storage::F32(data), RowOrder::Plain) = (self.data, self.order) {
+            return f(0, self.rows, data);
+        }
+        let mut panel = Buffer::new(PANEL.min(self.rows) * self.cols);
+        for first in (0..self.rows).step_by(PANEL) {
+            let rows = PANEL.min(self.rows - first);
+            let part = &mut panel[..rows * self.cols];
+            part.par_chunks_mut(self.cols).enumerate().for_each(|(r, row)| self.row(first + r, row));
+            f(first, rows, part);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::QuantType;
+    use crate::testing::Tensors;
+
+    /// Products with a matrix as stored, against those with its numbers as f32.
+    fn same_products(stored: Matrix) {
+        let (n, rows, cols) = (5, stored.rows, stored.cols);
+        let mut plain = vec![0.0; rows * cols];
+        plain.chunks_mut(cols).enumerate().for_each(|(r, row)| stored.row(r, row));
+        let plain = Matrix::new(rows, cols, Storage::F32(&plain));
+        let (x, dy) = (Tensors::numbers(n * cols, 1), Tensors::numbers(n * rows, 3));
+        let forward = |m: &Matrix| {
+            let mut y = vec![0.0; n * rows];
+            m.forward(&mut y, &x, n);
+            y
+        };
+        assert_eq!(forward(&stored), forward(&plain), "forward");
+        let backward = |m: &Matrix| {
+            let mut dx = Tensors::numbers(n * cols, 7);
+            m.backward(&mut dx, Accum::Add, &dy, n);
+            dx
+        };
+        assert_eq!(backward(&stored), backward(&plain), "backward");
+    }
+
+    #[test]
+    fn stored_types_and_orders_give_the_bits_of_their_decoded_values() {
+        let (inner, out) = (96, 1100);
+        let numbers = Tensors::numbers(out * inner, 2);
+        let halves: Vec<bf16> = numbers.iter().map(|v| bf16::from_f32(*v)).collect();
+        let ieee: Vec<f16> = numbers.iter().map(|v| f16::from_f32(*v)).collect();
+        let bytes: Vec<u8> = numbers
+            .chunks(32)
+            .flat_map(|c| {
+                let bytes = c.iter().map(|v| (v * 254.0) as i8 as u8);
+                f16::from_f32(0.01).to_le_bytes().into_iter().chain(bytes).collect::<Vec<_>>()
+            })
+            .collect();
+        let packed = QuantizedBlocks { quant: QuantType::Q8_0, blocks: &bytes };
+        for data in
+            [Storage::F32(&numbers), Storage::Bf16(&halves), Storage::F16(&ieee), Storage::Quantized(packed)]
+        {
+            same_products(Matrix::new(out, inner, data));
+            same_products(Matrix { order: RowOrder::Pairs(11), ..Matrix::new(out, inner, data) });
+        }
+    }
+
+    #[test]
+    fn pairs_are_taken_apart() {
+        let places: Vec<usize> = (0..12).map(|r| RowOrder::Pairs(3).place(r)).collect();
+        assert_eq!(places, [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
+        assert!(places.iter().enumerate().all(|(row, place)| RowOrder::Pairs(3).row(*place) == row));
+    }
+}
