@@ -1,1 +1,2 @@
+//! Where binaries and tests look for libduckdb.
 include!("../rpath.rs");
