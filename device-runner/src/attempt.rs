@@ -1,7 +1,7 @@
-//! One attempt: downloads, the stage on a thread of its own, renewals beside it, its end.
+//! One attempt: downloads, the stage on its own thread, lease renewals beside it, its outcome.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use headstart_protocol::task::{Outcome, Task};
 use headstart_protocol::wire::{Commit, Renew, Renewed};
@@ -14,9 +14,9 @@ use crate::context::Control;
 use crate::device::Made;
 use crate::fetch::Fetcher;
 use crate::history::{Ended, Entry};
+use crate::link::Link;
 use crate::outbox::PendingCommit;
 use crate::residency;
-use crate::runner::Link;
 
 /// How long a stage that was told to stop may take before it is left behind.
 const GRACE: Duration = Duration::from_secs(20);
@@ -49,10 +49,11 @@ enum Stop {
 impl Attempt {
     /// Runs to the end. Never fails: a failure is an outcome.
     pub(crate) async fn run(self) -> Finished {
-        let started = Instant::now();
+        let clock = Arc::clone(&self.link.env.clock);
+        let started = clock.elapsed();
         let control = Arc::new(Control::default());
         let (result, stopped) = self.run_until_stopped(&control).await;
-        self.finish(result, stopped, started.elapsed())
+        self.finish(result, stopped, clock.elapsed().saturating_sub(started))
     }
 
     async fn run_until_stopped(&self, control: &Arc<Control>) -> (Result<Made, Failure>, Option<Stop>) {
@@ -60,7 +61,7 @@ impl Attempt {
         let renewals = self.renew(control);
         let limit = self.task.timeout_ms.map_or(Duration::MAX, Duration::from_millis);
         // A sleep cannot be endless; a century is.
-        let timeout = tokio::time::sleep(limit.min(Duration::from_secs(3_000_000_000)));
+        let timeout = self.link.env.clock.sleep(limit.min(Duration::from_secs(3_000_000_000)));
         tokio::pin!(work, renewals, timeout);
         let why = tokio::select! {
             result = &mut work => return (result, None),
@@ -70,9 +71,9 @@ impl Attempt {
         };
         control.cancel();
         // A stage that ends well in spite of it has done its work.
-        match tokio::time::timeout(GRACE, work).await {
-            Ok(result) => (result, Some(why)),
-            Err(_) => {
+        match headstart_env::timeout(&*self.link.env.clock, GRACE, work).await {
+            Some(result) => (result, Some(why)),
+            None => {
                 let m = "the stage did not stop when told to, and is left behind";
                 (Err(Failure::new(FailureClass::Cancelled, m)), Some(why))
             }
@@ -82,7 +83,8 @@ impl Attempt {
     async fn work(&self, control: Arc<Control>) -> Result<Made, Failure> {
         let device = self.link.device.clone();
         device.check(&self.task)?;
-        let fetcher = Fetcher { client: &self.link.client, store: &device.store.public, control: &control };
+        let (client, env) = (&self.link.client, &self.link.env);
+        let fetcher = Fetcher { client, store: &device.store.public, control: &control, env };
         let fetched = fetcher.everything(&self.task).await?;
         let (send, receive) = oneshot::channel();
         let task = self.task.clone();
@@ -100,7 +102,7 @@ impl Attempt {
         let private = residency::is_private(&self.task);
         let every = (self.lease / 3).max(Duration::from_millis(20));
         loop {
-            tokio::time::sleep(every).await;
+            self.link.env.clock.sleep(every).await;
             // Nothing of a private stage is told, not even how far it is.
             let progress = if private { None } else { control.progress() };
             let renew = Renew { fence: self.task.fence, progress };
@@ -169,7 +171,7 @@ impl Attempt {
                 (Outcome::Failed { failure: told }, Default::default(), Vec::new())
             }
         };
-        let what = sentence(&task.name, &outcome, private);
+        let what = summary(&task.name, &outcome, private);
         let commit = Commit { fence: task.fence, outcome, manifests };
         let pending = (!superseded).then_some(PendingCommit { commit, uploads, what });
         Finished { pending, entry }
@@ -177,15 +179,15 @@ impl Attempt {
 }
 
 /// What a commit says, for the owner of the device.
-fn sentence(name: &str, outcome: &Outcome, private: bool) -> String {
+fn summary(name: &str, outcome: &Outcome, private: bool) -> String {
     match outcome {
-        Outcome::Skipped => format!("{name}: not needed"),
+        Outcome::Skipped => format!("{name}: skipped"),
         Outcome::Failed { failure } => format!("{name}: failed ({})", failure.message),
         Outcome::Done { .. } if !private => {
-            format!("{name}: done; made from public data alone and sent whole")
+            format!("{name}: succeeded; made from public data alone and sent whole")
         }
         Outcome::Done { released, .. } if released.is_empty() => {
-            format!("{name}: done; the result stays here, the engine gets a handle that says nothing")
+            format!("{name}: delivered; the result stays here, the engine gets an opaque handle")
         }
         Outcome::Done { released, .. } => {
             let parts = released.iter().map(|(path, part)| {
@@ -198,7 +200,7 @@ fn sentence(name: &str, outcome: &Outcome, private: bool) -> String {
                     headstart_protocol::task::Released::Artifact(a) => format!("{whole} = {:?}", a.ty),
                 }
             });
-            format!("{name}: done; released {}", parts.collect::<Vec<_>>().join(", "))
+            format!("{name}: delivered; released {}", parts.collect::<Vec<_>>().join(", "))
         }
     }
 }

@@ -43,6 +43,16 @@ pub enum CallError {
     Journal(#[from] DeviceError),
 }
 
+impl CallError {
+    /// The reason, without the sentence that the caller says before it.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Unreachable(why) => why.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// The engine, as seen from the device.
 pub struct Client {
     http: reqwest::Client,

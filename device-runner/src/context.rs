@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use headstart_protocol::expr::{Manifests, ResolveError};
+use headstart_protocol::numerics::NumericRows;
 use headstart_protocol::{ArtifactRef, Context, Failure, Manifest, Progress, RowCache};
 
-use crate::rows::RowView;
 use crate::store::Store;
 
 /// What the runner and a running attempt tell each other.
@@ -54,7 +54,7 @@ pub struct DeviceContext<'a> {
     /// Where it keeps its progress for a later attempt at the same thing.
     pub resume: PathBuf,
     /// The row cache.
-    pub rows: RowView<'a>,
+    pub rows: NumericRows<'a>,
     /// The link to the runner.
     pub control: &'a Control,
     /// Threads that the stage may use.
@@ -183,13 +183,14 @@ impl Manifests for LocalManifests<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::Rows;
+    use crate::rows::{RowView, Rows};
     use crate::state::State;
 
     fn try_path(data: &Path, private: bool, path: &str) -> Result<PathBuf, Failure> {
         let state = tempfile::tempdir().expect("tempdir");
         let opened = State::open(state.path()).expect("opens");
         let rows = Rows::new(state.path().join("rows"));
+        let view = RowView { public: &rows, private: None };
         let ctx = DeviceContext {
             store: &Store::open(&opened).expect("opens"),
             data,
@@ -197,7 +198,7 @@ mod tests {
             private,
             scratch: state.path().to_owned(),
             resume: state.path().join("resume"),
-            rows: RowView { public: &rows, private: None },
+            rows: NumericRows::new(&view, None),
             control: &Control::default(),
             threads: 1,
             memory: None,

@@ -8,9 +8,12 @@ use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::declared::{CustomStages, ProgramRef};
 use headstart_protocol::digest::canonical_json;
 use headstart_protocol::expr::{self, Expr, Value};
+use headstart_protocol::numerics::NumericRows;
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::program_kind;
-use headstart_protocol::{Args, ArtifactRef, Digest, Failure, FailureClass, Manifest, Output, Stage};
+use headstart_protocol::{
+    Args, ArtifactRef, Digest, Failure, FailureClass, Manifest, Numerics, Output, Stage,
+};
 use headstart_runner::{Call, Found, StageRegistry};
 
 use crate::context::{Control, DeviceContext, LocalManifests};
@@ -95,6 +98,11 @@ impl Device {
         self.stages.kinds().map(str::to_owned).chain(programs.iter().map(program_kind)).collect()
     }
 
+    /// What its stages compute numbers with.
+    pub fn numerics(&self) -> Option<Numerics> {
+        self.stages.any_numerics()
+    }
+
     /// The stage that a task asks for.
     fn stage(&self, task: &Task) -> Result<Found<'_>, Failure> {
         self.stages.find(&task.kind, task.program.as_ref().map(ProgramRef::Digest))
@@ -141,7 +149,8 @@ impl Device {
         std::fs::create_dir_all(&scratch).map_err(|e| Failure::io(&scratch, &e))?;
         // Resolved arguments name what is private by handles that only this device knows, and the
         // folder never leaves it.
-        let key = Digest::of_json(&(&task.kind, task.version, &args.0, private));
+        let numerics = self.stages.numerics(&task.kind);
+        let key = Digest::of_json(&(&task.kind, task.version, &args.0, private, numerics));
         let resume = self.state.at("resume").join(key.to_string());
         let done = self.run(task, &args, private, (&scratch, &resume), control);
         let done = done.and_then(|(output, counters)| {
@@ -169,6 +178,7 @@ impl Device {
         control: &Control,
     ) -> Result<(Output, BTreeMap<String, u64>), Failure> {
         let found = self.stage(task)?;
+        let rows = RowView { public: &self.public_rows, private: private.then_some(&self.private_rows) };
         let ctx = DeviceContext {
             store: &self.store,
             data: &self.data,
@@ -176,7 +186,7 @@ impl Device {
             private,
             scratch: scratch.to_owned(),
             resume: resume.to_owned(),
-            rows: RowView { public: &self.public_rows, private: private.then_some(&self.private_rows) },
+            rows: NumericRows::new(&rows, found.stage().numerics()),
             control,
             threads: self.threads,
             memory: match (task.memory, self.memory) {

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::time::Duration;
 
+use headstart_env::Env;
+use headstart_env::backoff::{Backoff, ExponentialBackoff};
 use headstart_protocol::artifact::{ArtifactType, FileRef};
 use headstart_protocol::task::Task;
 use headstart_protocol::{ArtifactRef, Failure, FailureClass, Manifest};
@@ -14,8 +16,17 @@ use crate::context::Control;
 use crate::residency::is_private;
 use crate::store::Public;
 
-/// Tries in a row that bring nothing before a download is given up.
-const TRIES: u32 = 8;
+/// Pauses between tries that bring nothing, and how many there are before a download is given up.
+const RETRY: Backoff = Backoff {
+    first: Duration::from_millis(100),
+    factor: 2.0,
+    longest: Duration::from_millis(6400),
+    tries: Some(8),
+};
+/// A download that brings nothing for this long is begun again where it is.
+const STALLED: Duration = Duration::from_secs(60);
+/// How soon a pause notices that the attempt is cancelled.
+const NOTICE: Duration = Duration::from_millis(100);
 
 /// Downloads what a task may need.
 pub struct Fetcher<'a> {
@@ -25,6 +36,8 @@ pub struct Fetcher<'a> {
     pub store: &'a Public,
     /// The attempt, which may be stopped.
     pub control: &'a Control,
+    /// Time and chance.
+    pub env: &'a Env,
 }
 
 impl Fetcher<'_> {
@@ -75,7 +88,7 @@ impl Fetcher<'_> {
         if let Some(here) = self.store.manifest(&artifact.id) {
             return Ok(here);
         }
-        let mut patience = Patience::new(self.control);
+        let mut retries = Retries::new(self);
         loop {
             match self.client.manifest(&artifact.id).await {
                 Ok(manifest) => {
@@ -89,7 +102,7 @@ impl Fetcher<'_> {
                     self.store.put_manifest(&artifact.id, &manifest)?;
                     return Ok(manifest);
                 }
-                Err(e) => patience.after(&e).await?,
+                Err(e) => retries.after(&e).await?,
             }
         }
     }
@@ -100,7 +113,7 @@ impl Fetcher<'_> {
             return Ok(());
         }
         let partial = self.store.partial(&file.digest)?;
-        let mut patience = Patience::new(self.control);
+        let mut retries = Retries::new(self);
         let mut damaged = false;
         loop {
             let before = length(&partial);
@@ -120,9 +133,9 @@ impl Fetcher<'_> {
                 Err(Cut::Disk(failure)) => return Err(failure),
                 Err(Cut::Call(e)) => {
                     if length(&partial) > before {
-                        patience = Patience::new(self.control);
+                        retries = Retries::new(self);
                     }
-                    patience.after(&e).await?;
+                    retries.after(&e).await?;
                 }
             }
         }
@@ -142,14 +155,14 @@ impl Fetcher<'_> {
             if self.control.cancelled() {
                 return Err(Cut::Disk(stopped()));
             }
-            let chunk = match tokio::time::timeout(Duration::from_secs(60), answer.chunk()).await {
-                Ok(Ok(Some(chunk))) => chunk,
-                Ok(Ok(None)) => break,
-                Ok(Err(e)) => {
+            let chunk = match headstart_env::timeout(&*self.env.clock, STALLED, answer.chunk()).await {
+                Some(Ok(Some(chunk))) => chunk,
+                Some(Ok(None)) => break,
+                Some(Err(e)) => {
                     out.flush().await.map_err(disk)?;
                     return Err(Cut::Call(CallError::Unreachable(e.to_string())));
                 }
-                Err(_) => return Err(Cut::Call(CallError::Unreachable("the download stands still".into()))),
+                None => return Err(Cut::Call(CallError::Unreachable("the download stalled".into()))),
             };
             at += chunk.len() as u64;
             if at > file.size {
@@ -198,7 +211,7 @@ impl Need {
 enum Cut {
     /// The engine or the network; the download may go on.
     Call(CallError),
-    /// Nothing that another try could mend.
+    /// Nothing that another try could repair.
     Disk(Failure),
 }
 
@@ -211,33 +224,36 @@ fn stopped() -> Failure {
 }
 
 /// Pauses between tries, and the end of trying.
-struct Patience<'a> {
+struct Retries<'a> {
     control: &'a Control,
-    tries: u32,
+    env: &'a Env,
+    pauses: ExponentialBackoff,
 }
 
-impl<'a> Patience<'a> {
-    fn new(control: &'a Control) -> Self {
-        Self { control, tries: 0 }
+impl<'a> Retries<'a> {
+    fn new(fetcher: &Fetcher<'a>) -> Self {
+        let Fetcher { control, env, .. } = fetcher;
+        Self { control, env, pauses: RETRY.pauses(&*env.random) }
     }
 
     async fn after(&mut self, e: &CallError) -> Result<(), Failure> {
-        match e {
-            CallError::Unreachable(_) if self.tries < TRIES => {}
+        let pause = match e {
+            CallError::Unreachable(_) => self.pauses.next(),
             CallError::Refused { status: 404, .. } => {
                 let m = "the engine lists an artifact for download that it does not give out";
                 return Err(Failure::new(FailureClass::MissingArtifact, m));
             }
-            other => return Err(Failure::new(FailureClass::Transient, format!("download: {other}"))),
-        }
-        self.tries += 1;
-        let mut left = Duration::from_millis(50 << self.tries.min(7));
+            _ => None,
+        };
+        let Some(mut left) = pause else {
+            return Err(Failure::new(FailureClass::Transient, format!("download: {e}")));
+        };
         while !left.is_zero() {
             if self.control.cancelled() {
                 return Err(stopped());
             }
-            let step = left.min(Duration::from_millis(100));
-            tokio::time::sleep(step).await;
+            let step = left.min(NOTICE);
+            self.env.clock.sleep(step).await;
             left -= step;
         }
         Ok(())

@@ -11,8 +11,9 @@
 //! run of exactly the same task.
 //!
 //! # Layout
-//! - [`runner`]: the device's life: join, ask for work, do it, hand it in.
+//! - [`runner`]: the device's life: join, claim work, run it, commit the outcome.
 //! - [`device`]: how one task is done: arguments resolved, stage run, output kept or published.
+//! - `link`: the device and the engine that it joins.
 //! - `attempt`: the stage on its thread, downloads before it, renewals beside it.
 //! - [`residency`], [`release`]: what may leave, decided here.
 //! - [`context`]: what a stage may touch while it runs.
@@ -33,6 +34,7 @@ pub mod facts;
 pub mod fetch;
 pub mod history;
 pub mod journal;
+mod link;
 pub mod local;
 pub mod outbox;
 pub mod release;
@@ -45,4 +47,4 @@ pub mod store;
 
 pub use error::DeviceError;
 pub use residency::Allowed;
-pub use runner::{Options, Summary, Until, run};
+pub use runner::{Options, Summary, Until, run, run_in};

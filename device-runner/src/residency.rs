@@ -11,7 +11,7 @@ use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::Task;
 use headstart_protocol::{Failure, FailureClass, Type};
 
-/// What the owner of the device lets out when a pipeline releases it.
+/// What the owner of the device allows a pipeline to release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowed {
     /// Named numbers.
@@ -108,7 +108,7 @@ fn mentions_path(expr: &Expr) -> bool {
 /// Checks every release that a task asks for, before anything is run.
 ///
 /// # Errors
-/// [`FailureClass::Input`], with a reason for the owner of the device; see [`for_the_engine`] for
+/// [`FailureClass::Denied`], with a reason for the owner of the device; see [`for_the_engine`] for
 /// what the engine is told.
 pub fn check_release(task: &Task, allowed: Allowed) -> Result<(), Failure> {
     task.release.iter().try_for_each(|path| allow(&task.ty, path, allowed).map(|_| ()))
@@ -117,22 +117,21 @@ pub fn check_release(task: &Task, allowed: Allowed) -> Result<(), Failure> {
 /// The class and type of what `path` names in a value of type `ty`, if it may be released.
 ///
 /// # Errors
-/// [`FailureClass::Input`] if it may not.
+/// [`FailureClass::Denied`] if it may not.
 pub fn allow(ty: &Type, path: &[String], allowed: Allowed) -> Result<(Class, Type), Failure> {
     let (class, ty) = class_of(ty, path).ok_or_else(|| refusal(ty, path))?;
     if allowed.has(class) {
         return Ok((class, ty));
     }
-    Err(Failure::input(format!(
-        "the pipeline releases {}, which this device does not let out",
-        described(&ty, path)
-    ))
-    .help(format!("to let it out, join with `--allow-release` naming `{}` too", class.word())))
+    let m = format!("the pipeline releases {}: denied by this device's release policy", described(&ty, path));
+    let help = format!("to allow it, join with `--allow-release` naming `{}` too", class.word());
+    Err(Failure::new(FailureClass::Denied, m).help(help))
 }
 
 /// The refusal of something that can never be released.
 fn refusal(ty: &Type, path: &[String]) -> Failure {
-    Failure::input(format!("the engine asks for {}, which never leaves this device", described(ty, path)))
+    let m = format!("the engine asks for {}, which never leaves a device", described(ty, path));
+    Failure::new(FailureClass::Denied, m)
 }
 
 /// A released thing in words.
@@ -175,6 +174,7 @@ fn own_class(ty: &Type) -> Option<Class> {
 pub fn for_the_engine(failure: &Failure) -> Failure {
     let message = match failure.class {
         FailureClass::Input => "the stage's input on the device is wrong",
+        FailureClass::Denied => "denied by the device's release policy",
         FailureClass::Transient => "something outside the stage went wrong on the device",
         FailureClass::Memory => "the device does not have the memory that the stage needs",
         FailureClass::Cancelled => "the stage was stopped",

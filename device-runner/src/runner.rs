@@ -1,30 +1,36 @@
-//! The device's life: join, ask for work, do it, hand it in.
+//! The device's life: join, claim work, run it, commit the outcome.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use ed25519_dalek::{Signature, VerifyingKey};
+use headstart_env::backoff::{Backoff, ExponentialBackoff};
+use headstart_env::{Env, Random};
 use headstart_host::Allowlist;
+use headstart_protocol::Stage;
 use headstart_protocol::task::Task;
-use headstart_protocol::wire::{Claim, Committed, Facts, Grant, Join, Joined};
-use headstart_protocol::{PROTOCOL_VERSION, Stage};
+use headstart_protocol::wire::{Claim, Committed, Grant};
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{Attempt, Finished};
 use crate::client::{CallError, Client};
 use crate::device::Device;
 use crate::error::DeviceError;
-use crate::facts::facts;
 use crate::history;
 use crate::journal::Journal;
+use crate::link::{JoinError, Link};
 use crate::outbox::{Outbox, PendingCommit};
 use crate::residency::Allowed;
 use crate::state::State;
 
 /// How long a call for work waits at the engine.
 const LONG_POLL: Duration = Duration::from_secs(25);
+/// An engine that has no work and answers at once is asked again after this long.
+const SHORTEST_POLL: Duration = Duration::from_millis(200);
+/// Pause after a grant that does not bear the engine's signature.
+const BAD_GRANT: Duration = Duration::from_millis(200);
 
 /// How a device joins and works.
 #[derive(Clone, Debug)]
@@ -82,6 +88,19 @@ pub async fn run(
     stages: Vec<Box<dyn Stage>>,
     stop: CancellationToken,
 ) -> Result<Summary, DeviceError> {
+    run_in(options, stages, stop, Env::system()).await
+}
+
+/// As [`run`], with time and chance from `env`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_in(
+    options: Options,
+    stages: Vec<Box<dyn Stage>>,
+    stop: CancellationToken,
+    env: Env,
+) -> Result<Summary, DeviceError> {
     let state = State::open(&options.state)?;
     let journal = Journal::open(&state.at("sent.jsonl"))?;
     let client = Client::new(&options.url, journal)?;
@@ -90,8 +109,12 @@ pub async fn run(
     let programs = programs(options.stages.as_deref())?;
     let device = Device::new(&options.name, &options.data, state, stages, options.allowed, limits)?;
     let device = device.with_custom_stages(Arc::new(programs));
-    let link = Arc::new(Link { device: Arc::new(device), client, options });
-    let mut runner = Runner { link, outbox, stop, busy: Instant::now(), summary: Summary::default() };
+    let until = options.until;
+    let Options { holds, threads, memory, .. } = options;
+    let busy = env.clock.elapsed();
+    let reconnect = Reconnect::new(&env);
+    let link = Arc::new(Link { device: Arc::new(device), client, env, holds, threads, memory });
+    let mut runner = Runner { link, until, outbox, stop, busy, reconnect, summary: Summary::default() };
     runner.live().await?;
     Ok(runner.summary)
 }
@@ -106,98 +129,75 @@ fn programs(folder: Option<&Path>) -> Result<Allowlist, DeviceError> {
     Ok(programs)
 }
 
-/// The device and its engine.
-pub(crate) struct Link {
-    pub(crate) device: Arc<Device>,
-    pub(crate) client: Client,
-    pub(crate) options: Options,
+/// Pauses between tries to reach the engine: short for a while, because an engine is often only
+/// restarted, and seconds at last, because it may be away for days.
+const RECONNECT: Backoff =
+    Backoff { first: Duration::from_millis(100), factor: 1.3, longest: Duration::from_secs(10), tries: None };
+
+/// What is done about an engine that cannot be reached: it is logged once, tried again after pauses
+/// that grow, and once it is back that is logged too.
+struct Reconnect {
+    random: Arc<dyn Random>,
+    pauses: ExponentialBackoff,
+    lost: bool,
 }
 
-impl Link {
-    pub(crate) fn facts(&self) -> Facts {
-        facts(self.options.threads, self.options.memory, &self.options.holds)
+impl Reconnect {
+    fn new(env: &Env) -> Self {
+        let random = Arc::clone(&env.random);
+        Self { pauses: RECONNECT.pauses(&*random), random, lost: false }
     }
 
-    /// Joins once; checks the engine's key.
-    pub(crate) async fn join(&self) -> Result<VerifyingKey, JoinError> {
-        let join = Join {
-            device: self.device.name.clone(),
-            protocol: PROTOCOL_VERSION,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            kinds: self.device.kinds(),
-            facts: self.facts(),
-            secret: self.device.state.join_secret().to_owned(),
-        };
-        let url = self.client.url();
-        let Joined { token, key, protocol } = self.client.join(&join).await.map_err(|e| match e {
-            CallError::Unreachable(why) => JoinError::Unreachable(why),
-            CallError::Journal(e) => JoinError::Never(e),
-            other => JoinError::Never(DeviceError::Input(format!("{url}: {other}"))),
-        })?;
-        if protocol != PROTOCOL_VERSION {
-            return Err(JoinError::Never(DeviceError::Input(format!(
-                "{url} speaks version {protocol} of the protocol, this device version {PROTOCOL_VERSION}; \
-                 run the same version of Headstart on both"
-            ))));
+    /// The engine could not be reached: how long to wait before the next try.
+    fn failed(&mut self, url: &str, why: &dyn std::fmt::Display) -> Duration {
+        if !std::mem::replace(&mut self.lost, true) {
+            tracing::warn!("the engine at {url} cannot be reached: {why}; trying again until it can");
         }
-        let key = self.device.state.pin(url, &key).map_err(JoinError::Never)?;
-        self.device.state.keep_name(&self.device.name).map_err(JoinError::Never)?;
-        self.client.set_token(token);
-        Ok(key)
+        self.pauses.next().unwrap_or(RECONNECT.longest)
     }
-}
 
-/// Why a join did not succeed.
-pub(crate) enum JoinError {
-    /// The engine is not up, or not yet.
-    Unreachable(String),
-    /// Trying again cannot help.
-    Never(DeviceError),
-}
-
-/// Pauses that grow, with jitter: short for a while, because an engine is often only restarted, and
-/// seconds at last, because it may be away for days.
-struct Pauses(u32);
-
-impl Pauses {
-    fn next(&mut self) -> Duration {
-        let top = 100u64 << (self.0 / 8).min(6);
-        self.0 += 1;
-        Duration::from_millis(top / 2 + rand::random_range(0..=top / 2))
+    /// The engine answered.
+    fn answered(&mut self, url: &str) {
+        if std::mem::take(&mut self.lost) {
+            tracing::info!("the engine at {url} is back");
+        }
+        self.pauses = RECONNECT.pauses(&*self.random);
     }
 }
 
 struct Runner {
     link: Arc<Link>,
+    until: Until,
     outbox: Outbox,
     stop: CancellationToken,
-    /// When there was something to do last.
-    busy: Instant,
+    /// When there was something to do last, by the clock.
+    busy: Duration,
+    reconnect: Reconnect,
     summary: Summary,
 }
 
 impl Runner {
     async fn live(&mut self) -> Result<(), DeviceError> {
         let Some(mut key) = self.join_with_retry().await? else { return Ok(()) };
-        let mut pauses = Pauses(0);
         while !self.stop.is_cancelled() {
-            let step = self.step(&key).await;
-            match step {
-                Ok(Step::Worked) => {
-                    self.busy = Instant::now();
-                    pauses = Pauses(0);
+            let url = self.link.client.url().to_owned();
+            match self.step(&key).await {
+                Ok(step) => {
+                    self.reconnect.answered(&url);
+                    match step {
+                        Step::Worked => self.busy = self.link.env.clock.elapsed(),
+                        Step::Nothing => {}
+                        Step::BadGrant => self.pause(BAD_GRANT).await,
+                    }
                 }
-                Ok(Step::Nothing) => pauses = Pauses(0),
-                Ok(Step::BadGrant) => self.pause(&mut pauses).await,
                 Err(CallError::Journal(e)) => return Err(e),
                 Err(CallError::UnknownToken) => {
-                    self.pause(&mut pauses).await;
                     let Some(new) = self.join_with_retry().await? else { break };
                     key = new;
                 }
                 Err(e) => {
-                    tracing::info!("{e}; trying again");
-                    self.pause(&mut pauses).await;
+                    let pause = self.reconnect.failed(&url, &e.reason());
+                    self.pause(pause).await;
                 }
             }
             let waiting = !self.outbox.pending()?.is_empty();
@@ -214,44 +214,45 @@ impl Runner {
     }
 
     fn is_over(&self, waiting: bool) -> bool {
-        match self.link.options.until {
+        match self.until {
             Until::Stopped => false,
             Until::Once => self.summary != Summary::default() && !waiting,
-            Until::Idle(limit) => self.busy.elapsed() >= limit,
+            Until::Idle(limit) => self.idle() >= limit,
         }
     }
 
-    async fn pause(&self, pauses: &mut Pauses) {
-        let pause = pauses.next();
+    /// How long there was nothing to do.
+    fn idle(&self) -> Duration {
+        self.link.env.clock.elapsed().saturating_sub(self.busy)
+    }
+
+    async fn pause(&self, pause: Duration) {
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = self.link.env.clock.sleep(pause) => {}
             () = self.stop.cancelled() => {}
         }
     }
 
     /// Joins, waiting for the engine to come up. `None` when told to stop before.
     async fn join_with_retry(&mut self) -> Result<Option<VerifyingKey>, DeviceError> {
-        let mut pauses = Pauses(0);
-        let mut said = false;
         loop {
+            let url = self.link.client.url().to_owned();
             match self.link.join().await {
                 Ok(key) => {
-                    tracing::info!("joined {} as {:?}", self.link.client.url(), self.link.device.name);
+                    self.reconnect.answered(&url);
+                    tracing::info!("joined {url} as {:?}", self.link.device.name);
                     return Ok(Some(key));
                 }
                 Err(JoinError::Never(e)) => return Err(e),
                 Err(JoinError::Unreachable(why)) => {
-                    let url = self.link.client.url();
-                    if !std::mem::replace(&mut said, true) {
-                        tracing::info!("waiting for the engine at {url} ({why})");
-                    }
-                    if let Until::Idle(limit) = self.link.options.until
-                        && self.busy.elapsed() >= limit
+                    let pause = self.reconnect.failed(&url, &why);
+                    if let Until::Idle(limit) = self.until
+                        && self.idle() >= limit
                     {
                         let m = format!("no engine at {url} for {} s ({why})", limit.as_secs());
                         return Err(DeviceError::Run(m));
                     }
-                    self.pause(&mut pauses).await;
+                    self.pause(pause).await;
                 }
             }
             if self.stop.is_cancelled() {
@@ -264,26 +265,27 @@ impl Runner {
     async fn step(&mut self, key: &VerifyingKey) -> Result<Step, CallError> {
         for pending in self.outbox.pending()? {
             self.deliver(&pending).await?;
-            self.busy = Instant::now();
+            self.busy = self.link.env.clock.elapsed();
         }
-        if self.link.options.until == Until::Once && self.summary != Summary::default() {
+        if self.until == Until::Once && self.summary != Summary::default() {
             return Ok(Step::Nothing);
         }
-        let wait = match self.link.options.until {
-            Until::Idle(limit) => limit.saturating_sub(self.busy.elapsed()).min(LONG_POLL),
+        let clock = Arc::clone(&self.link.env.clock);
+        let wait = match self.until {
+            Until::Idle(limit) => limit.saturating_sub(self.idle()).min(LONG_POLL),
             _ => LONG_POLL,
         };
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let claim = Claim { facts: self.link.facts(), wait_ms };
-        let asked = Instant::now();
+        let asked = clock.elapsed();
         let grant = tokio::select! {
             grant = self.link.client.claim(&claim) => grant?,
             () = self.stop.cancelled() => return Ok(Step::Nothing),
         };
         let Some(grant) = grant else {
             // An engine that answers at once is not asked in a tight loop.
-            let rest = wait.min(Duration::from_millis(200)).saturating_sub(asked.elapsed());
-            tokio::time::sleep(rest).await;
+            let took = clock.elapsed().saturating_sub(asked);
+            self.pause(wait.min(SHORTEST_POLL).saturating_sub(took)).await;
             return Ok(Step::Nothing);
         };
         let Some(task) = verified(&grant, key) else {
@@ -323,8 +325,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Hands in an outcome. The commit goes first: only while it is open does the engine take the
-    /// files it refers to, and it says which of them it lacks.
+    /// Commits an outcome. The commit goes first: only while it is open does the engine take the
+    /// files that it refers to, and it says which of them it lacks.
     async fn deliver(&self, pending: &PendingCommit) -> Result<(), CallError> {
         let fence = pending.commit.fence;
         for _ in 0..3 {
@@ -368,4 +370,53 @@ fn verified(grant: &Grant, key: &VerifyingKey) -> Option<Task> {
     let signature = Signature::from_slice(&bytes).ok()?;
     key.verify_strict(grant.task.as_bytes(), &signature).ok()?;
     grant.task().inspect_err(|e| tracing::error!("a signed task cannot be read: {e}")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Mutex, PoisonError};
+
+    use headstart_env::simulated::SimulatedClock;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_lost_engine_is_logged_once_and_so_is_its_return() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        let pauses: Vec<Duration> = tracing::subscriber::with_default(log, || {
+            let mut reconnect = Reconnect::new(&Env::simulated(&SimulatedClock::new(), 1));
+            reconnect.answered("http://engine");
+            let pauses = (0..100).map(|_| reconnect.failed("http://engine", &"connection refused")).collect();
+            reconnect.answered("http://engine");
+            reconnect.answered("http://engine");
+            assert!(
+                reconnect.failed("http://engine", &"again") < Duration::from_millis(300),
+                "from the start"
+            );
+            pauses
+        });
+        let text = lines.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let text = String::from_utf8(text).expect("text");
+        assert_eq!(text.matches("cannot be reached: connection refused").count(), 1, "{text}");
+        assert_eq!(text.matches("is back").count(), 1, "{text}");
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(pauses[0] < Duration::from_millis(300) && pauses[99] >= RECONNECT.longest, "{pauses:?}");
+    }
 }

@@ -4,7 +4,6 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use common::{Engine, Place, stages, task};
 use headstart_device::{DeviceError, Until};
@@ -145,9 +144,12 @@ async fn a_running_stage_is_stopped_by_the_engine_by_time_and_by_its_owner() {
     engine.offer(task(4, "slow", Type::Metrics, &[]));
     let (stop, mut options) = (CancellationToken::new(), place.options(&engine));
     options.until = Until::Stopped;
-    let later = stop.clone();
+    engine.lock().renewals.clear();
+    let (later, watched) = (stop.clone(), engine.clone());
     tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        while watched.lock().renewals.is_empty() {
+            tokio::task::yield_now().await;
+        }
         later.cancel();
     });
     let summary = headstart_device::run(options, vec![stages::slow()], stop).await.expect("stops");

@@ -167,6 +167,12 @@ impl Plan {
         }
     }
 
+    /// Whether a kind computes numbers, so that its results depend on what they are computed with. A
+    /// program's stage computes with what the program brings along, which its digest covers.
+    pub fn is_numeric(&self, kind: &str) -> bool {
+        self.program(kind).is_none() && kinds::find(kind).is_some_and(|k| k.numeric)
+    }
+
     /// The instances that an instance refers to, each once, ascending.
     pub fn inputs(&self, instance: usize) -> Vec<u32> {
         let mut out = Vec::new();

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::{ArtifactRef, Manifest};
 use crate::digest::Digest;
 use crate::expr::{Condition, MixTerm, Value};
+use crate::numerics::Numerics;
 use crate::types::Type;
 
 /// A stage kind's implementation.
@@ -18,7 +19,16 @@ pub trait Stage: Send + Sync {
     /// The kind's name, as in [`crate::kinds`].
     fn kind(&self) -> &str;
 
+    /// What it computes numbers with; `None` for a stage that is not
+    /// [numeric](crate::kinds::Kind::numeric).
+    fn numerics(&self) -> Option<Numerics> {
+        None
+    }
+
     /// Runs one attempt. Blocking: runners call it on a thread of its own.
+    ///
+    /// # Errors
+    /// Why it made no output.
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure>;
 }
 
@@ -134,6 +144,8 @@ pub struct Failure {
 pub enum FailureClass {
     /// The input is wrong: retrying cannot help.
     Input,
+    /// The owner of a device does not allow what the pipeline asks of it.
+    Denied,
     /// Something outside went wrong: retrying may help.
     Transient,
     /// The memory limit does not suffice.

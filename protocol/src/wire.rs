@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::numerics::Numerics;
 use crate::task::{Outcome, Task};
 
 /// What a device says of itself.
@@ -30,6 +31,9 @@ pub struct Join {
     /// Stage kinds that it can run; of users' own programs that its owner has allowed, see
     /// [`program_kind`].
     pub kinds: Vec<String>,
+    /// What its stages compute numbers with. Absent from devices of version 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numerics: Option<Numerics>,
     /// What it is and can: threads, memory.
     #[serde(default)]
     pub facts: Facts,

@@ -46,7 +46,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // Pictures are made from plain data, so the device may draw its owner's page (docs/adr).
-    ("device", &["protocol", "content", "report", "runner", "builtin", "host"]),
+    ("device", &["protocol", "content", "env", "report", "runner", "builtin", "host"]),
     ("corpus", &[]),
     (
         "cli",

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use headstart_dsl::plan::{Instance, Plan};
-use headstart_protocol::Digest;
 use headstart_protocol::digest::canonical_json;
 use headstart_protocol::expr::Expr;
+use headstart_protocol::{Digest, Numerics};
 use serde::{Deserialize, Serialize};
 
-/// What a cache key is the digest of. Paths of files, names of stages, attempts, formatting and
-/// limits are not in it. The keys of a list and the names of a mix's terms are: stages write them
-/// into what they make (a catalog its pLLMs' names, a merge its lineage), so they are part of the
-/// output, and an output under other names would be a wrong answer.
+/// What a cache key is the digest of: all that may change the bytes of an output, and nothing else
+/// (docs/adr/0017). Paths of files, names of stages, attempts, formatting and limits are not in it.
+/// The keys of a list and the names of a mix's terms are: stages write them into what they make (a
+/// catalog its pLLMs' names, a merge its lineage), so they are part of the output, and an output
+/// under other names would be a wrong answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KeyPreimage {
     /// The stage kind; of a program's stage its own name, not the one that the file gives it.
@@ -23,6 +24,9 @@ pub struct KeyPreimage {
     pub program: Option<Digest>,
     /// The arguments: inputs as references, public expressions resolved, private ones as they are.
     pub args: BTreeMap<String, Expr>,
+    /// What numbers are computed with, for kinds that are numeric.
+    #[serde(default, skip_serializing_if = "ComputedWith::is_irrelevant")]
+    pub numerics: ComputedWith,
     /// A condition that only the device can resolve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<Expr>,
@@ -32,10 +36,51 @@ pub struct KeyPreimage {
     pub private_to: Option<String>,
 }
 
+/// What a stage computes numbers with, as a key knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ComputedWith {
+    /// This.
+    Known(Numerics),
+    /// It is numeric, but the place that runs it has not said what it computes with: a device that
+    /// has never joined, or one of version 0.1.
+    Unknown {
+        /// Always true; it tells such a key from one of version 0.1, which held nothing of the kind.
+        unknown: bool,
+    },
+    /// It computes nothing, or the key is one of version 0.1.
+    #[default]
+    Irrelevant,
+}
+
+impl ComputedWith {
+    /// Of an instance whose place computes with `numerics`.
+    pub fn of(plan: &Plan, instance: &Instance, numerics: Option<&Numerics>) -> Self {
+        match numerics {
+            _ if !plan.is_numeric(&instance.kind) => Self::Irrelevant,
+            Some(numerics) => Self::Known(numerics.clone()),
+            None => Self::Unknown { unknown: true },
+        }
+    }
+
+    fn is_irrelevant(&self) -> bool {
+        *self == Self::Irrelevant
+    }
+
+    fn known(&self) -> Option<&Numerics> {
+        match self {
+            Self::Known(numerics) => Some(numerics),
+            _ => None,
+        }
+    }
+}
+
 /// A difference between two pre-images.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// What differs: `kind`, `program`, `version`, `when`, or an argument as `args.NAME`.
+    /// What differs: `kind`, `program`, `version`, `when`, `private_to`, an argument as `args.NAME`,
+    /// or of what numbers are computed with, `backend`, `precision`, `instruction set`; `computed
+    /// with` where one side does not know.
     pub what: String,
     /// What it was, as JSON; absent where there was none.
     pub before: Option<serde_json::Value>,
@@ -51,6 +96,7 @@ impl KeyPreimage {
         instance: &Instance,
         args: &BTreeMap<String, Expr>,
         when: Option<&Expr>,
+        numerics: Option<&Numerics>,
     ) -> Option<Self> {
         let program = plan.program(&instance.kind);
         plan.is_cacheable(&instance.kind).then(|| Self {
@@ -58,6 +104,7 @@ impl KeyPreimage {
             program: program.map(|(p, _)| p.digest),
             version: instance.version,
             args: args.clone(),
+            numerics: ComputedWith::of(plan, instance, numerics),
             when: when.cloned(),
             private_to: instance.private_to.clone(),
         })
@@ -88,6 +135,19 @@ impl KeyPreimage {
         compare("kind".into(), json(&before.kind), json(&self.kind));
         compare("program".into(), json(before.program), json(self.program));
         compare("version".into(), json(before.version), json(self.version));
+        match (before.numerics.known(), self.numerics.known()) {
+            (Some(old), Some(new)) => {
+                compare("backend".into(), json(&old.backend), json(&new.backend));
+                compare("precision".into(), json(&old.precision), json(&new.precision));
+                let sets = (json(&old.instruction_set), json(&new.instruction_set));
+                compare("instruction set".into(), sets.0, sets.1);
+            }
+            (old, new) if before.numerics != self.numerics => {
+                let text = |n: Option<&Numerics>| json(n.map(Numerics::to_string));
+                compare("computed with".into(), text(old), text(new));
+            }
+            _ => {}
+        }
         let names: std::collections::BTreeSet<&String> = before.args.keys().chain(self.args.keys()).collect();
         for name in names {
             compare(format!("args.{name}"), json(before.args.get(name)), json(self.args.get(name)));
@@ -95,5 +155,59 @@ impl KeyPreimage {
         compare("when".into(), json(&before.when), json(&self.when));
         compare("private_to".into(), json(&before.private_to), json(&self.private_to));
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn preimage(numerics: ComputedWith) -> KeyPreimage {
+        KeyPreimage {
+            kind: "probe".into(),
+            version: 1,
+            program: None,
+            args: BTreeMap::new(),
+            numerics,
+            when: None,
+            private_to: None,
+        }
+    }
+
+    fn known(backend: &str, precision: &str, set: &str) -> KeyPreimage {
+        preimage(ComputedWith::Known(Numerics::new(backend, precision).instruction_set(set)))
+    }
+
+    #[test]
+    fn whatever_may_change_a_byte_changes_the_key_and_is_named() {
+        let was = known("cpu", "f32", "avx512");
+        let changes = [
+            (known("mlx", "f32", "avx512"), "backend", "mlx"),
+            (known("cpu", "bf16", "avx512"), "precision", "bf16"),
+            (known("cpu", "f32", "avx2"), "instruction set", "avx2"),
+        ];
+        for (now, what, value) in changes {
+            assert_ne!(now.key().0, was.key().0, "{what}");
+            let differences = now.since(&was);
+            assert_eq!(differences.len(), 1, "{differences:?}");
+            assert_eq!((differences[0].what.as_str(), &differences[0].after), (what, &Some(value.into())));
+        }
+        let unknown = preimage(ComputedWith::Unknown { unknown: true });
+        assert_ne!(unknown.key().0, was.key().0);
+        assert_eq!(was.since(&unknown)[0].after, Some("cpu, f32, avx512".into()));
+    }
+
+    #[test]
+    fn a_numeric_key_of_version_0_1_is_read_and_misses() {
+        let json = r#"{"args":{},"kind":"probe","version":1}"#;
+        let old: KeyPreimage = serde_json::from_str(json).expect("still read");
+        assert_eq!(old.json(), json, "its digest is still the key that the run recorded");
+        for now in [known("cpu", "f32", "avx2"), preimage(ComputedWith::Unknown { unknown: true })] {
+            assert_ne!(now.key().0, old.key().0);
+            assert_eq!(serde_json::from_str::<KeyPreimage>(&now.json()).expect("own text"), now);
+        }
+        let now = known("cpu", "f32", "avx2");
+        let differences = now.since(&old);
+        assert_eq!((differences[0].what.as_str(), &differences[0].before), ("computed with", &None));
     }
 }

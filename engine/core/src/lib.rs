@@ -19,6 +19,6 @@ pub mod prepare;
 pub mod state;
 
 pub use event::{Event, EventKind, RunOutcome};
-pub use key::KeyPreimage;
+pub use key::{ComputedWith, KeyPreimage};
 pub use prepare::{Decision, Prepared};
 pub use state::{ApplyError, Changes, Counts, RunState, Status};

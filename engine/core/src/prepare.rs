@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use headstart_dsl::plan::Plan;
-use headstart_protocol::Type;
 use headstart_protocol::artifact::ArtifactRef;
 use headstart_protocol::expr::{Expr, Manifests, ResolveError, Value, resolve};
 use headstart_protocol::task::{Released, Task};
+use headstart_protocol::{Numerics, Type};
 
 use crate::key::KeyPreimage;
 use crate::state::{RunState, Status};
@@ -111,9 +111,15 @@ fn truth(value: &Value) -> Result<bool, ResolveError> {
 }
 
 impl Prepared {
-    /// The pre-image of the instance's cache key, for kinds that have one.
-    pub fn preimage(&self, state: &RunState, instance: u32) -> Option<KeyPreimage> {
-        KeyPreimage::of(state.plan(), state.instance(instance), &self.args, self.when.as_ref())
+    /// The pre-image of the instance's cache key, for kinds that have one. `numerics` is what the
+    /// place that runs the instance computes with, where that is known.
+    pub fn preimage(
+        &self,
+        state: &RunState,
+        instance: u32,
+        numerics: Option<&Numerics>,
+    ) -> Option<KeyPreimage> {
+        KeyPreimage::of(state.plan(), state.instance(instance), &self.args, self.when.as_ref(), numerics)
     }
 
     /// Whether a device must resolve something.

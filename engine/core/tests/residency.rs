@@ -165,7 +165,7 @@ fn keys_know_inputs_and_residency_and_nothing_else() {
     let outputs = [artifact(ArtifactType::Catalog, 0), private(ArtifactType::Dataset, 2)];
     let key = |plan: Plan, outputs: &[ArtifactRef], i: u32| {
         let state = run_until(plan, outputs);
-        prepared(&state, i, &Shelf::default()).preimage(&state, i).expect("cacheable")
+        prepared(&state, i, &Shelf::default()).preimage(&state, i, None).expect("cacheable")
     };
     let base = key(phone_plan(), &outputs, 2);
     let mut renamed = phone_plan();
@@ -199,7 +199,7 @@ fn what_reads_a_path_has_no_key() {
         ..Plan::default()
     };
     let state = run_until(plan, &[]);
-    assert_eq!(prepared(&state, 0, &Shelf::default()).preimage(&state, 0), None);
+    assert_eq!(prepared(&state, 0, &Shelf::default()).preimage(&state, 0, None), None);
 }
 
 #[test]

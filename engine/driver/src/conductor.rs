@@ -23,12 +23,12 @@ use headstart_core::{ApplyError, prepare};
 use headstart_protocol::Digest;
 use tokio::sync::watch;
 
-use crate::engine::Shared;
 use crate::error::EngineError;
 use crate::index;
 use crate::journal::Journal;
 use crate::message::{Control, Lease, Message, Throttle};
 use crate::run::{Ending, InstanceFailure, OnFailure, RunOptions, RunOutput, RunResult};
+use crate::shared::Shared;
 
 /// Messages that are handled before their events are handed to the log together.
 const BATCH: usize = 256;

@@ -25,52 +25,15 @@ use crate::manifest_cache::ManifestCache;
 use crate::pool::Pool;
 use crate::preview::{self, Preview};
 use crate::run::{RunHandle, RunHeader, RunOptions};
+use crate::shared::{EngineOptions, Shared};
 
 /// Progress of a stage that no attempt went on with for so long is given up.
 const ABANDONED: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// How an engine uses its machine.
-#[derive(Clone, Debug)]
-pub struct EngineOptions {
-    /// Stages that run at once. Stages use all processors themselves, so more is rarely faster.
-    pub slots: usize,
-    /// Sources (which read files and folders) that run at once, beside the slots.
-    pub source_slots: usize,
-    /// Threads that a stage may use; left out, the machine's processors divided by the slots.
-    pub threads: Option<usize>,
-    /// How long a device holds an attempt without renewing.
-    pub device_lease: Duration,
-    /// How long stages that were told to stop may take to do so.
-    pub grace: Duration,
-}
-
-impl Default for EngineOptions {
-    fn default() -> Self {
-        Self {
-            slots: 1,
-            source_slots: 4,
-            threads: None,
-            device_lease: Duration::from_secs(60),
-            grace: Duration::from_secs(30),
-        }
-    }
-}
 
 /// An engine over a workspace. Clones share everything.
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) shared: Arc<Shared>,
-}
-
-pub(crate) struct Shared {
-    pub(crate) ws: Workspace,
-    pub(crate) stages: StageRegistry,
-    pub(crate) manifests: ManifestCache,
-    pub(crate) fences: Fences,
-    pub(crate) pool: Pool,
-    pub(crate) hub: Hub,
-    pub(crate) options: EngineOptions,
-    pub(crate) env: Env,
 }
 
 impl Engine {

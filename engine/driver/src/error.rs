@@ -22,7 +22,7 @@ pub enum EngineError {
         known: String,
     },
     /// A run that has ended cannot go on.
-    #[error("run `{0}` has ended; start it anew, what it made is in the cache")]
+    #[error("run `{0}` has ended; start a new run: finished stages come from the cache")]
     Ended(String),
     /// The log does not fit its plan.
     #[error("the log of run `{run}` contradicts itself: {source}")]
@@ -59,7 +59,7 @@ pub enum EngineError {
         source: std::io::Error,
     },
     /// The thread that drives the run ended without a result.
-    #[error("the thread that drives run `{0}` was lost; `headstart run --resume {0}` goes on")]
+    #[error("the thread that drives run `{0}` was lost; `headstart run --resume {0}` resumes it")]
     Lost(String),
 }
 

@@ -24,7 +24,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use headstart_env::{Env, Random};
 use headstart_protocol::task::Task;
 use headstart_protocol::wire::{Claim, Commit, Committed, Grant, Join, Joined, Renew, Renewed, WireError};
-use headstart_protocol::{Digest, Manifest, PROTOCOL_VERSION};
+use headstart_protocol::{Digest, Manifest, Numerics, PROTOCOL_VERSION};
 use headstart_store::Workspace;
 use tokio::sync::oneshot;
 
@@ -96,6 +96,8 @@ pub struct DeviceInfo {
     pub last_seen_ms: Option<u64>,
     /// Names of the instances that it is running.
     pub running: Vec<String>,
+    /// Whether it is waiting for work now.
+    pub waiting: bool,
 }
 
 impl Hub {
@@ -349,6 +351,7 @@ impl Hub {
             .map(|(name, known)| DeviceInfo {
                 last_seen_ms: leases.last_seen_ms(&name),
                 running: leases.running(&name),
+                waiting: leases.is_waiting(&name),
                 name,
                 version: known.version,
                 kinds: known.kinds,
@@ -396,9 +399,19 @@ impl Hub {
         self.leases().forget_run(run);
     }
 
+    /// What a device computes numbers with, as it said when it last joined.
+    pub(crate) fn numerics(&self, device: &str) -> Option<Numerics> {
+        self.inner.roster.numerics(device)
+    }
+
     /// How a device stands to an offer that waits for it.
     pub(crate) fn presence(&self, run: &str, instance: u32, device: &str) -> Presence {
         self.leases().presence(run, instance, device)
+    }
+
+    /// Conditions of an offer that do not hold on its device.
+    pub(crate) fn unmet_conditions(&self, run: &str, instance: u32, device: &str) -> Vec<String> {
+        self.leases().unmet_conditions(run, instance, device)
     }
 
     /// Takes an attempt over that was granted before the engine was started again.

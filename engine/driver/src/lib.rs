@@ -25,6 +25,7 @@
 //! - `conductor`: one run, decided by one thread.
 //! - `journal`: log first, then act.
 //! - `pool`, `local`: threads for stages, and a stage's view of the world.
+//! - `shared`: what an engine shares with its runs.
 //! - `message`: what threads and devices tell a conductor.
 //! - `fence`: numbers that only rise.
 //! - `manifest_cache`: manifests in memory.
@@ -46,9 +47,11 @@ mod pool;
 pub mod preview;
 mod reuse;
 pub mod run;
+mod shared;
 
-pub use engine::{Engine, EngineOptions};
+pub use engine::Engine;
 pub use error::EngineError;
 pub use hub::{DeviceInfo, DeviceWait, Hub, WaitReason};
 pub use preview::Preview;
 pub use run::{InstanceFailure, OnFailure, RunHandle, RunHeader, RunOptions, RunOutput, RunResult};
+pub use shared::EngineOptions;

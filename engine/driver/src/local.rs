@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use headstart_core::{Prepared, RunState};
 use headstart_env::Env;
 use headstart_protocol::declared::ProgramRef;
 use headstart_protocol::expr::{Expr, Value};
+use headstart_protocol::numerics::NumericRows;
 use headstart_protocol::stage::Progress;
 use headstart_protocol::task::Usage;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Manifest, RowCache};
 use headstart_runner::{Call, StageRegistry, TimeLimit};
-use headstart_store::{Cache, ContentError, StoreError, Workspace};
+use headstart_store::{ContentError, StoreError, Workspace};
 
 use crate::attempt_log::AttemptLog;
 use crate::manifest_cache::ManifestCache;
@@ -69,11 +70,13 @@ pub(crate) struct Executor {
 impl Executor {
     /// Runs an attempt to its end and tells the conductor.
     pub(crate) fn run(&self, task: LocalTask, conductor: &Sender<Message>) {
-        let begun = Instant::now();
+        let clock = Arc::clone(&self.env.clock);
+        let begun = clock.elapsed();
         let (instance, fence) = (task.instance, task.fence);
         let context = LocalContext {
             executor: self,
             task: &task,
+            rows: NumericRows::new(self.ws.cache(), self.stages.numerics(&task.kind)),
             limit: TimeLimit::new(begun, task.timeout),
             scratch: OnceLock::new(),
             counters: Mutex::default(),
@@ -84,7 +87,7 @@ impl Executor {
         let result = self.attempt(&context);
         let counters = std::mem::take(&mut *context.counters.lock().unwrap_or_else(PoisonError::into_inner));
         drop(context);
-        let usage = Usage { seconds: begun.elapsed().as_secs_f64(), counters };
+        let usage = Usage { seconds: clock.elapsed().saturating_sub(begun).as_secs_f64(), counters };
         // A conductor that is gone has nothing to commit to.
         let _ = conductor.send(Message::Finished { instance, fence, result, usage });
     }
@@ -123,6 +126,7 @@ pub(crate) fn store_failure(e: impl Into<StoreError>) -> Failure {
 struct LocalContext<'a> {
     executor: &'a Executor,
     task: &'a LocalTask,
+    rows: NumericRows<'a>,
     limit: TimeLimit,
     /// Made when first asked for: many stages need none.
     scratch: OnceLock<Scratch>,
@@ -141,7 +145,7 @@ enum Scratch {
 impl LocalContext<'_> {
     fn explain(&self, failure: Failure) -> Failure {
         let asked = self.task.control.cancel.load(Ordering::Acquire);
-        self.limit.explain(&self.task.name, failure, asked, Instant::now())
+        self.limit.explain(&self.task.name, failure, asked, self.executor.env.clock.elapsed())
     }
 
     fn refuse_private(&self, artifact: &ArtifactRef) -> Result<(), Failure> {
@@ -197,8 +201,7 @@ impl Context for LocalContext<'_> {
     }
 
     fn rows(&self) -> &dyn RowCache {
-        let cache: &Cache = self.executor.ws.cache();
-        cache
+        &self.rows
     }
 
     fn progress(&self, progress: Progress) {
@@ -229,7 +232,8 @@ impl Context for LocalContext<'_> {
     }
 
     fn cancelled(&self) -> bool {
-        self.task.control.cancel.load(Ordering::Acquire) || self.limit.passed(Instant::now())
+        self.task.control.cancel.load(Ordering::Acquire)
+            || self.limit.passed(self.executor.env.clock.elapsed())
     }
 
     fn threads(&self) -> usize {

@@ -15,11 +15,11 @@ use headstart_dsl::plan::{Place, Plan};
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, kinds};
 use headstart_store::StoreError;
 
-use crate::engine::Shared;
 use crate::error::EngineError;
 use crate::local::local_task;
 use crate::message::Message;
 use crate::reuse;
+use crate::shared::Shared;
 
 /// What would become of an instance.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,7 +91,9 @@ impl Look<'_> {
             }
             Err(e) => return Ok(Preview::Fails(Failure::input(e.to_string()))),
         };
-        if let Some(preimage) = prepared.preimage(&self.state, i) {
+        if let Some(preimage) =
+            prepared.preimage(&self.state, i, self.engine.numerics_of(&self.state, i).as_ref())
+        {
             let entry = self.engine.ws.cache().stage_get(&preimage.key().0);
             let Some(e) = entry.and_then(|e| reuse::usable(&self.engine.manifests, &self.state, i, e)) else {
                 return Ok(Preview::Run);

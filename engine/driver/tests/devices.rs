@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::phone::{Phone, begin, done, handle, join_as, personal, single};
-use common::{Bench, options};
+use common::{Bench, options, until};
 use headstart_core::event::{Event, EventKind, RunOutcome};
 use headstart_driver::hub::codes;
-use headstart_driver::{EngineOptions, RunOptions};
+use headstart_driver::{EngineOptions, RunHandle, RunOptions, WaitReason};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::{Outcome, Released, Usage};
 use headstart_protocol::wire::{Claim, Commit, Committed, Facts, Join, Renew, Renewed};
-use headstart_protocol::{Failure, FailureClass, PROTOCOL_VERSION};
+use headstart_protocol::{Failure, FailureClass, Numerics, PROTOCOL_VERSION};
 use serde_json::json;
 
 /// The HTTP layer moves these futures between threads.
@@ -55,16 +55,17 @@ async fn a_device_is_known_by_its_secret_and_its_token() {
 #[tokio::test]
 async fn an_expired_lease_is_offered_again_and_the_late_twin_is_superseded() {
     let lease = Duration::from_millis(150);
-    let bench = Bench::with(EngineOptions { device_lease: lease, ..options() });
+    let (bench, clock) = Bench::simulated(EngineOptions { device_lease: lease, ..options() });
     let run = begin(&bench, single(&[]));
     let mut phone = Phone::join(bench.engine.hub());
     let first = phone.claim().await;
     for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(75)).await;
+        clock.advance(lease / 2);
         let renew = Renew { fence: first.fence, progress: None };
         assert_eq!(phone.hub.renew(&phone.token, renew).expect("theirs"), Renewed::Ok);
     }
     // Now it falls silent.
+    clock.advance(lease);
     let second = phone.claim().await;
     assert_eq!((second.attempt, second.instance), (2, first.instance));
     assert!(second.fence > first.fence);
@@ -108,16 +109,19 @@ async fn a_device_that_starts_again_is_offered_at_once_what_it_left() {
 
 #[tokio::test]
 async fn a_device_that_never_joins_fails_what_waits_for_it_and_says_how_to_join() {
-    let bench = Bench::new();
-    let (plan, _) = personal();
+    let (bench, clock) = Bench::simulated(options());
+    let (plan, [_, mine, ..]) = personal();
+    let patience = Duration::from_millis(100);
     let options = RunOptions {
-        device_wait: Some(Duration::from_millis(100)),
+        device_wait: Some(patience),
         address: Some("http://10.0.0.5:7878".into()),
         ..bench.run_options()
     };
     let run = bench.engine.run(plan, options).expect("begins");
+    until(|| waits_for(&bench, &run) == Some(WaitReason::Join)).await;
+    clock.advance(patience + Duration::from_millis(1));
     let result = run.wait().await.expect("ends");
-    assert_eq!(result.outcome, RunOutcome::Failed);
+    assert_eq!((result.outcome, result.failures[0].instance), (RunOutcome::Failed, mine));
     let failure = &result.failures[0].failure;
     assert!(failure.message.contains("device `phone` did not join within 100ms"), "{}", failure.message);
     assert!(failure.message.contains("`mine`"), "{}", failure.message);
@@ -129,12 +133,13 @@ async fn a_device_that_never_joins_fails_what_waits_for_it_and_says_how_to_join(
 
 #[tokio::test]
 async fn conditions_and_memory_decide_what_a_device_is_offered() {
-    let bench = Bench::new();
+    let (bench, clock) = Bench::simulated(options());
     let mut plan = single(&[]);
     plan.instances[1].policy.only_when = vec!["charging".into()];
     let run = begin(&bench, plan);
     let mut phone = Phone::join(bench.engine.hub());
-    assert!(phone.claim_with(&[], 200).await.is_none(), "it is not charging");
+    until(|| waits_for(&bench, &run).is_some()).await;
+    assert!(phone.claim_with(&[], 0).await.is_none(), "it is not charging");
     let task = phone.claim_with(&["charging"], 5000).await.expect("now it is");
     phone.commit(task.fence, done(handle(ArtifactType::Pllm, "w"))).await.expect("taken");
     run.wait().await.expect("ends");
@@ -142,11 +147,69 @@ async fn conditions_and_memory_decide_what_a_device_is_offered() {
     let mut plan = single(&[]);
     plan.instances[1].policy.memory = Some(8 << 30);
     plan.instances[1].args.insert("seed".into(), Expr::value(Value::Int(1)));
-    let options = RunOptions { device_wait: Some(Duration::from_millis(100)), ..bench.run_options() };
+    let patience = Duration::from_millis(100);
+    let options = RunOptions { device_wait: Some(patience), ..bench.run_options() };
     let run = bench.engine.run(plan, options).expect("begins");
+    until(|| matches!(waits_for(&bench, &run), Some(WaitReason::Unfit(_)))).await;
+    clock.advance(patience + Duration::from_millis(1));
     let result = run.wait().await.expect("ends");
     let message = &result.failures[0].failure.message;
     assert!(message.contains("needs 8192 MiB of memory and the device has 4096 MiB"), "{message}");
+}
+
+#[tokio::test]
+async fn a_wait_that_is_over_names_the_condition_that_was_not_met() {
+    let (bench, clock) = Bench::simulated(options());
+    let mut plan = single(&[]);
+    plan.instances[1].policy.only_when = vec!["charging".into(), "idle".into()];
+    plan.instances[1].policy.wait_ms = Some(60_000);
+    let run = begin(&bench, plan);
+    let mut phone = Phone::join(bench.engine.hub());
+    until(|| waits_for(&bench, &run).is_some()).await;
+    assert!(phone.claim_with(&["idle"], 0).await.is_none(), "it is not charging");
+    clock.advance(Duration::from_millis(60_001));
+    let result = run.wait().await.expect("ends");
+    let message = &result.failures[0].failure.message;
+    assert!(message.contains("within 60s: `only_when: charging` does not hold there"), "{message}");
+}
+
+#[tokio::test]
+async fn a_release_that_the_owner_denies_is_named_by_the_engine() {
+    let bench = Bench::new();
+    let run = begin(&bench, single(&["metrics"]));
+    let mut phone = Phone::join(bench.engine.hub());
+    let task = phone.claim().await;
+    let failure = Failure::new(FailureClass::Denied, "what the device says goes no further: SECRET");
+    phone.commit(task.fence, Outcome::Failed { failure }).await.expect("taken");
+    let result = run.wait().await.expect("ends");
+    let failure = &result.failures[0].failure;
+    assert_eq!(failure.class, FailureClass::Denied);
+    assert_eq!(failure.message, "the release of `metrics` of `tuned` is denied by device `phone`");
+    assert!(failure.help.as_deref().is_some_and(|h| h.contains("--allow-release")));
+}
+
+/// What a device computes with stands in the keys of its numeric stages; one that computes with
+/// something else computes again.
+#[tokio::test]
+async fn a_device_that_computes_with_something_else_finds_nothing_in_the_cache() {
+    let bench = Bench::new();
+    let hub = bench.engine.hub();
+    // `a` is computed once; `tuned` once for each instruction set.
+    for (set, cached) in [("neon", 0), ("neon", 2), ("sve", 1)] {
+        let mut phone = Phone::join_with(hub, Numerics::new("cpu", "f32").instruction_set(set));
+        let run = begin(&bench, single(&[]));
+        if cached < 2 {
+            let task = phone.claim().await;
+            phone.commit(task.fence, done(handle(ArtifactType::Pllm, "w"))).await.expect("taken");
+        }
+        let result = run.wait().await.expect("ends");
+        assert_eq!((result.outcome, result.counts.cached), (RunOutcome::Succeeded, cached), "{set}");
+    }
+}
+
+/// Why the run's first offer is not taken.
+fn waits_for(bench: &Bench, run: &RunHandle) -> Option<WaitReason> {
+    bench.engine.hub().device_waits(run.id()).first().map(|wait| wait.why.clone())
 }
 
 #[tokio::test]
@@ -156,15 +219,10 @@ async fn a_cancelled_run_tells_its_devices() {
     let mut phone = Phone::join(bench.engine.hub());
     let task = phone.claim().await;
     run.cancel();
-    let mut said = Renewed::Ok;
-    for _ in 0..100 {
-        said = phone.hub.renew(&phone.token, Renew { fence: task.fence, progress: None }).expect("theirs");
-        if said != Renewed::Ok {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(said, Renewed::Cancel);
+    let renew =
+        || phone.hub.renew(&phone.token, Renew { fence: task.fence, progress: None }).expect("theirs");
+    until(|| renew() != Renewed::Ok).await;
+    assert_eq!(renew(), Renewed::Cancel);
     let failure = Failure::new(FailureClass::Cancelled, "stopped");
     phone.commit(task.fence, Outcome::Failed { failure }).await.expect("taken");
     let result = run.wait().await.expect("ends");

@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use headstart_core::event::RunOutcome;
 use headstart_device::{Allowed, Options, Until};
-use headstart_driver::{Engine, RunOptions, RunResult};
+use headstart_driver::{DeviceWait, Engine, EngineOptions, RunOptions, RunResult, WaitReason};
 use headstart_dsl::{MemoryLoader, Plan, check, render};
+use headstart_env::Env;
+use headstart_env::simulated::SimulatedClock;
 use headstart_protocol::expr::Value;
 use headstart_store::Workspace;
 use record::{Recorded, Recorder};
@@ -68,7 +70,9 @@ async fn run(dir: &std::path::Path, stages: bool) -> (Arc<RunResult>, Recorder) 
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("mode");
     write("stages/tools.stages.json", DECLARATION);
     let ws = Workspace::open(&dir.join("workspace")).expect("a workspace");
-    let engine = Engine::open(ws, stages::all()).expect("an engine");
+    let clock = SimulatedClock::new();
+    let env = Env::simulated(&clock, 1);
+    let engine = Engine::with_env(ws, stages::all(), EngineOptions::default(), env).expect("an engine");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     let (recorder, closing) = (Recorder::new(), CancellationToken::new());
@@ -90,8 +94,16 @@ async fn run(dir: &std::path::Path, stages: bool) -> (Arc<RunResult>, Recorder) 
     let stop = CancellationToken::new();
     let phone = tokio::spawn(headstart_device::run(phone, stages::all(), stop.clone()));
     let mut options = RunOptions::new("test", dir.join("stages"));
-    options.device_wait = Some(Duration::from_millis(if stages { 20_000 } else { 700 }));
+    let patience = Duration::from_secs(20);
+    options.device_wait = Some(patience);
     let run = engine.run(plan(), options).expect("starts");
+    if !stages {
+        let unfit = |w: &DeviceWait| matches!(w.why, WaitReason::Unfit(_));
+        while !engine.hub().device_waits(run.id()).iter().any(unfit) {
+            tokio::task::yield_now().await;
+        }
+        clock.advance(patience + Duration::from_millis(1));
+    }
     let result =
         tokio::time::timeout(Duration::from_secs(60), run.wait()).await.expect("in time").expect("ends");
     stop.cancel();

@@ -5,7 +5,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use headstart_gpu::{DeviceBackend, Gpu};
-use headstart_lm::LmError;
+use headstart_lm::{Backend, LmError};
+use headstart_protocol::Numerics;
 use headstart_train::{TrainingBackend, default_backend};
 
 /// The CPU, on all its cores.
@@ -51,6 +52,12 @@ impl Choice {
         tracing::info!("models run on {}", backend.name());
         Ok(backend)
     }
+}
+
+/// What a backend computes with, for cache keys.
+pub fn numerics(backend: &dyn Backend) -> Numerics {
+    let facts = backend.compute();
+    Numerics::new(facts.backend, facts.precision).instruction_set(facts.instruction_set)
 }
 
 impl fmt::Display for Choice {

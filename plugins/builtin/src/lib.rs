@@ -13,10 +13,10 @@ pub mod backend;
 use std::sync::Arc;
 
 use headstart_lm::Backend;
-use headstart_protocol::Stage;
+use headstart_protocol::{Args, Context, Failure, Numerics, Output, Stage, kinds};
 use headstart_train::TrainingBackend;
 
-/// Every built-in stage, over one backend.
+/// Every built-in stage, over one backend. Numeric ones say what they compute with.
 pub fn stages(backend: Arc<dyn TrainingBackend>) -> Vec<Box<dyn Stage>> {
     let inference = || -> Arc<dyn Backend> { backend.clone() };
     let groups = [
@@ -28,5 +28,49 @@ pub fn stages(backend: Arc<dyn TrainingBackend>) -> Vec<Box<dyn Stage>> {
         headstart_evaluate::stages(inference()),
         headstart_study::stages(inference()),
     ];
-    groups.into_iter().flatten().collect()
+    let numerics = backend::numerics(&*backend);
+    let numeric = |stage: Box<dyn Stage>| -> Box<dyn Stage> {
+        match kinds::find(stage.kind()) {
+            Some(kind) if kind.numeric => Box::new(NumericStage { stage, numerics: numerics.clone() }),
+            _ => stage,
+        }
+    };
+    groups.into_iter().flatten().map(numeric).collect()
+}
+
+/// A stage together with what it computes with.
+struct NumericStage {
+    stage: Box<dyn Stage>,
+    numerics: Numerics,
+}
+
+impl Stage for NumericStage {
+    fn kind(&self) -> &str {
+        self.stage.kind()
+    }
+
+    fn numerics(&self) -> Option<Numerics> {
+        Some(self.numerics.clone())
+    }
+
+    fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
+        self.stage.run(args, ctx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_the_numeric_kinds_say_what_they_compute_with() {
+        for stage in stages(backend::cpu()) {
+            let kind = kinds::find(stage.kind()).expect("a kind of the language");
+            assert_eq!(stage.numerics().is_some(), kind.numeric, "{}", kind.name);
+            if let Some(numerics) = stage.numerics() {
+                assert_eq!((numerics.backend.as_str(), numerics.precision.as_str()), ("cpu", "f32"));
+                assert!(numerics.instruction_set.is_some(), "a CPU has one");
+            }
+        }
+    }
 }

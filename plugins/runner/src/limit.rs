@@ -1,6 +1,6 @@
 //! Time limits of attempts.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use headstart_protocol::{Failure, FailureClass};
 
@@ -8,23 +8,24 @@ use headstart_protocol::{Failure, FailureClass};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TimeLimit {
     limit: Option<Duration>,
-    until: Option<Instant>,
+    until: Option<Duration>,
 }
 
 impl TimeLimit {
-    /// A limit that counts from `begun`; none, if `limit` is `None` or too far away to be reached.
-    pub fn new(begun: Instant, limit: Option<Duration>) -> Self {
+    /// A limit that counts from `begun`, a time of the runner's clock; none, if `limit` is `None` or
+    /// too far away to be reached.
+    pub fn new(begun: Duration, limit: Option<Duration>) -> Self {
         Self { limit, until: limit.and_then(|limit| begun.checked_add(limit)) }
     }
 
     /// Whether the limit has passed at `now`.
-    pub fn passed(&self, now: Instant) -> bool {
+    pub fn passed(&self, now: Duration) -> bool {
         self.until.is_some_and(|until| now >= until)
     }
 
     /// A stage that is stopped because of its time limit reports a cancellation: this turns it into
     /// what it is. `asked` says that somebody cancelled the stage beside the limit.
-    pub fn explain(&self, name: &str, failure: Failure, asked: bool, now: Instant) -> Failure {
+    pub fn explain(&self, name: &str, failure: Failure, asked: bool, now: Duration) -> Failure {
         match self.limit {
             Some(limit) if failure.class == FailureClass::Cancelled && !asked && self.passed(now) => {
                 exceeded(name, limit)

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use headstart_protocol::declared::{CustomStages, ProgramRef};
-use headstart_protocol::{Digest, Failure, Stage, kinds};
+use headstart_protocol::{Digest, Failure, Numerics, Stage, kinds};
 
 /// The stages that a runner can run. Clones share everything.
 #[derive(Clone, Default)]
@@ -84,6 +84,16 @@ impl StageRegistry {
             Failure::input(format!("this runner has no stage kind `{kind}`; it has {known}"))
                 .help("install the version of Headstart that planned the run")
         })
+    }
+
+    /// What a built-in kind computes numbers with here; `None` if it is not here or not numeric.
+    pub fn numerics(&self, kind: &str) -> Option<Numerics> {
+        self.built_in.get(kind)?.numerics()
+    }
+
+    /// What this place computes numbers with: its built-in stages share one backend.
+    pub fn any_numerics(&self) -> Option<Numerics> {
+        self.built_in.values().find_map(|stage| stage.numerics())
     }
 
     /// The stage of a kind: of a program where one is named, else built in.

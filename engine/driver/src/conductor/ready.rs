@@ -72,7 +72,7 @@ impl Conductor {
                     self.fail_unattempted(instance, Failure::new(FailureClass::Internal, message));
                     return None;
                 }
-                let key = prepared.preimage(&self.state, instance).map(|p| p.key());
+                let key = self.key_of(&prepared, instance);
                 Some(Planned { prepared, key })
             }
             Err(ResolveError::Manifest(why)) => {
@@ -93,11 +93,17 @@ impl Conductor {
     pub(super) fn plan_running(&self, instance: u32) -> Option<Planned> {
         match prepare(&self.state, instance, &self.engine.manifests) {
             Ok(Decision::Run(prepared)) => {
-                let key = prepared.preimage(&self.state, instance).map(|p| p.key());
+                let key = self.key_of(&prepared, instance);
                 Some(Planned { prepared, key })
             }
             _ => None,
         }
+    }
+
+    /// The cache key of a prepared instance and its pre-image, for kinds that have one.
+    fn key_of(&self, prepared: &Prepared, instance: u32) -> Option<(Digest, String)> {
+        let numerics = self.engine.numerics_of(&self.state, instance);
+        prepared.preimage(&self.state, instance, numerics.as_ref()).map(|p| p.key())
     }
 
     pub(super) fn fail_unattempted(&mut self, instance: u32, failure: Failure) {

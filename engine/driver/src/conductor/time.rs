@@ -14,7 +14,7 @@ use super::{Conductor, Live, Runner};
 use crate::hub::{Granted, Presence};
 use crate::message::{Lease, Throttle};
 
-/// How often things are looked at that nobody announces.
+/// How often leases and waits are checked: they change without a message.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Conductor {
@@ -28,7 +28,6 @@ impl Conductor {
         let lease = self.live.values().filter_map(Live::ends_ms).min();
         let next = [retry, lease, self.stop_deadline_ms].into_iter().flatten().min();
         let next = next.map_or(Duration::from_secs(3600), |at| Duration::from_millis(at.saturating_sub(now)));
-        // Leases are extended and devices vanish without a message.
         if self.offered.is_empty() { next } else { next.min(POLL_INTERVAL) }
     }
 
@@ -136,7 +135,11 @@ impl Conductor {
             && now.saturating_sub(since) > limit
         {
             let within = Duration::from_millis(limit);
-            return Some(format!("device `{device}` did not take the stage within {within:?}"));
+            let why = match self.engine.hub.unmet_conditions(&self.id, instance, device) {
+                unmet if unmet.is_empty() => String::new(),
+                unmet => format!(": `only_when: {}` does not hold there", unmet.join(", ")),
+            };
+            return Some(format!("device `{device}` did not take the stage within {within:?}{why}"));
         }
         let patience = self.options.device_wait?;
         let waited = |from: u64| Duration::from_millis(now.saturating_sub(from)) > patience;
@@ -145,16 +148,17 @@ impl Conductor {
             Presence::Absent { last_seen_ms: None } => {
                 waited(since).then(|| format!("device `{device}` did not join within {patience:?}"))
             }
-            Presence::Absent { last_seen_ms: Some(seen) } => waited(since.max(seen))
-                .then(|| format!("device `{device}` has not been heard of for {patience:?}")),
+            Presence::Absent { last_seen_ms: Some(seen) } => {
+                waited(since.max(seen)).then(|| format!("device `{device}` was silent for {patience:?}"))
+            }
             Presence::Unfit(why) => {
                 waited(since).then(|| format!("device `{device}` cannot run the stage: {why}"))
             }
         }
     }
 
-    /// Takes up a run whose engine ended: its own attempts died with it, those of devices may go
-    /// on.
+    /// Readopts a run whose engine ended: its own attempts ended with it, those of devices may still
+    /// run.
     pub(super) fn readopt(&mut self) {
         let was_cancelled = self.state.cancelling();
         let live: Vec<(u64, u32)> = self.state.running().collect();

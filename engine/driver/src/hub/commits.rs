@@ -78,7 +78,7 @@ async fn of_an_unknown_run(hub: &Hub, fence: u64) -> Result<Committed, WireError
         None => Ok(Committed::Superseded),
         // An error of the engine, so that the device keeps the outcome and tries again.
         Some(run) => {
-            Err(internal(format!("run `{run}` was interrupted; `headstart run --resume {run}` goes on")))
+            Err(internal(format!("run `{run}` was interrupted; `headstart run --resume {run}` resumes it")))
         }
     }
 }
@@ -113,7 +113,9 @@ fn check(hub: &Hub, device: &str, task: &Task, commit: Commit) -> Result<Checked
     };
     let outcome = match commit.outcome {
         Outcome::Skipped => Outcome::Skipped,
-        Outcome::Failed { failure } if task.private => Outcome::Failed { failure: general(&failure, device) },
+        Outcome::Failed { failure } if task.private => {
+            Outcome::Failed { failure: general(&failure, device, task) }
+        }
         Outcome::Failed { failure } => Outcome::Failed { failure },
         Outcome::Done { output, released, usage } if task.private => {
             return private_output(hub, device, task, output, released, &usage, manifests);
@@ -274,8 +276,9 @@ fn holds_text(value: &Json, words: bool) -> bool {
 }
 
 /// A failure of a private stage, without anything that the stage said.
-fn general(failure: &Failure, device: &str) -> Failure {
+fn general(failure: &Failure, device: &str, task: &Task) -> Failure {
     let what = match failure.class {
+        FailureClass::Denied => return denied(device, task),
         FailureClass::Input => "the stage's input is wrong",
         FailureClass::Transient => "something outside the stage went wrong",
         FailureClass::Memory => "the stage needs more memory than there is",
@@ -287,6 +290,18 @@ fn general(failure: &Failure, device: &str) -> Failure {
     };
     Failure::new(failure.class, format!("on device `{device}`: {what}"))
         .help("what the stage said stays on the device: run `headstart-device show` there")
+}
+
+/// The device's owner does not allow what the pipeline releases. Says so in the pipeline's own words.
+fn denied(device: &str, task: &Task) -> Failure {
+    let part = |path: &Vec<String>| match path.join(".") {
+        whole if whole.is_empty() => format!("`{}`", task.name),
+        path => format!("`{path}` of `{}`", task.name),
+    };
+    let parts: Vec<String> = task.release.iter().map(part).collect();
+    let message = format!("the release of {} is denied by device `{device}`", parts.join(", "));
+    Failure::new(FailureClass::Denied, message)
+        .help("the device's owner allows releases with `headstart-device join --allow-release`")
 }
 
 /// The pipeline counts on a public output, and the device keeps it.

@@ -123,8 +123,13 @@ impl Device {
         }
     }
 
+    /// Conditions of an offer that do not hold now.
+    fn unmet(&self, offer: &Offer) -> Vec<String> {
+        offer.only_when.iter().filter(|c| !self.facts.holds.contains(c)).cloned().collect()
+    }
+
     fn qualifies(&self, offer: &Offer) -> bool {
-        self.unfit(offer).is_none() && offer.only_when.iter().all(|c| self.facts.holds.contains(c))
+        self.unfit(offer).is_none() && self.unmet(offer).is_empty()
     }
 }
 
@@ -253,17 +258,27 @@ impl LeaseTable {
         }
     }
 
+    /// Conditions of an offer that do not hold on its device.
+    pub(crate) fn unmet_conditions(&self, run: &str, instance: u32, device: &str) -> Vec<String> {
+        let Some(d) = self.devices.get(device) else { return Vec::new() };
+        let offer = d.offers.iter().find(|o| o.run == run && o.instance == instance);
+        offer.map(|offer| d.unmet(offer)).unwrap_or_default()
+    }
+
+    pub(crate) fn is_waiting(&self, device: &str) -> bool {
+        self.devices.get(device).is_some_and(|d| d.waiting > 0)
+    }
+
     /// What a run's offers wait for; those that their device will take at once are left out.
     pub(crate) fn device_waits(&self, run: &str) -> Vec<DeviceWait> {
         let mut out: Vec<DeviceWait> = Vec::new();
         for (name, device) in &self.devices {
             for offer in device.offers.iter().filter(|o| o.run == run) {
-                let missing = || offer.only_when.iter().filter(|c| !device.facts.holds.contains(c)).cloned();
                 let why = match self.presence(run, offer.instance, name) {
                     Presence::Absent { last_seen_ms: None } => WaitReason::Join,
                     Presence::Absent { last_seen_ms: Some(ms) } => WaitReason::Contact { last_seen_ms: ms },
                     Presence::Unfit(why) => WaitReason::Unfit(why),
-                    Presence::Present => match missing().collect::<Vec<_>>() {
+                    Presence::Present => match device.unmet(offer) {
                         met if met.is_empty() => continue,
                         missing => WaitReason::Conditions(missing),
                     },

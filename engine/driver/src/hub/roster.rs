@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use headstart_content::files::{self, Mode};
-use headstart_protocol::Digest;
 use headstart_protocol::wire::{Join, WireError};
+use headstart_protocol::{Digest, Numerics};
 use headstart_store::StoreError;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ const LONGEST_NAME: usize = 64;
 const SHORTEST_SECRET: usize = 16;
 
 /// A device, as the file `devices.json` of the workspace knows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Known {
     /// Digest of the secret; the secret itself is not kept.
     pub secret: Digest,
@@ -29,6 +29,9 @@ pub(crate) struct Known {
     pub version: String,
     /// Stage kinds that it can run.
     pub kinds: Vec<String>,
+    /// What its stages compute numbers with; absent for devices of version 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numerics: Option<Numerics>,
 }
 
 pub(crate) struct Roster {
@@ -77,9 +80,13 @@ impl Roster {
                 ),
             ));
         }
-        let now = Known { secret, version: join.version.clone(), kinds: join.kinds.clone() };
-        let same = known.get(name).is_some_and(|k| k.version == now.version && k.kinds == now.kinds);
-        if !same {
+        let now = Known {
+            secret,
+            version: join.version.clone(),
+            kinds: join.kinds.clone(),
+            numerics: join.numerics.clone(),
+        };
+        if known.get(name) != Some(&now) {
             let mut next = known.clone();
             next.insert(name.clone(), now);
             let json = serde_json::to_vec_pretty(&next).map_err(internal)?;
@@ -87,6 +94,11 @@ impl Roster {
             *known = next;
         }
         Ok(())
+    }
+
+    /// What a device computes numbers with, as it said when it last joined.
+    pub(crate) fn numerics(&self, device: &str) -> Option<Numerics> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(device)?.numerics.clone()
     }
 
     pub(crate) fn all(&self) -> BTreeMap<String, Known> {

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use headstart_driver::{Engine, EngineOptions, RunOptions, RunResult};
 use headstart_dsl::plan::{Declared, Instance, Item, Output as PlanOutput, Place, Plan, Policy};
+use headstart_env::Env;
+use headstart_env::simulated::SimulatedClock;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::stage::Progress;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Output, Stage, Type};
@@ -76,7 +78,7 @@ pub fn made(ctx: &dyn Context, ty: Type, n: i64) -> Result<Output, Failure> {
 /// - `probe` fails transiently as long as the script says so, then gives `model` plus one; it keeps
 ///   progress, and counts as `progress` each time that it finds some;
 /// - `embed` panics;
-/// - `evaluate` sleeps until it is told to stop;
+/// - `evaluate` reports progress once and waits until it is told to stop;
 /// - `merge` has wrong input;
 /// - `blend` ignores its inputs and gives `rows`;
 /// - `accuracy` gives its argument back as a value, without a file;
@@ -132,8 +134,9 @@ pub fn stages(script: &Arc<Script>) -> Vec<Box<dyn Stage>> {
     add(
         "evaluate",
         Box::new(|_, _, ctx| {
+            ctx.progress(Progress { unit: "waits".into(), ..Progress::default() });
             while !ctx.cancelled() {
-                std::thread::sleep(Duration::from_millis(2));
+                std::thread::yield_now();
             }
             Err(Failure::new(FailureClass::Cancelled, "stopped"))
         }),
@@ -180,11 +183,21 @@ impl Bench {
     }
 
     pub fn with(options: EngineOptions) -> Self {
+        Self::in_env(options, Env::system())
+    }
+
+    fn in_env(options: EngineOptions, env: Env) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let script = Arc::new(Script::default());
         let ws = Workspace::open(&dir.path().join("ws")).expect("a workspace");
-        let engine = Engine::with(ws, stages(&script), options).expect("an engine");
+        let engine = Engine::with_env(ws, stages(&script), options, env).expect("an engine");
         Self { dir, script, engine }
+    }
+
+    /// A bench whose time stands still until it is moved.
+    pub fn simulated(options: EngineOptions) -> (Self, SimulatedClock) {
+        let clock = SimulatedClock::new();
+        (Self::in_env(options, Env::simulated(&clock, 1)), clock)
     }
 
     /// A second engine on the same workspace, as after a restart.
@@ -212,6 +225,13 @@ impl Bench {
         let Some(Value::Artifact(a)) = &output.value else { return None };
         let folder = self.engine.workspace().artifacts().materialize(&a.id).expect("stored");
         Some(std::fs::read_to_string(folder.join("n")).expect("a file").parse().expect("a number"))
+    }
+}
+
+/// Waits until something holds that other threads bring about.
+pub async fn until(mut holds: impl FnMut() -> bool) {
+    while !holds() {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -11,7 +11,7 @@ use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::{Claim, Commit, Committed, Facts, Join, WireError};
-use headstart_protocol::{ArtifactRef, Digest, Manifest, PROTOCOL_VERSION, Type};
+use headstart_protocol::{ArtifactRef, Digest, Manifest, Numerics, PROTOCOL_VERSION, Type};
 use serde_json::json;
 
 use super::{Bench, Pipeline, field, list, out};
@@ -37,6 +37,7 @@ pub fn join_as(secret: &str) -> Join {
         protocol: PROTOCOL_VERSION,
         version: "1.2.3".into(),
         kinds: ["jsonl", "embed", "select", "finetune"].map(String::from).to_vec(),
+        numerics: None,
         facts: Facts { threads: 2, memory: 4 << 30, ..Facts::default() },
         secret: secret.into(),
     }
@@ -50,7 +51,16 @@ pub fn handle(ty: ArtifactType, content: &str) -> ArtifactRef {
 
 impl Phone {
     pub fn join(hub: &Hub) -> Self {
-        let joined = hub.join(join_as("a secret of the phone")).expect("admitted");
+        Self::admitted(hub, join_as("a secret of the phone"))
+    }
+
+    /// A phone that says what it computes with.
+    pub fn join_with(hub: &Hub, numerics: Numerics) -> Self {
+        Self::admitted(hub, Join { numerics: Some(numerics), ..join_as("a secret of the phone") })
+    }
+
+    fn admitted(hub: &Hub, join: Join) -> Self {
+        let joined = hub.join(join).expect("admitted");
         let key = VerifyingKey::from_bytes(&unhex(&joined.key)).expect("a key");
         Self { hub: hub.clone(), token: joined.token, key, tasks: Vec::new() }
     }

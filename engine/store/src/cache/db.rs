@@ -1,6 +1,7 @@
 //! The database behind the cache: opened late, set aside where damaged, in memory where taken.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -51,14 +52,15 @@ impl Db {
     pub(crate) fn open(path: &Path) -> Option<Self> {
         match Self::open_file(path) {
             Ok(db) => return Some(db),
-            Err(why) => {
-                tracing::warn!(path = %path.display(), %why, "going on with an empty cache in memory")
-            }
+            Err(why) => tracing::warn!(
+                "{why}; this process works without the cache: it does not see finished stages, and \
+                 what it computes is not kept for later runs"
+            ),
         }
         match Self::connect(None, None) {
             Ok(db) => Some(db),
             Err(why) => {
-                tracing::error!(%why, "DuckDB does not work here; going on without a cache");
+                tracing::error!("DuckDB does not work here, so there is no cache at all: {why}");
                 None
             }
         }
@@ -72,9 +74,11 @@ impl Db {
         let lock = lock.map_err(|e| format!("cannot open {}: {e}", lock_path.display()))?;
         match FileExt::try_lock_exclusive(&lock) {
             Ok(true) => {}
-            Ok(false) => return Err("another process has the cache open".to_owned()),
+            Ok(false) => return Err(format!("{} is in use by {}", path.display(), holder(&lock_path))),
             Err(e) => return Err(format!("cannot lock {}: {e}", lock_path.display())),
         }
+        // For whoever finds it locked; a lock holds without it.
+        let _ = lock.set_len(0).and_then(|()| write!(&lock, "{}", std::process::id()));
         let text = path.to_str().ok_or("the path is not UTF-8, which DuckDB needs")?;
         let clone = || lock.try_clone().map_err(|e| e.to_string());
         match Self::connect(Some(text), Some(clone()?)) {
@@ -134,6 +138,12 @@ fn prepare(main: &Connection) -> Result<(), String> {
     main.execute_batch(schema::STAGING).map_err(text)
 }
 
+/// The process that holds a lock, for people.
+fn holder(lock: &Path) -> String {
+    let pid = fs::read_to_string(lock).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    pid.map_or("another process".to_owned(), |pid| format!("another process ({pid})"))
+}
+
 /// DuckDB refuses a file that, say, its own command line has open.
 fn is_lock_conflict(why: &str) -> bool {
     let why = why.to_lowercase();
@@ -164,6 +174,10 @@ pub(crate) fn set_aside(path: &Path, why: &str) -> Result<(), String> {
         return Err(why.to_owned());
     }
     let aside = aside(path);
-    tracing::warn!(%why, aside = %aside.display(), "the cache cannot be used; starting an empty one");
+    tracing::warn!(
+        "the cache {} cannot be used ({why}): it is renamed to {}, and an empty one takes its place",
+        path.display(),
+        aside.display()
+    );
     Ok(())
 }

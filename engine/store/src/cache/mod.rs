@@ -3,7 +3,7 @@
 //! Nothing here can fail a run. What is put is first kept in memory, where it is found at once,
 //! and written behind in groups; a crash loses at most the last group. A database that is damaged
 //! is renamed and an empty one takes its place; one that another process has open is replaced by
-//! an empty one in memory. Both are logged.
+//! an empty one in memory. Both are logged as warnings, once.
 //!
 //! The tables are documented in the database itself: `SELECT * FROM duckdb_columns()`.
 //!

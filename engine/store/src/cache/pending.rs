@@ -182,7 +182,7 @@ impl Shared {
     /// Logs a failure. A database that turns out damaged is set aside for the next process; this
     /// one goes on with what it has in memory.
     pub(crate) fn complain(&self, doing: &str, why: &str) {
-        tracing::warn!(path = %self.path.display(), %why, "the cache could not {doing}");
+        tracing::warn!("the cache {} could not {doing}: {why}", self.path.display());
         let lower = why.to_lowercase();
         let damaged = ["corrupt", "checksum", "invalidated"].iter().any(|w| lower.contains(w));
         if damaged && self.path.exists() && self.db().is_some_and(|db| db.home == db::Home::File) {

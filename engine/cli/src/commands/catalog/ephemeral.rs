@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use headstart_protocol::numerics::NumericRows;
 use headstart_protocol::{
-    ArtifactRef, Context, Digest, Failure, FailureClass, FileRef, Manifest, Output, Progress, RowCache,
+    ArtifactRef, Context, Digest, Failure, FailureClass, FileRef, Manifest, Numerics, Output, Progress,
+    RowCache,
 };
 use headstart_store::Workspace;
 use tempfile::TempDir;
@@ -23,7 +25,7 @@ pub struct EphemeralContext<'a> {
 }
 
 /// The workspace's row cache, to read only.
-struct ReadOnly<'a>(&'a dyn RowCache);
+struct ReadOnly<'a>(NumericRows<'a>);
 
 impl RowCache for ReadOnly<'_> {
     fn embeddings(&self, space: &Digest, texts: &[Digest]) -> Vec<Option<Vec<f32>>> {
@@ -40,9 +42,10 @@ impl RowCache for ReadOnly<'_> {
 }
 
 impl<'a> EphemeralContext<'a> {
-    /// A context over a workspace.
-    pub fn new(ws: &'a Workspace) -> Result<Self, CommandError> {
-        Ok(Self { scratch: ws.scratch("catalog")?, rows: ReadOnly(ws.cache()), ws, own: Mutex::default() })
+    /// A context over a workspace, for a stage that computes with `numerics`.
+    pub fn new(ws: &'a Workspace, numerics: Option<Numerics>) -> Result<Self, CommandError> {
+        let rows = ReadOnly(NumericRows::new(ws.cache(), numerics));
+        Ok(Self { scratch: ws.scratch("catalog")?, rows, ws, own: Mutex::default() })
     }
 
     /// Keeps an output for as long as the context lives. Its files stay where they are, in one folder.

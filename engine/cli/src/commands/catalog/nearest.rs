@@ -153,7 +153,8 @@ fn embed(ws: &Workspace, found: &Found<'_>, rows: &[Row]) -> Result<Divergence, 
             CommandError::input(format!("the catalog does not say which {name} it was made with"))
         })
     };
-    let context = EphemeralContext::new(ws)?;
+    let stages = StageRegistry::new(headstart_builtin::stages(headstart_builtin::backend::cpu()));
+    let context = EphemeralContext::new(ws, stages.numerics("embed"))?;
     let at = context.scratch().join(ROWS_FILE);
     std::fs::write(&at, to_jsonl(rows))
         .map_err(|e| CommandError::failed(format!("{}: {e}", at.display())))?;
@@ -164,7 +165,6 @@ fn embed(ws: &Workspace, found: &Found<'_>, rows: &[Row]) -> Result<Divergence, 
         ("space".to_owned(), Value::Artifact(used("space")?)),
         ("max_tokens".to_owned(), Value::Int(ANSWER_TOKENS)),
     ]);
-    let stages = StageRegistry::new(headstart_builtin::stages(headstart_builtin::backend::cpu()));
     let call = Call { kind: "embed", ty: &Type::Divergence, args: &Args(args) };
     let output = headstart_runner::run(stages.built_in("embed")?, call, &context)?;
     let divergence = context.put(output)?;

@@ -20,7 +20,7 @@ pub fn samples(
     count: usize,
 ) -> Result<Vec<Sample>, CommandError> {
     let Some(embedded) = found.made(&found.about(place).divergence) else { return Ok(Vec::new()) };
-    let context = EphemeralContext::new(ws)?;
+    let context = EphemeralContext::new(ws, None)?;
     let read = |argument: &str| {
         let artifact = found.artifact_arg(ws, embedded, argument)?;
         read_rows(&context, &artifact, argument).ok()

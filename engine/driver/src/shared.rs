@@ -1,0 +1,69 @@
+//! What an engine shares with its runs.
+
+use std::time::Duration;
+
+use headstart_core::RunState;
+use headstart_dsl::plan::Place;
+use headstart_env::Env;
+use headstart_protocol::Numerics;
+use headstart_runner::StageRegistry;
+use headstart_store::Workspace;
+
+use crate::fence::Fences;
+use crate::hub::Hub;
+use crate::manifest_cache::ManifestCache;
+use crate::pool::Pool;
+
+/// How an engine uses its machine.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Stages that run at once. Stages use all processors themselves, so more is rarely faster.
+    pub slots: usize,
+    /// Sources (which read files and folders) that run at once, beside the slots.
+    pub source_slots: usize,
+    /// Threads that a stage may use; left out, the machine's processors divided by the slots.
+    pub threads: Option<usize>,
+    /// How long a device holds an attempt without renewing.
+    pub device_lease: Duration,
+    /// How long stages that were told to stop may take to do so.
+    pub grace: Duration,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            slots: 1,
+            source_slots: 4,
+            threads: None,
+            device_lease: Duration::from_secs(60),
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What an engine shares with its runs.
+pub(crate) struct Shared {
+    pub(crate) ws: Workspace,
+    pub(crate) stages: StageRegistry,
+    pub(crate) manifests: ManifestCache,
+    pub(crate) fences: Fences,
+    pub(crate) pool: Pool,
+    pub(crate) hub: Hub,
+    pub(crate) options: EngineOptions,
+    pub(crate) env: Env,
+}
+
+impl Shared {
+    /// What the place that runs an instance computes numbers with, as far as it is known: a device as
+    /// of its last join. `None` for kinds that compute nothing.
+    pub(crate) fn numerics_of(&self, state: &RunState, instance: u32) -> Option<Numerics> {
+        let inst = state.instance(instance);
+        if !state.plan().is_numeric(&inst.kind) {
+            return None;
+        }
+        match &inst.place {
+            Place::Server => self.stages.numerics(&inst.kind),
+            Place::Device(name) => self.hub.numerics(name),
+        }
+    }
+}
