@@ -130,7 +130,7 @@ pub fn allow(ty: &Type, path: &[String], allowed: Allowed) -> Result<(Class, Typ
 
 /// The refusal of something that can never be released.
 fn refusal(ty: &Type, path: &[String]) -> Failure {
-    let m = format!("the engine asks for {}, which never leaves a device", described(ty, path));
+    let m = format!("the engine asks for {}, which never leaves this device", described(ty, path));
     Failure::new(FailureClass::Denied, m)
 }
 

@@ -264,16 +264,17 @@ async fn releases_that_are_not_allowed_fail_and_say_little() {
     let everything: Allowed = "metrics,selection,mix,pllm".parse().expect("known words");
     let data = [("data", Value::Artifact(mine.clone()))];
     let evaluate = |fence| task(fence, "evaluate", Type::Metrics, &data);
+    let (denied, wrong) = ("denied by the device's release policy", "the stage's input on the device is wrong");
     let cases = [
-        (releasing(read_diary(2), &[""]), everything, "never leaves this device"),
-        (releasing(evaluate(3), &[""]), Allowed::NONE, "--allow-release"),
-        (releasing(evaluate(4), &["best_answer"]), everything, "it is not a number"),
-        (releasing(evaluate(5), &["loss", "nested.text"]), everything, "never leaves this device"),
+        (releasing(read_diary(2), &[""]), everything, denied, "never leaves this device"),
+        (releasing(evaluate(3), &[""]), Allowed::NONE, denied, "--allow-release"),
+        (releasing(evaluate(4), &["best_answer"]), everything, wrong, "it is not a number"),
+        (releasing(evaluate(5), &["loss", "nested.text"]), everything, denied, "never leaves this device"),
     ];
-    for (t, allowed, reason) in cases {
+    for (t, allowed, told, reason) in cases {
         let what = format!("{} {:?}", t.kind, t.release);
         let Outcome::Failed { failure } = one(&engine, &place, allowed, t).await else { panic!("{what}") };
-        assert_eq!(failure.message, "the stage's input on the device is wrong", "{what}");
+        assert_eq!(failure.message, told, "{what}");
         let entries = history::read(&place.state().join("history.jsonl")).expect("a history");
         let here = entries.last().and_then(|e| e.failure.clone()).expect("remembered");
         let text = format!("{} {}", here.message, here.help.unwrap_or_default());
@@ -428,7 +429,7 @@ async fn a_public_output_cannot_be_made_of_private_files() {
     place.run(&engine, vec![carry]).await.expect("runs");
     let outcome = engine.commits().pop().expect("a commit").outcome;
     let Outcome::Failed { failure } = outcome else { panic!("{outcome:?}") };
-    assert!(failure.message.contains("a public stage may not"), "{failure}");
+    assert!(failure.message.contains("neither in its scratch folder"), "{failure}");
     assert!(!failure.message.contains(&*place.data().to_string_lossy()), "{failure}");
     assert!(engine.lock().uploaded.is_empty());
 }
