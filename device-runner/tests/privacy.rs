@@ -264,7 +264,8 @@ async fn releases_that_are_not_allowed_fail_and_say_little() {
     let everything: Allowed = "metrics,selection,mix,pllm".parse().expect("known words");
     let data = [("data", Value::Artifact(mine.clone()))];
     let evaluate = |fence| task(fence, "evaluate", Type::Metrics, &data);
-    let (denied, wrong) = ("denied by the device's release policy", "the stage's input on the device is wrong");
+    let (denied, wrong) =
+        ("denied by the device's release policy", "the stage's input on the device is wrong");
     let cases = [
         (releasing(read_diary(2), &[""]), everything, denied, "never leaves this device"),
         (releasing(evaluate(3), &[""]), Allowed::NONE, denied, "--allow-release"),
