@@ -225,7 +225,7 @@ pub enum ExprKind {
     Join(Vec<Expr>),
     /// `-a`
     Minus(Box<Expr>),
-    /// A literal with a mistake that is reported already.
+    /// A literal with an error that is reported already.
     Bad,
 }
 

@@ -3,7 +3,7 @@
 //! One pass over everything: files and imports ([`load`]), references and their order ([`refs`]),
 //! then every item in that order: types ([`infer`], [`arg`], [`mix`]), settings ([`settings`]),
 //! residency ([`residency`]), instances ([`item`], [`lower`]); last outputs and schedules. A value
-//! whose mistake is reported already is `None` from there on, so that no mistake is told twice.
+//! whose error is reported already is `None` from there on, so that no error is reported twice.
 
 mod arg;
 mod index;
@@ -54,7 +54,7 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Whether any finding is an error.
+    /// Whether any diagnostic is an error.
     pub fn has_errors(&self) -> bool {
         self.diagnostics.iter().any(|d| d.severity == Severity::Error)
     }
@@ -176,7 +176,7 @@ enum Entity {
     Item(usize),
     Module(usize),
     Program(usize),
-    /// Declared, but with a mistake that is reported.
+    /// Declared, but with an error that is reported.
     Bad,
 }
 
@@ -213,7 +213,7 @@ struct ItemState {
     keys: Vec<(String, u32)>,
     by_key: HashMap<String, u32>,
     instances: Range<u32>,
-    /// Whether it has its instances; not so in cycles, and where its loops have mistakes.
+    /// Whether it has its instances; not so in cycles, and where its loops have errors.
     done: bool,
     private: Option<Private>,
     used: bool,
@@ -227,7 +227,7 @@ struct Private {
     device: String,
     /// The private item that makes it private, and where it is used; none for a `private dataset`.
     via: Option<(usize, Span)>,
-    /// Whether its residency has a mistake: then nothing that follows from it is reported.
+    /// Whether its residency has an error: then nothing that follows from it is reported.
     reported: bool,
 }
 
@@ -342,8 +342,8 @@ impl Checker<'_> {
     }
 
     fn unknown_name(&mut self, ctx: &Ctx, name: &str, span: Span) {
-        let d = Diagnostic::new(Code::E0101, format!("nothing is called `{name}`"));
-        let d = d.at(span, "not declared in this file");
+        let d = Diagnostic::new(Code::E0101, format!("cannot find `{name}` in this file"));
+        let d = d.at(span, "not found");
         let outputs = &self.scopes[ctx.scope].outputs;
         let d = match outputs.iter().find(|o| o.name.text == name) {
             Some(o) => d

@@ -13,11 +13,11 @@ pub struct Label {
     pub span: Span,
     /// What this place has to do with it; may be empty for a primary label.
     pub text: String,
-    /// Whether it is the place of the mistake itself, rather than one that explains it.
+    /// Whether it is the place of the error itself, rather than one that explains it.
     pub primary: bool,
 }
 
-/// An edit that mends a finding: what `span` covers is replaced by `text`.
+/// An edit that fixes a diagnostic: what `span` covers is replaced by `text`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fix {
     /// What is replaced; empty where something is put in.
@@ -26,7 +26,7 @@ pub struct Fix {
     pub text: String,
 }
 
-/// One finding. The message says what is wrong without needing the labels; help says what to do.
+/// One diagnostic. The message says what is wrong without needing the labels; help says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
     /// Stable code; has a page of its own.
@@ -46,7 +46,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// A finding of this code, with the code's severity.
+    /// A diagnostic of this code, with the code's severity.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -59,14 +59,14 @@ impl Diagnostic {
         }
     }
 
-    /// Marks the place of the mistake.
+    /// Marks the place of the error.
     #[must_use]
     pub fn at(mut self, span: Span, text: impl Into<String>) -> Self {
         self.labels.push(Label { span, text: text.into(), primary: true });
         self
     }
 
-    /// Marks a place that explains the mistake.
+    /// Marks a place that explains the error.
     #[must_use]
     pub fn see(mut self, span: Span, text: impl Into<String>) -> Self {
         self.labels.push(Label { span, text: text.into(), primary: false });
@@ -87,7 +87,7 @@ impl Diagnostic {
         self
     }
 
-    /// Says how the mistake can be edited away; the words for it are a help.
+    /// Adds the fix as an edit; its words are a help.
     #[must_use]
     pub fn fix(mut self, span: Span, text: impl Into<String>) -> Self {
         self.fix = Some(Fix { span, text: text.into() });
@@ -123,7 +123,7 @@ impl Diagnostic {
         }
     }
 
-    /// The place of the mistake.
+    /// The place of the error.
     pub fn span(&self) -> Option<Span> {
         self.labels.iter().find(|l| l.primary).map(|l| l.span)
     }

@@ -33,7 +33,7 @@ pub fn format(text: &str) -> Result<String, Vec<Diagnostic>> {
             Code::E0001,
             "the formatter would have changed this file's content, so it did nothing",
         )
-        .note("this is a mistake in the formatter; please report it with the file");
+        .note("this is a bug in the formatter; please report it with the file");
         return Err(vec![d]);
     }
     Ok(out)

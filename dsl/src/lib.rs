@@ -9,18 +9,18 @@
 //! let checked = check("p.pllm", &files, &Default::default());
 //! assert!(checked.plan.is_none());
 //! let text = render(&checked.diagnostics, &checked.sources, false);
-//! assert!(text.contains("error[E0101]: nothing is called `bsae`"));
+//! assert!(text.contains("error[E0101]: cannot find `bsae` in this file"));
 //! assert!(text.contains("did you mean `base`?"));
 //! ```
 //!
 //! # Layout
 //! - `grammar.pest`: the grammar, which is the specification of the syntax.
 //! - [`parse`] (`syntax`): text to the spanned tree of [`ast`]; the only module that sees the
-//!   grammar's rules. `mistakes` words what it does not understand, `literal` reads numbers.
+//!   grammar's rules. It also words what the grammar does not accept; `literal` reads numbers.
 //! - [`check()`]: trees to a [`Plan`]: names, types, fan-out, mixes, settings, residency, schedules.
 //! - [`plan`]: the plan, as the engine takes it. [`mod@graph`]: the plan as a graph, and parts of it.
-//! - [`diagnostic`], [`codes`]: findings and their stable codes, a page each in `codes/`.
-//! - [`render()`], [`to_json`]: findings for people and for tools.
+//! - [`diagnostic`], [`codes`]: diagnostics and their stable codes, a page each in `codes/`.
+//! - [`render()`], [`to_json`]: diagnostics for people and for tools.
 //! - [`mod@format`]: the one style.
 //! - [`analyze`], [`symbols`]: every name and what stands where, for editors; [`analyze_again`] after
 //!   a change.

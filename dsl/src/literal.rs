@@ -87,7 +87,7 @@ fn unit_start(text: &str) -> usize {
 }
 
 impl NumberError {
-    /// The finding, at the place of the literal, which is `written` so.
+    /// The diagnostic, at the place of the literal, which is `written` so.
     pub fn diagnostic(&self, written: &str, span: Span) -> Diagnostic {
         let d = Diagnostic::new(Code::E0005, self.to_string());
         match self {

@@ -1,4 +1,4 @@
-//! Findings for people and for tools.
+//! Diagnostics for people and for tools.
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet, normalize_untrusted_str};
 use serde::Serialize;
@@ -7,10 +7,10 @@ use crate::codes::{Code, Severity};
 use crate::diagnostic::{Diagnostic, Label};
 use crate::span::{FileId, Sources};
 
-/// Columns of a rendered finding.
+/// Columns of a rendered diagnostic.
 const WIDTH: usize = 120;
 
-/// Renders findings as a compiler does: message, the marked lines of every file involved, notes,
+/// Renders diagnostics as a compiler does: message, the marked lines of every file involved, notes,
 /// help. Ends with a line break unless empty.
 pub fn render(diagnostics: &[Diagnostic], sources: &Sources, color: bool) -> String {
     let renderer = if color { Renderer::styled() } else { Renderer::plain() }.term_width(WIDTH);
@@ -51,7 +51,7 @@ fn group<'a>(d: &'a Diagnostic, sources: &'a Sources) -> Group<'a> {
     group
 }
 
-/// The files that a finding marks, that of the mistake first.
+/// The files that a diagnostic marks, the primary one first.
 fn files(d: &Diagnostic) -> Vec<FileId> {
     let mut out: Vec<FileId> = d.span().map(|s| s.file).into_iter().collect();
     for l in &d.labels {
@@ -71,7 +71,7 @@ fn annotation(l: &Label, len: usize) -> annotate_snippets::Annotation<'_> {
     if l.text.is_empty() { annotation } else { annotation.label(normalize_untrusted_str(&l.text)) }
 }
 
-/// A finding as tools read it; lines and columns count from 1, columns in characters.
+/// A diagnostic as tools read it; lines and columns count from 1, columns in characters.
 #[derive(Serialize)]
 struct JsonDiagnostic<'a> {
     code: Code,
@@ -80,7 +80,7 @@ struct JsonDiagnostic<'a> {
     labels: Vec<JsonLabel<'a>>,
     notes: &'a [String],
     help: &'a [String],
-    /// An edit that mends it.
+    /// An edit that fixes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     fix: Option<JsonFix<'a>>,
 }
@@ -108,10 +108,10 @@ struct JsonLabel<'a> {
     primary: bool,
 }
 
-/// Findings as a JSON array.
+/// Diagnostics as a JSON array.
 ///
 /// # Panics
-/// Never: every part of a finding can be written as JSON.
+/// Never: every part of a diagnostic can be written as JSON.
 pub fn to_json(diagnostics: &[Diagnostic], sources: &Sources) -> serde_json::Value {
     let all: Vec<_> = diagnostics.iter().map(|d| json(d, sources)).collect();
     serde_json::to_value(all).expect("texts and numbers can be written as JSON")

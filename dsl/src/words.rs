@@ -19,7 +19,7 @@ const fn word(name: &'static str, example: &'static str, doc: &'static str) -> W
 
 /// The words that start an item.
 pub const ITEMS: &[Word] = &[
-    word("import", "import \"./lib.pllm\" as lib { base: base }", "takes in another file under a name"),
+    word("import", "import \"./lib.pllm\" as lib { base: base }", "imports another file under a name"),
     word("param", "param rank: Int = 8", "a value that can be set from outside"),
     word(
         "private",
@@ -32,7 +32,7 @@ pub const ITEMS: &[Word] = &[
     word(
         "program",
         "program tools = \"stages/tools.py\"",
-        "a program of one's own, whose stages are called as `tools.name(…)`",
+        "a program with custom stages, which are called as `tools.name(…)`",
     ),
     word("stage", "stage said: Responses = probe(base, prompts: questions)", "a step of the pipeline"),
     word(
@@ -40,22 +40,14 @@ pub const ITEMS: &[Word] = &[
         "schedule nightly { cron: \"0 3 * * *\", timezone: \"UTC\" }",
         "when the pipeline runs by itself",
     ),
-    word("output", "output catalog = catalog", "what a run hands out"),
+    word("output", "output catalog = catalog", "a result of a run"),
 ];
 
 /// The settings of an item.
 pub const SETTINGS: &[Word] = &[
-    word(
-        "on",
-        "on: device(\"phone\")",
-        "where it runs: `server`, or a device by name; the server where nothing is said",
-    ),
-    word("memory", "memory: 1GiB", "how much memory it may use; a runner with less is passed over"),
-    word(
-        "retry",
-        "retry: 2",
-        "further attempts after a failure that may pass, 0 to 1000; 0 where nothing is said",
-    ),
+    word("on", "on: device(\"phone\")", "where it runs: `server` (default), or a device by name"),
+    word("memory", "memory: 1GiB", "how much memory it may use; runners with less are not chosen"),
+    word("retry", "retry: 2", "further attempts after a temporary failure, 0 (default) to 1000"),
     word("backoff", "backoff: 10s", "the pause before the first retry, doubled each time"),
     word("timeout", "timeout: 2h", "how long one attempt may take"),
     word("wait", "wait: 1d", "how long it may wait for a runner"),
@@ -71,11 +63,7 @@ pub const CONDITIONS: &[Word] = &[
 
 /// The entries of a schedule.
 pub const ENTRIES: &[Word] = &[
-    word(
-        "run",
-        "run: catalog",
-        "the items or outputs that are brought up to date, one or a list; everything where nothing is said",
-    ),
+    word("run", "run: catalog", "the items or outputs that a fire updates, one or a list (default: all)"),
     word(
         "cron",
         "cron: \"0 3 * * *\"",
@@ -85,23 +73,23 @@ pub const ENTRIES: &[Word] = &[
     word(
         "overlap",
         "overlap: skip",
-        "what happens when the run before still goes on; `skip` where nothing is said",
+        "what happens while the previous run is still running (default: `skip`)",
     ),
-    word("catchup", "catchup: last", "what happens to fires that were missed; `last` where nothing is said"),
+    word("catchup", "catchup: last", "what happens to missed fires (default: `last`)"),
 ];
 
 /// What `overlap` can be; the first is the default.
 pub const OVERLAP: &[Word] = &[
-    word("skip", "overlap: skip", "the new run is left out, and that is noted"),
+    word("skip", "overlap: skip", "the new run is skipped, and the skip is recorded"),
     word("queue", "overlap: queue", "the new run waits for the old one"),
     word("allow", "overlap: allow", "both run at once"),
 ];
 
 /// What `catchup` can be; `last` is the default.
 pub const CATCHUP: &[Word] = &[
-    word("none", "catchup: none", "missed fires are left out"),
-    word("last", "catchup: last", "the latest missed fire is made up for"),
-    word("all", "catchup: all", "every missed fire is made up for, oldest first"),
+    word("none", "catchup: none", "missed fires are skipped"),
+    word("last", "catchup: last", "the latest missed fire runs"),
+    word("all", "catchup: all", "every missed fire runs, oldest first"),
 ];
 
 /// What stands in expressions and is called, beside the kinds.

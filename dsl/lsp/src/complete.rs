@@ -12,7 +12,7 @@ use crate::documents::Analysis;
 use crate::hover;
 use crate::scan::{Scan, Token, scan};
 
-/// What is offered at a byte of the text. The analysis may be of the text with its mistakes.
+/// What is offered at a byte of the text. The analysis may be of the text with its errors.
 pub fn complete(a: &Analysis, text: &str, at: usize, snippets: bool) -> Vec<CompletionItem> {
     let Some(scan) = scan(text, at) else { return Vec::new() };
     let mut c = Completer { a, scan, out: Vec::new(), snippets };

@@ -293,7 +293,7 @@ impl Server<'_> {
                 let all = Range::new(Position::default(), d.text.position(d.text.text.len()));
                 answer(vec![TextEdit::new(all, new)])
             }
-            // Its mistakes are shown already.
+            // Its errors are shown already.
             Err(_) => Ok(serde_json::Value::Null),
         }
     }

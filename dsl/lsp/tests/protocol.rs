@@ -1,4 +1,4 @@
-//! The server, spoken to through the protocol by a scripted editor: findings, places, names, layout.
+//! The server, spoken to through the protocol by a scripted editor: diagnostics, places, names, layout.
 
 mod editor;
 
@@ -9,7 +9,7 @@ use headstart_dsl::MemoryLoader;
 use serde_json::{Value, json};
 
 #[test]
-fn findings_while_typing() {
+fn diagnostics_while_typing() {
     let mut e = Editor::new(files());
     e.open("model base = local(\"m\")\noutput o = bsae\n");
     let found = e.found();
@@ -19,7 +19,7 @@ fn findings_while_typing() {
     assert_eq!(found[0]["range"]["start"], json!({ "line": 1, "character": 11 }));
     let message = found[0]["message"].as_str().expect("a message");
     assert!(
-        message.contains("nothing is called `bsae`") && message.contains("did you mean `base`?"),
+        message.contains("cannot find `bsae` in this file") && message.contains("did you mean `base`?"),
         "{message}"
     );
     // The two letters change places, by an edit of the range.
@@ -33,7 +33,7 @@ fn findings_while_typing() {
 }
 
 #[test]
-fn findings_of_imports_and_related_places() {
+fn diagnostics_of_imports_and_related_places() {
     let mut e = Editor::new(MemoryLoader::new().with("/project/lib.pllm", "output o = nothing\n"));
     e.open("import \"./lib.pllm\" as lib\nmodel a = local(\"m\")\nmodel a = local(\"n\")\noutput o = a\noutput p = lib.o\n");
     let found = e.found();

@@ -16,7 +16,7 @@ use crate::names;
 use crate::names::with_article;
 
 impl Checker<'_> {
-    /// The arguments of a call, defaults filled in; absent ones and those with mistakes left out.
+    /// The arguments of a call, defaults filled in; absent ones and those with errors left out.
     pub(super) fn args(
         &mut self,
         ctx: &mut Ctx,
@@ -67,7 +67,7 @@ impl Checker<'_> {
             if let ExprKind::Bad = arg.value.kind {
                 return None;
             }
-            let d = Diagnostic::new(Code::E0107, "only the first argument may go without its name");
+            let d = Diagnostic::new(Code::E0107, "only the first argument may omit its name");
             let given = |a: &Arg| call.args.iter().any(|g| g.name.as_ref().is_some_and(|n| n.text == a.name));
             let free: Vec<&Arg> = kind.args.iter().skip(1).filter(|a| !given(a)).collect();
             let needed: Vec<&Arg> =
@@ -108,7 +108,7 @@ impl Checker<'_> {
         if missing.is_empty() {
             return;
         }
-        // An argument with a mistake is reported already; that it is missing is no news.
+        // An argument with an error is reported already; it is not reported as missing as well.
         let strangers = call.args.iter().enumerate().filter(|(n, a)| match &a.name {
             Some(name) => !kind.args.iter().any(|k| k.name == name.text),
             None => *n > 0 || matches!(a.value.kind, ExprKind::Bad),
@@ -117,7 +117,7 @@ impl Checker<'_> {
             return;
         }
         let list = names::quoted(missing.iter().map(|a| a.name.as_str()), "and");
-        let mut d = Diagnostic::new(Code::E0106, format!("`{}` needs {list}", kind.name))
+        let mut d = Diagnostic::new(Code::E0106, format!("missing {list} in the call of `{}`", kind.name))
             .at(call.name.span, format!("{list} missing"));
         for m in missing {
             d = d.help(match is_told(m) {
@@ -279,7 +279,7 @@ impl Checker<'_> {
             return None;
         };
         let ExprKind::Name(metric) = &left.bare().kind else {
-            self.report(wrong(left, "the name of a metric stands here"));
+            self.report(wrong(left, "expected the name of a metric"));
             return None;
         };
         let bound = self.infer(ctx, right)?;
@@ -287,7 +287,7 @@ impl Checker<'_> {
             TypedExprKind::Const(Value::Int(i)) => i as f64,
             TypedExprKind::Const(Value::Float(x)) => x,
             _ => {
-                self.report(wrong(right, "a number that is known beforehand stands here"));
+                self.report(wrong(right, "expected a number that is known before the run"));
                 return None;
             }
         };

@@ -14,7 +14,7 @@ use crate::names::{self, with_article};
 use crate::span::Span;
 
 impl Checker<'_> {
-    /// The type and meaning of an expression; none where a mistake in it is reported.
+    /// The type and meaning of an expression; none where an error in it is reported.
     pub(super) fn infer(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<TypedExpr> {
         let span = e.span;
         match &e.kind {
@@ -77,7 +77,7 @@ impl Checker<'_> {
                 Some(TypedExpr { span, literal: false, ..value })
             }
             Entity::Module(_) => {
-                let d = Diagnostic::new(Code::E0201, "a module is no value").at(span, "an imported file");
+                let d = Diagnostic::new(Code::E0201, "a module is not a value").at(span, "an imported file");
                 self.report(d.help("name something in it, as in `module.item`"));
                 None
             }
@@ -226,7 +226,7 @@ impl Checker<'_> {
                 _ => None,
             },
             _ => {
-                let d = Diagnostic::new(Code::E0213, "a key is a text or a loop variable");
+                let d = Diagnostic::new(Code::E0213, "a key must be a text or a loop variable");
                 self.report(d.at(e.span, with_article(&key.ty)));
                 None
             }
@@ -259,7 +259,7 @@ impl Checker<'_> {
                 (Type::Int, Type::Float) => ty = Type::Float,
                 (Type::Float, Type::Int) => {}
                 (first, other) => {
-                    let d = Diagnostic::new(Code::E0208, "the elements of a list have one type")
+                    let d = Diagnostic::new(Code::E0208, "the elements of a list must have the same type")
                         .at(t.span, with_article(other))
                         .see(all[0].span, format!("the first element is {}", with_article(first)));
                     self.report(d);
@@ -299,7 +299,7 @@ impl Checker<'_> {
         for (n, t) in typed.iter().enumerate() {
             let last = n + 1 == typed.len();
             if !last && !matches!(t.ty, Type::Optional(_)) {
-                let d = Diagnostic::new(Code::E0204, "the right side of this `or` can never be used")
+                let d = Diagnostic::new(Code::E0204, "the right side of this `or` is never used")
                     .at(t.span, format!("{}, which is always there", with_article(&t.ty)))
                     .see(all[n + 1].span, "never used");
                 let d = d.note("`a or b` is `a` where it is there, and `b` otherwise");
@@ -327,7 +327,7 @@ impl Checker<'_> {
         let d = Diagnostic::new(Code::E0203, format!("this {inner} may be absent"))
             .at(t.span, format!("{}", t.ty));
         let d = self.where_optional(d, &t.kind);
-        self.report(d.help("say what is used otherwise: `… or other`"));
+        self.report(d.help("add an alternative: `… or other`"));
         None
     }
 
@@ -386,13 +386,13 @@ impl Checker<'_> {
         match call.name.text.as_str() {
             "glob" => self.glob(ctx, call, span),
             "release" => {
-                let d =
-                    Diagnostic::new(Code::E0504, "only an output releases").at(span, "not an output's value");
+                let d = Diagnostic::new(Code::E0504, "`release` is only allowed in an output")
+                    .at(span, "not an output's value");
                 self.report(d.help("write `output name = release(…)`"));
                 None
             }
             "device" => {
-                let d = Diagnostic::new(Code::E0212, "`device(…)` says where, it is no value").at(span, "");
+                let d = Diagnostic::new(Code::E0212, "`device(…)` is a place, not a value").at(span, "");
                 self.report(d.help("write it in the settings: `{ on: device(\"…\") }`"));
                 None
             }
@@ -402,14 +402,17 @@ impl Checker<'_> {
                     return None;
                 }
                 let d = if known {
-                    Diagnostic::new(Code::E0212, format!("`{name}` makes something of its own here"))
-                        .at(span, "a stage inside another expression")
-                        .help(format!("give it a name: `stage …: … = {name}(…)`, and use the name here"))
+                    Diagnostic::new(
+                        Code::E0212,
+                        format!("stage kind `{name}` cannot be used inside an expression"),
+                    )
+                    .at(span, "a stage inside another expression")
+                    .help(format!("give it a name: `stage …: … = {name}(…)`, and use the name here"))
                 } else {
-                    Diagnostic::new(Code::E0212, format!("there is no function `{name}`"))
+                    Diagnostic::new(Code::E0212, format!("cannot find function `{name}`"))
                         .at(call.name.span, "unknown")
                         .suggest(name, call.name.span, ["glob", "release"])
-                        .note("the language has no functions of one's own; inside expressions stand `glob` and, in outputs, `release`")
+                        .note("only `glob`, and `release` in outputs, can be called in an expression")
                 };
                 self.report(d);
                 None

@@ -88,7 +88,7 @@ impl Checker<'_> {
                 let keyword = decl.declared.keyword();
                 let example =
                     kinds::all().find(|k| k.role == decl.declared.role()).map_or("", |k| &k.example);
-                let d = Diagnostic::new(Code::E0212, format!("a {keyword} is made by a stage kind"))
+                let d = Diagnostic::new(Code::E0212, format!("a {keyword} must be made by a stage kind"))
                     .at(decl.value.span, "no call of a kind")
                     .help(format!("write, for instance, `{example}`"));
                 self.report(d);
@@ -102,7 +102,7 @@ impl Checker<'_> {
             let role = decl.declared.role();
             let of_role = || kinds::all().filter(move |k| k.role == role).map(|k| k.name.as_str());
             let keyword = decl.declared.keyword();
-            let d = Diagnostic::new(Code::E0103, format!("there is no stage kind `{}`", call.name.text))
+            let d = Diagnostic::new(Code::E0103, format!("cannot find stage kind `{}`", call.name.text))
                 .at(call.name.span, "unknown kind")
                 .suggest(
                     &call.name.text,
@@ -151,7 +151,7 @@ impl Checker<'_> {
         }
         let makes = kind.as_ref().map(|k| k.returns.clone());
         let Some(stated) = &decl.ty else {
-            let d = Diagnostic::new(Code::E0007, "a stage states what it makes");
+            let d = Diagnostic::new(Code::E0007, "missing type of this stage");
             let d = d.at(decl.name.span, "no type");
             let d = match &makes {
                 Some(ty) => d.help(format!("write `stage {}: {ty} = …`", decl.name.text)),
@@ -180,7 +180,7 @@ impl Checker<'_> {
             }
             _ => d.help(format!("write `{makes}`")),
         });
-        // What reads it was written for the stated type: one mistake, one message.
+        // What reads it was written for the stated type: one error, one message.
         match ty {
             Type::List(t) | Type::Optional(t) if *t == makes => Some(makes),
             other => Some(other),
@@ -194,7 +194,7 @@ impl Checker<'_> {
             let known = self.scopes[ctx.scope].names.get(&b.name.text).map(|(_, span)| *span);
             let earlier = vars.iter().find(|v| v.name.text == b.name.text).map(|v| v.name.span);
             if let Some(first) = earlier.or(known) {
-                let d = Diagnostic::new(Code::E0102, format!("the name `{}` is taken", b.name.text))
+                let d = Diagnostic::new(Code::E0102, format!("the name `{}` is already used", b.name.text))
                     .at(b.name.span, "a loop variable of the same name")
                     .see(first, "declared here")
                     .help("give the variable another name");
@@ -249,7 +249,7 @@ impl Checker<'_> {
             _ => {
                 let d =
                     Diagnostic::new(Code::E0205, "the elements of this list are known only during the run");
-                self.report(d.at(list.span, "").note("a fan-out is laid out before the run"));
+                self.report(d.at(list.span, "").note("a fan-out is expanded before the run"));
             }
         }
         var
@@ -309,7 +309,7 @@ impl Checker<'_> {
             let key = (!lists.is_empty()).then(|| parts.join(","));
             let (instance, clash) = self.instance(i, key, &ctx.vars, &at, &made);
             if let Some((span, d)) = clash {
-                // One finding a term, however many instances show it.
+                // One diagnostic a term, however many instances show it.
                 if clashes.insert(span) {
                     self.report(d);
                 }
@@ -334,7 +334,7 @@ impl Checker<'_> {
         self.items[i].done = true;
     }
 
-    /// One instance, and a finding where it mixes pLLMs of different bases.
+    /// One instance, and a diagnostic where it mixes pLLMs of different bases.
     fn instance(
         &self,
         i: usize,

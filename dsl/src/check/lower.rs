@@ -38,7 +38,7 @@ impl Lower<'_, '_> {
             }
             TypedExprKind::Item(i) => match self.checker.items[*i].instances.clone().next() {
                 Some(instance) => Expr::Output { instance },
-                // Has a mistake that is reported; there will be no plan.
+                // Has an error that is reported; there will be no plan.
                 None => Expr::value(Value::Absent),
             },
             TypedExprKind::Instance(n) => Expr::Output { instance: *n },
@@ -122,7 +122,7 @@ impl Lower<'_, '_> {
         }
     }
 
-    /// A finding where the pLLMs of a mix are of different bases.
+    /// A diagnostic where the pLLMs of a mix are of different bases.
     pub fn base_clash(&self, t: &TypedExprKind) -> Option<(Span, Diagnostic)> {
         let TypedExprKind::Mix(terms) = t else { return None };
         let mut first: Option<(u32, Span)> = None;
@@ -132,7 +132,7 @@ impl Lower<'_, '_> {
                 None => first = Some((base, term.span)),
                 Some((other, span)) if other != base => {
                     let name = |n: u32| &self.checker.instances[n as usize].name;
-                    let d = Diagnostic::new(Code::E0210, "the pLLMs of a mix must have one base")
+                    let d = Diagnostic::new(Code::E0210, "the pLLMs of a mix must have the same base")
                         .at(term.span, format!("its base is `{}`", name(base)))
                         .see(span, format!("its base is `{}`", name(other)))
                         .help("mix only pLLMs that were made from the same model");

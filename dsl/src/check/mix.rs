@@ -33,7 +33,7 @@ impl Checker<'_> {
         ok.then_some(TypedExpr { kind: t, ty: Type::Mix, span: e.span, literal: false })
     }
 
-    /// Collects the terms of `sign * factors * e`. False where a mistake is reported.
+    /// Collects the terms of `sign * factors * e`. False where an error is reported.
     fn terms(
         &mut self,
         ctx: &mut Ctx,
@@ -47,7 +47,7 @@ impl Checker<'_> {
             ExprKind::Minus(inner) => self.terms(ctx, inner, -sign, factors, out),
             ExprKind::Sum(all) => {
                 let mut ok = true;
-                // Every term is looked at, so that every mistake is told.
+                // Every term is looked at, so that every error is reported.
                 for (minus, e) in all {
                     ok &= self.terms(ctx, e, if *minus { -sign } else { sign }, factors, out);
                 }
@@ -89,7 +89,7 @@ impl Checker<'_> {
                 Some(w) => factors.push(w),
                 None if rest.is_none() => rest = Some(inner),
                 None => {
-                    let d = Diagnostic::new(Code::E0209, "a term of a mix is numbers times one pLLM");
+                    let d = Diagnostic::new(Code::E0209, "a term of a mix must be numbers times one pLLM");
                     self.report(d.at(whole.span, "more than one factor is no number"));
                     return false;
                 }
@@ -98,7 +98,7 @@ impl Checker<'_> {
         match rest {
             Some(e) => self.terms(ctx, e, sign, &factors, out),
             None => {
-                let d = Diagnostic::new(Code::E0209, "numbers are multiplied with nothing but pLLMs");
+                let d = Diagnostic::new(Code::E0209, "numbers can only be multiplied with pLLMs");
                 self.report(d.at(whole.span, "no pLLM in this term").help("write `0.6 * name`"));
                 false
             }
@@ -131,9 +131,9 @@ impl Checker<'_> {
         let d = match typed.ty {
             Type::Int | Type::Float => d.help("a number is the weight of a pLLM: `0.6 * name`"),
             Type::Text | Type::Path => d.help("texts are written whole; `/` joins a path and a text"),
-            Type::Mix => d.help("a mix is merged first; the pLLM that comes of it can be mixed again"),
+            Type::Mix => d.help("merge the mix first; the resulting pLLM can be mixed again"),
             Type::List(_) => d.help("take elements by their keys: `0.6 * list[\"key\"]`"),
-            Type::Model => d.help("a base takes no part in a mix: weights are over what was learnt on it"),
+            Type::Model => d.help("a mix weighs pLLMs, not their base"),
             _ => d,
         };
         self.report(d);

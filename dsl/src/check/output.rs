@@ -11,7 +11,7 @@ use crate::plan::Output;
 use crate::span::Span;
 
 impl Checker<'_> {
-    /// The root file's outputs; those with mistakes left out.
+    /// The root file's outputs; those with errors left out.
     pub(super) fn outputs(&mut self) -> Vec<Output> {
         let all = self.scopes[0].outputs.clone();
         all.iter().filter_map(|o| self.output(o)).collect()
@@ -26,7 +26,8 @@ impl Checker<'_> {
             (None, None) => false,
             (Some(span), None) => {
                 if ctx.uses.iter().all(|(i, _)| self.items[*i].private.is_none()) {
-                    let d = Diagnostic::new(Code::W0005, "this is not private: `release` does nothing");
+                    let d =
+                        Diagnostic::new(Code::W0005, "`release` has no effect: this value is not private");
                     self.report(d.at(span, "").help("remove `release`"));
                 }
                 false
@@ -94,7 +95,7 @@ impl Checker<'_> {
         let mut parts = Vec::new();
         if self.parts(&typed.kind, &mut Vec::new(), &mut parts).is_none() {
             let d = Diagnostic::new(Code::E0503, "only a value or a field of it can be released")
-                .at(typed.span, format!("{}, worked out from private values", with_article(&typed.ty)));
+                .at(typed.span, format!("{}, computed from private values", with_article(&typed.ty)));
             self.report(d.help("release the value itself, as in `release(tuned.metrics)`"));
             return None;
         }

@@ -34,7 +34,8 @@ impl Checker<'_> {
             match known.get(name) {
                 Some(p) => self.params[*p].set = Some(value.clone()),
                 None => {
-                    let d = Diagnostic::new(Code::E0702, format!("there is no parameter `{name}` to set"));
+                    let d =
+                        Diagnostic::new(Code::E0702, format!("cannot find parameter `{name}` in this file"));
                     let d = d.maybe_help(names::did_you_mean(name, known.keys().map(String::as_str)));
                     let list: Vec<&str> = known.keys().map(String::as_str).collect();
                     self.report(match list.is_empty() {
@@ -63,14 +64,14 @@ impl Checker<'_> {
             (None, name) if Type::from_name(name).is_some() => Type::from_name(name)?,
             (of, name) => {
                 let d = match (of, name) {
-                    (None, "List") => Diagnostic::new(Code::E0112, "a list of what?")
+                    (None, "List") => Diagnostic::new(Code::E0112, "`List` needs the type of its elements")
                         .at(ty.span, "")
                         .help("write, for instance, `List<Path>`"),
                     (Some(_), _) if Type::from_name(name).is_some() => {
-                        Diagnostic::new(Code::E0112, format!("`{name}` takes no type between `<` and `>`"))
+                        Diagnostic::new(Code::E0112, format!("`{name}` takes no type argument"))
                             .at(ty.span, "")
                     }
-                    _ => Diagnostic::new(Code::E0112, format!("there is no type `{name}`"))
+                    _ => Diagnostic::new(Code::E0112, format!("cannot find type `{name}`"))
                         .at(ty.name.span, "unknown type")
                         .suggest(name, ty.name.span, Type::names().chain(["List"]))
                         .note(format!("the types are {} and `List<…>`", names::quoted(Type::names(), ","))),
@@ -101,9 +102,10 @@ impl Checker<'_> {
             }
             ParamValue::Busy => {
                 let name = &self.params[p].ast.name;
-                let d = Diagnostic::new(Code::E0401, format!("the parameter `{}` needs itself", name.text))
-                    .at(span, "its value is asked for here")
-                    .see(name.span, "while it is worked out");
+                let d =
+                    Diagnostic::new(Code::E0401, format!("the parameter `{}` depends on itself", name.text))
+                        .at(span, "needed here")
+                        .see(name.span, "while its value is computed");
                 // Where items are part of the circle, that is reported already.
                 if self.params[p].arg.is_none() {
                     self.report(d);

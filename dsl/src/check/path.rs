@@ -95,7 +95,7 @@ impl Checker<'_> {
         let head = self.infer(ctx, first);
         let head = head.and_then(|h| self.plain(h)).and_then(|h| self.joined_path(ctx, h, first, rest));
         let head = head?;
-        // Every part is looked at, so that every mistake is told.
+        // Every part is looked at, so that every error is reported.
         let parts: Vec<Option<TypedExprKind>> = rest.iter().map(|e| self.joined_part(ctx, e)).collect();
         let parts: Vec<TypedExprKind> = parts.into_iter().collect::<Option<_>>()?;
         let t = parts.into_iter().fold(head, below);
@@ -118,7 +118,7 @@ impl Checker<'_> {
             }
             _ => {}
         }
-        let d = no_join("left of `/` stands a path", &typed);
+        let d = no_join("a path on the left of `/`", &typed);
         self.report(match (&typed.ty, &e.bare().kind, rest.first().map(|e| &e.bare().kind)) {
             (Type::Text, ExprKind::Text(l), Some(ExprKind::Text(r))) => {
                 d.help(format!("write one text: {:?}", loader::join(l, r)))
@@ -141,7 +141,7 @@ impl Checker<'_> {
         let typed = self.infer(ctx, e)?;
         let typed = self.plain(typed)?;
         if typed.ty != Type::Text {
-            let d = no_join("right of `/` stands a text", &typed);
+            let d = no_join("a text on the right of `/`", &typed);
             self.report(match &typed.ty {
                 Type::Path => d.help("only what is on the left may be a path; declare this as a `Text`"),
                 Type::Int | Type::Float => {
@@ -158,7 +158,7 @@ impl Checker<'_> {
             t => absolute(t),
         };
         if from_root {
-            let d = Diagnostic::new(Code::E0218, "what is joined to a path does not start with `/`");
+            let d = Diagnostic::new(Code::E0218, "cannot join an absolute path to a path");
             self.report(d.at(typed.span, "an absolute path").help("leave the first `/` out"));
             return None;
         }
@@ -171,7 +171,7 @@ impl Checker<'_> {
 
 fn no_join(wanted: &str, typed: &TypedExpr) -> Diagnostic {
     let found = with_article(&typed.ty);
-    Diagnostic::new(Code::E0218, format!("on the {wanted}, not {found}")).at(typed.span, found)
+    Diagnostic::new(Code::E0218, format!("expected {wanted}, found {found}")).at(typed.span, found)
 }
 
 fn not_a_pattern(pattern: &TypedExpr) -> Diagnostic {

@@ -26,7 +26,7 @@ pub(super) struct ProgramState {
 }
 
 impl Checker<'_> {
-    /// Takes in a program's declaration. None where it has a mistake, which is reported.
+    /// Takes in a program's declaration. None where it has an error, which is reported.
     pub(super) fn program(&mut self, scope: usize, program: &ast::Program) -> Option<usize> {
         if let Some(d) = wrong_path(&program.path.text) {
             self.report(d.at(program.path.span, "named here"));
@@ -93,7 +93,7 @@ impl Checker<'_> {
         };
         let file = self.sources.add(&beside, &text);
         let wrong = |code: Code, what: &str, span: Span| {
-            Diagnostic::new(code, format!("the declaration of `{path}` is not understood: {what}"))
+            Diagnostic::new(code, format!("the declaration of `{path}` is invalid: {what}"))
                 .at(span, "")
                 .see(program.path.span, "declared for this program")
         };
@@ -123,7 +123,7 @@ impl Checker<'_> {
             let code = if unknown_type { Code::E0805 } else { Code::E0803 };
             self.report(
                 wrong(code, &message, locate(file, &text, &way))
-                    .help("correct the program, and let `headstart describe` write its declaration anew"),
+                    .help("fix the program, then run `headstart describe` to update its declaration"),
             );
             return None;
         }
@@ -145,7 +145,7 @@ impl Checker<'_> {
     pub(super) fn report_no_stage(&mut self, scope: usize, call: &Call) -> bool {
         let Some((program, stage)) = call.of_program() else { return false };
         let d = match self.scopes[scope].names.get(&program.text) {
-            // Its mistake is reported already.
+            // Its error is reported already.
             Some((Entity::Bad, _)) => return true,
             Some((Entity::Program(n), span)) => {
                 let declared = &self.programs[*n].plan;
@@ -166,14 +166,14 @@ impl Checker<'_> {
                     ),
                 })
             }
-            Some((_, span)) => Diagnostic::new(Code::E0103, format!("`{}` is no program", program.text))
+            Some((_, span)) => Diagnostic::new(Code::E0103, format!("`{}` is not a program", program.text))
                 .at(program.span, "only programs have stages to call")
                 .see(*span, "declared here"),
             None => {
                 let programs = self.scopes[scope].names.iter();
                 let programs = programs.filter(|(_, (e, _))| matches!(e, Entity::Program(_)));
-                Diagnostic::new(Code::E0101, format!("nothing is called `{}`", program.text))
-                    .at(program.span, "not declared in this file")
+                Diagnostic::new(Code::E0101, format!("cannot find `{}` in this file", program.text))
+                    .at(program.span, "not found")
                     .suggest(&program.text, program.span, programs.map(|(n, _)| n.as_str()))
                     .note("a program is declared as in `program tools = \"stages/tools.py\"`")
             }
@@ -183,7 +183,7 @@ impl Checker<'_> {
     }
 
     pub(super) fn program_is_no_value(&mut self, name: &Name) {
-        let d = Diagnostic::new(Code::E0201, "a program is no value").at(name.span, "a program");
+        let d = Diagnostic::new(Code::E0201, "a program is not a value").at(name.span, "a program");
         self.report(d.help(format!("call one of its stages: `stage …: … = {}.name(…)`", name.text)));
     }
 }

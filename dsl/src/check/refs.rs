@@ -163,7 +163,7 @@ impl Checker<'_> {
         }
         if r.hops >= MAX_HOPS {
             r.circular = true;
-            let d = Diagnostic::new(Code::E0401, "modules are defined by each other without end");
+            let d = Diagnostic::new(Code::E0401, "modules define each other in a cycle");
             self.report(d.at(span, "leads through the same modules again and again"));
             return;
         }
@@ -272,7 +272,7 @@ impl Checker<'_> {
         let name = |i: usize| format!("`{}`", self.items[i].name);
         let path: Vec<String> =
             edges.iter().map(|(user, ..)| name(*user)).chain([name(graph[start])]).collect();
-        let mut d = Diagnostic::new(Code::E0401, format!("{} needs itself to be made", name(graph[start])));
+        let mut d = Diagnostic::new(Code::E0401, format!("{} depends on itself", name(graph[start])));
         for (n, (user, used, span)) in edges.iter().enumerate() {
             let text = format!("{} uses {}", name(*user), name(*used));
             d = if n == 0 { d.at(*span, text) } else { d.see(*span, text) };
@@ -292,20 +292,20 @@ impl Checker<'_> {
                 // The items of a module can be named from outside.
                 Entity::Item(i) if !self.items[*i].used && self.open.is_empty() => {
                     let name = &self.items[*i].name;
-                    let d = Diagnostic::new(Code::W0001, format!("nothing uses `{name}`"));
+                    let d = Diagnostic::new(Code::W0001, format!("`{name}` is never used"));
                     Some(d.at(*span, "").help(format!("add `output {name} = {name}`, or remove it")))
                 }
                 Entity::Param(p) if !self.params[*p].used => {
                     let name = &self.params[*p].ast.name.text;
-                    let d = Diagnostic::new(Code::W0002, format!("nothing uses the parameter `{name}`"));
+                    let d = Diagnostic::new(Code::W0002, format!("the parameter `{name}` is never used"));
                     Some(d.at(*span, "").help("remove it"))
                 }
                 Entity::Program(p) if !self.programs[*p].used => {
-                    let d = Diagnostic::new(Code::W0007, "nothing calls a stage of this program");
+                    let d = Diagnostic::new(Code::W0007, "this program is never used");
                     Some(d.at(*span, "").help("remove it"))
                 }
                 Entity::Module(m) if !self.scopes[*m].used => {
-                    let d = Diagnostic::new(Code::W0003, "nothing uses this import");
+                    let d = Diagnostic::new(Code::W0003, "this import is never used");
                     Some(d.at(*span, "").help("remove it"))
                 }
                 _ => None,

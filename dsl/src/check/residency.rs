@@ -8,7 +8,7 @@ use crate::diagnostic::Diagnostic;
 use crate::plan::{Declared, Place};
 use crate::span::Span;
 
-/// Steps from a private dataset that a finding marks.
+/// Steps from a private dataset that a diagnostic marks.
 const SHOWN_STEPS: usize = 3;
 
 impl Checker<'_> {
@@ -20,7 +20,7 @@ impl Checker<'_> {
         if let Some((first, first_span)) = uses.first().copied() {
             let device = self.device_of(first);
             if let Some((other, span)) = uses.iter().copied().find(|(u, _)| self.device_of(*u) != device) {
-                let d = Diagnostic::new(Code::E0505, "values of two devices are brought together")
+                let d = Diagnostic::new(Code::E0505, "this combines private values of two devices")
                     .at(span, format!("private to `{}`", self.device_of(other)))
                     .see(first_span, format!("private to `{device}`"));
                 self.report(d.help("release numbers of them as outputs, and bring those together"));
@@ -65,7 +65,7 @@ impl Checker<'_> {
         let private = decl.private?;
         if decl.declared != Declared::Dataset {
             let what = decl.declared.keyword();
-            let d = Diagnostic::new(Code::E0507, format!("a {what} is not declared private"))
+            let d = Diagnostic::new(Code::E0507, format!("a {what} cannot be declared private"))
                 .at(private, "only a dataset can be")
                 .help("remove `private`: what is made from a private dataset is private by itself");
             self.report(d);
@@ -74,10 +74,12 @@ impl Checker<'_> {
         match place {
             Place::Device(d) => Some(d.clone()),
             Place::Server => {
-                let d =
-                    Diagnostic::new(Code::E0506, format!("private to which device is `{}`?", decl.name.text))
-                        .at(private, "private, but not placed on a device")
-                        .help("add `on device(\"…\")` behind the call");
+                let d = Diagnostic::new(
+                    Code::E0506,
+                    format!("the private dataset `{}` has no device", decl.name.text),
+                )
+                .at(private, "private, but not placed on a device")
+                .help("add `on device(\"…\")` behind the call");
                 self.report(d);
                 None
             }
@@ -91,7 +93,7 @@ impl Checker<'_> {
             let globbed = |t: &TypedExprKind| matches!(t, TypedExprKind::Path(p) if p.globbed);
             if v.elements.iter().any(|(_, t)| globbed(t)) {
                 let binding = decl.bindings.iter().find(|b| b.name.text == v.name.text);
-                let d = Diagnostic::new(Code::E0509, "`glob` lists files of the engine's machine")
+                let d = Diagnostic::new(Code::E0509, "`glob` cannot list files of a device")
                     .at(binding.map_or(v.name.span, |b| b.list.span), "paths of the engine's machine")
                     .note(format!(
                         "`{}` is made on `{device}`, whose files the engine cannot list",

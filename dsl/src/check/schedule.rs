@@ -49,7 +49,7 @@ impl Checker<'_> {
                 "catchup" => out.catchup = self.schedule_word(e, CATCHUP).unwrap_or(out.catchup),
                 other => {
                     let known = || words::names(ENTRIES);
-                    let d = Diagnostic::new(Code::E0110, format!("a schedule has no entry `{other}`"))
+                    let d = Diagnostic::new(Code::E0110, format!("unknown schedule entry `{other}`"))
                         .at(e.name.span, "unknown entry")
                         .suggest(other, e.name.span, known())
                         .note(format!("its entries are {}", names::quoted(known(), "and")));
@@ -62,7 +62,7 @@ impl Checker<'_> {
             if !broken && !seen.iter().any(|e| e.name.text == needed) {
                 let example = words::find(ENTRIES, needed).map_or("", |w| w.example);
                 let d =
-                    Diagnostic::new(Code::E0603, format!("the schedule `{}` needs `{needed}`", s.name.text))
+                    Diagnostic::new(Code::E0603, format!("missing `{needed}` in schedule `{}`", s.name.text))
                         .at(s.name.span, format!("`{needed}` is missing"))
                         .help(format!("add `{example}`"));
                 self.report(d);

@@ -35,14 +35,19 @@ impl Checker<'_> {
         if let Some(on) = &decl.on {
             if decl.private.is_none() {
                 let d = match decl.declared {
-                    Declared::Dataset => Diagnostic::new(Code::E0506, "a dataset on a device is private")
-                        .at(on.span, "placed here, but not `private`")
-                        .help(format!("write `private dataset {} = …`", decl.name.text)),
+                    Declared::Dataset => {
+                        Diagnostic::new(Code::E0506, "a dataset on a device must be private")
+                            .at(on.span, "placed here, but not `private`")
+                            .help(format!("write `private dataset {} = …`", decl.name.text))
+                    }
                     other => {
                         let what = other.keyword();
-                        Diagnostic::new(Code::E0216, format!("a {what} is placed in its settings"))
-                            .at(on.span, "only a private dataset has `on`")
-                            .help(format!("write `{{ on: {} }}`", self.sources.text(on.span)))
+                        Diagnostic::new(
+                            Code::E0216,
+                            format!("a {what} is placed by its settings, not by `on`"),
+                        )
+                        .at(on.span, "only a private dataset has `on`")
+                        .help(format!("write `{{ on: {} }}`", self.sources.text(on.span)))
                     }
                 };
                 self.report(d);
@@ -56,7 +61,7 @@ impl Checker<'_> {
             }
         } else if decl.declared == Declared::Dataset && decl.private.is_none() && place != Place::Server {
             let span = on_setting.unwrap_or(decl.name.span);
-            let d = Diagnostic::new(Code::E0506, "a dataset on a device is private")
+            let d = Diagnostic::new(Code::E0506, "a dataset on a device must be private")
                 .at(span, "placed on a device, but not `private`")
                 .help(format!("write `private dataset {} = … on device(\"…\")`", decl.name.text));
             self.report(d);
@@ -70,10 +75,9 @@ impl Checker<'_> {
             if !policy.only_when.is_empty() {
                 let all = decl.settings.iter().flat_map(|b| &b.settings);
                 let span = all.filter(|s| s.name.text == "only_when").map(|s| s.name.span).next();
-                let d =
-                    Diagnostic::new(Code::E0216, "`only_when` is about devices, and this runs on the server")
-                        .at(span.unwrap_or(decl.name.span), "no device")
-                        .help("add `on: device(\"…\")`, or remove it");
+                let d = Diagnostic::new(Code::E0216, "`only_when` has no effect on the server")
+                    .at(span.unwrap_or(decl.name.span), "no device")
+                    .help("add `on: device(\"…\")`, or remove it");
                 self.report(d);
             }
             if let Some(kind) = self.items[item].kind.clone().filter(|k| !k.places.on_server()) {
@@ -109,7 +113,7 @@ impl Checker<'_> {
             "only_when" => policy.only_when = self.conditions(s),
             other => {
                 let known = || words::names(words::SETTINGS);
-                let d = Diagnostic::new(Code::E0110, format!("there is no setting `{other}`"))
+                let d = Diagnostic::new(Code::E0110, format!("unknown setting `{other}`"))
                     .at(s.name.span, "unknown setting")
                     .suggest(other, s.name.span, known())
                     .note(format!("the settings are {}", names::quoted(known(), "and")));
@@ -121,7 +125,7 @@ impl Checker<'_> {
     /// `server` or `device("name")`.
     pub(super) fn place(&mut self, ctx: &mut Ctx, e: &Expr) -> Option<Place> {
         let wrong = |text: &str| {
-            Diagnostic::new(Code::E0217, "a place is `server` or `device(\"…\")`").at(e.span, text)
+            Diagnostic::new(Code::E0217, "expected a place: `server` or `device(\"…\")`").at(e.span, text)
         };
         match &e.bare().kind {
             ExprKind::Name(n) if n == "server" => Some(Place::Server),
@@ -185,7 +189,7 @@ impl Checker<'_> {
                 let quoted = quoted.filter(|(n, _)| number(*n).1 == want);
                 self.report(match quoted {
                     Some((_, t)) => d
-                        .help(format!("numbers stand without quotes: `{name}: {t}`"))
+                        .help(format!("write numbers without quotes: `{name}: {t}`"))
                         .fix(typed.span, t.clone()),
                     None => d.help(format!("write, for instance, `{name}: {example}`")),
                 });
@@ -212,7 +216,7 @@ impl Checker<'_> {
         let Value::Int(n) = self.constant(ctx, s, Type::Int, "2")? else { return None };
         let count = u32::try_from(n).ok().filter(|n| *n <= 1000);
         if count.is_none() {
-            let d = Diagnostic::new(Code::E0217, format!("`{}` is a count from 0 to 1000", s.name.text));
+            let d = Diagnostic::new(Code::E0217, format!("`{}` must be a count from 0 to 1000", s.name.text));
             self.report(d.at(s.value.span, format!("{n}")));
         }
         count
@@ -233,7 +237,7 @@ impl Checker<'_> {
                     }
                 }
                 other => {
-                    let d = Diagnostic::new(Code::E0111, "not a condition of a device")
+                    let d = Diagnostic::new(Code::E0111, "unknown device condition")
                         .at(e.span, "unknown word")
                         .suggest(other.unwrap_or_default(), e.span, words::names(CONDITIONS))
                         .note(format!(

@@ -58,14 +58,14 @@ impl ParseFailure<'_> {
                 _ => None,
             };
         }
-        let d = new(format!("no item starts with `{first}`")).at(span, "expected an item");
+        let d = new(format!("expected an item, found `{first}`")).at(span, "expected an item");
         if let Some(k) = names::similar(first, words::names(words::ITEMS)) {
             let edit = Edit::sure(start, start + first.len(), k);
             return Some(Diagnosis::fixed(d.help(format!("did you mean `{k}`?")), self.file, edit));
         }
         let example = |k: &str| words::find(words::ITEMS, k).map_or("", |w| w.example);
         let d = match SYNONYMS.iter().find(|(s, _)| s.eq_ignore_ascii_case(first)) {
-            Some((_, k)) => d.help(format!("this is called `{k}` here: `{}`", example(k))),
+            Some((_, k)) => d.help(format!("write `{k}`: `{}`", example(k))),
             None => {
                 d.help(format!("an item starts with {}", names::quoted(words::names(words::ITEMS), "or")))
             }
@@ -102,10 +102,12 @@ impl ParseFailure<'_> {
             "'" | "`" | "\u{201c}" | "\u{2018}" => self.other_quotes(found),
             "#" => self.replaced("`#` starts no comment", "a comment starts with `//`", "//"),
             "/*" => Diagnosis::new(
-                new("comments end with their line").at(self.here(), "").help("start every line with `//`"),
+                new("block comments are not supported")
+                    .at(self.here(), "")
+                    .help("start every line with `//`"),
             ),
             "&&" | "and" if self.expects("`or`") => {
-                let d = new("there is no `and`").at(self.here(), "");
+                let d = new("`and` is not supported").at(self.here(), "");
                 let edit = Edit::guess(self.at, self.at + found.len(), "or");
                 let d = d.help("let one stage take the condition of another");
                 Diagnosis { diagnostic: d, edits: vec![edit] }
@@ -120,23 +122,29 @@ impl ParseFailure<'_> {
                 self.replaced("a loop is written `for x in list`", "write `for`", "for")
             }
             ";" if self.expects("the end of the line") => {
-                self.replaced("items end with their line, not with `;`", "remove it", "")
+                self.replaced("unexpected `;`: an item ends with its line", "remove it", "")
             }
-            ";" => self.replaced("arguments and settings are separated by commas", "write `,`", ","),
-            "," if self.expects("an argument") => self.replaced("one comma is enough", "remove this one", ""),
+            ";" => self.replaced(
+                "unexpected `;`: arguments and settings are separated by commas",
+                "write `,`",
+                ",",
+            ),
+            "," if self.expects("an argument") => {
+                self.replaced("unexpected second comma", "remove this one", "")
+            }
             "=<" | "=>" if self.expects("a comparison") => {
                 let right = if found == "=<" { "<=" } else { ">=" };
                 let help = format!("write `{right}`");
                 self.replaced(&format!("`{found}` is written `{right}`"), &help, right)
             }
             "," if self.expects("the end of the line") && !self.expects("`,`") => {
-                self.replaced("no comma stands behind an item", "remove it", "")
+                self.replaced("unexpected comma after an item", "remove it", "")
             }
             "$" | "${" => Diagnosis::new(
-                new("texts hold no templates").at(self.here(), "").help("pass a parameter instead"),
+                new("texts cannot hold templates").at(self.here(), "").help("pass a parameter instead"),
             ),
             ")" | "]" | "}" if self.expects("the end of the line") => {
-                let message = format!("nothing is open that this `{found}` closes");
+                let message = format!("unexpected `{found}`: no open bracket matches it");
                 self.replaced(&message, "remove it", "")
             }
             _ => return None,
@@ -216,7 +224,7 @@ impl ParseFailure<'_> {
         let is_number = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit() || b == b'.');
         if let Some(unit) = literal::meant_unit(found).filter(|_| is_number) {
             let edit = Edit::sure(before, self.at + found.len(), unit);
-            let d = new("a unit stands directly behind its number")
+            let d = new("a unit must follow its number directly")
                 .at(self.span(before - last.len(), self.at + found.len()), "")
                 .help(format!("write `{last}{unit}`"));
             return Some(Diagnosis::fixed(d, self.file, edit));
@@ -226,7 +234,7 @@ impl ParseFailure<'_> {
         if found == "." && value && digit(&self.text[self.at + 1..]) {
             let rest = &self.text[self.at + 1..];
             let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-            let d = new("a number starts with a digit")
+            let d = new("a number must start with a digit")
                 .at(self.span(self.at, self.at + 1 + digits), "")
                 .help(format!("write `0.{}`", &rest[..digits]));
             return Some(Diagnosis::fixed(d, self.file, Edit::sure(self.at, self.at, "0")));
@@ -242,7 +250,7 @@ impl ParseFailure<'_> {
         }
         let five: Vec<&str> = written.split(' ').filter(|f| !f.is_empty()).take(5).collect();
         let edit = Edit::sure(value, value + written.len(), format!("\"{written}\""));
-        let d = new("a cron expression is a text")
+        let d = new("a cron expression must be quoted")
             .at(self.span(value, value + written.len()), "not in quotes")
             .help(format!("write `cron: \"{}\"`", five.join(" ")));
         Some(Diagnosis::fixed(d, self.file, edit))
@@ -254,7 +262,7 @@ impl ParseFailure<'_> {
         let is_type = Type::from_name(found).is_some() || found == "List";
         if is_type && self.expects("`:`") {
             let name = token_before(&self.text[..before]);
-            let d = new("a `:` is missing in front of the type")
+            let d = new("missing `:` before the type")
                 .at(self.here(), "the type")
                 .help(format!("write `{name}: {found}`"));
             return Some(Diagnosis::fixed(d, self.file, Edit::sure(before, before, ":")));
@@ -280,7 +288,7 @@ impl ParseFailure<'_> {
             false => (stem, Edit::sure(before, before, format!(" as {stem}"))),
         };
         let span = if named { self.here() } else { self.end_of_line() };
-        let d = new("an import is given a name with `as`").at(span, "expected `as`");
+        let d = new("missing `as` and a name in this import").at(span, "expected `as`");
         Some(Diagnosis::fixed(d.help(format!("write `import {path:?} as {text}`")), self.file, edit))
     }
 
@@ -311,11 +319,11 @@ impl ParseFailure<'_> {
             let path = |c: char| c.is_alphanumeric() || "._-/*~".contains(c);
             let written = &rest[..rest.find(|c| !path(c)).unwrap_or(rest.len())];
             let edit = Edit::sure(self.at, self.at + written.len(), format!("{written:?}"));
-            let d = new("a path stands in quotes").at(self.span(self.at, edit.end), "not in quotes");
+            let d = new("a path must be quoted").at(self.span(self.at, edit.end), "not in quotes");
             return Some(Diagnosis::fixed(d.help(format!("write `{written:?}`")), self.file, edit));
         }
         if self.expects("`>`") {
-            let d = new("a `>` is missing").at(self.span(before, before), "the type ends here");
+            let d = new("missing `>`").at(self.span(before, before), "the type ends here");
             let d = d.help("a list of a type is written `List<Type>`");
             return Some(Diagnosis::fixed(d, self.file, Edit::sure(before, before, ">")));
         }
@@ -326,7 +334,7 @@ impl ParseFailure<'_> {
         let named = named && !behind.starts_with([':', '=']);
         // In the head of an item something else may be missing as well.
         if self.expects("`:`") && !self.expects("`=`") && value && named {
-            let d = new(format!("a `:` is missing behind `{last}`")).at(self.span(before, before), "here");
+            let d = new(format!("missing `:` after `{last}`")).at(self.span(before, before), "here");
             let d = d.help(format!("write `{last}: {found}`"));
             return Some(Diagnosis::fixed(d, self.file, Edit::sure(before, before, ":")));
         }
@@ -346,7 +354,7 @@ impl ParseFailure<'_> {
         let ends = [" for ", " when ", " on ", " {"].iter().filter_map(|c| line.find(c)).min();
         let args = line[..ends.unwrap_or(line.len())].trim_end();
         let edit = Edit::sure(before, self.at + args.len(), format!("({args})"));
-        let d = new("arguments stand in parentheses").at(self.span(self.at, self.at + args.len()), "");
+        let d = new("arguments are written in parentheses").at(self.span(self.at, self.at + args.len()), "");
         Some(Diagnosis::fixed(d.help(format!("write `{kind}({args})`")), self.file, edit))
     }
 
@@ -362,7 +370,7 @@ impl ParseFailure<'_> {
             return None;
         }
         let last = token_before(&self.text[..before]);
-        let d = new("a comma is missing").at(self.span(before, before), "between these two");
+        let d = new("missing comma").at(self.span(before, before), "between these two");
         let d = d.see(self.here(), "the next one").help(format!("write `{last}, {found}`"));
         Some(Diagnosis::fixed(d, self.file, Edit::sure(before, before, ",")))
     }
@@ -371,8 +379,8 @@ impl ParseFailure<'_> {
     fn open_text(&self) -> Diagnosis {
         let line = self.text[self.at..].lines().next().unwrap_or_default();
         let end = self.at + line.trim_end().len();
-        let d = Diagnostic::new(Code::E0002, "this text is not closed")
-            .at(self.span(self.at, end), "opened here, never closed")
+        let d = Diagnostic::new(Code::E0002, "unterminated text")
+            .at(self.span(self.at, end), "starts here")
             .help("end it with `\"` on the same line; write a line break as `\\n`");
         // Where it was meant to end is not known: what it says counts for nothing.
         let ends = line.char_indices().rev().filter(|(_, c)| ")]},".contains(*c)).take(4);
@@ -382,7 +390,7 @@ impl ParseFailure<'_> {
 
     /// Single quotes, backquotes, and those of text processors.
     fn other_quotes(&self, open: &str) -> Diagnosis {
-        let d = new("texts stand in double quotes").at(self.here(), "");
+        let d = new("texts are written in double quotes").at(self.here(), "");
         let rest = &self.text[self.at + open.len()..];
         let closing = ["'", "`", "\u{201d}", "\u{2019}"];
         let line = rest.lines().next().unwrap_or_default();

@@ -60,7 +60,7 @@ impl ParseFailure<'_> {
         let keyword = if keyword == "private" { "dataset" } else { keyword };
         let head = !self.text[..self.at].contains(['(', '{', '[']);
         let word = words::find(words::ITEMS, keyword).filter(|_| head)?;
-        Some(format!("an item of this kind is written so: `{}`", word.example))
+        Some(format!("write it as `{}`", word.example))
     }
 
     fn not_closed(&self, open: usize) -> Diagnosis {
@@ -70,12 +70,12 @@ impl ParseFailure<'_> {
             "[" => "]",
             _ => "}",
         };
-        let d = Diagnostic::new(Code::E0003, format!("this `{bracket}` is not closed"))
+        let d = Diagnostic::new(Code::E0003, format!("unclosed `{bracket}`"))
             .at(self.span(open, open + 1), format!("no `{close}` follows"));
         let (end, d) = match self.clause(open + 1) {
             Some(at) => {
                 let clause = self.span(at, at + token(&self.text[at..]).len());
-                (at, d.see(clause, "this stands behind the brackets"))
+                (at, d.see(clause, "this belongs after the brackets"))
             }
             None => (self.before(), d.see(self.end_of_line(), "the item ends here")),
         };
@@ -112,34 +112,32 @@ pub(super) fn too_deep_diagnostic(span: Span, max: usize) -> Diagnostic {
 }
 
 pub(super) fn unknown_escape(span: Span, c: char) -> Diagnostic {
-    Diagnostic::new(Code::E0004, format!("`\\{c}` is not an escape"))
+    Diagnostic::new(Code::E0004, format!("unknown escape `\\{c}`"))
         .at(span, "")
         .help("a backslash itself is written `\\\\`; the others are `\\\"`, `\\n`, `\\t`")
 }
 
 pub(super) fn inner_not(span: Span) -> Diagnostic {
-    Diagnostic::new(Code::E0001, "`not` stands in front of a whole comparison")
+    Diagnostic::new(Code::E0001, "`not` must stand before a whole comparison")
         .at(span, "inside one")
         .help("put parentheses around what is negated")
 }
 
 pub(super) fn chained_comparison(span: Span) -> Diagnostic {
-    Diagnostic::new(Code::E0001, "comparisons do not chain").at(span, "a second comparison")
+    Diagnostic::new(Code::E0001, "comparisons cannot be chained").at(span, "a second comparison")
 }
 
 pub(super) fn separator(what: &str, span: Span) -> Diagnostic {
-    Diagnostic::new(Code::E0001, format!("a comma is missing behind this {what}"))
+    Diagnostic::new(Code::E0001, format!("missing comma after this {what}"))
         .at(span, "something else follows")
 }
 
 pub(super) fn unprintable(span: Span) -> Diagnostic {
-    Diagnostic::new(Code::E0001, "a character that cannot be printed stands here")
-        .at(span, "not understood")
-        .help("remove it")
+    Diagnostic::new(Code::E0001, "unprintable character").at(span, "not understood").help("remove it")
 }
 
 pub(super) fn doc_of_nothing(span: Span) -> Diagnostic {
-    Diagnostic::new(Code::W0006, "no item follows this documentation")
+    Diagnostic::new(Code::W0006, "documentation without an item")
         .at(span, "documents nothing")
         .help("write `//` for a plain comment")
 }
