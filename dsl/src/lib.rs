@@ -18,28 +18,28 @@
 //! - [`parse`] (`syntax`): text to the spanned tree of [`ast`]; the only module that sees the
 //!   grammar's rules. It also words what the grammar does not accept; `literal` reads numbers.
 //! - [`check()`]: trees to a [`Plan`]: names, types, fan-out, mixes, settings, residency, schedules.
-//! - [`plan`]: the plan, as the engine takes it. [`mod@graph`]: the plan as a graph, and parts of it.
-//! - [`diagnostic`], [`codes`]: diagnostics and their stable codes, a page each in `codes/`.
+//! - [`plan`]: the plan, as the engine takes it. [`graph()`]: the plan as a graph.
+//! - [`Diagnostic`], [`Code`]: what is wrong where, with stable codes that have a page each in `codes/`.
 //! - [`render()`], [`to_json`]: diagnostics for people and for tools.
-//! - [`mod@format`]: the one style.
+//! - [`format()`]: the one style.
 //! - [`analyze`], [`symbols`]: every name and what stands where, for editors; [`analyze_again`] after
 //!   a change.
 //! - [`sets_from_json`]: values of parameters from a file.
 //! - [`words`]: keywords, settings and other fixed words, with their meaning.
-//! - [`span`], [`loader`], `names`: places, files, similar names.
+//! - [`Span`], [`FileLoader`], `names`: places, files, similar names.
 
 pub mod ast;
-pub mod check;
-pub mod codes;
-pub mod diagnostic;
-pub mod format;
-pub mod graph;
+mod check;
+mod codes;
+mod diagnostic;
+mod format;
+mod graph;
 mod literal;
-pub mod loader;
+mod loader;
 mod names;
 pub mod plan;
 mod render;
-pub mod span;
+mod span;
 pub mod symbols;
 mod syntax;
 mod values;

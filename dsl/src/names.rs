@@ -49,3 +49,10 @@ pub fn with_article(what: impl std::fmt::Display) -> String {
 pub fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
+
+/// `its field is `a``, `its fields are `a` and `b``.
+pub fn list_of<'a>(what: &str, items: impl IntoIterator<Item = &'a str>) -> String {
+    let items: Vec<&str> = items.into_iter().collect();
+    let (what, verb) = if items.len() == 1 { (what.to_owned(), "is") } else { (format!("{what}s"), "are") };
+    format!("{what} {verb} {}", quoted(items, "and"))
+}

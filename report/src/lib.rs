@@ -11,8 +11,8 @@
 //! - [`project`]: a catalog's styles as points in the plane.
 //! - [`graph`]: a pipeline's graph as SVG, Mermaid and Graphviz text.
 //! - [`text`]: numbers, bars and lines of text.
-//! - [`terminal`]: the summary for a terminal.
-//! - [`html`]: the pages: self-contained files, no scripts, light and dark.
+//! - [`mod@terminal`]: the summary for a terminal.
+//! - [`mod@html`]: the pages: self-contained files, no scripts, light and dark.
 
 pub mod compare;
 pub mod graph;

@@ -1,6 +1,6 @@
 //! The checker's diagnostics, in the protocol's form.
 
-use headstart_dsl::codes::Code;
+use headstart_dsl::Code;
 use headstart_dsl::symbols::Target;
 use headstart_dsl::{Diagnostic, Severity, Span};
 use lsp_types::{DiagnosticRelatedInformation, DiagnosticSeverity, DiagnosticTag, NumberOrString, Range};

@@ -93,7 +93,7 @@ impl Checker<'_> {
             let d = Diagnostic::new(Code::E0104, format!("`{}` has no argument `{}`", kind.name, name.text))
                 .at(name.span, "unknown argument")
                 .suggest(&name.text, name.span, known.iter().copied())
-                .note(format!("its arguments are {}", names::quoted(known, "and")));
+                .note(names::list_of("its argument", known));
             self.report(d);
         }
         found
@@ -369,6 +369,6 @@ fn is_told(a: &Arg) -> bool {
 fn describe(accepts: &Accepts) -> String {
     match accepts {
         Accepts::Word(words) => format!("one of {}", names::quoted(words.iter().map(String::as_str), "or")),
-        other => with_article(&other.ty()),
+        other => with_article(other.ty()),
     }
 }

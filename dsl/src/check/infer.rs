@@ -140,7 +140,7 @@ impl Checker<'_> {
                 name.text
             )),
             _ if fields.is_empty() => d.note(format!("{} has no fields", with_article(ty))),
-            _ => d.note(format!("its fields are {}", names::quoted(fields, "and"))),
+            _ => d.note(names::list_of("its field", fields)),
         };
         self.report(d);
     }
@@ -237,12 +237,16 @@ impl Checker<'_> {
         let i = &self.items[item];
         let d = Diagnostic::new(Code::E0109, format!("`{}` has no element {key:?}", i.name))
             .at(span, "unknown key")
-            .see(i.decl.name.span, format!("declared here with {} elements", i.keys.len()))
+            .see(i.decl.name.span, format!("declared here with {}", names::counted(i.keys.len(), "element")))
             .suggest_text(key, span, i.keys.iter().map(|(k, _)| k.as_str()));
-        let shown: Vec<String> = i.keys.iter().take(8).map(|(k, _)| format!("{k:?}")).collect();
+        let shown: Vec<String> = i.keys.iter().take(8).map(|(k, _)| k.clone()).collect();
         let more = i.keys.len().saturating_sub(shown.len());
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let d = if shown.is_empty() { d } else { d.note(format!("its keys are {}{more}", shown.join(", "))) };
+        let d = if shown.is_empty() {
+            d
+        } else {
+            d.note(format!("{}{more}", names::list_of("its key", shown.iter().map(String::as_str))))
+        };
         self.report(d);
     }
 
@@ -308,7 +312,7 @@ impl Checker<'_> {
             }
             if strip(&t.ty) != ty {
                 let d = Diagnostic::new(Code::E0215, "both sides of `or` must have one type")
-                    .at(t.span, with_article(&strip(&t.ty)))
+                    .at(t.span, with_article(strip(&t.ty)))
                     .see(typed[0].span, with_article(&ty));
                 self.report(d);
                 return None;

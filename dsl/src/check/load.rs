@@ -11,6 +11,7 @@ use crate::ast::{self, ItemKind, Name};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
 use crate::loader;
+use crate::names;
 use crate::span::{FileId, Span};
 
 /// How deep imports may nest.
@@ -219,7 +220,10 @@ impl Checker<'_> {
                 let d = Diagnostic::new(Code::E0104, format!("`{path}` has no parameter `{}`", name.text))
                     .at(name.span, "unknown parameter")
                     .suggest(&name.text, name.span, known.keys().map(String::as_str));
-                self.report(d);
+                self.report(match known.is_empty() {
+                    true => d.note("it declares no parameters"),
+                    false => d.note(names::list_of("its parameter", known.keys().map(String::as_str))),
+                });
                 continue;
             };
             if self.params[*p].arg.is_some() {

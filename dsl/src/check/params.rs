@@ -40,7 +40,7 @@ impl Checker<'_> {
                     let list: Vec<&str> = known.keys().map(String::as_str).collect();
                     self.report(match list.is_empty() {
                         true => d.note("the file declares no parameters"),
-                        false => d.note(format!("the parameters are {}", names::quoted(list, "and"))),
+                        false => d.note(names::list_of("the parameter", list)),
                     });
                 }
             }

@@ -232,7 +232,7 @@ pub(super) fn wrong_path(text: &str) -> Option<Diagnostic> {
     Some(match components.as_slice() {
         [_] if rest.is_empty() => d.help(format!("write the name alone: `{name}`")),
         // An absolute path has no first component to start from.
-        [first, rest @ ..] if components.iter().all(|c| whole(&c)) && !first.is_empty() => {
+        [first, rest @ ..] if components.iter().all(whole) && !first.is_empty() => {
             let part = |c: &str| placeholder(c).map_or_else(|| format!("{c:?}"), |(name, _)| name.to_owned());
             let (first, rest): (String, Vec<String>) = match placeholder(first) {
                 Some((name, _)) => (name.to_owned(), rest.iter().map(|c| part(c)).collect()),
