@@ -63,8 +63,9 @@ struct JoinArgs {
     /// pllm (the weights trained on your data), or none.
     #[arg(long, value_name = "WHAT", default_value = "metrics,selection,mix")]
     allow_release: Allowed,
-    /// A folder with programs of your own, each with its `.stages.json`: the device runs these, and
-    /// no other programs, when a pipeline asks for them by digest. They can read what you can read.
+    /// A folder with programs of custom stages, or with a folder for each, every one with its
+    /// `.stages.json`: the device runs these, and no other programs, when a pipeline asks for them by
+    /// digest. They can read what you can read.
     #[arg(long, value_name = "DIR")]
     stages: Option<PathBuf>,
     #[command(flatten)]
@@ -144,6 +145,8 @@ pub fn main(stages: impl FnOnce(Option<&str>) -> Result<Vec<Box<dyn Stage>>, Str
         Command::Run(args) => stages().and_then(|stages| run(&args, &cli.state, stages)),
         Command::Show(args) => print(&args, &cli.state),
     };
+    // A stage that did not stop in time may have a program.
+    headstart_host::kill_all();
     match done {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
@@ -181,28 +184,35 @@ fn join(args: JoinArgs, state: PathBuf, stages: Vec<Box<dyn Stage>>) -> Result<u
     Ok(u8::from(summary?.failed > 0))
 }
 
-/// The first signal asks to stop, the second kills.
+/// The first Ctrl-C or SIGTERM asks to stop, the second stops at once.
 async fn stop_on_signal(stop: CancellationToken) {
     #[cfg(unix)]
-    let terminated = async {
+    {
         use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut term) => {
-                term.recv().await;
+        let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+        let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else { return };
+        for second in [false, true] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
             }
-            Err(_) => std::future::pending().await,
+            asked_to_stop(&stop, second);
         }
-    };
+    }
     #[cfg(not(unix))]
-    let terminated = std::future::pending::<()>();
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
+    for second in [false, true] {
+        let _ = tokio::signal::ctrl_c().await;
+        asked_to_stop(&stop, second);
+    }
+}
+
+fn asked_to_stop(stop: &CancellationToken, second: bool) {
+    if second {
+        headstart_host::kill_all();
+        std::process::exit(130);
     }
     tracing::info!("stopping; once more to stop at once");
     stop.cancel();
-    let _ = tokio::signal::ctrl_c().await;
-    std::process::exit(130);
 }
 
 fn run(args: &RunArgs, state: &Path, stages: Vec<Box<dyn Stage>>) -> Result<u8, DeviceError> {

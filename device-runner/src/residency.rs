@@ -89,7 +89,7 @@ impl Class {
 
 /// Whether the output of a task is private, whatever [`Task::private`] says: it is if an argument
 /// touches a private artifact, if an argument is a path (all paths lie in the data folder), or if
-/// the stage reads the device's own model cache, or is one of a user's own program, which can read
+/// the stage reads the device's own model cache, or is a custom stage, whose program can read
 /// whatever its owner can.
 pub fn is_private(task: &Task) -> bool {
     let exprs = || task.args.values().chain(&task.when);

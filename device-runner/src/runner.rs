@@ -49,7 +49,7 @@ pub struct Options {
     pub holds: Vec<String>,
     /// What its owner lets out.
     pub allowed: Allowed,
-    /// The folder with users' own programs that it may run; none, if not given.
+    /// The folder with the programs of custom stages that it may run; none, if not given.
     pub stages: Option<PathBuf>,
     /// Bytes of memory that it offers.
     pub memory: Option<u64>,

@@ -1,4 +1,4 @@
-//! Users' own programs on a device: only those that its owner allowed, and nothing of them leaves.
+//! Custom stages on a device: only those that its owner allowed, and nothing of them leaves.
 
 use std::path::{Path, PathBuf};
 
@@ -59,7 +59,7 @@ impl Phone {
         let declared =
             headstart_host::describe(&program, Default::default(), &|_| {}).expect("a declaration");
         std::fs::write(self.at("stages/tools.stages.json"), declared.to_json()).expect("writes");
-        headstart_host::stage::digest(&program, &[]).expect("a digest")
+        headstart_host::folder::digest(&program, &[]).expect("a digest")
     }
 
     fn device(&self) -> Device {

@@ -70,7 +70,7 @@ pub struct Import {
     pub args: Option<Block>,
 }
 
-/// A user's own program.
+/// A program with custom stages.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
     /// The name that its stages are called by.

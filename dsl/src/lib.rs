@@ -50,7 +50,7 @@ pub use codes::{Code, Severity, codes, explain, similar_code};
 pub use diagnostic::{Diagnostic, Fix, Label};
 pub use format::format;
 pub use graph::graph;
-pub use loader::{FileLoader, Listing, MemoryLoader};
+pub use loader::{FileLoader, Listing, MemoryLoader, ProgramError};
 pub use plan::Plan;
 pub use render::{render, to_json};
 pub use span::{FileId, Sources, Span};

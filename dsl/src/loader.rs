@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use headstart_protocol::Digest;
+use headstart_protocol::declared::{is_left_out, program_digest};
 
 /// Reads pipeline files and lists paths.
 pub trait FileLoader {
@@ -18,13 +19,12 @@ pub trait FileLoader {
     /// If the pattern is wrong or a folder cannot be read, in words.
     fn glob(&self, pattern: &str) -> Result<Listing, String>;
 
-    /// The digest of a file of any content.
+    /// The digest of all that a program is made of ([`program_digest`]): every file of its folder,
+    /// and what its declaration names in `files`, relative to that folder.
     ///
     /// # Errors
-    /// If it cannot be read, in words.
-    fn digest(&self, path: &str) -> Result<Digest, String> {
-        self.read(path).map(|text| Digest::of(text.as_bytes()))
-    }
+    /// What cannot be read, or cannot be part of a program.
+    fn program(&self, path: &str, files: &[String]) -> Result<Digest, ProgramError>;
 
     /// Looks whether a file can be executed here.
     ///
@@ -43,6 +43,18 @@ pub struct Listing {
     pub found: Vec<String>,
     /// Paths that match by name and are left out all the same, and the reason in words.
     pub left_out: Vec<(String, String)>,
+}
+
+/// Why a program cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ProgramError {
+    /// What is wrong, where.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// The entry of the declaration's `files` that is meant, where it is one.
+    pub entry: Option<String>,
 }
 
 /// Files in memory, for tests and editors.
@@ -68,6 +80,46 @@ impl MemoryLoader {
 impl FileLoader for MemoryLoader {
     fn read(&self, path: &str) -> Result<String, String> {
         self.files.get(&clean(path)).cloned().ok_or_else(|| "there is no such file".to_owned())
+    }
+
+    fn executable(&self, path: &str) -> Result<(), String> {
+        self.read(path).map(drop)
+    }
+
+    fn program(&self, path: &str, files: &[String]) -> Result<Digest, ProgramError> {
+        let path = clean(path);
+        let dir = folder(&path);
+        let wrong = |message: String, entry: Option<&String>| ProgramError {
+            message,
+            help: None,
+            entry: entry.cloned(),
+        };
+        if !self.files.contains_key(&path) {
+            return Err(wrong("there is no such file".to_owned(), None));
+        }
+        let mut parts = BTreeMap::new();
+        let prefix = if dir.is_empty() || dir == "/" { dir.to_owned() } else { format!("{dir}/") };
+        for (at, text) in self.files.iter().filter(|(at, _)| at.starts_with(&prefix)) {
+            let name = &at[prefix.len()..];
+            let is_part =
+                name.rsplit_once('/').is_none_or(|(on_the_way, _)| !on_the_way.split('/').any(is_left_out));
+            if is_part && !name.starts_with("../") {
+                parts.insert(name.to_owned(), Digest::of(text.as_bytes()));
+            }
+        }
+        for file in files {
+            let at = join(dir, file);
+            let below = format!("{at}/");
+            let mut found = self.files.iter().filter(|(f, _)| **f == at || f.starts_with(&below)).peekable();
+            if found.peek().is_none() {
+                return Err(wrong(format!("`{at}`: there is no such file"), Some(file)));
+            }
+            let file = clean(file);
+            for (f, text) in found {
+                parts.insert(format!("{file}{}", &f[at.len()..]), Digest::of(text.as_bytes()));
+            }
+        }
+        Ok(program_digest(path.rsplit('/').next().unwrap_or(&path), &parts))
     }
 
     /// `*`, `?` and `[…]` match within one path component, and no hidden name. Folders match as well as
@@ -200,6 +252,29 @@ mod tests {
         assert_eq!(stem("data/style_1.jsonl"), "style_1");
         assert_eq!(stem("catalog/friendly-v1.2/"), "friendly-v1.2");
         assert_eq!(stem(".hidden"), ".hidden");
+    }
+
+    #[test]
+    fn a_program_is_made_of_its_folder_and_what_it_declares() {
+        let files = MemoryLoader::new().with("s/t.py", "1").with("s/lib/a.py", "2").with("words.txt", "3");
+        let digest = |l: &MemoryLoader, files: &[&str]| {
+            l.program("s/t.py", &files.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>()).expect("a digest")
+        };
+        let first = digest(&files, &[]);
+        let changed = |path: &str, declared: &[&str]| {
+            digest(&files, declared) != digest(&files.clone().with(path, "changed"), declared)
+        };
+        assert!(changed("s/t.py", &[]) && changed("s/lib/a.py", &[]) && changed("s/new.txt", &[]));
+        assert!(!changed("words.txt", &[]) && changed("words.txt", &["../words.txt"]));
+        assert!(!changed("s/.git/x", &[]) && !changed("s/lib/__pycache__/x", &[]) && changed("s/.env", &[]));
+        assert!(!changed("p.pllm", &[]));
+        assert_eq!(digest(&files, &["lib/a.py"]), first, "naming what counts anyway changes nothing");
+        let elsewhere = MemoryLoader::new().with("x/y/t.py", "1").with("x/y/lib/a.py", "2");
+        assert_eq!(elsewhere.program("x/y/t.py", &[]).expect("a digest"), first);
+        let other = elsewhere.with("x/y/u.py", "1");
+        assert_ne!(other.program("x/y/t.py", &[]), other.program("x/y/u.py", &[]), "which one is started");
+        let missing = files.program("s/t.py", &["../no.txt".to_owned()]).expect_err("missing");
+        assert_eq!(missing.entry.as_deref(), Some("../no.txt"));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct Plan {
     pub schedules: Vec<Schedule>,
     /// Values of the parameters, as text for people.
     pub params: BTreeMap<String, String>,
-    /// Users' own programs, whose stages are kinds.
+    /// Programs, whose custom stages are kinds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub programs: Vec<Program>,
 }

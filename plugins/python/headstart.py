@@ -1,4 +1,4 @@
-"""Stages of your own for Headstart pipelines, in one file that needs only Python's standard library.
+"""Custom stages for Headstart pipelines, in one file that needs only Python's standard library.
 
 Keep this file beside your program:
 
@@ -44,8 +44,10 @@ PROTOCOL = 1
 
 # Libraries print to standard output, some of them from C. Under a runner, the standard output that
 # everybody else sees is standard error, and standard input is empty; messages go over copies of the
-# real ones, which programs that are started from here do not inherit.
+# real ones, which programs that are started from here do not inherit. What runs is a copy of the
+# program: `_copy` is the folder that holds it, `_folder` the program's folder on disk.
 _launched = os.environ.get("HEADSTART_STAGES") is not None
+_folder, _copy = os.environ.get("HEADSTART_PROGRAM_FOLDER"), os.environ.get("HEADSTART_PROGRAM_COPY")
 _wire = _ears = None
 if _launched:
     _wire, _ears = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n"), os.dup(0)
@@ -55,15 +57,26 @@ if _launched:
     os.close(_nothing)
     # Whatever this program starts must not look like a stage itself.
     os.environ.pop("HEADSTART_STAGES")
+    os.environ.pop("HEADSTART_PROGRAM_FOLDER", None)
+    os.environ.pop("HEADSTART_PROGRAM_COPY", None)
 
 
 class Failure(Exception):
-    """Fails the stage with a message for people. `transient` says that trying again may help."""
+    """Fails the stage with a message for people. The input is wrong, so that `retry:` does not try
+    again; unless `transient` says that trying again may help."""
 
     def __init__(self, message, help=None, transient=False):
         super().__init__(message)
         self.help = help
         self.transient = transient
+
+
+class InputError(Failure):
+    """The input is wrong: fails the stage with a message for people, and `retry:` does not try
+    again. It does after every other exception."""
+
+    def __init__(self, message, help=None):
+        super().__init__(message, help=help, transient=False)
 
 
 class Cancelled(BaseException):
@@ -179,6 +192,7 @@ def _artifact(raw):
 # ---- declarations ----
 
 _stages = {}
+_files = set()
 
 
 class _Stage:
@@ -186,13 +200,17 @@ class _Stage:
         self.function, self.declared, self.hints = function, declared, hints
 
 
-def stage(function=None, *, version=1, server=True, device=True, cached=True):
+def stage(function=None, *, version=1, server=True, device=True, cached=True, files=()):
     """Makes a stage of a function. Types are those of its annotations.
 
     version: raise it when results change for the same arguments and the same program
     server, device: where it may run
     cached: False where the output depends on more than the arguments
+    files: files and folders outside the program's folder that it reads, relative to that folder:
+      they are copied with it, and a change of one is a change of the program
     """
+    _files.update(_relative(file) for file in ([files] if isinstance(files, (str, os.PathLike)) else files))
+
     def wrap(f):
         hints = typing.get_type_hints(f)
         declared = _declare(f, hints, version, server, device, cached)
@@ -268,20 +286,17 @@ def _type(stage_name, name, hint):
                     "list[str], list[Path], dict[str, T], Literal words, and unions of them")
 
 
-def _own_files():
-    """Files of this program beside its main one: the modules that were imported from its folder."""
-    main = pathlib.Path(sys.argv[0]).resolve()
-    found = set()
-    for module in list(sys.modules.values()):
-        at = getattr(module, "__file__", None)
-        if not at:
-            continue
-        at = pathlib.Path(at).resolve()
-        if at != main and at.suffix == ".py" and main.parent in at.parents:
-            relative = at.relative_to(main.parent)
-            if not any(part.startswith(".") or part == "site-packages" for part in relative.parts):
-                found.add(relative.as_posix())
-    return sorted(found)
+def _relative(file):
+    """A declared file, relative to the program's folder. An absolute path may point into the copy
+    that runs, or to the file on disk: both give the same relative path."""
+    path = os.fspath(file)
+    if os.path.isabs(path):
+        path = os.path.realpath(path)
+        start = os.path.realpath(os.path.dirname(os.path.abspath(sys.argv[0])))
+        if _copy and os.path.commonpath([_copy, path]) != _copy:
+            start = os.path.realpath(_folder)
+        path = os.path.relpath(path, start)
+    return pathlib.PurePath(os.path.normpath(path)).as_posix()
 
 
 # ---- what a stage may say while it runs ----
@@ -398,7 +413,7 @@ def _made(made, makes):
         return {"files": [_written("rows.jsonl")]}
     if makes == "Pllm":
         if not isinstance(made, Pllm) or made.folder is None or made.id is not None:
-            raise Failure("it makes a Pllm: return `Pllm.of(folder, base=…)`")
+            raise InputError("it makes a Pllm: return `Pllm.of(folder, base=…)`")
         files = []
         for at in sorted(p for p in made.folder.rglob("*") if p.is_file()):
             inside = _Run.scratch / at.relative_to(made.folder)
@@ -408,20 +423,20 @@ def _made(made, makes):
             files.append(_written(inside.relative_to(_Run.scratch).as_posix()))
         value = {"metrics": _numbers(made.value["metrics"])}
         return {"files": files, "value": value, "uses": {n: a.id for n, a in made.uses.items()}}
-    raise Failure(f"a stage of a program cannot make a {makes}")
+    raise InputError(f"a custom stage cannot make a {makes}")
 
 
 def _numbers(named):
     if not isinstance(named, dict):
-        raise Failure(f"metrics are named numbers, but this is {named!r}")
+        raise InputError(f"metrics are named numbers, but this is {named!r}")
     out = {}
     for name, x in named.items():
         try:
             number = x if isinstance(x, (bool, int)) else float(x)
         except (TypeError, ValueError):
-            raise Failure(f"the metric `{name}` is {x!r}, not a number") from None
+            raise InputError(f"the metric `{name}` is {x!r}, not a number") from None
         if not math.isfinite(number):
-            raise Failure(f"the metric `{name}` is {number}, not a finite number")
+            raise InputError(f"the metric `{name}` is {number}, not a finite number")
         out[str(name)] = number
     return out
 
@@ -438,7 +453,7 @@ def main():
     hello = _hear()
     if hello is None:
         sys.exit(0)
-    _say("hello", protocol=PROTOCOL, features=["cancel"], files=_own_files(),
+    _say("hello", protocol=PROTOCOL, features=["cancel"], files=sorted(_files),
          stages=[s.declared for s in _stages.values()])
     run = _hear()
     if run is None:
@@ -495,16 +510,14 @@ def _execute(run):
         _finished = True
         _say("failed", message=str(e), help=e.help, **{"class": "transient" if e.transient else "input"})
         return 1
-    except MemoryError:
-        _finished = True
-        _say("failed", message="it ran out of memory", **{"class": "memory"})
-        return 1
     except Exception as e:
+        # It may pass: a connection, a full disk, memory. A stage that knows better raises InputError.
         _finished = True
         traceback.print_exc()
         at = traceback.extract_tb(e.__traceback__)[-1]
         where = f"{os.path.basename(at.filename)}:{at.lineno}"
-        _say("failed", message=f"{type(e).__name__} at {where}: {e}")
+        text = f": {e}" if str(e) else ""
+        _say("failed", message=f"{type(e).__name__} at {where}{text}", **{"class": "transient"})
         return 1
     _finished = True
     sys.stdout.flush()

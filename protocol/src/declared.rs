@@ -21,7 +21,7 @@ pub const STAGE_PROTOCOL: u32 = 1;
 /// The types that a program's stage can make: those that a runner can verify.
 pub const MAKES: &[Type] = &[Type::Metrics, Type::Dataset, Type::Responses, Type::Pllm];
 
-/// A program of a plan.
+/// A program of a plan, whose custom stages are kinds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Program {
     /// Its name; in an imported module it is prefixed, as in `explain.tools`.
@@ -34,10 +34,16 @@ pub struct Program {
     pub declaration: Declaration,
 }
 
-/// What a program's outputs depend on: its own bytes and those of the files that it is made of.
-/// Where it lies and what it is called does not count.
-pub fn program_digest(main: Digest, parts: &BTreeMap<String, Digest>) -> Digest {
-    Digest::of_json(&serde_json::json!({ "program": main, "files": parts }))
+/// What a program's outputs depend on: the content of every file of its folder and of those that it
+/// names outside, by path relative to the folder, and which of them is started. Where the folder
+/// lies does not count.
+pub fn program_digest(main: &str, files: &BTreeMap<String, Digest>) -> Digest {
+    Digest::of_json(&serde_json::json!({ "program": main, "files": files }))
+}
+
+/// Whether a folder inside a program's folder is no part of the program, by its name.
+pub fn is_left_out(folder: &str) -> bool {
+    folder.starts_with('.') || folder == "__pycache__"
 }
 
 /// How the program of a custom stage is named.
@@ -72,7 +78,8 @@ pub struct Declaration {
     pub program: String,
     /// The [`STAGE_PROTOCOL`] that it speaks.
     pub protocol: u32,
-    /// Further files that it is made of, relative to its folder. They count in its digest.
+    /// Files and folders outside its folder that it is made of, relative to its folder. All files
+    /// of its folder count without being named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
     /// Its stages.
@@ -200,8 +207,8 @@ impl Declaration {
             return Err(DeclarationError::new(m, &["protocol"]));
         }
         for file in &self.files {
-            if !is_inside(file) {
-                let m = format!("{file:?} is not a path below the program's folder");
+            if !is_relative(file) {
+                let m = format!("{file:?} is not a path relative to the program's folder");
                 return Err(DeclarationError::new(m, &["files", file]));
             }
         }
@@ -214,6 +221,10 @@ impl Declaration {
         }
         Ok(())
     }
+}
+
+fn is_relative(path: &str) -> bool {
+    !path.is_empty() && !path.starts_with('/') && !path.contains(['\\', '\0'])
 }
 
 /// Whether a file name leads nowhere else than below its folder.

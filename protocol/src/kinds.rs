@@ -1,7 +1,7 @@
 //! What each stage kind takes, returns and where it may run.
 //!
 //! One registry, [`Kinds`], serves the checker, the editor, the language reference and the runners:
-//! the built-in kinds, and those that users' own programs declare. Sources (`local`, `jsonl`,
+//! the built-in kinds, and the custom ones that programs declare. Sources (`local`, `jsonl`,
 //! `sentence` …) are kinds too: they run as stages like any other.
 
 mod sources;

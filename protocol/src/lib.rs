@@ -8,7 +8,7 @@
 //! - [`types`]: the types of the pipeline language, and the fields that a value of a type has.
 //! - [`kinds`]: what each stage kind takes, returns and where it may run. One registry for the
 //!   checker, the editor, the docs and the runner.
-//! - [`declared`]: what a user's own program says of its stages.
+//! - [`declared`]: what a program declares of its custom stages.
 //! - [`artifact`]: what a stage makes: a manifest of files, a small value, references.
 //! - [`expr`]: arguments, as expressions over outputs, and their resolution to values.
 //! - [`numerics`]: what numbers are computed with, as far as it may change bytes.

@@ -25,7 +25,7 @@ pub struct Task {
     pub fence: u64,
     /// The stage kind.
     pub kind: String,
-    /// Digest of the user's own program that the stage belongs to; the stage is the last part of
+    /// Digest of the program of a custom stage; the stage is the last part of
     /// `kind`. A device runs it only if its owner has allowed a program of this digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<Digest>,

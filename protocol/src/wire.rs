@@ -28,7 +28,7 @@ pub struct Join {
     pub protocol: u32,
     /// Version of the device runner.
     pub version: String,
-    /// Stage kinds that it can run; of users' own programs that its owner has allowed, see
+    /// Stage kinds that it can run; for custom stages, the programs that its owner has allowed, see
     /// [`program_kind`].
     pub kinds: Vec<String>,
     /// What its stages compute numbers with. Absent from devices of version 0.1.
@@ -41,7 +41,7 @@ pub struct Join {
     pub secret: String,
 }
 
-/// How a device says among its kinds that it may run the stages of a user's own program.
+/// How a device says among its kinds that it may run the custom stages of a program.
 pub fn program_kind(program: &crate::Digest) -> String {
     format!("program:{program}")
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
-use headstart_dsl::{Checked, FileId, FileLoader, Listing, Span, Trees, analyze_again, symbols::Index};
+use headstart_dsl::{
+    Checked, FileId, FileLoader, Listing, ProgramError, Span, Trees, analyze_again, symbols::Index,
+};
 use lsp_types::{Location, Position, Range, TextDocumentContentChangeEvent, Uri};
 
 /// A text with its lines. The protocol counts columns in UTF-16 units.
@@ -125,8 +127,8 @@ impl FileLoader for Overlay<'_> {
         self.disk.glob(pattern)
     }
 
-    fn digest(&self, path: &str) -> Result<headstart_protocol::Digest, String> {
-        self.disk.digest(path)
+    fn program(&self, path: &str, files: &[String]) -> Result<headstart_protocol::Digest, ProgramError> {
+        self.disk.program(path, files)
     }
 
     fn executable(&self, path: &str) -> Result<(), String> {

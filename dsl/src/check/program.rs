@@ -1,12 +1,11 @@
-//! Users' own programs: what their declarations say.
+//! Programs with custom stages: what their declarations say.
 //!
 //! Nothing of a program runs here: its declaration lies beside it, and the program itself is only
 //! looked for and digested.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use headstart_protocol::declared::{Declaration, DeclarationError, program_digest};
+use headstart_protocol::declared::{Declaration, DeclarationError};
 use headstart_protocol::kinds::Kind;
 
 use super::path::wrong_path;
@@ -26,43 +25,37 @@ pub(super) struct ProgramState {
 }
 
 impl Checker<'_> {
-    /// Takes in a program's declaration. None where it has an error, which is reported.
+    /// Reads a program's declaration. `None` if it is wrong, which is reported.
     pub(super) fn program(&mut self, scope: usize, program: &ast::Program) -> Option<usize> {
         if let Some(d) = wrong_path(&program.path.text) {
             self.report(d.at(program.path.span, "named here"));
             return None;
         }
         let path = loader::join(&self.scopes[scope].dir, &program.path.text);
-        let main = self.loader.executable(&path).and_then(|()| self.loader.digest(&path));
-        let main = match main {
+        if let Err(why) = self.loader.executable(&path) {
+            let d = Diagnostic::new(Code::E0801, format!("cannot use the program `{path}`: {why}"))
+                .at(program.path.span, "named here")
+                .note("a relative path starts at the folder of the file that names the program");
+            self.report(d);
+            return None;
+        }
+        let (declaration, file, text) = self.declaration(&path, program)?;
+        let digest = match self.loader.program(&path, &declaration.files) {
             Ok(digest) => digest,
             Err(why) => {
-                let d = Diagnostic::new(Code::E0801, format!("cannot use the program `{path}`: {why}"))
-                    .at(program.path.span, "named here")
-                    .note("a relative path starts at the folder of the file that names the program");
-                self.report(d);
+                let mut d = Diagnostic::new(Code::E0801, format!("cannot use the program `{path}`: {why}"))
+                    .at(program.path.span, "named here");
+                if let Some(entry) = &why.entry {
+                    d = d.see(locate(file, &text, std::slice::from_ref(entry)), "part of the program");
+                    d = d.help(described_by(&path));
+                }
+                self.report(match why.help {
+                    Some(help) => d.help(help),
+                    None => d,
+                });
                 return None;
             }
         };
-        let (declaration, file, text) = self.declaration(&path, program)?;
-        let mut parts = BTreeMap::new();
-        for name in &declaration.files {
-            let part = loader::join(loader::folder(&path), name);
-            match self.loader.digest(&part) {
-                Ok(digest) => drop(parts.insert(name.clone(), digest)),
-                Err(why) => {
-                    let d = Diagnostic::new(
-                        Code::E0801,
-                        format!("`{path}` is made of `{part}`, which cannot be used: {why}"),
-                    )
-                    .at(program.path.span, "named here")
-                    .see(locate(file, &text, std::slice::from_ref(name)), "part of the program")
-                    .help(described_by(&path));
-                    self.report(d);
-                    return None;
-                }
-            }
-        }
         let name = format!("{}{}", self.scopes[scope].prefix, program.name.text);
         for stage in &declaration.stages {
             // Checked with the declaration.
@@ -71,7 +64,6 @@ impl Checker<'_> {
                 self.scopes[scope].kinds.declare(called, kind);
             }
         }
-        let digest = program_digest(main, &parts);
         let plan = plan::Program { name, path, digest, declaration };
         self.programs.push(ProgramState { plan, used: false });
         Some(self.programs.len() - 1)

@@ -34,7 +34,7 @@ pub enum Command {
     Run(Run),
     /// Say why a stage ran again, or did not.
     Why(Why),
-    /// Ask a program of your own what its stages are, and write its declaration.
+    /// Ask a program what its custom stages are, and write its declaration.
     Describe(Describe),
     /// Draw a pipeline as a graph.
     Graph(Graph),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use headstart_dsl::plan::Plan;
-use headstart_dsl::{Checked, FileLoader, Listing};
+use headstart_dsl::{Checked, FileLoader, Listing, ProgramError};
 
 use headstart_protocol::Digest;
 
@@ -25,8 +25,12 @@ impl FileLoader for Disk {
         Ok(Listing { found: listing.found, left_out })
     }
 
-    fn digest(&self, path: &str) -> Result<Digest, String> {
-        std::fs::read(path).map(|bytes| Digest::of(&bytes)).map_err(|e| e.to_string())
+    fn program(&self, path: &str, files: &[String]) -> Result<Digest, ProgramError> {
+        headstart_host::folder::digest(Path::new(path), files).map_err(|e| ProgramError {
+            message: e.message,
+            help: e.help,
+            entry: e.entry,
+        })
     }
 
     #[cfg(unix)]

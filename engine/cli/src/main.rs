@@ -8,7 +8,7 @@
 //! - [`loader`]: pipeline files and parameters.
 //! - [`commands`]: one module a command.
 //! - [`display`]: a run while it goes on. [`waits`]: what it waits for. [`summary`]: a run that has ended.
-//! - [`listen`]: the port at which devices join.
+//! - [`listen`]: the port at which devices join. [`stop`]: signals.
 
 mod args;
 mod commands;
@@ -16,6 +16,7 @@ mod display;
 mod exit;
 mod listen;
 mod loader;
+mod stop;
 mod summary;
 mod waits;
 
@@ -46,7 +47,10 @@ fn main() -> ExitCode {
         )
         .without_time()
         .init();
-    match dispatch(&cli) {
+    let result = dispatch(&cli);
+    // Stages may still run, after a second Ctrl-C: their programs must not outlive the command.
+    headstart_host::kill_all();
+    match result {
         Ok(code) => code,
         Err(e) => e.report(),
     }

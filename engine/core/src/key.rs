@@ -19,7 +19,7 @@ pub struct KeyPreimage {
     pub kind: String,
     /// The kind's version.
     pub version: u32,
-    /// Digest of the user's own program that the stage belongs to.
+    /// Digest of the program of a custom stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<Digest>,
     /// The arguments: inputs as references, public expressions resolved, private ones as they are.

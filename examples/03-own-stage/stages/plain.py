@@ -37,7 +37,7 @@ def readability(answers: Responses | Dataset, hard: float = 50.0) -> Metrics:
         emoji += bool(EMOJI.search(text))
         headstart.progress(n, unit="rows")
     if not eases:
-        raise headstart.Failure("no answer has a word in it", help="look at the answers' file")
+        raise headstart.InputError("no answer has a word in it", help="look at the answers' file")
     headstart.count("answers", len(eases))
     return Metrics(
         ease=sum(eases) / len(eases),

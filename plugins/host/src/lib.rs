@@ -1,7 +1,8 @@
-//! Runs users' own stages: any program that speaks JSON Lines on its standard streams.
+//! Runs custom stages: programs that speak JSON Lines on their standard streams.
 //!
-//! A program is started for one attempt, in a process group of its own, with an empty scratch
-//! folder as its working folder. What was said (docs/stages.md has all messages):
+//! A copy of the program's folder is made for each attempt and started in a process group of its
+//! own, with an empty folder as its working folder. A conversation (docs/stages.md has all
+//! messages):
 //!
 //! ```text
 //! runner   {"headstart":"hello","protocol":1,"features":["count","log","progress"]}
@@ -17,25 +18,31 @@
 //! group is killed.
 //!
 //! # Layout
-//! - [`message`]: what is said. [`process`]: the process group and its streams.
-//! - [`talk`]: the conversation, and every way in which it can go wrong.
+//! - [`folder`]: what a program is made of, its digest, its copy.
+//! - [`message`], [`lines`]: what is said. [`process`]: the process group and its streams.
+//! - [`groups`]: process groups that must not outlive this process.
+//! - [`session`]: the conversation, and every way in which it can go wrong.
 //! - [`arguments`], [`output`]: values on their way to the program and back, verified.
-//! - [`stage`]: a program's stage as a [`headstart_protocol::Stage`].
+//! - [`stage`]: a custom stage as a [`headstart_protocol::Stage`].
 //! - [`places`]: which programs may run: those of a plan on the engine's machine; on a device those
 //!   that its owner put into a folder.
 //! - [`describe()`]: what a program declares.
 
 pub mod arguments;
 pub mod describe;
+pub mod folder;
+pub mod groups;
+pub mod lines;
 mod memory;
 pub mod message;
 pub mod output;
 pub mod places;
 pub mod process;
+pub mod session;
 pub mod stage;
-pub mod talk;
 
 pub use describe::describe;
+pub use groups::kill_all;
 pub use places::{Allowlist, Trusted};
-pub use stage::ProgramStage;
-pub use talk::Limits;
+pub use session::Limits;
+pub use stage::CustomStage;

@@ -50,7 +50,7 @@ pub enum FromProgram {
         /// What it can do beyond the necessary.
         #[serde(default)]
         features: Vec<String>,
-        /// Further files that it is made of, below its folder.
+        /// What it is made of outside its folder.
         #[serde(default)]
         files: Vec<String>,
         /// Its stages.
@@ -89,7 +89,7 @@ pub enum FromProgram {
         /// What to do about it.
         #[serde(default)]
         help: Option<String>,
-        /// `input`, `transient`, `memory`; the first where nothing is said.
+        /// `input`, `transient`, `memory`; `transient` where nothing is said.
         #[serde(default)]
         class: Option<FailureClass>,
     },

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use headstart_protocol::declared::{CustomStages, Declaration, DeclaredPlace, ProgramRef};
+use headstart_protocol::declared::{
+    CustomStages, Declaration, DeclaredPlace, ProgramRef, is_inside, is_left_out,
+};
 use headstart_protocol::{Digest, Failure, FailureClass, Stage};
 
-use crate::stage::{ProgramStage, digest};
-use crate::talk::Limits;
+use crate::folder;
+use crate::session::Limits;
+use crate::stage::CustomStage;
 
-/// The engine's machine: whoever runs a pipeline there trusts the programs that it names.
+/// The engine's machine: who runs a pipeline there trusts the programs that it names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trusted;
 
@@ -23,7 +26,7 @@ impl CustomStages for Trusted {
         let declared = program.declaration.stage(stage).ok_or_else(|| {
             Failure::input(format!("the declaration of {} has no stage `{stage}`", program.path))
         })?;
-        let stage = ProgramStage {
+        let stage = CustomStage {
             kind: kind.to_owned(),
             program: dir.join(&program.path),
             files: program.declaration.files.clone(),
@@ -41,30 +44,22 @@ impl CustomStages for Trusted {
 pub struct Allowlist(BTreeMap<Digest, (PathBuf, Declaration)>);
 
 impl Allowlist {
-    /// The programs of a folder: those that have a `.stages.json` beside them.
+    /// The programs of a folder and of the folders directly inside it: those that have a
+    /// `.stages.json` beside them. A program is made of all files of the folder that it lies in.
     ///
     /// # Errors
-    /// If the folder or a declaration cannot be read, or a program is not there.
+    /// If a folder or a declaration cannot be read, or a program is not there.
     pub fn in_folder(folder: &Path) -> Result<Self, Failure> {
         let mut all = BTreeMap::new();
-        let entries = std::fs::read_dir(folder).map_err(|e| Failure::io(folder, &e))?;
-        for entry in entries.flatten() {
-            let at = entry.path();
-            if !at.to_string_lossy().ends_with(".stages.json") {
-                continue;
+        let mut folders = vec![folder.to_owned()];
+        folders.extend(entries(folder)?.into_iter().filter(|at| {
+            at.is_dir() && at.file_name().is_some_and(|name| !is_left_out(&name.to_string_lossy()))
+        }));
+        for folder in folders {
+            for at in entries(&folder)?.iter().filter(|at| at.to_string_lossy().ends_with(".stages.json")) {
+                let (program, declaration) = allowed(&folder, at)?;
+                all.insert(folder::digest(&program, &declaration.files)?, (program, declaration));
             }
-            let text = std::fs::read_to_string(&at).map_err(|e| Failure::io(&at, &e))?;
-            let declaration: Declaration =
-                serde_json::from_str(&text).map_err(|e| Failure::input(format!("{}: {e}", at.display())))?;
-            let inside = headstart_protocol::declared::is_inside(&declaration.program);
-            if let Some(wrong) = declaration.check().err().map(|e| e.message).or_else(|| {
-                (!inside).then(|| format!("{:?} is not a file of this folder", declaration.program))
-            }) {
-                return Err(Failure::input(format!("{}: {wrong}", at.display())));
-            }
-            let program = folder.join(&declaration.program);
-            let program = std::path::absolute(&program).map_err(|e| Failure::io(&program, &e))?;
-            all.insert(digest(&program, &declaration.files)?, (program, declaration));
         }
         Ok(Self(all))
     }
@@ -78,12 +73,12 @@ impl Allowlist {
     ///
     /// # Errors
     /// If the owner did not allow the program, or the stage may not run on a device.
-    pub fn stage(&self, wanted: &Digest, kind: &str) -> Result<ProgramStage, Failure> {
+    pub fn stage(&self, wanted: &Digest, kind: &str) -> Result<CustomStage, Failure> {
         let Some((program, declaration)) = self.0.get(wanted) else {
             let m =
                 format!("this device's owner has not allowed the program of `{kind}` ({})", wanted.short());
             return Err(Failure::input(m).help(
-                "copy the program and its `.stages.json` into a folder of the device, and name it with `--stages`",
+                "copy the program's whole folder, with its `.stages.json`, into the folder that `--stages` names",
             ));
         };
         let stage = kind.rsplit('.').next().unwrap_or(kind);
@@ -92,7 +87,7 @@ impl Allowlist {
             let m = format!("{} has no stage `{stage}` for devices", program.display());
             return Err(Failure::input(m));
         };
-        Ok(ProgramStage {
+        Ok(CustomStage {
             kind: kind.to_owned(),
             program: program.clone(),
             files: declaration.files.clone(),
@@ -101,6 +96,25 @@ impl Allowlist {
             limits: Limits::default(),
         })
     }
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let entries = std::fs::read_dir(folder).map_err(|e| Failure::io(folder, &e))?;
+    entries.map(|e| e.map(|e| e.path()).map_err(|e| Failure::io(folder, &e))).collect()
+}
+
+/// A program of a folder by its declaration, `at`.
+fn allowed(folder: &Path, at: &Path) -> Result<(PathBuf, Declaration), Failure> {
+    let text = std::fs::read_to_string(at).map_err(|e| Failure::io(at, &e))?;
+    let wrong = |why: &dyn std::fmt::Display| Failure::input(format!("{}: {why}", at.display()));
+    let declaration: Declaration = serde_json::from_str(&text).map_err(|e| wrong(&e))?;
+    declaration.check().map_err(|e| wrong(&e))?;
+    if !is_inside(&declaration.program) || declaration.program.contains('/') {
+        return Err(wrong(&format!("{:?} is not a file of this folder", declaration.program)));
+    }
+    let program = folder.join(&declaration.program);
+    let program = std::path::absolute(&program).map_err(|e| Failure::io(&program, &e))?;
+    Ok((program, declaration))
 }
 
 impl CustomStages for Allowlist {

@@ -1,39 +1,40 @@
 //! A program's process group and its streams.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::time::Duration;
 
 use headstart_protocol::{Failure, FailureClass};
 
-/// Longest line that is read whole, in bytes: messages are small, data goes into files.
-pub const LONGEST_LINE: usize = 1 << 20;
+use crate::groups::{self, Group};
+use crate::lines::{self, Heard};
 
-/// Lines that wait to be heard.
+/// Lines of a program that are read ahead. A program that writes faster than it is heard waits.
 const QUEUE: usize = 64;
 
-/// What a program wrote.
-#[derive(Debug)]
-pub enum Said {
-    /// A line on standard output, without its end; whether it ended with a newline.
-    Out(String, bool),
-    /// A line on standard error.
-    Err(String),
-    /// A line on standard output that is too long: how it begins.
-    TooLong(String),
-    /// Standard output is closed.
-    OutClosed,
-    /// Standard error is closed.
-    ErrClosed,
+/// What to start.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// The program: a copy, or itself.
+    pub program: &'a Path,
+    /// Its path in messages: where the user has it.
+    pub shown: &'a Path,
+    /// The folder that holds the copy of the program and of all that it is made of.
+    pub copy: Option<&'a Path>,
+    /// Its working folder.
+    pub work: &'a Path,
 }
 
 /// A running program. Dropping it kills the whole process group.
 pub struct Process {
     child: Child,
-    stdin: Option<ChildStdin>,
-    said: Receiver<Said>,
+    /// Until the program is known to have ended.
+    group: Option<Group>,
+    status: Option<ExitStatus>,
+    stdin: Option<Sender<String>>,
+    heard: Receiver<Heard>,
 }
 
 impl Process {
@@ -41,24 +42,29 @@ impl Process {
     ///
     /// # Errors
     /// Why the system does not start it, and what to do.
-    pub fn start(program: &Path, folder: &Path) -> Result<Self, Failure> {
-        let mut command = Command::new(program);
-        command.current_dir(folder).env("HEADSTART_STAGES", "1");
+    pub fn start(launch: &Launch<'_>) -> Result<Self, Failure> {
+        if is_text_without_interpreter(launch.program) {
+            return Err(no_program(launch.shown));
+        }
+        let mut command = Command::new(launch.program);
+        command.current_dir(launch.work).env("HEADSTART_STAGES", "1");
+        // With these the SDK makes absolute paths mean the same in every copy.
+        if let Some(copy) = launch.copy {
+            command.env("HEADSTART_PROGRAM_COPY", copy);
+            command.env("HEADSTART_PROGRAM_FOLDER", launch.shown.parent().unwrap_or(Path::new("/")));
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut child = spawn(&mut command).map_err(|e| not_started(program, &e))?;
-        // Bounded: a program that talks faster than it is heard waits.
-        let (tx, said) = sync_channel(QUEUE);
-        let stdin = child.stdin.take();
+        let (mut child, group) = spawn(&mut command).map_err(|e| not_started(launch.shown, &e))?;
+        let (tx, heard) = sync_channel(QUEUE);
         if let Some(out) = child.stdout.take() {
             let tx = tx.clone();
-            std::thread::spawn(move || read_out(out, &tx));
+            std::thread::spawn(move || lines::read_out(out, &tx));
         }
         if let Some(err) = child.stderr.take() {
-            std::thread::spawn(move || read_err(err, &tx));
+            std::thread::spawn(move || lines::read_err(err, &tx));
         }
-        Ok(Self { child, stdin, said })
+        let stdin = child.stdin.take().map(writer);
+        Ok(Self { child, group: Some(group), status: None, stdin, heard })
     }
 
     /// Number of the process, and of its group.
@@ -66,52 +72,84 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends a line. A program that no longer listens shows by how it ends.
-    pub fn send(&mut self, line: &str) {
-        if let Some(stdin) = &mut self.stdin {
-            let sent = stdin.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdin.flush());
-            if sent.is_err() {
-                self.stdin = None;
-            }
+    /// Sends a line, without waiting until it is read. A program that does not read shows by what
+    /// it does, or does not do.
+    pub fn send(&mut self, line: String) {
+        if self.stdin.as_ref().is_some_and(|stdin| stdin.send(line).is_err()) {
+            self.stdin = None;
         }
     }
 
-    /// Closes its standard input: nothing more is asked.
+    /// Closes its standard input, behind what was sent: nothing more is asked.
     pub fn close(&mut self) {
         self.stdin = None;
     }
 
-    /// What it says next, if it says something in time.
-    pub fn listen(&self, patience: Duration) -> Option<Said> {
-        self.said.recv_timeout(patience).ok()
+    /// The next line of the program, if it comes in time.
+    pub fn listen(&self, patience: Duration) -> Option<Heard> {
+        self.heard.recv_timeout(patience).ok()
     }
 
-    /// How it ended, if it has.
+    /// How it ended, if it has. Then what it left running in its group is killed.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
-    }
-
-    /// Kills the group: the program, and whatever it started that stayed in the group.
-    pub fn kill(&mut self) {
-        #[cfg(unix)]
-        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-            // Gone already is as good.
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        if self.status.is_none() && has_exited(&mut self.child) {
+            // The group is killed before the program's number is given back to the system: later
+            // the number may be that of another group.
+            if let Some(group) = self.group.take() {
+                group.kill();
+            }
+            self.status = self.child.wait().ok();
+            groups::hold_while_exiting();
         }
-        let _ = self.child.kill();
+        self.status
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.kill();
-        let _ = self.child.wait();
+        if let Some(group) = self.group.take() {
+            group.kill();
+            // Where there are no groups.
+            let _ = self.child.kill();
+        }
+        if self.status.is_none() {
+            let _ = self.child.wait();
+        }
     }
 }
 
-fn spawn(command: &mut Command) -> std::io::Result<Child> {
-    for _ in 0..20 {
-        match command.spawn() {
+/// Whether a child has exited, without taking its status.
+#[cfg(all(unix, not(any(target_os = "openbsd", target_os = "redox"))))]
+fn has_exited(child: &mut Child) -> bool {
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return false };
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_)))
+}
+
+#[cfg(not(all(unix, not(any(target_os = "openbsd", target_os = "redox")))))]
+fn has_exited(child: &mut Child) -> bool {
+    matches!(child.try_wait(), Ok(Some(_)))
+}
+
+/// Writes lines from a thread of its own: a program that never reads its input must not keep its
+/// runner from stopping it.
+fn writer(mut stdin: ChildStdin) -> Sender<String> {
+    let (tx, rx) = channel::<String>();
+    std::thread::spawn(move || {
+        for line in rx {
+            let written = stdin.write_all(line.as_bytes()).and_then(|()| stdin.write_all(b"\n"));
+            if written.and_then(|()| stdin.flush()).is_err() {
+                return;
+            }
+        }
+    });
+    tx
+}
+
+fn spawn(command: &mut Command) -> std::io::Result<(Child, Group)> {
+    for _ in 0..100 {
+        match groups::spawn(command) {
             // Another thread's child may still hold the file open for writing, for a moment.
             Err(e) if e.kind() == ErrorKind::ExecutableFileBusy => {
                 std::thread::sleep(Duration::from_millis(10));
@@ -119,13 +157,25 @@ fn spawn(command: &mut Command) -> std::io::Result<Child> {
             done => return done,
         }
     }
-    command.spawn()
+    groups::spawn(command)
+}
+
+/// A text that does not name its interpreter: some systems would have a shell read it.
+fn is_text_without_interpreter(program: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = std::fs::File::open(program).and_then(|file| file.take(512).read_to_end(&mut head));
+    read.is_ok() && !head.starts_with(b"#!") && !head.contains(&0) && std::str::from_utf8(&head).is_ok()
+}
+
+fn no_program(at: &Path) -> Failure {
+    Failure::input(format!("{} is no program that this machine can execute", at.display()))
+        .help("begin a script with a line such as `#!/usr/bin/env python3`")
 }
 
 fn not_started(program: &Path, e: &std::io::Error) -> Failure {
     let at = program.display();
     // The number that Unix systems have for a file that is no program.
-    let no_program = e.raw_os_error() == Some(8);
+    let is_no_program = e.raw_os_error() == Some(8);
     match e.kind() {
         ErrorKind::NotFound if program.exists() => {
             Failure::input(format!("{at}: the interpreter that its first line names is not on this machine"))
@@ -135,70 +185,10 @@ fn not_started(program: &Path, e: &std::io::Error) -> Failure {
         ErrorKind::PermissionDenied => {
             Failure::input(format!("{at} may not be executed")).help(format!("`chmod +x {at}` allows it"))
         }
-        _ if no_program => Failure::input(format!("{at} is no program that this machine can execute"))
-            .help("begin a script with a line such as `#!/usr/bin/env python3`"),
+        ErrorKind::Interrupted => {
+            Failure::new(FailureClass::Cancelled, format!("{at} is not started: the runner is stopping"))
+        }
+        _ if is_no_program => no_program(program),
         _ => Failure::new(FailureClass::Transient, format!("{at} cannot be started: {e}")),
     }
-}
-
-/// One line of at most [`LONGEST_LINE`] bytes, and whether it was complete; the rest is skipped.
-fn line(reader: &mut impl BufRead) -> std::io::Result<Option<(Vec<u8>, End)>> {
-    let mut bytes = Vec::new();
-    let n = reader.by_ref().take(LONGEST_LINE as u64).read_until(b'\n', &mut bytes)?;
-    if n == 0 {
-        return Ok(None);
-    }
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-        return Ok(Some((bytes, End::Newline)));
-    }
-    if n < LONGEST_LINE {
-        return Ok(Some((bytes, End::Nothing)));
-    }
-    loop {
-        let buffer = reader.fill_buf()?;
-        let (len, found) = match buffer.iter().position(|b| *b == b'\n') {
-            Some(at) => (at + 1, true),
-            None => (buffer.len(), buffer.is_empty()),
-        };
-        reader.consume(len);
-        if found {
-            return Ok(Some((bytes, End::Cut)));
-        }
-    }
-}
-
-enum End {
-    Newline,
-    Nothing,
-    Cut,
-}
-
-fn read_out(out: impl Read, to: &SyncSender<Said>) {
-    let mut reader = BufReader::new(out);
-    while let Ok(Some((bytes, end))) = line(&mut reader) {
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let said = match end {
-            End::Newline => Said::Out(text, true),
-            End::Nothing => Said::Out(text, false),
-            End::Cut => Said::TooLong(text.chars().take(200).collect()),
-        };
-        if to.send(said).is_err() {
-            return;
-        }
-    }
-    let _ = to.send(Said::OutClosed);
-}
-
-fn read_err(err: impl Read, to: &SyncSender<Said>) {
-    let mut reader = BufReader::new(err);
-    while let Ok(Some((bytes, _))) = line(&mut reader) {
-        if to.send(Said::Err(String::from_utf8_lossy(&bytes).into_owned())).is_err() {
-            return;
-        }
-    }
-    let _ = to.send(Said::ErrClosed);
 }

@@ -1,27 +1,28 @@
-//! A program's stage as a [`Stage`].
+//! A custom stage as a [`Stage`].
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use headstart_protocol::declared::{DeclaredStage, program_digest};
-use headstart_protocol::{Args, Context, Digest, Failure, Output, Stage, Type};
+use headstart_protocol::declared::DeclaredStage;
+use headstart_protocol::{Args, Context, Digest, Failure, FailureClass, Output, Stage, Type};
 use serde_json::Value as Json;
 
 use crate::arguments::{self, Arguments};
+use crate::folder::{Copied, Folder};
 use crate::message::{FromProgram, ToProgram};
 use crate::output::{Claim, verified};
-use crate::talk::{Around, Limits, Next, Talk};
+use crate::process::Launch;
+use crate::session::{Around, Limits, Next, Session};
 
-/// A stage of a user's own program.
+/// A custom stage: one of a user's program.
 #[derive(Clone, Debug)]
-pub struct ProgramStage {
+pub struct CustomStage {
     /// As the pipeline calls it: `tools.readability`.
     pub kind: String,
     /// The program.
     pub program: PathBuf,
-    /// Further files that it is made of, relative to its folder.
+    /// What its declaration names outside the program's folder.
     pub files: Vec<String>,
-    /// Digest of the program and those files.
+    /// Digest of all that the program is made of.
     pub digest: Digest,
     /// What it declares.
     pub declared: DeclaredStage,
@@ -29,102 +30,107 @@ pub struct ProgramStage {
     pub limits: Limits,
 }
 
-/// Digest of a program and the files that it is made of, as they are now.
-///
-/// # Errors
-/// If one of them cannot be read.
-pub fn digest(program: &Path, files: &[String]) -> Result<Digest, Failure> {
-    let of = |at: &Path| {
-        let bytes = std::fs::read(at).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Failure::input(format!("there is no program {}", at.display())),
-            _ => Failure::io(at, &e),
-        })?;
-        Ok(Digest::of(&bytes))
-    };
-    let folder = program.parent().unwrap_or(Path::new(""));
-    let parts = files.iter().map(|f| Ok((f.clone(), of(&folder.join(f))?)));
-    let parts: BTreeMap<String, Digest> = parts.collect::<Result<_, Failure>>()?;
-    Ok(program_digest(of(program)?, &parts))
-}
-
-impl Stage for ProgramStage {
+impl Stage for CustomStage {
     fn kind(&self) -> &str {
         &self.kind
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
-        let program = std::path::absolute(&self.program).map_err(|e| Failure::io(&self.program, &e))?;
-        if digest(&program, &self.files)? != self.digest {
-            let m = format!("{} is not what it was when the run was planned", program.display());
-            return Err(Failure::input(m).help("begin a new run"));
-        }
-        let arguments = Arguments::of(args, ctx)?;
+        let shown = std::path::absolute(&self.program).map_err(|e| Failure::io(&self.program, &e))?;
         let scratch = ctx.scratch().canonicalize().map_err(|e| Failure::io(ctx.scratch(), &e))?;
+        // Beside each other, so that the program begins in an empty folder.
+        let (copy, work) = (scratch.join("program"), scratch.join("work"));
+        for folder in [&copy, &work] {
+            std::fs::create_dir_all(folder).map_err(|e| Failure::io(folder, &e))?;
+        }
+        let copied = self.copy(&copy)?;
+        let arguments = Arguments::of(args, ctx)?;
         let around =
             Around { log: &|line| ctx.log(line), cancelled: &|| ctx.cancelled(), memory: ctx.memory() };
-        let mut talk = Talk::start(&program, &scratch, around, self.limits)?;
-        self.greet(&mut talk)?;
-        talk.say(&ToProgram::Run {
+        let launch = Launch { program: &copied.program, shown: &shown, copy: Some(&copy), work: &work };
+        let mut session = Session::start(&launch, around, self.limits)?;
+        self.greet(&mut session)?;
+        session.send(&ToProgram::Run {
             stage: &self.declared.name,
             args: arguments.json,
-            scratch: arguments::text(&scratch)?,
+            scratch: arguments::text(&work)?,
             threads: ctx.threads(),
             memory: ctx.memory(),
         });
-        let claim = listen(&mut talk, ctx)?;
-        let status = talk.end()?;
+        let claim = listen(&mut session, ctx)?;
+        let status = session.end()?;
         if !status.success() {
-            return Err(talk.ended_badly(status, " after it said that it was done"));
+            return Err(session.ended_badly(status, " after it said that it was done"));
         }
         let ty = Type::from_name(&self.declared.makes).unwrap_or(Type::Metrics);
-        verified(&ty, claim, &scratch, &arguments.known).map_err(|m| talk.failure(m))
+        verified(&ty, claim, &work, &arguments.known).map_err(|m| session.failure(m))
     }
 }
 
-impl ProgramStage {
+impl CustomStage {
+    /// Copies the program, if it is still the one that was planned or allowed.
+    fn copy(&self, to: &Path) -> Result<Copied, Failure> {
+        let copied = Folder::open(&self.program, &self.files)?.copy(to)?;
+        if copied.digest == self.digest {
+            return Ok(copied);
+        }
+        let m = format!(
+            "{}, or another file of its folder, is not what it was when the run was planned",
+            self.program.display()
+        );
+        Err(Failure::input(m).help("start a new run; on a device, join again"))
+    }
+
     /// Exchanges hellos, and compares what the program says of the stage with its declaration.
-    fn greet(&self, talk: &mut Talk<'_>) -> Result<(), Failure> {
-        let FromProgram::Hello { stages, .. } = talk.hello()? else {
-            return Err(talk.failure("did not say hello"));
+    fn greet(&self, session: &mut Session<'_>) -> Result<(), Failure> {
+        let FromProgram::Hello { stages, files, .. } = session.hello()? else {
+            return Err(session.failure("did not say hello"));
         };
         let name = &self.declared.name;
         let help =
             format!("`headstart describe {}` brings the declaration up to date", self.program.display());
+        // Declarations of version 0.1 also name files of the folder, which count anyway.
+        if let Some(file) = files.iter().find(|f| f.starts_with("../") && !self.files.contains(f)) {
+            let m = format!("says that it is made of `{file}` too, which its declaration does not name");
+            return Err(session.failure(m).help(help));
+        }
         let Some(said) = stages.iter().find(|s| s.name == *name) else {
-            return Err(talk.failure(format!("declares a stage `{name}` that it does not have")).help(help));
+            return Err(session
+                .failure(format!("declares a stage `{name}` that it does not have"))
+                .help(help));
         };
         match difference(&self.declared, said) {
             None => Ok(()),
             Some(what) => {
                 let m = format!("says something else of `{name}` than its declaration: {what}");
-                Err(talk.failure(m).help(help))
+                Err(session.failure(m).help(help))
             }
         }
     }
 }
 
 /// Listens until the program is done.
-fn listen(talk: &mut Talk<'_>, ctx: &dyn Context) -> Result<Claim, Failure> {
+fn listen(session: &mut Session<'_>, ctx: &dyn Context) -> Result<Claim, Failure> {
     loop {
-        match talk.next(None)? {
+        match session.next(None)? {
             Some(Next::Message(FromProgram::Progress(progress))) => ctx.progress(progress),
             Some(Next::Message(FromProgram::Count { counter, n })) => ctx.count(&counter, n),
             Some(Next::Message(FromProgram::Done { files, value, uses })) => {
                 return Ok(Claim { files, value, uses });
             }
             Some(Next::Message(FromProgram::Failed { message, help, class })) => {
-                // Until it has ended, for the last lines that it wrote; that it failed stands.
-                let _ = talk.end();
-                let failure = talk.failure(format!("failed: {message}"));
-                let failure = Failure { class: class.unwrap_or(failure.class), ..failure };
-                return Err(Failure { help, ..failure });
+                // Until it has ended, for the last lines that it wrote; that it failed is certain.
+                let _ = session.end();
+                // Only a program that says so has wrong input: `retry:` tries everything else again.
+                let class = class.unwrap_or(FailureClass::Transient);
+                return Err(Failure { help, class, ..session.may_pass(format!("failed: {message}")) });
             }
             Some(Next::Message(FromProgram::Hello { .. })) => {
-                return Err(talk.failure("said hello a second time"));
+                return Err(session.failure("said hello a second time"));
             }
             Some(Next::Message(FromProgram::Log { .. } | FromProgram::Unknown)) | None => {}
             Some(Next::Ended(status)) => {
-                return Err(talk.ended_badly(status, " without saying what it made"));
+                return Err(session.ended_badly(status, " without saying what it made"));
             }
         }
     }

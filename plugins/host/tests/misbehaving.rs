@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use headstart_host::stage::digest;
-use headstart_host::{Limits, ProgramStage};
+use headstart_host::folder::digest;
+use headstart_host::{CustomStage, Limits};
 use headstart_protocol::declared::DeclaredStage;
 use headstart_protocol::{Args, Failure, FailureClass, Output, Stage};
 use headstart_testkit::MemoryContext;
@@ -23,8 +23,8 @@ fn declared() -> DeclaredStage {
         .expect("a declaration")
 }
 
-fn stage(program: PathBuf) -> ProgramStage {
-    ProgramStage {
+fn stage(program: PathBuf) -> CustomStage {
+    CustomStage {
         kind: "tools.bad".into(),
         digest: digest(&program, &[]).expect("a digest"),
         program,
@@ -47,29 +47,29 @@ fn run(how: &str, ctx: &MemoryContext) -> (Result<Output, Failure>, tempfile::Te
 }
 
 #[test]
-fn every_misbehaviour_has_its_message() {
+fn every_misbehaviour_has_its_message_and_class() {
     for (how, class, texts) in [
         (
             "exits_early",
-            FailureClass::Input,
+            FailureClass::Transient,
             &["exit status 7 before it said hello", "no module named torch"][..],
         ),
-        ("silent", FailureClass::Input, &["did not say hello within 0.7 s"]),
+        ("silent", FailureClass::Transient, &["did not say hello within 0.7 s"]),
         ("early", FailureClass::Input, &["something before it said hello"]),
         ("other_version", FailureClass::Input, &["speaks version 9"]),
         ("other_declaration", FailureClass::Input, &["`doc` is declared as \"Misbehaves.\"", "\"Behaves.\""]),
         ("other_stage", FailureClass::Input, &["a stage `bad` that it does not have"]),
-        ("half_a_line", FailureClass::Input, &["in the middle of a message", "{\"headstart\":\"do"]),
+        ("half_a_line", FailureClass::Transient, &["in the middle of a message", "{\"headstart\":\"do"]),
         ("garbage", FailureClass::Input, &["not understood", "{\"headstart\":\"count\",\"counter\":3}"]),
         ("too_long", FailureClass::Input, &["more than 1 MiB"]),
-        ("no_result", FailureClass::Input, &["exit status 0 without saying what it made"]),
+        ("no_result", FailureClass::Transient, &["exit status 0 without saying what it made"]),
         ("missing_file", FailureClass::Input, &["`rows.jsonl`, which is not in its scratch folder"]),
         ("wrong_size", FailureClass::Input, &["`a.txt` has 3 bytes, but it has 4"]),
         ("wrong_content", FailureClass::Input, &["`a.txt` has SHA-256 ba7816bf"]),
         ("outside", FailureClass::Input, &["\"../a.txt\", which is not a path below"]),
         ("link", FailureClass::Input, &["`a.txt`, which is not a plain file"]),
-        ("bad_status", FailureClass::Input, &["exit status 3 after it said that it was done"]),
-        ("lingers", FailureClass::Input, &["did not end within 0.7 s"]),
+        ("bad_status", FailureClass::Transient, &["exit status 3 after it said that it was done"]),
+        ("lingers", FailureClass::Transient, &["did not end within 0.7 s"]),
         ("text_metric", FailureClass::Input, &["`x` is \"many\", not a number"]),
         ("unknown_use", FailureClass::Input, &["not among its arguments"]),
         ("killed", FailureClass::Transient, &["killed by signal 9"]),
@@ -108,10 +108,13 @@ fn programs_that_cannot_be_started_say_why() {
             let mode = if executable { 0o755 } else { 0o644 };
             std::fs::set_permissions(&at, std::fs::Permissions::from_mode(mode)).expect("mode");
         }
-        let known = digest(&at, &[]);
-        let Ok(digest) = known else { return known.expect_err("no digest").message };
-        let stage = ProgramStage { digest, ..stage(program(folder.path(), "good")) };
-        let stage = ProgramStage { program: at, ..stage };
+        let good = stage(program(folder.path(), "good"));
+        let digest = match digest(&at, &[]) {
+            Ok(digest) => digest,
+            Err(e) => return e.message,
+        };
+        let stage = CustomStage { digest, ..good };
+        let stage = CustomStage { program: at, ..stage };
         stage.run(&Args::default(), &MemoryContext::new().attempt()).expect_err(name).message
     };
     assert!(failure("absent.py", None, true).contains("there is no program"));
@@ -120,12 +123,12 @@ fn programs_that_cannot_be_started_say_why() {
     assert!(
         failure("text.py", Some("plain words\n"), true).contains("no program that this machine can execute")
     );
-    let changed = ProgramStage {
+    let changed = CustomStage {
         digest: headstart_protocol::Digest::of(b"something else"),
         ..stage(program(folder.path(), "good"))
     };
     let failure = changed.run(&Args::default(), &MemoryContext::new().attempt()).expect_err("changed");
-    assert!(failure.message.contains("not what it was when the run was planned"), "{failure}");
+    assert!(failure.message.contains("is not what it was when the run was planned"), "{failure}");
 }
 
 #[cfg(target_os = "linux")]
@@ -151,25 +154,77 @@ mod group {
         !lives(pid)
     }
 
-    #[test]
-    fn a_hanging_program_is_killed_with_all_its_processes() {
+    /// Runs a program until it has left a process behind, then cancels it. Gives the failure and
+    /// whether the process is gone.
+    fn cancelled(how: &str, args: &Args) -> (Failure, bool) {
         let folder = tempfile::tempdir().expect("a folder");
-        let stage = stage(program(folder.path(), "hangs"));
+        let stage = stage(program(folder.path(), how));
         let ctx = MemoryContext::new();
-        let mark = folder.path().join("hangs.child");
+        let mark = folder.path().join(format!("{how}.child"));
         let failure = std::thread::scope(|scope| {
-            let running = scope.spawn(|| stage.run(&Args::default(), &ctx.attempt()));
+            let running = scope.spawn(|| stage.run(args, &ctx.attempt()));
             let by = Instant::now() + Duration::from_secs(20);
             while !mark.exists() && Instant::now() < by {
                 std::thread::sleep(Duration::from_millis(20));
             }
-            // Long enough for the number to be in the file.
-            std::thread::sleep(Duration::from_millis(100));
             ctx.cancel();
             running.join().expect("no panic").expect_err("cancelled")
         });
+        (failure, is_gone(child_of(folder.path(), how)))
+    }
+
+    #[test]
+    fn a_hanging_program_is_killed_with_all_its_processes() {
+        let (failure, gone) = cancelled("hangs", &Args::default());
         assert_eq!(failure.class, FailureClass::Cancelled);
-        assert!(is_gone(child_of(folder.path(), "hangs")));
+        assert!(gone);
+    }
+
+    /// More than a pipe holds: whoever writes it waits for a program that never reads.
+    #[test]
+    fn a_program_that_never_reads_its_input_is_killed_too() {
+        let pad = headstart_protocol::Value::Text("x".repeat(1 << 20));
+        let (failure, gone) = cancelled("deaf", &Args([("pad".to_owned(), pad)].into()));
+        assert_eq!(failure.class, FailureClass::Cancelled);
+        assert!(gone);
+    }
+
+    #[test]
+    fn a_chatty_child_neither_hangs_the_run_nor_throws_work_away() {
+        let (result, folder) = run("chatty_child", &MemoryContext::new());
+        assert_eq!(result.expect("a result").value, json!({ "x": 1 }));
+        assert!(is_gone(child_of(folder.path(), "chatty_child")));
+        let (result, folder) = run("dead_with_chatty_child", &MemoryContext::new());
+        let failure = result.expect_err("it died");
+        assert!(failure.message.contains("exit status 3 without saying what it made"), "{failure}");
+        assert!(is_gone(child_of(folder.path(), "dead_with_chatty_child")));
+    }
+
+    /// A process that left the group is not followed, and does not hold up its stage either.
+    #[test]
+    fn a_process_that_left_the_group_is_not_waited_for() {
+        let (result, folder) = run("escaped_child", &MemoryContext::new());
+        let child = child_of(folder.path(), "escaped_child");
+        assert!(lives(child), "it would be followed");
+        let pid = rustix::process::Pid::from_raw(child.cast_signed()).expect("a number");
+        rustix::process::kill_process_group(pid, rustix::process::Signal::KILL).expect("its own group");
+        assert_eq!(result.expect("a result").value, json!({ "x": 1 }));
+    }
+
+    #[test]
+    fn a_program_that_never_stops_talking_is_stopped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let stage = stage(program(folder.path(), "floods"));
+        let ctx = MemoryContext::new();
+        let failure = std::thread::scope(|scope| {
+            let running = scope.spawn(|| stage.run(&Args::default(), &ctx.attempt()));
+            while ctx.logged().is_empty() && !running.is_finished() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            ctx.cancel();
+            running.join().expect("no panic").expect_err("cancelled")
+        });
+        assert_eq!(failure.class, FailureClass::Cancelled, "{failure}");
     }
 
     #[test]
@@ -180,9 +235,11 @@ mod group {
     }
 
     #[test]
-    fn a_memory_limit_holds() {
-        let failure = run("heavy", &MemoryContext::new().with_memory(64 << 20)).0.expect_err("too much");
-        assert_eq!(failure.class, FailureClass::Memory);
-        assert!(failure.message.contains("may use 64 MiB"), "{failure}");
+    fn a_memory_limit_holds_whatever_a_program_prints() {
+        for how in ["heavy", "heavy_and_loud"] {
+            let failure = run(how, &MemoryContext::new().with_memory(64 << 20)).0.expect_err("too much");
+            assert_eq!(failure.class, FailureClass::Memory, "{how}: {failure}");
+            assert!(failure.message.contains("may use 64 MiB"), "{failure}");
+        }
     }
 }

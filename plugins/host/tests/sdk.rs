@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use headstart_host::stage::digest;
-use headstart_host::{Limits, ProgramStage, describe};
+use headstart_host::folder::digest;
+use headstart_host::{CustomStage, Limits, describe};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::declared::Declaration;
 use headstart_protocol::kinds::{Accepts, DefaultValue, Places};
@@ -16,10 +16,13 @@ use serde_json::json;
 fn folder() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().expect("a folder");
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let program = dir.path().join("everything.py");
+    std::fs::create_dir(dir.path().join("stages")).expect("a folder");
+    std::fs::write(dir.path().join("words.txt"), "the").expect("written");
+    let program = dir.path().join("stages/everything.py");
     std::fs::copy(here.join("tests/programs/everything.py"), &program).expect("copied");
-    std::fs::copy(here.join("../python/headstart.py"), dir.path().join("headstart.py")).expect("copied");
-    std::fs::write(dir.path().join("helper.py"), "def shout(text):\n    return text.upper()\n")
+    std::fs::copy(here.join("../python/headstart.py"), dir.path().join("stages/headstart.py"))
+        .expect("copied");
+    std::fs::write(dir.path().join("stages/helper.py"), "def shout(text):\n    return text.upper()\n")
         .expect("written");
     (dir, program)
 }
@@ -31,7 +34,7 @@ fn declared(program: &Path) -> Declaration {
 fn run(name: &str, args: &[(&str, Value)], ctx: &MemoryContext) -> Result<Output, Failure> {
     let (_dir, program) = folder();
     let declaration = declared(&program);
-    let stage = ProgramStage {
+    let stage = CustomStage {
         kind: format!("tools.{name}"),
         digest: digest(&program, &declaration.files).expect("a digest"),
         program,
@@ -52,7 +55,7 @@ fn a_program_declares_what_its_functions_say() {
     let (_dir, program) = folder();
     let declaration = declared(&program);
     assert_eq!(declaration.program, "everything.py");
-    assert_eq!(declaration.files, ["headstart.py", "helper.py"]);
+    assert_eq!(declaration.files, ["../words.txt"], "its folder counts anyway");
     let read: Declaration = serde_json::from_str(&declaration.to_json()).expect("its own text");
     assert_eq!(read, declaration);
 
@@ -111,12 +114,13 @@ fn every_type_arrives_as_what_it_is() {
         ("x", "2.0"),
         ("name", "a \"quoted\"\nline"),
         ("other", "None"),
+        ("beside", "the"),
         ("id", "RESPONSES"),
         ("threads", "3"),
     ] {
         assert_eq!(told(key), text, "{key}");
     }
-    assert_eq!(ctx.value_of(&made)["rows"], 14);
+    assert_eq!(ctx.value_of(&made)["rows"], 15);
 }
 
 #[test]
@@ -160,11 +164,23 @@ fn a_model_is_made_and_failures_are_told() {
     };
     let raised = failing("raise");
     assert!(raised.message.contains("failed: ValueError at everything.py:"), "{raised}");
-    assert!(raised.message.contains("no gradient") && raised.class == FailureClass::Input, "{raised}");
+    assert!(raised.message.contains("no gradient") && raised.class == FailureClass::Transient, "{raised}");
     assert!(ctx.logged().iter().any(|l| l.starts_with("Traceback")), "{:?}", ctx.logged());
     let said = failing("say");
     assert!(said.message.contains("failed: the data is empty"), "{said}");
     assert_eq!((said.class, said.help.as_deref()), (FailureClass::Transient, Some("fill it")));
+    // Only what says so is wrong input: `retry:` tries everything else again.
+    for (how, class, text) in [
+        ("input", FailureClass::Input, "failed: two bases"),
+        ("failure", FailureClass::Input, "failed: no rows"),
+        ("memory", FailureClass::Transient, "failed: MemoryError at everything.py:"),
+        ("exit", FailureClass::Transient, "ended with exit status 1 without saying what it made"),
+        ("disk", FailureClass::Transient, "failed: OSError at everything.py:"),
+    ] {
+        let failure = failing(how);
+        assert_eq!(failure.class, class, "{how}: {failure}");
+        assert!(failure.message.contains(text), "{how}: {failure}");
+    }
 }
 
 #[test]

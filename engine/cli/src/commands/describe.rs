@@ -1,4 +1,4 @@
-//! `headstart describe`: asks users' own programs what their stages are.
+//! `headstart describe`: asks programs what their custom stages are.
 
 use std::path::{Path, PathBuf};
 
@@ -42,7 +42,7 @@ pub fn run(args: &Describe) -> Result<(), CommandError> {
     match stale.as_slice() {
         [] => Ok(()),
         files => Err(CommandError::failed(format!("not up to date: {}", files.join(", ")))
-            .help("headstart describe PROGRAM writes them anew")),
+            .help("`headstart describe PROGRAM` updates them")),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::args::{Format, Run};
 use crate::commands::runs::{self, Recorded};
 use crate::display::Display;
 use crate::exit::{CommandError, FAILED, OK};
+use crate::stop::StopSignals;
 use crate::waits::Waits;
 use crate::{listen, loader, summary};
 
@@ -102,7 +103,7 @@ async fn drive(engine: &Engine, plan: Plan, args: &Run) -> Result<RunResult, Com
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Shows the run until it ends, with what it waits for on devices that may join at `url`. The first
-/// Ctrl-C stops it in order, the second at once.
+/// Ctrl-C or SIGTERM cancels it, the second stops at once.
 pub async fn watch(
     engine: &Engine,
     handle: &RunHandle,
@@ -114,6 +115,7 @@ pub async fn watch(
     let mut waits = Waits::new(url);
     let mut look = tokio::time::interval(LOOK);
     let mut asked = false;
+    let mut signals = StopSignals::new().map_err(CommandError::internal)?;
     loop {
         tokio::select! {
             _ = look.tick() => display.waiting(&waits.lines(&engine.hub().device_waits(handle.id()))),
@@ -121,7 +123,7 @@ pub async fn watch(
                 Some(event) => display.event(&event),
                 None => break,
             },
-            _ = tokio::signal::ctrl_c() => {
+            () = signals.next() => {
                 if asked {
                     return Err(CommandError::failed(format!("stopped; `headstart run --resume {}` goes on", handle.id())));
                 }

@@ -49,8 +49,9 @@ async fn serve(engine: Engine, plan: Plan, args: &Serve) -> Result<(), CommandEr
         let keeper = Keeper::new(engine.clone(), &plan, schedule, args, server.url())?;
         keepers.spawn(keeper.keep(args.now));
     }
+    let mut signals = crate::stop::StopSignals::new().map_err(CommandError::internal)?;
     let ended = tokio::select! {
-        _ = tokio::signal::ctrl_c() => Ok(()),
+        () = signals.next() => Ok(()),
         ended = keepers.join_next() => match ended {
             Some(Ok(result)) => result,
             Some(Err(e)) => Err(CommandError::internal(e)),

@@ -23,7 +23,7 @@ pub(crate) struct Offer {
     pub instance: u32,
     pub name: String,
     pub kind: String,
-    /// The user's own program that the stage belongs to, by digest.
+    /// The program of a custom stage, by digest.
     pub program: Option<Digest>,
     pub memory: Option<u64>,
     pub only_when: Vec<String>,

@@ -3,6 +3,7 @@
 
 import ctypes
 import datetime
+import errno
 import os
 import pathlib
 import subprocess
@@ -14,7 +15,10 @@ from headstart import Bytes, Dataset, Metrics, Mix, Model, Pllm, Responses
 import helper
 
 
-@headstart.stage(version=2, device=False)
+HERE = pathlib.Path(__file__).parent
+
+
+@headstart.stage(version=2, device=False, files=[HERE.parent / "words.txt", "../words.txt"])
 def tell(
     rows: Union[Dataset, Responses],
     many: dict[str, Metrics],
@@ -41,7 +45,7 @@ def tell(
     told = {
         "many": {k: m["loss"] for k, m in many.items()}, "words": words, "at": at.name, "wait": wait.total_seconds(),
         "room": int(room), "mode": mode, "deep": deep, "n": n, "x": x, "name": name, "other": other,
-        "id": helper.shout(rows.type), "threads": headstart.threads(),
+        "beside": (HERE / "../words.txt").read_text(), "id": helper.shout(rows.type), "threads": headstart.threads(),
     }
     return Dataset.of(yield_rows + [(key, str(value)) for key, value in told.items()])
 
@@ -60,12 +64,22 @@ def noisy(lines: int = 2) -> Metrics:
 
 
 @headstart.stage(cached=False)
-def train(base: Model, mix: Mix, fail: Literal["no", "raise", "say"] = "no") -> Pllm:
+def train(base: Model, mix: Mix, fail: Literal["no", "raise", "say", "input", "failure", "memory", "exit", "disk"] = "no") -> Pllm:
     """Makes an adapter of nothing."""
     if fail == "raise":
         raise ValueError("no gradient")
     if fail == "say":
         raise headstart.Failure("the data is empty", help="fill it", transient=True)
+    if fail == "input":
+        raise headstart.InputError("two bases", help="give one")
+    if fail == "failure":
+        raise headstart.Failure("no rows")
+    if fail == "memory":
+        raise MemoryError
+    if fail == "exit":
+        os._exit(1)
+    if fail == "disk":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     folder = headstart.scratch() / "out"
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")

@@ -25,6 +25,17 @@ def hear():
     return json.loads(sys.stdin.readline())
 
 
+def leave(*command, **how):
+    """Leaves a process behind, and notes its number beside the original of this program."""
+    child = subprocess.Popen(command, **how)
+    at = pathlib.Path(os.environ["HEADSTART_PROGRAM_FOLDER"], HOW)
+    at.with_suffix(".new").write_text(str(child.pid))
+    at.with_suffix(".new").rename(at.with_suffix(".child"))
+
+
+CHATTER = ["sh", "-c", "while :; do echo tick >&2; sleep 0.01; done"]
+
+
 def made(name, text):
     data = text.encode()
     pathlib.Path(name).write_bytes(data)
@@ -55,6 +66,9 @@ if HOW == "other_declaration":
 if HOW == "other_stage":
     STAGE["name"] = "good"
 say("hello", protocol=1, stages=[STAGE], features=["levitate"])
+if HOW == "deaf":
+    leave("sleep", "300")
+    time.sleep(300)
 run = hear()
 
 if HOW == "half_a_line":
@@ -98,11 +112,27 @@ elif HOW == "killed":
 elif HOW == "heavy":
     held = bytearray(b"x" * (96 << 20))
     time.sleep(60)
+elif HOW == "heavy_and_loud":
+    held = bytearray(b"x" * (96 << 20))
+    while True:
+        print("tick", flush=True)
+elif HOW == "floods":
+    while True:
+        print("tick", flush=True)
+elif HOW == "chatty_child":
+    leave(*CHATTER)
+    say("done", value={"x": 1})
+elif HOW == "dead_with_chatty_child":
+    leave(*CHATTER)
+    sys.exit(3)
+elif HOW == "escaped_child":
+    leave(*CHATTER, start_new_session=True)
+    say("done", value={"x": 1})
 elif HOW in ("hangs", "leaves_a_child"):
-    child = subprocess.Popen(["sleep", "300"])
-    pathlib.Path(sys.argv[0]).with_suffix(".child").write_text(str(child.pid))
     if HOW == "hangs":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave("sleep", "300")
+    if HOW == "hangs":
         while True:
             time.sleep(1)
     say("done", value={"x": 1})

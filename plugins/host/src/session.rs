@@ -1,24 +1,28 @@
 //! The conversation with a program, and every way in which it can go wrong.
+//!
+//! Cancellation, memory and the end of the program are looked at on a clock, whatever the program
+//! or a process that it started writes meanwhile.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use headstart_protocol::declared::STAGE_PROTOCOL;
 use headstart_protocol::{Failure, FailureClass};
 
+use crate::lines::Heard;
 use crate::memory;
 use crate::message::{FEATURES, FromProgram, Line, ToProgram, begins_like_a_message};
-use crate::process::{Process, Said};
+use crate::process::{Launch, Process};
 
 /// Lines of a program that are repeated when it fails.
-const LAST_WORDS: usize = 5;
-/// How often a program's state is looked at while it is silent.
-const TICK: Duration = Duration::from_millis(50);
+const LAST_OUTPUT: usize = 5;
+/// How often cancellation and the end of the program are looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How often its memory is looked at.
-const WEIGHED: Duration = Duration::from_millis(250);
-/// How long streams may stay open behind a program that has ended and whose group is killed.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(250);
+/// How long streams may stay open behind a program that has ended and whose group is killed: a
+/// process that left the group may hold them.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// How long a program may take for what it owes.
@@ -36,7 +40,7 @@ impl Default for Limits {
     }
 }
 
-/// Who listens to a conversation.
+/// Who listens to a session.
 pub struct Around<'a> {
     /// Takes lines for the log.
     pub log: &'a dyn Fn(&str),
@@ -46,42 +50,54 @@ pub struct Around<'a> {
     pub memory: Option<u64>,
 }
 
-/// A conversation.
-pub struct Talk<'a> {
+/// A program that runs, and what it said last.
+pub struct Session<'a> {
     /// The program's name, for messages.
     name: String,
     process: Process,
     around: Around<'a>,
     limits: Limits,
-    last_words: VecDeque<String>,
-    open: (bool, bool),
+    last_output: VecDeque<String>,
+    out_open: bool,
+    err_open: bool,
+    polled: Option<Instant>,
     weighed: Instant,
+    /// How the program ended, and until when its streams are read.
+    ended: Option<(ExitStatus, Instant)>,
 }
 
 /// What came next.
 pub enum Next {
     /// A message.
     Message(FromProgram),
-    /// The program ended.
+    /// The program ended, and everything that it wrote was heard.
     Ended(ExitStatus),
 }
 
-impl<'a> Talk<'a> {
+impl<'a> Session<'a> {
     /// Starts a program.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn start(program: &Path, folder: &Path, around: Around<'a>, limits: Limits) -> Result<Self, Failure> {
-        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let process = Process::start(program, folder)?;
-        let (last_words, open, weighed) = (VecDeque::new(), (true, true), Instant::now());
-        Ok(Self { name, process, around, limits, last_words, open, weighed })
+    pub fn start(launch: &Launch<'_>, around: Around<'a>, limits: Limits) -> Result<Self, Failure> {
+        let name = launch.shown.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self {
+            name,
+            process: Process::start(launch)?,
+            around,
+            limits,
+            last_output: VecDeque::new(),
+            out_open: true,
+            err_open: true,
+            polled: None,
+            weighed: Instant::now(),
+            ended: None,
+        })
     }
 
-    /// Sends a message.
-    pub fn say(&mut self, message: &ToProgram<'_>) {
-        let line = serde_json::to_string(message).expect("messages always serialize");
-        self.process.send(&line);
+    /// Sends a message. Does not wait until the program reads it.
+    pub fn send(&mut self, message: &ToProgram<'_>) {
+        self.process.send(serde_json::to_string(message).expect("messages always serialize"));
     }
 
     /// The exchange of hellos.
@@ -89,7 +105,7 @@ impl<'a> Talk<'a> {
     /// # Errors
     /// If the program says something else, nothing, or another version.
     pub fn hello(&mut self) -> Result<FromProgram, Failure> {
-        self.say(&ToProgram::Hello { protocol: STAGE_PROTOCOL, features: FEATURES });
+        self.send(&ToProgram::Hello { protocol: STAGE_PROTOCOL, features: FEATURES });
         let by = Instant::now() + self.limits.hello;
         let help = "a program says hello first; with the Python SDK, it ends with `headstart.main()`";
         match self.next(Some(by))? {
@@ -105,12 +121,10 @@ impl<'a> Talk<'a> {
                 Ok(hello)
             }
             Some(Next::Message(_)) => Err(self.failure("said something before it said hello").help(help)),
-            Some(Next::Ended(status)) => {
-                Err(self.failure(format!("{} before it said hello", ended(status))).help(help))
-            }
+            Some(Next::Ended(status)) => Err(self.ended_badly(status, " before it said hello").help(help)),
             None => {
                 let s = self.limits.hello.as_secs_f64();
-                Err(self.failure(format!("did not say hello within {s} s")).help(help))
+                Err(self.may_pass(format!("did not say hello within {s} s")).help(help))
             }
         }
     }
@@ -121,28 +135,24 @@ impl<'a> Talk<'a> {
     /// If it says what is not understood, holds too much memory, or is to stop.
     pub fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Next>, Failure> {
         loop {
-            // Looked at before every line: a program that never stops talking must not be able to
-            // keep its runner from stopping it.
-            if (self.around.cancelled)() {
-                return Err(self.stopped());
+            if let Some((status, until)) = self.ended {
+                return self.drain(status, until).map(Some);
             }
-            self.weigh()?;
-            match self.process.listen(TICK) {
-                Some(said) => {
-                    if let Some(message) = self.heard(said)? {
-                        return Ok(Some(Next::Message(message)));
-                    }
+            if self.polled.is_none_or(|p| p.elapsed() >= POLL_INTERVAL) {
+                self.polled = Some(Instant::now());
+                // First: what a program had finished before it was told to stop counts.
+                if self.look_for_end() {
+                    continue;
                 }
-                None => {
-                    if let Some(status) = self.process.ended() {
-                        return self.drained(status).map(Some);
-                    }
+                if (self.around.cancelled)() {
+                    return Err(self.stop());
                 }
+                self.weigh()?;
             }
-            if self.open == (false, false)
-                && let Some(status) = self.process.ended()
+            if let Some(heard) = self.process.listen(POLL_INTERVAL)
+                && let Some(message) = self.take(heard)?
             {
-                return Ok(Some(Next::Ended(status)));
+                return Ok(Some(Next::Message(message)));
             }
             if deadline.is_some_and(|d| Instant::now() >= d) {
                 return Ok(None);
@@ -150,14 +160,18 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// After the program has ended: what is left in its streams. Processes that it left behind
-    /// would keep them open, and are killed.
-    fn drained(&mut self, status: ExitStatus) -> Result<Next, Failure> {
-        let by = Instant::now() + DRAIN;
-        self.process.kill();
-        while self.open != (false, false) && Instant::now() < by {
-            if let Some(said) = self.process.listen(TICK)
-                && let Some(message) = self.heard(said)?
+    fn look_for_end(&mut self) -> bool {
+        if self.ended.is_none() {
+            self.ended = self.process.ended().map(|status| (status, Instant::now() + DRAIN));
+        }
+        self.ended.is_some()
+    }
+
+    /// What is left in the streams of a program that has ended.
+    fn drain(&mut self, status: ExitStatus, until: Instant) -> Result<Next, Failure> {
+        while (self.out_open || self.err_open) && Instant::now() < until {
+            if let Some(heard) = self.process.listen(POLL_INTERVAL)
+                && let Some(message) = self.take(heard)?
             {
                 return Ok(Next::Message(message));
             }
@@ -165,18 +179,18 @@ impl<'a> Talk<'a> {
         Ok(Next::Ended(status))
     }
 
-    fn heard(&mut self, said: Said) -> Result<Option<FromProgram>, Failure> {
-        match said {
-            Said::OutClosed => self.open.0 = false,
-            Said::ErrClosed => self.open.1 = false,
-            Said::Err(line) => self.noise(line),
-            Said::TooLong(begin) if begins_like_a_message(&begin) => {
+    fn take(&mut self, heard: Heard) -> Result<Option<FromProgram>, Failure> {
+        match heard {
+            Heard::OutClosed => self.out_open = false,
+            Heard::ErrClosed => self.err_open = false,
+            Heard::Err(line) => self.log(line),
+            Heard::TooLong(begin) if begins_like_a_message(&begin) => {
                 return Err(self
                     .failure("sent a message of more than 1 MiB")
                     .help("messages are small: write data into files of the scratch folder"));
             }
-            Said::TooLong(begin) => self.noise(format!("{begin}… (the rest of the line is left out)")),
-            Said::Out(line, true) => match Line::of(&line) {
+            Heard::TooLong(begin) => self.log(format!("{begin}… (the rest of the line is left out)")),
+            Heard::Out(line, true) => match Line::of(&line) {
                 Line::Message(FromProgram::Log { message }) => (self.around.log)(&message),
                 Line::Message(FromProgram::Unknown) => {
                     (self.around.log)(&format!("(a message that this runner does not know: {line})"));
@@ -186,30 +200,30 @@ impl<'a> Talk<'a> {
                     let m = format!("sent a message that is not understood: {why}: {}", shortened(&line));
                     return Err(self.failure(m));
                 }
-                Line::Noise => self.noise(line),
+                Line::Noise => self.log(line),
             },
-            Said::Out(line, false) if begins_like_a_message(&line) => {
+            Heard::Out(line, false) if begins_like_a_message(&line) => {
                 let m = format!("stopped in the middle of a message: {}", shortened(&line));
-                return Err(self.failure(m));
+                return Err(self.may_pass(m));
             }
-            Said::Out(line, false) => self.noise(line),
+            Heard::Out(line, false) => self.log(line),
         }
         Ok(None)
     }
 
-    fn noise(&mut self, line: String) {
+    fn log(&mut self, line: String) {
         (self.around.log)(&line);
         if !line.trim().is_empty() {
-            self.last_words.push_back(shortened(&line));
+            self.last_output.push_back(shortened(&line));
         }
-        if self.last_words.len() > LAST_WORDS {
-            self.last_words.pop_front();
+        if self.last_output.len() > LAST_OUTPUT {
+            self.last_output.pop_front();
         }
     }
 
     fn weigh(&mut self) -> Result<(), Failure> {
         let Some(limit) = self.around.memory else { return Ok(()) };
-        if self.weighed.elapsed() < WEIGHED {
+        if self.weighed.elapsed() < MEMORY_INTERVAL {
             return Ok(());
         }
         self.weighed = Instant::now();
@@ -224,14 +238,21 @@ impl<'a> Talk<'a> {
     }
 
     /// Tells the program to stop, waits a little, and leaves it to be killed.
-    fn stopped(&mut self) -> Failure {
-        self.say(&ToProgram::Cancel);
+    fn stop(&mut self) -> Failure {
+        self.send(&ToProgram::Cancel);
         let by = Instant::now() + self.limits.grace;
-        while Instant::now() < by && self.process.ended().is_none() {
-            if let Some(Said::Err(line) | Said::Out(line, _)) = self.process.listen(TICK)
+        let mut polled = Instant::now();
+        while Instant::now() < by {
+            if polled.elapsed() >= POLL_INTERVAL {
+                polled = Instant::now();
+                if self.process.ended().is_some() {
+                    break;
+                }
+            }
+            if let Some(Heard::Err(line) | Heard::Out(line, _)) = self.process.listen(POLL_INTERVAL)
                 && Line::of(&line) == Line::Noise
             {
-                self.noise(line);
+                self.log(line);
             }
         }
         Failure::new(FailureClass::Cancelled, format!("`{}` was told to stop", self.name))
@@ -250,34 +271,35 @@ impl<'a> Talk<'a> {
                 Some(Next::Message(_)) => {}
                 None => {
                     let s = self.limits.grace.as_secs_f64();
-                    return Err(self.failure(format!("was done, but did not end within {s} s")).help(
-                        "a thread or a process that it started may still run: end it before the stage returns",
-                    ));
+                    return Err(self
+                        .may_pass(format!("was done, but did not end within {s} s"))
+                        .help("a thread that it started may still run: end it before the stage returns"));
                 }
             }
         }
     }
 
-    /// A failure of the program, with its last words.
+    /// A failure that would come again: the program does not keep to the protocol.
     pub fn failure(&self, what: impl AsRef<str>) -> Failure {
         Failure::input(self.sentence(what.as_ref()))
     }
 
-    /// A failure by the way the program ended.
+    /// A failure that may pass, which `retry:` tries again.
+    pub fn may_pass(&self, what: impl AsRef<str>) -> Failure {
+        Failure::new(FailureClass::Transient, self.sentence(what.as_ref()))
+    }
+
+    /// A failure by the way the program ended. Nobody knows what an exit status or a signal means,
+    /// so `retry:` tries again.
     pub fn ended_badly(&self, status: ExitStatus, then: &str) -> Failure {
-        let class = match status.code() {
-            Some(_) => FailureClass::Input,
-            // Killed from outside: by a person, or by a system that ran out of memory.
-            None => FailureClass::Transient,
-        };
-        Failure::new(class, self.sentence(&format!("{}{then}", ended(status))))
+        self.may_pass(format!("{}{then}", ended(status)))
     }
 
     fn sentence(&self, what: &str) -> String {
         let mut text = format!("`{}` {what}", self.name);
-        if !self.last_words.is_empty() {
-            text += "; its last words:";
-            for line in &self.last_words {
+        if !self.last_output.is_empty() {
+            text += "; last output:";
+            for line in &self.last_output {
                 text += &format!("\n  {line}");
             }
         }

@@ -1,4 +1,4 @@
-//! A program of one's own in a pipeline: described, checked, planned, run, cached, explained.
+//! A custom stage in a pipeline: described, checked, planned, run, cached, explained.
 
 mod common;
 
@@ -8,7 +8,7 @@ use common::{Place, root};
 
 /// The example in a folder that may be changed, and its pipeline file.
 fn example(place: &Place) -> (PathBuf, String) {
-    let own = place.path("own-stage");
+    let own = place.path("custom-stage");
     std::fs::create_dir_all(own.join("stages")).expect("a folder");
     let from = root().join("examples/03-own-stage");
     for file in [
@@ -55,11 +55,113 @@ fn the_example_runs_is_cached_and_runs_again_when_its_program_changes() {
     });
     assert_eq!(said.count(), 2, "a log for each attempt");
 
-    // A changed module of the program counts as well.
-    let sdk = stages.join("headstart.py");
-    let text = std::fs::read_to_string(&sdk).expect("the SDK");
-    std::fs::write(&sdk, text + "\n# changed\n").expect("writable");
+    // Any other file of its folder counts as well, imported or not.
+    std::fs::write(stages.join("words.txt"), "the").expect("writable");
     place.headstart(&run).code(0).err_has("4 ran");
+    place.headstart(&run).code(0).err_has("2 cached");
+}
+
+/// Counts rows, times a factor of a module that is imported late, times one of a file outside.
+const LATE: &str = r#"#!/usr/bin/env python3
+import pathlib
+import headstart
+from headstart import Dataset, Metrics
+
+OUTSIDE = pathlib.Path(__file__).parent.parent / "outside.txt"
+
+@headstart.stage(version=1, files=[OUTSIDE])
+def count(rows: Dataset) -> Metrics:
+    import heavy
+    return Metrics(n=len(list(rows.rows())) * heavy.FACTOR * int(OUTSIDE.read_text()))
+
+if __name__ == "__main__":
+    headstart.main()
+"#;
+
+/// Fails twice in the way that is asked for, then works.
+const FLAKY: &str = r#"#!/usr/bin/env python3
+import errno, os, pathlib, signal
+import headstart
+from headstart import Metrics
+
+def fail(how):
+    if how == "input":
+        raise headstart.InputError("the rows are wrong")
+    if how == "raise":
+        raise ConnectionResetError("connection reset by peer")
+    if how == "disk":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if how == "exit":
+        os._exit(1)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+@headstart.stage(version=1)
+def flaky(how: str) -> Metrics:
+    tries = pathlib.Path(os.environ["FLAKY_TRIES"])
+    n = len(tries.read_text()) + 1 if tries.exists() else 1
+    tries.write_text("x" * n)
+    if n < 3:
+        fail(how)
+    return Metrics(n=n)
+
+if __name__ == "__main__":
+    headstart.main()
+"#;
+
+/// A program with the SDK, described, in a folder of its own.
+fn described(place: &Place, name: &str, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let program = place.write(&format!("{name}/stages/{name}.py"), text);
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("mode");
+    let sdk = std::fs::read_to_string(root().join("plugins/python/headstart.py")).expect("the SDK");
+    place.write(&format!("{name}/stages/headstart.py"), &sdk);
+    place.headstart(&["describe", program.to_str().expect("a plain path")]).code(0);
+}
+
+#[test]
+fn late_imports_and_declared_files_count() {
+    let place = Place::new();
+    place.write("late/stages/heavy.py", "FACTOR = 1\n");
+    place.write("late/outside.txt", "1");
+    place.write("late/rows.jsonl", "{\"prompt\":\"a\"}\n{\"prompt\":\"b\"}\n{\"prompt\":\"c\"}\n");
+    described(&place, "late", LATE);
+    let pipeline = place.write(
+        "late/p.pllm",
+        "program late = \"stages/late.py\"\ndataset rows = jsonl(\"rows.jsonl\")\n\
+         stage n: Metrics = late.count(rows)\noutput n = n.n\n",
+    );
+    let n = || {
+        let said =
+            place.headstart(&["run", pipeline.to_str().expect("a plain path"), "--format", "json"]).code(0);
+        let json: serde_json::Value = serde_json::from_str(&said.out).expect("JSON on stdout");
+        json["outputs"]["n"].as_u64().expect("a number")
+    };
+    assert_eq!(n(), 3);
+    place.write("late/stages/heavy.py", "FACTOR = 100\n");
+    assert_eq!(n(), 300);
+    place.write("late/outside.txt", "7");
+    assert_eq!(n(), 2100);
+}
+
+#[test]
+fn retry_tries_again_unless_the_input_is_wrong() {
+    let place = Place::new();
+    described(&place, "flaky", FLAKY);
+    for (how, code, tries) in
+        [("raise", 0, 3), ("disk", 0, 3), ("exit", 0, 3), ("signal", 0, 3), ("input", 2, 1)]
+    {
+        let pipeline = place.write(
+            &format!("flaky/{how}.pllm"),
+            &format!(
+                "program flaky = \"stages/flaky.py\"\n\
+                 stage n: Metrics = flaky.flaky(how: \"{how}\") {{ retry: 3, backoff: 10ms }}\noutput n = n.n\n"
+            ),
+        );
+        let mark = place.path(how);
+        let mut run = place.command(&["run", pipeline.to_str().expect("a plain path")]);
+        common::said(run.env("FLAKY_TRIES", &mark).output().expect("starts")).code(code);
+        assert_eq!(std::fs::read_to_string(&mark).expect("it ran").len(), tries, "{how}");
+    }
 }
 
 #[test]
@@ -105,7 +207,7 @@ fn a_failing_program_is_named_with_its_line() {
     let place = Place::new();
     let (_, pipeline) = example(&place);
     let text = std::fs::read_to_string(&pipeline).expect("the pipeline");
-    let empty = place.write("own-stage/empty.jsonl", "{\"prompt\":\"a\",\"response\":\"…\"}\n");
+    let empty = place.write("custom-stage/empty.jsonl", "{\"prompt\":\"a\",\"response\":\"…\"}\n");
     let text = text.replace("plain.jsonl", empty.to_str().expect("a plain path"));
     std::fs::write(&pipeline, text).expect("writable");
     place.headstart(&["run", &pipeline]).code(2).err_has("no answer has a word in it");

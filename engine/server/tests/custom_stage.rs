@@ -1,4 +1,4 @@
-//! A user's own program on a phone: the real hub over HTTP, a real device, a real process.
+//! A custom stage on a phone: the real hub over HTTP, a real device, a real process.
 
 #[path = "../../../device-runner/tests/common/stages.rs"]
 mod stages;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 const DIARY: &str = "{\"prompt\":\"How was it?\",\"response\":\"My sister Ottilie drove me home.\"}\n";
 
 const PIPELINE: &str = r#"
-program tools = "tools.py"
+program tools = "stages/tools.py"
 private dataset mine = jsonl("me-diary.jsonl") on device("phone")
 stage length: Metrics = tools.length(mine) { on: device("phone") }
 output length = release(length)
@@ -52,8 +52,8 @@ const DECLARATION: &str = r#"{ "program": "tools.py", "protocol": 1, "stages": [
   { "name": "length", "version": 1, "makes": "Metrics", "args": [{ "name": "rows", "takes": ["Dataset"] }] } ] }"#;
 
 fn plan() -> Plan {
-    let files = MemoryLoader::new().with("p.pllm", PIPELINE).with("tools.py", PROGRAM);
-    let checked = check("p.pllm", &files.with("tools.stages.json", DECLARATION), &Default::default());
+    let files = MemoryLoader::new().with("p.pllm", PIPELINE).with("stages/tools.py", PROGRAM);
+    let checked = check("p.pllm", &files.with("stages/tools.stages.json", DECLARATION), &Default::default());
     checked.plan.unwrap_or_else(|| panic!("{}", render(&checked.diagnostics, &checked.sources, false)))
 }
 
@@ -93,7 +93,7 @@ async fn run(dir: &std::path::Path, stages: bool) -> (Arc<RunResult>, Recorder) 
     };
     let stop = CancellationToken::new();
     let phone = tokio::spawn(headstart_device::run(phone, stages::all(), stop.clone()));
-    let mut options = RunOptions::new("test", dir.join("stages"));
+    let mut options = RunOptions::new("test", dir);
     let patience = Duration::from_secs(20);
     options.device_wait = Some(patience);
     let run = engine.run(plan(), options).expect("starts");
