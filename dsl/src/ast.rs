@@ -99,7 +99,7 @@ pub struct Decl {
     pub declared: Declared,
     /// The keyword's place.
     pub keyword: Span,
-    /// The place of `private`, where it stands.
+    /// The place of `private`, if there is one.
     pub private: Option<Span>,
     /// Its name.
     pub name: Name,
@@ -173,7 +173,7 @@ pub struct Setting {
 pub struct Ty {
     /// Its name.
     pub name: Name,
-    /// What stands between `<` and `>`.
+    /// What is between `<` and `>`.
     pub of: Option<Box<Ty>>,
     /// Whether it ends with `?`.
     pub optional: bool,

@@ -66,7 +66,7 @@ pub fn check(path: &str, loader: &dyn FileLoader, sets: &BTreeMap<String, String
     run(path, loader, sets, &mut Trees::default(), Mode::Run, None)
 }
 
-/// Checks like [`check`], and says for every name where it stands and what it means.
+/// Checks like [`check`], and says for every name where it is and what it means.
 pub fn analyze(path: &str, loader: &dyn FileLoader, sets: &BTreeMap<String, String>) -> (Checked, Index) {
     analyze_again(path, loader, sets, &mut Trees::default())
 }
@@ -231,7 +231,7 @@ struct Private {
     reported: bool,
 }
 
-/// Where an expression stands.
+/// Where an expression is evaluated.
 struct Ctx {
     scope: usize,
     vars: Vec<Var>,

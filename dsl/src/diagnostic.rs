@@ -22,7 +22,7 @@ pub struct Label {
 pub struct Fix {
     /// What is replaced; empty where something is put in.
     pub span: Span,
-    /// What stands there afterwards.
+    /// What is there afterwards.
     pub text: String,
 }
 

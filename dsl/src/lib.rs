@@ -22,7 +22,7 @@
 //! - [`Diagnostic`], [`Code`]: what is wrong where, with stable codes that have a page each in `codes/`.
 //! - [`render()`], [`to_json`]: diagnostics for people and for tools.
 //! - [`format()`]: the one style.
-//! - [`analyze`], [`symbols`]: every name and what stands where, for editors; [`analyze_again`] after
+//! - [`analyze`], [`symbols`]: every name and where it is used, for editors; [`analyze_again`] after
 //!   a change.
 //! - [`sets_from_json`]: values of parameters from a file.
 //! - [`words`]: keywords, settings and other fixed words, with their meaning.

@@ -77,7 +77,7 @@ impl Symbol {
     pub const KEYS: usize = 8;
 }
 
-/// What stands at a place.
+/// What is at a place.
 #[derive(Clone, Debug)]
 pub enum Target {
     /// A name, by its number in [`Index::symbols`].
@@ -101,7 +101,7 @@ pub enum Target {
 pub struct Mark {
     /// The place.
     pub span: Span,
-    /// What stands there.
+    /// What is there.
     pub target: Target,
     /// Whether the name is declared here.
     pub definition: bool,
@@ -119,7 +119,7 @@ pub struct Index {
 }
 
 impl Index {
-    /// What stands at a byte of a file; a cursor right behind a word is on it.
+    /// What is at a byte of a file; a cursor right behind a word is on it.
     pub fn at(&self, file: FileId, offset: usize) -> Option<&Mark> {
         let after = self.marks.partition_point(|m| (m.span.file, m.span.start as usize) <= (file, offset));
         let before = self.marks[..after].iter().rev().take_while(|m| m.span.file == file).take(4);

@@ -25,7 +25,7 @@ pub enum ValuesError {
     Form {
         /// The parameter.
         name: String,
-        /// What stands there.
+        /// What is there.
         found: &'static str,
     },
     /// An element that a list cannot hold.

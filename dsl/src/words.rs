@@ -92,7 +92,7 @@ pub const CATCHUP: &[Word] = &[
     word("all", "catchup: all", "every missed fire runs, oldest first"),
 ];
 
-/// What stands in expressions and is called, beside the kinds.
+/// What can be called in expressions, beside the kinds.
 pub const FUNCTIONS: &[Word] = &[
     word(
         "glob",

@@ -3,7 +3,7 @@
 //! A fence of `pllm` is a file without errors. With `more` it goes on from the fences before it in
 //! its section; with a code, such as `E0501`, it must show that code and no other error; with
 //! `file=NAME` it is a further file of its section; with `set=NAME=VALUE` a parameter is set.
-//! `BLESS=1` writes the tables anew.
+//! `BLESS=1` rewrites the tables.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

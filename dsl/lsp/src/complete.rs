@@ -1,4 +1,4 @@
-//! Completion: what may stand where the cursor is.
+//! completion: what can follow where the cursor is.
 
 use headstart_dsl::symbols::{Symbol, SymbolKind};
 use headstart_dsl::words::{self, Word};
@@ -339,7 +339,7 @@ impl Completer<'_, '_> {
     }
 }
 
-/// What stands in front of a dot.
+/// What is in front of a dot.
 enum Before {
     Module(headstart_dsl::FileId),
     Value(Type),

@@ -47,7 +47,7 @@ impl Checker<'_> {
             ExprKind::Minus(inner) => self.terms(ctx, inner, -sign, factors, out),
             ExprKind::Sum(all) => {
                 let mut ok = true;
-                // Every term is looked at, so that every error is reported.
+                // Every term is checked, so that every error is reported.
                 for (minus, e) in all {
                     ok &= self.terms(ctx, e, if *minus { -sign } else { sign }, factors, out);
                 }

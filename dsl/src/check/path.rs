@@ -95,7 +95,7 @@ impl Checker<'_> {
         let head = self.infer(ctx, first);
         let head = head.and_then(|h| self.plain(h)).and_then(|h| self.joined_path(ctx, h, first, rest));
         let head = head?;
-        // Every part is looked at, so that every error is reported.
+        // Every part is checked, so that every error is reported.
         let parts: Vec<Option<TypedExprKind>> = rest.iter().map(|e| self.joined_part(ctx, e)).collect();
         let parts: Vec<TypedExprKind> = parts.into_iter().collect::<Option<_>>()?;
         let t = parts.into_iter().fold(head, below);
@@ -251,7 +251,7 @@ pub(super) fn wrong_path(text: &str) -> Option<Diagnostic> {
     })
 }
 
-/// The name in the first `{name}` or `${name}` of a text, and what stands around it.
+/// The name in the first `{name}` or `${name}` of a text, and what is around it.
 fn placeholder(text: &str) -> Option<(&str, String)> {
     let mut from = 0;
     while let Some(open) = text[from..].find('{').map(|i| i + from) {

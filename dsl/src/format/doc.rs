@@ -35,7 +35,7 @@ impl Doc {
         }
     }
 
-    /// Characters on one line, if it can stand on one.
+    /// Characters on one line, if it fits on one.
     pub fn flat_width(&self) -> Option<usize> {
         match self {
             Self::Text(t) => Some(t.chars().count()),

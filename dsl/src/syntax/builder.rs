@@ -204,7 +204,7 @@ impl Builder {
         if recovered.whole {
             return Some(built);
         }
-        // Of what stands inside a guess, such as the arguments in a bracket that was not closed, only
+        // Of what is inside a guess, such as the arguments in a bracket that was not closed, only
         // common mistakes are reported: the guess may have caused the others.
         let mut n = 0;
         self.diags.retain(|d| {

@@ -143,7 +143,7 @@ pub(super) fn doc_of_nothing(span: Span) -> Diagnostic {
 }
 
 pub(super) fn late_file_doc(span: Span) -> Diagnostic {
-    Diagnostic::new(Code::W0006, "`//!` documents the file and stands before its first item")
+    Diagnostic::new(Code::W0006, "`//!` must come before the first item")
         .at(span, "documents nothing here")
         .help("write `///` to document the next item, or `//` for a plain comment")
 }

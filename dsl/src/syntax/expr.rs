@@ -100,7 +100,7 @@ impl Builder {
                 }
                 Rule::minus => signs.push(self.span(&p)),
                 Rule::field | Rule::element => {
-                    let of = value.take().expect("a field stands behind a value");
+                    let of = value.take().expect("a field follows a value");
                     value = Some(self.part(of, p, depth));
                 }
                 _ => value = Some(self.primary(p)),

@@ -43,7 +43,7 @@ impl ParseFailure<'_> {
         self.expected.contains(&what)
     }
 
-    /// What stands where nothing fitted.
+    /// What is where nothing fitted.
     pub fn found(&self) -> &str {
         token(&self.text[self.at..])
     }

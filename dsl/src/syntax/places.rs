@@ -7,7 +7,7 @@ pub(super) struct Edit {
     pub start: usize,
     /// One past its last byte.
     pub end: usize,
-    /// What stands there afterwards.
+    /// What is there afterwards.
     pub text: String,
     /// Whether it says what was meant. If not it only lets the parse go on.
     pub sure: bool,
@@ -62,7 +62,7 @@ impl Places {
         behind
     }
 
-    /// The place in the text as written. What stands within new text only is at its start or end.
+    /// The place in the text as written. What is within new text only is at its start or end.
     pub fn written(&self, pos: usize) -> usize {
         // Lengths of what was put in and of what was taken out, before the place.
         let (mut new, mut old) = (0, 0);
