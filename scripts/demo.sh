@@ -28,7 +28,7 @@ echo "── What only the phone knows ─────────────�
 
 echo
 echo "── The same pipeline again: everything is cached ──────────────────────────"
-run --quiet
+run >/dev/null
 echo
 echo "The server's page: $work/report.html"
 echo "The phone's own page, for its owner alone: $work/phone.html"

@@ -33,6 +33,10 @@ impl Artifacts {
         Self { blobs, manifests: dir.join("manifests"), open: dir.join("open"), unsynced }
     }
 
+    pub(crate) fn linking(self) -> Self {
+        Self { blobs: self.blobs.linking(), ..self }
+    }
+
     pub(crate) fn blobs(&self) -> &Blobs {
         &self.blobs
     }
@@ -42,6 +46,14 @@ impl Artifacts {
     /// # Errors
     /// [`ContentError::BadName`], [`ContentError::NotAnArtifact`], [`ContentError::Io`].
     pub fn import(&self, output: &Output) -> Result<(Manifest, ArtifactRef), ContentError> {
+        self.import_known(output).map(|(manifest, reference, _)| (manifest, reference))
+    }
+
+    /// Like [`Artifacts::import`]; says too whether the same artifact was here before.
+    ///
+    /// # Errors
+    /// As [`Artifacts::import`].
+    pub fn import_known(&self, output: &Output) -> Result<(Manifest, ArtifactRef, bool), ContentError> {
         if ArtifactType::of(&output.ty).is_none() {
             return Err(ContentError::NotAnArtifact(output.ty.to_string()));
         }
@@ -61,8 +73,9 @@ impl Artifacts {
             value: output.value.clone(),
             uses: output.uses.clone(),
         };
+        let known = self.path(&manifest.id()).is_some();
         let reference = self.put_manifest(&manifest)?;
-        Ok((manifest, reference))
+        Ok((manifest, reference, known))
     }
 
     /// Stores a manifest. Its files may arrive later: [`Artifacts::missing`] says which do.

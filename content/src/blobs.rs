@@ -25,11 +25,38 @@ const LARGE: u64 = 1 << 20;
 pub struct Blobs {
     dir: PathBuf,
     unsynced: Arc<Unsynced>,
+    /// Files outside of the workspace are referred to, not copied.
+    links: bool,
 }
 
 impl Blobs {
     pub(crate) fn new(dir: PathBuf, unsynced: Arc<Unsynced>) -> Self {
-        Self { dir, unsynced }
+        Self { dir, unsynced, links: false }
+    }
+
+    /// The same, which refers to files outside of the workspace instead of copying them. For workspaces
+    /// that last as long as a command.
+    pub(crate) fn linking(self) -> Self {
+        Self { links: true, ..self }
+    }
+
+    /// Puts a link to a file in the place of its content; false where it must be copied.
+    #[cfg(unix)]
+    fn link(&self, source: &Path, digest: &Digest) -> Result<bool, ContentError> {
+        let source = source.canonicalize().map_err(ContentError::io("open", source))?;
+        // What a stage wrote for itself does not stay.
+        if self.dir.parent().is_none_or(|ws| source.starts_with(ws)) {
+            return Ok(false);
+        }
+        let path = self.place(digest);
+        files::create_dir(path.parent().expect("contents lie in folders of the workspace"))?;
+        std::os::unix::fs::symlink(&source, &path).map_err(ContentError::io("link", &path))?;
+        Ok(true)
+    }
+
+    #[cfg(not(unix))]
+    fn link(&self, _: &Path, _: &Digest) -> Result<bool, ContentError> {
+        Ok(false)
     }
 
     fn place(&self, digest: &Digest) -> PathBuf {
@@ -61,6 +88,7 @@ impl Blobs {
                 self.unsynced.adopt(&path);
                 Ok(found)
             }
+            None if self.links && self.link(source, &found.digest)? => Ok(found),
             None => self.store(source, false),
         }
     }

@@ -41,16 +41,31 @@ pub struct ContentStore {
     unsynced: Arc<Unsynced>,
 }
 
+fn is_read_only(e: &std::io::Error) -> bool {
+    matches!(e.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
+}
+
 impl ContentStore {
     /// The store in `dir`, an absolute path. Removes what a power failure left incomplete.
     ///
     /// # Errors
     /// [`ContentError::Io`] where what was left cannot be looked at or removed.
     pub fn open(dir: &Path) -> Result<Self, ContentError> {
-        unsynced::recover(dir)?;
+        match unsynced::recover(dir) {
+            // Where nothing can be written, it waits for somebody who can; what is read is verified.
+            Err(ContentError::Io { source, .. }) if is_read_only(&source) => {}
+            done => done?,
+        }
         let unsynced = Arc::new(Unsynced::new(dir.to_owned()));
         let artifacts = Artifacts::new(dir, Arc::clone(&unsynced));
         Ok(Self { artifacts, unsynced })
+    }
+
+    /// The same, which refers to files outside of its folder instead of copying them. For stores that last
+    /// as long as a command.
+    pub fn linking(mut self) -> Self {
+        self.artifacts = self.artifacts.linking();
+        self
     }
 
     /// Contents by digest.

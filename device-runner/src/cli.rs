@@ -1,11 +1,14 @@
 //! The command line. Data goes to standard output, everything else to standard error.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+use headstart_console::color::{self, ColorWhen, Ink, paint};
+use headstart_console::generate::{self, GenerateError, Shell};
+use headstart_console::{errln, exit, log, print as put, say};
 use headstart_protocol::Stage;
 use tokio_util::sync::CancellationToken;
 
@@ -17,27 +20,53 @@ use crate::{local, show};
 
 /// Runs the stages that are placed on this device, on data that stays here.
 #[derive(Parser)]
-#[command(name = "headstart-device", version, max_term_width = 100)]
+#[command(
+    name = "headstart-device",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = exit::TABLE
+)]
 struct Cli {
-    /// The folder for this device's secret, results and downloads.
-    #[arg(long, global = true, default_value = ".headstart-device")]
+    /// Folder of this device's secret, results and downloads.
+    #[arg(long, global = true, default_value = ".headstart-device", value_name = "DIR")]
     state: PathBuf,
-    /// What models run on: cpu, or what is built in of mlx (Apple devices), cuda, cuda:1 and
-    /// so on, and metal; left out, the best of those.
+    /// Backend that models run on: cpu, or one that is built in of mlx (Apple devices), cuda, cuda:1 and
+    /// so on, and metal. By default the best of these.
     #[arg(long, global = true, env = "HEADSTART_BACKEND", value_name = "NAME")]
     backend: Option<String>,
+    /// When to use colours.
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
+    color: ColorWhen,
+    /// Print what is of use when something is wrong; `-vv` still more.
+    #[arg(long, short, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
+    /// Print only results, warnings and errors.
+    #[arg(long, short, global = true)]
+    quiet: bool,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Join an engine and work for it.
+    /// Join an engine and run the stages that it places on this device.
     Join(JoinArgs),
-    /// Run one task, read as JSON from standard input, on local files; print what it made.
+    /// Run one task, read as JSON from standard input, on local files, and print its output.
     Run(RunArgs),
-    /// Print what only this device knows: your style, the choice, the training. Sends nothing.
+    /// Show what only this device knows: your style, the choice, the training. Sends nothing.
     Show(ShowArgs),
+    /// Print the completion script of a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the man page, or write those of all commands.
+    Man {
+        /// Write a page for each command into this folder.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -47,16 +76,16 @@ struct JoinArgs {
     /// This device's name, as in `device("phone")`.
     #[arg(long)]
     name: String,
-    /// The folder with this device's own data; stages can read nothing outside it.
-    #[arg(long)]
+    /// Folder of this device's data. Stages can read nothing outside it.
+    #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// Stop after one task.
     #[arg(long, conflicts_with = "exit_when_idle")]
     once: bool,
-    /// Stop when there was nothing to do for this many seconds.
+    /// Stop after this many seconds without work.
     #[arg(long, value_name = "SECONDS")]
     exit_when_idle: Option<u64>,
-    /// Conditions that hold: charging, unmetered, idle. Mains power is noticed by itself.
+    /// Conditions that hold: charging, unmetered, idle. Mains power is detected by itself.
     #[arg(long, value_delimiter = ',', value_parser = ["charging", "unmetered", "idle"])]
     holds: Vec<String>,
     /// What may leave this device when a pipeline releases it: any of metrics, selection, mix,
@@ -74,8 +103,8 @@ struct JoinArgs {
 
 #[derive(clap::Args)]
 struct RunArgs {
-    /// The folder with this device's own data; stages can read nothing outside it.
-    #[arg(long)]
+    /// Folder of this device's data. Stages can read nothing outside it.
+    #[arg(long, value_name = "DIR")]
     data: PathBuf,
     #[command(flatten)]
     limits: Limits,
@@ -83,13 +112,13 @@ struct RunArgs {
 
 #[derive(clap::Args)]
 struct ShowArgs {
-    /// Print everything that ever left this device instead.
+    /// Show everything that ever left this device instead.
     #[arg(long)]
     sent: bool,
-    /// Write the same as one HTML file, with learning curves and pictures, for this device's owner.
+    /// Write an HTML report with learning curves and pictures, for this device's owner.
     #[arg(long, value_name = "FILE", conflicts_with = "sent")]
     report: Option<PathBuf>,
-    /// Show this run alone, not the newest of everything.
+    /// Show this run only; by default the newest of everything.
     #[arg(long, conflicts_with = "sent")]
     run: Option<String>,
 }
@@ -99,7 +128,7 @@ struct Limits {
     /// Memory that stages may use, such as 1GiB.
     #[arg(long, value_parser = bytes)]
     memory: Option<u64>,
-    /// Threads that stages may use; all, if not given.
+    /// Threads that stages may use; by default all.
     #[arg(long)]
     threads: Option<std::num::NonZeroUsize>,
 }
@@ -125,35 +154,64 @@ fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is too much"))
 }
 
-/// The whole program, for the stages that are given for a backend's name. Exit codes: 0 well, 1 a task
-/// failed or results wait to be handed in, 2 the input is wrong, 3 internal.
+/// The whole program, for the stages that are given for a backend's name. Exit codes are those of
+/// [`headstart_console::exit`]; 1 also if results could not be delivered.
 pub fn main(stages: impl FnOnce(Option<&str>) -> Result<Vec<Box<dyn Stage>>, String>) -> ExitCode {
+    let given: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    color::set_from(given.iter().skip(1).map(String::as_str));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) => {
-            let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
-        }
+        Err(e) => return not_parsed(&e),
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("HEADSTART_LOG");
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).without_time();
-    let log = log.with_ansi(std::io::stderr().is_terminal());
-    log.with_env_filter(filter.unwrap_or_else(|_| "info".into())).init();
+    // What happens on the device is its output, but for `-q`.
+    let level =
+        if cli.verbose == 0 && !cli.quiet { "info" } else { log::level("warn", cli.verbose + 1, false) };
+    log::start(if cli.quiet { "warn" } else { level });
     let stages = || stages(cli.backend.as_deref()).map_err(DeviceError::Input);
     let done = match cli.command {
         Command::Join(args) => stages().and_then(|stages| join(args, cli.state, stages)),
         Command::Run(args) => stages().and_then(|stages| run(&args, &cli.state, stages)),
-        Command::Show(args) => print(&args, &cli.state),
+        Command::Show(args) => show(&args, &cli.state, cli.quiet),
+        Command::Completions { shell } => {
+            generate::completions(Cli::command(), shell).map(|()| 0).map_err(DeviceError::from)
+        }
+        Command::Man { out } => man(out.as_deref(), cli.quiet),
     };
     // A stage that did not stop in time may have a program.
     headstart_host::kill_all();
     match done {
         Ok(code) => ExitCode::from(code),
-        Err(e) => {
-            let _ = writeln!(std::io::stderr(), "headstart-device: {e}");
-            ExitCode::from(e.exit_code())
-        }
+        Err(e) => fails(&e),
     }
+}
+
+fn fails(e: &DeviceError) -> ExitCode {
+    errln!("{}: {e}", paint(Ink::Error, "error"));
+    ExitCode::from(e.exit_code())
+}
+
+/// Help and the version are results; anything else is an error in the command line.
+fn not_parsed(e: &clap::Error) -> ExitCode {
+    let text = e.render().ansi().to_string();
+    if e.use_stderr() {
+        say(text.trim_end());
+        return ExitCode::from(exit::INPUT);
+    }
+    match put(&text) {
+        Ok(()) => ExitCode::from(exit::SUCCESS),
+        Err(e) => fails(&e.into()),
+    }
+}
+
+fn man(out: Option<&Path>, quiet: bool) -> Result<u8, DeviceError> {
+    generate::man(Cli::command(), out).map_err(|e| match e {
+        GenerateError::Output(e) => e.into(),
+        e @ GenerateError::File { .. } => DeviceError::Input(e.to_string()),
+    })?;
+    if let Some(out) = out.filter(|_| !quiet) {
+        errln!("wrote man pages to {}", out.display());
+    }
+    Ok(0)
 }
 
 fn join(args: JoinArgs, state: PathBuf, stages: Vec<Box<dyn Stage>>) -> Result<u8, DeviceError> {
@@ -211,7 +269,7 @@ fn asked_to_stop(stop: &CancellationToken, second: bool) {
         headstart_host::kill_all();
         std::process::exit(130);
     }
-    tracing::info!("stopping; once more to stop at once");
+    tracing::info!("stopping; press Ctrl-C again to stop at once");
     stop.cancel();
 }
 
@@ -225,10 +283,14 @@ fn run(args: &RunArgs, state: &Path, stages: Vec<Box<dyn Stage>>) -> Result<u8, 
     Ok(0)
 }
 
-fn print(args: &ShowArgs, state: &Path) -> Result<u8, DeviceError> {
+fn show(args: &ShowArgs, state: &Path, quiet: bool) -> Result<u8, DeviceError> {
     if let Some(file) = &args.report {
         let page = show::page(state, args.run.as_deref())?;
-        return write_report(file, &page).map(|()| 0);
+        write_report(file, &page)?;
+        if !quiet {
+            errln!("wrote the report {}", file.display());
+        }
+        return Ok(0);
     }
     let page = if args.sent { show::sent(state)? } else { show::summary(state, args.run.as_deref())? };
     put(&page)?;
@@ -244,14 +306,6 @@ fn write_report(file: &Path, page: &str) -> Result<(), DeviceError> {
         write_durably(&file, page.as_bytes())
     };
     write().map_err(|e| DeviceError::Input(format!("{e}; name another file with --report")))
-}
-
-fn put(text: &str) -> Result<(), DeviceError> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        // The reader has seen enough, as in `… | head`.
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        done => done.map_err(|e| DeviceError::Internal(format!("standard output: {e}"))),
-    }
 }
 
 #[cfg(test)]

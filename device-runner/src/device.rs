@@ -291,7 +291,7 @@ impl Device {
         };
         let uploads = manifest.files.iter().map(upload).collect::<Result<_, Failure>>()?;
         let output = ArtifactRef::public(&manifest);
-        let usage = Usage { seconds: 0.0, counters };
+        let usage = Usage { counters, ..Usage::default() };
         let mut made =
             Made::public(Outcome::Done { output: output.clone(), released: BTreeMap::new(), usage });
         made.uploads = uploads;

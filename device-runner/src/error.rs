@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use headstart_console::exit;
 use headstart_content::ContentError;
 
 /// Why the device runner cannot go on.
@@ -40,6 +41,9 @@ pub enum DeviceError {
         /// Why.
         source: std::io::Error,
     },
+    /// Standard output could not be written.
+    #[error(transparent)]
+    Output(#[from] headstart_console::OutputError),
     /// A defect in Headstart.
     #[error("internal: {0}")]
     Internal(String),
@@ -51,12 +55,13 @@ impl DeviceError {
         Self::State { path: path.to_owned(), source }
     }
 
-    /// The process's exit code: 1 the run failed, 2 the input is wrong, 3 internal.
+    /// The process's exit code, as in [`headstart_console::exit`].
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Input(_) | Self::KeyChanged { .. } => 2,
-            Self::Run(_) => 1,
-            Self::Content(_) | Self::State { .. } | Self::Internal(_) => 3,
+            Self::Input(_) | Self::KeyChanged { .. } => exit::INPUT,
+            Self::Run(_) => exit::FAILED,
+            Self::Content(_) | Self::State { .. } | Self::Internal(_) => exit::INTERNAL,
+            Self::Output(_) => exit::OUTPUT,
         }
     }
 }

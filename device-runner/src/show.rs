@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use headstart_protocol::task::Released;
+use headstart_protocol::text::{bytes, counted};
 use headstart_protocol::{Manifest, Type};
 
 use crate::error::DeviceError;
@@ -28,7 +29,7 @@ pub fn sent(state: &Path) -> Result<String, DeviceError> {
     let mut out = String::new();
     for line in &lines {
         if line.repeats > 0 {
-            let _ = writeln!(out, "{:>20}  … and the same {} more times", "", line.repeats);
+            let _ = writeln!(out, "{:>20}  … repeated {} more", "", counted(line.repeats, "time"));
         }
         let method = line.call.split_once("/v1/").map_or(line.call.clone(), |(method, path)| {
             format!("{method}{}", path.split('/').next().unwrap_or_default())
@@ -37,17 +38,13 @@ pub fn sent(state: &Path) -> Result<String, DeviceError> {
         let digest = if line.bytes == 0 { String::from("-") } else { line.digest.short() };
         let _ = writeln!(out, "{time}  {method:<13} {:>9} B  {digest:<8}  {}", line.bytes, line.what);
     }
-    let bytes: u64 = lines.iter().map(|l| l.bytes * (1 + l.repeats)).sum();
-    let _ = writeln!(out, "\n{}, {bytes} bytes in all", counted(messages(&lines), "message"));
+    let total: u64 = lines.iter().map(|l| l.bytes * (1 + l.repeats)).sum();
+    let _ = writeln!(out, "\n{}, {} in all", counted(messages(&lines), "message"), bytes(total));
     Ok(out)
 }
 
 fn messages(lines: &[journal::Sent]) -> u64 {
     lines.iter().map(|l| 1 + l.repeats).sum()
-}
-
-fn counted(n: u64, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// An instance's newest attempt, and what it made, where that is still here.
@@ -90,12 +87,13 @@ pub fn summary(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
     parts::answers(&mut out, &known.iter().filter_map(samples).collect::<Vec<_>>());
     stages(&mut out, &known);
     let lines = journal::read(&opened.at("sent.jsonl"))?;
-    let bytes: u64 = lines.iter().map(|l| l.bytes * (1 + l.repeats)).sum();
+    let total: u64 = lines.iter().map(|l| l.bytes * (1 + l.repeats)).sum();
     let _ = writeln!(
         out,
-        "\nSince it joined, this device sent {} with {bytes} bytes.\n\
-         `headstart-device show --sent` lists every one.",
-        counted(messages(&lines), "message")
+        "\nSince it joined, this device sent {}, {} in all.\n\
+         `headstart-device show --sent` lists them.",
+        counted(messages(&lines), "message"),
+        bytes(total)
     );
     Ok(out)
 }
@@ -132,9 +130,9 @@ fn newest(entries: Vec<Entry>, store: &Store, run: Option<&str>) -> Vec<Known> {
 /// What became of an attempt's result, and whether any of it left.
 fn fate(Known { entry: e, manifest }: &Known) -> (bool, String) {
     match e.ended {
-        Ended::Absent => (false, "not needed; the engine cannot tell".to_owned()),
+        Ended::Absent => (false, "skipped; the engine cannot tell".to_owned()),
         Ended::Failed => (false, "failed".to_owned()),
-        _ if !e.private => (true, "made of public data alone; sent whole".to_owned()),
+        _ if !e.private => (true, "made from public data only; sent whole".to_owned()),
         _ if !e.released.is_empty() => {
             let parts = e.released.iter().map(|(path, part)| match part {
                 _ if !path.is_empty() => path.clone(),
@@ -143,7 +141,7 @@ fn fate(Known { entry: e, manifest }: &Known) -> (bool, String) {
             });
             (true, format!("stays here; released: {}", parts.collect::<Vec<_>>().join(", ")))
         }
-        _ if manifest.is_none() => (false, "its result is no longer here".to_owned()),
+        _ if manifest.is_none() => (false, "its result is no longer on this device".to_owned()),
         _ => (false, "stays here".to_owned()),
     }
 }

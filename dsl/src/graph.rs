@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use headstart_protocol::Expr;
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use crate::plan::Plan;
+use crate::plan::{Instance, Plan};
 
 /// The plan's instances as a graph: node `n` is instance `n`, and an edge leads from an instance to
 /// each one that uses its output.
@@ -28,11 +28,54 @@ impl Plan {
     /// nothing.
     pub fn subset(&self, items: &[String]) -> Plan {
         let wanted: BTreeSet<&str> = items.iter().map(String::as_str).collect();
+        let of_item = |i: &Instance| wanted.contains(self.items[i.item as usize].name.as_str());
+        self.kept(self.instances.iter().map(of_item).collect(), &wanted)
+    }
+
+    /// The plan that brings up to date what is named, and what that needs. A name is that of an item,
+    /// of an instance (`said["friendly"]`, or `said[friendly]`), of an output, or of a module, which
+    /// stands for its items.
+    ///
+    /// # Errors
+    /// The first name that the plan does not have.
+    pub fn only(&self, names: &[String]) -> Result<Plan, UnknownName> {
         let mut keep = vec![false; self.instances.len()];
+        let mut items: BTreeSet<&str> = BTreeSet::new();
+        for name in names {
+            let within = format!("{name}.");
+            let known = items.len();
+            let named = self.items.iter().filter(|i| i.name == *name || i.name.starts_with(&within));
+            items.extend(named.map(|i| i.name.as_str()));
+            let mut found = items.len() > known || items.contains(name.as_str());
+            for (n, _) in self.instances.iter().enumerate().filter(|(_, i)| i.is_called(name)) {
+                keep[n] = true;
+                found = true;
+            }
+            for output in self.outputs.iter().filter(|o| o.name == *name) {
+                output.value.each_output(&mut |n| keep[n as usize] = true);
+                found = true;
+            }
+            if !found {
+                return Err(UnknownName(name.clone()));
+            }
+        }
+        for (n, i) in self.instances.iter().enumerate() {
+            keep[n] |= items.contains(self.items[i.item as usize].name.as_str());
+        }
+        Ok(self.kept(keep, &items))
+    }
+
+    /// The names that [`Plan::only`] knows: items, outputs, modules.
+    pub fn names(&self) -> BTreeSet<&str> {
+        let modules = self.items.iter().filter_map(|i| i.name.rsplit_once('.').map(|(m, _)| m));
+        let items = self.items.iter().map(|i| i.name.as_str());
+        items.chain(modules).chain(self.outputs.iter().map(|o| o.name.as_str())).collect()
+    }
+
+    /// The plan of the marked instances, and what they need; `wanted` items stay where they have none.
+    fn kept(&self, mut keep: Vec<bool>, wanted: &BTreeSet<&str>) -> Plan {
         // Inputs come before their users: one pass from the end reaches everything.
         for n in (0..self.instances.len()).rev() {
-            let item = &self.items[self.instances[n].item as usize];
-            keep[n] = keep[n] || wanted.contains(item.name.as_str());
             if keep[n] {
                 self.inputs(n).into_iter().for_each(|i| keep[i as usize] = true);
             }
@@ -82,6 +125,11 @@ impl Plan {
         keep.iter().all(|k| *k)
     }
 }
+
+/// A name that a plan does not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the pipeline has no stage, output or module `{0}`")]
+pub struct UnknownName(pub String);
 
 /// New numbers of what is kept.
 fn numbers(kept: impl Iterator<Item = bool>) -> Vec<u32> {

@@ -91,6 +91,17 @@ pub struct Instance {
     pub release: Vec<Vec<String>>,
 }
 
+impl Instance {
+    /// Whether this is its name, the key in quotes or not: `said["friendly"]`, `said[friendly]`.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name
+            || self.key.as_ref().is_some_and(|key| {
+                let item = self.name.split('[').next().unwrap_or_default();
+                name.strip_prefix(item).and_then(|n| n.strip_prefix('[')?.strip_suffix(']')) == Some(key)
+            })
+    }
+}
+
 /// Where an instance runs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -15,6 +15,7 @@
 //! - [`task`]: one attempt of one stage instance, and what became of it.
 //! - [`stage`]: the traits that a stage is written against.
 //! - [`rows`]: the row format shared by datasets and responses.
+//! - [`text`]: plurals, bytes and file names in messages.
 //! - [`wire`]: the messages between engine and device.
 
 pub mod artifact;
@@ -26,6 +27,7 @@ pub mod numerics;
 pub mod rows;
 pub mod stage;
 pub mod task;
+pub mod text;
 pub mod types;
 pub mod wire;
 

@@ -98,4 +98,7 @@ pub struct Usage {
     /// Counters, such as `forward_passes`, `tokens`, `rows_cached`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub counters: BTreeMap<String, u64>,
+    /// The attempt read an input that is the same as one read before: nothing was computed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchanged: bool,
 }

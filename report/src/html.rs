@@ -16,7 +16,7 @@ pub use owner::owner_html;
 use crate::compare::{self, Pair};
 use crate::run::{OutputView, RunReport};
 use crate::terminal::saved_sentence;
-use crate::text::{percent, seconds, sureness};
+use crate::text::{counted, percent, seconds, sureness};
 use crate::view::{Catalog, Selection};
 
 const STYLE: &str = include_str!("html/page.css");
@@ -27,6 +27,7 @@ pub fn html(report: &RunReport) -> String {
     let body = markup! {
         (parts.header(report))
         main {
+            (tables::failures(report))
             (parts.choice())
             (parts.gain())
             (parts.catalog())
@@ -109,8 +110,9 @@ impl Parts {
                 p.facts {
                     @if !report.started.is_empty() { span { (report.started) } }
                     span { "run " code { (report.run) } }
+                    @if !report.outcome.is_empty() { span { (report.outcome) } }
                     span { (seconds(report.seconds)) }
-                    span { (report.stages.len()) " stages" }
+                    span { (counted(report.stages.len() as u64, "stage instance")) }
                 }
                 (self.figures(report))
             }

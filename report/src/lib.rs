@@ -26,5 +26,5 @@ pub mod view;
 
 pub use html::{html, owner_html};
 pub use owner::OwnerReport;
-pub use run::{Output, OutputView, RunReport, Sample, StageBar, StageState};
+pub use run::{FailureView, Output, OutputView, RunReport, Sample, StageBar, StageState};
 pub use terminal::terminal;

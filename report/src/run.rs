@@ -17,6 +17,15 @@ pub struct RunReport {
     pub started: String,
     /// Wall-clock seconds from start to end.
     pub seconds: f64,
+    /// How it ended, in one word; empty where unknown.
+    #[serde(default)]
+    pub outcome: String,
+    /// Values of the pipeline's parameters.
+    #[serde(default)]
+    pub params: BTreeMap<String, String>,
+    /// What failed, and why, in the plan's order.
+    #[serde(default)]
+    pub failures: Vec<FailureView>,
     /// Counters over all stages, such as `forward_passes`.
     #[serde(default)]
     pub counters: BTreeMap<String, u64>,
@@ -45,33 +54,88 @@ pub struct StageBar {
     pub state: StageState,
 }
 
-/// What became of a stage instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// Where a stage instance is. One vocabulary for the terminal, JSON and the pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StageState {
-    /// It ran.
-    Done,
+    /// It ran, and its output counts.
+    Succeeded,
     /// Its output was known already.
     Cached,
     /// Its `when` was false.
     Skipped,
-    /// It failed.
+    /// It failed for good.
     Failed,
-    /// It never came to run.
-    NotRun,
+    /// Runners were lost on it so often that it is not tried again.
+    Quarantined,
+    /// Something that it needs failed.
+    Blocked,
+    /// The run was cancelled before it ended.
+    Cancelled,
+    /// The engine ended before it did; resuming the run continues it.
+    Interrupted,
+    /// It is running.
+    Running,
+    /// It could run, and waits for a runner.
+    Ready,
+    /// It waits for inputs.
+    Waiting,
 }
 
 impl StageState {
-    /// The state in a word or two.
+    /// All states, in the order in which they are listed.
+    pub const ALL: [Self; 11] = [
+        Self::Succeeded,
+        Self::Cached,
+        Self::Skipped,
+        Self::Failed,
+        Self::Quarantined,
+        Self::Blocked,
+        Self::Cancelled,
+        Self::Interrupted,
+        Self::Running,
+        Self::Ready,
+        Self::Waiting,
+    ];
+
+    /// The state in one word, the same as in JSON.
     pub fn word(self) -> &'static str {
         match self {
-            Self::Done => "done",
+            Self::Succeeded => "succeeded",
             Self::Cached => "cached",
             Self::Skipped => "skipped",
             Self::Failed => "failed",
-            Self::NotRun => "not run",
+            Self::Quarantined => "quarantined",
+            Self::Blocked => "blocked",
+            Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
+            Self::Running => "running",
+            Self::Ready => "ready",
+            Self::Waiting => "waiting",
         }
     }
+
+    /// Whether it failed for good.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::Failed | Self::Quarantined)
+    }
+}
+
+/// A stage instance that failed for good.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailureView {
+    /// Its name.
+    pub name: String,
+    /// How: failed, or quarantined.
+    pub state: StageState,
+    /// What happened.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default)]
+    pub help: Option<String>,
+    /// Instances that it blocks.
+    #[serde(default)]
+    pub blocks: usize,
 }
 
 /// An output of the pipeline.

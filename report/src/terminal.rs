@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use headstart_protocol::text::plural;
+
 use crate::compare::{self, Pair};
 use crate::run::{Output, OutputView, RunReport, StageState};
 use crate::text::{
-    bar, coefficient, cut, grouped, metric, minus, pad, pad_left, percent, seconds, spaced, sureness, width,
-    wrap,
+    bar, coefficient, counted, cut, fold, grouped, metric, minus, pad, pad_left, percent, seconds, spaced,
+    sureness, width, wrap,
 };
 use crate::view::{Catalog, Numbers, Selection, Share, Style, Word, shares};
 
@@ -18,10 +20,19 @@ const ROWS: usize = 40;
 /// Sample answers that are shown at most.
 const SAMPLES: usize = 3;
 
+/// Columns for which tables are laid out at least; for fewer, their lines are broken.
+const LAID_OUT: usize = 48;
+
 /// A summary of at most `width` columns; with `color`, bars and headings are coloured by ANSI codes.
 pub fn terminal(report: &RunReport, width: usize, color: bool) -> String {
-    let mut page = Page { out: String::new(), width: width.clamp(48, 160), color };
+    let text = lines(report, width.clamp(LAID_OUT, 160), color);
+    if width < LAID_OUT { fold(&text, width) } else { text }
+}
+
+fn lines(report: &RunReport, width: usize, color: bool) -> String {
+    let mut page = Page { out: String::new(), width, color };
     page.head(report);
+    page.failures(report);
     let selection = report.outputs.iter().find_map(|o| match &o.view {
         OutputView::Selection { value } => Some(Selection::read(value)),
         _ => None,
@@ -69,6 +80,7 @@ struct Page {
 enum Ink {
     Heading,
     Good,
+    Bad,
     Bar,
     Opposite,
     Quiet,
@@ -79,6 +91,7 @@ impl Page {
         let code = match ink {
             Ink::Heading => "1",
             Ink::Good => "1;32",
+            Ink::Bad => "1;31",
             Ink::Bar => "36",
             Ink::Opposite => "33",
             Ink::Quiet => "2",
@@ -98,7 +111,10 @@ impl Page {
 
     fn head(&mut self, report: &RunReport) {
         let left = format!("Headstart · {}", report.pipeline);
-        let right = format!("{} · run {}", seconds(report.seconds), cut(&report.run, 12));
+        let outcome =
+            if report.outcome.is_empty() { String::new() } else { format!("{} · ", report.outcome) };
+        let right = format!("{outcome}{} · run {}", seconds(report.seconds), cut(&report.run, 13));
+        let left = cut(&left, self.width.saturating_sub(width(&right) + 2).max(12));
         let gap = self.width.saturating_sub(width(&left) + width(&right)).max(2);
         let line =
             format!("{}{}{}", self.ink(Ink::Heading, &left), " ".repeat(gap), self.ink(Ink::Quiet, &right));
@@ -106,9 +122,40 @@ impl Page {
         self.line(&self.ink(Ink::Quiet, &"─".repeat(self.width)));
     }
 
+    fn failures(&mut self, report: &RunReport) {
+        if report.failures.is_empty() {
+            return;
+        }
+        let width = self.width - 4;
+        self.heading("Why it failed", &counted(report.failures.len() as u64, "failed stage instance"));
+        for f in report.failures.iter().take(ROWS) {
+            let blocks = match f.blocks {
+                0 => String::new(),
+                n => format!("; blocks {}", counted(n as u64, "stage instance")),
+            };
+            let head = format!(
+                "  {} {}{}",
+                self.ink(Ink::Bad, f.state.word()),
+                f.name,
+                self.ink(Ink::Quiet, &blocks)
+            );
+            self.line(&head);
+            for line in wrap(&f.message, width, 12) {
+                self.line(&format!("    {line}"));
+            }
+            for line in f.help.iter().flat_map(|h| wrap(&format!("help: {h}"), width, 6)) {
+                self.line(&format!("    {line}"));
+            }
+        }
+        if report.failures.len() > ROWS {
+            let more = format!("  and {} more", report.failures.len() - ROWS);
+            self.line(&more);
+        }
+    }
+
     fn catalog(&mut self, catalog: &Catalog, selection: Option<&Selection>) {
         let n = catalog.pllms.len();
-        let note = format!("{n} pLLM{}; at the end, the share explained", if n == 1 { "" } else { "s" });
+        let note = format!("{}; last column: share explained", counted(n as u64, "pLLM"));
         self.heading("The catalog in words", &note);
         let styles = || catalog.pllms.iter().map(|(_, s)| s).chain(selection.map(|s| &s.user));
         let words = styles().flat_map(|s| s.words.iter().take(WORDS)).map(|w| width(&w.said()));
@@ -207,8 +254,13 @@ impl Page {
             let mut line = format!("  {}", pad(label, 8));
             if let Some(steps) = n.get("steps") {
                 let bar = bar(steps / most("steps").max(1.0), 24);
-                let _ =
-                    write!(line, "{} {} steps", self.ink(ink, &pad(&bar, 24)), pad_left(&metric(steps), 5));
+                let _ = write!(
+                    line,
+                    "{} {} {}",
+                    self.ink(ink, &pad(&bar, 24)),
+                    pad_left(&metric(steps), 5),
+                    plural(steps as u64, "step")
+                );
             }
             if let Some(s) = n.get("seconds") {
                 let _ = write!(line, "  {}", pad_left(&seconds(s), 8));
@@ -322,14 +374,7 @@ impl Page {
             return;
         }
         let count = |state| report.stages.iter().filter(|s| s.state == state).count();
-        let states = [
-            StageState::Done,
-            StageState::Cached,
-            StageState::Skipped,
-            StageState::Failed,
-            StageState::NotRun,
-        ];
-        let states = states.map(|s| (count(s), s)).into_iter().filter(|(n, _)| *n > 0);
+        let states = StageState::ALL.map(|s| (count(s), s)).into_iter().filter(|(n, _)| *n > 0);
         let states = states.map(|(n, s)| format!("{n} {}", s.word())).collect::<Vec<_>>().join(", ");
         self.heading("Where the time went", &states);
         for (place, total, kinds) in by_place(report) {
@@ -382,7 +427,7 @@ type Seconds = Vec<(String, f64)>;
 /// Seconds of stages by place, and within it by kind; the most first.
 fn by_place(report: &RunReport) -> Vec<(String, f64, Seconds)> {
     let mut places: BTreeMap<&str, BTreeMap<&str, f64>> = BTreeMap::new();
-    for s in report.stages.iter().filter(|s| matches!(s.state, StageState::Done | StageState::Failed)) {
+    for s in report.stages.iter().filter(|s| s.state == StageState::Succeeded || s.state.is_failure()) {
         *places.entry(&s.place).or_default().entry(&s.kind).or_default() += s.seconds;
     }
     let sorted = |kinds: BTreeMap<&str, f64>| {

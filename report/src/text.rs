@@ -1,5 +1,9 @@
 //! Numbers, bars and lines of text.
 
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+pub use headstart_protocol::text::{bytes, counted, grouped};
+
 /// Seconds for people: `3.2 ms`, `0.84 s`, `42.1 s`, `3 min 20 s`, `2 h 5 min`.
 pub fn seconds(s: f64) -> String {
     match s {
@@ -44,28 +48,6 @@ pub fn metric(x: f64) -> String {
     minus(&format!("{x:.decimals$}"))
 }
 
-/// An integer with narrow spaces between groups of three digits.
-pub fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push('\u{202f}');
-        }
-        out.push(c);
-    }
-    out
-}
-
-/// Bytes for people: `812 B`, `4.7 kB`, `1.2 MB`.
-pub fn bytes(n: u64) -> String {
-    match n {
-        0..1_000 => format!("{n} B"),
-        1_000..999_950 => format!("{:.1} kB", n as f64 / 1e3),
-        _ => format!("{:.1} MB", n as f64 / 1e6),
-    }
-}
-
 /// Words as a list in a sentence: `a`, `a and b`, `a, b and c`.
 pub fn listed(words: &[String]) -> String {
     match words {
@@ -90,9 +72,9 @@ pub fn bar(share: f64, width: usize) -> String {
     format!("{}{}", "█".repeat(eighths / 8), PARTS[eighths % 8])
 }
 
-/// Columns of a text, a character each.
+/// Columns of a text in a terminal: wide characters have two, combining ones none.
 pub fn width(text: &str) -> usize {
-    text.chars().count()
+    text.width()
 }
 
 /// Fills up with spaces on the right.
@@ -110,12 +92,23 @@ pub fn cut(text: &str, to: usize) -> String {
     if width(text) <= to {
         return text.to_owned();
     }
-    let kept: String = text.chars().take(to.saturating_sub(1)).collect();
+    let (kept, _) = split(text, to.saturating_sub(1));
     format!("{}…", kept.trim_end())
+}
+
+/// The longest beginning of at most `to` columns, and the rest.
+fn split(text: &str, to: usize) -> (&str, &str) {
+    let mut used = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        used += c.width().unwrap_or(0);
+        used > to
+    });
+    text.split_at(end.map_or(text.len(), |(at, _)| at))
 }
 
 /// Breaks a text into lines of at most `to` columns, `lines` at most; white space collapses.
 pub fn wrap(text: &str, to: usize, lines: usize) -> Vec<String> {
+    let to = to.max(1);
     let mut out: Vec<String> = vec![String::new()];
     for word in text.split_whitespace() {
         let last = out.last_mut().expect("there is always a line");
@@ -135,6 +128,65 @@ pub fn wrap(text: &str, to: usize, lines: usize) -> Vec<String> {
         }
     }
     out
+}
+
+/// Breaks lines that are wider than `to` columns, between words where there are some; what follows is
+/// indented by two more columns than the line. ANSI codes take no room.
+pub fn fold(text: &str, to: usize) -> String {
+    text.lines().fold(String::new(), |mut out, line| {
+        fold_line(line, to.max(4), &mut out);
+        out.push('\n');
+        out
+    })
+}
+
+fn fold_line(line: &str, to: usize, out: &mut String) {
+    let indent = line.chars().take_while(|c| *c == ' ').count();
+    let hang = (indent + 2).min(to / 3);
+    let mut used = 0;
+    // Columns used at the last break between words, and where that is in `out`.
+    let mut space: Option<(usize, usize)> = None;
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        if c == '\x1b' {
+            out.push(c);
+            for code in chars.by_ref() {
+                out.push(code);
+                if code.is_ascii_alphabetic() {
+                    break;
+                }
+            }
+            continue;
+        }
+        let wide = c.width().unwrap_or(0);
+        if used + wide > to {
+            let tail = match space {
+                Some((at, columns)) if columns > hang => {
+                    let tail = out.split_off(at);
+                    used -= columns;
+                    tail.strip_prefix(' ').map(str::to_owned).unwrap_or(tail)
+                }
+                _ => {
+                    used = 0;
+                    String::new()
+                }
+            };
+            out.push('\n');
+            out.push_str(&" ".repeat(hang));
+            used = hang + used.saturating_sub(usize::from(!tail.is_empty()));
+            used = used.min(to);
+            out.push_str(&tail);
+            space = None;
+            if c == ' ' && tail.is_empty() {
+                continue;
+            }
+        }
+        if c == ' ' {
+            space = Some((out.len(), used));
+        }
+        out.push(c);
+        used += wide;
+    }
 }
 
 /// How sure a confidence is, in words.
@@ -180,6 +232,25 @@ mod tests {
     #[test]
     fn bars_are_exact_to_an_eighth() {
         assert_eq!([bar(0.5, 4), bar(0.53125, 4), bar(1e-9, 4), bar(0.0, 4)], ["██", "██▏", "▏", ""]);
+    }
+
+    #[test]
+    fn folded_lines_keep_to_their_columns() {
+        let text = "  one two three four five six\n    abcdefghijklmnopqrstuvwxyz0123456789\n\x1b[32mgreen words that go on\x1b[0m\n";
+        let folded = fold(text, 20);
+        for line in folded.lines() {
+            let plain = line.replace("\x1b[32m", "").replace("\x1b[0m", "");
+            assert!(width(&plain) <= 20, "{line:?}");
+        }
+        let squeezed = |t: &str| t.split_whitespace().collect::<String>();
+        assert_eq!(squeezed(&folded), squeezed(text), "nothing is lost");
+        assert_eq!(fold("short\n", 20), "short\n");
+    }
+
+    #[test]
+    fn wide_characters_have_two_columns() {
+        assert_eq!([width("日本"), width("e\u{301}")], [4, 1]);
+        assert_eq!(cut("日本語", 5), "日本…");
     }
 
     #[test]

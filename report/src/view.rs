@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::run::Sample;
+use crate::text::{bytes, seconds};
 
 /// A style word with its coefficient.
 #[derive(Clone, Debug, PartialEq)]
@@ -165,23 +166,23 @@ impl Selection {
     }
 }
 
-/// A forecast in a sentence.
-fn expected(forecast: &Value) -> Option<String> {
+/// A selection's `forecast` in a sentence: what the choice should save, and when it is worth its download.
+pub fn expected(forecast: &Value) -> Option<String> {
     let x = |name| number(forecast, name);
     if let Some(why) = text(forecast, "not_known") {
-        return Some(format!("What it will save is not known yet: {why}."));
+        return Some(format!("expected savings are not known yet: {why}"));
     }
     let share = |name| x(name).map(|share| share * 100.0);
     let (saved, low, high) = (share("share_saved")?, share("share_saved_low")?, share("share_saved_high")?);
     let (steps, of) = (x("steps_saved")?, x("steps_scratch")?);
     let (rows, rate) = (x("rows_a_step")?, x("learning_rate")?);
-    let seconds = x("seconds_saved").map(|s| format!(", about {s:.0} s")).unwrap_or_default();
-    let bytes = x("bytes").map(|b| format!("; its weights are {:.1} MB", b / 1e6)).unwrap_or_default();
+    let seconds = x("seconds_saved").map(|s| format!(", about {} less", seconds(s))).unwrap_or_default();
+    let download = x("bytes").map(|b| format!("; downloads {}", bytes(b as u64))).unwrap_or_default();
     let link = x("break_even_bytes_per_second").map(|s| (s / 1e3).max(1.0));
-    let link = link.map(|s| format!(" and pay on links above {s:.0} kB/s")).unwrap_or_default();
+    let link = link.map(|s| format!("; worth it on links faster than {s:.0} kB/s")).unwrap_or_default();
     Some(format!(
-        "Expected to save {saved:.0} % ({low:.0} to {high:.0}) of the steps from the base: {steps:.0} of {of:.0} as \
-         the catalog's pLLMs were trained ({rows} rows a step, learning rate {rate}){seconds}{bytes}{link}."
+        "expected: {saved:.0} % fewer steps than from the base (95 %: {low:.0}–{high:.0}), {steps:.0} of {of:.0} \
+         as the catalog's pLLMs were trained ({rows} rows per step, learning rate {rate}){seconds}{download}{link}"
     ))
 }
 

@@ -67,7 +67,7 @@ fn the_page_is_whole_and_loads_nothing() {
     for section in ["choice", "head-start", "before-after", "catalog", "time", "details"] {
         assert!(page.contains(&format!("id=\"{section}\"")), "{section}");
     }
-    assert!(page.contains("prefers-color-scheme: dark") && page.matches("role=\"img\"").count() == 5);
+    assert!(page.contains("prefers-color-scheme: dark") && page.matches("role=\"img\"").count() == 7);
 }
 
 #[test]

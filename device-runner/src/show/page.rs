@@ -1,6 +1,5 @@
 //! The owner's page as HTML.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use headstart_protocol::Type;
@@ -35,7 +34,7 @@ pub fn page(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
         state: match k.entry.ended {
             Ended::Failed => StageState::Failed,
             Ended::Absent => StageState::Skipped,
-            _ => StageState::Done,
+            _ => StageState::Succeeded,
         },
     });
     let mut outputs: Vec<Output> = catalog(&store).into_iter().collect();
@@ -45,9 +44,9 @@ pub fn page(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
         pipeline: String::new(),
         started: origin.strftime("%Y-%m-%d %H:%M UTC").to_string(),
         seconds: end.duration_since(origin).as_secs_f64(),
-        counters: BTreeMap::new(),
         stages: bars.collect(),
         outputs,
+        ..RunReport::default()
     };
     let fates = known.iter().map(|k| {
         let (left, what) = fate(k);

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use headstart_protocol::text::counted;
 use headstart_report::Sample;
 use serde_json::Value as Json;
 
@@ -80,7 +81,7 @@ pub(super) fn choice(out: &mut String, name: &str, value: &Json) {
         let _ =
             writeln!(out, "  In {:.0} of 100 redraws of your texts the choice stays the same.", sure * 100.0);
     }
-    if let Some(line) = expected(value) {
+    if let Some(line) = value.get("forecast").and_then(headstart_report::view::expected) {
         wrapped(out, "  ", &line);
     }
     let mut near = numbers(value.get("distances"));
@@ -89,35 +90,6 @@ pub(super) fn choice(out: &mut String, name: &str, value: &Json) {
         let near: Vec<String> = near.iter().take(5).map(|(n, d)| format!("{n} {d:.2}")).collect();
         wrapped(out, "  ", &format!("Nearest first, with distances: {}", near.join(", ")));
     }
-}
-
-/// What the choice should save, with its interval, and when it pays.
-fn expected(value: &Json) -> Option<String> {
-    let forecast = value.get("forecast")?;
-    if let Some(why) = forecast.get("not_known").and_then(Json::as_str) {
-        return Some(format!("What it will save is not known yet: {why}."));
-    }
-    let x = |name: &str| number(forecast, name);
-    let share = |name: &str| x(name).map(|share| share * 100.0);
-    let mut line = format!(
-        "Expected to save {:.0} % ({:.0} to {:.0}) of the steps from the base: {:.0} of {:.0} as the catalog's \
-         pLLMs were trained ({} rows a step, learning rate {})",
-        share("share_saved")?,
-        share("share_saved_low")?,
-        share("share_saved_high")?,
-        x("steps_saved")?,
-        x("steps_scratch")?,
-        x("rows_a_step")?,
-        x("learning_rate")?,
-    );
-    if let Some(seconds) = x("seconds_saved") {
-        let _ = write!(line, ", about {seconds:.0} s here");
-    }
-    let _ = write!(line, "; its weights are {:.1} MB", x("bytes")? / 1e6);
-    if let Some(speed) = x("break_even_bytes_per_second") {
-        let _ = write!(line, " and pay on links above {:.0} kB/s", (speed / 1e3).max(1.0));
-    }
-    Some(line + ".")
 }
 
 fn numbers(value: Option<&Json>) -> Vec<(String, f64)> {
@@ -134,13 +106,14 @@ pub(super) fn training(out: &mut String, name: &str, value: &Json) {
     heading(out, "Training", name);
     let from = number(metrics, "start_loss").map_or(String::new(), |l| format!("{l:.3} → "));
     let took = number(metrics, "seconds").map_or(String::new(), |s| format!(", {s:.1} s"));
-    // A truth value among numbers is 1 or 0.
+    // A truth value among numbers is 1 or 0. It is there only where there was a target.
     let goal = match number(metrics, "reached") {
         Some(1.0) => ", target reached",
         Some(_) => ", target not reached",
         None => "",
     };
-    let _ = writeln!(out, "  loss {from}{loss:.3} in {steps} steps{took}{goal}");
+    let steps = counted(steps as u64, "step");
+    let _ = writeln!(out, "  loss {from}{loss:.3} in {steps}{took}{goal}");
     let curve = value.get("curve").or_else(|| metrics.get("curve")).and_then(Json::as_array);
     let points: Vec<f64> = curve.into_iter().flatten().filter_map(|p| p.get(1)?.as_f64()).collect();
     if points.len() > 1 {

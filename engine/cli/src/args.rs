@@ -2,20 +2,39 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use headstart_builtin::backend::Choice;
+use headstart_console::generate::Shell;
+use headstart_console::{ColorWhen, exit};
 
 /// Headstart: a declarative workflow engine for LLM personalization.
 #[derive(Parser)]
-#[command(name = "headstart", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "headstart",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = exit::TABLE
+)]
 pub struct Cli {
-    /// Folder of runs, artifacts and the cache.
-    #[arg(long, global = true, default_value = ".headstart", value_name = "DIR")]
-    pub workspace: PathBuf,
-    /// What models run on: cpu, or what is built in of mlx (Apple devices), cuda, cuda:1 and
-    /// so on, and metal; left out, the best of those.
+    /// Folder of runs, artifacts and the cache. By default the nearest `.headstart`, in the pipeline
+    /// file's folder or above; commands without a file search from the current folder. `run` and
+    /// `serve` create it beside the pipeline file if there is none.
+    #[arg(long, global = true, env = "HEADSTART_WORKSPACE", value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+    /// Backend that models run on: cpu, or one that is built in of mlx (Apple devices), cuda, cuda:1 and
+    /// so on, and metal. By default the best of these.
     #[arg(long, global = true, env = "HEADSTART_BACKEND", value_name = "NAME", default_value_t)]
     pub backend: Choice,
+    /// When to use colours.
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
+    pub color: ColorWhen,
+    /// Print more: `-v` each stage instance, `-vv` what is of use when something is wrong.
+    #[arg(long, short, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// Print only results, warnings and errors.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -24,7 +43,9 @@ pub struct Cli {
 /// What to do.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Check a pipeline file and report every mistake in it.
+    /// Write a first pipeline with sample data, ready to run.
+    Init(Init),
+    /// Check a pipeline file and report every error in it.
     Check(Check),
     /// Format pipeline files.
     Fmt(Fmt),
@@ -32,28 +53,35 @@ pub enum Command {
     Plan(PlanArgs),
     /// Run a pipeline.
     Run(Run),
-    /// Say why a stage ran again, or did not.
+    /// Explain why a stage ran again, or did not.
     Why(Why),
-    /// Ask a program what its custom stages are, and write its declaration.
+    /// Write the declaration of a custom stage, as its program describes it.
     Describe(Describe),
     /// Draw a pipeline as a graph.
     Graph(Graph),
-    /// List, show and replay runs.
+    /// List, show or replay runs.
     Runs(Runs),
-    /// Look into the catalog of a run.
+    /// Show the catalog of a run.
     Catalog(Catalog),
     /// Show or clear the cache.
     Cache(Cache),
     /// Convert LoRA adapters between formats.
     #[command(subcommand)]
     Adapter(AdapterCommand),
-    /// Make other forms of a model.
+    /// Convert models.
     #[command(subcommand)]
     Model(ModelCommand),
-    /// Keep pipelines fresh on their schedules, and serve devices.
+    /// Run a pipeline on its schedules, and serve devices.
     Serve(Serve),
-    /// Serve an editor: the language server, on standard input and output.
+    /// Start the language server, for editors, on standard input and output.
     Lsp,
+    /// Print the completion script of a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the man page, or write those of all commands.
+    Man(Man),
 }
 
 /// A pipeline file and its parameters.
@@ -69,12 +97,28 @@ pub struct Pipeline {
 /// Values of parameters.
 #[derive(Args, Clone, Default)]
 pub struct Values {
-    /// A parameter's value; may be given several times.
+    /// The value of a parameter; may be repeated.
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub set: Vec<String>,
-    /// A JSON object of parameters' values; `--set` wins over it.
+    /// A JSON file with an object of parameter values; `--set` overrides it.
     #[arg(long, value_name = "FILE")]
     pub params: Option<PathBuf>,
+}
+
+/// `headstart init`
+#[derive(Args)]
+pub struct Init {
+    /// The folder to write into; created if it does not exist. Nothing in it is overwritten.
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
+}
+
+/// `headstart man`
+#[derive(Args)]
+pub struct Man {
+    /// Write a page for each command into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 }
 
 /// `headstart check`
@@ -85,10 +129,10 @@ pub struct Check {
     pub file: Option<PathBuf>,
     #[command(flatten)]
     pub values: Values,
-    /// Explain a code such as E0012.
+    /// Explain a diagnostic code, such as E0101.
     #[arg(long, value_name = "CODE")]
     pub explain: Option<String>,
-    /// Form of the output.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 }
@@ -99,7 +143,7 @@ pub struct Fmt {
     /// The files; `-` reads standard input and writes standard output.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Change nothing; fail if a file is not formatted.
+    /// Write nothing; fail if a file is not formatted.
     #[arg(long)]
     pub check: bool,
 }
@@ -109,7 +153,10 @@ pub struct Fmt {
 pub struct PlanArgs {
     #[command(flatten)]
     pub pipeline: Pipeline,
-    /// Form of the output.
+    /// Plan only these and what they need: stages, instances, outputs or modules; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub only: Vec<String>,
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 }
@@ -119,29 +166,25 @@ pub struct PlanArgs {
 pub struct Run {
     #[command(flatten)]
     pub pipeline: Pipeline,
-    /// Address at which devices may join; by default one is opened only if the pipeline places
-    /// stages on devices.
+    /// Address at which devices can join. Opened only if the pipeline places stages on devices.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7878")]
     pub listen: std::net::SocketAddr,
-    /// Seconds to wait for a device that has not joined.
+    /// How long to wait for a device that has not joined, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub device_wait: u64,
-    /// Write each output's files below this folder, once the run has succeeded.
+    /// Write every output into this folder when the run has succeeded.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Write a self-contained HTML report.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Only bring these stages up to date, and what they need.
-    #[arg(long, value_name = "STAGE")]
+    /// Run only these and what they need: stages, instances, outputs or modules; may be repeated.
+    #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
-    /// Print one line instead of the summary.
-    #[arg(long)]
-    pub quiet: bool,
-    /// Go on with a run that was cut off.
+    /// Resume an interrupted run.
     #[arg(long, value_name = "RUN", conflicts_with = "only")]
     pub resume: Option<String>,
-    /// Form of the output.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 }
@@ -152,10 +195,10 @@ pub struct Why {
     /// The stage: `said`, or `said["friendly"]`.
     #[arg(value_name = "STAGE")]
     pub stage: String,
-    /// The run; by default the latest. A unique prefix suffices.
+    /// The run, or a unique prefix of its id. By default the latest that has the stage.
     #[arg(long, value_name = "RUN")]
     pub run: Option<String>,
-    /// The run to compare with; by default the one before in which the stage has a key.
+    /// The run to compare with. By default the last one before of the same pipeline that has the stage.
     #[arg(long, value_name = "RUN")]
     pub against: Option<String>,
 }
@@ -163,16 +206,16 @@ pub struct Why {
 /// `headstart describe`
 #[derive(Args)]
 pub struct Describe {
-    /// The programs. `tools.py` gets `tools.stages.json` beside it.
+    /// The programs. The declaration of `tools.py` is `tools.stages.json` beside it.
     #[arg(value_name = "PROGRAM", required_unless_present = "sdk")]
     pub programs: Vec<PathBuf>,
-    /// Change nothing; fail if a declaration is not up to date.
+    /// Write nothing; fail if a declaration is out of date.
     #[arg(long)]
     pub check: bool,
     /// Write declarations to standard output instead.
     #[arg(long, conflicts_with = "check")]
     pub print: bool,
-    /// Write the Python SDK to standard output: one file, to be kept beside your programs.
+    /// Write the Python SDK to standard output: one file, kept beside your programs.
     #[arg(long, conflicts_with_all = ["programs", "check", "print"])]
     pub sdk: bool,
 }
@@ -182,7 +225,7 @@ pub struct Describe {
 pub struct Graph {
     #[command(flatten)]
     pub pipeline: Pipeline,
-    /// The notation.
+    /// Output format.
     #[arg(long = "as", value_enum, default_value_t)]
     pub notation: Notation,
 }
@@ -190,16 +233,16 @@ pub struct Graph {
 /// `headstart runs`
 #[derive(Args)]
 pub struct Runs {
-    /// A run to show; a unique prefix suffices. Left out, runs are listed.
+    /// The run to show, or a unique prefix of its id. By default all runs are listed.
     #[arg(value_name = "RUN")]
     pub run: Option<String>,
-    /// Show the run's events as they came.
+    /// Show the events of the run in their order.
     #[arg(long, requires = "run")]
     pub replay: bool,
     /// Write a self-contained HTML report of the run.
     #[arg(long, value_name = "FILE", requires = "run")]
     pub report: Option<PathBuf>,
-    /// Form of the output.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 }
@@ -207,13 +250,13 @@ pub struct Runs {
 /// `headstart catalog`
 #[derive(Args)]
 pub struct Catalog {
-    /// What to show; left out, all pLLMs are listed.
+    /// What to show. By default all pLLMs are listed.
     #[command(subcommand)]
     pub command: Option<CatalogCommand>,
-    /// The run; by default the latest with a catalog.
+    /// The run, or a unique prefix of its id. By default the latest with a catalog.
     #[arg(long, value_name = "RUN", global = true)]
     pub run: Option<String>,
-    /// Form of the output.
+    /// Output format.
     #[arg(long, value_enum, default_value_t, global = true)]
     pub format: Format,
 }
@@ -221,17 +264,17 @@ pub struct Catalog {
 /// What to show of a catalog.
 #[derive(Subcommand)]
 pub enum CatalogCommand {
-    /// Explain a pLLM: its words, answers in which it differs from its base, where it comes from.
+    /// Explain a pLLM: its style in words, answers beside its base's, and its provenance.
     Show {
         /// The pLLM.
         name: String,
     },
-    /// Find what is nearest to a pLLM, or to somebody's texts.
+    /// Find the pLLMs nearest to a pLLM, or to texts of a user.
     Nearest {
-        /// A pLLM, or a JSON Lines file of rows with `prompt` and `response`.
+        /// A pLLM, or a JSON Lines file whose rows have `prompt` and `response`.
         #[arg(value_name = "NAME|FILE")]
         what: String,
-        /// How many to show.
+        /// Number of pLLMs to show.
         #[arg(long, default_value = "5")]
         count: std::num::NonZeroUsize,
     },
@@ -240,10 +283,10 @@ pub enum CatalogCommand {
 /// `headstart cache`
 #[derive(Args)]
 pub struct Cache {
-    /// Forget every cached stage and row. Runs and artifacts stay.
+    /// Clear every cached stage and row. Runs and artifacts are kept.
     #[arg(long)]
     pub clear: bool,
-    /// Form of the output.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 }
@@ -251,7 +294,7 @@ pub struct Cache {
 /// `headstart adapter`
 #[derive(Subcommand)]
 pub enum AdapterCommand {
-    /// Write an adapter in another format.
+    /// Convert an adapter to another format.
     Convert(ConvertAdapter),
 }
 
@@ -281,7 +324,7 @@ pub enum AdapterFormat {
 /// `headstart model`
 #[derive(Subcommand)]
 pub enum ModelCommand {
-    /// Write a model with quantized weights, as a folder with a GGUF file.
+    /// Quantize the weights of a model; writes a folder with a GGUF file.
     Quantize(Quantize),
 }
 
@@ -294,7 +337,7 @@ pub struct Quantize {
     /// The folder to write, which must not exist yet.
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
-    /// How the weights are packed.
+    /// Format of the weights.
     #[arg(long, value_enum, default_value_t)]
     pub to: WeightPacking,
 }
@@ -302,11 +345,11 @@ pub struct Quantize {
 /// How weights are packed.
 #[derive(ValueEnum, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WeightPacking {
-    /// 8.5 bits a weight; hardly to be told from the original.
+    /// 8.5 bits per weight; close to the original.
     #[default]
     #[value(name = "q8_0")]
     Q8_0,
-    /// 4.5 bits a weight, the output layer 6.6.
+    /// 4.5 bits per weight, 6.6 in the output layer.
     #[value(name = "q4_k")]
     Q4K,
 }
@@ -316,10 +359,10 @@ pub enum WeightPacking {
 pub struct Serve {
     #[command(flatten)]
     pub pipeline: Pipeline,
-    /// Address at which devices may join.
+    /// Address at which devices can join.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7878")]
     pub listen: std::net::SocketAddr,
-    /// Run every schedule once at the start.
+    /// Run every schedule once at start.
     #[arg(long)]
     pub now: bool,
 }
@@ -334,14 +377,14 @@ pub enum Format {
     Json,
 }
 
-/// Notation of a graph.
+/// Format of a graph.
 #[derive(ValueEnum, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Notation {
-    /// Mermaid, as code forges draw it.
+    /// Mermaid.
     #[default]
     Mermaid,
-    /// Graphviz.
+    /// Graphviz DOT.
     Dot,
-    /// A picture, to paste into a document.
+    /// SVG.
     Svg,
 }

@@ -1,25 +1,30 @@
-//! What a run looks like in the terminal while it goes on: from events, on stderr.
+//! What a run looks like in the terminal while it is running: from events, on standard error.
 //!
-//! Where stderr is a terminal, running stages have a line each that moves; a stage that is done
-//! leaves one line. Elsewhere there are only the lines of what is done, and one every few seconds
-//! for what takes long.
+//! On a terminal, running stages have a moving line each, and a stage that has ended leaves one line.
+//! Elsewhere there are only the lines of what has ended, and for each stage that takes long one every
+//! few seconds.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use headstart_console::color::{Ink, paint};
+use headstart_console::{divert, errln, say};
 use headstart_core::event::{Event, EventKind};
 use headstart_dsl::plan::{Place, Plan};
+use headstart_protocol::FailureClass;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::Volume;
 use crate::waits::Line;
 
-/// Seconds between lines about a stage that takes long, where there is no terminal.
+/// Time between lines about a stage that takes long, where there is no terminal.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Shows events as they come.
 pub struct Display<'a> {
     plan: &'a Plan,
+    volume: Volume,
     bars: Option<MultiProgress>,
     items: Vec<ItemState>,
     running: BTreeMap<u64, Running>,
@@ -33,7 +38,6 @@ struct Waiting {
     said: Instant,
 }
 
-#[derive(Default)]
 struct ItemState {
     instances: usize,
     ended: usize,
@@ -41,23 +45,44 @@ struct ItemState {
     failed: usize,
     skipped: usize,
     seconds: f64,
+    said: Instant,
 }
 
 struct Running {
     instance: u32,
     bar: Option<ProgressBar>,
-    said: Instant,
+}
+
+impl Drop for Display<'_> {
+    fn drop(&mut self) {
+        if self.bars.is_some() {
+            divert(None);
+        }
+    }
 }
 
 impl<'a> Display<'a> {
     /// A display of a run of a plan.
-    pub fn new(plan: &'a Plan) -> Self {
-        let mut items: Vec<ItemState> = plan.items.iter().map(|_| ItemState::default()).collect();
+    pub fn new(plan: &'a Plan, volume: Volume) -> Self {
+        let item = |_| ItemState {
+            instances: 0,
+            ended: 0,
+            cached: 0,
+            failed: 0,
+            skipped: 0,
+            seconds: 0.0,
+            said: Instant::now(),
+        };
+        let mut items: Vec<ItemState> = plan.items.iter().map(item).collect();
         for i in &plan.instances {
             items[i.item as usize].instances += 1;
         }
-        let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
-        Self { plan, bars, items, running: BTreeMap::new(), waiting: BTreeMap::new() }
+        let bars = (!volume.quiet && std::io::stderr().is_terminal()).then(MultiProgress::new);
+        if let Some(bars) = bars.clone() {
+            // Bars are redrawn below each line.
+            divert(Some(Box::new(move |line: &str| drop(bars.println(line)))));
+        }
+        Self { plan, volume, bars, items, running: BTreeMap::new(), waiting: BTreeMap::new() }
     }
 
     /// Shows an event.
@@ -67,50 +92,79 @@ impl<'a> Display<'a> {
                 self.started(*instance, *fence, *attempt, runner);
             }
             EventKind::Progress { fence, progress, .. } => self.progress(*fence, progress),
-            EventKind::CacheHit { instance, .. } => self.ended(*instance, |s| s.cached += 1),
+            EventKind::CacheHit { instance, .. } => self.ended(*instance, "cached", |s| s.cached += 1),
             EventKind::Committed { instance, fence, usage, .. } => {
                 self.stop(*fence);
-                let seconds = usage.seconds;
-                self.ended(*instance, |s| s.seconds += seconds);
+                if usage.unchanged {
+                    self.ended(*instance, "cached", |s| s.cached += 1);
+                } else {
+                    let seconds = usage.seconds;
+                    self.ended(*instance, "succeeded", |s| s.seconds += seconds);
+                }
             }
-            EventKind::Skipped { instance, .. } => self.ended(*instance, |s| s.skipped += 1),
+            EventKind::Skipped { instance, .. } => self.ended(*instance, "skipped", |s| s.skipped += 1),
             EventKind::Failed { instance, fence, failure, retry_at_ms } => {
                 if let Some(fence) = fence {
                     self.stop(*fence);
                 }
-                let name = &self.plan.instances[*instance as usize].name;
-                let again = if retry_at_ms.is_some() { ", will be tried again" } else { "" };
-                self.say(&format!("\x1b[31m✗\x1b[0m {name}: {}{again}", failure.message));
-                if let Some(help) = &failure.help {
-                    self.say(&format!("  \x1b[36mhelp\x1b[0m: {help}"));
+                if failure.class != FailureClass::Cancelled {
+                    self.failed(*instance, failure, retry_at_ms.is_some());
                 }
-                if retry_at_ms.is_none() {
-                    self.ended(*instance, |s| s.failed += 1);
-                }
+            }
+            EventKind::Quarantined { instance, lost } => {
+                let name = self.name(*instance);
+                let times = headstart_protocol::text::counted(*lost, "time");
+                errln!("{} {name}: quarantined: its runner was lost {times}", paint(Ink::Error, "✗"));
+                self.ended(*instance, "quarantined", |s| s.failed += 1);
             }
             EventKind::LeaseExpired { instance, fence } => {
                 self.stop(*fence);
-                let name = &self.plan.instances[*instance as usize].name;
-                self.say(&format!("\x1b[33m!\x1b[0m {name}: its runner has gone silent"));
+                let name = self.name(*instance);
+                self.say(&format!("{} {name}: lost its runner", paint(Ink::Warning, "!")));
             }
             EventKind::DeviceJoined { device, .. } => {
-                self.say(&format!("\x1b[36m◇\x1b[0m device {device} joined"));
+                self.say(&format!("{} device {device} joined", paint(Ink::Help, "◇")));
             }
             _ => {}
         }
     }
 
+    fn name(&self, instance: u32) -> &'a str {
+        &self.plan.instances[instance as usize].name
+    }
+
+    fn failed(&mut self, instance: u32, failure: &headstart_protocol::Failure, again: bool) {
+        let then = if again { "; retrying" } else { "" };
+        let mark = if again { paint(Ink::Warning, "!") } else { paint(Ink::Error, "✗") };
+        let line = format!("{mark} {}: {}{then}", self.name(instance), failure.message);
+        // An error is an error, however little is to be printed.
+        if again {
+            self.say(&line)
+        } else {
+            say(&line)
+        }
+        if let Some(help) = &failure.help {
+            let line = format!("  {}: {help}", paint(Ink::Help, "help"));
+            if again { self.say(&line) } else { say(&line) }
+        }
+        if !again {
+            self.ended(instance, "failed", |s| s.failed += 1);
+        }
+    }
+
     fn started(&mut self, instance: u32, fence: u64, attempt: u32, runner: &str) {
-        let name = &self.plan.instances[instance as usize].name;
         let place = if runner == "local" { String::new() } else { format!(" on {runner}") };
         let again = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
-        let bar = self.spinner(&format!("{name}{place}{again}"));
-        self.running.insert(fence, Running { instance, bar, said: Instant::now() });
+        let bar = self.spinner(&format!("{}{place}{again}", self.name(instance)));
+        self.running.insert(fence, Running { instance, bar });
     }
 
     fn spinner(&self, prefix: &str) -> Option<ProgressBar> {
         let bar = self.bars.as_ref()?.add(ProgressBar::new_spinner());
-        let style = ProgressStyle::with_template("{spinner:.cyan} {prefix} {wide_msg}");
+        let colored = headstart_console::color::stderr();
+        let template =
+            if colored { "{spinner:.cyan} {prefix} {wide_msg}" } else { "{spinner} {prefix} {wide_msg}" };
+        let style = ProgressStyle::with_template(template);
         bar.set_style(style.expect("the template is well formed"));
         bar.set_prefix(prefix.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
@@ -119,37 +173,45 @@ impl<'a> Display<'a> {
 
     /// Shows what is waited for: a line when a wait begins, and a sign of life from time to time.
     pub fn waiting(&mut self, lines: &[Line]) {
-        self.waiting.retain(|what, w| {
-            let goes_on = lines.iter().any(|l| l.what == *what);
-            if let Some(bar) = w.bar.take_if(|_| !goes_on) {
+        if self.volume.quiet {
+            return;
+        }
+        self.waiting.retain(|key, w| {
+            let lasts = lines.iter().any(|l| l.key == *key);
+            if let Some(bar) = w.bar.take_if(|_| !lasts) {
                 bar.finish_and_clear();
             }
-            goes_on
+            lasts
         });
         for line in lines {
-            if let Some(w) = self.waiting.get_mut(&line.what) {
+            if let Some(w) = self.waiting.get_mut(&line.key) {
                 let so_far = w.begun.elapsed().as_secs();
                 match &w.bar {
                     Some(bar) => bar.set_message(format!("{so_far} s so far")),
                     None if w.said.elapsed() >= HEARTBEAT => {
                         w.said = Instant::now();
-                        anstream::eprintln!("  … {}; {so_far} s so far", line.what);
+                        errln!("  … {}; {so_far} s so far", line.what);
                     }
                     None => {}
                 }
                 continue;
             }
-            self.say(&format!("\x1b[33m◇\x1b[0m {}", line.what));
+            self.say(&format!("{} {}", paint(Ink::Warning, "◇"), line.what));
             if !line.help.is_empty() {
-                self.say(&format!("  \x1b[36mhelp\x1b[0m: {}", line.help));
+                self.say(&format!("  {}: {}", paint(Ink::Help, "help"), line.help));
             }
             let (bar, now) = (self.spinner(&format!("waiting for {}", line.device)), Instant::now());
-            self.waiting.insert(line.what.clone(), Waiting { bar, begun: now, said: now });
+            self.waiting.insert(line.key.clone(), Waiting { bar, begun: now, said: now });
         }
     }
 
     fn progress(&mut self, fence: u64, progress: &headstart_protocol::Progress) {
-        let Some(running) = self.running.get_mut(&fence) else { return };
+        let Some(running) = self.running.get(&fence) else { return };
+        let item = &mut self.items[self.plan.instances[running.instance as usize].item as usize];
+        let silent = self.volume.quiet || item.said.elapsed() < HEARTBEAT;
+        if running.bar.is_none() && silent {
+            return;
+        }
         let mut text = match progress.total {
             Some(total) => format!("{}/{total} {}", progress.done, progress.unit),
             None => format!("{} {}", progress.done, progress.unit),
@@ -159,12 +221,10 @@ impl<'a> Display<'a> {
         }
         match &running.bar {
             Some(bar) => bar.set_message(text),
-            None if running.said.elapsed() >= HEARTBEAT => {
-                running.said = Instant::now();
-                let name = &self.plan.instances[running.instance as usize].name;
-                anstream::eprintln!("  … {name}: {text}");
+            None => {
+                item.said = Instant::now();
+                errln!("  … {}: {text}", self.plan.instances[running.instance as usize].name);
             }
-            None => {}
         }
     }
 
@@ -175,41 +235,47 @@ impl<'a> Display<'a> {
     }
 
     /// Books the end of an instance; the last one of an item leaves a line.
-    fn ended(&mut self, instance: u32, book: impl FnOnce(&mut ItemState)) {
+    fn ended(&mut self, instance: u32, state: &str, book: impl FnOnce(&mut ItemState)) {
         let inst = &self.plan.instances[instance as usize];
-        let state = &mut self.items[inst.item as usize];
-        state.ended += 1;
-        book(state);
-        if state.ended != state.instances {
-            return;
-        }
         let item = &self.plan.items[inst.item as usize];
+        let of_item = &mut self.items[inst.item as usize];
+        of_item.ended += 1;
+        let before = of_item.seconds;
+        book(of_item);
+        let (last, took) = (of_item.ended == of_item.instances, of_item.seconds - before);
+        if self.volume.verbose && item.keyed {
+            let took = if took > 0.0 { format!(" {took:.1} s") } else { String::new() };
+            self.say(&format!("  {} {state}{}", inst.name, paint(Ink::Quiet, &took)));
+        }
+        if last {
+            self.item_line(inst.item as usize, &inst.place, inst.private_to.is_some());
+        }
+    }
+
+    fn item_line(&self, index: usize, place: &Place, private: bool) {
+        let (item, state) = (&self.plan.items[index], &self.items[index]);
         let count = if item.keyed { format!(" ×{}", state.instances) } else { String::new() };
-        let place = match &inst.place {
+        let place = match place {
             Place::Device(d) => format!("  on {d}"),
             Place::Server => String::new(),
         };
-        let private = if inst.private_to.is_some() { ", private" } else { "" };
+        let private = if private { ", private" } else { "" };
         let took = match state {
             ItemState { failed, .. } if *failed > 0 => format!("{failed} failed"),
-            ItemState { skipped, instances, .. } if skipped == instances => "not needed".to_owned(),
+            ItemState { skipped, instances, .. } if skipped == instances => "skipped".to_owned(),
             ItemState { cached, instances, .. } if cached == instances => "cached".to_owned(),
             ItemState { cached: 0, seconds, .. } => format!("{seconds:.1} s"),
             ItemState { cached, seconds, .. } => format!("{seconds:.1} s, {cached} cached"),
         };
-        let mark = if state.failed > 0 { "\x1b[31m✗\x1b[0m" } else { "\x1b[32m✓\x1b[0m" };
+        let mark = if state.failed > 0 { paint(Ink::Error, "✗") } else { paint(Ink::Good, "✓") };
         let name = format!("{}{count}", item.name);
-        let line = format!("{mark} {name:<22} \x1b[2m{:<10} {took}{place}{private}\x1b[0m", item.kind);
-        self.say(&line);
+        let rest = paint(Ink::Quiet, &format!("{:<10} {took}{place}{private}", item.kind));
+        self.say(&format!("{mark} {name:<22} {rest}"));
     }
 
     fn say(&self, line: &str) {
-        match &self.bars {
-            // Bars are redrawn below the line.
-            Some(bars) => {
-                let _ = bars.println(line);
-            }
-            None => anstream::eprintln!("{line}"),
+        if !self.volume.quiet {
+            say(line);
         }
     }
 }

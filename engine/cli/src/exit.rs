@@ -1,16 +1,11 @@
-//! How the command ends: exit codes and the last words on stderr.
+//! How the command ends: exit codes, and its error message.
 
 use std::fmt;
 use std::process::ExitCode;
 
-/// Everything went well.
-pub const OK: u8 = 0;
-/// The run failed.
-pub const FAILED: u8 = 1;
-/// The input is wrong: the command line, the pipeline, a file it names.
-pub const INPUT: u8 = 2;
-/// A defect in Headstart.
-pub const INTERNAL: u8 = 3;
+use headstart_console::color::{Ink, paint};
+pub use headstart_console::exit::{FAILED, INPUT, INTERNAL, INTERRUPTED, OUTPUT, SUCCESS};
+use headstart_console::{OutputError, errln};
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -21,39 +16,53 @@ pub struct CommandError {
 }
 
 impl CommandError {
+    fn new(code: u8, message: impl fmt::Display) -> Self {
+        Self { code, message: message.to_string(), help: None }
+    }
+
     /// The input is wrong.
     pub fn input(message: impl fmt::Display) -> Self {
-        Self { code: INPUT, message: message.to_string(), help: None }
+        Self::new(INPUT, message)
     }
 
     /// The run failed.
     pub fn failed(message: impl fmt::Display) -> Self {
-        Self { code: FAILED, message: message.to_string(), help: None }
+        Self::new(FAILED, message)
     }
 
     /// A defect, or a failure of the machine below.
     pub fn internal(message: impl fmt::Display) -> Self {
-        Self { code: INTERNAL, message: message.to_string(), help: None }
+        Self::new(INTERNAL, message)
     }
 
-    /// Everything was already said.
+    /// Somebody stopped it.
+    pub fn interrupted(message: impl fmt::Display) -> Self {
+        Self::new(INTERRUPTED, message)
+    }
+
+    /// Everything was already printed.
     pub fn silent(code: u8) -> Self {
-        Self { code, message: String::new(), help: None }
+        Self::new(code, "")
     }
 
-    /// Says what to do about it.
+    /// Adds what to do about it.
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
+    /// The message.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Prints the message and gives the exit code.
     pub fn report(&self) -> ExitCode {
         if !self.message.is_empty() {
-            anstream::eprintln!("\x1b[1;31merror\x1b[0m: {}", self.message);
+            errln!("{}: {}", paint(Ink::Error, "error"), self.message);
         }
         if let Some(help) = &self.help {
-            anstream::eprintln!("  \x1b[36mhelp\x1b[0m: {help}");
+            errln!("  {}: {help}", paint(Ink::Help, "help"));
         }
         ExitCode::from(self.code)
     }
@@ -62,6 +71,12 @@ impl CommandError {
 impl From<headstart_store::ContentError> for CommandError {
     fn from(e: headstart_store::ContentError) -> Self {
         headstart_store::StoreError::from(e).into()
+    }
+}
+
+impl From<OutputError> for CommandError {
+    fn from(e: OutputError) -> Self {
+        Self::new(OUTPUT, e)
     }
 }
 

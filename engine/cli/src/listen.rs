@@ -2,24 +2,29 @@
 
 use std::net::SocketAddr;
 
+use headstart_console::color::{Ink, paint};
+use headstart_console::errln;
 use headstart_driver::Hub;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::exit::CommandError;
 
-/// A served port.
+/// A port that is being served.
 pub struct Server {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
-/// Begins to serve devices.
+/// Starts serving devices.
+///
+/// # Errors
+/// If the address cannot be listened on.
 pub async fn start(hub: Hub, address: SocketAddr) -> Result<Server, CommandError> {
     let listener = tokio::net::TcpListener::bind(address).await.map_err(|e| {
         CommandError::input(format!("cannot listen on {address}: {e}"))
-            .help("--listen ADDR:PORT takes another; port 0 takes any that is free")
+            .help("choose another with `--listen ADDR:PORT`; port 0 takes any free one")
     })?;
     let address = listener.local_addr().map_err(CommandError::internal)?;
     let (stop, stopped) = oneshot::channel();
@@ -28,7 +33,7 @@ pub async fn start(hub: Hub, address: SocketAddr) -> Result<Server, CommandError
             let _ = stopped.await;
         };
         if let Err(e) = headstart_server::serve(listener, hub, until).await {
-            eprintln!("error: {e}");
+            errln!("{}: {e}", paint(Ink::Error, "error"));
         }
     });
     Ok(Server { address, stop, task })

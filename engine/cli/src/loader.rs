@@ -1,15 +1,15 @@
-//! Reads pipeline files, and turns `--set` into parameters.
+//! Reads pipeline files, and reports what is wrong with them.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
+use headstart_console::say;
 use headstart_dsl::plan::Plan;
 use headstart_dsl::{Checked, FileLoader, Listing, ProgramError};
-
 use headstart_protocol::Digest;
 
 use crate::args::{Pipeline, Values};
 use crate::exit::{CommandError, INPUT};
+use crate::params::Params;
 
 /// Files of this machine.
 pub struct Disk;
@@ -47,56 +47,82 @@ impl FileLoader for Disk {
     }
 }
 
-/// Values from the parameter file and from `--set NAME=VALUE`, which wins.
-pub fn sets(values: &Values) -> Result<BTreeMap<String, String>, CommandError> {
-    let mut all = match &values.params {
-        None => BTreeMap::new(),
-        Some(path) => {
-            let wrong = |e: &dyn std::fmt::Display| CommandError::input(format!("{}: {e}", path.display()));
-            let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
-            headstart_dsl::sets_from_json(&text).map_err(|e| wrong(&e))?
-        }
-    };
-    for given in &values.set {
-        match given.split_once('=') {
-            Some((name, value)) if !name.is_empty() => {
-                all.insert(name.trim().to_owned(), value.to_owned());
-            }
-            _ => return Err(CommandError::input(format!("--set takes NAME=VALUE, not `{given}`"))),
-        }
-    }
-    Ok(all)
+/// Checks a file.
+///
+/// # Errors
+/// If the file or a parameter file cannot be read.
+pub fn check(file: &Path, values: &Values) -> Result<Checked, CommandError> {
+    let params = Params::read(values)?;
+    is_readable(file)?;
+    let mut checked = headstart_dsl::check(&file.to_string_lossy(), &Disk, params.sets());
+    params.name_sources(&mut checked.diagnostics);
+    Ok(checked)
 }
 
-/// Checks a file.
-pub fn check(file: &Path, values: &Values) -> Result<Checked, CommandError> {
-    let sets = sets(values)?;
-    if !file.is_file() {
-        return Err(CommandError::input(format!("there is no pipeline file {}", file.display())));
+fn is_readable(file: &Path) -> Result<(), CommandError> {
+    if file.is_file() {
+        return Ok(());
     }
-    Ok(headstart_dsl::check(&file.to_string_lossy(), &Disk, &sets))
+    let what = if file.exists() { "is not a file" } else { "does not exist" };
+    let error = CommandError::input(format!("{} {what}", file.display()));
+    let folder = if file.is_dir() { file } else { file.parent().unwrap_or(Path::new("")) };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = files.map(|f| f.file_name().to_string_lossy().into_owned()).collect();
+    names.retain(|n| n.ends_with(".pllm"));
+    names.sort();
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let names = names.iter().map(String::as_str);
+    Err(if names.len() == 0 {
+        error.help("`headstart init` writes a first pipeline")
+    } else {
+        error.help(headstart_console::suggest::help(&name, "pipeline files there", names))
+    })
 }
 
 /// Checks a file that may be a module: parameters that an import gives may be open. A parameter that
 /// can be set must be.
+///
+/// # Errors
+/// As [`check`].
 pub fn check_module(file: &Path, values: &Values) -> Result<Checked, CommandError> {
     let checked = check(file, values)?;
     if !checked.diagnostics.iter().any(|d| d.code == headstart_dsl::Code::E0704) {
         return Ok(checked);
     }
-    Ok(headstart_dsl::check_module(&file.to_string_lossy(), &Disk, &sets(values)?))
+    let params = Params::read(values)?;
+    let mut checked = headstart_dsl::check_module(&file.to_string_lossy(), &Disk, params.sets());
+    params.name_sources(&mut checked.diagnostics);
+    Ok(checked)
 }
 
-/// Checks a file, prints what is wrong with it, and gives the plan.
+/// Checks a file, reports what is wrong with it, and gives the plan.
+///
+/// # Errors
+/// If there is no plan.
 pub fn plan(pipeline: &Pipeline) -> Result<Plan, CommandError> {
     let checked = check(&pipeline.file, &pipeline.values)?;
     print_diagnostics(&checked);
     checked.plan.ok_or(CommandError::silent(INPUT))
 }
 
-/// Prints diagnostics on stderr.
+/// The part of a plan that `--only` names; the whole where it names nothing.
+///
+/// # Errors
+/// If the plan does not have a name.
+pub fn only(plan: Plan, names: &[String]) -> Result<Plan, CommandError> {
+    if names.is_empty() {
+        return Ok(plan);
+    }
+    plan.only(names).map_err(|e| {
+        let help = headstart_console::suggest::help(&e.0, "it has", plan.names());
+        CommandError::input(&e).help(help)
+    })
+}
+
+/// Prints diagnostics on standard error.
 pub fn print_diagnostics(checked: &Checked) {
     if !checked.diagnostics.is_empty() {
-        anstream::eprint!("{}", headstart_dsl::render(&checked.diagnostics, &checked.sources, true));
+        say(headstart_dsl::render(&checked.diagnostics, &checked.sources, true).trim_end());
     }
 }

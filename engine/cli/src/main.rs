@@ -1,52 +1,51 @@
 //! The `headstart` command: rendering and exit codes; everything else is below.
 //!
-//! Data goes to standard output, everything else to standard error. Exit codes: 0 well, 1 the run
-//! failed, 2 the input is wrong, 3 a defect in Headstart.
+//! Data goes to standard output, everything else to standard error. Exit codes are those of
+//! [`headstart_console::exit`].
 //!
 //! # Layout
 //! - [`args`]: the command line. [`exit`]: how it ends.
-//! - [`loader`]: pipeline files and parameters.
+//! - [`workspace`]: which workspace a command uses.
+//! - [`loader`]: pipeline files. [`params`]: values of their parameters.
 //! - [`commands`]: one module a command.
-//! - [`display`]: a run while it goes on. [`waits`]: what it waits for. [`summary`]: a run that has ended.
+//! - [`display`]: a run while it is running. [`waits`]: what it waits for. [`summary`]: a run that has
+//!   ended. [`export`]: its outputs as files.
 //! - [`listen`]: the port at which devices join. [`stop`]: signals.
 
 mod args;
 mod commands;
 mod display;
 mod exit;
+mod export;
 mod listen;
 mod loader;
+mod params;
 mod stop;
 mod summary;
 mod waits;
+mod workspace;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use headstart_store::Workspace;
+use clap::{CommandFactory, Parser};
+use headstart_console::{color, generate, log, say};
 
 use crate::args::{Cli, Command};
 use crate::exit::CommandError;
+use crate::workspace::Location;
 
 /// Checking a long file makes and drops many small trees: it takes a quarter less time with this.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let given: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    color::set_from(given.iter().skip(1).map(String::as_str));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) => {
-            let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { exit::INPUT } else { exit::OK });
-        }
+        Err(e) => return not_parsed(&e),
     };
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("HEADSTART_LOG").unwrap_or_else(|_| "warn".into()),
-        )
-        .without_time()
-        .init();
+    log::start(log::level("warn", cli.verbose, false));
     let result = dispatch(&cli);
     // Stages may still run, after a second Ctrl-C: their programs must not outlive the command.
     headstart_host::kill_all();
@@ -56,23 +55,58 @@ fn main() -> ExitCode {
     }
 }
 
+/// Help and the version are results; anything else is an error in the command line.
+fn not_parsed(e: &clap::Error) -> ExitCode {
+    let text = e.render().ansi().to_string();
+    if e.use_stderr() {
+        say(text.trim_end());
+        return ExitCode::from(exit::INPUT);
+    }
+    match headstart_console::print(&text) {
+        Ok(()) => ExitCode::from(exit::SUCCESS),
+        Err(e) => CommandError::from(e).report(),
+    }
+}
+
+/// How much a command prints on standard error.
+#[derive(Clone, Copy, Debug)]
+pub struct Volume {
+    /// Only results, warnings and errors.
+    pub quiet: bool,
+    /// Each stage instance.
+    pub verbose: bool,
+}
+
 fn dispatch(cli: &Cli) -> Result<ExitCode, CommandError> {
-    let ws = || Workspace::open(&cli.workspace).map_err(CommandError::from);
-    let done = |result: Result<(), CommandError>| result.map(|()| ExitCode::from(exit::OK));
+    let volume = Volume { quiet: cli.quiet, verbose: cli.verbose > 0 };
+    let named = cli.workspace.as_deref();
+    let place = |file| Location::new(named, file, cli.quiet);
+    let done = |result: Result<(), CommandError>| result.map(|()| ExitCode::from(exit::SUCCESS));
     match &cli.command {
-        Command::Check(args) => done(commands::check::check(args)),
-        Command::Fmt(args) => done(commands::check::fmt(args)),
-        Command::Describe(args) => done(commands::describe::run(args)),
+        Command::Init(args) => done(commands::init::run(args, volume)),
+        Command::Check(args) => done(commands::check::check(args, volume)),
+        Command::Fmt(args) => done(commands::check::fmt(args, volume)),
+        Command::Describe(args) => done(commands::describe::run(args, volume)),
         Command::Graph(args) => done(commands::graph::run(args)),
-        Command::Plan(args) => done(commands::plan::run(ws()?, cli.backend, args)),
-        Command::Run(args) => commands::run::run(ws()?, cli.backend, args),
-        Command::Why(args) => done(commands::why::run(&ws()?, args)),
-        Command::Runs(args) => done(commands::runs::run(&ws()?, args)),
-        Command::Catalog(args) => done(commands::catalog::run(&ws()?, args)),
-        Command::Cache(args) => done(commands::cache::run(&ws()?, args)),
-        Command::Adapter(command) => done(commands::adapter::run(command)),
-        Command::Model(command) => done(commands::model::run(command)),
-        Command::Serve(args) => done(commands::serve::run(ws()?, cli.backend, args)),
+        Command::Plan(args) => {
+            done(commands::plan::run(&place(Some(&args.pipeline.file)), cli.backend, args))
+        }
+        Command::Run(args) => {
+            commands::run::run(&place(Some(&args.pipeline.file)), cli.backend, args, volume)
+        }
+        Command::Serve(args) => {
+            done(commands::serve::run(&place(Some(&args.pipeline.file)), cli.backend, args, volume))
+        }
+        Command::Why(args) => done(commands::why::run(&place(None).existing()?, args)),
+        Command::Runs(args) => done(commands::runs::run(&place(None).existing()?, args, volume)),
+        Command::Catalog(args) => done(commands::catalog::run(&place(None).existing()?, args)),
+        Command::Cache(args) => done(commands::cache::run(&place(None).existing()?, args, volume)),
+        Command::Adapter(command) => done(commands::adapter::run(command, volume)),
+        Command::Model(command) => done(commands::model::run(command, volume)),
         Command::Lsp => done(commands::lsp::run()),
+        Command::Completions { shell } => {
+            done(generate::completions(Cli::command(), *shell).map_err(Into::into))
+        }
+        Command::Man(args) => done(commands::man::run(args, volume)),
     }
 }

@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use headstart_console::color::{self, Ink, paint};
+use headstart_console::errln;
 use headstart_core::event::EventKind;
 use headstart_core::prepare::output_value;
 use headstart_core::state::Status;
 use headstart_dsl::plan::Place;
 use headstart_protocol::expr::{Manifests, ResolveError, Value};
 use headstart_protocol::{ArtifactRef, Manifest, Type};
-use headstart_report::{Output, OutputView, RunReport, Sample, StageBar, StageState};
+use headstart_report::{Output, OutputView, RunReport, Sample, StageBar};
 use headstart_store::Workspace;
 
 use crate::commands::catalog::found::Found;
 use crate::commands::catalog::samples;
-use crate::commands::runs::{Recorded, seconds};
+use crate::commands::runs::Recorded;
 use crate::exit::CommandError;
 
 /// Manifests of a workspace.
@@ -31,7 +33,7 @@ impl Manifests for Store<'_> {
 /// The summary of a run, for the terminal.
 pub fn terminal(ws: &Workspace, run: &Recorded) -> Result<String, CommandError> {
     let report = report(ws, run)?;
-    Ok(headstart_report::terminal(&report, width(), color()))
+    Ok(headstart_report::terminal(&report, headstart_console::width(), color::stdout()))
 }
 
 /// Writes the report of a run as one HTML file.
@@ -44,19 +46,6 @@ pub fn write_html(ws: &Workspace, run: &Recorded, path: &Path) -> Result<(), Com
         std::fs::write(path, page)
     };
     write().map_err(|e| CommandError::input(format!("{}: {e}", path.display())))
-}
-
-fn width() -> usize {
-    console_width().clamp(60, 110)
-}
-
-fn console_width() -> usize {
-    std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(100)
-}
-
-fn color() -> bool {
-    use std::io::IsTerminal;
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// Counters over all stages that ran.
@@ -74,29 +63,44 @@ pub fn counters(run: &Recorded) -> BTreeMap<String, u64> {
 
 /// The report of a run.
 pub fn report(ws: &Workspace, run: &Recorded) -> Result<RunReport, CommandError> {
-    let header = headstart_driver::run::read_header(ws, &run.id)?;
     let mut outputs = Vec::new();
     for output in &run.plan.outputs {
-        let value = output_value(&run.state, &output.value, &Store(ws)).map_err(CommandError::internal)?;
-        let Some(value) = value else { continue };
-        if let Some(mut view) = view(ws, &value, &output.ty)? {
-            if let OutputView::Catalog { value } = &mut view {
-                add_samples(ws, run, value)?;
-            }
-            outputs.push(Output { name: output.name.clone(), doc: output.doc.clone(), view });
-        }
+        // An output that is damaged or gone hides no other.
+        let view = match output_view(ws, run, output) {
+            Ok(Some(view)) => view,
+            Ok(None) => continue,
+            Err(e) => OutputView::Text { value: format!("cannot be read: {}", e.message()) },
+        };
+        outputs.push(Output { name: output.name.clone(), doc: output.doc.clone(), view });
     }
-    let started = run.events.first().map_or(0, |e| e.at_ms);
-    let started = jiff::Timestamp::from_millisecond(i64::try_from(started).unwrap_or(0)).unwrap_or_default();
     Ok(RunReport {
         run: run.id.clone(),
-        pipeline: header.pipeline,
-        started: started.strftime("%Y-%m-%d %H:%M UTC").to_string(),
-        seconds: seconds(&run.events),
+        pipeline: run.pipeline.clone(),
+        started: run.started(),
+        seconds: run.seconds(),
+        outcome: run.outcome().to_owned(),
+        params: run.plan.params.clone(),
+        failures: run.failures(),
         counters: counters(run),
         stages: bars(run),
         outputs,
     })
+}
+
+fn output_view(
+    ws: &Workspace,
+    run: &Recorded,
+    output: &headstart_dsl::plan::Output,
+) -> Result<Option<OutputView>, CommandError> {
+    let value = output_value(&run.state, &output.value, &Store(ws)).map_err(CommandError::internal)?;
+    let Some(value) = value else { return Ok(None) };
+    let mut view = view(ws, &value, &output.ty)?;
+    if let Some(OutputView::Catalog { value }) = &mut view
+        && let Err(e) = add_samples(ws, run, value)
+    {
+        errln!("{}: no sample answers of `{}`: {}", paint(Ink::Warning, "warning"), output.name, e.message());
+    }
+    Ok(view)
 }
 
 /// pLLMs of which a report shows answers at most.
@@ -150,13 +154,7 @@ fn bars(run: &Recorded) -> Vec<StageBar> {
             },
             start: start.get(&i).copied().unwrap_or(0.0),
             seconds: took.get(&i).copied().unwrap_or(0.0),
-            state: match status {
-                Status::Done(d) if d.fence.is_none() => StageState::Cached,
-                Status::Done(_) => StageState::Done,
-                Status::Skipped => StageState::Skipped,
-                Status::Failed(_) => StageState::Failed,
-                _ => StageState::NotRun,
-            },
+            state: run.stage_state(i, status),
         }
     };
     run.state.statuses().map(bar).collect()

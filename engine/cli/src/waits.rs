@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use headstart_driver::{DeviceWait, WaitReason};
+use headstart_protocol::text::quoted;
 
 /// A device that takes its work at once is not worth a line.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -18,11 +19,13 @@ pub struct Waits {
 
 /// A wait, in words.
 pub struct Line {
+    /// Stays the same as long as the device and the reason do, whatever waits meanwhile.
+    pub key: String,
     /// The device.
     pub device: String,
-    /// What it is waited for to do, and for which stages. Stays the same as long as that does.
+    /// What it is waited for to do, and for which stages.
     pub what: String,
-    /// What to do about it; empty where time alone will do.
+    /// What to do about it; empty where nothing helps but waiting.
     pub help: String,
 }
 
@@ -48,29 +51,25 @@ impl Waits {
 
     fn line(&self, a: &DeviceWait) -> Line {
         let device = &a.device;
-        let stages: Vec<String> = a.stages.iter().take(NAMED).map(|s| format!("`{s}`")).collect();
-        let more = a.stages.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let verb = if a.stages.len() == 1 { "waits" } else { "wait" };
         let what = match &a.why {
             WaitReason::Join => format!("for device {device} to join"),
-            WaitReason::Contact { .. } => format!("for a sign of device {device}, which has gone silent"),
-            WaitReason::Conditions(missing) => {
-                format!("until device {device} is {}", missing.join(" and "))
-            }
-            WaitReason::Unfit(why) => format!("in vain for device {device}: {why}"),
+            WaitReason::Contact { .. } => format!("for device {device}, which was lost"),
+            WaitReason::Conditions(missing) => format!("until device {device} is {}", missing.join(" and ")),
+            WaitReason::Unfit(why) => format!("for device {device}, which cannot run it: {why}"),
         };
         let url = self.url.as_deref().unwrap_or("URL");
         let join = format!("headstart-device join {url} --name {device} --data FOLDER");
         let help = match &a.why {
             WaitReason::Join | WaitReason::Contact { .. } => format!("on the device, run: {join}"),
             WaitReason::Conditions(missing) => format!(
-                "the device says what holds with `--holds {}`; mains power it notices by itself",
+                "the device reports conditions with `--holds {}`; it detects mains power by itself",
                 missing.join(",")
             ),
             WaitReason::Unfit(_) => String::new(),
         };
-        Line { device: device.clone(), what: format!("{}{more} {verb} {what}", stages.join(", ")), help }
+        let stages = quoted(&a.stages, NAMED);
+        Line { key: what.clone(), device: device.clone(), what: format!("{stages} {verb} {what}"), help }
     }
 }
 

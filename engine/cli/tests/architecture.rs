@@ -22,7 +22,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["protocol", "content"]),
     ("driver", &["protocol", "content", "env", "dsl", "core", "store", "runner"]),
     ("server", &["protocol", "driver"]),
-    ("report", &[]),
+    ("report", &["protocol"]),
+    ("console", &["protocol"]),
     ("kernels", &[]),
     ("lm", &["protocol", "kernels"]),
     ("train", &["protocol", "kernels", "lm"]),
@@ -46,13 +47,13 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // Pictures are made from plain data, so the device may draw its owner's page (docs/adr).
-    ("device", &["protocol", "content", "env", "report", "runner", "builtin", "host"]),
+    ("device", &["protocol", "content", "env", "report", "console", "runner", "builtin", "host"]),
     ("corpus", &[]),
     (
         "cli",
         &[
-            "protocol", "dsl", "lsp", "core", "cron", "files", "store", "driver", "server", "report", "lm",
-            "kit", "runner", "builtin", "host", "explain", "select",
+            "protocol", "dsl", "lsp", "core", "cron", "files", "store", "driver", "server", "report",
+            "console", "lm", "kit", "runner", "builtin", "host", "explain", "select",
         ],
     ),
 ];

@@ -222,7 +222,7 @@ fn names_that_the_pipeline_does_not_know_stop_it_before_anything_runs() {
         place.write("p.pllm", &PIPELINE.replacen(from, to, 1));
         let refused = run(&place).code(2);
         words.into_iter().fold(refused, Said::err_has);
-        assert!(place.headstart(&["runs"]).code(0).out.is_empty(), "nothing was begun");
+        place.headstart(&["runs"]).code(2).err_has("there is no workspace");
     }
     place.write("p.pllm", PIPELINE);
     let file = place.path("p.pllm").display().to_string();
@@ -238,7 +238,7 @@ output before = release(before)
 
 fn listening(place: &Place, wait: &str) -> std::process::Command {
     let file = place.path("p.pllm").display().to_string();
-    place.command(&["run", &file, "--listen", "127.0.0.1:0", "--device-wait", wait, "--quiet"])
+    place.command(&["run", &file, "--listen", "127.0.0.1:0", "--device-wait", wait])
 }
 
 #[test]

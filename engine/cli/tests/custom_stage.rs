@@ -30,14 +30,14 @@ fn the_example_runs_is_cached_and_runs_again_when_its_program_changes() {
     let place = Place::new();
     let (stages, pipeline) = example(&place);
     let run = ["run", &pipeline, "--format", "json"];
-    let first = place.headstart(&run).code(0).err_has("4 ran");
+    let first = place.headstart(&run).code(0).err_has("4 succeeded");
     let json: serde_json::Value = serde_json::from_str(&first.out).expect("JSON on stdout");
     let of = |key: &str, name: &str| json["outputs"]["ease"][key]["value"][name].as_f64().expect("a number");
     assert_eq!((of("plain", "answers"), of("plain", "emoji"), of("dense", "emoji")), (3.0, 1.0 / 3.0, 0.0));
     assert!(of("plain", "ease") > 80.0 && of("dense", "ease") < 0.0, "{json}");
     assert_eq!((of("plain", "hard"), of("dense", "hard")), (0.0, 1.0));
 
-    place.headstart(&run).code(0).err_has("2 ran, 2 cached");
+    place.headstart(&run).code(0).err_has("0 succeeded, 4 cached");
 
     // What the program prints is kept beside the run, not shown.
     let program = stages.join("plain.py");
@@ -46,7 +46,7 @@ fn the_example_runs_is_cached_and_runs_again_when_its_program_changes() {
         text.replace("    eases, emoji = [], 0\n", "    eases, emoji = [], 0\n    print('looking')\n");
     assert_ne!(text, louder);
     std::fs::write(&program, louder).expect("writable");
-    place.headstart(&run).code(0).err_has("4 ran");
+    place.headstart(&run).code(0).err_has("2 succeeded, 2 cached");
     place.headstart(&["why", "ease[\"plain\"]"]).code(0).out_has("program");
     let logs = std::fs::read_dir(place.path("ws/runs")).expect("runs").flatten();
     let logs = logs.filter_map(|run| std::fs::read_dir(run.path().join("logs")).ok()).flatten().flatten();
@@ -57,8 +57,8 @@ fn the_example_runs_is_cached_and_runs_again_when_its_program_changes() {
 
     // Any other file of its folder counts as well, imported or not.
     std::fs::write(stages.join("words.txt"), "the").expect("writable");
-    place.headstart(&run).code(0).err_has("4 ran");
-    place.headstart(&run).code(0).err_has("2 cached");
+    place.headstart(&run).code(0).err_has("2 succeeded, 2 cached");
+    place.headstart(&run).code(0).err_has("0 succeeded, 4 cached");
 }
 
 /// Counts rows, times a factor of a module that is imported late, times one of a file outside.

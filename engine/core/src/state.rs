@@ -71,7 +71,14 @@ pub struct Done {
     pub saved_seconds: f64,
 }
 
-/// How many instances stand where.
+impl Done {
+    /// Whether the output was known already: it is from the cache, or an input that did not change.
+    pub fn is_cached(&self) -> bool {
+        self.fence.is_none() || self.usage.unchanged
+    }
+}
+
+/// How many instances are in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Waiting for inputs.
@@ -81,8 +88,8 @@ pub struct Counts {
     /// Running.
     pub running: u32,
     /// Executed and committed.
-    pub ran: u32,
-    /// Found in the cache.
+    pub succeeded: u32,
+    /// Found in the cache, or inputs that did not change.
     pub cached: u32,
     /// Skipped by `when`.
     pub skipped: u32,
@@ -390,8 +397,8 @@ impl Status {
             Self::Waiting => "waiting",
             Self::Ready { .. } => "ready",
             Self::Running(_) => "running",
-            Self::Done(d) if d.fence.is_none() => "cached",
-            Self::Done(_) => "done",
+            Self::Done(d) if d.is_cached() => "cached",
+            Self::Done(_) => "succeeded",
             Self::Skipped => "skipped",
             Self::Failed(_) => "failed",
             Self::Blocked { .. } => "blocked",
@@ -405,8 +412,8 @@ impl Counts {
             Status::Waiting => &mut self.waiting,
             Status::Ready { .. } => &mut self.ready,
             Status::Running(_) => &mut self.running,
-            Status::Done(d) if d.fence.is_none() => &mut self.cached,
-            Status::Done(_) => &mut self.ran,
+            Status::Done(d) if d.is_cached() => &mut self.cached,
+            Status::Done(_) => &mut self.succeeded,
             Status::Skipped => &mut self.skipped,
             Status::Failed(_) => &mut self.failed,
             Status::Blocked { .. } => &mut self.blocked,
@@ -418,7 +425,7 @@ impl Counts {
         self.waiting
             + self.ready
             + self.running
-            + self.ran
+            + self.succeeded
             + self.cached
             + self.skipped
             + self.failed

@@ -170,7 +170,7 @@ impl Engine {
     /// If the plan places a kind on this machine that is not built in.
     pub fn preview(&self, plan: &Plan, source_dir: &Path) -> Result<Vec<Preview>, EngineError> {
         self.check_kinds(plan)?;
-        preview::preview(&self.shared, plan.clone(), source_dir)
+        preview::look(&self.shared, plan.clone(), source_dir, self.shared.ws.clone())
     }
 
     fn conduct(
@@ -201,7 +201,7 @@ impl Engine {
         Ok(handle)
     }
 
-    fn check_kinds(&self, plan: &Plan) -> Result<(), EngineError> {
+    pub(crate) fn check_kinds(&self, plan: &Plan) -> Result<(), EngineError> {
         let here = plan.instances.iter().filter(|i| i.place == Place::Server);
         for instance in here {
             let is_custom = plan.program(&instance.kind).is_some();

@@ -21,7 +21,7 @@ pub enum EngineError {
         /// The kinds that there are.
         known: String,
     },
-    /// A run that has ended cannot go on.
+    /// A run that has ended cannot be resumed.
     #[error("run `{0}` has ended; start a new run: finished stages come from the cache")]
     Ended(String),
     /// The log does not fit its plan.
@@ -59,7 +59,7 @@ pub enum EngineError {
         source: std::io::Error,
     },
     /// The thread that drives the run ended without a result.
-    #[error("the thread that drives run `{0}` was lost; `headstart run --resume {0}` resumes it")]
+    #[error("the thread that drives run `{0}` was lost; resume it: headstart run FILE --resume {0}")]
     Lost(String),
 }
 

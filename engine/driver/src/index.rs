@@ -33,7 +33,7 @@ pub(crate) fn record(
         finished: Some(time(finished_ms)),
         stages: counts.total(),
         cached: counts.cached,
-        ran: counts.ran,
+        ran: counts.succeeded,
         failed: counts.failed,
     };
     let stages = state.statuses().map(|(instance, status)| {

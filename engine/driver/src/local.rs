@@ -14,7 +14,7 @@ use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::numerics::NumericRows;
 use headstart_protocol::stage::Progress;
 use headstart_protocol::task::Usage;
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Manifest, RowCache};
+use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Manifest, RowCache, kinds};
 use headstart_runner::{Call, StageRegistry, TimeLimit};
 use headstart_store::{ContentError, StoreError, Workspace};
 
@@ -84,22 +84,35 @@ impl Executor {
             conductor: Mutex::new(conductor.clone()),
             log: Mutex::new(AttemptLog::new(task.log.clone())),
         };
-        let result = self.attempt(&context);
+        let (result, unchanged) = match self.attempt(&context) {
+            // A source is read in every run; what it gives may be known.
+            Ok((output, known)) => (Ok(output), known && is_source(context.task)),
+            Err(failure) => (Err(failure), false),
+        };
         let counters = std::mem::take(&mut *context.counters.lock().unwrap_or_else(PoisonError::into_inner));
         drop(context);
-        let usage = Usage { seconds: clock.elapsed().saturating_sub(begun).as_secs_f64(), counters };
+        let usage =
+            Usage { seconds: clock.elapsed().saturating_sub(begun).as_secs_f64(), counters, unchanged };
         // A conductor that is gone has nothing to commit to.
         let _ = conductor.send(Message::Finished { instance, fence, result, usage });
     }
 
-    fn attempt(&self, context: &LocalContext) -> Result<ArtifactRef, Failure> {
+    /// What the stage made, and whether the same was in the workspace before.
+    fn attempt(&self, context: &LocalContext) -> Result<(ArtifactRef, bool), Failure> {
         let task = context.task;
         let program = task.program.as_ref().map(|p| ProgramRef::Planned(p, &task.source_dir));
         let found = self.stages.find(&task.kind, program)?;
         let call = Call { kind: &task.kind, ty: &task.ty, args: &task.args };
         let output = headstart_runner::run(found.stage(), call, context).map_err(|f| context.explain(f))?;
-        self.ws.artifacts().import(&output).map(|(_, reference)| reference).map_err(store_failure)
+        let imported = self.ws.artifacts().import_known(&output).map_err(store_failure)?;
+        let (_, reference, known) = imported;
+        Ok((reference, known))
     }
+}
+
+/// Whether an attempt reads what lies outside of the workspace, so that it is made in every run.
+fn is_source(task: &LocalTask) -> bool {
+    task.program.is_none() && kinds::find(&task.kind).is_some_and(|k| !k.cacheable)
 }
 
 /// What a failure of the store means for an attempt.

@@ -12,11 +12,15 @@ use headstart_core::event::{Event, EventKind, ReleasedParts};
 use headstart_core::prepare::{Decision, Prepared, prepare};
 use headstart_core::state::Status;
 use headstart_dsl::plan::{Place, Plan};
-use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, kinds};
-use headstart_store::StoreError;
+use headstart_protocol::declared::CustomStages;
+use headstart_protocol::expr::{Manifests, ResolveError};
+use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, Manifest, Stage, kinds};
+use headstart_store::{StoreError, Workspace};
 
+use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::local::local_task;
+use crate::manifest_cache::ManifestCache;
 use crate::message::Message;
 use crate::reuse;
 use crate::shared::Shared;
@@ -46,10 +50,34 @@ pub enum Preview {
     Fails(Failure),
 }
 
-/// Works out what a run of `plan` would do, by instance.
-pub(crate) fn preview(engine: &Shared, plan: Plan, source_dir: &Path) -> Result<Vec<Preview>, EngineError> {
+/// Works out what a run of `plan` would do, by instance, without a workspace to write into: what sources
+/// give is kept only as long as this takes. Results are looked up in `known`, where there is one.
+///
+/// # Errors
+/// If the plan places a kind on this machine that is not built in, or there is no temporary folder.
+pub fn preview(
+    plan: &Plan,
+    source_dir: &Path,
+    stages: Vec<Box<dyn Stage>>,
+    custom: Arc<dyn CustomStages>,
+    known: Option<Workspace>,
+) -> Result<Vec<Preview>, EngineError> {
+    let engine = Engine::open(Workspace::temporary()?, stages)?.with_custom_stages(custom);
+    engine.check_kinds(plan)?;
+    let known = known.unwrap_or_else(|| engine.shared.ws.clone());
+    look(&engine.shared, plan.clone(), source_dir, known)
+}
+
+/// Works out what a run of `plan` would do, with the results that `known` has.
+pub(crate) fn look(
+    engine: &Shared,
+    plan: Plan,
+    source_dir: &Path,
+    known: Workspace,
+) -> Result<Vec<Preview>, EngineError> {
     let instances = u32::try_from(plan.instances.len()).unwrap_or(u32::MAX);
-    let mut look = Look { engine, source_dir, state: RunState::new(Arc::new(plan)) };
+    let results = ManifestCache::new(known.clone());
+    let mut look = Look { engine, known, results, source_dir, state: RunState::new(Arc::new(plan)) };
     let (run, pipeline, plan) = ("preview".to_owned(), String::new(), Digest([0; 32]));
     look.fold(EventKind::RunStarted { run, pipeline, plan, instances })?;
     // Instances refer only to earlier ones.
@@ -58,8 +86,20 @@ pub(crate) fn preview(engine: &Shared, plan: Plan, source_dir: &Path) -> Result<
 
 struct Look<'a> {
     engine: &'a Shared,
+    /// Where results are looked up.
+    known: Workspace,
+    results: ManifestCache,
     source_dir: &'a Path,
     state: RunState,
+}
+
+/// Manifests of sources that were just read, and of results.
+struct Both<'a>(&'a ManifestCache, &'a ManifestCache);
+
+impl Manifests for Both<'_> {
+    fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, ResolveError> {
+        self.0.manifest(artifact).or_else(|_| self.1.manifest(artifact))
+    }
 }
 
 impl Look<'_> {
@@ -83,7 +123,7 @@ impl Look<'_> {
             let open = |j: &u32| self.state.output(*j).is_none();
             return Ok(Preview::After(self.state.graph().inputs(i).iter().copied().filter(open).collect()));
         }
-        let prepared = match prepare(&self.state, i, &self.engine.manifests) {
+        let prepared = match prepare(&self.state, i, &Both(&self.engine.manifests, &self.results)) {
             Ok(Decision::Run(prepared)) => prepared,
             Ok(Decision::Skip) => {
                 self.fold(EventKind::Skipped { instance: i, fence: None })?;
@@ -94,8 +134,8 @@ impl Look<'_> {
         if let Some(preimage) =
             prepared.preimage(&self.state, i, self.engine.numerics_of(&self.state, i).as_ref())
         {
-            let entry = self.engine.ws.cache().stage_get(&preimage.key().0);
-            let Some(e) = entry.and_then(|e| reuse::usable(&self.engine.manifests, &self.state, i, e)) else {
+            let entry = self.known.cache().stage_get(&preimage.key().0);
+            let Some(e) = entry.and_then(|e| reuse::usable(&self.results, &self.state, i, e)) else {
                 return Ok(Preview::Run);
             };
             self.known(i, e.output, e.released)?;
@@ -115,6 +155,8 @@ impl Look<'_> {
                 self.known(i, output, ReleasedParts::new())?;
                 Ok(Preview::Read { bytes })
             }
+            // It reads a result that only a run may open.
+            Err(failure) if failure.class == FailureClass::MissingArtifact => Ok(Preview::Run),
             Err(failure) => Ok(Preview::Fails(failure)),
         }
     }

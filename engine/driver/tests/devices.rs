@@ -128,7 +128,7 @@ async fn a_device_that_never_joins_fails_what_waits_for_it_and_says_how_to_join(
     let help = failure.help.as_deref().expect("help");
     assert!(help.contains("headstart-device join http://10.0.0.5:7878 --name phone"), "{help}");
     assert_eq!(result.counts.blocked, 3);
-    assert_eq!(result.counts.ran, 4, "what needs no device was made");
+    assert_eq!(result.counts.succeeded, 4, "what needs no device was made");
 }
 
 #[tokio::test]
@@ -264,6 +264,6 @@ async fn a_device_goes_on_over_a_restart_of_the_engine() {
     assert_eq!(again.commit(task.fence, outcome).await.expect("taken"), Committed::Accepted);
     let result = resumed.wait().await.expect("ends");
     assert_eq!(result.outcome, RunOutcome::Succeeded);
-    assert_eq!(result.counts.ran, 2);
+    assert_eq!(result.counts.succeeded, 2);
     old.cancel();
 }

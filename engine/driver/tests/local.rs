@@ -32,11 +32,11 @@ async fn a_run_ends_with_its_outputs_and_a_second_one_computes_what_changed() {
     let first = bench.run(sums()).await;
     assert_eq!(first.outcome, RunOutcome::Succeeded);
     assert_eq!(bench.number(&first, "all"), Some(7));
-    assert_eq!((first.counts.ran, first.counts.cached), (4, 0));
+    assert_eq!((first.counts.succeeded, first.counts.cached), (4, 0));
 
     let again = bench.run(sums()).await;
     assert_eq!(again.outputs, first.outputs);
-    assert_eq!((again.counts.ran, again.counts.cached), (2, 2), "sources are read again, sums are not");
+    assert_eq!((again.counts.succeeded, again.counts.cached), (2, 2), "sources are read again, sums are not");
     assert_eq!(bench.script.calls("concat"), 2);
 
     bench.write("b.txt", 4);
@@ -133,7 +133,7 @@ async fn a_failure_blocks_what_needs_it_and_nothing_else() {
     let result = bench.run(p.plan).await;
     assert_eq!(result.outcome, RunOutcome::Failed);
     let c = result.counts;
-    assert_eq!((c.ran, c.failed, c.blocked), (2, 2, 2));
+    assert_eq!((c.succeeded, c.failed, c.blocked), (2, 2, 2));
     assert_eq!((result.failures[0].instance, result.failures[0].blocks), (bad, 2));
     let panic = &result.failures[1];
     assert_eq!((panic.instance, panic.failure.class), (oops, FailureClass::Internal));
@@ -193,7 +193,7 @@ async fn cancelling_stops_what_runs() {
     }
     let result = run.wait().await.expect("ends");
     assert_eq!(result.outcome, RunOutcome::Cancelled);
-    assert_eq!((result.counts.ran, result.counts.failed), (1, 0));
+    assert_eq!((result.counts.succeeded, result.counts.failed), (1, 0));
 }
 
 #[tokio::test]
@@ -293,7 +293,7 @@ async fn after_a_crash_at_any_event_the_run_goes_on_to_the_same_outputs() {
         let plan = headstart_driver::run::read_plan(&ws, id).expect("readable");
         let events: Vec<Event> = ws.read_run(id).expect("readable");
         let state = RunState::replay(plan.into(), &events).expect("it happened");
-        let name = |s: &Status| if s.name() == "cached" { "done" } else { s.name() };
+        let name = |s: &Status| if s.name() == "cached" { "succeeded" } else { s.name() };
         state.statuses().map(|(_, s)| name(s)).collect::<Vec<_>>()
     };
     let expected = statuses(&first.run);

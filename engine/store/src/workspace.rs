@@ -30,6 +30,8 @@ struct Inner {
     dir: PathBuf,
     contents: ContentStore,
     cache: Cache,
+    /// Deleted at the end, after everything that lies in it is closed.
+    _temporary: Option<tempfile::TempDir>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -79,12 +81,29 @@ impl Workspace {
     /// # Errors
     /// If the folder cannot be written, or holds a workspace of a newer format.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        Self::open_as(dir, None)
+    }
+
+    /// A workspace in the system's temporary folder, deleted with the returned value. It refers to files
+    /// that are stored instead of copying them.
+    ///
+    /// # Errors
+    /// If there is no room for it.
+    pub fn temporary() -> Result<Self, StoreError> {
+        let temp = tempfile::Builder::new().prefix("headstart-").tempdir();
+        let temp = temp.map_err(StoreError::io("create a folder in", std::env::temp_dir()))?;
+        let dir = temp.path().to_owned();
+        Self::open_as(&dir, Some(temp))
+    }
+
+    fn open_as(dir: &Path, temporary: Option<tempfile::TempDir>) -> Result<Self, StoreError> {
         files::create_dir(dir)?;
         let dir = dir.canonicalize().map_err(StoreError::io("open", dir))?;
         check_format(&dir)?;
         let contents = ContentStore::open(&dir)?;
+        let contents = if temporary.is_some() { contents.linking() } else { contents };
         let cache = Cache::new(dir.join("cache.duckdb"));
-        Ok(Self { inner: Arc::new(Inner { dir, contents, cache }) })
+        Ok(Self { inner: Arc::new(Inner { dir, contents, cache, _temporary: temporary }) })
     }
 
     /// Its folder, absolute.
@@ -274,12 +293,15 @@ fn run_info(dir: &Path) -> Option<RunInfo> {
     if check_run_id(&id).is_err() {
         return None;
     }
-    let log = fs::metadata(dir.join("log/events")).ok()?;
+    // A run of which something is missing is listed too, so that reading it says what is.
+    let folder = fs::metadata(dir).ok().filter(fs::Metadata::is_dir)?;
+    let log = fs::metadata(dir.join("log/events")).ok();
+    let header = fs::metadata(dir.join("plan.json")).ok();
     Some(RunInfo {
         id,
-        created: fs::metadata(dir.join("plan.json")).ok()?.modified().ok()?,
-        changed: log.modified().ok()?,
-        log_bytes: log.len(),
+        created: header.as_ref().unwrap_or(&folder).modified().ok()?,
+        changed: log.as_ref().unwrap_or(&folder).modified().ok()?,
+        log_bytes: log.map_or(0, |l| l.len()),
         live: log::is_live(&dir.join("lock")),
         dir: dir.to_owned(),
     })

@@ -191,20 +191,24 @@ fn metrics(report: &TrainReport, spec: &TrainSpec) -> Result<Value, Failure> {
         let message = format!("the loss was no longer a number after {} steps", report.steps);
         return Err(Failure::new(FailureClass::Input, message).help("try a lower learning_rate"));
     }
-    Ok(json!({
+    let mut metrics = json!({
         "loss": report.loss,
         "start_loss": report.start_loss,
         "train_loss": report.train_loss,
         "steps": report.steps,
         "seconds": report.seconds,
         "tokens": report.tokens,
-        "reached": u8::from(report.reached),
         "trainable": report.trainable,
         "learning_rate": spec.learning_rate,
         "batch": spec.batch,
         "rows": spec.data.len(),
         "eval_rows": spec.eval.len(),
-    }))
+    });
+    // Without a target there is nothing to reach.
+    if spec.until.is_some() {
+        metrics["reached"] = u8::from(report.reached).into();
+    }
+    Ok(metrics)
 }
 
 /// Metrics and curve of a pLLM's value, without the seconds: the same training has the same files.

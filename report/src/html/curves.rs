@@ -1,25 +1,47 @@
 //! Learning curves with and without the head start.
 
+use headstart_protocol::text::plural;
 use maud::{Markup, html};
 
 use super::px;
 use crate::compare::Pair;
 use crate::text::metric;
 
-const SIZE: (f64, f64) = (940.0, 340.0);
+/// A picture's size, and whether the ends of the curves have labels.
+#[derive(Clone, Copy)]
+struct Frame {
+    width: f64,
+    height: f64,
+    right: f64,
+    labels: bool,
+}
+
+const WIDE: Frame = Frame { width: 940.0, height: 340.0, right: 158.0, labels: true };
+/// For phones: what the labels say is in the table.
+const NARROW: Frame = Frame { width: 342.0, height: 260.0, right: 12.0, labels: false };
 const LEFT: f64 = 52.0;
-const RIGHT: f64 = 158.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 44.0;
 
 /// Both curves, with the end of each labelled, and its caption.
 pub(super) fn figure(pair: &Pair) -> Markup {
+    html! {
+        figure {
+            div.wide { (picture(pair, WIDE)) }
+            div.narrow { (picture(pair, NARROW)) }
+            figcaption { "Solid: from the chosen start. Dotted: from the base. Each ends where its goal was met, or its steps were used up." }
+        }
+    }
+}
+
+fn picture(pair: &Pair, frame: Frame) -> Markup {
+    let (width, height, right) = (frame.width, frame.height, frame.right);
     let all = || pair.with.curve.iter().chain(&pair.without.curve);
     let steps = all().map(|p| p.0).fold(1.0, f64::max);
     let (low, high) = all().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), p| (l.min(p.1), h.max(p.1)));
     let (low, high) = widened(low, high);
-    let x = |s: f64| LEFT + s / steps * (SIZE.0 - LEFT - RIGHT);
-    let y = |l: f64| TOP + (high - l) / (high - low) * (SIZE.1 - TOP - BOTTOM);
+    let x = |s: f64| LEFT + s / steps * (width - LEFT - right);
+    let y = |l: f64| TOP + (high - l) / (high - low) * (height - TOP - BOTTOM);
     let path = |curve: &[(f64, f64)]| {
         let to = |(i, (s, l)): (usize, &(f64, f64))| {
             format!("{}{} {}", if i == 0 { "M" } else { "L" }, px(x(*s)), px(y(*l)))
@@ -31,29 +53,26 @@ pub(super) fn figure(pair: &Pair) -> Markup {
         .filter_map(|(name, n, class)| Some((name, class, n, *n.curve.last()?)))
         .collect();
     html! {
-        figure {
-            div.scroll {
-            svg viewBox=(format!("0 0 {} {}", SIZE.0, SIZE.1)) width=(SIZE.0) role="img" aria-label="Learning curves with and without the head start" {
+            svg viewBox=(format!("0 0 {width} {height}")) width=(width) role="img" aria-label="Learning curves with and without the head start" {
                 @for tick in ticks(low, high, 4) {
-                    line.axis x1=(px(LEFT)) x2=(px(SIZE.0 - RIGHT)) y1=(px(y(tick))) y2=(px(y(tick))) {}
+                    line.axis x1=(px(LEFT)) x2=(px(width - right)) y1=(px(y(tick))) y2=(px(y(tick))) {}
                     text.quiet.small x=(px(LEFT - 9.0)) y=(px(y(tick) + 4.0)) text-anchor="end" { (short(tick)) }
                 }
-                @for tick in ticks(0.0, steps, 5) {
-                    text.quiet.small x=(px(x(tick))) y=(px(SIZE.1 - BOTTOM + 18.0)) text-anchor="middle" { (short(tick)) }
+                @for tick in ticks(0.0, steps, if frame.labels { 5 } else { 3 }) {
+                    text.quiet.small x=(px(x(tick))) y=(px(height - BOTTOM + 18.0)) text-anchor="middle" { (short(tick)) }
                 }
-                text.quiet.small x=(px(SIZE.0 - RIGHT)) y=(px(SIZE.1 - 6.0)) text-anchor="end" { "steps" }
+                text.quiet.small x=(px(width - right)) y=(px(height - 6.0)) text-anchor="end" { "steps" }
                 text.quiet.small x="0" y="12" { "held-back loss, nats a token" }
                 @for (name, class, n, end) in &ends {
                     path class=(format!("line-{class}")) d=(path(&n.curve)) {}
                     circle class=(if *class == "one" { "pos" } else { "neg" }) cx=(px(x(end.0))) cy=(px(y(end.1))) r="5" {}
-                    text class=(format!("halo text-{class}")) x=(px(x(end.0) + 11.0)) y=(px(label_y(y(end.1), name, &ends, &y, &x))) {
-                        (name) " · " (metric(end.0)) " steps"
+                    @if frame.labels {
+                        text class=(format!("halo text-{class}")) x=(px(x(end.0) + 11.0)) y=(px(label_y(y(end.1), name, &ends, &y, &x))) {
+                            (name) " · " (metric(end.0)) " " (plural(end.0 as u64, "step"))
+                        }
                     }
                 }
             }
-            }
-            figcaption { "Solid: from the chosen start. Dotted: from the base. Each ends where its goal was met, or its steps were used up." }
-        }
     }
 }
 

@@ -41,7 +41,8 @@ pub(super) fn section(report: &RunReport) -> Markup {
         section #time {
             h2 { "Where the time went" }
             figure {
-                div.scroll {
+                div.narrow { (list(&places)) }
+                div.scroll.wide {
                     svg viewBox=(format!("0 0 {WIDTH} {height}")) width=(WIDTH) role="img" aria-label="Stages on the time line" {
                         @for t in [0.0, 0.25, 0.5, 0.75, 1.0] {
                             line.axis x1=(px(x(t * end))) x2=(px(x(t * end))) y1="12" y2=(px(height - 24.0)) {}
@@ -53,7 +54,19 @@ pub(super) fn section(report: &RunReport) -> Markup {
                         }
                     }
                 }
-                figcaption { "A lane is a stage, a bar an attempt of it. Filled: ran. Outlined: its output was known already. What became of each stage stands at the right." }
+                figcaption.wide { "A lane is a stage, a bar an attempt of it. Filled: succeeded. Outlined: cached. The right column sums up each stage." }
+            }
+        }
+    }
+}
+
+/// The same for phones: what became of each stage, by place.
+fn list(places: &[(&str, Vec<Lane<'_>>)]) -> Markup {
+    html! {
+        @for (place, lanes) in places {
+            table {
+                thead { tr { th { (place) } th.n {} } }
+                tbody { @for lane in lanes { tr { th { (lane.stage) } td.n { (summary(lane)) } } } }
             }
         }
     }
@@ -64,10 +77,10 @@ fn lane(lane: &Lane<'_>, y: f64, x: &dyn Fn(f64) -> f64) -> Markup {
         text.small x="0" y=(px(y + 15.0)) { (cut(lane.stage, 22)) }
         @for bar in &lane.bars {
             @let class = match bar.state {
-                StageState::Done => Some("done"),
+                StageState::Succeeded | StageState::Running => Some("succeeded"),
                 StageState::Cached => Some("cached"),
-                StageState::Failed => Some("failed"),
-                StageState::Skipped | StageState::NotRun => None,
+                StageState::Failed | StageState::Quarantined | StageState::Interrupted => Some("failed"),
+                _ => None,
             };
             @if let Some(class) = class {
                 @let width = (x(bar.start + bar.seconds) - x(bar.start)).max(3.0);
@@ -83,7 +96,7 @@ fn lane(lane: &Lane<'_>, y: f64, x: &dyn Fn(f64) -> f64) -> Markup {
 fn summary(lane: &Lane<'_>) -> String {
     let total: f64 = lane.bars.iter().filter(|b| b.state != StageState::Cached).map(|b| b.seconds).sum();
     let mut parts = Vec::new();
-    for state in [StageState::Failed, StageState::Cached, StageState::Skipped, StageState::NotRun] {
+    for state in StageState::ALL.into_iter().filter(|s| *s != StageState::Succeeded) {
         let n = lane.bars.iter().filter(|b| b.state == state).count();
         if n == lane.bars.len() && n == 1 {
             return state.word().to_owned();
@@ -92,7 +105,7 @@ fn summary(lane: &Lane<'_>) -> String {
             parts.push(format!("{n} {}", state.word()));
         }
     }
-    let done = lane.bars.iter().filter(|b| b.state == StageState::Done).count();
+    let done = lane.bars.iter().filter(|b| b.state == StageState::Succeeded).count();
     if done > 0 {
         parts.insert(0, if done > 1 { format!("{done} in {}", seconds(total)) } else { seconds(total) });
     }

@@ -40,7 +40,8 @@ pub(super) fn figure(catalog: &Catalog, selection: Option<&Selection>) -> Markup
     let height = TOP + rows.len() as f64 * CELL.1 + 4.0;
     html! {
         figure {
-            div.scroll {
+            div.narrow { (list(&rows)) }
+            div.scroll.wide {
                 svg viewBox=(format!("0 0 {wide} {height}")) width=(wide) role="img" aria-label="Coefficients of every pLLM" {
                     @for (j, word) in words.iter().enumerate() {
                         @let x = left + (j as f64 + 0.5) * CELL.0 + 3.0;
@@ -50,12 +51,33 @@ pub(super) fn figure(catalog: &Catalog, selection: Option<&Selection>) -> Markup
                     @for (i, row) in rows.iter().enumerate() { (self::row(row, i, &words, scale, (left, wide))) }
                 }
             }
-            figcaption {
+            figcaption.wide {
                 "Rows are pLLMs, columns words of the lexicon; an empty cell is no part of the style. Shade shows size, "
                 "the sign is in the number: positive in teal, negative in rust. "
                 @if explained { "On the right, the share of the style that its words explain. " }
                 @if rows[0].kind == Kind::You { "The first row is the user. " }
                 @if left_out > 0 { (left_out) " further pLLMs are not shown." }
+            }
+        }
+    }
+}
+
+/// The same for phones: each style's words below its name.
+fn list(rows: &[Row<'_>]) -> Markup {
+    html! {
+        dl.styles {
+            @for row in rows {
+                dt class=[(row.kind != Kind::Other).then_some("strong")] {
+                    @if row.kind == Kind::Chosen { "▸ " } (row.name)
+                    @if let Some(e) = row.style.explained { span.note { " " (percent(e)) " explained" } }
+                }
+                dd {
+                    @if row.style.words.is_empty() { "no word describes it" }
+                    @for (i, w) in row.style.words.iter().enumerate() {
+                        @if i > 0 { " · " }
+                        (w.word) " " b { (coefficient(w.coefficient)) }
+                    }
+                }
             }
         }
     }

@@ -7,8 +7,20 @@ use crate::project::{Plane, plane};
 use crate::text::{cut, percent, width};
 use crate::view::{Catalog, Selection};
 
-const SIZE: (f64, f64) = (940.0, 460.0);
-const EDGE: f64 = 46.0;
+/// A picture's size, and room at its edges.
+#[derive(Clone, Copy)]
+struct Frame {
+    width: f64,
+    height: f64,
+    edge: f64,
+    /// Room for labels at the sides.
+    sides: f64,
+}
+
+/// For wide pages, with names as labels.
+const WIDE: Frame = Frame { width: 940.0, height: 460.0, edge: 46.0, sides: 207.0 };
+/// For phones, with numbers as labels and the names in a list.
+const NARROW: Frame = Frame { width: 342.0, height: 330.0, edge: 24.0, sides: 60.0 };
 
 /// The map, with its caption; nothing for fewer than three pLLMs.
 pub(super) fn figure(catalog: &Catalog, selection: Option<&Selection>) -> Markup {
@@ -16,17 +28,42 @@ pub(super) fn figure(catalog: &Catalog, selection: Option<&Selection>) -> Markup
         return html! {};
     }
     let plane = plane(catalog, selection.map(|s| &s.user));
-    let place = scale(&plane);
+    let names: Vec<String> = catalog.pllms.iter().map(|(n, _)| cut(n, 36)).collect();
+    let numbers: Vec<String> = (1..=names.len()).map(|n| n.to_string()).collect();
+    let user = plane.user;
+    html! {
+        figure {
+            div.wide { (picture(catalog, selection, &plane, WIDE, &names)) }
+            div.narrow {
+                (picture(catalog, selection, &plane, NARROW, &numbers))
+                ol.legend { @for (name, _) in &catalog.pllms { li class=[selection.is_some_and(|s| s.chosen(name)).then_some("chosen")] { (name) } } }
+            }
+            figcaption {
+                "Styles that are alike lie close together. "
+                @if user.is_some() { "The diamond is the user. " }
+                @if selection.is_some_and(|s| !s.abstained) { "The ring marks the choice, which is made in the full space, not on this map. " }
+                @if let Some(shown) = plane.shown { "Two dimensions show " (percent(shown)) " of the variation." }
+            }
+        }
+    }
+}
+
+/// The points of a plane, with a label for each where there is room.
+fn picture(
+    catalog: &Catalog,
+    selection: Option<&Selection>,
+    plane: &Plane,
+    frame: Frame,
+    names: &[String],
+) -> Markup {
+    let place = scale(plane, frame);
     let points: Vec<_> = plane.points.iter().map(|p| place(*p)).collect();
     let user = plane.user.map(&place);
     let chosen = |i: usize| selection.is_some_and(|s| s.chosen(&catalog.pllms[i].0));
-    let names: Vec<String> = catalog.pllms.iter().map(|(n, _)| cut(n, 36)).collect();
-    let labels = labels(&points, user, &names);
+    let labels = labels(&points, user, names, frame);
     html! {
-        figure {
-            div.scroll {
-            svg viewBox=(format!("0 0 {} {}", SIZE.0, SIZE.1)) width=(SIZE.0) role="img" aria-label="The catalog as a map" {
-                rect.axis x="0.5" y="0.5" width=(px(SIZE.0 - 1.0)) height=(px(SIZE.1 - 1.0)) rx="4" {}
+            svg viewBox=(format!("0 0 {} {}", frame.width, frame.height)) width=(frame.width) role="img" aria-label="The catalog as a map" {
+                rect.axis x="0.5" y="0.5" width=(px(frame.width - 1.0)) height=(px(frame.height - 1.0)) rx="4" {}
                 @if let Some((ux, uy)) = user {
                     @for i in (0..points.len()).filter(|i| chosen(*i)) {
                         line.link x1=(px(ux)) y1=(px(uy)) x2=(px(points[i].0)) y2=(px(points[i].1)) {}
@@ -51,28 +88,20 @@ pub(super) fn figure(catalog: &Catalog, selection: Option<&Selection>) -> Markup
                     }
                 }
             }
-            }
-            figcaption {
-                "Styles that are alike lie close together. "
-                @if user.is_some() { "The diamond is the user. " }
-                @if selection.is_some_and(|s| !s.abstained) { "The ring marks the choice, which is made in the full space, not on this map. " }
-                @if let Some(shown) = plane.shown { "Two dimensions show " (percent(shown)) " of the variation." }
-            }
-        }
     }
 }
 
 /// From the plane to the picture, the same scale in both directions.
-fn scale(plane: &Plane) -> impl Fn((f64, f64)) -> (f64, f64) + use<> {
+fn scale(plane: &Plane, frame: Frame) -> impl Fn((f64, f64)) -> (f64, f64) + use<> {
     let all = || plane.points.iter().chain(&plane.user);
     let range = |f: fn(&(f64, f64)) -> f64| {
         all().map(f).fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(x), h.max(x)))
     };
     let ((x0, x1), (y0, y1)) = (range(|p| p.0), range(|p| p.1));
-    // Room for labels at the sides.
-    let fit = ((SIZE.0 - 4.5 * EDGE) / (x1 - x0).max(1e-9)).min((SIZE.1 - 2.0 * EDGE) / (y1 - y0).max(1e-9));
+    let across = (frame.width - frame.sides) / (x1 - x0).max(1e-9);
+    let fit = across.min((frame.height - 2.0 * frame.edge) / (y1 - y0).max(1e-9));
     let (cx, cy) = ((x0 + x1) / 2.0, (y0 + y1) / 2.0);
-    move |(x, y)| (SIZE.0 / 2.0 + (x - cx) * fit, SIZE.1 / 2.0 - (y - cy) * fit)
+    move |(x, y)| (frame.width / 2.0 + (x - cx) * fit, frame.height / 2.0 - (y - cy) * fit)
 }
 
 /// Where a label stands: its anchor's place, the side, and the point of a line back to what it names.
@@ -81,7 +110,7 @@ type Label = Option<(f64, f64, &'static str, Option<(f64, f64)>)>;
 /// A place for each label, and one for the user behind them: the nearest one where it covers neither
 /// a point nor another label; a label that had to step aside has a line back. None where there is no
 /// such place.
-fn labels(points: &[(f64, f64)], user: Option<(f64, f64)>, names: &[String]) -> Vec<Label> {
+fn labels(points: &[(f64, f64)], user: Option<(f64, f64)>, names: &[String], frame: Frame) -> Vec<Label> {
     let mut taken: Vec<[f64; 4]> =
         points.iter().chain(&user).map(|(x, y)| [x - 8.0, y - 8.0, x + 8.0, y + 8.0]).collect();
     let mut put = |at: (f64, f64), name: &str| -> Label {
@@ -91,7 +120,7 @@ fn labels(points: &[(f64, f64)], user: Option<(f64, f64)>, names: &[String]) -> 
             [start, y - 12.0, start + w, y + 3.0]
         };
         let free = |b: &[f64; 4]| {
-            let inside = b[0] > 4.0 && b[2] < SIZE.0 - 4.0 && b[1] > 2.0 && b[3] < SIZE.1 - 2.0;
+            let inside = b[0] > 4.0 && b[2] < frame.width - 4.0 && b[1] > 2.0 && b[3] < frame.height - 2.0;
             inside && !taken.iter().any(|t| b[0] < t[2] && t[0] < b[2] && b[1] < t[3] && t[1] < b[3])
         };
         for (dx, dy) in OFFSETS {

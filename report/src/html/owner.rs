@@ -4,9 +4,8 @@ use maud::{Markup, html as markup};
 
 use super::{Parts, capital, curves, document, gantt, heat, map, style, tables};
 use crate::owner::OwnerReport;
-use crate::run::StageState;
 use crate::terminal::saved_sentence;
-use crate::text::{bytes, grouped, listed, percent, seconds, sureness};
+use crate::text::{bytes, counted, grouped, listed, percent, seconds, sureness};
 use crate::view::Selection;
 
 /// The page as HTML.
@@ -50,7 +49,7 @@ fn header(owner: &OwnerReport, parts: &Parts, title: &str) -> Markup {
         figures.push((left.to_string(), label));
     }
     if messages > 0 {
-        figures.push((bytes(sent), format!("sent in {} messages", grouped(messages))));
+        figures.push((bytes(sent), format!("sent in {}", counted(messages, "message"))));
     }
     markup! {
         header {
@@ -60,7 +59,7 @@ fn header(owner: &OwnerReport, parts: &Parts, title: &str) -> Markup {
                 @if !owner.device.is_empty() { span { "device " (owner.device) } }
                 @if !owner.report.started.is_empty() { span { (owner.report.started) } }
                 span { "run " code { (owner.report.run) } }
-                span { (owner.report.stages.len()) " stages ran here" }
+                span { (counted(owner.report.stages.len() as u64, "stage instance")) " ran here" }
             }
             p.seal { "Private. Nothing on this page was sent anywhere, except where it says so." }
             (super::figures(&figures))
@@ -189,7 +188,7 @@ fn stages(owner: &OwnerReport) -> Markup {
                                 @match owner.fates.get(i) {
                                     Some(fate) if fate.left => { strong { (fate.what) } }
                                     Some(fate) => { (fate.what) }
-                                    None if s.state == StageState::Failed => { "failed" }
+                                    None if s.state.is_failure() => { "failed" }
                                     None => {}
                                 }
                             }

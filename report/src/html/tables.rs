@@ -6,7 +6,7 @@ use super::capital;
 use crate::compare::Pair;
 use crate::run::{Output, OutputView, RunReport, Sample};
 use crate::terminal::SHOWN;
-use crate::text::{grouped, metric, percent, seconds, spaced};
+use crate::text::{counted, grouped, metric, percent, seconds, spaced};
 use crate::view::{Catalog, Numbers, Selection, Share, Style, Word, shares};
 
 const SAMPLES: usize = 3;
@@ -220,20 +220,44 @@ fn accuracy(shares: &[Share]) -> Markup {
     }
 }
 
-/// Counters and every stage, folded away.
+/// What failed, and why; nothing where nothing did.
+pub(super) fn failures(report: &RunReport) -> Markup {
+    html! {
+        @if !report.failures.is_empty() {
+            section #failures {
+                h2 { "Why it failed" }
+                @for f in &report.failures {
+                    div.sample {
+                        h4 { code { (f.name) } " " span.bad { (f.state.word()) } }
+                        p.message { (f.message) }
+                        @if let Some(help) = &f.help { p.note { "help: " (help) } }
+                        @if f.blocks > 0 { p.note { "blocks " (counted(f.blocks as u64, "stage instance")) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Parameters, counters and every stage, folded away.
 pub(super) fn details(report: &RunReport) -> Markup {
-    if report.counters.is_empty() && report.stages.is_empty() {
+    if report.counters.is_empty() && report.stages.is_empty() && report.params.is_empty() {
         return html! {};
     }
     html! {
         section #details {
             h2 { "Details" }
+            @if !report.params.is_empty() {
+                h3 { "Parameters" }
+                table { tbody { @for (name, value) in &report.params { tr { th { (name) } td { code { (value) } } } } } }
+                h3.apart { "Counters" }
+            }
             @if !report.counters.is_empty() {
                 table { tbody { @for (key, n) in &report.counters { tr { th { (spaced(key)) } td.n { (grouped(*n)) } } } } }
             }
             @if !report.stages.is_empty() {
                 details {
-                    summary { "All " (report.stages.len()) " stages" }
+                    summary { "All " (counted(report.stages.len() as u64, "stage instance")) }
                     div.scroll {
                         table {
                             thead { tr { th { "stage" } th { "kind" } th { "place" } th { "state" } th.n { "start" } th.n { "time" } } }

@@ -1,37 +1,43 @@
-//! `headstart cache`: what the workspace takes up, and forgetting it.
+//! `headstart cache`: what the workspace takes up, and clearing it.
 
+use headstart_console::{errln, outln};
+use headstart_protocol::text::{bytes, grouped, plural};
 use headstart_store::Workspace;
 
+use crate::Volume;
 use crate::args::{Cache, Format};
 use crate::exit::CommandError;
 
 /// Runs the command.
-pub fn run(ws: &Workspace, args: &Cache) -> Result<(), CommandError> {
+///
+/// # Errors
+/// If the cache cannot be cleared.
+pub fn run(ws: &Workspace, args: &Cache, volume: Volume) -> Result<(), CommandError> {
     if args.clear {
         ws.cache().clear().map_err(CommandError::input)?;
-        eprintln!("forgot every cached stage and row; the next run computes them again");
+        if !volume.quiet {
+            errln!("cleared every cached stage and row; the next run computes them again");
+        }
         return Ok(());
     }
     let size = ws.size();
     match args.format {
-        Format::Json => println!(
+        Format::Json => outln!(
             "{}",
             serde_json::json!({
                 "runs": size.runs, "run_bytes": size.run_bytes, "blobs": size.blobs,
                 "blob_bytes": size.blob_bytes, "manifests": size.manifests, "cache_bytes": size.cache_bytes,
             })
-        ),
+        )?,
         Format::Text => {
-            let mib = |b: u64| b as f64 / (1 << 20) as f64;
-            println!("{:>8} runs       {:>9.1} MiB of plans and logs", size.runs, mib(size.run_bytes));
-            println!("{:>8} files      {:>9.1} MiB by content", size.blobs, mib(size.blob_bytes));
-            println!("{:>8} artifacts", size.manifests);
-            println!(
-                "{:>8} cache      {:>9.1} MiB in {}",
-                "",
-                mib(size.cache_bytes),
-                ws.cache().path().display()
-            );
+            let line = |n: u64, what: &str, size: &str| {
+                format!("{:>8} {:<10} {size}", grouped(n), plural(n, what)).trim_end().to_owned()
+            };
+            outln!("{}", line(size.runs, "run", &format!("{:>9}  plans and logs", bytes(size.run_bytes))))?;
+            outln!("{}", line(size.blobs, "file", &format!("{:>9}  by content", bytes(size.blob_bytes))))?;
+            outln!("{}", line(size.manifests, "artifact", ""))?;
+            let at = ws.cache().path().display();
+            outln!("{:>8} {:<10} {:>9}  {at}", "", "cache", bytes(size.cache_bytes))?;
         }
     }
     Ok(())

@@ -1,62 +1,68 @@
-//! `headstart check` and `fmt`: everything that needs no workspace.
+//! `headstart check` and `fmt`: commands without a workspace.
 
 use std::io::Read;
 use std::path::Path;
 
+use headstart_console::{errln, outln, print, say, suggest};
 use headstart_dsl::plan::Plan;
+use headstart_protocol::text::{counted, quoted};
 
+use crate::Volume;
 use crate::args::{Check, Fmt, Format};
 use crate::exit::{CommandError, INPUT};
 use crate::loader;
 
 /// `headstart check`
-pub fn check(args: &Check) -> Result<(), CommandError> {
+pub fn check(args: &Check, volume: Volume) -> Result<(), CommandError> {
     if let Some(code) = &args.explain {
         let page = headstart_dsl::explain(code).ok_or_else(|| {
-            CommandError::input(format!("there is no code {code}")).help("codes look like E0012 or W0003")
+            let codes: Vec<String> = headstart_dsl::codes().map(|c| c.to_string()).collect();
+            let close = suggest::closest(code, codes.iter().map(String::as_str));
+            let help = close.map(|c| format!("did you mean `{c}`?"));
+            CommandError::input(format!("there is no diagnostic `{code}`"))
+                .help(help.unwrap_or_else(|| "codes look like E0101 or W0003".to_owned()))
         })?;
-        print!("{page}");
-        return Ok(());
+        return Ok(print(page)?);
     }
     let file = args.file.as_deref().unwrap_or(Path::new(""));
     let checked = loader::check_module(file, &args.values)?;
     match args.format {
-        Format::Json => println!("{}", headstart_dsl::to_json(&checked.diagnostics, &checked.sources)),
+        Format::Json => outln!("{}", headstart_dsl::to_json(&checked.diagnostics, &checked.sources))?,
         Format::Text => loader::print_diagnostics(&checked),
     }
     match &checked.plan {
         None if !checked.has_errors() => {
-            if args.format == Format::Text {
-                eprintln!("{}: {}", file.display(), describe_open(&checked.open));
+            if args.format == Format::Text && !volume.quiet {
+                errln!("{}: {}", file.display(), describe_open(&checked.open));
             }
             Ok(())
         }
         None => Err(CommandError::silent(INPUT)),
-        Some(plan) if args.format == Format::Text => {
-            eprintln!("{}: {}", file.display(), describe(plan));
+        Some(plan) if args.format == Format::Text && !volume.quiet => {
+            errln!("{}: {}", file.display(), describe(plan));
             Ok(())
         }
         Some(_) => Ok(()),
     }
 }
 
-/// A module: what is wrong with it is said already.
+/// A module: what is wrong with it was printed already.
 fn describe_open(open: &[String]) -> String {
-    let names: Vec<String> = open.iter().map(|n| format!("`{n}`")).collect();
-    format!("well, as a module: the file that imports it gives {}", names.join(", "))
+    format!("ok, as a module: the file that imports it must give {}", quoted(open, usize::MAX))
 }
 
 fn describe(plan: &Plan) -> String {
     let devices = plan.devices();
     let places = match devices.len() {
         0 => String::new(),
-        _ => format!(", on the server and on {}", devices.join(", ")),
+        _ => format!("; on the server and on {}", devices.join(", ")),
     };
-    format!("well, {} items, {} instances{places}", plan.items.len(), plan.instances.len())
+    let items = counted(plan.items.len() as u64, "item");
+    format!("ok ({items}, {}{places})", counted(plan.instances.len() as u64, "stage instance"))
 }
 
 /// `headstart fmt`: a file with mistakes stays as it is, and the others are formatted.
-pub fn fmt(args: &Fmt) -> Result<(), CommandError> {
+pub fn fmt(args: &Fmt, volume: Volume) -> Result<(), CommandError> {
     let (mut unformatted, mut broken) = (Vec::new(), false);
     for file in &args.files {
         let text = read(file)?;
@@ -65,7 +71,7 @@ pub fn fmt(args: &Fmt) -> Result<(), CommandError> {
             Err(diagnostics) => {
                 let mut sources = headstart_dsl::Sources::default();
                 sources.add(&file.to_string_lossy(), &text);
-                anstream::eprint!("{}", headstart_dsl::render(&diagnostics, &sources, true));
+                say(headstart_dsl::render(&diagnostics, &sources, true).trim_end());
                 broken = true;
                 continue;
             }
@@ -75,18 +81,20 @@ pub fn fmt(args: &Fmt) -> Result<(), CommandError> {
                 unformatted.push(file.display().to_string());
             }
         } else if file == Path::new("-") {
-            print!("{formatted}");
+            print(&formatted)?;
         } else if formatted != text {
             headstart_files::replace(file, formatted.as_bytes())
                 .map_err(|e| CommandError::input(format!("{}: {e}", file.display())))?;
-            eprintln!("formatted {}", file.display());
+            if !volume.quiet {
+                errln!("formatted {}", file.display());
+            }
         }
     }
     match unformatted.as_slice() {
         _ if broken => Err(CommandError::silent(INPUT)),
         [] => Ok(()),
         files => Err(CommandError::failed(format!("not formatted: {}", files.join(", ")))
-            .help("headstart fmt FILE formats them")),
+            .help("`headstart fmt FILE` formats them")),
     }
 }
 

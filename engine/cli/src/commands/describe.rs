@@ -1,10 +1,12 @@
-//! `headstart describe`: asks programs what their custom stages are.
+//! `headstart describe`: declarations of custom stages, as their programs describe them.
 
 use std::path::{Path, PathBuf};
 
+use headstart_console::{errln, print};
 use headstart_host::Limits;
 use headstart_protocol::declared::Declaration;
 
+use crate::Volume;
 use crate::args::Describe;
 use crate::exit::CommandError;
 
@@ -12,10 +14,9 @@ use crate::exit::CommandError;
 const SDK: &str = include_str!("../../../../plugins/python/headstart.py");
 
 /// Runs the command.
-pub fn run(args: &Describe) -> Result<(), CommandError> {
+pub fn run(args: &Describe, volume: Volume) -> Result<(), CommandError> {
     if args.sdk {
-        print!("{SDK}");
-        return Ok(());
+        return Ok(print(SDK)?);
     }
     let mut stale = Vec::new();
     for program in &args.programs {
@@ -23,31 +24,37 @@ pub fn run(args: &Describe) -> Result<(), CommandError> {
         let beside = PathBuf::from(Declaration::path_for(&program.to_string_lossy()));
         let text = declaration.to_json();
         if args.print {
-            print!("{text}");
+            print(&text)?;
             continue;
         }
         // Compared by meaning: how the file is indented is nobody's business.
         let before = std::fs::read_to_string(&beside).ok();
         let before = before.and_then(|t| serde_json::from_str::<Declaration>(&t).ok());
         if before.as_ref() == Some(&declaration) {
-            eprintln!("{}: up to date", beside.display());
+            say(volume, &format!("{}: up to date", beside.display()));
         } else if args.check {
             stale.push(beside.display().to_string());
         } else {
             write(&beside, &text)?;
             let names: Vec<&str> = declaration.stages.iter().map(|s| s.name.as_str()).collect();
-            eprintln!("wrote {}: {}", beside.display(), names.join(", "));
+            say(volume, &format!("wrote {}: {}", beside.display(), names.join(", ")));
         }
     }
     match stale.as_slice() {
         [] => Ok(()),
-        files => Err(CommandError::failed(format!("not up to date: {}", files.join(", ")))
+        files => Err(CommandError::failed(format!("out of date: {}", files.join(", ")))
             .help("`headstart describe PROGRAM` updates them")),
     }
 }
 
+fn say(volume: Volume, line: &str) {
+    if !volume.quiet {
+        headstart_console::say(line);
+    }
+}
+
 fn ask(program: &Path) -> Result<Declaration, CommandError> {
-    let log = |line: &str| eprintln!("{line}");
+    let log = |line: &str| errln!("{line}");
     headstart_host::describe(program, Limits::default(), &log).map_err(|failure| {
         let error = CommandError::input(&failure.message);
         match failure.help {

@@ -11,10 +11,12 @@ use crate::exit::CommandError;
 use crate::loader;
 
 /// Runs the command.
+///
+/// # Errors
+/// If the file has no plan, or standard output cannot be written.
 pub fn run(args: &Args) -> Result<(), CommandError> {
     let graph = of_plan(&loader::plan(&args.pipeline)?);
-    print!("{}", draw(&graph, args.notation));
-    Ok(())
+    Ok(headstart_console::print(&draw(&graph, args.notation))?)
 }
 
 fn draw(graph: &Graph, notation: Notation) -> String {

@@ -3,10 +3,13 @@
 pub mod adapter;
 pub mod cache;
 pub mod catalog;
+pub mod changes;
 pub mod check;
 pub mod describe;
 pub mod graph;
+pub mod init;
 pub mod lsp;
+pub mod man;
 pub mod model;
 pub mod plan;
 pub mod run;

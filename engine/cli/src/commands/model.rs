@@ -1,17 +1,20 @@
-//! `headstart model`: other forms of a model.
+//! `headstart model`: converts models.
 
 use std::path::Path;
 
+use headstart_console::errln;
 use headstart_lm::gguf::{QuantType, quantize};
+use headstart_protocol::text::bytes;
 
+use crate::Volume;
 use crate::args::{ModelCommand, Quantize, WeightPacking};
 use crate::exit::CommandError;
 
 /// Runs the command.
-pub fn run(command: &ModelCommand) -> Result<(), CommandError> {
+pub fn run(command: &ModelCommand, volume: Volume) -> Result<(), CommandError> {
     let ModelCommand::Quantize(Quantize { model, out, to }) = command;
     if out.exists() {
-        let why = format!("{}: is there already", out.display());
+        let why = format!("{} already exists", out.display());
         return Err(CommandError::input(why).help("name a folder that does not exist yet"));
     }
     let to = match to {
@@ -19,8 +22,9 @@ pub fn run(command: &ModelCommand) -> Result<(), CommandError> {
         WeightPacking::Q4K => QuantType::Q4K,
     };
     quantize(model, out, to).map_err(CommandError::input)?;
-    let mib = |folder: &Path| size(folder) as f64 / (1 << 20) as f64;
-    eprintln!("{}: {:.0} MiB, from {:.0} MiB", out.display(), mib(out), mib(model));
+    if !volume.quiet {
+        errln!("wrote {}: {}, from {}", out.display(), bytes(size(out)), bytes(size(model)));
+    }
     Ok(())
 }
 

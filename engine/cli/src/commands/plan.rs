@@ -1,59 +1,90 @@
 //! `headstart plan`: what a run would do, and why.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
 
 use headstart_builtin::backend::Choice;
-use headstart_driver::preview::Preview;
+use headstart_console::color::{Ink, paint};
+use headstart_console::{errln, outln, print};
+use headstart_driver::preview::{self, Preview};
 use headstart_dsl::plan::{Declared, Place, Plan};
 use headstart_protocol::Type;
-use headstart_store::Workspace;
+use headstart_protocol::text::{bytes, quoted};
+use headstart_report::text::seconds;
 
 use crate::args::{Format, PlanArgs};
-use crate::commands::run::open_engine;
 use crate::exit::CommandError;
 use crate::loader;
+use crate::workspace::Location;
+
+/// Instances that are named in a line at most.
+const NAMED: usize = 3;
 
 /// Runs the command.
-pub fn run(ws: Workspace, backend: Choice, args: &PlanArgs) -> Result<(), CommandError> {
-    let plan = loader::plan(&args.pipeline)?;
-    let engine = open_engine(ws, backend)?;
+///
+/// # Errors
+/// If the pipeline cannot be planned, or would fail as it is.
+pub fn run(place: &Location<'_>, backend: Choice, args: &PlanArgs) -> Result<(), CommandError> {
+    let plan = loader::only(loader::plan(&args.pipeline)?, &args.only)?;
     let here = std::env::current_dir().map_err(CommandError::internal)?;
-    let previews = engine.preview(&plan, &here).map_err(CommandError::input)?;
+    let stages = headstart_builtin::stages(backend.open().map_err(CommandError::input)?);
+    let custom = Arc::new(headstart_host::Trusted);
+    let previews = preview::preview(&plan, &here, stages, custom, place.optional()?);
+    let previews = previews.map_err(CommandError::input)?;
     match args.format {
-        Format::Json => print_json(&plan, &previews, backend),
-        Format::Text => print_text(&plan, &previews, backend),
+        Format::Json => print_json(&plan, &previews, backend)?,
+        Format::Text => print_text(&plan, &previews, backend)?,
     }
-    if previews.iter().any(|p| matches!(p, Preview::Fails(_))) {
-        return Err(CommandError::silent(crate::exit::INPUT));
-    }
-    Ok(())
-}
-
-/// One word, and the rest of the sentence.
-fn words(plan: &Plan, preview: &Preview) -> (&'static str, String) {
-    match preview {
-        Preview::Read { bytes } => ("read", format!("{:.1} MiB", *bytes as f64 / (1 << 20) as f64)),
-        Preview::Cached { seconds } => ("cached", format!("saves {seconds:.1} s")),
-        Preview::Run => ("run", "this combination of inputs is new".into()),
-        Preview::After(open) => {
-            let names: Vec<&str> =
-                open.iter().take(3).map(|i| plan.instances[*i as usize].name.as_str()).collect();
-            let more = if open.len() > 3 { format!(" and {} more", open.len() - 3) } else { String::new() };
-            ("after", format!("depends on {}{more}", names.join(", ")))
+    let mut fails = false;
+    for (inst, preview) in plan.instances.iter().zip(&previews) {
+        if let Preview::Fails(f) = preview {
+            fails = true;
+            errln!("{}: {}: {}", paint(Ink::Error, "error"), inst.name, f.message);
+            f.help.iter().for_each(|help| errln!("  {}: {help}", paint(Ink::Help, "help")));
         }
-        Preview::Skip => ("skip", "its `when` is false".into()),
-        Preview::OnDevice(d) => ("device", format!("only {d} can tell: it reads data there")),
-        Preview::Fails(f) => ("fails", f.message.clone()),
+    }
+    if fails { Err(CommandError::silent(crate::exit::INPUT)) } else { Ok(()) }
+}
+
+/// The decision, and the rest of the sentence.
+fn words(plan: &Plan, previews: &[Preview], preview: &Preview) -> (&'static str, String) {
+    let names = |open: &[u32]| quoted(open.iter().map(|i| &plan.instances[*i as usize].name), NAMED);
+    match preview {
+        Preview::Read { bytes: n } => ("input", bytes(*n)),
+        Preview::Cached { seconds: s } => ("cached", format!("saves {}", seconds(*s))),
+        Preview::Run => ("will run", "no result for these inputs in the cache".into()),
+        Preview::After(open) => {
+            let failed: Vec<u32> = open.iter().copied().filter(|i| is_lost(previews, *i)).collect();
+            if failed.is_empty() {
+                ("may run", format!("inputs change: {}", names(open)))
+            } else {
+                ("blocked", format!("needs {}", names(&failed)))
+            }
+        }
+        Preview::Skip => ("skipped", "its `when` is false".into()),
+        Preview::OnDevice(d) => ("may run", format!("only {d} can tell: it reads data there")),
+        Preview::Fails(f) => ("failed", f.message.clone()),
     }
 }
 
-fn print_text(plan: &Plan, previews: &[Preview], backend: Choice) {
+/// Whether an instance fails, or needs one that does.
+fn is_lost(previews: &[Preview], instance: u32) -> bool {
+    match &previews[instance as usize] {
+        Preview::Fails(_) => true,
+        Preview::After(open) => open.iter().any(|i| is_lost(previews, *i)),
+        _ => false,
+    }
+}
+
+fn print_text(plan: &Plan, previews: &[Preview], backend: Choice) -> Result<(), CommandError> {
+    let mut out = String::new();
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, item) in plan.items.iter().enumerate() {
         let mut groups: BTreeMap<&str, (usize, String)> = BTreeMap::new();
         let mut place = String::new();
         for (i, inst) in plan.instances.iter().enumerate().filter(|(_, x)| x.item as usize == index) {
-            let (word, rest) = words(plan, &previews[i]);
+            let (word, rest) = words(plan, previews, &previews[i]);
             *counts.entry(word).or_default() += 1;
             groups.entry(word).or_insert((0, rest)).0 += 1;
             if let Place::Device(d) = &inst.place {
@@ -71,10 +102,10 @@ fn print_text(plan: &Plan, previews: &[Preview], backend: Choice) {
         };
         let count: usize = groups.values().map(|(n, _)| n).sum();
         let fan = if item.keyed { format!(" ×{count}") } else { String::new() };
-        println!("{keyword:<8}{}{fan}: {} = {}{place}", item.name, item.ty, item.kind);
+        let _ = writeln!(out, "{keyword:<8}{}{fan}: {} = {}{place}", item.name, item.ty, item.kind);
         for (word, (n, rest)) in &groups {
             let n = if item.keyed { format!("{n} ") } else { String::new() };
-            println!("          {n}{word}: {rest}");
+            let _ = writeln!(out, "          {n}{word}: {rest}");
         }
     }
     for output in &plan.outputs {
@@ -83,26 +114,28 @@ fn print_text(plan: &Plan, previews: &[Preview], backend: Choice) {
             (true, _) => "  leaves its device",
             (false, _) => "",
         };
-        println!("output  {}: {}{how}", output.name, output.ty);
+        let _ = writeln!(out, "output  {}: {}{how}", output.name, output.ty);
     }
-    let total: Vec<String> = counts.iter().map(|(w, n)| format!("{n} {w}")).collect();
-    println!("\n{}; models run on {backend}", total.join(", "));
+    let plural = |w: &str, n: usize| if w == "input" && n != 1 { "inputs".to_owned() } else { w.to_owned() };
+    let total: Vec<String> = counts.iter().map(|(w, n)| format!("{n} {}", plural(w, *n))).collect();
+    let _ = writeln!(out, "\n{}; models run on {backend}", total.join(", "));
+    Ok(print(&out)?)
 }
 
-fn print_json(plan: &Plan, previews: &[Preview], backend: Choice) {
+fn print_json(plan: &Plan, previews: &[Preview], backend: Choice) -> Result<(), CommandError> {
     let instances: Vec<_> = plan
         .instances
         .iter()
         .zip(previews)
         .map(|(inst, preview)| {
-            let (decision, why) = words(plan, preview);
+            let (decision, why) = words(plan, previews, preview);
             serde_json::json!({
                 "name": inst.name, "kind": inst.kind, "place": inst.place, "private_to": inst.private_to,
-                "decision": decision, "why": why,
+                "decision": decision.replace(' ', "_"), "why": why,
             })
         })
         .collect();
     let released: Vec<&str> = plan.outputs.iter().filter(|o| o.released).map(|o| o.name.as_str()).collect();
     let backend = backend.to_string();
-    println!("{}", serde_json::json!({"instances": instances, "released": released, "backend": backend}));
+    Ok(outln!("{}", serde_json::json!({"instances": instances, "released": released, "backend": backend}))?)
 }

@@ -7,15 +7,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use headstart_builtin::backend::Choice;
+use headstart_console::errln;
 use headstart_cron::{Catchup, Dst, Fire, Spec};
 use headstart_driver::{Engine, RunOptions};
 use headstart_dsl::plan::{Plan, Schedule};
-use headstart_store::Workspace;
+use headstart_protocol::text::counted;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::Volume;
 use crate::args::Serve;
 use crate::commands::run::{open_engine, watch};
 use crate::exit::CommandError;
+use crate::workspace::Location;
 use crate::{listen, loader};
 
 /// Missed fires older than this are not caught up.
@@ -26,27 +29,27 @@ const CATCHUP_MAX: usize = 10;
 const LOOK: Duration = Duration::from_secs(30);
 
 /// Runs the command until it is stopped.
-pub fn run(ws: Workspace, backend: Choice, args: &Serve) -> Result<(), CommandError> {
+pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) -> Result<(), CommandError> {
     let plan = loader::plan(&args.pipeline)?;
     if plan.schedules.is_empty() && !args.now {
         return Err(CommandError::input("the pipeline has no schedule")
             .help("schedule nightly { run: catalog, cron: \"0 3 * * *\", timezone: \"UTC\" }"));
     }
-    let engine = open_engine(ws, backend)?;
+    let engine = open_engine(place.create()?, backend)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(CommandError::internal)?;
-    runtime.block_on(serve(engine, plan, args))
+    runtime.block_on(serve(engine, plan, args, volume))
 }
 
-async fn serve(engine: Engine, plan: Plan, args: &Serve) -> Result<(), CommandError> {
+async fn serve(engine: Engine, plan: Plan, args: &Serve, volume: Volume) -> Result<(), CommandError> {
     let server = listen::start(engine.hub().clone(), args.listen).await?;
-    eprintln!("devices join at {}", server.url());
+    errln!("devices join at {}", server.url());
     let mut keepers = tokio::task::JoinSet::new();
     for schedule in plan.schedules.clone() {
-        let keeper = Keeper::new(engine.clone(), &plan, schedule, args, server.url())?;
+        let keeper = Keeper::new(engine.clone(), &plan, schedule, args, server.url(), volume)?;
         keepers.spawn(keeper.keep(args.now));
     }
     let mut signals = crate::stop::StopSignals::new().map_err(CommandError::internal)?;
@@ -67,6 +70,7 @@ struct Keeper {
     engine: Engine,
     /// Where devices join.
     url: String,
+    volume: Volume,
     plan: Plan,
     schedule: Schedule,
     spec: Spec,
@@ -84,6 +88,7 @@ impl Keeper {
         schedule: Schedule,
         args: &Serve,
         url: String,
+        volume: Volume,
     ) -> Result<Self, CommandError> {
         let spec =
             Spec::parse(&schedule.cron, &schedule.timezone, Dst::Vixie).map_err(CommandError::input)?;
@@ -105,6 +110,7 @@ impl Keeper {
             name: format!("{} ({})", args.pipeline.file.display(), schedule.name),
             engine,
             url,
+            volume,
             spec,
             catchup,
             schedule,
@@ -119,15 +125,18 @@ impl Keeper {
             self.remember(Timestamp::now())?;
         }
         if let Some(next) = self.spec.next(Timestamp::now()) {
-            eprintln!("{}: next at {} ({})", self.schedule.name, next.nominal, self.schedule.timezone);
+            errln!("{}: next at {} ({})", self.schedule.name, next.nominal, self.schedule.timezone);
         }
         loop {
             let now = Timestamp::now();
             let due = self.spec.due(self.last(), now, self.catchup, CATCHUP_WINDOW, CATCHUP_MAX);
             for skipped in &due.skipped {
-                eprintln!(
-                    "{}: {} missed since {} not made up for ({:?})",
-                    self.schedule.name, skipped.count, skipped.first.nominal, skipped.why
+                errln!(
+                    "{}: skipped {} since {} (catchup: {})",
+                    self.schedule.name,
+                    counted(skipped.count as u64, "missed fire"),
+                    skipped.first.nominal,
+                    self.schedule.catchup
                 );
             }
             self.fire_all(&due.fires).await?;
@@ -159,10 +168,11 @@ impl Keeper {
         let mut options = RunOptions::new(self.name.clone(), &self.source_dir);
         options.id = Some(id.clone());
         options.device_wait = None;
-        eprintln!("{}: run {id}", self.schedule.name);
+        errln!("{}: run {id}", self.schedule.name);
         let handle = self.engine.run(self.plan.clone(), options).map_err(CommandError::input)?;
-        let result = watch(&self.engine, &handle, &self.plan, Some(self.url.clone())).await?;
-        eprintln!("{}: run {id} {:?}, {:.1} s", self.schedule.name, result.outcome, result.seconds);
+        let result = watch(&self.engine, &handle, &self.plan, Some(self.url.clone()), self.volume).await?;
+        let outcome = format!("{:?}", result.outcome).to_lowercase();
+        errln!("{}: run {id} {}, {:.1} s", self.schedule.name, outcome, result.seconds);
         Ok(())
     }
 

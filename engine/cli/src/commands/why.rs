@@ -1,115 +1,184 @@
 //! `headstart why`: what changed since the run before, from the stored pre-images of cache keys.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use headstart_console::outln;
 use headstart_core::KeyPreimage;
 use headstart_core::state::Status;
 use headstart_protocol::Digest;
+use headstart_report::text::seconds;
 use headstart_store::Workspace;
 
 use crate::args::Why;
+use crate::commands::changes;
 use crate::commands::runs::{self, Recorded};
 use crate::exit::CommandError;
 
 /// Runs the command.
+///
+/// # Errors
+/// If no run has the stage.
 pub fn run(ws: &Workspace, args: &Why) -> Result<(), CommandError> {
-    let info = runs::find(ws, args.run.as_deref())?;
-    let now = runs::read(ws, &info.id)?;
-    let instances = instances(&now, &args.stage)?;
-    for i in instances {
+    let now = subject(ws, args)?;
+    for i in instances(&now, &args.stage) {
         let name = &now.state.instance(i).name;
         let status = now.state.status(i);
-        println!("{name}: {} in run {}", describe(status), now.id);
+        outln!("{name}: {} in run {} ({})", describe(&now, i, status), now.id, now.started())?;
+        if let Status::Failed(f) = status {
+            outln!("  {}", f.message)?;
+            f.help.iter().try_for_each(|help| outln!("  help: {help}"))?;
+        }
         let Some(key) = now.state.key(i) else {
-            println!(
-                "  it has no cache key: what it makes depends on more than its arguments, or it never ran"
-            );
+            outln!("  {}", keyless(&now, i, status))?;
             continue;
         };
-        println!("  key {}", key.short());
         match before(ws, args, &now, name)? {
-            None => println!("  no earlier run has this stage: it was new"),
-            Some((run, earlier)) if earlier == key => println!("  nothing changed since run {run}"),
-            Some((run, earlier)) => differences(ws, &run, &earlier, &key),
+            None => outln!("  no earlier run has this stage")?,
+            Some(earlier) => compare(ws, &now, i, &earlier, &key)?,
         }
     }
     Ok(())
 }
 
-fn describe(status: &Status) -> String {
+/// The run to explain: the one that is named, else the latest that has the stage.
+fn subject(ws: &Workspace, args: &Why) -> Result<Recorded, CommandError> {
+    if let Some(prefix) = &args.run {
+        let run = runs::read(ws, &runs::find(ws, Some(prefix))?.id)?;
+        return if instances(&run, &args.stage).is_empty() {
+            Err(unknown(&run, &args.stage))
+        } else {
+            Ok(run)
+        };
+    }
+    let mut names: BTreeSet<String> = BTreeSet::new();
+    for run in runs::readable(ws, ws.runs().into_iter().rev()) {
+        if !instances(&run, &args.stage).is_empty() {
+            return Ok(run);
+        }
+        names.extend(run.plan.items.iter().map(|i| i.name.clone()));
+    }
+    Err(if names.is_empty() {
+        CommandError::input("this workspace has no runs").help("`headstart run FILE` makes one")
+    } else {
+        let names = names.iter().map(String::as_str);
+        CommandError::input(format!("no run has a stage `{}`", args.stage))
+            .help(headstart_console::suggest::help(&args.stage, "their stages", names))
+    })
+}
+
+fn unknown(run: &Recorded, stage: &str) -> CommandError {
+    let names = run.plan.items.iter().map(|i| i.name.as_str());
+    CommandError::input(format!("run {} has no stage `{stage}`", run.id))
+        .help(headstart_console::suggest::help(stage, "its stages", names))
+}
+
+fn describe(run: &Recorded, i: u32, status: &Status) -> String {
+    let word = run.stage_state(i, status).word();
     match status {
-        Status::Done(d) if d.fence.is_none() => "taken from the cache".into(),
-        Status::Done(d) => format!("ran for {:.1} s", d.usage.seconds),
-        Status::Failed(f) => format!("failed ({})", f.message),
-        other => other.name().into(),
+        Status::Done(d) if !d.is_cached() => format!("{word} in {}", seconds(d.usage.seconds)),
+        Status::Blocked { because } => {
+            format!("{word} by `{}`, which failed,", run.state.instance(*because).name)
+        }
+        _ => word.to_owned(),
     }
 }
 
-/// The instance of this name, or all instances of the item of this name.
-fn instances(run: &Recorded, stage: &str) -> Result<Vec<u32>, CommandError> {
+/// Why an instance has no key.
+fn keyless(run: &Recorded, i: u32, status: &Status) -> String {
+    let ran = matches!(status, Status::Done(_));
+    match (ran, status) {
+        (true, Status::Done(d)) if d.usage.unchanged => {
+            "an input: it is read in every run, and did not change".into()
+        }
+        (true, _) if run.plan.inputs(i as usize).is_empty() => "an input: it is read in every run".into(),
+        (true, _) => "it runs every time: its output depends on more than its arguments".into(),
+        _ => "it was not started, so there is nothing to compare".into(),
+    }
+}
+
+/// The instances of this name: one, or all of an item.
+fn instances(run: &Recorded, stage: &str) -> Vec<u32> {
     let fits = |i: &u32| {
         let inst = run.state.instance(*i);
-        inst.name == stage || run.plan.items[inst.item as usize].name == stage
+        inst.is_called(stage) || run.plan.items[inst.item as usize].name == stage
     };
-    let found: Vec<u32> = (0..run.plan.instances.len() as u32).filter(fits).collect();
-    if found.is_empty() {
-        let names: Vec<&str> = run.plan.items.iter().map(|i| i.name.as_str()).collect();
-        return Err(CommandError::input(format!("run {} has no stage `{stage}`", run.id))
-            .help(format!("its stages: {}", names.join(", "))));
-    }
-    Ok(found)
+    (0..run.plan.instances.len() as u32).filter(fits).collect()
 }
 
-/// The key of the stage of this name in the run to compare with.
-fn before(
-    ws: &Workspace,
-    args: &Why,
-    now: &Recorded,
-    name: &str,
-) -> Result<Option<(String, Digest)>, CommandError> {
-    let candidates: Vec<String> = match &args.against {
-        Some(prefix) => vec![runs::find(ws, Some(prefix))?.id],
-        None => ws.runs().into_iter().rev().map(|r| r.id).skip_while(|id| *id != now.id).skip(1).collect(),
+/// The stage in another run.
+struct Earlier {
+    run: Recorded,
+    instance: u32,
+    key: Digest,
+}
+
+/// The stage of this name in the run to compare with: the one that is named, else the last one before of
+/// the same pipeline, else the last one before of any.
+fn before(ws: &Workspace, args: &Why, now: &Recorded, name: &str) -> Result<Option<Earlier>, CommandError> {
+    let of = |run: Recorded| {
+        let instance = u32::try_from(run.plan.instances.iter().position(|i| i.name == name)?).ok()?;
+        let key = run.state.key(instance)?;
+        Some(Earlier { run, instance, key })
     };
-    for id in candidates {
-        let run = runs::read(ws, &id)?;
-        let found = run.plan.instances.iter().position(|i| i.name == name);
-        if let Some(key) = found.and_then(|i| run.state.key(i as u32)) {
-            return Ok(Some((id, key)));
+    if let Some(prefix) = &args.against {
+        return Ok(of(runs::read(ws, &runs::find(ws, Some(prefix))?.id)?));
+    }
+    let infos = ws.runs().into_iter().rev().skip_while(|r| r.id != now.id).skip(1);
+    let mut other = None;
+    for earlier in runs::readable(ws, infos).filter_map(of) {
+        if pipeline(&earlier.run) == pipeline(now) {
+            return Ok(Some(earlier));
         }
+        other.get_or_insert(earlier);
     }
-    Ok(None)
+    Ok(other)
 }
 
-fn differences(ws: &Workspace, run: &str, before: &Digest, after: &Digest) {
+/// The pipeline file of a run. A schedule's run is one of its file.
+fn pipeline(run: &Recorded) -> PathBuf {
+    let file = run.pipeline.split(" (").next().unwrap_or(&run.pipeline);
+    run.source_dir.join(file).components().collect()
+}
+
+fn compare(
+    ws: &Workspace,
+    now: &Recorded,
+    i: u32,
+    earlier: &Earlier,
+    key: &Digest,
+) -> Result<(), CommandError> {
+    let run = &earlier.run;
+    let of = if pipeline(run) == pipeline(now) {
+        String::new()
+    } else {
+        format!(" of another pipeline, {}", run.pipeline)
+    };
+    if earlier.key == *key {
+        let why = match now.state.status(i) {
+            Status::Done(d) if !d.is_cached() => "; its result was no longer in the cache",
+            _ => "",
+        };
+        return Ok(outln!("  nothing changed since run {}{of}{why}", run.id)?);
+    }
     let preimage = |key: &Digest| -> Option<KeyPreimage> {
         ws.cache().preimage(key).and_then(|json| serde_json::from_str(&json).ok())
     };
-    match (preimage(before), preimage(after)) {
+    match (preimage(&earlier.key), preimage(key)) {
         (Some(before), Some(after)) => {
-            println!("  changed since run {run}:");
+            outln!("  changed since run {}{of}:", run.id)?;
+            let args = &now.plan.instances[i as usize].args;
+            let before_args = &run.plan.instances[earlier.instance as usize].args;
             for d in after.since(&before) {
-                let show = |v: &Option<serde_json::Value>| v.as_ref().map_or("(nothing)".into(), shorten);
-                println!("    {}\n      was {}\n      is  {}", d.what, show(&d.before), show(&d.after));
+                for line in changes::lines(ws, &now.plan, args, before_args, &d) {
+                    outln!("    {line}")?;
+                }
             }
+            Ok(())
         }
-        _ => println!(
-            "  its key changed since run {run}; the cache no longer holds what the old key stands for"
-        ),
+        _ => Ok(outln!(
+            "  changed since run {}{of}; the cache no longer has the arguments of that run",
+            run.id
+        )?),
     }
-}
-
-/// JSON for people: digests and long texts are cut.
-fn shorten(value: &serde_json::Value) -> String {
-    let mut value = value.clone();
-    fn cut(v: &mut serde_json::Value) {
-        match v {
-            serde_json::Value::String(s) if s.chars().count() > 60 => {
-                *s = s.chars().take(12).chain("…".chars()).collect();
-            }
-            serde_json::Value::Array(a) => a.iter_mut().for_each(cut),
-            serde_json::Value::Object(o) => o.values_mut().for_each(cut),
-            _ => {}
-        }
-    }
-    cut(&mut value);
-    value.to_string()
 }

@@ -116,9 +116,19 @@ impl Conductor {
                 waiting.iter().map(|(i, _)| format!("`{}`", self.state.instance(*i).name)).collect();
             for (instance, why) in waiting {
                 let message = format!("{why}; waiting for it: {}", names.join(", "));
-                let url = self.options.address.as_deref().unwrap_or("URL");
-                let help =
-                    format!("on the device, run: headstart-device join {url} --name {device} --data FOLDER");
+                let help = match self.engine.hub.unmet_conditions(&self.id, instance, &device) {
+                    unmet if unmet.is_empty() => {
+                        let url = self.options.address.as_deref().unwrap_or("URL");
+                        format!(
+                            "on the device, run: headstart-device join {url} --name {device} --data FOLDER"
+                        )
+                    }
+                    unmet => format!(
+                        "the device reports conditions with `--holds {}`; `wait:` in the stage's settings says how \
+                         long it waits",
+                        unmet.join(",")
+                    ),
+                };
                 self.offered.remove(&instance);
                 self.engine.hub.withdraw_one(&self.id, instance);
                 // The runner is lost before it was found: retrying within this run would only wait

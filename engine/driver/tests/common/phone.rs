@@ -104,7 +104,7 @@ impl Phone {
             let ty = ArtifactType::of(&task.ty).expect("an artifact");
             let output = handle(ty, &format!("{} of {SECRET_TEXT}", task.name));
             let counters = BTreeMap::from([("rows_of_my_diary".to_owned(), 365)]);
-            let usage = Usage { seconds: 0.5, counters };
+            let usage = Usage { seconds: 0.5, counters, ..Usage::default() };
             let done = Outcome::Done { output, released, usage };
             assert_eq!(self.commit(task.fence, done).await.expect("taken"), Committed::Accepted);
         }

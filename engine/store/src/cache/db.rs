@@ -24,6 +24,8 @@ const SETTINGS: &[(&str, &str)] = &[
 pub enum Home {
     /// In the workspace's file.
     File,
+    /// In the workspace's file, which may only be read.
+    ReadOnly,
     /// In memory, because another process has the file open, or it cannot be used.
     Memory,
 }
@@ -60,7 +62,7 @@ impl Db {
         match Self::connect(None, None) {
             Ok(db) => Some(db),
             Err(why) => {
-                tracing::error!("DuckDB does not work here, so there is no cache at all: {why}");
+                tracing::warn!("DuckDB does not work here, so there is no cache at all: {why}");
                 None
             }
         }
@@ -71,6 +73,10 @@ impl Db {
         // told from damage only by its wording.
         let lock_path = path.with_file_name("cache.lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+        if lock.as_ref().is_err_and(|e| is_read_only(e)) && path.is_file() {
+            let text = path.to_str().ok_or("the path is not UTF-8, which DuckDB needs")?;
+            return Self::connect(Some(text), None);
+        }
         let lock = lock.map_err(|e| format!("cannot open {}: {e}", lock_path.display()))?;
         match FileExt::try_lock_exclusive(&lock) {
             Ok(true) => {}
@@ -92,14 +98,21 @@ impl Db {
     }
 
     fn connect(path: Option<&str>, lock: Option<File>) -> Result<Self, String> {
-        let database = RawDatabase::open(path, SETTINGS)?;
+        // A file without a lock is one that cannot be written.
+        let read_only = path.is_some() && lock.is_none();
+        let access: &[(&str, &str)] = if read_only { &[("access_mode", "READ_ONLY")] } else { &[] };
+        let database = RawDatabase::open(path, &[SETTINGS, access].concat())?;
         // SAFETY: all connections go into one `Db`, which drops them before the database.
         let (main, read, mut vectors) =
             unsafe { (database.connect()?, database.connect()?, database.connect_raw()?) };
         prepare(&main).map_err(|e| e.to_string())?;
         read.execute_batch(schema::WANTED).map_err(|e| e.to_string())?;
         vectors.execute(schema::VECTOR_STAGING)?;
-        let home = if path.is_some() { Home::File } else { Home::Memory };
+        let home = match path {
+            Some(_) if read_only => Home::ReadOnly,
+            Some(_) => Home::File,
+            None => Home::Memory,
+        };
         Ok(Self {
             read: Mutex::new(read),
             write: Mutex::new(WriteSide { main, vectors }),
@@ -116,6 +129,11 @@ impl Db {
     pub(crate) fn write(&self) -> MutexGuard<'_, WriteSide> {
         self.write.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a file cannot be written where it is.
+fn is_read_only(e: &std::io::Error) -> bool {
+    matches!(e.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
 }
 
 fn prepare(main: &Connection) -> Result<(), String> {

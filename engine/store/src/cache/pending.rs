@@ -166,7 +166,7 @@ impl Shared {
             state.busy = true;
             drop(state);
             self.changed.notify_all();
-            if let Some(db) = self.db()
+            if let Some(db) = self.db().filter(|db| db.home != db::Home::ReadOnly)
                 && let Err(why) = super::index::write(db, &batch)
             {
                 self.complain("write", &why);

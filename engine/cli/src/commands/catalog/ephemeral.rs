@@ -43,6 +43,9 @@ impl RowCache for ReadOnly<'_> {
 
 impl<'a> EphemeralContext<'a> {
     /// A context over a workspace, for a stage that computes with `numerics`.
+    ///
+    /// # Errors
+    /// If there is no room for its files.
     pub fn new(ws: &'a Workspace, numerics: Option<Numerics>) -> Result<Self, CommandError> {
         let rows = ReadOnly(NumericRows::new(ws.cache(), numerics));
         Ok(Self { scratch: ws.scratch("catalog")?, rows, ws, own: Mutex::default() })

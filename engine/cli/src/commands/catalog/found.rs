@@ -1,5 +1,7 @@
 //! The catalog of a run, and what in that run it was made from.
 
+use headstart_console::color::{Ink, paint};
+use headstart_console::{errln, suggest};
 use headstart_core::event::{Event, EventKind};
 use headstart_core::prepare::output_value;
 use headstart_core::state::Status;
@@ -27,19 +29,36 @@ pub struct Found<'r> {
     pub pllms: Vec<PllmAbout>,
 }
 
-/// The given run, or the latest one that has a public catalog.
+/// The given run, or the latest one with a public catalog that can be read.
+///
+/// # Errors
+/// If there is none.
 pub fn run_with_catalog(ws: &Workspace, prefix: Option<&str>) -> Result<Recorded, CommandError> {
-    let ids: Vec<String> = match prefix {
-        Some(p) => vec![runs::find(ws, Some(p))?.id],
-        None => ws.runs().into_iter().rev().map(|r| r.id).collect(),
-    };
-    for id in ids {
-        let run = runs::read(ws, &id)?;
-        if catalog_of(&run).is_some() {
-            return Ok(run);
-        }
+    if let Some(prefix) = prefix {
+        let run = runs::read(ws, &runs::find(ws, Some(prefix))?.id)?;
+        return match catalog_of(&run) {
+            Some(_) => Ok(run),
+            None => Err(CommandError::input(format!("run {} has no public catalog", run.id))),
+        };
     }
-    Err(CommandError::input("there is no run with a public catalog").help("headstart run FILE makes one"))
+    let mut first = None;
+    for run in runs::readable(ws, ws.runs().into_iter().rev()).filter(|r| catalog_of(r).is_some()) {
+        let why = match Found::of(ws, &run) {
+            Ok(Some(_)) => return Ok(run),
+            Ok(None) => gone(&run),
+            Err(e) => e,
+        };
+        errln!("{}: the catalog of run {}: {}", paint(Ink::Warning, "warning"), run.id, why.message());
+        first.get_or_insert(why);
+    }
+    let none = || CommandError::input("no run has a public catalog").help("`headstart run FILE` makes one");
+    Err(first.unwrap_or_else(none))
+}
+
+/// What is said where the catalog of a run is no longer in the workspace.
+pub fn gone(run: &Recorded) -> CommandError {
+    CommandError::input(format!("the catalog of run {} is no longer in the workspace", run.id))
+        .help("run the pipeline again")
 }
 
 impl<'r> Found<'r> {
@@ -59,9 +78,9 @@ impl<'r> Found<'r> {
 
     /// What is said when there is no pLLM of a name.
     pub fn unknown(&self, name: &str) -> CommandError {
-        let names: Vec<&str> = self.pllms.iter().map(|p| p.name.as_str()).collect();
+        let names = self.pllms.iter().map(|p| p.name.as_str());
         CommandError::input(format!("the catalog has no pLLM `{name}`"))
-            .help(format!("it has {}", names.join(", ")))
+            .help(suggest::help(name, "it has", names))
     }
 
     /// The instance that made a public artifact in this run.

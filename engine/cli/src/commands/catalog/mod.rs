@@ -5,7 +5,7 @@
 //! - [`show`]: one pLLM. [`nearest`]: what is near to a pLLM or to a person's texts.
 //! - [`samples`]: answers in which a pLLM shows its style.
 //! - [`training`]: how a pLLM was trained, and what starting from it should save.
-//! - [`context`]: lets a stage run outside of a run.
+//! - [`ephemeral`]: lets a stage run outside of a run.
 
 mod ephemeral;
 pub mod found;
@@ -14,6 +14,7 @@ pub mod samples;
 mod show;
 mod training;
 
+use headstart_console::{OutputError, outln};
 use headstart_explain::words::Coefficient;
 use headstart_store::Workspace;
 
@@ -22,10 +23,12 @@ use crate::exit::CommandError;
 use found::Found;
 
 /// Runs the command.
+///
+/// # Errors
+/// If no run has a catalog that can be read.
 pub fn run(ws: &Workspace, args: &Catalog) -> Result<(), CommandError> {
     let run = found::run_with_catalog(ws, args.run.as_deref())?;
-    let found = Found::of(ws, &run)?
-        .ok_or_else(|| CommandError::input(format!("the catalog of run {} is no longer here", run.id)))?;
+    let found = Found::of(ws, &run)?.ok_or_else(|| found::gone(&run))?;
     match &args.command {
         None => list(&found, args.format),
         Some(CatalogCommand::Show { name }) => show::run(ws, &found, name, args.format),
@@ -38,12 +41,12 @@ pub fn run(ws: &Workspace, args: &Catalog) -> Result<(), CommandError> {
 fn list(found: &Found<'_>, format: Format) -> Result<(), CommandError> {
     let pllms = &found.pllms;
     if format == Format::Json {
-        println!("{}", serde_json::json!(pllms));
+        outln!("{}", serde_json::json!(pllms))?;
         return Ok(());
     }
     let longest = pllms.iter().map(|p| p.name.chars().count()).max().unwrap_or(0);
     for p in pllms {
-        println!("{:<longest$}  {}", p.name, in_a_line(&p.words));
+        outln!("{:<longest$}  {}", p.name, in_a_line(&p.words))?;
     }
     Ok(())
 }
@@ -65,7 +68,7 @@ const BAR: usize = 28;
 
 /// Prints words with bars: solid up to the lower end of the interval, then lighter up to the
 /// coefficient, then a dotted line up to the upper end.
-fn print_words(words: &[Coefficient], explained: f64) {
+fn print_words(words: &[Coefficient], explained: f64) -> Result<(), OutputError> {
     let top = words.iter().map(|w| w.low.abs().max(w.high.abs())).fold(f64::MIN_POSITIVE, f64::max);
     let columns = |x: f64| (x.max(0.0) / top * BAR as f64).round() as usize;
     for w in words {
@@ -74,11 +77,11 @@ fn print_words(words: &[Coefficient], explained: f64) {
         let (near, at, far) = (columns(near), columns(w.coefficient.abs()), columns(far));
         let bar =
             "█".repeat(near) + &"▒".repeat(at.saturating_sub(near)) + &"·".repeat(far.saturating_sub(at));
-        println!("  {:<18} {:>5.2}  [{:.2}, {:.2}]  {bar}", said(w), w.coefficient.abs(), w.low, w.high);
+        outln!("  {:<18} {:>5.2}  [{:.2}, {:.2}]  {bar}", said(w), w.coefficient.abs(), w.low, w.high)?;
     }
     let percent = explained * 100.0;
-    println!(
+    outln!(
         "  These words explain {percent:.0} % of the difference; {:.0} % stays unexplained.",
         100.0 - percent
-    );
+    )
 }

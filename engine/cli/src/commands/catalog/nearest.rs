@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use headstart_console::{OutputError, outln, suggest};
 use headstart_explain::divergence::Divergence;
 use headstart_explain::words::Explanation;
 use headstart_protocol::expr::Value;
 use headstart_protocol::rows::{ROWS_FILE, Row, from_jsonl, to_jsonl};
 use headstart_protocol::stage::Context;
+use headstart_protocol::text::counted;
 use headstart_protocol::{Args, ArtifactRef, Output, Type};
 use headstart_runner::{Call, StageRegistry};
 use headstart_select::decide::User;
@@ -34,35 +36,34 @@ pub fn run(
     format: Format,
 ) -> Result<(), CommandError> {
     if let Some(place) = found.place(what) {
-        to_pllm(found, place, count, format);
-        return Ok(());
+        return Ok(to_pllm(found, place, count, format)?);
     }
     let path = Path::new(what);
     if !path.is_file() {
-        let names: Vec<&str> = found.pllms.iter().map(|p| p.name.as_str()).collect();
+        let names = found.pllms.iter().map(|p| p.name.as_str());
         return Err(CommandError::input(format!("`{what}` is neither a pLLM of the catalog nor a file"))
-            .help(format!("the catalog has {}", names.join(", "))));
+            .help(suggest::help(what, "the catalog has", names)));
     }
     to_texts(ws, found, path, count, format)
 }
 
-fn to_pllm(found: &Found<'_>, place: usize, count: usize, format: Format) {
+fn to_pllm(found: &Found<'_>, place: usize, count: usize, format: Format) -> Result<(), OutputError> {
     let near: Vec<(usize, f64)> = found.catalog.neighbours(place).into_iter().take(count).collect();
     if format == Format::Json {
         let list: Vec<_> =
             near.iter().map(|&(i, d)| json!({ "name": found.about(i).name, "distance": d })).collect();
-        println!("{}", json!({ "name": found.about(place).name, "nearest": list }));
-        return;
+        return outln!("{}", json!({ "name": found.about(place).name, "nearest": list }));
     }
-    println!("{}  {}", found.about(place).name, super::in_a_line(&found.about(place).words));
-    println!("\n  Nearest, by distance in standard deviations:");
+    outln!("{}  {}", found.about(place).name, super::in_a_line(&found.about(place).words))?;
+    outln!("\n  Nearest, by distance in standard deviations:")?;
     for (i, distance) in near {
-        println!(
+        outln!(
             "  {distance:>7.2}  {:<34}  {}",
             found.about(i).name,
             super::in_a_line(&found.about(i).words)
-        );
+        )?;
     }
+    Ok(())
 }
 
 /// Embeds the texts in the catalog's space and ranks the pLLMs.
@@ -94,18 +95,18 @@ fn to_texts(
     if format == Format::Json {
         let one = |r: &headstart_select::nearest::Ranked| json!({ "name": found.about(r.index).name, "distance": r.distance, "strength": r.strength });
         let list: Vec<_> = near.iter().take(count).map(one).collect();
-        println!(
+        outln!(
             "{}",
             json!({
                 "texts": rows.len(), "style": style, "nearest": list, "by_chance": by_chance,
                 "forecast": forecast.map(|f| f.value()),
             })
-        );
+        )?;
         return Ok(());
     }
-    print(found, &rows, &style, &near[..near.len().min(count)], by_chance);
+    print(found, &rows, &style, &near[..near.len().min(count)], by_chance)?;
     if let Some(words) = forecast.as_ref().and_then(Forecast::words) {
-        println!("\n  Starting from {}: {words}.", found.about(near[0].index).name);
+        outln!("\n  Starting from {}: {words}.", found.about(near[0].index).name)?;
     }
     Ok(())
 }
@@ -116,25 +117,26 @@ fn print(
     style: &Explanation,
     near: &[headstart_select::nearest::Ranked],
     by_chance: bool,
-) {
-    println!("{} texts\n", rows.len());
-    super::print_words(&style.words, style.explained);
-    println!("\n  Nearest, by distance in standard deviations, and how much of its style the texts show:");
+) -> Result<(), OutputError> {
+    outln!("{}\n", counted(rows.len() as u64, "text"))?;
+    super::print_words(&style.words, style.explained)?;
+    outln!("\n  Nearest, by distance in standard deviations, and how much of its style the texts show:")?;
     for r in near {
         let about = found.about(r.index);
-        println!(
+        outln!(
             "  {:>7.2}  {:>3.0} %  {:<34}  {}",
             r.distance,
             r.strength * 100.0,
             about.name,
             super::in_a_line(&about.words)
-        );
+        )?;
     }
     if by_chance {
-        println!(
+        outln!(
             "\n  None is nearer than chance would have it: these texts show none of the catalog's styles."
-        );
+        )?;
     }
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Vec<Row>, CommandError> {

@@ -1,5 +1,6 @@
 //! `headstart catalog show`: one pLLM's style, with examples and where it comes from.
 
+use headstart_console::{OutputError, outln};
 use headstart_protocol::expr::Value;
 use headstart_protocol::{ArtifactRef, Digest};
 use headstart_store::Workspace;
@@ -9,6 +10,7 @@ use super::found::Found;
 use super::samples::samples;
 use super::training::Training;
 use crate::args::Format;
+use crate::commands::runs::time;
 use crate::exit::CommandError;
 
 /// Characters of an answer that are shown to people.
@@ -31,31 +33,30 @@ pub fn run(ws: &Workspace, found: &Found<'_>, name: &str, format: Format) -> Res
             .map(|s| json!({ "prompt": s.prompt, "answer": s.answer, "base": s.reference }))
             .collect();
         let (metrics, forecast) = training.json();
-        println!(
+        outln!(
             "{}",
             json!({
                 "name": name, "words": about.words, "explained": about.explained,
                 "strength": about.strength, "samples": samples, "training": metrics, "forecast": forecast,
                 "provenance": provenance.json(),
             })
-        );
+        )?;
         return Ok(());
     }
-    println!("{name}");
-    println!("  {:.1} standard deviations from its base, over {} prompts\n", about.strength, about.n);
-    super::print_words(&about.words, about.explained);
+    outln!("{name}")?;
+    outln!("  {:.1} standard deviations from its base, over {} prompts\n", about.strength, about.n)?;
+    super::print_words(&about.words, about.explained)?;
     if !samples.is_empty() {
-        println!("\n  Where it shows its style most, beside its base:");
+        outln!("\n  Where it shows its style most, beside its base:")?;
     }
     for s in &samples {
-        println!("\n  {}", s.prompt.trim());
-        println!("    it    {}", indented(&s.answer));
-        println!("    base  {}", indented(&s.reference));
+        outln!("\n  {}", s.prompt.trim())?;
+        outln!("    it    {}", indented(&s.answer))?;
+        outln!("    base  {}", indented(&s.reference))?;
     }
-    println!();
-    training.print();
-    provenance.print();
-    Ok(())
+    outln!()?;
+    training.print()?;
+    Ok(provenance.print()?)
 }
 
 /// A text as a block under its first line, cut where it is long.
@@ -159,33 +160,27 @@ impl Provenance {
         })
     }
 
-    fn print(&self) {
+    fn print(&self) -> Result<(), OutputError> {
         let n = |key: &str| self.about[key].as_u64().unwrap_or(0);
         let word = |key: &str| self.about[key].as_str().unwrap_or("?").to_owned();
         let short = |key: &str| word(key).chars().take(12).collect::<String>();
-        println!("  base      {}", self.base.text());
-        println!("  pLLM      {}", self.pllm.text());
-        println!("  probes    {} prompts  {}", n("n"), self.probes.text());
-        println!(
+        outln!("  base      {}", self.base.text())?;
+        outln!("  pLLM      {}", self.pllm.text())?;
+        outln!("  probes    {} prompts  {}", n("n"), self.probes.text())?;
+        outln!(
             "  space     {}, {} components and {} features  {}",
             word("kind"),
             n("components"),
             n("features"),
             self.space.text()
-        );
-        println!(
+        )?;
+        outln!(
             "  lexicon   {} words in {} dimensions, version {}; method {}",
             n("words"),
             n("dimensions"),
             short("lexicon"),
             word("method")
-        );
-        println!("  run       {}  {}", self.run, self.made);
+        )?;
+        outln!("  run       {}  {}", self.run, self.made)
     }
-}
-
-/// Unix milliseconds, for people.
-fn time(ms: u64) -> String {
-    let stamp = jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap_or(0)).unwrap_or_default();
-    stamp.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }

@@ -1,5 +1,7 @@
 //! How a pLLM was trained, and what that lets expect of it. Both are said without its weights.
 
+use headstart_console::{OutputError, outln};
+use headstart_protocol::text::{bytes, counted};
 use headstart_protocol::{Digest, Manifest};
 use headstart_select::forecast::{Forecast, Range};
 use headstart_store::Workspace;
@@ -39,32 +41,36 @@ impl Training {
     }
 
     /// Two lines for people.
-    pub fn print(&self) {
+    ///
+    /// # Errors
+    /// If standard output cannot be written.
+    pub fn print(&self) -> Result<(), OutputError> {
         let x = |name: &str| self.metrics.get(name).and_then(Value::as_f64);
         match (x("steps"), x("start_loss"), x("loss")) {
             (Some(steps), Some(start), Some(end)) => {
-                println!("  training  {steps:.0} steps; held-back loss {start:.3} → {end:.3} nats a token");
+                outln!("  training  {steps:.0} steps; held-back loss {start:.3} → {end:.3} nats a token")?;
             }
-            (Some(steps), ..) => println!("  training  {steps:.0} steps"),
-            _ => println!("  training  not known: its folder has no training.json, which `finetune` writes"),
+            (Some(steps), ..) => outln!("  training  {steps:.0} steps")?,
+            _ => outln!("  training  not known: its folder has no training.json (`finetune` writes one)")?,
         }
         match &self.halfway {
-            Some(f) => println!(
-                "  forecast  a user whom it brings halfway is saved {:.0} % of the steps ({:.0} of {:.0}, {:.0} to \
-                 {:.0} by {} trainings with {}); its weights are {:.1} MB",
+            Some(f) => outln!(
+                "  forecast  a user whom it brings halfway needs {:.0} % fewer steps ({:.0} of {:.0}; 95 %: {:.0}–{:.0}, \
+                 from {} with {}); downloads {}",
                 f.share[1] * 100.0,
                 f.saved[1],
                 f.scratch[1],
                 f.saved[0],
                 f.saved[2],
-                self.trainings,
+                counted(self.trainings as u64, "training"),
                 f.unit,
-                f.bytes as f64 / 1e6
-            ),
-            None => {
-                println!("  forecast  not known: too few of the catalog's pLLMs say how they were trained")
-            }
+                bytes(f.bytes)
+            )?,
+            None => outln!(
+                "  forecast  not known: too few of the catalog's pLLMs have a record of their training"
+            )?,
         }
+        Ok(())
     }
 }
 

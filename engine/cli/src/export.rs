@@ -1,0 +1,200 @@
+//! The outputs of a run as files, and as JSON.
+
+use std::path::{Path, PathBuf};
+
+use headstart_driver::{RunOutput, RunResult};
+use headstart_protocol::expr::Value;
+use headstart_protocol::text::{FileNames, bytes, counted};
+use headstart_protocol::{ArtifactRef, Manifest, Type};
+use headstart_store::Workspace;
+use serde_json::{Map, Value as Json, json};
+
+use crate::exit::CommandError;
+
+/// Name of the file that holds a value without a name of its own.
+const VALUE: &str = "value.json";
+
+/// Writes every output below `out`: a folder for each, with the artifact's files, and for Metrics and a
+/// Selection the value as JSON; for a list a folder for each element. Gives a line for each output that
+/// says what was written.
+///
+/// # Errors
+/// If something cannot be written, or a file is no longer in the workspace.
+pub fn write(ws: &Workspace, outputs: &[RunOutput], out: &Path) -> Result<Vec<String>, CommandError> {
+    let mut names = FileNames::default();
+    let mut lines = Vec::new();
+    for output in outputs {
+        let dir = out.join(names.name(&output.name));
+        let mut writer = Writer { ws, files: 0, bytes: 0 };
+        let said = match &output.value {
+            None | Some(Value::Absent) => "nothing: it was skipped".to_owned(),
+            Some(value) => {
+                writer.value(value, &dir)?;
+                format!("{}, {}", counted(writer.files, "file"), bytes(writer.bytes))
+            }
+        };
+        let dir = dir.display();
+        lines.push(if writer.files > 0 {
+            format!("wrote {dir} ({said})")
+        } else {
+            format!("wrote no {dir}: {said}")
+        });
+    }
+    Ok(lines)
+}
+
+struct Writer<'a> {
+    ws: &'a Workspace,
+    files: u64,
+    bytes: u64,
+}
+
+impl Writer<'_> {
+    fn value(&mut self, value: &Value, dir: &Path) -> Result<(), CommandError> {
+        match value {
+            Value::Artifact(a) => self.artifact(a, dir),
+            Value::List(items) => {
+                let mut names = FileNames::default();
+                for (key, item) in items {
+                    self.value(item, &dir.join(names.name(key)))?;
+                }
+                // Which folder is which element, where a key cannot be a name.
+                let keys: Map<String, Json> = keys(items).into_iter().map(|(n, k)| (n, k.into())).collect();
+                let changed = keys.iter().any(|(name, key)| key != name);
+                if changed || items.is_empty() {
+                    self.json(&Json::Object(keys), &dir.join("keys.json"))
+                } else {
+                    Ok(())
+                }
+            }
+            Value::Absent => self.json(&Json::Null, &dir.join(VALUE)),
+            other => {
+                let json = value_json(self.ws, other)?;
+                self.json(&json, &dir.join(VALUE))
+            }
+        }
+    }
+
+    fn artifact(&mut self, a: &ArtifactRef, dir: &Path) -> Result<(), CommandError> {
+        if a.private_to.is_some() {
+            return Ok(());
+        }
+        let manifest = manifest(self.ws, a)?;
+        for (name, file) in &manifest.files {
+            let to = dir.join(name);
+            let from = self.ws.blobs().path(&file.digest).ok_or_else(|| {
+                CommandError::failed(format!(
+                    "file {name} of artifact {} is gone from the workspace",
+                    a.id.short()
+                ))
+                .help("run the pipeline again: it is made again")
+            })?;
+            make_folder(&to)?;
+            // A file of an earlier export may be read-only, as contents of the workspace are.
+            let _ = std::fs::remove_file(&to);
+            std::fs::copy(&from, &to).map_err(|e| wrong(&to, &e))?;
+            make_writable(&to)?;
+            self.files += 1;
+            self.bytes += file.size;
+        }
+        let name = match manifest.ty {
+            Type::Metrics => "metrics.json",
+            Type::Selection => "selection.json",
+            // Their files say everything.
+            _ if !manifest.files.is_empty() => return Ok(()),
+            _ => VALUE,
+        };
+        if manifest.files.contains_key(name) { Ok(()) } else { self.json(&manifest.value, &dir.join(name)) }
+    }
+
+    fn json(&mut self, value: &Json, to: &Path) -> Result<(), CommandError> {
+        make_folder(to)?;
+        let text = format!("{value:#}\n");
+        std::fs::write(to, &text).map_err(|e| wrong(to, &e))?;
+        self.files += 1;
+        self.bytes += text.len() as u64;
+        Ok(())
+    }
+}
+
+/// Keys of a list by the names of their folders.
+fn keys(items: &[(String, Value)]) -> Vec<(String, String)> {
+    let mut names = FileNames::default();
+    items.iter().map(|(key, _)| (names.name(key), key.clone())).collect()
+}
+
+fn manifest(ws: &Workspace, a: &ArtifactRef) -> Result<Manifest, CommandError> {
+    ws.artifacts().manifest(&a.id)?.ok_or_else(|| {
+        CommandError::failed(format!("artifact {} is gone from the workspace", a.id.short()))
+            .help("run the pipeline again: it is made again")
+    })
+}
+
+fn make_folder(file: &Path) -> Result<(), CommandError> {
+    let folder = file.parent().map_or_else(PathBuf::new, Path::to_owned);
+    std::fs::create_dir_all(&folder).map_err(|e| wrong(&folder, &e))
+}
+
+fn make_writable(file: &Path) -> Result<(), CommandError> {
+    let mut permissions = std::fs::metadata(file).map_err(|e| wrong(file, &e))?.permissions();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        permissions.set_mode(permissions.mode() | 0o600);
+    }
+    #[cfg(not(unix))]
+    permissions.set_readonly(false);
+    std::fs::set_permissions(file, permissions).map_err(|e| wrong(file, &e))
+}
+
+fn wrong(path: &Path, e: &std::io::Error) -> CommandError {
+    CommandError::input(format!("cannot write {}: {e}", path.display()))
+}
+
+/// A run's outputs for programs.
+///
+/// # Errors
+/// If an artifact cannot be read.
+pub fn json(ws: &Workspace, result: &RunResult) -> Result<Json, CommandError> {
+    let mut outputs = Map::new();
+    for output in &result.outputs {
+        let value = output.value.as_ref().map(|v| value_json(ws, v)).transpose()?;
+        outputs.insert(output.name.clone(), value.unwrap_or_default());
+    }
+    let failures: Vec<_> = result
+        .failures
+        .iter()
+        .map(|f| json!({ "name": f.name, "message": f.failure.message, "help": f.failure.help }))
+        .collect();
+    Ok(json!({
+        "run": result.run, "outcome": result.outcome, "seconds": result.seconds, "outputs": outputs,
+        "failures": failures,
+    }))
+}
+
+fn value_json(ws: &Workspace, value: &Value) -> Result<Json, CommandError> {
+    Ok(match value {
+        Value::Absent => Json::Null,
+        Value::Bool(b) => (*b).into(),
+        Value::Int(i) => (*i).into(),
+        Value::Float(x) => (*x).into(),
+        Value::Text(t) | Value::Path(t) => t.clone().into(),
+        Value::Duration(n) | Value::Bytes(n) => (*n).into(),
+        Value::Json(j) => j.clone(),
+        Value::List(items) => {
+            let mut map = Map::new();
+            for (key, item) in items {
+                map.insert(key.clone(), value_json(ws, item)?);
+            }
+            map.into()
+        }
+        Value::Artifact(a) => {
+            let manifest = ws.artifacts().manifest(&a.id)?;
+            json!({ "artifact": a.id, "value": manifest.map(|m| m.value) })
+        }
+        Value::Mix(terms) => {
+            terms.iter().map(|t| (t.name.clone(), t.weight.into())).collect::<Map<_, _>>().into()
+        }
+        Value::Condition(_) => value.describe().into(),
+    })
+}
