@@ -14,7 +14,7 @@ pub fn create_dir(path: &Path) -> Result<(), ContentError> {
     fs::create_dir_all(path).map_err(ContentError::io("create", path))
 }
 
-/// Creates a folder and its parents, and lets nobody but its owner into it.
+/// Creates a folder and its parents, readable by its owner only.
 ///
 /// # Errors
 /// [`ContentError::Io`].
@@ -148,7 +148,7 @@ pub fn sync_file(path: &Path) -> Result<(), ContentError> {
 pub enum Mode {
     /// The owner reads and writes, others read.
     Normal,
-    /// Everybody reads, nobody writes: content named by its digest.
+    /// Read only, for all: content named by its digest.
     ReadOnly,
     /// Only the owner reads: secrets.
     Secret,

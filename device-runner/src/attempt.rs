@@ -149,7 +149,7 @@ impl Attempt {
         let (outcome, manifests, uploads) = match result {
             Ok(mut made) => {
                 if !superseded {
-                    entry.ended = if made.absent { Ended::Absent } else { Ended::Done };
+                    entry.ended = if made.absent { Ended::Skipped } else { Ended::Succeeded };
                 }
                 if let Outcome::Done { output, released, usage } = &mut made.outcome {
                     entry.artifact = Some(output.id);

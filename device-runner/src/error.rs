@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use headstart_console::exit;
 use headstart_content::ContentError;
 
-/// Why the device runner cannot go on.
+/// Why the device runner stops.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// Something that the caller gave is wrong.

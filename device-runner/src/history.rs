@@ -45,10 +45,12 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
-    /// It made its output.
-    Done,
-    /// Its `when` was false.
-    Absent,
+    /// It made its output. `done` in version 0.1.
+    #[serde(alias = "done")]
+    Succeeded,
+    /// Its `when` was false. `absent` in version 0.1.
+    #[serde(alias = "absent")]
+    Skipped,
     /// It failed.
     Failed,
     /// Another attempt took over.
@@ -72,4 +74,19 @@ pub fn append(at: &Path, entry: &Entry) -> Result<(), DeviceError> {
 /// [`DeviceError::State`]; a missing file is empty.
 pub fn read(at: &Path) -> Result<Vec<Entry>, DeviceError> {
     read_lines(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_version_0_1_are_read() {
+        let read = |word: &str| serde_json::from_str::<Ended>(&format!("{word:?}")).expect("a word");
+        assert_eq!(["done", "absent"].map(read), [Ended::Succeeded, Ended::Skipped]);
+        for now in [Ended::Succeeded, Ended::Skipped, Ended::Failed, Ended::Superseded] {
+            let text = serde_json::to_string(&now).expect("a word");
+            assert_eq!(serde_json::from_str::<Ended>(&text).expect("own text"), now);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! that stays here.
 //!
 //! The device trusts the engine with nothing but public work. It pins the engine's key and checks
-//! every task's signature; it decides by itself what is private; it lets out only what a signed
+//! every task's signature; it decides by itself what is private; it releases only what a signed
 //! task releases, what the type allows and what its owner permits; and it keeps a journal of every
 //! message that left, which `headstart-device show --sent` prints.
 //!

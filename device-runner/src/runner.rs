@@ -47,7 +47,7 @@ pub struct Options {
     pub until: Until,
     /// Conditions that its owner vouches for: `charging`, `unmetered`, `idle`.
     pub holds: Vec<String>,
-    /// What its owner lets out.
+    /// What its owner allows pipelines to release.
     pub allowed: Allowed,
     /// The folder with the programs of custom stages that it may run; none, if not given.
     pub stages: Option<PathBuf>,
@@ -311,7 +311,8 @@ impl Runner {
             (None, history::Ended::Superseded) => tracing::info!("{}: superseded", entry.name),
             (None, _) => {
                 self.summary.done += 1;
-                tracing::info!("{}: done in {:.1} s", entry.name, entry.seconds);
+                let word = if entry.private { "delivered" } else { "succeeded" };
+                tracing::info!("{}: {word} in {:.1} s", entry.name, entry.seconds);
             }
         }
         // The outcome first: without it the history would tell of what never counted.

@@ -130,7 +130,7 @@ fn newest(entries: Vec<Entry>, store: &Store, run: Option<&str>) -> Vec<Known> {
 /// What became of an attempt's result, and whether any of it left.
 fn fate(Known { entry: e, manifest }: &Known) -> (bool, String) {
     match e.ended {
-        Ended::Absent => (false, "skipped; the engine cannot tell".to_owned()),
+        Ended::Skipped => (false, "skipped; the engine cannot tell".to_owned()),
         Ended::Failed => (false, "failed".to_owned()),
         _ if !e.private => (true, "made from public data only; sent whole".to_owned()),
         _ if !e.released.is_empty() => {

@@ -354,8 +354,8 @@ async fn an_absent_value_looks_like_any_other_from_outside() {
     one(&engine, &place, Allowed::NONE, either(5, &present_ref)).await;
     let entries = history::read(&place.state().join("history.jsonl")).expect("a history");
     let ended: Vec<_> = entries.iter().rev().take(4).map(|e| e.ended).collect();
-    use history::Ended::{Absent, Done};
-    assert_eq!(ended, [Done, Done, Done, Absent]);
+    use history::Ended::{Skipped, Succeeded};
+    assert_eq!(ended, [Succeeded, Succeeded, Succeeded, Skipped]);
     let weights = |back: usize| {
         let handle = entries[entries.len() - back].artifact.expect("a handle").to_string();
         let at = place.state().join("private").join(handle).join("files/adapter_model.safetensors");

@@ -33,7 +33,7 @@ pub fn page(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
         seconds: k.entry.seconds,
         state: match k.entry.ended {
             Ended::Failed => StageState::Failed,
-            Ended::Absent => StageState::Skipped,
+            Ended::Skipped => StageState::Skipped,
             _ => StageState::Succeeded,
         },
     });

@@ -48,7 +48,7 @@ pub enum EventKind {
         /// Instances in the plan.
         instances: u32,
     },
-    /// The engine was started again and took the run up where its log ends.
+    /// The engine was started again and resumed the run where its log ends.
     RunResumed {},
     /// A device announced itself while the run was waiting or running.
     DeviceJoined {
@@ -169,7 +169,7 @@ pub enum EventKind {
         /// The instance.
         instance: u32,
     },
-    /// Somebody asked the run to stop.
+    /// The run was asked to stop.
     CancelRequested {},
     /// The run ended. The last event of a log.
     RunFinished {

@@ -14,7 +14,7 @@ use headstart_protocol::{ArtifactRef, Digest, Failure};
 use crate::event::{Event, ReleasedParts, RunOutcome};
 use crate::graph::Graph;
 
-/// Where an instance stands.
+/// The status of an instance.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Status {
     /// An input has no output yet.
@@ -147,12 +147,12 @@ pub enum ApplyError {
         /// The highest so far.
         last: u64,
     },
-    /// The instance stands elsewhere.
+    /// The instance has another status.
     #[error("instance {instance} is {status}, so it cannot be {event}")]
     WrongStatus {
         /// The instance.
         instance: u32,
-        /// Where it stands.
+        /// Its status.
         status: &'static str,
         /// What was to happen.
         event: &'static str,
@@ -290,12 +290,12 @@ impl RunState {
         &self.plan.instances[instance as usize]
     }
 
-    /// Where an instance stands.
+    /// The status of an instance.
     pub fn status(&self, instance: u32) -> &Status {
         &self.nodes[instance as usize].status
     }
 
-    /// Where all instances stand, in plan order.
+    /// The status of every instance, in plan order.
     pub fn statuses(&self) -> impl Iterator<Item = (u32, &Status)> {
         self.nodes.iter().enumerate().map(|(i, n)| (i as u32, &n.status))
     }
@@ -340,7 +340,7 @@ impl RunState {
         self.last_fence
     }
 
-    /// How many instances stand where.
+    /// How many instances have each status.
     pub fn counts(&self) -> Counts {
         self.counts
     }

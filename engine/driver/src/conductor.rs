@@ -5,8 +5,8 @@
 //! # Layout
 //! - this file: the loop, recording, the end.
 //! - `ready`: what becomes of an instance that is ready: skipped, found in the cache, queued, offered.
-//! - `attempts`: how attempts begin and end, on threads and devices.
-//! - `time`: leases, limits, retries, patience with devices.
+//! - `attempts`: how attempts start and end, on threads and devices.
+//! - `time`: leases, limits, retries, waits for devices.
 
 mod attempts;
 mod ready;
@@ -138,7 +138,7 @@ impl Conductor {
         if resumed {
             self.readopt();
         }
-        // Nobody listens who did not wait for it.
+        // The caller may have gone.
         let _ = self.readopted.send(());
         let outcome = loop {
             self.process_ready();
@@ -188,7 +188,7 @@ impl Conductor {
                 if !counts {
                     self.record(EventKind::Superseded { instance, fence });
                 }
-                // Whoever asked may have gone.
+                // The caller may have gone.
                 let _ = reply.send(counts);
             }
             Message::Commit { instance, fence, outcome, reply } => {

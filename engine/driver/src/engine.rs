@@ -27,7 +27,7 @@ use crate::preview::{self, Preview};
 use crate::run::{RunHandle, RunHeader, RunOptions};
 use crate::shared::{EngineOptions, Shared};
 
-/// Progress of a stage that no attempt went on with for so long is given up.
+/// Progress that no attempt has resumed for this long is deleted.
 const ABANDONED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// An engine over a workspace. Clones share everything.
@@ -96,6 +96,11 @@ impl Engine {
         &self.shared.ws
     }
 
+    /// Where it takes time and chance from.
+    pub fn env(&self) -> &Env {
+        &self.shared.env
+    }
+
     /// The devices.
     pub fn hub(&self) -> &Hub {
         &self.shared.hub
@@ -126,7 +131,7 @@ impl Engine {
         self.conduct(id, RunState::new(plan), first, log, options)
     }
 
-    /// Goes on with a run whose engine ended before it did. Of `options`, the address and the
+    /// Resumes a run whose engine ended before it did. Of `options`, the address and the
     /// patience with devices count; the rest is as the run was created.
     ///
     /// # Errors
@@ -195,7 +200,7 @@ impl Engine {
             .name(format!("run {id}"))
             .spawn(move || Conductor::new(parts).conduct(first))
             .map_err(EngineError::io("start a thread for", id))?;
-        // So that whoever serves devices from now on knows the attempts that they hold. The
+        // So that the server knows the attempts that devices hold before it serves them. The
         // conductor that ends before says so by dropping its end.
         let _ = up.recv();
         Ok(handle)

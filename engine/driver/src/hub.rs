@@ -404,7 +404,7 @@ impl Hub {
         self.inner.roster.numerics(device)
     }
 
-    /// How a device stands to an offer that waits for it.
+    /// Whether a device can take an offer that waits for it.
     pub(crate) fn presence(&self, run: &str, instance: u32, device: &str) -> Presence {
         self.leases().presence(run, instance, device)
     }

@@ -28,7 +28,7 @@ pub(crate) enum Message {
     Accepts { instance: u32, fence: u64, reply: oneshot::Sender<bool> },
     /// A device's checked outcome; the answer comes when it is on disk.
     Commit { instance: u32, fence: u64, outcome: Box<Outcome>, reply: oneshot::Sender<Committed> },
-    /// A device will not go on with an attempt.
+    /// A device has given up an attempt.
     LeaseLost { instance: u32, fence: u64 },
     /// A device joined.
     DeviceJoined { device: String, version: String },
@@ -67,7 +67,7 @@ pub(crate) struct Control {
     pub cancel: AtomicBool,
     /// The stage keeps its progress, which a commit makes worthless.
     pub keeps: AtomicBool,
-    /// Nobody waits any more, and another thread has taken the worker's place.
+    /// The attempt does not count any more; another thread has replaced the worker.
     pub abandoned: AtomicBool,
 }
 

@@ -55,7 +55,7 @@ impl RunOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
-    /// What does not depend on the failure goes on.
+    /// What does not depend on the failure still runs.
     KeepGoing,
     /// Nothing new is started; what runs is told to stop.
     Stop,
@@ -93,7 +93,7 @@ pub struct RunResult {
     pub outcome: RunOutcome,
     /// The pipeline's outputs, in its order.
     pub outputs: Vec<RunOutput>,
-    /// How many instances stand where.
+    /// How many instances have each status.
     pub counts: Counts,
     /// What failed for good, in plan order.
     pub failures: Vec<InstanceFailure>,
@@ -130,7 +130,7 @@ pub struct InstanceFailure {
 /// What the conductor leaves behind.
 pub(crate) type Ending = Result<Arc<RunResult>, Arc<EngineError>>;
 
-/// A run that goes on. Dropping it does not stop the run.
+/// A running run. Dropping the handle does not stop it.
 #[derive(Clone)]
 pub struct RunHandle {
     pub(crate) id: String,
@@ -160,7 +160,7 @@ impl RunHandle {
     /// Waits for the end. Can be called any number of times.
     ///
     /// # Errors
-    /// If the engine could not go on; a run with failed stages is a result.
+    /// If the engine failed; a run with failed stages is a result.
     pub async fn wait(&self) -> Result<Arc<RunResult>, Arc<EngineError>> {
         let mut ending = self.ending.clone();
         let ended = ending.wait_for(Option::is_some).await.ok().and_then(|e| (*e).clone());

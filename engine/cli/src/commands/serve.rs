@@ -25,8 +25,8 @@ use crate::{listen, loader};
 const CATCHUP_WINDOW: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Missed fires that are caught up at most.
 const CATCHUP_MAX: usize = 10;
-/// The clock is looked at this often at least, so that a changed clock or a sleep is noticed.
-const LOOK: Duration = Duration::from_secs(30);
+/// The clock is read this often at least, so that a changed clock or a suspended machine is noticed.
+const POLL_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Runs the command until it is stopped.
 pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) -> Result<(), CommandError> {
@@ -119,16 +119,16 @@ impl Keeper {
 
     async fn keep(self, now: bool) -> Result<(), CommandError> {
         if now {
-            self.fire(format!("{}-now-{}", self.schedule.name, Timestamp::now().as_second())).await?;
+            self.fire(format!("{}-now-{}", self.schedule.name, self.now().as_second())).await?;
         }
         if self.last().is_none() {
-            self.remember(Timestamp::now())?;
+            self.remember(self.now())?;
         }
-        if let Some(next) = self.spec.next(Timestamp::now()) {
+        if let Some(next) = self.spec.next(self.now()) {
             errln!("{}: next at {} ({})", self.schedule.name, next.nominal, self.schedule.timezone);
         }
         loop {
-            let now = Timestamp::now();
+            let now = self.now();
             let due = self.spec.due(self.last(), now, self.catchup, CATCHUP_WINDOW, CATCHUP_MAX);
             for skipped in &due.skipped {
                 errln!(
@@ -141,8 +141,8 @@ impl Keeper {
             }
             self.fire_all(&due.fires).await?;
             // With `overlap: skip`, what came due during a run is passed over.
-            self.remember(if self.schedule.overlap == "skip" { Timestamp::now() } else { now })?;
-            tokio::time::sleep(self.pause()).await;
+            self.remember(if self.schedule.overlap == "skip" { self.now() } else { now })?;
+            self.engine.env().clock.sleep(self.pause()).await;
         }
     }
 
@@ -154,11 +154,17 @@ impl Keeper {
         Ok(())
     }
 
-    /// Until the next fire, or until the clock is looked at again.
+    /// The engine's time.
+    fn now(&self) -> Timestamp {
+        let ms = i64::try_from(self.engine.env().clock.now_ms()).unwrap_or(i64::MAX);
+        Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Until the next fire, or until the clock is read again.
     fn pause(&self) -> Duration {
-        let now = Timestamp::now();
+        let now = self.now();
         let next = self.spec.next(now).and_then(|f| Duration::try_from(f.instant.duration_since(now)).ok());
-        next.unwrap_or(LOOK).min(LOOK) + Duration::from_millis(20)
+        next.unwrap_or(POLL_INTERVAL).min(POLL_INTERVAL) + Duration::from_millis(20)
     }
 
     async fn fire(&self, id: String) -> Result<(), CommandError> {

@@ -29,7 +29,7 @@ pub(crate) struct Offer {
     pub only_when: Vec<String>,
 }
 
-/// How a device stands to an offer.
+/// Whether a device can take an offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
     /// It waits for work, or works.

@@ -1,4 +1,4 @@
-//! What a run waits for, for people who look on.
+//! What a run waits for on its devices, for people.
 
 /// A device that a run waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct DeviceWait {
 pub enum WaitReason {
     /// It has never joined.
     Join,
-    /// It has joined before, but is silent.
+    /// It has joined before and is silent: for contact.
     Contact {
         /// When it was last heard of, in Unix milliseconds.
         last_seen_ms: u64,

@@ -18,7 +18,7 @@ pub struct RunRow {
     pub id: String,
     /// Its pipeline file.
     pub pipeline: String,
-    /// How it stands or ended.
+    /// Its status, such as `succeeded`.
     pub status: String,
     /// When it began.
     pub started: SystemTime,

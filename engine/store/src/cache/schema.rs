@@ -12,7 +12,7 @@ CREATE TABLE embeddings (
   space BLOB, text BLOB, head UBIGINT, dim INTEGER, vector FLOAT[]);
 CREATE INDEX embeddings_head ON embeddings (head);
 COMMENT ON TABLE embeddings IS 'Vectors of texts: one row a space and text. hex(space) gives a digest as Headstart prints it, in capitals';
-COMMENT ON COLUMN embeddings.space IS 'Digest of the space: the encoder and its settings';
+COMMENT ON COLUMN embeddings.space IS 'Digest of the space (the encoder and its settings) and of what computed the vectors';
 COMMENT ON COLUMN embeddings.text IS 'Digest of the text';
 COMMENT ON COLUMN embeddings.head IS 'First eight bytes of the digest of the text as a number, for the index';
 COMMENT ON COLUMN embeddings.dim IS 'Length of the vector';
@@ -23,7 +23,7 @@ CREATE TABLE responses (
 CREATE INDEX responses_head ON responses (head);
 COMMENT ON TABLE responses IS 'Answers of models to prompts: one row a model, settings and prompt';
 COMMENT ON COLUMN responses.model IS 'Digest of the model or pLLM';
-COMMENT ON COLUMN responses.settings IS 'Digest of the settings of generation';
+COMMENT ON COLUMN responses.settings IS 'Digest of the settings of generation and of what computed the answers';
 COMMENT ON COLUMN responses.prompt IS 'Digest of the prompt';
 COMMENT ON COLUMN responses.head IS 'First eight bytes of the digest of the prompt as a number, for the index';
 COMMENT ON COLUMN responses.answer IS 'The answer';
@@ -47,9 +47,9 @@ CREATE TABLE runs (
 COMMENT ON TABLE runs IS 'Runs, as far as their logs were indexed';
 COMMENT ON COLUMN runs.id IS 'The run';
 COMMENT ON COLUMN runs.pipeline IS 'Its pipeline file';
-COMMENT ON COLUMN runs.status IS 'How it stands or ended';
+COMMENT ON COLUMN runs.status IS 'running, succeeded, failed, cancelled or interrupted';
 COMMENT ON COLUMN runs.started IS 'When it began, UTC';
-COMMENT ON COLUMN runs.finished IS 'When it ended, UTC; NULL while it goes on';
+COMMENT ON COLUMN runs.finished IS 'When it ended, UTC; NULL while it runs';
 COMMENT ON COLUMN runs.stages IS 'Number of stage instances';
 COMMENT ON COLUMN runs.cached IS 'Instances whose result was known';
 COMMENT ON COLUMN runs.ran IS 'Instances that were executed';
