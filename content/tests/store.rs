@@ -87,7 +87,10 @@ fn a_damaged_manifest_is_named_and_replaced_by_the_right_one() {
     std::fs::remove_file(&at).expect("removable");
     std::fs::write(&at, "{}").expect("writable");
     let error = store.artifacts().manifest(&artifact.id).expect_err("damaged");
-    assert!(matches!(&error, ContentError::Damaged { path, .. } if path.ends_with(&hex) || *path == at), "{error}");
+    assert!(
+        matches!(&error, ContentError::Damaged { path, .. } if path.ends_with(&hex) || *path == at),
+        "{error}"
+    );
     store.artifacts().put_manifest(&manifest).expect("written again");
     assert_eq!(store.artifacts().manifest(&artifact.id).expect("read"), Some(manifest));
 }
@@ -112,12 +115,18 @@ fn a_folder_appears_whole_or_not_at_all() {
     let dir = tempfile::tempdir().expect("a folder");
     let target = dir.path().join("run");
     let build = |content: &'static str| {
-        move |at: &Path| -> Result<(), ContentError> { files::write_atomic(&at.join("f"), content.as_bytes(), Mode::Normal) }
+        move |at: &Path| -> Result<(), ContentError> {
+            files::write_atomic(&at.join("f"), content.as_bytes(), Mode::Normal)
+        }
     };
-    let failed: Result<Option<()>, ContentError> = files::create_dir_atomic(&target, |_| true, |at| {
-        build("half")(at)?;
-        Err(ContentError::MissingArtifact(Digest::of(b"x")))
-    });
+    let failed: Result<Option<()>, ContentError> = files::create_dir_atomic(
+        &target,
+        |_| true,
+        |at| {
+            build("half")(at)?;
+            Err(ContentError::MissingArtifact(Digest::of(b"x")))
+        },
+    );
     assert!(failed.is_err() && !target.exists());
     assert_eq!(files::create_dir_atomic(&target, |_| false, build("first")).expect("made"), Some(()));
     assert_eq!(files::create_dir_atomic(&target, |_| false, build("second")).expect("kept"), None);
