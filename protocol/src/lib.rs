@@ -10,6 +10,7 @@
 //!   checker, the editor, the docs and the runner.
 //! - [`declared`]: what a program declares of its custom stages.
 //! - [`artifact`]: what a stage makes: a manifest of files, a small value, references.
+//! - [`artifacts`]: the values of artifacts, as types.
 //! - [`expr`]: arguments, as expressions over outputs, and their resolution to values.
 //! - [`numerics`]: what numbers are computed with, as far as it may change bytes.
 //! - [`task`]: one attempt of one stage instance, and what became of it.
@@ -19,6 +20,7 @@
 //! - [`wire`]: the messages between engine and device.
 
 pub mod artifact;
+pub mod artifacts;
 pub mod declared;
 pub mod digest;
 pub mod expr;
