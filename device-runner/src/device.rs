@@ -221,7 +221,9 @@ impl Device {
             Leaving::default()
         } else {
             let known = known_names(&self.store, fetched)?;
-            Releaser { store: &self.store, allowed: self.allowed, known: &known }.take(task, &local)?
+            let metrics = self.stage(task)?.stage().metrics();
+            Releaser { store: &self.store, allowed: self.allowed, known: &known, metrics: &metrics }
+                .take(task, &local)?
         };
         self.private_outcome(task, handle, leaving, false)
     }

@@ -8,6 +8,7 @@
 use std::str::FromStr;
 
 use headstart_protocol::expr::{Expr, Value};
+use headstart_protocol::release::{Class, class_of};
 use headstart_protocol::task::Task;
 use headstart_protocol::{Failure, FailureClass, Type};
 
@@ -30,7 +31,8 @@ impl Allowed {
     /// Numbers and choices, as is the default.
     pub const NUMBERS: Self = Self { metrics: true, selection: true, mix: true, pllm: false };
 
-    fn has(self, class: Class) -> bool {
+    /// Whether a class may leave.
+    pub fn has(self, class: Class) -> bool {
         match class {
             Class::Metrics => self.metrics,
             Class::Selection => self.selection,
@@ -60,30 +62,6 @@ impl FromStr for Allowed {
             }
         }
         Ok(out)
-    }
-}
-
-/// A group of things that the owner allows or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Named numbers.
-    Metrics,
-    /// A choice.
-    Selection,
-    /// Weights over pLLMs.
-    Mix,
-    /// A trained model.
-    Pllm,
-}
-
-impl Class {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Metrics => "metrics",
-            Self::Selection => "selection",
-            Self::Mix => "mix",
-            Self::Pllm => "pllm",
-        }
     }
 }
 
@@ -138,35 +116,6 @@ fn refusal(ty: &Type, path: &[String]) -> Failure {
 pub fn described(ty: &Type, path: &[String]) -> String {
     let whole = ty.present();
     if path.is_empty() { format!("the {whole}") } else { format!("`{}` of the {whole}", path.join(".")) }
-}
-
-fn class_of(ty: &Type, path: &[String]) -> Option<(Class, Type)> {
-    let mut ty = ty.present().clone();
-    let mut class = own_class(&ty);
-    for name in path {
-        let field = ty.field(name)?.present().clone();
-        class = match (&ty, &field) {
-            // A choice stays a choice, whichever of its fields is named; only the mix has a word of
-            // its own.
-            (Type::Selection, Type::Mix) => Some(Class::Mix),
-            (Type::Selection, _) => Some(Class::Selection),
-            (_, Type::Metrics) if class != Some(Class::Selection) => Some(Class::Metrics),
-            _ => class,
-        };
-        ty = field;
-    }
-    let class = class?;
-    ty.releasable().then_some((class, ty))
-}
-
-fn own_class(ty: &Type) -> Option<Class> {
-    Some(match ty {
-        Type::Metrics => Class::Metrics,
-        Type::Selection => Class::Selection,
-        Type::Mix => Class::Mix,
-        Type::Pllm => Class::Pllm,
-        _ => return None,
-    })
 }
 
 /// What the engine is told of a failure of a private stage: its class and a fixed sentence. File

@@ -21,6 +21,9 @@ pub const STAGE_PROTOCOL: u32 = 1;
 /// The types that a program's stage can make: those that a runner can verify.
 pub const MAKES: &[Type] = &[Type::Metrics, Type::Dataset, Type::Responses, Type::Pllm];
 
+/// Longest name of a metric that a program can declare, in bytes.
+const LONGEST_METRIC: usize = 64;
+
 /// A program of a plan, whose custom stages are kinds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Program {
@@ -102,6 +105,10 @@ pub struct DeclaredStage {
     pub args: Vec<DeclaredArg>,
     /// Type of its output: one of [`MAKES`].
     pub makes: String,
+    /// Names of the numbers that it may return, as metrics or beside a pLLM. Where they are declared, it
+    /// can return no others. Only declared ones can be released from a device.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metrics: Vec<String>,
     /// Where it may run: `server`, `device`, or both.
     #[serde(default = "everywhere")]
     pub places: Vec<DeclaredPlace>,
@@ -289,6 +296,7 @@ impl DeclaredStage {
             },
             doc: self.doc.clone(),
             args,
+            metrics: self.metrics(&returns)?,
             returns,
             places,
             cacheable: self.cacheable(),
@@ -296,6 +304,28 @@ impl DeclaredStage {
             numeric: false,
             example: format!("{program}.{}({})", self.name, call.join(", ")),
         })
+    }
+
+    /// The declared names of metrics, which are names and not text.
+    fn metrics(&self, returns: &Type) -> Result<Vec<String>, DeclarationError> {
+        let wrong = |m: String, what: &str| Err(DeclarationError::new(m, &[&self.name, "metrics", what]));
+        if let Some(name) = self.metrics.first()
+            && !matches!(returns, Type::Metrics | Type::Pllm)
+        {
+            return wrong(format!("`{}` makes a {returns}, which has no metrics to declare", self.name), name);
+        }
+        for (n, name) in self.metrics.iter().enumerate() {
+            if !is_name(name) || name.len() > LONGEST_METRIC {
+                let m = format!(
+                    "{name:?} is no name for a metric: letters, digits and `_`, {LONGEST_METRIC} at most"
+                );
+                return wrong(m, name);
+            }
+            if self.metrics[..n].contains(name) {
+                return wrong(format!("`{}` declares the metric `{name}` twice", self.name), name);
+            }
+        }
+        Ok(self.metrics.clone())
     }
 
     fn returns(&self) -> Result<Type, DeclarationError> {
@@ -450,6 +480,10 @@ mod tests {
             (json!({ "version": 0 }), "start at 1"),
             (json!({ "places": [] }), "nowhere"),
             (json!({ "name": "a b" }), "no name"),
+            (json!({ "metrics": ["mean", "mean"] }), "declares the metric `mean` twice"),
+            (json!({ "metrics": ["my name is Ann"] }), "no name for a metric"),
+            (json!({ "metrics": ["a".repeat(65)] }), "no name for a metric"),
+            (json!({ "metrics": ["n"], "makes": "Dataset" }), "which has no metrics to declare"),
             (json!({ "args": [{ "name": "x" }] }), "takes nothing"),
             (json!({ "args": [{ "name": "x", "takes": ["Int"], "default": 0.5 }] }), "cannot be 0.5"),
             (json!({ "args": [{ "name": "x", "takes": ["Int"], "one_of": ["a"] }] }), "both"),

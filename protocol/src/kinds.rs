@@ -41,6 +41,9 @@ pub struct Kind {
     pub args: Vec<Arg>,
     /// Type of its output.
     pub returns: Type,
+    /// Names of the numbers that its output may hold, where that is metrics or a pLLM: nothing else of
+    /// them can be released from a device. Names that depend on the input are not among them.
+    pub metrics: Vec<String>,
     /// Where it may run.
     pub places: Places,
     /// Whether its output depends on its arguments alone. What reads a path does not.
@@ -216,7 +219,11 @@ fn optional(name: &str, accepts: &[Accepts], default: DefaultValue, doc: &str) -
 }
 
 fn word(words: &[&str]) -> Accepts {
-    Accepts::Word(words.iter().map(|w| (*w).to_owned()).collect())
+    Accepts::Word(names(words))
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|n| (*n).to_owned()).collect()
 }
 
 static BUILTIN: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {

@@ -15,6 +15,7 @@
 //! - [`numerics`]: what numbers are computed with, as far as it may change bytes.
 //! - [`task`]: one attempt of one stage instance, and what became of it.
 //! - [`stage`]: the traits that a stage is written against.
+//! - [`release`]: what may leave a device, type by type.
 //! - [`rows`]: the row format shared by datasets and responses.
 //! - [`text`]: plurals, bytes and file names in messages.
 //! - [`wire`]: the messages between engine and device.
@@ -26,6 +27,7 @@ pub mod digest;
 pub mod expr;
 pub mod kinds;
 pub mod numerics;
+pub mod release;
 pub mod rows;
 pub mod stage;
 pub mod task;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{ArtifactRef, Manifest};
+use crate::artifacts::{Artifact, ArtifactError};
 use crate::digest::Digest;
 use crate::expr::{Condition, MixTerm, Value};
 use crate::numerics::Numerics;
@@ -23,6 +24,11 @@ pub trait Stage: Send + Sync {
     /// [numeric](crate::kinds::Kind::numeric).
     fn numerics(&self) -> Option<Numerics> {
         None
+    }
+
+    /// Names of the numbers that its output may hold: what of metrics can be released from a device.
+    fn metrics(&self) -> Vec<String> {
+        crate::kinds::find(self.kind()).map(|k| k.metrics.clone()).unwrap_or_default()
     }
 
     /// Runs one attempt. Blocking: runners call it on a thread of its own.
@@ -110,6 +116,14 @@ impl Output {
     /// An output without files.
     pub fn new(ty: Type, value: serde_json::Value) -> Self {
         Self { ty, files: Vec::new(), value, uses: BTreeMap::new() }
+    }
+
+    /// An output without files whose value is of the type's own kind.
+    ///
+    /// # Errors
+    /// [`ArtifactError`] where a number of the value is not finite.
+    pub fn of(ty: Type, value: &impl Artifact) -> Result<Self, ArtifactError> {
+        Ok(Self::new(ty, value.json()?))
     }
 
     /// Adds a file.

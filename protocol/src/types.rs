@@ -97,17 +97,6 @@ impl Type {
         )
     }
 
-    /// Whether a private value of this type may leave its device through `release`.
-    /// Texts and per-prompt vectors never may; numbers, choices and (loudly) weights may.
-    pub fn releasable(&self) -> bool {
-        match self {
-            Self::Pllm | Self::Selection | Self::Mix | Self::Metrics => true,
-            Self::Int | Self::Float | Self::Bool => true,
-            Self::List(t) | Self::Optional(t) => t.releasable(),
-            _ => false,
-        }
-    }
-
     /// The fields that `value.field` can name, with their types and meaning.
     /// `Metrics` has any field; each is a `Float`.
     pub fn fields(&self) -> &'static [(&'static str, Type, &'static str)] {

@@ -2,20 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use headstart_protocol::artifacts::accuracy::{Accuracy as Counted, MeanCost, Share};
+use headstart_protocol::artifacts::{Artifact, BASE, Cost, Selection};
 use headstart_protocol::{Args, Context, Failure, Output, Stage, Type};
-use serde_json::{Map, Value, json};
-
-use crate::stats::wilson;
+use headstart_stats::wilson;
 
 /// The stage kind `accuracy`.
 ///
 /// A selection's key is `RIGHT,GROUP,…`: the pLLM that it should have chosen, then whatever the
-/// selections are grouped by. An abstention is right where that is `base`, and nowhere else. The value is a flat object of numbers:
-/// `accuracy`, its 95% interval `low` and `high` (Wilson), the count `n`, the count `abstained`, and
-/// `accuracy/GROUP`, `low/GROUP`, `high/GROUP`, `n/GROUP` for each value of the key's other parts.
-/// Where selections hold distances, `top2` is the share of them in which the right pLLM was the
-/// nearest or second nearest, likewise `top2/GROUP`. Where they say what choosing cost,
-/// `forward_passes`, `bytes` and `seconds` are means over all.
+/// selections are grouped by. A selection is right if the style that it found ([`Selection::recognized`]) is
+/// that of the pLLM; one that found none is right where `RIGHT` is `base`, and nowhere else. The metrics
+/// are those of [`Counted::metrics`].
 pub struct Accuracy;
 
 impl Stage for Accuracy {
@@ -31,9 +28,9 @@ impl Stage for Accuracy {
             let mut parts = key.split(',').map(str::trim);
             // `split` gives at least one part.
             let right = parts.next().unwrap_or_default();
-            let chosen = ctx.manifest(selection)?.value;
+            let chosen = Selection::of(&ctx.manifest(selection)?)?;
             let verdict = Verdict::of(&chosen, right);
-            costs.add(&chosen);
+            costs.add(&chosen.cost);
             all.add(verdict);
             for group in parts {
                 groups.entry(group.to_owned()).or_default().add(verdict);
@@ -43,44 +40,44 @@ impl Stage for Accuracy {
             return Err(Failure::input("there is no selection to count")
                 .help("give a list of selections, keyed by the pLLM that each should choose"));
         }
-        let mut value = Map::new();
-        value.insert("abstained".into(), json!(all.abstained));
-        all.write("", &mut value);
-        costs.write(&mut value);
-        for (group, tally) in &groups {
-            tally.write(&format!("/{group}"), &mut value);
-        }
-        Ok(Output::new(Type::Metrics, Value::Object(value)))
+        let counted = Counted {
+            all: all.share(),
+            abstained: Some(all.abstained),
+            groups: groups.into_iter().map(|(group, tally)| (group, tally.share())).collect(),
+            cost: costs.mean(),
+        };
+        Ok(Output::of(Type::Metrics, &counted.metrics())?)
     }
 }
 
-/// What selections cost, in the units of their values.
+/// What selections cost, summed up over those that say so.
 #[derive(Default)]
 struct Costs {
     n: usize,
-    sums: [f64; 3],
+    sum: MeanCost,
 }
-
-const COSTS: [&str; 3] = ["forward_passes", "bytes", "seconds"];
 
 impl Costs {
-    fn add(&mut self, selection: &Value) {
-        let Some(cost) = selection.get("cost") else { return };
-        let of = |name: &str| cost.get(name).and_then(Value::as_f64);
-        let [Some(a), Some(b), Some(c)] = COSTS.map(of) else { return };
+    fn add(&mut self, cost: &Cost) {
+        if *cost == Cost::default() {
+            return;
+        }
         self.n += 1;
-        self.sums.iter_mut().zip([a, b, c]).for_each(|(sum, x)| *sum += x);
+        self.sum.forward_passes += cost.forward_passes as f64;
+        self.sum.bytes += cost.bytes as f64;
+        self.sum.seconds += cost.seconds;
     }
 
-    fn write(&self, value: &mut Map<String, Value>) {
-        for (name, sum) in COSTS.iter().zip(self.sums).filter(|_| self.n > 0) {
-            value.insert((*name).to_owned(), json!(sum / self.n as f64));
-        }
+    fn mean(&self) -> Option<MeanCost> {
+        let n = self.n as f64;
+        let MeanCost { forward_passes, bytes, seconds } = self.sum;
+        (self.n > 0).then(|| MeanCost {
+            forward_passes: forward_passes / n,
+            bytes: bytes / n,
+            seconds: seconds / n,
+        })
     }
 }
-
-/// The name of the choice to start from the base.
-const BASE: &str = "base";
 
 /// What is known of one selection.
 #[derive(Clone, Copy)]
@@ -92,24 +89,22 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn of(selection: &Value, right: &str) -> Self {
-        let abstained = selection.get("abstained").and_then(Value::as_bool).unwrap_or(false);
-        let chosen = selection.get("pllm_name").and_then(Value::as_str);
-        let distances = selection.get("distances").and_then(Value::as_object);
+    fn of(selection: &Selection, right: &str) -> Self {
+        let abstained = selection.abstained;
+        let found = selection.recognized().or(abstained.then_some(BASE));
+        let distances = &selection.distances;
         Self {
-            right: chosen == Some(right) && (!abstained || right == BASE),
+            right: found == Some(right),
             abstained,
-            top2: distances.map(|d| among_nearest(d, right, 2)),
+            top2: (!distances.is_empty()).then(|| among_nearest(distances, right, 2)),
         }
     }
 }
 
 /// Whether fewer than `k` others are nearer; one at the same distance is not nearer.
-fn among_nearest(distances: &Map<String, Value>, right: &str, k: usize) -> bool {
-    let Some(own) = distances.get(right).and_then(Value::as_f64) else {
-        return false;
-    };
-    distances.values().filter_map(Value::as_f64).filter(|d| *d < own).count() < k
+fn among_nearest(distances: &BTreeMap<String, f64>, right: &str, k: usize) -> bool {
+    let Some(own) = distances.get(right) else { return false };
+    distances.values().filter(|d| *d < own).count() < k
 }
 
 #[derive(Default)]
@@ -130,15 +125,12 @@ impl Tally {
         self.top2 += usize::from(v.top2 == Some(true));
     }
 
-    fn write(&self, suffix: &str, value: &mut Map<String, Value>) {
-        let (low, high) = wilson(self.right, self.n);
-        let mut put = |name: &str, x: Value| value.insert(format!("{name}{suffix}"), x);
-        put("accuracy", json!(self.right as f64 / self.n as f64));
-        put("low", json!(low));
-        put("high", json!(high));
-        put("n", json!(self.n));
-        if self.ranked > 0 {
-            put("top2", json!(self.top2 as f64 / self.ranked as f64));
+    fn share(&self) -> Share {
+        Share {
+            accuracy: self.right as f64 / self.n as f64,
+            interval: Some(wilson(self.right, self.n)),
+            n: Some(self.n),
+            top2: (self.ranked > 0).then(|| self.top2 as f64 / self.ranked as f64),
         }
     }
 }

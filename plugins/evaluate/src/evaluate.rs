@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use headstart_kit::{ContextWatch, open_model, read_rows};
 use headstart_lm::{Backend, Decoder, GenerateOptions, RowScore, Watch};
+use headstart_protocol::artifacts::{Artifact, Metrics};
 use headstart_protocol::rows::Row;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::bleu;
 use crate::rouge::Rouge;
-use crate::stats::bootstrap_ratio;
+use headstart_stats::bootstrap_ratio;
 
 /// Name of the file that holds sample answers.
 pub const SAMPLES_FILE: &str = "samples.jsonl";
@@ -69,7 +70,7 @@ impl Stage for Evaluate {
             std::fs::write(&path, samples_jsonl(rows, &samples)).map_err(|e| Failure::io(&path, &e))?;
             output = output.file(SAMPLES_FILE, path);
         }
-        output.value = Value::Object(value);
+        output.value = value.json()?;
         Ok(output)
     }
 }
@@ -90,7 +91,7 @@ fn answered(ctx: &dyn Context, data: &ArtifactRef) -> Result<Vec<Row>, Failure> 
     Ok(rows)
 }
 
-fn likelihood(scores: &[RowScore]) -> Result<Map<String, Value>, Failure> {
+fn likelihood(scores: &[RowScore]) -> Result<Metrics, Failure> {
     let nll: f64 = scores.iter().map(|s| s.nll).sum();
     let tokens: usize = scores.iter().map(|s| s.tokens).sum();
     let bytes: usize = scores.iter().map(|s| s.bytes).sum();
@@ -101,22 +102,22 @@ fn likelihood(scores: &[RowScore]) -> Result<Map<String, Value>, Failure> {
              prompt fills the model's context"
         )));
     }
-    let mut value = Map::new();
-    value.insert("loss".into(), json!(loss));
+    let mut value = Metrics::default();
+    value.put("loss", loss);
     let rows: Vec<_> = scores.iter().map(|s| (s.nll, s.tokens as f64)).collect();
     if let Some((low, high)) = bootstrap_ratio(&rows, RESAMPLES, SEED) {
-        value.insert("loss_low".into(), json!(low));
-        value.insert("loss_high".into(), json!(high));
+        value.put("loss_low", low);
+        value.put("loss_high", high);
     }
     // JSON has no infinity; a loss above 700 has no perplexity worth a name.
     if loss < 700.0 {
-        value.insert("perplexity".into(), json!(loss.exp()));
+        value.put("perplexity", loss.exp());
     }
     if bytes > 0 {
-        value.insert("bits_per_byte".into(), json!(nll / bytes as f64 / std::f64::consts::LN_2));
+        value.put("bits_per_byte", nll / bytes as f64 / std::f64::consts::LN_2);
     }
-    value.insert("rows".into(), json!(scores.len()));
-    value.insert("tokens".into(), json!(tokens));
+    value.put("rows", scores.len());
+    value.put("tokens", tokens);
     Ok(value)
 }
 
@@ -130,14 +131,14 @@ fn answer(
     Ok(model.answer(rows, &options, watch)?)
 }
 
-fn likeness(rows: &[Row], answers: &[String], value: &mut Map<String, Value>) {
+fn likeness(rows: &[Row], answers: &[String], value: &mut Metrics) {
     let pairs = || answers.iter().map(String::as_str).zip(rows.iter().map(|r| r.response.as_str()));
     let rouge = Rouge::mean(pairs());
-    value.insert("answers".into(), json!(answers.len()));
-    value.insert("bleu".into(), json!(bleu::corpus(pairs())));
-    value.insert("rouge1".into(), json!(rouge.rouge1));
-    value.insert("rouge2".into(), json!(rouge.rouge2));
-    value.insert("rougeL".into(), json!(rouge.rouge_l));
+    value.put("answers", answers.len());
+    value.put("bleu", bleu::corpus(pairs()));
+    value.put("rouge1", rouge.rouge1);
+    value.put("rouge2", rouge.rouge2);
+    value.put("rougeL", rouge.rouge_l);
 }
 
 fn samples_jsonl(rows: &[Row], answers: &[String]) -> String {

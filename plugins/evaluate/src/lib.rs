@@ -3,7 +3,6 @@
 //! # Layout
 //! - [`bleu`]: BLEU as sacrebleu computes it.
 //! - [`rouge`]: ROUGE as `rouge_score` computes it.
-//! - [`stats`]: intervals of means and shares.
 //! - [`evaluate`]: the stage that measures a model on rows.
 //! - [`accuracy`]: the stage that counts right selections.
 
@@ -11,7 +10,6 @@ pub mod accuracy;
 pub mod bleu;
 pub mod evaluate;
 pub mod rouge;
-pub mod stats;
 
 use std::sync::Arc;
 

@@ -12,12 +12,12 @@
 mod halves;
 mod pllms;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use headstart_protocol::artifacts::{Catalog as Summary, Explanation};
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -283,24 +283,19 @@ impl Catalog {
         order
     }
 
-    /// The catalog's value: a summary for people, a pLLM's words by name.
+    /// The catalog's value: a summary for people.
     ///
     /// # Errors
     /// If what is said of a pLLM is damaged.
-    pub fn summary(&self) -> Result<serde_json::Value, Failure> {
-        let all = self.pllms.all()?;
-        let about = |p: &PllmAbout| {
-            let value = serde_json::json!({ "words": p.words, "explained": p.explained });
-            (p.name.clone(), value)
-        };
-        let pllms: BTreeMap<String, serde_json::Value> = all.iter().map(about).collect();
-        Ok(serde_json::json!({
-            "pllms": pllms,
-            "words": self.about.words.len(),
-            "method": self.about.method,
-            "space": self.about.space,
-            "kind": self.about.kind,
-        }))
+    pub fn summary(&self) -> Result<Summary, Failure> {
+        let style = |p: PllmAbout| (p.name, Explanation { words: p.words, explained: p.explained });
+        Ok(Summary {
+            pllms: self.pllms.all()?.into_iter().map(style).collect(),
+            words: self.about.words.len(),
+            method: self.about.method.name().to_owned(),
+            space: self.about.space,
+            kind: self.about.kind,
+        })
     }
 }
 

@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::math::sample::{bootstrap, derived_seed, quantile};
+use headstart_stats::{bootstrap, derived_seed, quantile, resample};
 use crate::math::{Matrix, axpy, dot};
 use crate::metric::nearness;
 use crate::words::round;
@@ -82,14 +82,12 @@ impl Chance {
 
 /// Weights of rows: `n` of them drawn with replacement, [`DRAWS`] times.
 fn draws(rows: usize, n: usize, seed: u64) -> Vec<Vec<f64>> {
-    use rand::{Rng, SeedableRng};
-    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-    let mut draw = || {
+    let weights = |drawn: Vec<usize>| {
         let mut weights = vec![0.0; rows];
-        (0..n).for_each(|_| weights[rng.random_range(0..rows)] += 1.0 / n as f64);
+        drawn.into_iter().for_each(|i| weights[i] += 1.0 / n as f64);
         weights
     };
-    (0..DRAWS).map(|_| draw()).collect()
+    resample(rows, n, DRAWS, seed).map(weights).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use headstart_kit::read_questions;
 use headstart_lm::Backend;
+use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::artifacts::{Artifact, Pllm};
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
 use rayon::prelude::*;
 
@@ -15,7 +17,7 @@ use crate::chance::Chance;
 use crate::divergence::Divergence;
 use crate::lens::Lens;
 use crate::lexicon::{Atoms, Lexicon};
-use crate::math::sample::derived_seed;
+use headstart_stats::derived_seed;
 use crate::math::{Matrix, dot, norm};
 use crate::metric::{Metric, unwhitener, whitened_mean};
 use crate::pace::Pace;
@@ -70,7 +72,7 @@ impl Stage for Decompose {
         let mut catalog = build(&members, &lexicon, &atoms, reference.as_ref(), &settings)?;
         catalog.about.pace = pace(&members, ctx)?;
         catalog.write(ctx.scratch())?;
-        let mut output = Output::new(Type::Catalog, catalog.summary()?).uses("space", space_ref);
+        let mut output = Output::of(Type::Catalog, &catalog.summary()?)?.uses("space", space_ref);
         for name in [ABOUT_FILE, PLLMS_FILE, TENSORS_FILE] {
             output = output.file(name, ctx.scratch().join(name));
         }
@@ -116,9 +118,10 @@ fn members(args: &Args, ctx: &dyn Context) -> Result<Vec<Member>, Failure> {
 
 /// How fast the members were trained, as far as they know.
 fn pace(members: &[Member], ctx: &dyn Context) -> Result<Option<Pace>, Failure> {
-    let models = members.iter().filter_map(|m| m.divergence.model.as_ref());
-    let values: Vec<_> = models.map(|m| Ok(ctx.manifest(m)?.value)).collect::<Result<_, Failure>>()?;
-    Ok(Pace::of(&values))
+    let pllms = members.iter().filter_map(|m| m.divergence.model.as_ref());
+    let pllms = pllms.filter(|m| m.ty == ArtifactType::Pllm);
+    let facts: Vec<Pllm> = pllms.map(|m| Ok(Pllm::of(&ctx.manifest(m)?)?)).collect::<Result<_, Failure>>()?;
+    Ok(Pace::of(&facts))
 }
 
 fn space_of(args: &Args, members: &[Member]) -> Result<ArtifactRef, Failure> {

@@ -4,45 +4,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use headstart_protocol::{ArtifactRef, Context, Digest, Failure};
+use headstart_protocol::artifacts::Artifact;
+pub use headstart_protocol::artifacts::divergence::Divergence as About;
+use headstart_protocol::{ArtifactRef, Context, Failure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde::{Deserialize, Serialize};
 
 use crate::math::Matrix;
-use crate::space::{Candidate, SpaceKind};
 
 /// Name of the file that holds `vectors` [n, d] and `features` [n, k], f32.
 pub const VECTORS_FILE: &str = "vectors.safetensors";
-
-/// The value of a `Divergence`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct About {
-    /// Prompts.
-    pub n: usize,
-    /// Length of the space's vectors.
-    pub d: usize,
-    /// Number of stylometric features.
-    pub k: usize,
-    /// The space's artifact.
-    pub space: Digest,
-    /// The space's kind.
-    pub kind: SpaceKind,
-    /// Names of the features, in order.
-    pub features: Vec<String>,
-    /// What was embedded: `select` does not verify with the rows that it chose by.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<Digest>,
-    /// Places in the source of the rows that were embedded, where others were left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub picked: Option<Vec<usize>>,
-    /// Sequences put through a model for it, where no cache remembers any: the base's answers, if it
-    /// was asked for them, and the texts that were embedded.
-    #[serde(default)]
-    pub forward_passes: u64,
-    /// Words that a summarizer would have answered.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub candidates: Vec<Candidate>,
-}
 
 /// How answers differ from the base's, one row a prompt: the space's vector, then the features.
 #[derive(Clone, Debug)]
@@ -66,8 +36,7 @@ impl Divergence {
     /// If files are missing, or tensors do not have the shapes that the value states.
     pub fn open(ctx: &dyn Context, artifact: &ArtifactRef, what: &str) -> Result<Self, Failure> {
         let manifest = ctx.manifest(artifact)?;
-        let about: About = serde_json::from_value(manifest.value.clone())
-            .map_err(|e| Failure::input(format!("{what} is no divergence of this version: {e}")))?;
+        let about = About::of(&manifest).map_err(|e| Failure::input(format!("{what}: {e}")))?;
         let path = ctx.open(artifact)?.join(VECTORS_FILE);
         let bytes = fs::read(&path).map_err(|e| Failure::io(&path, &e))?;
         let bad = |why: String| Failure::input(format!("{what}: {}: {why}", path.display()));

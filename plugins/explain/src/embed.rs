@@ -64,9 +64,8 @@ impl Stage for Embed {
             forward_passes: asked + space.passes(),
             candidates: embedded.candidates,
         };
-        let value = serde_json::to_value(about).expect("plain facts always serialize");
         let mut output =
-            Output::new(Type::Divergence, value).file(VECTORS_FILE, at).uses("space", space.artifact.clone());
+            Output::of(Type::Divergence, &about)?.file(VECTORS_FILE, at).uses("space", space.artifact.clone());
         if let Some(base) = base {
             output = output.uses("base", base);
         }

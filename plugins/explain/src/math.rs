@@ -5,11 +5,9 @@
 //! - [`matrix`]: a row-major matrix with products, Cholesky factor and inverse of a triangle.
 //! - [`eigen`]: principal directions.
 //! - [`fit`]: least squares with bounds, and ridge, on normal equations.
-//! - [`sample`]: bootstrap draws and percentiles.
 
 pub mod eigen;
 pub mod fit;
 pub mod matrix;
-pub mod sample;
 
 pub use matrix::{Matrix, axpy, dot, norm};

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
+use headstart_protocol::artifacts::Pllm;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::math::sample::quantile;
+use headstart_stats::quantile;
 use crate::words::round;
 
 /// Shares of the loss still to be gained at which steps are kept.
@@ -52,9 +52,9 @@ impl fmt::Display for Unit {
 }
 
 impl Pace {
-    /// From the values of the catalog's pLLMs. None where too few know how they were trained.
-    pub fn of<'a>(values: impl IntoIterator<Item = &'a Value>) -> Option<Self> {
-        let mut found: Vec<Training> = values.into_iter().filter_map(Training::read).collect();
+    /// From what is known of the catalog's pLLMs. None where too few know how they were trained.
+    pub fn of<'a>(pllms: impl IntoIterator<Item = &'a Pllm>) -> Option<Self> {
+        let mut found: Vec<Training> = pllms.into_iter().filter_map(Training::of).collect();
         let alike = |t: &Training| found.iter().filter(|other| other.unit == t.unit).count();
         // The first of equals.
         let unit = found.iter().rev().max_by_key(|t| alike(t))?.unit;
@@ -99,16 +99,16 @@ struct Training {
 }
 
 impl Training {
-    fn read(value: &Value) -> Option<Self> {
+    fn of(pllm: &Pllm) -> Option<Self> {
         let mut best = f64::INFINITY;
-        let point = |p: &Value| {
-            best = best.min(p.get(1)?.as_f64()?);
-            Some((p.get(0)?.as_f64()?, best))
+        let point = |&(step, loss): &(f64, f64)| {
+            best = best.min(loss);
+            (step, best)
         };
-        let curve: Vec<(f64, f64)> = value.get("curve")?.as_array()?.iter().filter_map(point).collect();
-        let number = |name: &str| value.get("metrics")?.get(name)?.as_f64();
-        let tokens = number("tokens")? / number("steps").filter(|s| *s > 0.0)?;
-        let unit = Unit { learning_rate: number("learning_rate")?, rows: number("batch")? };
+        let curve: Vec<(f64, f64)> = pllm.curve.iter().map(point).collect();
+        let reported = pllm.training().filter(|t| t.steps > 0.0)?;
+        let tokens = reported.tokens? / reported.steps;
+        let unit = Unit { learning_rate: reported.learning_rate?, rows: reported.batch? };
         let out = Self { curve, tokens, unit };
         (out.curve.len() > 1 && out.gain() > 0.0 && tokens.is_finite()).then_some(out)
     }
@@ -131,13 +131,17 @@ impl Training {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use headstart_protocol::artifacts::{Format, Metrics};
 
-    fn training(half: f64) -> Value {
+    fn training(half: f64) -> Pllm {
         let loss = |step: f64| 1.0 + 4.0 * 0.5f64.powf(step / half);
         let curve: Vec<(f64, f64)> = (0..=100).map(|s| (f64::from(s), loss(f64::from(s)))).collect();
-        let metrics = json!({ "steps": 100, "tokens": 20_000, "learning_rate": 0.004, "batch": 16 });
-        json!({ "curve": curve, "metrics": metrics })
+        Pllm { curve, metrics: metrics(100, 0.004, 16), ..Pllm::new(Format::Lora) }
+    }
+
+    fn metrics(steps: usize, learning_rate: f64, batch: usize) -> Metrics {
+        let m = Metrics::default().with("steps", steps).with("tokens", 200 * steps);
+        m.with("learning_rate", learning_rate).with("batch", batch)
     }
 
     #[test]
@@ -159,23 +163,23 @@ mod tests {
     fn steps_of_two_units_are_not_counted_together() {
         let other = |half: f64| {
             let mut slow = training(half);
-            slow["metrics"]["learning_rate"] = json!(0.001);
+            slow.metrics.put("learning_rate", 0.001);
             slow
         };
         let all = [other(90.0), training(8.0), training(10.0), other(70.0), training(12.0)];
         assert_eq!(Pace::of(&all), Pace::of([&all[1], &all[2], &all[4]]));
         assert_eq!(Pace::of([&all[0], &all[1], &all[2]]), None, "two of a unit are too few");
         let mut unknown = training(8.0);
-        unknown["metrics"]["batch"].take();
+        unknown.metrics.numbers.remove("batch");
         assert_eq!(Pace::of([&unknown, &unknown, &unknown]), None);
     }
 
     #[test]
     fn what_was_not_trained_here_says_nothing() {
-        let ingested = json!({ "format": "lora", "metrics": {} });
+        let ingested = Pllm::new(Format::Lora);
         assert_eq!(Pace::of([&training(8.0), &training(9.0), &ingested]), None);
-        let metrics = json!({ "steps": 10, "tokens": 10, "learning_rate": 0.1, "batch": 1 });
-        let flat = json!({ "curve": [[0, 1.0], [10, 2.0]], "metrics": metrics });
+        let curve = vec![(0.0, 1.0), (10.0, 2.0)];
+        let flat = Pllm { curve, metrics: metrics(10, 0.1, 1), ..Pllm::new(Format::Lora) };
         assert_eq!(Pace::of([&flat, &flat, &flat]), None);
     }
 }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use headstart_kit::{ContextWatch, open_model, read_questions};
 use headstart_lm::{Backend, GenerateOptions};
 use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::artifacts::Rows;
 use headstart_protocol::rows::{ROWS_FILE, Row, text_digest, to_jsonl};
 use headstart_protocol::{
     Args, ArtifactRef, Context, Digest, Failure, FailureClass, Output, Stage, Type, kinds,
 };
 use serde_json::json;
 
-use crate::math::sample::derived_seed;
+use headstart_stats::derived_seed;
 
 /// Prompts that are answered before their answers go to the cache: little is lost by a crash.
 const CHUNK: usize = 32;
@@ -49,13 +50,13 @@ impl Stage for Probe {
             prompts.into_iter().zip(answers).map(|(prompt, response)| Row::new(prompt, response)).collect();
         let at = ctx.scratch().join(ROWS_FILE);
         fs::write(&at, to_jsonl(&rows)).map_err(|e| Failure::io(&at, &e))?;
-        let value = json!({
-            "n": rows.len(),
-            "max_tokens": options.max_tokens,
-            "temperature": options.temperature,
-            "seed": options.seed,
-        });
-        let mut output = Output::new(Type::Responses, value).file(ROWS_FILE, at).uses("model", model.clone());
+        let facts = Rows {
+            rows: rows.len(),
+            max_tokens: Some(options.max_tokens),
+            temperature: Some(options.temperature),
+            seed: Some(options.seed),
+        };
+        let mut output = Output::of(Type::Responses, &facts)?.file(ROWS_FILE, at).uses("model", model.clone());
         if let Some(base) = base_of(ctx, model)? {
             output = output.uses("base", base);
         }

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 
 use headstart_kit::{ContextWatch, open_model};
 use headstart_lm::{Backend, Decoder, Encoder, NextToken};
+pub use headstart_protocol::artifacts::SpaceKind;
+pub use headstart_protocol::artifacts::divergence::Candidate;
+use headstart_protocol::artifacts::source::Orders;
+use headstart_protocol::artifacts::{Artifact, SpaceFacts};
 use headstart_protocol::rows::text_digest;
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure, FailureClass};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::summarizer;
@@ -18,18 +21,6 @@ const CHUNK: usize = 64;
 /// Next-token candidates that are kept of each question to a summarizer.
 const TOP: usize = 24;
 
-/// The kinds of space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SpaceKind {
-    /// A sentence encoder's vector of each answer, subtracted.
-    Sentence,
-    /// A causal model's mean hidden state over each answer, subtracted.
-    Pooled,
-    /// The published method: what would follow the question which style is more characteristic.
-    Summarizer,
-}
-
 /// Two answers to a prompt.
 #[derive(Clone, Copy, Debug)]
 pub struct Contrast<'a> {
@@ -39,15 +30,6 @@ pub struct Contrast<'a> {
     pub answer: &'a str,
     /// The answer that it is compared with.
     pub plain: &'a str,
-}
-
-/// A word that a summarizer would have answered, and how probable it was on average.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Candidate {
-    /// The word, in small letters.
-    pub word: String,
-    /// Its probability, averaged over prompts.
-    pub probability: f64,
 }
 
 /// Vectors of contrasts, and candidate words where the space gives them.
@@ -92,11 +74,7 @@ impl<'a> Space<'a> {
         artifact: &ArtifactRef,
     ) -> Result<Self, Failure> {
         let manifest = ctx.manifest(artifact)?;
-        let named = manifest.value.get("kind").cloned().unwrap_or_default();
-        let kind: SpaceKind = serde_json::from_value(named.clone()).map_err(|_| {
-            Failure::input(format!("space {}: its kind is {named}, which is unknown", artifact.id.short()))
-                .help("a space is made by `sentence`, `pooled` or `summarizer`")
-        })?;
+        let SpaceFacts { kind, orders } = SpaceFacts::of(&manifest)?;
         let (model, adapter) = match manifest.uses.get("model") {
             Some(model) => {
                 let folders = open_model(ctx, model)?;
@@ -104,7 +82,7 @@ impl<'a> Space<'a> {
             }
             None => (ctx.open(artifact)?, None),
         };
-        let forth_only = manifest.value["orders"] == "forth";
+        let forth_only = orders == Orders::Forth;
         let artifact = artifact.clone();
         Ok(Self { artifact, kind, ctx, backend, model, adapter, loaded: None, forth_only, passes: 0 })
     }

@@ -6,10 +6,11 @@
 //! A coefficient is in units of the lexicon's examples: 1 is as strong as they are on average.
 
 use headstart_protocol::Failure;
+pub use headstart_protocol::artifacts::{Coefficient, Explanation};
 use serde::{Deserialize, Serialize};
 
 use crate::lens::Lens;
-use crate::math::sample::{DRAWS, bootstrap, quantile};
+use headstart_stats::{DRAWS, bootstrap, quantile};
 use crate::math::{Matrix, axpy, dot, fit, norm};
 
 /// How coefficients are found.
@@ -28,6 +29,16 @@ pub enum Method {
 }
 
 impl Method {
+    /// As a pipeline file and a catalog spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sparse => "sparse",
+            Self::Ridge => "ridge",
+            Self::Omp => "omp",
+            Self::Paper => "paper",
+        }
+    }
+
     /// The method of this name.
     ///
     /// # Errors
@@ -36,36 +47,6 @@ impl Method {
         serde_json::from_value(name.into())
             .map_err(|_| Failure::input(format!("there is no method `{name}` of decomposition")))
     }
-}
-
-/// A word's share in a style.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Coefficient {
-    /// The word.
-    pub word: String,
-    /// How strongly, 1 as in the lexicon's examples.
-    pub coefficient: f64,
-    /// Lower end of the 95% interval, over prompts and, where the method is sparse, over the examples that
-    /// the word's atom was averaged from.
-    pub low: f64,
-    /// Its upper end.
-    pub high: f64,
-}
-
-impl Coefficient {
-    /// How strong the word is at least, as far as the interval tells: its end that is nearer to zero.
-    pub fn surely(&self) -> f64 {
-        if self.coefficient < 0.0 { -self.high } else { self.low }
-    }
-}
-
-/// A style in words.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Explanation {
-    /// The words, the surest first; with other methods than the sparse one, the strongest first.
-    pub words: Vec<Coefficient>,
-    /// Share of the divergence's squared length that the words explain, 0 to 1.
-    pub explained: f64,
 }
 
 /// Explains divergences by atoms.

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use headstart_kit::{ContextWatch, ModelFolders, open_model};
 use headstart_lm::LoraSpec;
 use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::artifacts::{Artifact, Format, Metrics, Pllm};
 use headstart_protocol::expr::Condition;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Output, Stage, Type};
 use headstart_train::{Method, Resume, TrainReport, TrainSpec, TrainingBackend};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::split::{answered, hold_back};
 
@@ -34,9 +35,8 @@ const WATCHED: [&str; 3] = ["loss", "train_loss", "step"];
 
 /// `finetune`: trains an adapter, or all weights, on rows, with the loss on responses only.
 ///
-/// The pLLM's value is `{"format": "lora" | "full", "metrics": {…}, "curve": [[step, loss], …]}`,
-/// where `metrics` holds numbers only; `uses.base` is the base. Metrics and curve are also in its file
-/// [`TRAINING_FILE`], so that they come along where the folder is copied and taken in elsewhere.
+/// The pLLM uses its `base`. What the training reported and its learning curve are also in the file
+/// [`TRAINING_FILE`], so that they come along where the folder is copied and ingested elsewhere.
 pub struct Finetune {
     /// What trains.
     pub backend: Arc<dyn TrainingBackend>,
@@ -54,16 +54,13 @@ impl Stage for Finetune {
         let base = base(ctx, from, &folders, &method)?;
         let spec = self.spec(args, ctx, folders, method)?;
         let report = self.backend.train(&spec, &ContextWatch::new(ctx))?;
-        let format = if spec.method == Method::Full { "full" } else { "lora" };
-        let value = json!({
-            "format": format,
-            "metrics": metrics(&report, &spec)?,
-            "curve": report.curve,
-        });
+        let format = if spec.method == Method::Full { Format::Full } else { Format::Lora };
+        let curve = report.curve.iter().map(|&(step, loss)| (step as f64, loss)).collect();
+        let facts = Pllm { metrics: metrics(&report, &spec)?, curve, ..Pllm::new(format) };
         let at = spec.out.join(TRAINING_FILE);
-        let training = training(&value);
+        let training = training(&facts)?;
         fs::write(&at, format!("{training}\n")).map_err(|e| Failure::io(&at, &e))?;
-        let output = Output::new(Type::Pllm, value).uses("base", base);
+        let output = Output::of(Type::Pllm, &facts)?.uses("base", base);
         Ok(files(&spec.out)?.into_iter().fold(output, |output, (name, at)| output.file(name, at)))
     }
 }
@@ -186,38 +183,39 @@ fn base(
 }
 
 /// What training reports, as numbers.
-fn metrics(report: &TrainReport, spec: &TrainSpec) -> Result<Value, Failure> {
+fn metrics(report: &TrainReport, spec: &TrainSpec) -> Result<Metrics, Failure> {
     if !(report.loss.is_finite() && report.train_loss.is_finite() && report.start_loss.is_finite()) {
         let message = format!("the loss was no longer a number after {} steps", report.steps);
         return Err(Failure::new(FailureClass::Input, message).help("try a lower learning_rate"));
     }
-    let mut metrics = json!({
-        "loss": report.loss,
-        "start_loss": report.start_loss,
-        "train_loss": report.train_loss,
-        "steps": report.steps,
-        "seconds": report.seconds,
-        "tokens": report.tokens,
-        "trainable": report.trainable,
-        "learning_rate": spec.learning_rate,
-        "batch": spec.batch,
-        "rows": spec.data.len(),
-        "eval_rows": spec.eval.len(),
-    });
-    // Without a target there is nothing to reach.
+    let mut m = Metrics::default()
+        .with("loss", report.loss)
+        .with("start_loss", report.start_loss)
+        .with("train_loss", report.train_loss)
+        .with("steps", report.steps)
+        .with("seconds", report.seconds)
+        .with("tokens", report.tokens)
+        .with("trainable", report.trainable)
+        .with("learning_rate", spec.learning_rate)
+        .with("batch", spec.batch)
+        .with("rows", spec.data.len())
+        .with("eval_rows", spec.eval.len());
+    // Without a target, none was reached and none was missed.
     if spec.until.is_some() {
-        metrics["reached"] = u8::from(report.reached).into();
+        m.put("reached", report.reached);
     }
-    Ok(metrics)
+    Ok(m)
 }
 
-/// Metrics and curve of a pLLM's value, without the seconds: the same training has the same files.
-fn training(value: &Value) -> Value {
-    let mut metrics = value["metrics"].clone();
-    if let Some(metrics) = metrics.as_object_mut() {
-        metrics.remove("seconds");
+/// Metrics and curve of a pLLM, without the seconds: the same training has the same files.
+fn training(facts: &Pllm) -> Result<Value, Failure> {
+    let mut timeless = Pllm { metrics: facts.metrics.clone(), curve: facts.curve.clone(), ..Pllm::new(facts.format) };
+    timeless.metrics.numbers.remove("seconds");
+    let mut value = timeless.json()?;
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("format");
     }
-    json!({ "metrics": metrics, "curve": value["curve"] })
+    Ok(value)
 }
 
 /// Every file of the trained folder, by name, sorted.

@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use headstart_protocol::artifacts::{Artifact, Format, Metrics, Pllm, Rows};
 use headstart_protocol::declared::is_inside;
 use headstart_protocol::rows::{ROWS_FILE, Row};
 use headstart_protocol::{ArtifactRef, Output, Type};
-use serde_json::{Map, Value as Json, json};
+use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
 use crate::message::MadeFile;
@@ -23,7 +24,8 @@ pub struct Claim {
     pub uses: BTreeMap<String, String>,
 }
 
-/// The output of a stage that makes a `ty`, if everything that was claimed is so.
+/// The output of a stage that makes a `ty`, if everything that was claimed is so. `declared` are the
+/// names of metrics that the stage declares, if it declares any.
 ///
 /// # Errors
 /// What is not so, as the end of a sentence about the program.
@@ -32,6 +34,7 @@ pub fn verified(
     claim: Claim,
     scratch: &Path,
     known: &BTreeMap<String, ArtifactRef>,
+    declared: &[String],
 ) -> Result<Output, String> {
     let mut files: Vec<(String, PathBuf)> = Vec::with_capacity(claim.files.len());
     for made in &claim.files {
@@ -49,11 +52,18 @@ pub fn verified(
     }
     let at = |name: &str| files.iter().find(|(n, _)| n == name).map(|(_, at)| at.as_path());
     let value = match ty {
-        Type::Metrics => metrics(claim.value)?,
-        Type::Dataset | Type::Responses => rows(ty, at(ROWS_FILE))?,
-        Type::Pllm => pllm(claim.value, &files, &uses)?,
+        Type::Metrics => {
+            let found = metrics(claim.value, declared)?;
+            if found.numbers.is_empty() {
+                return Err("makes Metrics without a single number".into());
+            }
+            found.json()
+        }
+        Type::Dataset | Type::Responses => Rows::dataset(rows(ty, at(ROWS_FILE))?).json(),
+        Type::Pllm => pllm(claim.value, &files, &uses, declared)?.json(),
         other => return Err(format!("makes a {other}, which a program cannot")),
     };
+    let value = value.map_err(|e| format!("returned what cannot be stored: {e}"))?;
     Ok(Output { ty: ty.clone(), files, value, uses })
 }
 
@@ -98,20 +108,26 @@ fn sha256(at: &Path) -> std::io::Result<String> {
     }
 }
 
-/// Named numbers.
-fn metrics(value: Json) -> Result<Json, String> {
+/// Named numbers. Where names are declared, there are no others.
+fn metrics(value: Json, declared: &[String]) -> Result<Metrics, String> {
     let Json::Object(named) = value else { return Err("makes Metrics, but its value is no object".into()) };
-    if named.is_empty() {
-        return Err("makes Metrics without a single number".into());
+    let wrong = named.iter().find(|(_, v)| !(v.is_number() || v.is_boolean()));
+    if let Some((name, v)) = wrong {
+        return Err(format!("makes Metrics, of which `{name}` is {v}, not a number"));
     }
-    match named.iter().find(|(_, v)| !(v.is_number() || v.is_boolean())) {
-        Some((name, v)) => Err(format!("makes Metrics, of which `{name}` is {v}, not a number")),
-        None => Ok(Json::Object(named)),
+    if !declared.is_empty()
+        && let Some(name) = named.keys().find(|name| !declared.contains(name))
+    {
+        return Err(format!(
+            "returned the metric `{name}`, which it does not declare; it declares {}",
+            declared.join(", ")
+        ));
     }
+    Metrics::try_from(named)
 }
 
 /// Counts rows, every one of which is read.
-fn rows(ty: &Type, at: Option<&Path>) -> Result<Json, String> {
+fn rows(ty: &Type, at: Option<&Path>) -> Result<usize, String> {
     let Some(at) = at else { return Err(format!("makes {ty}, but no file `{ROWS_FILE}`")) };
     let unreadable = |e: std::io::Error| format!("made `{ROWS_FILE}`, which cannot be read: {e}");
     let mut n = 0usize;
@@ -125,19 +141,20 @@ fn rows(ty: &Type, at: Option<&Path>) -> Result<Json, String> {
         }
         n += 1;
     }
-    Ok(json!({ "rows": n }))
+    Ok(n)
 }
 
 fn pllm(
     value: Json,
     files: &[(String, PathBuf)],
     uses: &BTreeMap<String, ArtifactRef>,
-) -> Result<Json, String> {
+    declared: &[String],
+) -> Result<Pllm, String> {
     let has = |wanted: &str| files.iter().any(|(name, _)| name == wanted);
     let weights = files.iter().any(|(name, _)| name.ends_with(".safetensors"));
     let format = match (has("adapter_config.json"), has("config.json")) {
-        (true, _) => "lora",
-        (false, true) => "full",
+        (true, _) => Format::Lora,
+        (false, true) => Format::Full,
         (false, false) => return Err("makes a Pllm without `adapter_config.json` or `config.json`".into()),
     };
     if !weights {
@@ -146,10 +163,9 @@ fn pllm(
     if !uses.contains_key("base") {
         return Err("makes a Pllm without saying which model is its `base`".into());
     }
-    let numbers = match value.get("metrics") {
-        None => Json::Object(Map::new()),
-        Some(Json::Object(m)) if m.is_empty() => Json::Object(Map::new()),
-        Some(m) => metrics(m.clone())?,
+    let metrics = match value.get("metrics") {
+        None => Metrics::default(),
+        Some(named) => metrics(named.clone(), declared)?,
     };
-    Ok(json!({ "format": format, "metrics": numbers }))
+    Ok(Pllm { metrics, ..Pllm::new(format) })
 }

@@ -35,6 +35,10 @@ impl Stage for CustomStage {
         &self.kind
     }
 
+    fn metrics(&self) -> Vec<String> {
+        self.declared.metrics.clone()
+    }
+
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
         let shown = std::path::absolute(&self.program).map_err(|e| Failure::io(&self.program, &e))?;
         let scratch = ctx.scratch().canonicalize().map_err(|e| Failure::io(ctx.scratch(), &e))?;
@@ -63,7 +67,7 @@ impl Stage for CustomStage {
             return Err(session.ended_badly(status, " after it said that it was done"));
         }
         let ty = Type::from_name(&self.declared.makes).unwrap_or(Type::Metrics);
-        verified(&ty, claim, &work, &arguments.known).map_err(|m| session.failure(m))
+        verified(&ty, claim, &work, &arguments.known, &self.declared.metrics).map_err(|m| session.failure(m))
     }
 }
 

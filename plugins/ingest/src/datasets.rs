@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 
 use headstart_kit::read_rows;
+use headstart_protocol::artifacts::Rows;
 use headstart_protocol::rows::{self, ROWS_FILE, Row, text_digest};
 use headstart_protocol::{Args, Context, Failure, Output, Stage, Type};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::conversation::{Turns, conversation};
 
@@ -228,5 +229,5 @@ fn answers(rows: Vec<Row>) -> BTreeMap<String, String> {
 fn write(ctx: &dyn Context, rows: &[Row]) -> Result<Output, Failure> {
     let path = ctx.scratch().join(ROWS_FILE);
     fs::write(&path, rows::to_jsonl(rows)).map_err(|e| Failure::io(&path, &e))?;
-    Ok(Output::new(Type::Dataset, json!({ "rows": rows.len() })).file(ROWS_FILE, path))
+    Ok(Output::of(Type::Dataset, &Rows::dataset(rows.len()))?.file(ROWS_FILE, path))
 }

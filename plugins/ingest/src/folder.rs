@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use headstart_lm::gguf::Gguf;
 use headstart_lm::{DecoderConfig, TextCodec, Weights, encoder, gguf};
+use headstart_protocol::artifacts::ModelFacts;
 use headstart_protocol::{Failure, Output, Type};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Shapes by tensor name.
 pub type Shapes = BTreeMap<String, Vec<usize>>;
@@ -123,10 +124,14 @@ impl ModelFolder {
     }
 
     /// The folder as an artifact of type Model.
-    pub fn into_model(self) -> Output {
-        let value = json!({ "model_type": self.model_type, "parameters": self.parameters() });
-        let output = Output::new(Type::Model, value);
-        self.files.into_iter().fold(output, |output, (name, at)| output.file(name, at))
+    ///
+    /// # Errors
+    /// None that a folder can cause.
+    pub fn into_model(self) -> Result<Output, Failure> {
+        let parameters = Some(self.parameters());
+        let facts = ModelFacts { model_type: Some(self.model_type), parameters };
+        let output = Output::of(Type::Model, &facts)?;
+        Ok(self.files.into_iter().fold(output, |output, (name, at)| output.file(name, at)))
     }
 
     fn number(&self, key: &str) -> Option<usize> {

@@ -17,7 +17,7 @@ impl Stage for Local {
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
-        Ok(ModelFolder::take_in(&ctx.path(args.text("path")?), ctx.scratch())?.into_model())
+        ModelFolder::take_in(&ctx.path(args.text("path")?), ctx.scratch())?.into_model()
     }
 }
 
@@ -32,7 +32,7 @@ impl Stage for Hub {
     fn run(&self, args: &Args, _ctx: &dyn Context) -> Result<Output, Failure> {
         let cache = hub_cache(|name| std::env::var_os(name).map(PathBuf::from));
         let folder = snapshot(&cache, args.text("repo")?, args.text("revision")?)?;
-        Ok(ModelFolder::read(&folder)?.into_model())
+        ModelFolder::read(&folder)?.into_model()
     }
 }
 
@@ -94,7 +94,7 @@ impl Stage for Init {
         }
         let seed = args.count("seed")? as u64;
         init_model(&config, &corpus, args.count("vocab")?, seed, ctx.scratch())?;
-        Ok(ModelFolder::read(ctx.scratch())?.into_model())
+        ModelFolder::read(ctx.scratch())?.into_model()
     }
 }
 

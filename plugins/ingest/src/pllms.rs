@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use headstart_lm::lora::{WEIGHTS_FILE, is_mlx, mlx_to_peft};
 use headstart_lm::{Adapter, DecoderConfig};
 use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::artifacts::{Artifact, Format, Metrics, Pllm};
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::folder::{ModelFolder, read_json};
 
@@ -20,9 +21,9 @@ const TRAINING: &str = "training.json";
 
 /// `ingest`: a LoRA adapter in PEFT's format or in mlx-lm's, which is converted, or a full model.
 ///
-/// The pLLM's value is `{"format": "lora" | "full", "metrics": {…}}`, with `about` where the folder
-/// has a `headstart.json`; `uses.base` is the base. Metrics and `curve` are those of the folder's
-/// `training.json`, which `finetune` writes; without it they are not known.
+/// The pLLM uses its `base`. `about` is what the folder's `headstart.json` says, if there is one. Metrics
+/// and learning curve are those of the folder's `training.json`, which `finetune` writes; without it
+/// they are not known.
 pub struct Ingest;
 
 impl Stage for Ingest {
@@ -41,40 +42,41 @@ impl Stage for Ingest {
         let (format, files) = if is_mlx(&source) {
             let converted = ctx.scratch().join("peft");
             mlx_to_peft(&source, &converted)?;
-            ("lora", adapter(&converted, &base_folder)?)
+            (Format::Lora, adapter(&converted, &base_folder)?)
         } else if source.join(ADAPTER_CONFIG).is_file() {
-            ("lora", adapter(&source, &base_folder)?)
+            (Format::Lora, adapter(&source, &base_folder)?)
         } else {
-            ("full", full(&source, &base_folder)?)
+            (Format::Full, full(&source, &base_folder)?)
         };
-        let mut value = json!({ "format": format, "metrics": {} });
+        let mut facts = Pllm { about: read_json(&source.join(ABOUT))?, ..Pllm::new(format) };
         if let Some(training) = read_json(&source.join(TRAINING))? {
-            value["metrics"] = numbers(&training["metrics"]);
-            value["curve"] = curve(&training["curve"]);
+            facts.metrics = numbers(&training["metrics"]);
+            facts.curve = curve(&training["curve"]);
         }
-        if let Some(about) = read_json(&source.join(ABOUT))? {
-            value["about"] = about;
-        }
-        let output = Output::new(Type::Pllm, value).uses("base", base.clone());
+        let output = Output::of(Type::Pllm, &facts)?.uses("base", base.clone());
         Ok(files.into_iter().fold(output, |output, (name, at)| output.file(name, at)))
     }
 }
 
 /// The numbers of a record; what else somebody wrote there is left out.
-fn numbers(record: &Value) -> Value {
-    let kept = record.as_object().into_iter().flatten().filter(|(_, x)| x.is_number());
-    Value::Object(kept.map(|(k, x)| (k.clone(), x.clone())).collect())
+fn numbers(record: &Value) -> Metrics {
+    let number = |(name, x): (&String, &Value)| match x {
+        Value::Number(x) => Some((name.clone(), x.clone())),
+        _ => None,
+    };
+    let numbers = record.as_object().into_iter().flatten().filter_map(number).collect();
+    Metrics { numbers, table: None }
 }
 
 /// The points of a learning curve, (step, loss).
-fn curve(points: &Value) -> Value {
-    let point = |p: &&Value| p.as_array().is_some_and(|p| p.len() == 2 && p.iter().all(Value::is_number));
-    points.as_array().into_iter().flatten().filter(point).cloned().collect()
+fn curve(points: &Value) -> Vec<(f64, f64)> {
+    let point = |p: &Value| serde_json::from_value(p.clone()).ok();
+    points.as_array().into_iter().flatten().filter_map(point).collect()
 }
 
 /// The base's folder: a whole model.
 fn base_folder(ctx: &dyn Context, base: &ArtifactRef) -> Result<PathBuf, Failure> {
-    if base.ty == ArtifactType::Pllm && ctx.manifest(base)?.value["format"] == "lora" {
+    if base.ty == ArtifactType::Pllm && Pllm::of(&ctx.manifest(base)?)?.format == Format::Lora {
         return Err(Failure::input("the base is itself an adapter, and an adapter fits a whole model only")
             .help("give the adapter's own base, or merge the base's adapter into a full model first"));
     }

@@ -1,8 +1,9 @@
-//! Sources of spaces. The value of a space says its `kind`; its model lies in the artifact itself or
-//! is `uses.model`.
+//! Sources of spaces. The model lies in the artifact itself or is what it uses as `model`.
 
+use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::artifacts::source::Orders;
+use headstart_protocol::artifacts::{Artifact, ModelFacts, SpaceFacts, SpaceKind};
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type, Value};
-use serde_json::json;
 
 use crate::folder::ModelFolder;
 
@@ -16,7 +17,7 @@ impl Stage for Sentence {
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
-        let output = space("sentence");
+        let output = space(SpaceKind::Sentence)?;
         if let Some(Value::Artifact(model)) = args.get("model") {
             let kind = model_type(ctx, model)?;
             check_encoder(kind.as_deref().unwrap_or("unknown"), "the model")?;
@@ -48,11 +49,11 @@ impl Stage for Summarizer {
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
-        let mut output = causal("summarizer", args, ctx)?;
-        if args.text_opt("orders") == Some("forth") {
-            output.value["orders"] = json!("forth");
-        }
-        Ok(output)
+        let orders = match args.text_opt("orders") {
+            Some("forth") => Orders::Forth,
+            _ => Orders::Both,
+        };
+        causal(SpaceFacts { kind: SpaceKind::Summarizer, orders }, args, ctx)
     }
 }
 
@@ -65,23 +66,26 @@ impl Stage for Pooled {
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
-        causal("pooled", args, ctx)
+        causal(SpaceFacts::new(SpaceKind::Pooled), args, ctx)
     }
 }
 
-fn causal(kind: &str, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
+fn causal(facts: SpaceFacts, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
     let model = args.artifact("model")?;
     if model_type(ctx, model)?.as_deref() == Some("bert") {
-        return Err(Failure::input(format!("a {kind} space needs a causal language model, not an encoder"))
+        return Err(Failure::input(format!("a {} space needs a causal language model, not an encoder", facts.kind.name()))
             .help("for an encoder of type bert there is the space sentence(model)"));
     }
-    Ok(space(kind).uses("model", model.clone()))
+    Ok(Output::of(Type::Space, &facts)?.uses("model", model.clone()))
 }
 
-fn space(kind: &str) -> Output {
-    Output::new(Type::Space, json!({ "kind": kind }))
+fn space(kind: SpaceKind) -> Result<Output, Failure> {
+    Ok(Output::of(Type::Space, &SpaceFacts::new(kind))?)
 }
 
 fn model_type(ctx: &dyn Context, model: &ArtifactRef) -> Result<Option<String>, Failure> {
-    Ok(ctx.manifest(model)?.value["model_type"].as_str().map(str::to_owned))
+    if model.ty != ArtifactType::Model {
+        return Ok(None);
+    }
+    Ok(ModelFacts::of(&ctx.manifest(model)?)?.model_type)
 }

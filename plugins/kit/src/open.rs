@@ -4,10 +4,12 @@ use std::fs;
 use std::path::PathBuf;
 
 use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::artifacts::{Artifact, Format, Pllm};
 use headstart_protocol::rows::{ROWS_FILE, Row, from_jsonl};
 use headstart_protocol::{ArtifactRef, Context, Failure};
 
 /// The folders of a model and, for a pLLM that is an adapter, of the adapter.
+#[derive(Clone, Debug)]
 pub struct ModelFolders {
     /// Config, tokenizer and weights.
     pub model: PathBuf,
@@ -17,15 +19,13 @@ pub struct ModelFolders {
     pub base: ArtifactRef,
 }
 
-/// Opens a `Model` or `Pllm`. A pLLM whose value says `"format": "lora"` is an adapter over
-/// `uses.base`; any other is a whole model.
+/// Opens a `Model` or `Pllm`. A pLLM is an adapter over the `base` that it uses, or a whole model.
 ///
 /// # Errors
 /// Those of the context, and [`Failure::input`] for an adapter without a base.
 pub fn open_model(ctx: &dyn Context, artifact: &ArtifactRef) -> Result<ModelFolders, Failure> {
     let manifest = ctx.manifest(artifact)?;
-    let is_adapter =
-        artifact.ty == ArtifactType::Pllm && manifest.value.get("format").is_some_and(|f| f == "lora");
+    let is_adapter = artifact.ty == ArtifactType::Pllm && Pllm::of(&manifest)?.format == Format::Lora;
     if !is_adapter {
         return Ok(ModelFolders { model: ctx.open(artifact)?, adapter: None, base: artifact.clone() });
     }

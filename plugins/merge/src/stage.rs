@@ -3,12 +3,13 @@
 use headstart_kit::ContextWatch;
 use headstart_lm::Watch;
 use headstart_protocol::artifact::ArtifactType;
+use headstart_protocol::artifacts::pllm::{MergedModule, Parent};
+use headstart_protocol::artifacts::{Artifact, Format, Metrics, Pllm};
 use headstart_protocol::{
     Args, ArtifactRef, Context, Failure, FailureClass, Manifest, MixTerm, Output, Stage, Type,
 };
-use serde_json::{Value, json};
 
-use crate::adapter::{AdapterTerm, CONFIG_FILE, WEIGHTS_FILE, merge_adapters};
+use crate::adapter::{AdapterTerm, CONFIG_FILE, ModuleReport, WEIGHTS_FILE, merge_adapters};
 use crate::full::{FullTerm, INDEX_FILE, Method, merge_full};
 
 /// The stage kind `merge`.
@@ -17,9 +18,8 @@ use crate::full::{FullTerm, INDEX_FILE, Method, merge_full};
 /// differences from it, and the base's is 0. (Only the method `linear`, a weighted average, counts
 /// its weight.) Terms that are the same pLLM count as one, with the sum of their weights.
 ///
-/// The value is `{"format", "metrics", "lineage": [{"name", "weight", "id"}]}`, for adapters also
-/// `"modules": {path: {"rank", "error"}}`; `metrics.error` is the relative Frobenius error. The
-/// output uses `base` and, for every term, `parent:NAME`.
+/// The metric `error` is the relative Frobenius error. The output uses `base` and, for every term,
+/// `parent:NAME`.
 pub struct Merge;
 
 impl Stage for Merge {
@@ -36,30 +36,22 @@ impl Stage for Merge {
             .map_err(|e| Failure::new(FailureClass::Transient, format!("cannot start threads: {e}")))?;
         let watch = ContextWatch::new(ctx);
         let output = pool.install(|| match mix.format {
-            Format::Lora => mix.merge_lora(args, ctx, &watch),
-            Format::Full => mix.merge_full(args, ctx, &watch),
+            Format::Lora => mix.merge_lora(args, lineage(terms), ctx, &watch),
+            Format::Full => mix.merge_full(args, lineage(terms), ctx, &watch),
         })?;
-        Ok(with_lineage(output, terms).uses("base", mix.base))
+        Ok(with_parents(output, terms).uses("base", mix.base))
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Lora,
-    Full,
+fn described(format: Format) -> &'static str {
+    match format {
+        Format::Lora => "an adapter",
+        Format::Full => "a full model",
+    }
 }
 
-impl Format {
-    fn of(manifest: &Manifest) -> Self {
-        if manifest.value.get("format").is_some_and(|f| f == "lora") { Self::Lora } else { Self::Full }
-    }
-
-    fn describe(self) -> &'static str {
-        match self {
-            Self::Lora => "an adapter",
-            Self::Full => "a full model",
-        }
-    }
+fn format_of(manifest: &Manifest) -> Result<Format, Failure> {
+    Ok(Pllm::of(manifest)?.format)
 }
 
 /// A mix whose terms are known to go together.
@@ -103,43 +95,37 @@ impl Mix {
         Ok(Self { base, base_weight, format, terms: merged })
     }
 
-    fn merge_lora(&self, args: &Args, ctx: &dyn Context, watch: &dyn Watch) -> Result<Output, Failure> {
+    fn merge_lora(&self, args: &Args, lineage: Vec<Parent>, ctx: &dyn Context, watch: &dyn Watch) -> Result<Output, Failure> {
         let rank = args.positive_opt("rank")?;
         let open = |t: &MixTerm| {
             Ok(AdapterTerm { name: t.name.clone(), weight: t.weight, folder: ctx.open(&t.pllm)? })
         };
         let terms = self.terms.iter().map(open).collect::<Result<Vec<_>, Failure>>()?;
         let report = merge_adapters(&terms, rank, ctx.memory(), ctx.scratch(), watch)?;
-        let modules: serde_json::Map<String, Value> = report
-            .modules
-            .iter()
-            .map(|(name, m)| (name.clone(), json!({"rank": m.rank, "error": m.error})))
-            .collect();
-        let rank = report.modules.values().map(|m| m.rank).max().unwrap_or(0);
-        let value = json!({
-            "format": "lora",
-            "metrics": {
-                "error": report.error,
-                "rank": rank,
-                "modules": report.modules.len(),
-                "parameters": report.parameters,
-                "terms": terms.len(),
-            },
-            "modules": modules,
-        });
-        Ok(Output::new(Type::Pllm, value)
+        let module = |(name, m): (&String, &ModuleReport)| {
+            (name.clone(), MergedModule { rank: m.rank, error: m.error })
+        };
+        let metrics = Metrics::default()
+            .with("error", report.error)
+            .with("rank", report.modules.values().map(|m| m.rank).max().unwrap_or(0))
+            .with("modules", report.modules.len())
+            .with("parameters", report.parameters)
+            .with("terms", terms.len());
+        let modules = report.modules.iter().map(module).collect();
+        let facts = Pllm { metrics, modules, lineage, ..Pllm::new(Format::Lora) };
+        Ok(Output::of(Type::Pllm, &facts)?
             .file(CONFIG_FILE, ctx.scratch().join(CONFIG_FILE))
             .file(WEIGHTS_FILE, ctx.scratch().join(WEIGHTS_FILE)))
     }
 
-    fn merge_full(&self, args: &Args, ctx: &dyn Context, watch: &dyn Watch) -> Result<Output, Failure> {
+    fn merge_full(&self, args: &Args, lineage: Vec<Parent>, ctx: &dyn Context, watch: &dyn Watch) -> Result<Output, Failure> {
         if args.get("rank").is_some() {
             return Err(Failure::input("argument `rank` is for adapters, but this is a mix of full models")
                 .help("leave `rank` out"));
         }
         let method = method(args)?;
         let base_manifest = ctx.manifest(&self.base)?;
-        if self.base.ty == ArtifactType::Pllm && Format::of(&base_manifest) == Format::Lora {
+        if self.base.ty == ArtifactType::Pllm && format_of(&base_manifest)? == Format::Lora {
             return Err(Failure::input("full models are merged over a full base, but theirs is an adapter"));
         }
         let base = ctx.open(&self.base)?;
@@ -150,16 +136,13 @@ impl Mix {
         };
         let terms = self.terms.iter().map(open).collect::<Result<Vec<_>, Failure>>()?;
         let report = merge_full(&base, self.base_weight, &terms, method, ctx.memory(), ctx.scratch(), watch)?;
-        let value = json!({
-            "format": "full",
-            "metrics": {
-                "error": 0.0,
-                "tensors": report.tensors,
-                "parameters": report.parameters,
-                "terms": terms.len(),
-            },
-        });
-        let mut output = Output::new(Type::Pllm, value);
+        let metrics = Metrics::default()
+            .with("error", 0.0)
+            .with("tensors", report.tensors)
+            .with("parameters", report.parameters)
+            .with("terms", terms.len());
+        let facts = Pllm { metrics, lineage, ..Pllm::new(Format::Full) };
+        let mut output = Output::of(Type::Pllm, &facts)?;
         for name in &report.files {
             output = output.file(name.clone(), ctx.scratch().join(name));
         }
@@ -187,7 +170,7 @@ fn know<'a>(term: &'a MixTerm, ctx: &dyn Context) -> Result<Known<'a>, Failure> 
         ))
         .help("ingest it again: a pLLM that was ingested or trained here names its base")
     })?;
-    Ok(Known { term, base: Some(base), format: Format::of(&manifest) })
+    Ok(Known { term, base: Some(base), format: format_of(&manifest)? })
 }
 
 /// The base of all terms; a term without one is itself the base.
@@ -224,9 +207,9 @@ fn common_format(known: &[Known<'_>]) -> Result<Format, Failure> {
         Some(other) => Err(Failure::input(format!(
             "`{}` is {} and `{}` is {}: adapters and full models cannot be merged with each other yet",
             first.term.name,
-            first.format.describe(),
+            described(first.format),
             other.term.name,
-            other.format.describe()
+            described(other.format)
         ))
         .help("merge the adapters among themselves, and the full models among themselves")),
     }
@@ -252,9 +235,11 @@ fn is_weights(name: &str) -> bool {
     ends.iter().any(|e| name.ends_with(e)) || (name.ends_with(".index.json") && name != INDEX_FILE)
 }
 
-fn with_lineage(mut output: Output, terms: &[MixTerm]) -> Output {
-    let line = |t: &MixTerm| json!({"name": t.name, "weight": t.weight, "id": t.pllm.id});
-    output.value["lineage"] = terms.iter().map(line).collect();
+fn lineage(terms: &[MixTerm]) -> Vec<Parent> {
+    terms.iter().map(|t| Parent { name: t.name.clone(), weight: t.weight, id: t.pllm.id }).collect()
+}
+
+fn with_parents(mut output: Output, terms: &[MixTerm]) -> Output {
     for t in terms {
         let mut name = format!("parent:{}", t.name);
         let mut again = 2;

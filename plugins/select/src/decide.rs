@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use headstart_explain::catalog::Catalog;
-use headstart_explain::math::sample::{DRAWS, bootstrap, derived_seed};
+use headstart_stats::{DRAWS, bootstrap, derived_seed};
 use headstart_explain::math::{Matrix, axpy, dot};
 use headstart_explain::metric::unwhitener;
 use headstart_explain::words::Explanation;
@@ -60,6 +60,12 @@ impl<'a> User<'a> {
     /// Ranks the catalog's pLLMs by their distance to the mean of the rows.
     pub fn nearest(&self, distance: Distance, keep: usize) -> Vec<Ranked> {
         self.query(distance, &self.raw.mean(), &self.whitened.mean()).nearest(self.catalog, keep)
+    }
+
+    /// How far one pLLM is.
+    pub fn ranked(&self, distance: Distance, index: usize) -> Option<Ranked> {
+        let query = self.query(distance, &self.raw.mean(), &self.whitened.mean());
+        query.nearest_of(self.catalog, &[index])
     }
 
     fn query(&self, distance: Distance, raw: &[f64], whitened: &[f64]) -> Query {

@@ -11,10 +11,10 @@
 //! both curves are the same but for their steps (docs/adr/0014).
 
 use headstart_explain::catalog::Catalog;
-use headstart_explain::math::sample::{bootstrap, derived_seed, quantile};
 use headstart_explain::math::{axpy, dot};
 use headstart_explain::pace::{LEFT, Pace, Unit};
-use serde_json::{Map, Value, json};
+use headstart_protocol::artifacts::Expected;
+use headstart_stats::{bootstrap, derived_seed, interval_of};
 
 use crate::decide::User;
 
@@ -71,28 +71,35 @@ impl Forecast {
         (left > 0.0).then(|| self.bytes as f64 / left)
     }
 
-    /// The forecast as numbers with intervals.
-    pub fn value(&self) -> Value {
-        let mut out = Map::new();
-        let mut put = |name: &str, x: &Range| {
-            for (end, x) in [("_low", x[0]), ("", x[1]), ("_high", x[2])] {
-                out.insert(format!("{name}{end}"), json!((x * 1e3).round() / 1e3));
-            }
-        };
-        put("left", &self.left);
-        put("share_saved", &self.share);
-        put("steps_scratch", &self.scratch);
-        put("steps_saved", &self.saved);
-        if let Some(seconds) = &self.seconds {
-            put("seconds_saved", seconds);
+    /// The forecast as a selection holds it, rounded.
+    pub fn expected(&self) -> Expected {
+        let rounded = |x: f64| (x * 1e3).round() / 1e3;
+        let [left_low, left, left_high] = self.left.map(rounded);
+        let [share_saved_low, share_saved, share_saved_high] = self.share.map(rounded);
+        let [steps_scratch_low, steps_scratch, steps_scratch_high] = self.scratch.map(rounded);
+        let [steps_saved_low, steps_saved, steps_saved_high] = self.saved.map(rounded);
+        let seconds = self.seconds.map(|s| s.map(rounded));
+        Expected {
+            left,
+            left_low,
+            left_high,
+            share_saved,
+            share_saved_low,
+            share_saved_high,
+            steps_scratch,
+            steps_scratch_low,
+            steps_scratch_high,
+            steps_saved,
+            steps_saved_low,
+            steps_saved_high,
+            seconds_saved: seconds.map(|s| s[1]),
+            seconds_saved_low: seconds.map(|s| s[0]),
+            seconds_saved_high: seconds.map(|s| s[2]),
+            learning_rate: self.unit.learning_rate,
+            rows_a_step: self.unit.rows,
+            bytes: self.bytes,
+            break_even_bytes_per_second: self.break_even().map(f64::round),
         }
-        out.insert("learning_rate".into(), json!(self.unit.learning_rate));
-        out.insert("rows_a_step".into(), json!(self.unit.rows));
-        out.insert("bytes".into(), json!(self.bytes));
-        if let Some(speed) = self.break_even() {
-            out.insert("break_even_bytes_per_second".into(), json!(speed.round()));
-        }
-        Value::Object(out)
     }
 
     /// The forecast as the end of a sentence: ` it should save about 12 minutes`.
@@ -114,13 +121,14 @@ impl Forecast {
     }
 }
 
-/// The share of the way that is left from the pLLM at `index`, by distance. None where the user's own
-/// vector is no longer than chance makes it.
-pub fn left_by_distance(user: &User<'_>, index: usize, seed: u64) -> Option<Range> {
+/// The share of the way that is left from a start, by distance. `weights` are places in the catalog with
+/// their weights. None where the user's own vector is no longer than chance makes it.
+pub fn left_by_distance(user: &User<'_>, weights: &[(usize, f64)], seed: u64) -> Option<Range> {
     let catalog: &Catalog = user.catalog;
     let n = user.whitened.rows;
-    let target = catalog.vectors.row(index);
-    let noise = f64::from(catalog.noise[index]);
+    let mut target = vec![0.0; user.whitened.cols];
+    weights.iter().for_each(|(i, w)| axpy(&mut target, *w, &catalog.vectors.row(*i)));
+    let noise: f64 = weights.iter().map(|(i, w)| w * w * f64::from(catalog.noise[*i])).sum();
     let own = user.noise();
     let share = |mean: &[f64]| {
         let mut rest = mean.to_vec();
@@ -134,8 +142,7 @@ pub fn left_by_distance(user: &User<'_>, index: usize, seed: u64) -> Option<Rang
         share(&user.whitened.transpose_times(&weights))
     };
     let draws = bootstrap(n, DRAWS, derived_seed(seed, "forecast"));
-    let mut all: Vec<f64> = draws.into_iter().filter_map(draw).collect();
-    let (low, high) = (quantile(&mut all, 0.025), quantile(&mut all, 0.975));
+    let (low, high) = interval_of(&mut draws.into_iter().filter_map(draw).collect::<Vec<_>>());
     Some([low.min(middle), middle, high.max(middle)])
 }
 
@@ -179,9 +186,9 @@ mod tests {
     fn without_a_speed_only_steps_are_known() {
         let f = Forecast::new(&pace(), [0.2, 0.25, 0.5], None, 10, 0.0);
         assert_eq!(f.words().as_deref(), Some("it should save about 47 % of the training steps"));
-        let value = f.value();
-        assert!(value.get("seconds_saved").is_none() && value["steps_saved_low"] == 20.0, "{value}");
-        assert_eq!((&value["rows_a_step"], &value["learning_rate"]), (&json!(16.0), &json!(0.004)));
+        let expected = f.expected();
+        assert_eq!((expected.seconds_saved, expected.steps_saved_low), (None, 20.0));
+        assert_eq!((expected.rows_a_step, expected.learning_rate), (16.0, 0.004));
     }
 
     #[test]

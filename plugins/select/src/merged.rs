@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::stage::Place;
 
 /// A mix of adapters as one adapter, in the stage's scratch.
+#[derive(Clone)]
 pub(crate) struct Merged {
     /// Made of the members and their weights.
     pub id: Digest,

@@ -1,7 +1,7 @@
 //! A Gaussian process over pLLMs' vectors (Rasmussen and Williams, Gaussian Processes for Machine
 //! Learning, 2006, algorithm 2.1).
 
-use headstart_explain::math::sample::quantile;
+use headstart_stats::quantile;
 use headstart_explain::math::{Matrix, dot};
 
 /// A fitted process: squared-exponential kernel, as wide as known points are apart, as high as the

@@ -21,6 +21,7 @@ pub struct Scorer<'a> {
     ctx: &'a dyn Context,
     backend: &'a dyn Backend,
     rows: Vec<Row>,
+    held_back: usize,
     scores: BTreeMap<Digest, Vec<RowScore>>,
     sizes: BTreeMap<Digest, u64>,
     /// Sequences that were put through a model.
@@ -32,23 +33,29 @@ pub struct Scorer<'a> {
 }
 
 impl<'a> Scorer<'a> {
-    /// A scorer over the rows that have responses, [`ROWS`] at most.
+    /// A scorer over the rows that have responses, [`ROWS`] at most: first those of `held_back`, which
+    /// nothing was chosen by, then `others`.
     ///
     /// # Errors
-    /// If there are none.
+    /// If there are none held back.
     pub fn new(
         ctx: &'a dyn Context,
         backend: &'a dyn Backend,
-        rows: impl IntoIterator<Item = Row>,
+        held_back: Vec<Row>,
+        others: Vec<Row>,
     ) -> Result<Self, Failure> {
-        let rows: Vec<Row> = rows.into_iter().filter(|r| !r.response.trim().is_empty()).take(ROWS).collect();
+        let answered = |rows: Vec<Row>| rows.into_iter().filter(|r| !r.response.trim().is_empty());
+        let mut rows: Vec<Row> = answered(held_back).take(ROWS).collect();
         if rows.is_empty() {
             return Err(Failure::input("`verify` has no rows with responses"));
         }
+        let held_back = rows.len();
+        rows.extend(answered(others).take(ROWS - held_back));
         Ok(Self {
             ctx,
             backend,
             rows,
+            held_back,
             scores: BTreeMap::new(),
             sizes: BTreeMap::new(),
             forward_passes: 0,
@@ -57,8 +64,13 @@ impl<'a> Scorer<'a> {
         })
     }
 
-    /// Number of rows.
+    /// Number of rows that nothing was chosen by.
     pub fn rows(&self) -> usize {
+        self.held_back
+    }
+
+    /// Number of all rows.
+    pub fn all_rows(&self) -> usize {
         self.rows.len()
     }
 
@@ -105,6 +117,13 @@ impl<'a> Scorer<'a> {
         let start = Instant::now();
         let found = decoder.score(&self.rows[done..n], TOKENS, &watch)?;
         self.seconds += start.elapsed().as_secs_f64();
+        if let Some(i) = found.iter().position(|s| !s.nll.is_finite()) {
+            let (row, nll) = (done + i + 1, found[i].nll);
+            return Err(Failure::input(format!(
+                "the likelihood of row {row} of `verify` under {} is {nll}: its weights are broken",
+                id.short()
+            )));
+        }
         self.forward_passes = total;
         self.tokens += found.iter().map(|s| s.tokens as u64).sum::<u64>();
         self.scores.entry(id).or_default().extend(found);

@@ -1,23 +1,21 @@
 //! The choice in a sentence that a phone can show.
 
 use headstart_explain::catalog::Catalog;
-use headstart_explain::words::Coefficient;
+use headstart_protocol::artifacts::{Coefficient, Selection};
 
 /// Words that a sentence names at most.
 const NAMED: usize = 3;
 
-/// Why the choice was made, for the user. `names` are the chosen pLLMs with weights; none where the
-/// base was chosen. `ending` is what the choice should save, where that is known.
-pub fn sentence(
-    catalog: &Catalog,
-    names: &[(&str, f64)],
-    user: &[Coefficient],
-    ending: Option<&str>,
-) -> String {
-    if names.is_empty() {
-        return "None of the models writes like you; yours starts from the base.".to_owned();
+/// Why the choice was made, for the user. `ending` is what the start should save, where that is known.
+pub fn sentence(catalog: &Catalog, selection: &Selection, ending: Option<&str>) -> String {
+    if selection.abstained {
+        return match &selection.style {
+            Some(style) => format!("You write like {style} now and then, but the base is the better start."),
+            None => "None of the models writes like you; yours starts from the base.".to_owned(),
+        };
     }
-    let choice = match names {
+    let user = &selection.user.words;
+    let choice = match selection.heaviest_first().as_slice() {
         [_] => "Chosen".to_owned(),
         several => {
             let part = |(name, weight): &(&str, f64)| format!("{name} ({weight:.1})");

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use headstart_explain::catalog::Catalog;
 use headstart_explain::divergence::Divergence;
-use headstart_explain::math::sample::derived_seed;
 use headstart_kit::read_rows;
+use headstart_stats::derived_seed;
 use headstart_lm::Backend;
 use headstart_protocol::rows::Row;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Manifest, Output, Stage};
@@ -53,15 +53,22 @@ impl Stage for Select {
             Some(dataset) => {
                 let all = read_rows(ctx, dataset, "verify")?;
                 let halves = Halves::of(&about, dataset, all, settings.seed);
-                let chooser = match &halves.choosing {
-                    Some(rows) => user.part(rows).choose(&settings),
-                    None => user.choose(&settings),
+                let part = halves.choosing.as_ref().map(|rows| user.part(rows));
+                let user = part.as_ref().unwrap_or(&user);
+                let choice = user.choose(&settings);
+                let search = Search {
+                    place: &place,
+                    user,
+                    distance: settings.distance,
+                    strategy,
+                    shortlist,
+                    budget,
+                    mixing: settings.max_mix > 1,
+                    seed: settings.seed,
                 };
-                let (mixing, seed) = (settings.max_mix > 1, settings.seed);
-                let search = Search { place: &place, strategy, shortlist, budget, mixing, seed };
-                let scorer = Scorer::new(ctx, &*self.backend, halves.verifying)?;
-                let verified = search.run(scorer, ctx, &chooser, halves.split)?;
-                (chooser, Some(verified))
+                let scorer = Scorer::new(ctx, &*self.backend, halves.verifying, halves.others)?;
+                let verified = search.run(scorer, ctx, &choice, halves.split)?;
+                (choice, Some(verified))
             }
             None if strategy != Strategy::Nearest => {
                 return Err(Failure::input(format!(
@@ -107,6 +114,8 @@ struct Halves {
     /// Rows of `user` that choose; all where none is needed to verify.
     choosing: Option<Vec<usize>>,
     verifying: Vec<Row>,
+    /// The other rows: those that choose.
+    others: Vec<Row>,
     /// Whether other rows choose than verify, as far as is known.
     split: bool,
 }
@@ -118,19 +127,21 @@ impl Halves {
         let same = user.about.source == Some(dataset.id);
         let mut order: Vec<usize> = (0..all.len()).collect();
         order.shuffle(&mut ChaCha8Rng::seed_from_u64(derived_seed(seed, "halves")));
-        let (choosing, split) = match &user.about.picked {
+        let (choosing, others, split) = match &user.about.picked {
             Some(picked) if same => {
-                order.retain(|i| !picked.contains(i));
-                (None, true)
+                let (others, verifying) = order.into_iter().partition(|i| picked.contains(i));
+                order = verifying;
+                (None, others, true)
             }
             _ if same && all.len() == user.rows.rows && all.len() >= LEAST_SPLIT => {
                 let verifying = order.split_off(all.len().div_ceil(2));
-                (Some(std::mem::replace(&mut order, verifying)), true)
+                let choosing = std::mem::replace(&mut order, verifying);
+                (Some(choosing.clone()), choosing, true)
             }
-            _ => (None, false),
+            _ => (None, Vec::new(), false),
         };
-        let verifying = order.into_iter().map(|i| all[i].clone()).collect();
-        Self { choosing, verifying, split }
+        let rows = |places: Vec<usize>| places.into_iter().map(|i| all[i].clone()).collect();
+        Self { choosing, verifying: rows(order), others: rows(others), split }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use headstart_explain::catalog::Catalog;
-use headstart_explain::math::sample::derived_seed;
+use headstart_stats::derived_seed;
 use headstart_protocol::{ArtifactRef, Failure};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -29,6 +29,16 @@ pub enum Strategy {
 }
 
 impl Strategy {
+    /// As a pipeline file and a selection spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nearest => "nearest",
+            Self::Exhaustive => "exhaustive",
+            Self::Bayesian => "bayesian",
+            Self::Hyperband => "hyperband",
+        }
+    }
+
     /// The strategy of this name.
     ///
     /// # Errors

@@ -5,10 +5,13 @@
 //! either in its style or plain, with a share π of styled ones that is fitted (by EM), and its evidence
 //! is how much more likely the rows are so than with the base alone, Σ log(π p(row) / p₀(row) + 1 − π).
 //! It is to likelihood what the fitted strength is to distance. Ranking by the plain loss instead would
-//! choose whatever disturbs the unstyled rows least.
+//! find whatever disturbs the unstyled rows least.
+//!
+//! Where to start a training is another question, and the plain loss answers it: a start is never one
+//! under which the rows are less likely than under another that was compared.
 
-use headstart_explain::math::sample::{DRAWS, bootstrap, quantile};
 use headstart_lm::RowScore;
+use headstart_stats::{DRAWS, bootstrap, interval_of};
 
 /// A pLLM helps if its loss is lower than the base's in at least this share of draws over rows.
 const LEAST_SURE: f64 = 0.9;
@@ -24,8 +27,6 @@ const EM_STEPS: usize = 50;
 pub struct Verdict {
     /// Place of the best among the finalists; none where none helps.
     pub best: Option<usize>,
-    /// Share of bootstrap draws over rows in which the outcome is the same.
-    pub confidence: f64,
     /// Share of the draws in which each finalist is the best.
     pub first: Vec<f64>,
     /// Share of the draws in which the best is better than the base; 1 where the base is not known.
@@ -38,23 +39,24 @@ pub struct Verdict {
     pub shares: Vec<f64>,
     /// Loss of the base, where it is known.
     pub base_loss: Option<f64>,
-    /// How much lower the best finalist's loss is than the base's, with its 95% interval over paired
-    /// draws of rows; none where the base is not known.
-    pub brought: Option<[f64; 3]>,
 }
 
 impl Verdict {
     /// Whether the best is worse than the base in all but one of a hundred draws.
-    pub fn is_surely_worse(&self) -> bool {
+    fn is_surely_worse(&self) -> bool {
         self.helps <= DOUBT
     }
 
     /// Whether further rows would hardly change the outcome.
     pub fn is_sure(&self) -> bool {
-        let one = self.first.iter().filter(|share| can_win(**share)).count() == 1;
         let helps = self.helps >= 1.0 - DOUBT || (self.near && self.best.is_some());
-        one && (helps || (!self.near && self.is_surely_worse()))
+        one_can_win(&self.first) && (helps || (!self.near && self.is_surely_worse()))
     }
+}
+
+/// Whether a single candidate is left that may be the best of all.
+pub fn one_can_win(shares: &[f64]) -> bool {
+    shares.iter().filter(|share| can_win(**share)).count() == 1
 }
 
 /// Whether a finalist that is the best in this share of draws may be the best of all.
@@ -81,44 +83,55 @@ pub fn judge(finalists: &[&[RowScore]], base: Option<&[RowScore]>, near: bool, s
         (0..all.len()).max_by(|&a, &b| all[a].total_cmp(&all[b]).then(b.cmp(&a)))
     };
     let Some(best) = first(&once) else {
-        let (first, brought) = (Vec::new(), None);
-        return Verdict {
-            best: None,
-            confidence: 0.0,
-            first,
-            helps: 0.0,
-            near,
-            losses,
-            shares,
-            base_loss,
-            brought,
-        };
+        return Verdict { best: None, first: Vec::new(), helps: 0.0, near, losses, shares, base_loss };
     };
-    let (mut helps, mut firsts, mut gains) = (0usize, vec![0usize; finalists.len()], Vec::new());
+    let (mut helps, mut firsts) = (0usize, vec![0usize; finalists.len()]);
     let draws = bootstrap(n, DRAWS, seed);
     for times in &draws {
         let gain = base.map(|rows| loss(rows, times) - loss(finalists[best], times));
         helps += usize::from(gain.is_none_or(|g| g > 0.0));
         first(times).into_iter().for_each(|i| firsts[i] += 1);
-        gains.extend(gain);
     }
     let share = |count: usize| count as f64 / draws.len() as f64;
     let chosen = share(helps) >= LEAST_SURE || (near && shares.get(best).is_some_and(|s| *s > 0.0));
-    let brought = base_loss.map(|base| {
-        let gain = base - losses[best];
-        [quantile(&mut gains, 0.025).min(gain), gain, quantile(&mut gains, 0.975).max(gain)]
-    });
     Verdict {
         best: chosen.then_some(best),
-        confidence: if chosen { share(firsts[best]) } else { 1.0 - share(helps) },
         first: firsts.into_iter().map(share).collect(),
         helps: share(helps),
         near,
         losses,
         shares,
         base_loss,
-        brought,
     }
+}
+
+/// How much less likely the rows are under `base` than under `other`, nats a token, with the 95% interval
+/// over paired draws of rows: low, middle, high.
+pub fn gain(base: &[RowScore], other: &[RowScore], seed: u64) -> [f64; 3] {
+    let of = |times: &[u32]| loss(base, times) - loss(other, times);
+    let middle = of(&vec![1; base.len()]);
+    let draws = bootstrap(base.len(), DRAWS, seed);
+    let (low, high) = interval_of(&mut draws.iter().map(|t| of(t)).collect::<Vec<_>>());
+    [low.min(middle), middle, high.max(middle)]
+}
+
+/// For each candidate, the share of draws over rows in which its loss is the lowest; of equals, the first.
+pub fn lowest(candidates: &[&[RowScore]], seed: u64) -> Vec<f64> {
+    let n = candidates.first().map_or(0, |c| c.len());
+    let draws = bootstrap(n, DRAWS, seed);
+    let mut counts = vec![0usize; candidates.len()];
+    for times in &draws {
+        let losses = candidates.iter().map(|c| loss(c, times)).enumerate();
+        if let Some((best, _)) = losses.min_by(|a, b| a.1.total_cmp(&b.1)) {
+            counts[best] += 1;
+        }
+    }
+    counts.into_iter().map(|n| n as f64 / draws.len().max(1) as f64).collect()
+}
+
+/// Nats a token over all rows.
+pub fn mean_loss(rows: &[RowScore]) -> f64 {
+    loss(rows, &vec![1; rows.len()])
 }
 
 /// Nats a token over rows, each counted as often as `times` says.
@@ -159,13 +172,13 @@ mod tests {
         let (a, b, base) =
             (scores(|i| 20.0 + i as f64), scores(|i| 15.0 + i as f64), scores(|i| 25.0 + i as f64));
         let verdict = judge(&[&a, &b], Some(&base), false, 1);
-        assert_eq!((verdict.best, verdict.confidence), (Some(1), 1.0));
+        assert_eq!((verdict.best, verdict.first[1]), (Some(1), 1.0));
         assert!((verdict.losses[1] - 2.45).abs() < 1e-9 && verdict.base_loss == Some(3.45));
-        let [low, gain, high] = verdict.brought.expect("a base");
+        let [low, gain, high] = gain(&base, &b, 1);
         assert!((gain - 1.0).abs() < 1e-9 && (high - low) < 1e-9, "the same in every row");
         let (a, b) = (scores(|i| 20.0 + (i % 2) as f64 * 2.0), scores(|_| 20.9));
         let verdict = judge(&[&a, &b], None, false, 1);
-        assert!(verdict.best == Some(1) && (0.4..0.95).contains(&verdict.confidence), "{verdict:?}");
+        assert!(verdict.best == Some(1) && (0.4..0.95).contains(&verdict.first[1]), "{verdict:?}");
     }
 
     #[test]
@@ -192,9 +205,18 @@ mod tests {
         // Better on average, but by two rows in twenty.
         let lucky = scores(|i| if i < 2 { 10.0 } else { 20.5 });
         let verdict = judge(&[&lucky], Some(&a), false, 1);
-        assert!(verdict.best.is_none() && verdict.confidence < 0.5, "{verdict:?}");
+        assert!(verdict.best.is_none() && verdict.helps > 0.5, "{verdict:?}");
         let worse = judge(&[&b], Some(&a), true, 1);
         assert!(worse.shares[0] < 0.2, "rows all of which the base says better: {worse:?}");
+    }
+
+    #[test]
+    fn the_lowest_loss_wins_a_race_of_starts() {
+        let (a, b) = (scores(|i| 20.0 + i as f64), scores(|i| 15.0 + i as f64));
+        assert_eq!(lowest(&[&a, &b], 1), [0.0, 1.0]);
+        assert_eq!(lowest(&[&a, &a], 1), [1.0, 0.0], "the first of equals");
+        let close = lowest(&[&b, &scores(|i| 15.0 + i as f64 + if i % 2 == 0 { 2.0 } else { -2.0 })], 1);
+        assert!(!one_can_win(&close) && (close[0] + close[1] - 1.0).abs() < 1e-9, "{close:?}");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use headstart_explain::catalog::Catalog;
 use headstart_protocol::{Args, Context, Failure, Output, Stage};
+use headstart_stats::kendall;
 
-use crate::table::{Cell, Table, object};
+use crate::table::{Cell, Table, TableExt, metrics};
 
 /// Compares the levels of one style.
 ///
@@ -34,7 +35,7 @@ impl Stage for Levels {
         let levels: Vec<Vec<f64>> = order.iter().map(|&i| catalog.coefficients.row(i)).collect();
         let names = order.iter().map(|&i| said[i].name.clone());
         let columns = ["".to_owned()].into_iter().chain(names.clone()).chain(["τ".to_owned()]);
-        let mut table = Table::new(columns);
+        let mut table = Table::with_columns(columns);
         let monotone = words(&catalog, &levels, &mut table);
         let distances = |a: &[f64]| -> Vec<f64> { levels.iter().map(|b| l1(a, b)).collect() };
         let (mut apart, mut far) = (Vec::new(), Vec::new());
@@ -45,9 +46,9 @@ impl Stage for Levels {
                 far.push(*d);
             }
             let cells = row.into_iter().map(Cell::Number).chain([Cell::Nothing(())]);
-            table.push([Cell::Text(format!("L1 from {name}"))].into_iter().chain(cells).collect());
+            table.rows.push([Cell::Text(format!("L1 from {name}"))].into_iter().chain(cells).collect());
         }
-        table.output(ctx, object(&[("monotone", monotone), ("distance_tau", kendall(&apart, &far))]))
+        table.output(ctx, metrics(&[("monotone", monotone), ("distance_tau", kendall(&apart, &far))]))
     }
 }
 
@@ -71,41 +72,11 @@ fn words(catalog: &Catalog, levels: &[Vec<f64>], table: &mut Table) -> f64 {
             monotone += change(t);
         }
         let cells = t.iter().map(|x| Cell::Number(*x)).chain([Cell::Number(tau)]);
-        table.push([Cell::Text(catalog.about.words[*j].word.clone())].into_iter().chain(cells).collect());
+        table.rows.push([Cell::Text(catalog.about.words[*j].word.clone())].into_iter().chain(cells).collect());
     }
     if all > 0.0 { monotone / all } else { 0.0 }
 }
 
 fn l1(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| (x - y).abs()).sum()
-}
-
-/// Kendall's τ-b: concordant minus discordant pairs, over the geometric mean of the pairs that are
-/// not tied in either. 0 where all are tied.
-fn kendall(x: &[f64], y: &[f64]) -> f64 {
-    let (mut score, mut in_x, mut in_y) = (0.0, 0.0, 0.0);
-    for i in 0..x.len() {
-        for j in 0..i {
-            let (a, b) = (x[i] - x[j], y[i] - y[j]);
-            let sign = |d: f64| if d == 0.0 { 0.0 } else { d.signum() };
-            score += sign(a) * sign(b);
-            in_x += sign(a).abs();
-            in_y += sign(b).abs();
-        }
-    }
-    if in_x > 0.0 && in_y > 0.0 { score / f64::sqrt(in_x * in_y) } else { 0.0 }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kendalls_tau() {
-        // As scipy.stats.kendalltau gives them.
-        assert!((kendall(&[1., 2., 3., 4.], &[1., 3., 2., 4.]) - 0.666_666_67).abs() < 1e-6);
-        assert!((kendall(&[1., 2., 3., 4.], &[1., 1., 2., 3.]) - 0.912_870_93).abs() < 1e-6);
-        assert_eq!(kendall(&[1., 2., 3.], &[3., 2., 1.]), -1.0);
-        assert_eq!(kendall(&[1., 2.], &[5., 5.]), 0.0);
-    }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use headstart_explain::math::sample::derived_seed;
+use headstart_protocol::artifacts::{Artifact, Metrics, Pllm, Selection};
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage};
-use serde_json::Value;
+use headstart_stats::{derived_seed, mean, median};
 
-use crate::table::{Cell, Table, interval, median, object};
+use crate::table::{Cell, Table, TableExt, interval, metrics};
 
 /// Forward passes that a training step of an adapter takes for each of its rows: one forward, and as
 /// much again for the gradients of what flows through the frozen weights. The adapter's own gradients
@@ -70,11 +70,13 @@ impl Stage for Savings {
             let from_base = scratch.get(key).ok_or_else(|| missing("scratch"))?;
             let passes = match &selections {
                 Some(all) => {
-                    forward_passes(&ctx.manifest(all.get(key).ok_or_else(|| missing("selections"))?)?.value)
+                    let selection = all.get(key).ok_or_else(|| missing("selections"))?;
+                    Selection::of(&ctx.manifest(selection)?)?.cost.forward_passes as f64
                 }
                 None => 0.0,
             };
-            let case = case(key, &ctx.manifest(tuned)?.value, &ctx.manifest(from_base)?.value, share)?;
+            let trained = |a: &ArtifactRef| -> Result<Pllm, Failure> { Ok(Pllm::of(&ctx.manifest(a)?)?) };
+            let case = case(key, &trained(tuned)?, &trained(from_base)?, share)?;
             let case = Case { selection: passes / (batch * PASSES_A_ROW), ..case };
             for group in ["all"].into_iter().chain(key.split(',').skip(1).map(str::trim)) {
                 match groups.iter_mut().find(|g| g.0 == group) {
@@ -88,9 +90,9 @@ impl Stage for Savings {
         }
         let seed = args.int("seed")?.cast_unsigned();
         let all = Summary::of(&groups[0].1, batch, derived_seed(seed, "all"));
-        let mut table = Table::new(COLUMNS);
+        let mut table = Table::with_columns(COLUMNS);
         for (name, cases) in &groups {
-            table.push(Summary::of(cases, batch, derived_seed(seed, name)).row(name));
+            table.rows.push(Summary::of(cases, batch, derived_seed(seed, name)).row(name));
         }
         table.output(ctx, all.numbers())
     }
@@ -127,7 +129,6 @@ impl Summary {
         let cell = |all: &[f64], statistic: &dyn Fn(&[f64]) -> f64| {
             Cell::estimate(statistic(all), interval(all, statistic, seed))
         };
-        let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
         let saved = over(&Case::saved);
         let steps = over(&|c| c.scratch - c.tuned - c.selection);
         let seconds: Vec<f64> = steps.iter().zip(cases).map(|(s, c)| s * c.seconds).collect();
@@ -160,8 +161,8 @@ impl Summary {
         ]
     }
 
-    fn numbers(&self) -> serde_json::Map<String, Value> {
-        let mut out = object(&[
+    fn numbers(&self) -> Metrics {
+        let mut out = metrics(&[
             ("n", self.n),
             ("steps_scratch", self.scratch),
             ("steps_tuned", self.tuned),
@@ -169,8 +170,9 @@ impl Summary {
         ]);
         for (name, cell) in [("saved", &self.saved), ("saved_mean", &self.mean)] {
             if let Cell::Estimate { value, low, high } = cell {
-                let ends = [(String::new(), value), ("_low".into(), low), ("_high".into(), high)];
-                out.extend(ends.map(|(end, x)| (format!("{name}{end}"), serde_json::json!(x))));
+                for (end, x) in [("", value), ("_low", low), ("_high", high)] {
+                    out.put(format!("{name}{end}"), *x);
+                }
             }
         }
         out
@@ -178,34 +180,26 @@ impl Summary {
 }
 
 /// Steps of both until the target that `share` of scratch's progress gives.
-fn case(key: &str, tuned: &Value, scratch: &Value, share: f64) -> Result<Case, Failure> {
-    let read = |v: &Value, list: &str| {
-        curve(v).ok_or_else(|| {
-            Failure::input(format!("`{list}`: {key:?} has no learning curve"))
-                .help("give what `finetune` returned; an ingested pLLM does not know how it was trained")
-        })
-    };
-    let (from_base, ours) = (read(scratch, "scratch")?, read(tuned, "tuned")?);
+fn case(key: &str, tuned: &Pllm, scratch: &Pllm, share: f64) -> Result<Case, Failure> {
+    for (pllm, list) in [(scratch, "scratch"), (tuned, "tuned")] {
+        if pllm.curve.is_empty() {
+            return Err(Failure::input(format!("`{list}`: {key:?} has no learning curve"))
+                .help("give what `finetune` returned; an ingested pLLM does not know how it was trained"));
+        }
+    }
+    let (from_base, ours) = (&scratch.curve, &tuned.curve);
     let start = from_base[0].1;
     let best = from_base.iter().map(|p| p.1).fold(f64::INFINITY, f64::min);
     let target = start - share * (start - best);
     let last = |c: &[(f64, f64)]| c.last().map_or(0.0, |p| p.0);
-    let found = reach(&ours, target);
+    let found = reach(ours, target);
     Ok(Case {
-        scratch: reach(&from_base, target).unwrap_or(last(&from_base)).max(1.0),
-        tuned: found.unwrap_or(last(&ours)),
+        scratch: reach(from_base, target).unwrap_or(last(from_base)).max(1.0),
+        tuned: found.unwrap_or(last(ours)),
         selection: 0.0,
         seconds: pace(&[tuned, scratch]),
         reached: found.is_some(),
     })
-}
-
-/// (step, held-back loss), if there is a point.
-fn curve(value: &Value) -> Option<Vec<(f64, f64)>> {
-    let points = value.get("curve")?.as_array()?;
-    let point = |p: &Value| Some((p.get(0)?.as_f64()?, p.get(1)?.as_f64()?));
-    let all: Vec<(f64, f64)> = points.iter().filter_map(point).collect();
-    (!all.is_empty()).then_some(all)
 }
 
 /// The first step at which the curve is at or below the target, interpolated between evaluations.
@@ -220,27 +214,22 @@ fn reach(curve: &[(f64, f64)], target: f64) -> Option<f64> {
 }
 
 /// Seconds a step over several trainings.
-fn pace(trainings: &[&Value]) -> f64 {
-    let sum = |name: &str| -> f64 {
-        let of = |v: &&Value| v.get("metrics").and_then(|m| m.get(name)).and_then(Value::as_f64);
-        trainings.iter().filter_map(of).sum()
-    };
-    let steps = sum("steps");
-    if steps > 0.0 { sum("seconds") / steps } else { 0.0 }
-}
-
-fn forward_passes(selection: &Value) -> f64 {
-    selection.get("cost").and_then(|c| c.get("forward_passes")).and_then(Value::as_f64).unwrap_or(0.0)
+fn pace(trainings: &[&Pllm]) -> f64 {
+    let reported: Vec<_> = trainings.iter().filter_map(|p| p.training()).collect();
+    let steps: f64 = reported.iter().map(|t| t.steps).sum();
+    let seconds: f64 = reported.iter().filter_map(|t| t.seconds).sum();
+    if steps > 0.0 { seconds / steps } else { 0.0 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use headstart_protocol::artifacts::Format;
 
-    fn training(curve: &[(f64, f64)]) -> Value {
+    fn training(curve: &[(f64, f64)]) -> Pllm {
         let steps = curve.last().map_or(0.0, |p| p.0);
-        json!({ "curve": curve, "metrics": { "steps": steps, "seconds": steps / 2.0 } })
+        let metrics = metrics(&[("steps", steps), ("seconds", steps / 2.0)]);
+        Pllm { curve: curve.to_vec(), metrics, ..Pllm::new(Format::Lora) }
     }
 
     #[test]
@@ -263,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_pllm_without_a_curve_is_told() {
-        let why = case("u", &json!({ "metrics": {} }), &training(&[(0.0, 1.0)]), 0.9).expect_err("no curve");
+        let why = case("u", &Pllm::new(Format::Lora), &training(&[(0.0, 1.0)]), 0.9).expect_err("no curve");
         assert!(why.message.contains("learning curve") && why.help.is_some(), "{why:?}");
     }
 }

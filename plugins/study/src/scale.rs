@@ -10,11 +10,12 @@ use headstart_explain::divergence::Divergence;
 use headstart_protocol::{Args, Context, Failure, FailureClass, Manifest, Output, Progress, Stage};
 use headstart_select::decide::User;
 use headstart_select::nearest::Distance;
+use headstart_stats::median;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::arguments::counts;
-use crate::table::{Cell, Table, median, object};
+use crate::table::{Cell, Table, TableExt, metrics};
 
 /// pLLMs that a selection looks at closely.
 const CLOSE: usize = 32;
@@ -54,7 +55,7 @@ impl Stage for Scale {
             "exhaustive: forward passes",
             "exhaustive: bytes",
         ];
-        let mut table = Table::new(columns);
+        let mut table = Table::with_columns(columns);
         let mut slowest = 0f64;
         for (i, &n) in sizes.iter().enumerate() {
             let total = Some(sizes.len() as u64);
@@ -73,9 +74,9 @@ impl Stage for Scale {
                 [n as f64, bytes, (bytes / n as f64).round(), read, rank, both, 0.0].map(Cell::Number).into();
             row.push(Cell::Number((n * user.rows.rows) as f64));
             row.push(weights.map_or(Cell::from("not known"), |w| Cell::Number((w * n as f64).round())));
-            table.push(row);
+            table.rows.push(row);
         }
-        table.output(ctx, object(&[("seconds", slowest)]))
+        table.output(ctx, metrics(&[("seconds", slowest)]))
     }
 }
 

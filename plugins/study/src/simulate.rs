@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use headstart_evaluate::stats::wilson;
+use headstart_stats::wilson;
 use headstart_explain::catalog::Catalog;
 use headstart_explain::decompose::Settings;
 use headstart_explain::divergence::Divergence;
@@ -17,7 +17,7 @@ use headstart_select::nearest::Distance;
 use rayon::prelude::*;
 
 use crate::arguments::{counts, numbers};
-use crate::table::{Cell, Table, object};
+use crate::table::{Cell, Table, TableExt, metrics};
 use crate::world::{Split, World};
 
 /// Simulates users and their selections.
@@ -99,7 +99,7 @@ impl Stage for Simulate {
         let (low, high) = wilson(all.right, all.n);
         let share = all.right as f64 / all.n.max(1) as f64;
         let numbers = [("accuracy", share), ("low", low), ("high", high), ("n", all.n as f64)];
-        plan.table(&sum).output(ctx, object(&numbers))
+        plan.table(&sum).output(ctx, metrics(&numbers))
     }
 }
 
@@ -192,7 +192,7 @@ impl Plan {
     fn table(&self, tallies: &[Tally]) -> Table {
         let shares = self.shares.iter().map(|s| format!("s = {s}"));
         let mut table =
-            Table::new(["texts".to_owned(), "share of users".to_owned()].into_iter().chain(shares));
+            Table::with_columns(["texts".to_owned(), "share of users".to_owned()].into_iter().chain(shares));
         type Count = fn(&Tally) -> usize;
         let mut measures: Vec<(&str, Count)> = if self.mixed == 1 {
             vec![("nearest is right", |t| t.nearest)]
@@ -211,7 +211,7 @@ impl Plan {
             for (name, count) in &measures {
                 let cell = |t: &Tally| Cell::estimate(count(t) as f64 / t.n as f64, wilson(count(t), t.n));
                 let head = [Cell::Number(*n as f64), Cell::from(*name)];
-                table.push(head.into_iter().chain(row.iter().map(cell)).collect());
+                table.rows.push(head.into_iter().chain(row.iter().map(cell)).collect());
             }
         }
         table

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use headstart_explain::math::sample::{bootstrap, quantile};
+use headstart_protocol::artifacts::{Artifact, Metrics};
+pub use headstart_protocol::artifacts::{Cell, Table};
 use headstart_protocol::{Args, Context, Failure, Output, Stage, Type};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use headstart_stats::{bootstrap_interval, mean};
 
 /// Name of the file for people.
 pub const MARKDOWN_FILE: &str = "table.md";
@@ -16,64 +16,28 @@ pub const JSON_FILE: &str = "table.json";
 /// Draws behind an interval of a mean.
 const DRAWS: usize = 2000;
 
-/// A table with named columns.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Table {
-    /// Names of the columns.
-    pub columns: Vec<String>,
-    /// Rows, a cell a column.
-    pub rows: Vec<Vec<Cell>>,
+/// What tables of studies do beside holding cells.
+pub trait TableExt {
+    /// An empty table with these columns.
+    fn with_columns<S: Into<String>>(columns: impl IntoIterator<Item = S>) -> Self;
+    /// The table in Markdown.
+    fn markdown(&self) -> String;
+    /// Metrics that hold the table, with a few numbers beside it, and its two files.
+    ///
+    /// # Errors
+    /// If the files cannot be written.
+    fn output(self, ctx: &dyn Context, numbers: Metrics) -> Result<Output, Failure>;
 }
 
-/// What stands in a table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Cell {
-    /// A text.
-    Text(String),
-    /// A number.
-    Number(f64),
-    /// An estimate with its 95% interval.
-    Estimate {
-        /// The estimate.
-        value: f64,
-        /// Lower end.
-        low: f64,
-        /// Upper end.
-        high: f64,
-    },
-    /// Nothing is known.
-    Nothing(()),
-}
-
-impl Cell {
-    /// An estimate with its interval.
-    pub fn estimate(value: f64, (low, high): (f64, f64)) -> Self {
-        Self::Estimate { value, low, high }
-    }
-
-    /// The cell as people read it.
-    pub fn text(&self) -> String {
-        match self {
-            Self::Text(t) => t.clone(),
-            Self::Number(x) => number(*x),
-            Self::Estimate { value, low, high } => {
-                format!("{} ({}–{})", number(*value), number(*low), number(*high))
-            }
-            Self::Nothing(()) => String::new(),
+/// A cell as people read it.
+pub fn cell_text(cell: &Cell) -> String {
+    match cell {
+        Cell::Text(t) => t.clone(),
+        Cell::Number(x) => number(*x),
+        Cell::Estimate { value, low, high } => {
+            format!("{} ({}–{})", number(*value), number(*low), number(*high))
         }
-    }
-}
-
-impl From<&str> for Cell {
-    fn from(t: &str) -> Self {
-        Self::Text(t.to_owned())
-    }
-}
-
-impl From<f64> for Cell {
-    fn from(x: f64) -> Self {
-        Self::Number(x)
+        Cell::Nothing(()) => String::new(),
     }
 }
 
@@ -94,43 +58,42 @@ pub fn number(x: f64) -> String {
     }
 }
 
-impl Table {
-    /// An empty table with these columns.
-    pub fn new<S: Into<String>>(columns: impl IntoIterator<Item = S>) -> Self {
+impl TableExt for Table {
+    fn with_columns<S: Into<String>>(columns: impl IntoIterator<Item = S>) -> Self {
         Self { columns: columns.into_iter().map(Into::into).collect(), rows: Vec::new() }
     }
 
-    /// Adds a row.
-    pub fn push(&mut self, row: Vec<Cell>) {
-        self.rows.push(row);
-    }
-
-    /// The table in Markdown.
-    pub fn markdown(&self) -> String {
+    fn markdown(&self) -> String {
         let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
         let mut out = line(self.columns.clone());
         out.push_str(&line(vec!["---".to_owned(); self.columns.len()]));
         for row in &self.rows {
-            out.push_str(&line(row.iter().map(|c| c.text().replace('|', "\\|")).collect()));
+            out.push_str(&line(row.iter().map(|c| cell_text(c).replace('|', "\\|")).collect()));
         }
         out
     }
 
-    /// Metrics that hold the table, with a few numbers beside it, and its two files.
-    ///
-    /// # Errors
-    /// If the files cannot be written.
-    pub fn output(&self, ctx: &dyn Context, numbers: Map<String, Value>) -> Result<Output, Failure> {
-        let mut value = numbers;
-        let table = serde_json::to_value(self).expect("a table always serializes");
-        let mut output = Output::new(Type::Metrics, Value::Null);
-        for (name, text) in [(MARKDOWN_FILE, self.markdown()), (JSON_FILE, format!("{table:#}\n"))] {
+    fn output(mut self, ctx: &dyn Context, numbers: Metrics) -> Result<Output, Failure> {
+        // JSON has no number for what could not be measured.
+        for cell in self.rows.iter_mut().flatten() {
+            let finite = match cell {
+                Cell::Number(x) => x.is_finite(),
+                Cell::Estimate { value, low, high } => [*value, *low, *high].iter().all(|x| x.is_finite()),
+                Cell::Text(_) | Cell::Nothing(()) => true,
+            };
+            if !finite {
+                *cell = Cell::Nothing(());
+            }
+        }
+        let markdown = self.markdown();
+        let json = serde_json::to_value(&self).expect("a table always serializes");
+        let metrics = Metrics { table: Some(self), ..numbers };
+        let mut output = Output::of(Type::Metrics, &metrics)?;
+        for (name, text) in [(MARKDOWN_FILE, markdown), (JSON_FILE, format!("{json:#}\n"))] {
             let at = ctx.scratch().join(name);
             fs::write(&at, text).map_err(|e| Failure::io(&at, &e))?;
             output = output.file(name, at);
         }
-        value.insert("table".into(), table);
-        output.value = Value::Object(value);
         Ok(output)
     }
 }
@@ -139,7 +102,7 @@ impl Table {
 ///
 /// Metrics that hold a table of their own give its rows, the key in front; the others give a row of
 /// their numbers. `NAME_low` and `NAME_high` (or `low` and `high` of `accuracy`) are the interval of
-/// `NAME`. The value is `{"table": {"columns": […], "rows": [[cell]]}}`.
+/// `NAME`.
 pub struct TableStage;
 
 impl Stage for TableStage {
@@ -150,19 +113,18 @@ impl Stage for TableStage {
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
         let mut rows = Vec::new();
         for (key, metrics) in args.artifacts("rows")? {
-            rows.push((key.to_owned(), ctx.manifest(metrics)?.value));
+            rows.push((key.to_owned(), Metrics::of(&ctx.manifest(metrics)?)?));
         }
         if rows.is_empty() {
             return Err(Failure::input("`rows` is empty: there is nothing to put into a table"));
         }
         let table = if args.bool("pool")? { pooled(&rows) } else { stacked(&rows) };
-        table.output(ctx, Map::new())
+        table.output(ctx, Metrics::default())
     }
 }
 
 /// Rows below one another, in the order in which they were given.
-fn stacked(rows: &[(String, Value)]) -> Table {
-    let inner = |v: &Value| -> Option<Table> { serde_json::from_value(v.get("table")?.clone()).ok() };
+fn stacked(rows: &[(String, Metrics)]) -> Table {
     let mut columns: Vec<String> = Vec::new();
     let mut all: Vec<(String, BTreeMap<String, Cell>)> = Vec::new();
     let mut note = |name: &str| {
@@ -171,7 +133,7 @@ fn stacked(rows: &[(String, Value)]) -> Table {
         }
     };
     for (key, value) in rows {
-        match inner(value) {
+        match &value.table {
             Some(table) => {
                 table.columns.iter().for_each(|c| note(c));
                 let row = |cells: Vec<Cell>| table.columns.iter().cloned().zip(cells).collect();
@@ -184,7 +146,7 @@ fn stacked(rows: &[(String, Value)]) -> Table {
             }
         }
     }
-    let mut out = Table::new(["".to_owned()].into_iter().chain(columns.iter().cloned()));
+    let mut out = Table::with_columns(["".to_owned()].into_iter().chain(columns.iter().cloned()));
     for (key, mut cells) in all {
         let found = columns.iter().map(|c| cells.remove(c).unwrap_or(Cell::Nothing(())));
         out.rows.push([Cell::Text(key)].into_iter().chain(found).collect());
@@ -193,8 +155,8 @@ fn stacked(rows: &[(String, Value)]) -> Table {
 }
 
 /// The numbers of metrics as cells, intervals with their estimates.
-fn cells(value: &Value) -> BTreeMap<String, Cell> {
-    let numbers = numbers(value);
+fn cells(metrics: &Metrics) -> BTreeMap<String, Cell> {
+    let numbers = numbers(metrics);
     let end = |name: &str, end: &str| {
         let own = numbers.get(&format!("{name}_{end}"));
         own.or_else(|| if name == "accuracy" { numbers.get(end) } else { None }).copied()
@@ -215,14 +177,12 @@ fn cells(value: &Value) -> BTreeMap<String, Cell> {
     numbers.iter().filter(|(name, _)| !is_end(name) && !name.contains('/')).map(cell).collect()
 }
 
-fn numbers(value: &Value) -> BTreeMap<String, f64> {
-    let object = value.as_object();
-    let number = |(k, v): (&String, &Value)| Some((k.clone(), v.as_f64()?));
-    object.map(|o| o.iter().filter_map(number).collect()).unwrap_or_default()
+fn numbers(metrics: &Metrics) -> BTreeMap<String, f64> {
+    metrics.all().map(|(name, x)| (name.to_owned(), x)).collect()
 }
 
 /// Means over rows whose keys agree behind the first comma.
-fn pooled(rows: &[(String, Value)]) -> Table {
+fn pooled(rows: &[(String, Metrics)]) -> Table {
     let mut order: Vec<&str> = Vec::new();
     let mut groups: BTreeMap<&str, Vec<BTreeMap<String, f64>>> = BTreeMap::new();
     for (key, value) in rows {
@@ -235,7 +195,7 @@ fn pooled(rows: &[(String, Value)]) -> Table {
     let names: BTreeSet<String> = groups.values().flatten().flat_map(|n| n.keys().cloned()).collect();
     let is_end = |n: &str| n.ends_with("_low") || n.ends_with("_high");
     let names: Vec<String> = names.into_iter().filter(|n| !is_end(n)).collect();
-    let mut out = Table::new(["".to_owned(), "n".to_owned()].into_iter().chain(names.iter().cloned()));
+    let mut out = Table::with_columns(["".to_owned(), "n".to_owned()].into_iter().chain(names.iter().cloned()));
     for group in order {
         let members = &groups[group];
         let mean = |name: &String| {
@@ -250,33 +210,21 @@ fn pooled(rows: &[(String, Value)]) -> Table {
 
 /// The mean, with its bootstrap interval where there are two or more.
 fn mean_cell(all: &[f64]) -> Cell {
-    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
     match all.len() {
         0 => Cell::Nothing(()),
         1 => Cell::Number(all[0]),
-        _ => Cell::estimate(mean(all), interval(all, &|x| mean(x), 0)),
+        _ => Cell::estimate(mean(all), interval(all, &mean, 0)),
     }
 }
 
-/// Percentile-bootstrap 95% interval of a statistic over `all`.
+/// The 95% bootstrap interval of a statistic over `all`.
 pub fn interval(all: &[f64], statistic: &dyn Fn(&[f64]) -> f64, seed: u64) -> (f64, f64) {
-    let draw = |times: Vec<u32>| {
-        let drawn: Vec<f64> =
-            all.iter().zip(&times).flat_map(|(x, &t)| std::iter::repeat_n(*x, t as usize)).collect();
-        statistic(&drawn)
-    };
-    let mut values: Vec<f64> = bootstrap(all.len(), DRAWS, seed).into_iter().map(draw).collect();
-    (quantile(&mut values, 0.025), quantile(&mut values, 0.975))
+    bootstrap_interval(all, statistic, DRAWS, seed)
 }
 
-/// The median, by linear interpolation; NaN of nothing.
-pub fn median(all: &[f64]) -> f64 {
-    quantile(&mut all.to_vec(), 0.5)
-}
-
-/// A JSON object of numbers.
-pub fn object(numbers: &[(&str, f64)]) -> Map<String, Value> {
-    numbers.iter().map(|(k, x)| ((*k).to_owned(), json!(x))).collect()
+/// Metrics of these numbers.
+pub fn metrics(numbers: &[(&str, f64)]) -> Metrics {
+    numbers.iter().fold(Metrics::default(), |m, (name, x)| m.with(*name, *x))
 }
 
 #[cfg(test)]
@@ -286,8 +234,14 @@ mod tests {
     #[test]
     fn numbers_become_rows_and_ends_become_intervals() {
         let rows = [
-            ("a".to_owned(), json!({ "accuracy": 0.5, "low": 0.25, "high": 0.75, "n": 8, "n/0.3": 4 })),
-            ("b".to_owned(), json!({ "loss": 1.25, "loss_low": 1.0, "loss_high": 1.5, "n": 9 })),
+            (
+                "a".to_owned(),
+                metrics(&[("accuracy", 0.5), ("low", 0.25), ("high", 0.75), ("n", 8.0), ("n/0.3", 4.0)]),
+            ),
+            (
+                "b".to_owned(),
+                metrics(&[("loss", 1.25), ("loss_low", 1.0), ("loss_high", 1.5), ("n", 9.0)]),
+            ),
         ];
         let text = stacked(&rows).markdown();
         let lines: Vec<&str> = text.lines().collect();
@@ -298,9 +252,9 @@ mod tests {
 
     #[test]
     fn tables_of_metrics_are_put_below_one_another() {
-        let mut inner = Table::new(["texts", "right"]);
-        inner.push(vec![5.0.into(), Cell::estimate(0.5, (0.25, 0.75))]);
-        let value = json!({ "table": inner });
+        let mut inner = Table::with_columns(["texts", "right"]);
+        inner.rows.push(vec![5.0.into(), Cell::estimate(0.5, (0.25, 0.75))]);
+        let value = Metrics { table: Some(inner), ..Metrics::default() };
         let rows = [("ours".to_owned(), value.clone()), ("paper".to_owned(), value)];
         let text = stacked(&rows).markdown();
         assert!(
@@ -311,20 +265,12 @@ mod tests {
 
     #[test]
     fn groups_are_averaged() {
-        let rows: Vec<(String, Value)> =
-            (0..4).map(|i| (format!("u{i},0.{}", i % 2), json!({ "loss": i }))).collect();
+        let loss = |i: u32| metrics(&[("loss", f64::from(i))]);
+        let rows: Vec<(String, Metrics)> =
+            (0..4).map(|i| (format!("u{i},0.{}", i % 2), loss(i))).collect();
         let table = pooled(&rows);
         assert_eq!(table.columns, ["", "n", "loss"]);
         let Cell::Estimate { value, low, high } = table.rows[1][2] else { panic!("{table:?}") };
         assert!(value == 2.0 && low == 1.0 && high == 3.0, "{table:?}");
-    }
-
-    #[test]
-    fn cells_are_read_back_as_they_were_written() {
-        let cells = [Cell::from("a"), Cell::from(0.25), Cell::estimate(1.0, (0.5, 2.0)), Cell::Nothing(())];
-        for cell in cells {
-            let text = serde_json::to_string(&cell).expect("cells serialize");
-            assert_eq!(serde_json::from_str::<Cell>(&text).expect("and are read"), cell);
-        }
     }
 }

@@ -5,7 +5,7 @@ use headstart_explain::decompose::{Member, Settings, build};
 use headstart_explain::divergence::{About, Divergence};
 use headstart_explain::lexicon::{Atoms, Lexicon};
 use headstart_explain::math::Matrix;
-use headstart_explain::math::sample::derived_seed;
+use headstart_stats::derived_seed;
 use headstart_protocol::artifact::{ArtifactRef, ArtifactType};
 use headstart_protocol::{Digest, Failure};
 use rand::seq::SliceRandom;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use super::{Artifact, Metrics};
 use crate::digest::Digest;
@@ -18,11 +19,11 @@ pub struct Pllm {
     #[serde(default)]
     pub metrics: Metrics,
     /// The learning curve: (step, held-back loss).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", serialize_with = "whole_steps")]
     pub curve: Vec<(f64, f64)>,
     /// What people say about it, as its folder's `headstart.json` has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub about: Option<serde_json::Value>,
+    pub about: Option<Json>,
     /// Of a merge of adapters: what became of each module, by its path.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub modules: BTreeMap<String, MergedModule>,
@@ -52,6 +53,12 @@ impl Pllm {
     pub fn training(&self) -> Option<Training> {
         Training::of(&self.metrics)
     }
+}
+
+/// Steps are whole numbers, and are written as such.
+fn whole_steps<S: serde::Serializer>(curve: &[(f64, f64)], to: S) -> Result<S::Ok, S::Error> {
+    let whole = |step: f64| if step.fract() == 0.0 { Json::from(step as i64) } else { Json::from(step) };
+    to.collect_seq(curve.iter().map(|(step, loss)| (whole(*step), loss)))
 }
 
 /// What a pLLM's files hold.

@@ -18,14 +18,17 @@ pub struct Selection {
     /// better than the base. None where it was not released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pllm_name: Option<String>,
+    /// Name of the pLLM whose style the user's texts show most, be it the better start or not. None where
+    /// they show none, and in what version 0.1 made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub style: Option<String>,
     /// Whether the start is a mix: of several pLLMs, or of one and the base.
     pub is_mix: bool,
     /// Whether the start is the base: neither a pLLM nor a mix was found to help.
     pub abstained: bool,
     /// Share of bootstrap draws over the user's rows in which the choice stays the same, 0 to 1.
     pub confidence: f64,
-    /// How much of the chosen style the user shows, 0 to 1: that of the single pLLM, or of the mix's
-    /// heaviest member; 0 where the selection abstained.
+    /// How much of that style the user shows, 0 to 1; 0 where they show none.
     #[serde(default)]
     pub strength: f64,
     /// The strategy that was asked for.
@@ -62,9 +65,12 @@ impl Artifact for Selection {
 }
 
 impl Selection {
-    /// The pLLM whose style was found: the mix's heaviest member, or the single pLLM. None where the
-    /// selection abstained, or says no name.
-    pub fn style(&self) -> Option<&str> {
+    /// The pLLM whose style was found. Where the selection does not say, that is the mix's heaviest member,
+    /// or the single pLLM; none where it abstained.
+    pub fn recognized(&self) -> Option<&str> {
+        if let Some(style) = &self.style {
+            return Some(style);
+        }
         if self.abstained {
             return None;
         }
@@ -78,7 +84,11 @@ impl Selection {
 
     /// Whether a pLLM is the start, or part of it.
     pub fn chosen(&self, name: &str) -> bool {
-        if self.is_mix { self.mix.contains_key(name) } else { self.style() == Some(name) }
+        match (self.abstained, self.is_mix) {
+            (true, _) => false,
+            (_, true) => self.mix.contains_key(name),
+            _ => self.pllm_name.as_deref() == Some(name),
+        }
     }
 
     /// Weights of the start, heaviest first; equally heavy ones by name.
@@ -158,11 +168,13 @@ mod tests {
     }
 
     #[test]
-    fn the_style_is_that_of_the_start() {
-        assert_eq!(chosen("a", &[("a", 1.0)]).style(), Some("a"));
-        assert_eq!(chosen("base", &[("a", 0.25)]).style(), Some("a"));
-        assert_eq!(chosen("b", &[("a", 0.7), ("b", 0.2)]).style(), Some("a"));
-        assert_eq!(chosen("base", &[]).style(), None);
+    fn the_style_is_that_of_the_start_where_nothing_else_is_said() {
+        assert_eq!(chosen("a", &[("a", 1.0)]).recognized(), Some("a"));
+        assert_eq!(chosen("base", &[("a", 0.25)]).recognized(), Some("a"));
+        assert_eq!(chosen("b", &[("a", 0.7), ("b", 0.2)]).recognized(), Some("a"));
+        assert_eq!(chosen("base", &[]).recognized(), None);
+        let said = Selection { style: Some("a".into()), ..chosen("base", &[]) };
+        assert_eq!((said.recognized(), said.chosen("a")), (Some("a"), false));
         let mix = chosen("c", &[("a", 0.7), ("b", 0.2)]);
         assert_eq!([mix.chosen("b"), mix.chosen("c")], [true, false]);
     }

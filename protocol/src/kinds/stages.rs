@@ -1,8 +1,24 @@
 //! Stages: what a pipeline does.
 
 use super::Accepts as A;
-use super::{DefaultValue, Kind, Places, Role, optional, required, word};
+use super::{DefaultValue, Kind, Places, Role, names, optional, required, word};
 use crate::types::Type;
+
+/// What a training reports.
+const TRAINING: &[&str] = &[
+    "loss",
+    "start_loss",
+    "train_loss",
+    "steps",
+    "seconds",
+    "tokens",
+    "reached",
+    "trainable",
+    "learning_rate",
+    "batch",
+    "rows",
+    "eval_rows",
+];
 
 pub(super) fn stages() -> Vec<Kind> {
     vec![
@@ -18,6 +34,7 @@ pub(super) fn stages() -> Vec<Kind> {
                 required("source", &[A::Path], "the adapter's folder"),
             ],
             returns: Type::Pllm,
+            metrics: names(TRAINING),
             places: Places::Anywhere,
             cacheable: false,
             numeric: false,
@@ -41,6 +58,7 @@ pub(super) fn stages() -> Vec<Kind> {
                 optional("seed", &[A::Int], DefaultValue::Int(0), "seed of the sampling"),
             ],
             returns: Type::Responses,
+            metrics: Vec::new(),
             places: Places::Anywhere,
             cacheable: true,
             numeric: true,
@@ -83,6 +101,7 @@ pub(super) fn stages() -> Vec<Kind> {
                 ),
             ],
             returns: Type::Divergence,
+            metrics: Vec::new(),
             places: Places::Anywhere,
             cacheable: true,
             numeric: true,
@@ -137,6 +156,7 @@ pub(super) fn stages() -> Vec<Kind> {
                 optional("seed", &[A::Int], DefaultValue::Int(0), "seed of the bootstrap"),
             ],
             returns: Type::Catalog,
+            metrics: Vec::new(),
             places: Places::Anywhere,
             cacheable: true,
             numeric: true,
@@ -144,7 +164,7 @@ pub(super) fn stages() -> Vec<Kind> {
         },
         Kind {
             name: "select".into(),
-            version: 7,
+            version: 8,
             role: Role::Stage,
             doc: "Chooses the nearest pLLM for a user, or a mix of several, or none where none helps.".into(),
             args: vec![
@@ -187,6 +207,7 @@ pub(super) fn stages() -> Vec<Kind> {
                 optional("seed", &[A::Int], DefaultValue::Int(0), "seed of the bootstrap"),
             ],
             returns: Type::Selection,
+            metrics: Vec::new(),
             places: Places::Anywhere,
             cacheable: true,
             numeric: true,
@@ -222,6 +243,7 @@ pub(super) fn stages() -> Vec<Kind> {
                 optional("seed", &[A::Int], DefaultValue::Int(0), "seed of dare"),
             ],
             returns: Type::Pllm,
+            metrics: names(&["error", "rank", "modules", "tensors", "parameters", "terms"]),
             places: Places::Anywhere,
             cacheable: true,
             numeric: true,
@@ -328,6 +350,7 @@ pub(super) fn stages() -> Vec<Kind> {
                 ),
             ],
             returns: Type::Pllm,
+            metrics: names(TRAINING),
             places: Places::Anywhere,
             cacheable: true,
             numeric: true,
@@ -352,6 +375,10 @@ pub(super) fn stages() -> Vec<Kind> {
                 optional("max_tokens", &[A::Count], DefaultValue::Int(128), "tokens of an answer at most"),
             ],
             returns: Type::Metrics,
+            metrics: names(&[
+                "loss", "loss_low", "loss_high", "perplexity", "bits_per_byte", "rows", "tokens", "answers", "bleu",
+                "rouge1", "rouge2", "rougeL",
+            ]),
             places: Places::Anywhere,
             cacheable: true,
             numeric: true,
@@ -371,6 +398,7 @@ pub(super) fn stages() -> Vec<Kind> {
                 "keyed by the right pLLM, then by what to group by",
             )],
             returns: Type::Metrics,
+            metrics: names(&["accuracy", "low", "high", "n", "top2", "abstained", "forward_passes", "bytes", "seconds"]),
             places: Places::Anywhere,
             cacheable: true,
             numeric: false,

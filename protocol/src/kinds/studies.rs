@@ -1,7 +1,7 @@
 //! Stages that measure how well personalization works: the evidence, as pipelines.
 
 use super::Accepts as A;
-use super::{DefaultValue, Kind, Places, Role, optional, required, word};
+use super::{DefaultValue, Kind, Places, Role, names, optional, required, word};
 use crate::types::Type;
 
 pub(super) fn studies() -> Vec<Kind> {
@@ -108,6 +108,7 @@ pub(super) fn studies() -> Vec<Kind> {
                 optional("seed", &[A::Int], DefaultValue::Int(0), "seed of splits and users"),
             ],
             returns: Type::Metrics,
+            metrics: names(&["accuracy", "low", "high", "n"]),
             places: Places::Server,
             cacheable: true,
             numeric: true,
@@ -133,6 +134,7 @@ pub(super) fn studies() -> Vec<Kind> {
                 optional("seed", &[A::Int], DefaultValue::Int(0), "seed of the resampling"),
             ],
             returns: Type::Metrics,
+            metrics: names(&["seconds"]),
             places: Places::Anywhere,
             cacheable: false,
             numeric: true,
@@ -151,6 +153,7 @@ pub(super) fn studies() -> Vec<Kind> {
                 "its pLLMs are the levels, in the order of their names",
             )],
             returns: Type::Metrics,
+            metrics: names(&["monotone", "distance_tau"]),
             places: Places::Anywhere,
             cacheable: true,
             numeric: false,
@@ -183,6 +186,10 @@ pub(super) fn studies() -> Vec<Kind> {
                 optional("seed", &[A::Int], DefaultValue::Int(0), "seed of the bootstrap"),
             ],
             returns: Type::Metrics,
+            metrics: names(&[
+                "n", "steps_scratch", "steps_tuned", "not_reached", "saved", "saved_low", "saved_high", "saved_mean",
+                "saved_mean_low", "saved_mean_high",
+            ]),
             places: Places::Anywhere,
             cacheable: true,
             numeric: false,
@@ -203,6 +210,7 @@ pub(super) fn studies() -> Vec<Kind> {
                 ),
             ],
             returns: Type::Metrics,
+            metrics: Vec::new(),
             places: Places::Anywhere,
             cacheable: true,
             numeric: false,

@@ -7,6 +7,7 @@ use headstart_explain::judge::{Says, chance, judge};
 use headstart_explain::lexicon::{Atoms, Lexicon};
 use headstart_explain::math::Matrix;
 use headstart_explain::space::SpaceKind;
+use headstart_stats::wilson;
 use headstart_explain::stylometry::{FEATURES, features};
 use headstart_protocol::Digest;
 use headstart_protocol::artifact::{ArtifactRef, ArtifactType};
@@ -145,12 +146,4 @@ impl Score {
             self.chance / self.all as f64
         );
     }
-}
-
-/// Wilson's 95% interval (1927).
-fn wilson(right: usize, n: usize) -> (f64, f64) {
-    let (z, n, p) = (1.959_964_f64, n as f64, right as f64 / n as f64);
-    let middle = p + z * z / (2.0 * n);
-    let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
-    ((middle - half) / (1.0 + z * z / n), (middle + half) / (1.0 + z * z / n))
 }
