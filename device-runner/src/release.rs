@@ -161,7 +161,8 @@ fn refused(what: &str, why: &str) -> Failure {
 }
 
 fn undeclared(task: &Task, metric: &str, declared: &[String]) -> Failure {
-    let why = format!("`{metric}` cannot be released: `{}` does not declare a metric of this name", task.kind);
+    let why =
+        format!("`{metric}` cannot be released: `{}` does not declare a metric of this name", task.kind);
     Failure::input(why).help(match declared {
         [] => "add `metrics=[…]` to the stage's declaration".to_owned(),
         some => format!("it declares {}", some.join(", ")),

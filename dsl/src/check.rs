@@ -6,6 +6,7 @@
 //! whose error is reported already is `None` from there on, so that no error is reported twice.
 
 mod arg;
+mod effect;
 mod index;
 mod infer;
 mod item;

@@ -312,7 +312,10 @@ impl DeclaredStage {
         if let Some(name) = self.metrics.first()
             && !matches!(returns, Type::Metrics | Type::Pllm)
         {
-            return wrong(format!("`{}` makes a {returns}, which has no metrics to declare", self.name), name);
+            return wrong(
+                format!("`{}` makes a {returns}, which has no metrics to declare", self.name),
+                name,
+            );
         }
         for (n, name) in self.metrics.iter().enumerate() {
             if !is_name(name) || name.len() > LONGEST_METRIC {
@@ -382,7 +385,7 @@ impl DeclaredStage {
                 None => return wrong(format!("{what} cannot be {value}, its default"), "default"),
             },
         };
-        Ok(Arg { name: arg.name.clone(), accepts, default, doc: arg.doc.clone() })
+        Ok(Arg { name: arg.name.clone(), accepts, default, doc: arg.doc.clone(), needs: Vec::new() })
     }
 }
 

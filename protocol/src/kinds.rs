@@ -78,6 +78,47 @@ pub struct Arg {
     pub default: DefaultValue,
     /// What it means, with its unit.
     pub doc: String,
+    /// Where it has an effect: all of these must hold. An argument that is given where it has none is
+    /// refused.
+    pub needs: Vec<Need>,
+}
+
+/// What another argument must be, so that an argument has an effect.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Need {
+    /// One of these words.
+    Word(&'static str, &'static [&'static str]),
+    /// Given.
+    Given(&'static str),
+    /// A number above 0.
+    AboveZero(&'static str),
+    /// Of one of these types.
+    Of(&'static str, &'static [Type]),
+}
+
+impl Need {
+    /// The other argument.
+    pub fn arg(&self) -> &'static str {
+        match self {
+            Self::Word(arg, _) | Self::Given(arg) | Self::AboveZero(arg) | Self::Of(arg, _) => arg,
+        }
+    }
+
+    /// In words, as the end of "it has an effect only where": `` `temperature` is above 0 ``.
+    pub fn describe(&self) -> String {
+        let or = |words: Vec<String>| words.join(" or ");
+        let arg = self.arg();
+        match self {
+            Self::Word(_, words) => {
+                format!("`{arg}` is {}", or(words.iter().map(|w| format!("`{w}`")).collect()))
+            }
+            Self::Given(_) => format!("`{arg}` is given"),
+            Self::AboveZero(_) => format!("`{arg}` is above 0"),
+            Self::Of(_, types) => {
+                format!("`{arg}` is of type {}", or(types.iter().map(Type::to_string).collect()))
+            }
+        }
+    }
 }
 
 /// A form of argument.
@@ -215,7 +256,16 @@ fn required(name: &str, accepts: &[Accepts], doc: &str) -> Arg {
 }
 
 fn optional(name: &str, accepts: &[Accepts], default: DefaultValue, doc: &str) -> Arg {
-    Arg { name: name.to_owned(), accepts: accepts.to_vec(), default, doc: doc.to_owned() }
+    let needs = Vec::new();
+    Arg { name: name.to_owned(), accepts: accepts.to_vec(), default, doc: doc.to_owned(), needs }
+}
+
+impl Arg {
+    /// The argument, which has an effect only where this holds of another.
+    fn needs(mut self, need: Need) -> Self {
+        self.needs.push(need);
+        self
+    }
 }
 
 fn word(words: &[&str]) -> Accepts {
@@ -281,6 +331,10 @@ mod tests {
         for kind in all() {
             assert!(!kind.doc.is_empty() && kind.example.starts_with(&kind.name), "{}", kind.name);
             for arg in &kind.args {
+                for need in &arg.needs {
+                    assert!(kind.arg(need.arg()).is_some(), "{}.{}: {need:?}", kind.name, arg.name);
+                    assert_ne!(arg.default, DefaultValue::Required, "{}.{}", kind.name, arg.name);
+                }
                 assert!(!arg.doc.is_empty() && !arg.accepts.is_empty(), "{}.{}", kind.name, arg.name);
             }
         }

@@ -298,7 +298,8 @@ mod tests {
 
     #[test]
     fn nothing_of_other_types_leaves() {
-        for ty in [Type::Dataset, Type::Responses, Type::Divergence, Type::Catalog, Type::Space, Type::Model] {
+        for ty in [Type::Dataset, Type::Responses, Type::Divergence, Type::Catalog, Type::Space, Type::Model]
+        {
             assert_eq!(PROJECTION.of(&ty, &json!({ "loss": 1.0, "rows": 3 })), Ok(Json::Null), "{ty}");
             assert_eq!(class_of(&ty, &[]), None);
         }

@@ -54,6 +54,7 @@ impl Checker<'_> {
             };
             out.insert(spec.name.clone(), TypedExprKind::Const(value));
         }
+        self.report_without_effect(ctx, kind, call, &given, &out);
         out
     }
 
@@ -201,6 +202,9 @@ impl Checker<'_> {
             Type::Float => as_float(typed.kind),
             Type::Path => {
                 self.is_no_path(ctx, &typed.kind, typed.span);
+                if let TypedExprKind::Const(Value::Text(text)) = &typed.kind {
+                    self.report_braces_in_path(ctx, text, typed.span);
+                }
                 mark_as_path(ctx, &typed.kind);
                 as_path(&self.scopes[ctx.scope].dir, typed.kind)
             }

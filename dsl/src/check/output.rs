@@ -1,12 +1,15 @@
 //! Outputs, and what they release from devices.
 
+use headstart_protocol::Type;
+use headstart_protocol::release::released_metric;
+
 use super::lower::Lower;
 use super::typed::{TypedExpr, TypedExprKind};
 use super::{Checker, Ctx};
 use crate::ast::{self, Expr, ExprKind};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
-use crate::names::with_article;
+use crate::names::{self, with_article};
 use crate::plan::Output;
 use crate::span::Span;
 
@@ -99,6 +102,12 @@ impl Checker<'_> {
             self.report(d.help("release the value itself, as in `release(tuned.metrics)`"));
             return None;
         }
+        for (n, path) in &parts {
+            if let Some(d) = self.undeclared_metric(*n, path, typed.span) {
+                self.report(d);
+                return None;
+            }
+        }
         for (n, path) in parts {
             let i = &mut self.instances[n as usize];
             if i.private_to.is_some() && !i.release.contains(&path) {
@@ -106,6 +115,35 @@ impl Checker<'_> {
             }
         }
         Some(())
+    }
+
+    /// A released metric that the stage does not declare.
+    fn undeclared_metric(&self, instance: u32, path: &[String], span: Span) -> Option<Diagnostic> {
+        let item = &self.items[self.instances[instance as usize].item as usize];
+        let (kind, ty) = (item.kind.as_ref()?, item.ty.as_ref()?);
+        let is_custom = kind.name.contains('.');
+        let whole = match (ty.present(), path) {
+            (Type::Metrics, []) => true,
+            (Type::Pllm, [metrics]) => metrics == "metrics",
+            _ => false,
+        };
+        let help = match (kind.metrics.as_slice(), is_custom) {
+            ([], true) => "declare them in the program: `@headstart.stage(metrics=[…])`".to_owned(),
+            ([], false) => "release the metrics of another stage".to_owned(),
+            (some, _) => {
+                format!("it declares {}", names::quoted(some.iter().map(String::as_str), "and"))
+            }
+        };
+        if whole && kind.metrics.is_empty() {
+            let m = format!("`{}` declares no metrics that could be released", kind.name);
+            return Some(Diagnostic::new(Code::E0510, m).at(span, "metrics under unknown names").help(help));
+        }
+        let metric = released_metric(ty, path)?;
+        if kind.metrics.iter().any(|m| m == metric) {
+            return None;
+        }
+        let d = Diagnostic::new(Code::E0510, format!("`{}` does not declare a metric `{metric}`", kind.name));
+        Some(d.at(span, "cannot be released").help(help))
     }
 
     /// The instances and field paths that a value consists of.

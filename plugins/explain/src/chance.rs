@@ -8,10 +8,10 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use headstart_stats::{bootstrap, derived_seed, quantile, resample};
 use crate::math::{Matrix, axpy, dot};
 use crate::metric::nearness;
 use crate::words::round;
+use headstart_stats::{bootstrap, derived_seed, quantile, resample};
 
 /// Numbers of texts for which users are imitated.
 const TEXTS: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];

@@ -17,13 +17,13 @@ use crate::chance::Chance;
 use crate::divergence::Divergence;
 use crate::lens::Lens;
 use crate::lexicon::{Atoms, Lexicon};
-use headstart_stats::derived_seed;
 use crate::math::{Matrix, dot, norm};
 use crate::metric::{Metric, unwhitener, whitened_mean};
 use crate::pace::Pace;
 use crate::space::{Candidate, Space};
 use crate::stylometry::FEATURES;
 use crate::words::{Explainer, Method, paper_basis, round, significant};
+use headstart_stats::derived_seed;
 
 /// Decomposes divergences and publishes the catalog.
 pub struct Decompose {

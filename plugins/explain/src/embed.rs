@@ -64,8 +64,9 @@ impl Stage for Embed {
             forward_passes: asked + space.passes(),
             candidates: embedded.candidates,
         };
-        let mut output =
-            Output::of(Type::Divergence, &about)?.file(VECTORS_FILE, at).uses("space", space.artifact.clone());
+        let mut output = Output::of(Type::Divergence, &about)?
+            .file(VECTORS_FILE, at)
+            .uses("space", space.artifact.clone());
         if let Some(base) = base {
             output = output.uses("base", base);
         }

@@ -5,8 +5,8 @@ use std::fmt;
 use headstart_protocol::artifacts::Pllm;
 use serde::{Deserialize, Serialize};
 
-use headstart_stats::quantile;
 use crate::words::round;
+use headstart_stats::quantile;
 
 /// Shares of the loss still to be gained at which steps are kept.
 pub const LEFT: [f64; 6] = [0.9, 0.75, 0.5, 0.25, 0.1, 0.05];

@@ -56,7 +56,8 @@ impl Stage for Probe {
             temperature: Some(options.temperature),
             seed: Some(options.seed),
         };
-        let mut output = Output::of(Type::Responses, &facts)?.file(ROWS_FILE, at).uses("model", model.clone());
+        let mut output =
+            Output::of(Type::Responses, &facts)?.file(ROWS_FILE, at).uses("model", model.clone());
         if let Some(base) = base_of(ctx, model)? {
             output = output.uses("base", base);
         }

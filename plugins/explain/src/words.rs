@@ -10,8 +10,8 @@ pub use headstart_protocol::artifacts::{Coefficient, Explanation};
 use serde::{Deserialize, Serialize};
 
 use crate::lens::Lens;
-use headstart_stats::{DRAWS, bootstrap, quantile};
 use crate::math::{Matrix, axpy, dot, fit, norm};
+use headstart_stats::{DRAWS, bootstrap, quantile};
 
 /// How coefficients are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

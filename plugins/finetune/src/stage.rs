@@ -209,7 +209,8 @@ fn metrics(report: &TrainReport, spec: &TrainSpec) -> Result<Metrics, Failure> {
 
 /// Metrics and curve of a pLLM, without the seconds: the same training has the same files.
 fn training(facts: &Pllm) -> Result<Value, Failure> {
-    let mut timeless = Pllm { metrics: facts.metrics.clone(), curve: facts.curve.clone(), ..Pllm::new(facts.format) };
+    let mut timeless =
+        Pllm { metrics: facts.metrics.clone(), curve: facts.curve.clone(), ..Pllm::new(facts.format) };
     timeless.metrics.numbers.remove("seconds");
     let mut value = timeless.json()?;
     if let Some(fields) = value.as_object_mut() {

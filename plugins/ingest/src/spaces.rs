@@ -73,8 +73,11 @@ impl Stage for Pooled {
 fn causal(facts: SpaceFacts, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
     let model = args.artifact("model")?;
     if model_type(ctx, model)?.as_deref() == Some("bert") {
-        return Err(Failure::input(format!("a {} space needs a causal language model, not an encoder", facts.kind.name()))
-            .help("for an encoder of type bert there is the space sentence(model)"));
+        return Err(Failure::input(format!(
+            "a {} space needs a causal language model, not an encoder",
+            facts.kind.name()
+        ))
+        .help("for an encoder of type bert there is the space sentence(model)"));
     }
     Ok(Output::of(Type::Space, &facts)?.uses("model", model.clone()))
 }

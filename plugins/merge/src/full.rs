@@ -13,6 +13,14 @@
 //! | linear | the weighted average `Σ wᵢ mᵢ / Σ wᵢ`; the base counts where it is a term |
 //! | DARE (arXiv 2311.03099) | task arithmetic after dropping entries of `mᵢ − b` at random and scaling the kept by `1 / density` |
 //! | TIES (arXiv 2306.01708) | keep the entries of `mᵢ − b` that are largest by magnitude, per tensor; elect each entry's sign by the weighted sum; average those of that sign by weight |
+//!
+//! TIES in detail, and where mergekit 0.1 differs:
+//! - The average divides by the sum of the kept weights, so that only the proportions of weights matter.
+//!   mergekit does the same by default (`normalize`).
+//! - That sum is over |wᵢ|: a pLLM with a negative weight is subtracted. mergekit sums wᵢ, by which −1·a
+//!   becomes +1·a, and weights of both signs divide by little.
+//! - Entries that equal the smallest kept one are all kept. mergekit keeps exactly as many as `density`
+//!   says, whichever of equal ones its sort puts first.
 
 mod checkpoint;
 mod kernel;
@@ -56,6 +64,18 @@ pub enum Method {
     },
 }
 
+impl Method {
+    /// As a pipeline file spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TaskArithmetic => "task_arithmetic",
+            Self::Linear => "linear",
+            Self::Ties { .. } => "ties",
+            Self::Dare { .. } => "dare",
+        }
+    }
+}
+
 /// A model with its weight in a mix.
 #[derive(Clone, Debug)]
 pub struct FullTerm {
@@ -87,7 +107,7 @@ pub struct FullReport {
 /// `base_weight` is the weight of the base as a term of its own; only [`Method::Linear`] uses it.
 ///
 /// # Errors
-/// Unreadable models, models whose tensors differ from the base's in name, shape or kind, weights
+/// Unreadable models, numbers that are not finite, models whose tensors differ from the base's in name, shape or kind, weights
 /// that sum to 0 in a linear merge, a `memory` limit in bytes that does not suffice.
 pub fn merge_full(
     base: &Path,
@@ -129,18 +149,24 @@ fn effective_weights(terms: &[FullTerm], base_weight: f64, method: Method) -> Re
         Method::TaskArithmetic | Method::Ties { .. } => 1.0,
         Method::Dare { density, .. } => 1.0 / density,
         // Σ wᵢ mᵢ / W = b + Σ (wᵢ / W) (mᵢ − b), where W counts the base's own weight.
-        Method::Linear => {
-            let sum = base_weight + terms.iter().map(|t| t.weight).sum::<f64>();
-            if sum.abs() < 1e-9 {
-                return Err(MergeError::mix(
-                    "the weights of a linear merge sum to 0, so their average is undefined",
-                    "use the method task_arithmetic, where weights need not sum to anything",
-                ));
-            }
-            1.0 / sum
-        }
+        Method::Linear => average_scale(terms.iter().map(|t| t.weight), base_weight)?,
     };
     Ok(terms.iter().map(|t| (t.weight * scale) as f32).collect())
+}
+
+/// What weights are multiplied by so that they sum to 1, the base's own weight included.
+///
+/// # Errors
+/// Weights that sum to 0.
+pub fn average_scale(weights: impl Iterator<Item = f64>, base_weight: f64) -> Result<f64, MergeError> {
+    let sum = base_weight + weights.sum::<f64>();
+    if sum.abs() < 1e-9 {
+        return Err(MergeError::mix(
+            "the weights of a linear merge sum to 0, so their average is undefined",
+            "use the method task_arithmetic, where weights need not sum to anything",
+        ));
+    }
+    Ok(1.0 / sum)
 }
 
 /// Upper bound of the memory that a merge holds at once, in bytes: every thread's buffers, and for
@@ -222,9 +248,9 @@ impl Job<'_> {
         if !tensor.base.kind.is_float() {
             return space.copy(self.plan, &tensor.base, start, len);
         }
-        space.load_base(self.plan, &tensor.base, start, len)?;
+        space.load_base(self.plan, tensor, start, len)?;
         for (i, source) in tensor.models.iter().enumerate() {
-            let delta = space.load_delta(self.plan, source, start, len)?;
+            let delta = space.load_delta(self.plan, &tensor.name, source, start, len)?;
             match self.method {
                 Method::TaskArithmetic | Method::Linear => {}
                 Method::Dare { density, seed } => {
@@ -246,6 +272,18 @@ impl Job<'_> {
         if matches!(self.method, Method::Ties { .. }) {
             space.settle(len);
         }
-        Ok(space.encode(tensor.base.kind, len))
+        let bytes = space.encode(tensor.base.kind, len);
+        match bytes {
+            Ok(bytes) => Ok(bytes),
+            Err(at) => Err(MergeError::mix(
+                format!(
+                    "tensor `{}`: the merged value of element {} is beyond what {:?} holds",
+                    tensor.name,
+                    start + at,
+                    tensor.base.kind
+                ),
+                "use smaller weights",
+            )),
+        }
     }
 }

@@ -10,7 +10,7 @@ use headstart_protocol::{
 };
 
 use crate::adapter::{AdapterTerm, CONFIG_FILE, ModuleReport, WEIGHTS_FILE, merge_adapters};
-use crate::full::{FullTerm, INDEX_FILE, Method, merge_full};
+use crate::full::{FullTerm, INDEX_FILE, Method, average_scale, merge_full};
 
 /// The stage kind `merge`.
 ///
@@ -95,10 +95,17 @@ impl Mix {
         Ok(Self { base, base_weight, format, terms: merged })
     }
 
-    fn merge_lora(&self, args: &Args, lineage: Vec<Parent>, ctx: &dyn Context, watch: &dyn Watch) -> Result<Output, Failure> {
+    fn merge_lora(
+        &self,
+        args: &Args,
+        lineage: Vec<Parent>,
+        ctx: &dyn Context,
+        watch: &dyn Watch,
+    ) -> Result<Output, Failure> {
         let rank = args.positive_opt("rank")?;
+        let scale = self.adapter_scale(args)?;
         let open = |t: &MixTerm| {
-            Ok(AdapterTerm { name: t.name.clone(), weight: t.weight, folder: ctx.open(&t.pllm)? })
+            Ok(AdapterTerm { name: t.name.clone(), weight: t.weight * scale, folder: ctx.open(&t.pllm)? })
         };
         let terms = self.terms.iter().map(open).collect::<Result<Vec<_>, Failure>>()?;
         let report = merge_adapters(&terms, rank, ctx.memory(), ctx.scratch(), watch)?;
@@ -118,10 +125,31 @@ impl Mix {
             .file(WEIGHTS_FILE, ctx.scratch().join(WEIGHTS_FILE)))
     }
 
-    fn merge_full(&self, args: &Args, lineage: Vec<Parent>, ctx: &dyn Context, watch: &dyn Watch) -> Result<Output, Failure> {
+    /// What every weight of a mix of adapters is multiplied by.
+    fn adapter_scale(&self, args: &Args) -> Result<f64, Failure> {
+        match method(args)? {
+            Method::TaskArithmetic => Ok(1.0),
+            Method::Linear => Ok(average_scale(self.terms.iter().map(|t| t.weight), self.base_weight)?),
+            other => Err(Failure::input(format!(
+                "method `{}` is for full models, but this is a mix of adapters",
+                other.name()
+            ))
+            .help("leave `method` out, or write `method: linear` for a weighted average")),
+        }
+    }
+
+    fn merge_full(
+        &self,
+        args: &Args,
+        lineage: Vec<Parent>,
+        ctx: &dyn Context,
+        watch: &dyn Watch,
+    ) -> Result<Output, Failure> {
         if args.get("rank").is_some() {
-            return Err(Failure::input("argument `rank` is for adapters, but this is a mix of full models")
-                .help("leave `rank` out"));
+            return Err(Failure::input(
+                "argument `rank` has no effect: it is for adapters, but this is a mix of full models",
+            )
+            .help("leave `rank` out"));
         }
         let method = method(args)?;
         let base_manifest = ctx.manifest(&self.base)?;
@@ -215,18 +243,32 @@ fn common_format(known: &[Known<'_>]) -> Result<Format, Failure> {
     }
 }
 
+/// The method, with its options. Options that it does not have are refused.
 fn method(args: &Args) -> Result<Method, Failure> {
-    let density = || match args.float_opt("density").unwrap_or(0.5) {
+    let name = args.text_opt("method").unwrap_or("task_arithmetic");
+    let density = args.float_opt("density");
+    let kept = || match density.unwrap_or(0.5) {
         d if d > 0.0 && d <= 1.0 => Ok(d),
         d => Err(Failure::input(format!("argument `density` is {d}, but is a share above 0 and up to 1"))),
     };
-    Ok(match args.text_opt("method").unwrap_or("task_arithmetic") {
+    let found = match name {
         "task_arithmetic" => Method::TaskArithmetic,
         "linear" => Method::Linear,
-        "ties" => Method::Ties { density: density()? },
-        "dare" => Method::Dare { density: density()?, seed: args.int_opt("seed").unwrap_or(0) as u64 },
+        "ties" => Method::Ties { density: kept()? },
+        "dare" => Method::Dare { density: kept()?, seed: args.int_opt("seed").unwrap_or(0).cast_unsigned() },
         other => return Err(Failure::input(format!("`{other}` is no method of merging"))),
-    })
+    };
+    let has_density = matches!(found, Method::Ties { .. } | Method::Dare { .. });
+    let has_seed = matches!(found, Method::Dare { .. });
+    for (option, given, has) in
+        [("density", density.is_some(), has_density), ("seed", args.get("seed").is_some(), has_seed)]
+    {
+        if given && !has {
+            return Err(Failure::input(format!("argument `{option}` has no effect with method `{name}`"))
+                .help(format!("leave `{option}` out")));
+        }
+    }
+    Ok(found)
 }
 
 /// Whether a file of the base holds weights, in whatever format.

@@ -3,10 +3,10 @@
 use std::sync::OnceLock;
 
 use headstart_explain::catalog::Catalog;
-use headstart_stats::{DRAWS, bootstrap, derived_seed};
 use headstart_explain::math::{Matrix, axpy, dot};
 use headstart_explain::metric::unwhitener;
 use headstart_explain::words::Explanation;
+use headstart_stats::{DRAWS, bootstrap, derived_seed};
 
 use crate::mix::mix;
 use crate::nearest::{Distance, Query, Ranked};

@@ -1,8 +1,8 @@
 //! A Gaussian process over pLLMs' vectors (Rasmussen and Williams, Gaussian Processes for Machine
 //! Learning, 2006, algorithm 2.1).
 
-use headstart_stats::quantile;
 use headstart_explain::math::{Matrix, dot};
+use headstart_stats::quantile;
 
 /// A fitted process: squared-exponential kernel, as wide as known points are apart, as high as the
 /// losses vary.

@@ -186,9 +186,8 @@ impl Search<'_> {
         let best_mix = mixes.iter().min_by(|a, b| loss(a).total_cmp(&loss(b)));
         let mix_loss = best_mix.map(loss);
         // A mix is the start only of a style that is shown.
-        let better = best_mix.filter(|m| {
-            race.verdict.best.is_some() && single_scores.is_none_or(|s| loss(m) < mean_loss(s))
-        });
+        let better = best_mix
+            .filter(|m| race.verdict.best.is_some() && single_scores.is_none_or(|s| loss(m) < mean_loss(s)));
         let start = match (better, single) {
             (Some(mix), _) => Some((mix.0.clone(), mix.1.as_slice())),
             (None, Some(i)) => Some((race.finalists[i].clone(), race.scores[i].as_slice())),

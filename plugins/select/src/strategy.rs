@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use headstart_explain::catalog::Catalog;
-use headstart_stats::derived_seed;
 use headstart_protocol::{ArtifactRef, Failure};
+use headstart_stats::derived_seed;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;

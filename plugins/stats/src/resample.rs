@@ -67,8 +67,7 @@ pub fn bootstrap_ratio(rows: &[(f64, f64)], draws: usize, seed: u64) -> Option<(
         return None;
     }
     let ratio = |drawn: Vec<usize>| {
-        let (above, below) =
-            drawn.into_iter().fold((0.0, 0.0), |(a, b), i| (a + rows[i].0, b + rows[i].1));
+        let (above, below) = drawn.into_iter().fold((0.0, 0.0), |(a, b), i| (a + rows[i].0, b + rows[i].1));
         above / below
     };
     let mut ratios: Vec<f64> = resample(rows.len(), rows.len(), draws, seed).map(ratio).collect();

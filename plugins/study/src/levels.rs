@@ -72,7 +72,9 @@ fn words(catalog: &Catalog, levels: &[Vec<f64>], table: &mut Table) -> f64 {
             monotone += change(t);
         }
         let cells = t.iter().map(|x| Cell::Number(*x)).chain([Cell::Number(tau)]);
-        table.rows.push([Cell::Text(catalog.about.words[*j].word.clone())].into_iter().chain(cells).collect());
+        table
+            .rows
+            .push([Cell::Text(catalog.about.words[*j].word.clone())].into_iter().chain(cells).collect());
     }
     if all > 0.0 { monotone / all } else { 0.0 }
 }

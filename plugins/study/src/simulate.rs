@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use headstart_stats::wilson;
 use headstart_explain::catalog::Catalog;
 use headstart_explain::decompose::Settings;
 use headstart_explain::divergence::Divergence;
@@ -14,6 +13,7 @@ use headstart_lm::Backend;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Progress, Stage};
 use headstart_select::decide::{self, User};
 use headstart_select::nearest::Distance;
+use headstart_stats::wilson;
 use rayon::prelude::*;
 
 use crate::arguments::{counts, numbers};

@@ -195,7 +195,8 @@ fn pooled(rows: &[(String, Metrics)]) -> Table {
     let names: BTreeSet<String> = groups.values().flatten().flat_map(|n| n.keys().cloned()).collect();
     let is_end = |n: &str| n.ends_with("_low") || n.ends_with("_high");
     let names: Vec<String> = names.into_iter().filter(|n| !is_end(n)).collect();
-    let mut out = Table::with_columns(["".to_owned(), "n".to_owned()].into_iter().chain(names.iter().cloned()));
+    let mut out =
+        Table::with_columns(["".to_owned(), "n".to_owned()].into_iter().chain(names.iter().cloned()));
     for group in order {
         let members = &groups[group];
         let mean = |name: &String| {
@@ -238,10 +239,7 @@ mod tests {
                 "a".to_owned(),
                 metrics(&[("accuracy", 0.5), ("low", 0.25), ("high", 0.75), ("n", 8.0), ("n/0.3", 4.0)]),
             ),
-            (
-                "b".to_owned(),
-                metrics(&[("loss", 1.25), ("loss_low", 1.0), ("loss_high", 1.5), ("n", 9.0)]),
-            ),
+            ("b".to_owned(), metrics(&[("loss", 1.25), ("loss_low", 1.0), ("loss_high", 1.5), ("n", 9.0)])),
         ];
         let text = stacked(&rows).markdown();
         let lines: Vec<&str> = text.lines().collect();
@@ -266,8 +264,7 @@ mod tests {
     #[test]
     fn groups_are_averaged() {
         let loss = |i: u32| metrics(&[("loss", f64::from(i))]);
-        let rows: Vec<(String, Metrics)> =
-            (0..4).map(|i| (format!("u{i},0.{}", i % 2), loss(i))).collect();
+        let rows: Vec<(String, Metrics)> = (0..4).map(|i| (format!("u{i},0.{}", i % 2), loss(i))).collect();
         let table = pooled(&rows);
         assert_eq!(table.columns, ["", "n", "loss"]);
         let Cell::Estimate { value, low, high } = table.rows[1][2] else { panic!("{table:?}") };

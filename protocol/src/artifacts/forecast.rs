@@ -110,12 +110,12 @@ impl TryFrom<Stored> for Forecast {
             Stored::Known(expected) => Ok(Self::Known(expected)),
             // A released forecast that is not known lost its reason in version 0.1.
             Stored::Other(fields) if fields.is_empty() => Ok(Self::NotKnown("it was not released".into())),
-            Stored::Other(fields) => match serde_path_to_error::deserialize::<_, Expected>(
-                serde_json::Value::Object(fields),
-            ) {
-                Ok(expected) => Ok(Self::Known(expected)),
-                Err(e) => Err(e.to_string()),
-            },
+            Stored::Other(fields) => {
+                match serde_path_to_error::deserialize::<_, Expected>(serde_json::Value::Object(fields)) {
+                    Ok(expected) => Ok(Self::Known(expected)),
+                    Err(e) => Err(e.to_string()),
+                }
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Stages: what a pipeline does.
 
 use super::Accepts as A;
-use super::{DefaultValue, Kind, Places, Role, names, optional, required, word};
+use super::{DefaultValue, Kind, Need, Places, Role, names, optional, required, word};
 use crate::types::Type;
 
 /// What a training reports.
@@ -55,7 +55,7 @@ pub(super) fn stages() -> Vec<Kind> {
                     DefaultValue::Float(0.0),
                     "0 takes the most probable token; more samples",
                 ),
-                optional("seed", &[A::Int], DefaultValue::Int(0), "seed of the sampling"),
+                optional("seed", &[A::Int], DefaultValue::Int(0), "seed of the sampling").needs(Need::AboveZero("temperature")),
             ],
             returns: Type::Responses,
             metrics: Vec::new(),
@@ -84,7 +84,7 @@ pub(super) fn stages() -> Vec<Kind> {
                     &[A::Count],
                     DefaultValue::Int(128),
                     "tokens of an answer at most, where a model is asked",
-                ),
+                ).needs(Need::Of("against", &[Type::Model, Type::Pllm])),
                 optional(
                     "rows",
                     &[A::Count],
@@ -146,13 +146,13 @@ pub(super) fn stages() -> Vec<Kind> {
                     &[A::Bool],
                     DefaultValue::Bool(true),
                     "whether what all pLLMs share is taken off before words are looked for",
-                ),
+                ).needs(Need::Word("method", &["sparse", "ridge", "omp"])),
                 optional(
                     "whiten",
                     &[A::Bool],
                     DefaultValue::Bool(true),
                     "whether the metric is whitened by how a style varies from prompt to prompt",
-                ),
+                ).needs(Need::Word("method", &["sparse", "ridge", "omp"])),
                 optional("seed", &[A::Int], DefaultValue::Int(0), "seed of the bootstrap"),
             ],
             returns: Type::Catalog,
@@ -178,7 +178,7 @@ pub(super) fn stages() -> Vec<Kind> {
                      takes. Where `user` was made from some of these rows, the others verify; where from all, half of \
                      them choose and the other half verifies",
                 ),
-                optional("shortlist", &[A::Count], DefaultValue::Int(3), "pLLMs that are verified"),
+                optional("shortlist", &[A::Count], DefaultValue::Int(3), "pLLMs that are verified").needs(Need::Given("verify")).needs(Need::Word("strategy", &["nearest"])),
                 optional(
                     "strategy",
                     &[word(&["nearest", "exhaustive", "bayesian", "hyperband"])],
@@ -191,7 +191,7 @@ pub(super) fn stages() -> Vec<Kind> {
                     &[A::Count],
                     DefaultValue::Absent,
                     "pLLMs that `bayesian` asks at most; left out, all",
-                ),
+                ).needs(Need::Word("strategy", &["bayesian"])),
                 optional(
                     "metric",
                     &[word(&["whitened", "cosine", "l1"])],
@@ -215,32 +215,41 @@ pub(super) fn stages() -> Vec<Kind> {
         },
         Kind {
             name: "merge".into(),
-            version: 1,
+            version: 2,
             role: Role::Stage,
             doc: "Merges pLLMs of one base by weights. Adapters are merged exactly, by concatenation, \
-              or to a given rank with a reported error; full weights are streamed."
+              or to a given rank with a reported error; full weights are streamed. With the base b, pLLMs mᵢ \
+              and weights wᵢ, `task_arithmetic` is b + Σ wᵢ (mᵢ − b), and `linear` the weighted average \
+              Σ wᵢ mᵢ / Σ wᵢ, in which the base counts where it is a term. `ties` keeps the share `density` of \
+              each difference from the base that is largest by magnitude, per tensor, all equal entries at the \
+              threshold included; elects each entry's sign by the weighted sum; and averages the entries of \
+              that sign by weight, Σ wᵢ δᵢ / Σ |wᵢ|. So only the proportions of its weights matter, and a \
+              negative weight subtracts. `dare` drops entries at random and scales the others by \
+              1 / `density`. Numbers that are not finite are refused."
                 .into(),
             args: vec![
                 required("mix", &[A::Mix], "weights over pLLMs"),
                 optional(
                     "method",
-                    &[word(&["task_arithmetic", "ties", "dare", "linear"])],
+                    &[word(&["task_arithmetic", "linear", "ties", "dare"])],
                     DefaultValue::Text("task_arithmetic".into()),
-                    "how full weights are combined",
+                    "how weights are combined; `ties` and `dare` are for full models only",
                 ),
                 optional(
                     "rank",
                     &[A::Count],
                     DefaultValue::Absent,
-                    "rank of the merged adapter; left out, it is the sum and exact",
+                    "rank of the merged adapter; left out, it is the sum and exact. For adapters only",
                 ),
                 optional(
                     "density",
                     &[A::Float],
-                    DefaultValue::Float(0.5),
-                    "share of a delta's entries that ties and dare keep",
-                ),
-                optional("seed", &[A::Int], DefaultValue::Int(0), "seed of dare"),
+                    DefaultValue::Absent,
+                    "share of a difference's entries that is kept, above 0 and up to 1; left out, 0.5",
+                )
+                .needs(Need::Word("method", &["ties", "dare"])),
+                optional("seed", &[A::Int], DefaultValue::Absent, "seed of what is dropped; left out, 0")
+                    .needs(Need::Word("method", &["dare"])),
             ],
             returns: Type::Pllm,
             metrics: names(&["error", "rank", "modules", "tensors", "parameters", "terms"]),
@@ -254,7 +263,8 @@ pub(super) fn stages() -> Vec<Kind> {
             version: 1,
             role: Role::Stage,
             doc: "Fine-tunes a model on rows, with the loss on responses only. Starting from an adapter, \
-              it goes on training that adapter."
+              it trains that adapter further: its rank, scale and targets stay as they are, and `rank`, `alpha`, \
+              `targets` and `rslora` are for the case that a choice such as `pick.pllm` comes to a base."
                 .into(),
             args: vec![
                 required("from", &[A::Pllm, A::Model], "where to start"),
@@ -277,31 +287,31 @@ pub(super) fn stages() -> Vec<Kind> {
                     DefaultValue::Text("lora".into()),
                     "train an adapter, or all weights",
                 ),
-                optional("rank", &[A::Count], DefaultValue::Int(8), "rank of a new adapter"),
+                optional("rank", &[A::Count], DefaultValue::Int(8), "rank of a new adapter").needs(Need::Word("method", &["lora"])),
                 optional(
                     "alpha",
                     &[A::Float],
                     DefaultValue::Absent,
                     "scale of a new adapter times its rank; left out, twice the rank",
-                ),
+                ).needs(Need::Word("method", &["lora"])),
                 optional(
                     "targets",
                     &[A::Texts],
                     DefaultValue::Absent,
                     "projections that a new adapter changes; left out, all linear ones",
-                ),
+                ).needs(Need::Word("method", &["lora"])),
                 optional(
                     "rslora",
                     &[A::Bool],
                     DefaultValue::Bool(false),
                     "scale a new adapter by `alpha` / √`rank` instead of `alpha` / `rank`",
-                ),
+                ).needs(Need::Word("method", &["lora"])),
                 optional(
                     "dropout",
                     &[A::Float],
                     DefaultValue::Float(0.0),
                     "share of an adapter's inputs that are set to zero while training",
-                ),
+                ).needs(Need::Word("method", &["lora"])),
                 optional("learning_rate", &[A::Float], DefaultValue::Float(0.001), "peak learning rate"),
                 optional(
                     "weight_decay",
@@ -372,7 +382,7 @@ pub(super) fn stages() -> Vec<Kind> {
                     DefaultValue::Int(3),
                     "rows that are answered; 0 measures the likelihood only",
                 ),
-                optional("max_tokens", &[A::Count], DefaultValue::Int(128), "tokens of an answer at most"),
+                optional("max_tokens", &[A::Count], DefaultValue::Int(128), "tokens of an answer at most").needs(Need::AboveZero("answers")),
             ],
             returns: Type::Metrics,
             metrics: names(&[

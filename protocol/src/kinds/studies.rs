@@ -1,7 +1,7 @@
 //! Stages that measure how well personalization works: the evidence, as pipelines.
 
 use super::Accepts as A;
-use super::{DefaultValue, Kind, Places, Role, names, optional, required, word};
+use super::{DefaultValue, Kind, Need, Places, Role, names, optional, required, word};
 use crate::types::Type;
 
 pub(super) fn studies() -> Vec<Kind> {
@@ -98,13 +98,13 @@ pub(super) fn studies() -> Vec<Kind> {
                     &[A::Count],
                     DefaultValue::Absent,
                     "words of the lexicon that are used; left out, all",
-                ),
+                ).needs(Need::Word("metric", &["l1"])),
                 optional(
                     "centre",
                     &[A::Bool],
                     DefaultValue::Bool(true),
                     "whether what all pLLMs share is taken off before words are looked for, as in `decompose`",
-                ),
+                ).needs(Need::Word("metric", &["l1"])),
                 optional("seed", &[A::Int], DefaultValue::Int(0), "seed of splits and users"),
             ],
             returns: Type::Metrics,

@@ -7,10 +7,10 @@ use headstart_explain::judge::{Says, chance, judge};
 use headstart_explain::lexicon::{Atoms, Lexicon};
 use headstart_explain::math::Matrix;
 use headstart_explain::space::SpaceKind;
-use headstart_stats::wilson;
 use headstart_explain::stylometry::{FEATURES, features};
 use headstart_protocol::Digest;
 use headstart_protocol::artifact::{ArtifactRef, ArtifactType};
+use headstart_stats::wilson;
 
 pub type Failed = Box<dyn std::error::Error>;
 

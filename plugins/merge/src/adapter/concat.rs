@@ -9,7 +9,8 @@ use crate::error::MergeError;
 /// of its ranks in the terms that have it; its scaling is 1.
 ///
 /// # Errors
-/// A module that has different shapes in two terms; both are named.
+/// A module that has different shapes in two terms, both of which are named, and one whose numbers are too
+/// large for F32.
 ///
 /// # Panics
 /// If there is no term.
@@ -22,7 +23,14 @@ pub fn concatenate(terms: &[(&str, f64, &Adapter)]) -> Result<Adapter, MergeErro
             .filter_map(|(term, weight, adapter)| Some((*term, *weight, adapter.modules.get(name)?)))
             .collect();
         same_shape(name, &parts)?;
-        modules.insert(name.clone(), stack(&parts));
+        let stacked = stack(&parts);
+        if stacked.b.data.iter().any(|x| !x.is_finite()) {
+            return Err(MergeError::mix(
+                format!("`{name}`: its merged lora_B holds numbers beyond what F32 holds"),
+                "use smaller weights",
+            ));
+        }
+        modules.insert(name.clone(), stacked);
     }
     Ok(Adapter { config: Config::of_merge(terms), modules })
 }

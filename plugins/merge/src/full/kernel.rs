@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::checkpoint::Kind;
-use super::plan::{Plan, Source};
+use super::plan::{Plan, Source, Tensor};
 use crate::error::MergeError;
 
 /// Elements of a chunk: few enough that a worker's buffers stay in its cache.
@@ -55,13 +55,11 @@ impl Workspace {
     pub(super) fn load_base(
         &mut self,
         plan: &Plan<'_>,
-        source: &Source,
+        tensor: &Tensor,
         start: usize,
         len: usize,
     ) -> Result<(), MergeError> {
-        let bytes = &mut self.bytes[..len * source.kind.size()];
-        plan.read(source, start, bytes)?;
-        decode(source.kind, bytes, &mut self.base[..len]);
+        plan.load(&tensor.name, &tensor.base, start, &mut self.bytes, &mut self.base[..len])?;
         self.sum[..len].fill(0.0);
         for votes in self.votes.iter_mut().filter(|v| !v.is_empty()) {
             votes[..len].fill(0.0);
@@ -73,14 +71,13 @@ impl Workspace {
     pub(super) fn load_delta(
         &mut self,
         plan: &Plan<'_>,
+        tensor: &str,
         source: &Source,
         start: usize,
         len: usize,
     ) -> Result<&mut [f32], MergeError> {
-        let bytes = &mut self.bytes[..len * source.kind.size()];
-        plan.read(source, start, bytes)?;
         let delta = &mut self.delta[..len];
-        decode(source.kind, bytes, delta);
+        plan.load(tensor, source, start, &mut self.bytes, delta)?;
         for (d, b) in delta.iter_mut().zip(&self.base[..len]) {
             *d -= b;
         }
@@ -132,10 +129,21 @@ impl Workspace {
         }
     }
 
-    /// The base plus what was summed up, in the given kind.
-    pub(super) fn encode(&mut self, kind: Kind, len: usize) -> &[u8] {
+    /// The base plus what was summed up, in the given kind. Where a number is beyond the kind's largest:
+    /// its place.
+    pub(super) fn encode(&mut self, kind: Kind, len: usize) -> Result<&[u8], usize> {
+        let largest = match kind {
+            Kind::F16 => f16::MAX.to_f32(),
+            Kind::Bf16 => half::bf16::MAX.to_f32(),
+            _ => f32::MAX,
+        };
+        let mut within = true;
         for (s, b) in self.sum[..len].iter_mut().zip(&self.base[..len]) {
             *s += b;
+            within &= s.abs() <= largest;
+        }
+        if !within {
+            return Err(self.sum[..len].iter().position(|s| !(s.abs() <= largest)).unwrap_or(0));
         }
         let (sum, out) = (&self.sum[..len], &mut self.bytes[..len * kind.size()]);
         match kind {
@@ -152,8 +160,15 @@ impl Workspace {
             }
             Kind::Other(..) => unreachable!("only floats are computed with"),
         }
-        out
+        Ok(out)
     }
+}
+
+/// The place of the first number that is NaN or infinite. Without a branch a number where all are finite.
+pub(super) fn not_finite(numbers: &[f32]) -> Option<usize> {
+    const EXPONENT: u32 = 0x7f80_0000;
+    let any = numbers.iter().fold(false, |any, x| any | (x.to_bits() & EXPONENT == EXPONENT));
+    if any { numbers.iter().position(|x| !x.is_finite()) } else { None }
 }
 
 /// Decodes numbers of a float kind.

@@ -1,6 +1,7 @@
 //! What is read from where, checked as a whole before anything is written.
 
 use super::checkpoint::{Checkpoint, Entry, Kind};
+use super::kernel::{decode, not_finite};
 use crate::error::MergeError;
 
 const HEAD: &str = "lm_head.weight";
@@ -39,7 +40,8 @@ pub(super) struct Shard {
 /// A merge of full weights that is known to be possible.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    checkpoints: Vec<&'a Checkpoint>,
+    /// With their names in the mix; the base first.
+    checkpoints: Vec<(&'a str, &'a Checkpoint)>,
     pub(super) shards: Vec<Shard>,
 }
 
@@ -70,7 +72,8 @@ impl<'a> Plan<'a> {
         for shard in &mut shards {
             shard.tensors.sort_by_key(|t| t.base.offset);
         }
-        let checkpoints = std::iter::once(base).chain(models.iter().map(|(_, m)| m)).collect();
+        let checkpoints =
+            std::iter::once((BASE, base)).chain(models.iter().map(|(name, m)| (*name, m))).collect();
         Ok(Self { checkpoints, shards })
     }
 
@@ -95,8 +98,45 @@ impl<'a> Plan<'a> {
     /// Reads part of a source into `bytes`, beginning at element `start`.
     pub(super) fn read(&self, source: &Source, start: usize, bytes: &mut [u8]) -> Result<(), MergeError> {
         let at = source.offset + (start * source.kind.size()) as u64;
-        self.checkpoints[source.checkpoint].read(source.shard, at, bytes)
+        self.checkpoints[source.checkpoint].1.read(source.shard, at, bytes)
     }
+
+    /// Reads numbers of a float tensor, beginning at element `start`; `bytes` is room for them as they are
+    /// stored.
+    ///
+    /// # Errors
+    /// A number that is not finite: a merge would spread it, or hide it.
+    pub(super) fn load(
+        &self,
+        tensor: &str,
+        source: &Source,
+        start: usize,
+        bytes: &mut [u8],
+        out: &mut [f32],
+    ) -> Result<(), MergeError> {
+        let bytes = &mut bytes[..out.len() * source.kind.size()];
+        self.read(source, start, bytes)?;
+        decode(source.kind, bytes, out);
+        match not_finite(out) {
+            None => Ok(()),
+            Some(at) => Err(MergeError::mix(
+                format!(
+                    "tensor `{tensor}` of {} holds {} at element {}",
+                    described(self.checkpoints[source.checkpoint].0),
+                    out[at],
+                    start + at
+                ),
+                "leave this model out: its weights are broken",
+            )),
+        }
+    }
+}
+
+/// The name of the base among the names of models, which is no model's.
+const BASE: &str = "";
+
+fn described(name: &str) -> String {
+    if name == BASE { "the base".to_owned() } else { format!("`{name}`") }
 }
 
 fn source(checkpoint: usize, e: &Entry) -> Source {

@@ -7,7 +7,7 @@
 use headstart_lm::Watch;
 use rayon::prelude::*;
 
-use super::kernel::{CHUNK, decode};
+use super::kernel::CHUNK;
 use super::plan::{Plan, Shard, Source, Tensor};
 use crate::error::MergeError;
 
@@ -158,13 +158,9 @@ impl Buffers {
         fresh: bool,
     ) -> Result<&mut [u32], MergeError> {
         if fresh {
-            let bytes = &mut self.bytes[..len * tensor.base.kind.size()];
-            plan.read(&tensor.base, start, bytes)?;
-            decode(tensor.base.kind, bytes, &mut self.base[..len]);
+            plan.load(&tensor.name, &tensor.base, start, &mut self.bytes, &mut self.base[..len])?;
         }
-        let bytes = &mut self.bytes[..len * source.kind.size()];
-        plan.read(source, start, bytes)?;
-        decode(source.kind, bytes, &mut self.delta[..len]);
+        plan.load(&tensor.name, source, start, &mut self.bytes, &mut self.delta[..len])?;
         for ((o, d), b) in self.bits[..len].iter_mut().zip(&self.delta[..len]).zip(&self.base[..len]) {
             *o = (d - b).abs().to_bits();
         }

@@ -87,7 +87,7 @@ fn to_texts(
     let by_chance = user.is_chance(&near);
     let style = user.explain(if by_chance { 0.0 } else { near[0].strength }, 0);
     let chosen = near.first().filter(|_| !by_chance);
-    let left = chosen.and_then(|r| Some((r.index, left_by_distance(&user, r.index, 0)?)));
+    let left = chosen.and_then(|r| Some((r.index, left_by_distance(&user, &[(r.index, 1.0)], 0)?)));
     let forecast = match left {
         Some((place, left)) => expected(ws, found, place, left)?,
         None => None,
@@ -99,7 +99,7 @@ fn to_texts(
             "{}",
             json!({
                 "texts": rows.len(), "style": style, "nearest": list, "by_chance": by_chance,
-                "forecast": forecast.map(|f| f.value()),
+                "forecast": forecast.map(|f| f.expected()),
             })
         )?;
         return Ok(());

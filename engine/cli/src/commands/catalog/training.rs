@@ -36,7 +36,7 @@ impl Training {
     /// `training` and `forecast` for programs; null is not known.
     pub fn json(&self) -> (Value, Value) {
         let halfway =
-            self.halfway.as_ref().map(|f| json!({ "trainings": self.trainings, "halfway": f.value() }));
+            self.halfway.as_ref().map(|f| json!({ "trainings": self.trainings, "halfway": f.expected() }));
         (self.metrics.clone(), halfway.unwrap_or_default())
     }
 
