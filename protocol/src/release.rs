@@ -125,9 +125,9 @@ impl Projection<'_> {
 
     /// Declared numbers leave; a table does not.
     pub fn metrics(&self, m: Metrics) -> Metrics {
-        let Metrics { mut numbers, table: _ } = m;
+        let Metrics { mut numbers, table: _, not_finite: _ } = m;
         numbers.retain(|name, _| (self.metrics)(name));
-        Metrics { numbers, table: None }
+        Metrics { numbers, ..Metrics::default() }
     }
 
     /// What was chosen, how sure that is, the user's coefficients, distances and losses of the candidates,

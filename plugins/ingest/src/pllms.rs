@@ -65,7 +65,7 @@ fn numbers(record: &Value) -> Metrics {
         _ => None,
     };
     let numbers = record.as_object().into_iter().flatten().filter_map(number).collect();
-    Metrics { numbers, table: None }
+    Metrics { numbers, ..Metrics::default() }
 }
 
 /// The points of a learning curve, (step, loss).

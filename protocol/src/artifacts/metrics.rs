@@ -19,6 +19,8 @@ pub struct Metrics {
     pub numbers: BTreeMap<String, Number>,
     /// The table.
     pub table: Option<Table>,
+    /// A name whose number was not finite. Such metrics cannot be stored.
+    pub not_finite: Option<String>,
 }
 
 impl Artifact for Metrics {
@@ -66,10 +68,11 @@ impl Metrics {
         self.numbers.iter().filter_map(|(name, x)| Some((name.as_str(), x.as_f64()?)))
     }
 
-    /// Adds a number. One that is not finite is left out: it is not known.
+    /// Adds a number. With one that is not finite, the metrics cannot be stored any more.
     pub fn put(&mut self, name: impl Into<String>, x: impl IntoNumber) {
-        if let Some(x) = x.number() {
-            self.numbers.insert(name.into(), x);
+        match x.number() {
+            Some(x) => drop(self.numbers.insert(name.into(), x)),
+            None => self.not_finite = Some(name.into()),
         }
     }
 
@@ -84,6 +87,9 @@ impl Metrics {
 impl From<Metrics> for Map<String, Json> {
     fn from(m: Metrics) -> Self {
         let mut out: Self = m.numbers.into_iter().map(|(name, x)| (name, Json::Number(x))).collect();
+        if let Some(name) = m.not_finite {
+            out.insert(name, Json::Null);
+        }
         if let Some(table) = m.table {
             // Plain cells always serialize.
             out.insert(TABLE.into(), serde_json::to_value(table).unwrap_or_default());
@@ -136,7 +142,6 @@ mod tests {
     #[test]
     fn numbers_and_a_table_come_back() {
         let mut m = Metrics::default().with("loss", 0.5).with("rows", 7usize).with("reached", true);
-        m.put("broken", f64::NAN);
         m.table = Some(Table { columns: vec!["a".into()], rows: vec![vec![Cell::from(1.5)]] });
         let json = m.json().expect("finite");
         assert_eq!(
@@ -144,6 +149,8 @@ mod tests {
             json!({ "loss": 0.5, "rows": 7, "reached": 1, "table": { "columns": ["a"], "rows": [[1.5]] } })
         );
         assert_eq!(Metrics::read(&json).expect("the same"), m);
+        let e = m.with("broken", f64::NAN).json().expect_err("NaN").to_string();
+        assert!(e.contains("`broken` is not a finite number"), "{e}");
     }
 
     #[test]
