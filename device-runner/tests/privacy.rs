@@ -135,19 +135,20 @@ async fn a_whole_private_run_leaves_nothing_but_what_is_released() {
 
     let scores = task(2, "evaluate", Type::Metrics, &[("data", Value::Artifact(mine.clone()))]);
     let scores = one(&engine, &place, Allowed::NUMBERS, releasing(scores, &["", "loss"])).await;
-    assert_eq!(json_of(&scores, ""), json!({ "loss": 1.25, "perplexity": 3.5, "reached": true }));
+    assert_eq!(json_of(&scores, ""), json!({ "loss": 1.25, "perplexity": 3.5 }));
     assert_eq!(json_of(&scores, "loss"), json!(1.25));
 
     let pick = select_task(3, &catalog, &mine, &[&kind, &terse]);
     let pick =
         one(&engine, &place, Allowed::NUMBERS, releasing(pick, &["", "mix", "pllm", "confidence"])).await;
     let expected = json!({
-        "pllm_name": "kind", "confidence": 0.75, "is_mix": false, "abstained": false,
+        "pllm_name": "kind", "confidence": 0.75, "strength": 0.0, "is_mix": false, "abstained": false,
         "mix": { "kind": 0.9 }, "distances": { "kind": 1.5 },
         "user": { "explained": 0.5, "words": [
             { "word": "friendly", "coefficient": 0.5, "low": 0.25, "high": 0.75 },
-            { "coefficient": 0.1, "low": 0.0, "high": 0.2 },
         ] },
+        "forecast": { "not_known": "it was not released" },
+        "cost": { "forward_passes": 0, "bytes": 0, "catalog_bytes": 0, "seconds": 0.0 },
     });
     assert_eq!(json_of(&pick, ""), expected, "names of the catalog pass, texts of the user do not");
     assert_eq!(json_of(&pick, "mix"), json!({ "kind": 0.9 }));
@@ -269,8 +270,8 @@ async fn releases_that_are_not_allowed_fail_and_say_little() {
     let cases = [
         (releasing(read_diary(2), &[""]), everything, denied, "never leaves this device"),
         (releasing(evaluate(3), &[""]), Allowed::NONE, denied, "--allow-release"),
-        (releasing(evaluate(4), &["best_answer"]), everything, wrong, "it is not a number"),
-        (releasing(evaluate(5), &["loss", "nested.text"]), everything, denied, "never leaves this device"),
+        (releasing(evaluate(4), &["Ottilie"]), everything, wrong, "does not declare a metric"),
+        (releasing(evaluate(5), &["loss", "loss.text"]), everything, denied, "never leaves this device"),
     ];
     for (t, allowed, told, reason) in cases {
         let what = format!("{} {:?}", t.kind, t.release);

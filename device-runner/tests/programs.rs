@@ -17,7 +17,7 @@ use serde_json::json;
 const PROGRAM: &str = r#"#!/usr/bin/env python3
 import json, sys
 STAGE = {"name": "length", "version": 2, "doc": "", "args": [{"name": "at", "doc": "", "takes": ["Path"]}],
-         "makes": "Metrics", "places": ["device"], "cached": True}
+         "makes": "Metrics", "metrics": ["length"], "places": ["device"], "cached": True}
 def say(kind, **what):
     print(json.dumps({"headstart": kind, **what}), flush=True)
 json.loads(sys.stdin.readline())
@@ -28,7 +28,7 @@ if line:
     if not text:
         say("failed", message="secret path " + line)
         sys.exit(1)
-    say("done", value={"length": len(text)})
+    say("done", value={text: 1} if text.startswith("name") else {"length": len(text)})
 "#;
 
 struct Phone {
@@ -43,6 +43,7 @@ impl Phone {
         }
         std::fs::write(dir.path().join("data/me.txt"), "dear diary").expect("writes");
         std::fs::write(dir.path().join("data/empty.txt"), "").expect("writes");
+        std::fs::write(dir.path().join("data/named.txt"), "name_is_Ann").expect("writes");
         Self { dir }
     }
 
@@ -101,6 +102,26 @@ fn an_allowed_program_runs_and_its_output_is_private() {
     assert_eq!(released["length"], Released::Json(json!(10)));
     let nothing = Task { args: Default::default(), ..task };
     assert!(is_private(&nothing), "whatever it takes");
+}
+
+#[test]
+fn only_declared_metrics_leave() {
+    let phone = Phone::new();
+    let program = phone.allow();
+    let device = phone.device();
+    let release = |path: &str, metrics: &[&str]| {
+        let release = vec![metrics.iter().map(|m| (*m).to_owned()).collect()];
+        work(&device, &Task { release, ..task(program, path) })
+    };
+    // A name that carries what was read is refused where it is made.
+    for metrics in [&[][..], &["name_is_Ann"], &["length"]] {
+        let why = release("named.txt", metrics).expect_err("the metric is not declared").message;
+        assert!(why.contains("`name_is_Ann`, which it does not declare"), "{why}");
+    }
+    let why = release("me.txt", &["name_is_Ann"]).expect_err("not declared").message;
+    assert!(why.contains("`tools.length` does not declare a metric"), "{why}");
+    let Outcome::Done { released, .. } = release("me.txt", &[]).expect("done") else { panic!("not done") };
+    assert_eq!(released[""], Released::Json(json!({ "length": 10 })));
 }
 
 #[test]

@@ -117,15 +117,19 @@ impl Type {
 }
 
 const SELECTION_FIELDS: &[(&str, Type, &str)] = &[
-    ("pllm", Type::Pllm, "the nearest pLLM; the base itself where none helps"),
-    ("mix", Type::Mix, "weights over the nearest pLLMs"),
-    ("is_mix", Type::Bool, "whether the best start is a mix: of several pLLMs, or of one and the base"),
-    ("abstained", Type::Bool, "whether no pLLM was found to help"),
+    ("pllm", Type::Pllm, "the best single start that was compared: a pLLM, or the base where none is better"),
+    ("mix", Type::Mix, "weights of the best start over pLLMs"),
+    (
+        "is_mix",
+        Type::Bool,
+        "whether the best start is a mix, of several pLLMs or of one and the base; then it is better than `pllm`",
+    ),
+    ("abstained", Type::Bool, "whether the best start is the base"),
     ("confidence", Type::Float, "bootstrap share in which the choice stays the same, 0 to 1"),
     (
         "forecast",
         Type::Metrics,
-        "what is expected: share_saved, steps_scratch, steps_saved, seconds_saved, bytes",
+        "what is expected of the best start: share_saved, steps_scratch, steps_saved, seconds_saved, bytes",
     ),
     ("cost", Type::Metrics, "what choosing took: forward_passes, bytes, seconds"),
 ];

@@ -61,10 +61,8 @@ pub fn evaluate() -> Box<dyn Stage> {
         ctx.progress(headstart_protocol::Progress { done: 1, unit: text.clone(), ..Default::default() });
         ctx.count("tokens", text.len() as u64);
         let first = text.lines().next().unwrap_or_default().to_owned();
-        let value = json!({
-            "loss": 1.25, "perplexity": 3.5, "reached": true,
-            "best_answer": first, "answers": [first, text], "nested": { "text": text },
-        });
+        // Names can carry text too.
+        let value = json!({ "loss": 1.25, "perplexity": 3.5, first: 1, "Ottilie": true });
         Ok(Output::new(Type::Metrics, value).file("answers.jsonl", write(ctx, "answers", &text)))
     })
 }
@@ -79,11 +77,11 @@ pub fn select() -> Box<dyn Stage> {
         let name = key.trim_start_matches("pllm:");
         let first = text.lines().next().unwrap_or_default();
         let value = json!({
-            "pllm_name": name, "confidence": 0.75, "is_mix": false, "abstained": false,
+            "pllm_name": name, "style": first, "strategy": first, "confidence": 0.75, "is_mix": false, "abstained": false,
             "mix": { name: 0.9, first: 0.1 },
             "distances": { name: 1.5, first: 2.5 }, "n": 2,
             "user": { "explained": 0.5, "words": [
-                { "word": "friendly", "coefficient": 0.5, "low": 0.25, "high": 0.75, "why": text },
+                { "word": "friendly", "coefficient": 0.5, "low": 0.25, "high": 0.75 },
                 { "word": first, "coefficient": 0.1, "low": 0.0, "high": 0.2 },
             ] },
             "sentence": format!("because of {text}"),
@@ -116,11 +114,13 @@ pub fn finetune() -> Box<dyn Stage> {
         bytes_of(ctx, &base)?;
         let text = rows_text(args, ctx, "data")?;
         let weights = [bytes_of(ctx, from)?, blake3::hash(text.as_bytes()).as_bytes().to_vec()].concat();
-        let value = json!({ "format": "lora", "metrics": { "loss": 1.5, "steps": 40 }, "sample": text });
+        let value = json!({ "format": "lora", "metrics": { "loss": 1.5, "steps": 40, "Ottilie": 1 }, "about": { "sample": text } });
         Ok(Output::new(Type::Pllm, value)
             .file("adapter_model.safetensors", write(ctx, "weights", weights))
             .file("adapter_config.json", write(ctx, "config", "{\"r\":8}"))
-            .file("training-rows.jsonl", write(ctx, "rows", text))
+            .file("training-rows.jsonl", write(ctx, "rows", &text))
+            .file("Ottilie.safetensors", write(ctx, "more", text))
+            .uses("Ottilie", base.clone())
             .uses("base", base))
     })
 }

@@ -288,6 +288,46 @@ fn weights_that_cancel_have_no_average() {
     assert!(setup.run(Method::Linear, 1).expect_err("undefined").to_string().contains("sum to 0"));
 }
 
+/// In the first chunk and behind it, in a model and in the base, whatever the method: no merge spreads what
+/// is not finite, or hides it.
+#[test]
+fn numbers_that_are_not_finite_are_refused_with_their_tensor() {
+    let methods = [
+        Method::TaskArithmetic,
+        Method::Linear,
+        Method::Ties { density: 0.5 },
+        Method::Dare { density: 0.5, seed: 1 },
+    ];
+    for (tensor, element) in [(0, 7), (0, 38_999), (2, 3), (4, 0)] {
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let setup = Setup::new(&[0.6, 0.5]);
+            setup.spoil(true, |p| p[tensor].data[element] = broken);
+            let name = base()[tensor].name.clone();
+            for method in methods {
+                let said = setup.run(method, 2).expect_err("refused").to_string();
+                assert!(
+                    said.contains(&format!("tensor `{name}` of `m1`"))
+                        && said.contains(&format!("element {element}")),
+                    "{method:?}: {said}"
+                );
+            }
+        }
+    }
+    let setup = Setup::new(&[0.6]);
+    let mut params = base();
+    params[3].data[1] = f32::NAN;
+    write_model(&setup.base, true, &params, &[]);
+    let said = setup.run(Method::TaskArithmetic, 1).expect_err("refused").to_string();
+    assert!(said.contains("tensor `model.norm.weight` of the base"), "{said}");
+}
+
+#[test]
+fn a_merged_value_that_its_kind_cannot_hold_is_refused() {
+    let setup = Setup::new(&[1e9]);
+    let said = setup.run(Method::TaskArithmetic, 1).expect_err("beyond F16").to_string();
+    assert!(said.contains("model.layers.0.self_attn.q_proj.weight") && said.contains("F16"), "{said}");
+}
+
 #[test]
 fn memory_does_not_grow_with_the_model_and_a_limit_is_refused_up_front() {
     let setup = Setup::new(&[0.5]);

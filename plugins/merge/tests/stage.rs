@@ -150,6 +150,55 @@ fn mixes_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn options_without_effect_are_refused_by_name() {
+    let ctx = MemoryContext::new();
+    let base = model(&ctx, 1, None);
+    let (a, full) = (adapter(&ctx, 2, &base), model(&ctx, 4, Some(&base)));
+    let method = |m: &str| ("method", Value::Text(m.into()));
+    let refused = |of: &ArtifactRef, more: &[(&'static str, Value)], name: &str| {
+        let failure = merge(&ctx, &[(1.0, "x", of)], more).expect_err("refused");
+        assert_eq!(failure.class, FailureClass::Input, "{failure}");
+        assert!(failure.message.contains(&format!("`{name}`")) && failure.help.is_some(), "{failure:?}");
+    };
+    let (density, seed) = (("density", Value::Float(0.5)), ("seed", Value::Int(1)));
+    for of in [&a, &full] {
+        for m in ["task_arithmetic", "linear"] {
+            refused(of, &[method(m), density.clone()], "density");
+            refused(of, &[method(m), seed.clone()], "seed");
+        }
+    }
+    refused(&full, &[method("ties"), seed.clone()], "seed");
+    refused(&full, &[("rank", Value::Int(2))], "rank");
+    for m in ["ties", "dare"] {
+        refused(&a, &[method(m)], m);
+    }
+    merge(&ctx, &[(1.0, "f", &full)], &[method("dare"), density, seed]).expect("both have an effect");
+}
+
+#[test]
+fn a_linear_merge_of_adapters_is_their_weighted_average() {
+    let ctx = MemoryContext::new();
+    let base = model(&ctx, 1, None);
+    let (a, b) = (adapter(&ctx, 2, &base), adapter(&ctx, 3, &base));
+    let linear = [("method", Value::Text("linear".into()))];
+    let dense = |artifact: &ArtifactRef| {
+        let adapter = Adapter::read(&ctx.open(artifact).expect("open")).expect("read");
+        common::dense_of(&adapter.modules[Q])
+    };
+    let same = |x: &ArtifactRef, y: &ArtifactRef| {
+        let off = common::distance(&dense(x), &dense(y));
+        assert!(off < 1e-6, "off by {off}");
+    };
+    let average = merge(&ctx, &[(1.0, "a", &a), (1.0, "b", &b)], &linear).expect("merge");
+    same(&average, &merge(&ctx, &[(0.5, "a", &a), (0.5, "b", &b)], &[]).expect("merge"));
+    // The base counts with its weight, as a term that changes nothing.
+    let with_base = merge(&ctx, &[(1.0, "a", &a), (3.0, "base", &base)], &linear).expect("merge");
+    same(&with_base, &merge(&ctx, &[(0.25, "a", &a)], &[]).expect("merge"));
+    let none = merge(&ctx, &[(1.0, "a", &a), (-1.0, "b", &b)], &linear).expect_err("no average");
+    assert!(none.message.contains("sum to 0"), "{none}");
+}
+
+#[test]
 fn limits_and_stops_reach_the_merge() {
     let ctx = MemoryContext::new().with_memory(1000);
     let base = model(&ctx, 1, None);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use headstart_lm::CpuBackend;
 use headstart_protocol::artifact::ArtifactRef;
+use headstart_protocol::artifacts::{Artifact, BASE, Selection};
 use headstart_protocol::rows::Row;
 use headstart_protocol::{Output, Stage, Type, Value};
 use headstart_testkit::MemoryContext;
@@ -81,16 +82,80 @@ impl Place {
     }
 
     /// What was chosen for a user who answers the other questions as each of these models does.
-    fn chosen(&self, models: &[&ArtifactRef]) -> serde_json::Value {
+    fn chosen(&self, models: &[&ArtifactRef]) -> Selection {
+        self.selected(models, true, &[])
+    }
+
+    /// The same, with `verify` or without, and further arguments.
+    fn selected(&self, models: &[&ArtifactRef], verify: bool, more: &[(&'static str, Value)]) -> Selection {
         let of = |model: &&ArtifactRef| self.ctx.rows_of(&self.answers(model, 14..28));
         let rows: Vec<Row> = models.iter().flat_map(of).collect();
         let mine = self.ctx.put_rows(Type::Dataset, &rows);
         let args =
             [("responses", value(&mine)), ("against", value(&self.base)), ("space", value(&self.space))];
         let user = self.ctx.run(&*stage("embed"), args).unwrap();
-        let args = [("catalog", value(&self.catalog)), ("user", value(&user)), ("verify", value(&mine))];
-        self.ctx.value_of(&self.ctx.run(&*stage("select"), args).unwrap())
+        let mut args = vec![("catalog", value(&self.catalog)), ("user", value(&user))];
+        args.extend(verify.then(|| ("verify", value(&mine))));
+        args.extend(more.iter().cloned());
+        let manifest = self.ctx.manifest_of(&self.ctx.run(&*stage("select"), args).unwrap());
+        let said = Selection::of(&manifest).unwrap();
+        let named = match said.pllm_name.as_deref() {
+            Some(BASE) => &self.base,
+            Some(name) => &self.pllms[STYLES.iter().position(|s| *s == name).unwrap()],
+            None => panic!("no name"),
+        };
+        assert_eq!(&manifest.uses["pllm"], named, "`pllm` is what `pllm_name` says: {said:?}");
+        assert_start(&said);
+        said
     }
+}
+
+/// The single pLLM is the best single start, and the mix the start only where it is better than that.
+fn assert_start(said: &Selection) {
+    assert_eq!(said.is_mix, said.mix.len() > 1 || said.mix.values().any(|w| *w != 1.0), "{said:?}");
+    assert_eq!(said.abstained, said.mix.is_empty(), "{said:?}");
+    let name = said.pllm_name.as_deref().unwrap();
+    if !said.is_mix && !said.abstained {
+        assert_eq!(said.mix.keys().collect::<Vec<_>>(), [name], "{said:?}");
+    }
+    let Some(verified) = &said.verified else { return };
+    let losses = || verified.loss.values().chain(&verified.base_loss).copied();
+    let best = losses().fold(f64::INFINITY, f64::min);
+    let own = if name == BASE { verified.base_loss.unwrap() } else { verified.loss[name] };
+    assert!(own <= best + 1e-4, "{said:?}");
+    if said.is_mix {
+        assert!(verified.mix_loss.unwrap() <= own + 1e-4, "{said:?}");
+    }
+}
+
+/// A mix's heaviest member need not be a good start by itself: the single pLLM is chosen on its own.
+#[test]
+fn whatever_is_mixed_the_single_pllm_is_the_best_single_start() {
+    let place = Place::new();
+    let pllm = |i: usize| &place.pllms[i];
+    for models in [
+        vec![pllm(0), pllm(2)],
+        vec![pllm(1), pllm(3), &place.base],
+        vec![pllm(2), &place.base, &place.base],
+        vec![&place.base],
+    ] {
+        for strategy in ["nearest", "exhaustive", "bayesian", "hyperband"] {
+            place.selected(&models, true, &[("strategy", Value::Text(strategy.into()))]);
+        }
+        for max_mix in [1, 2] {
+            let said = place.selected(&models, true, &[("max_mix", Value::Int(max_mix))]);
+            assert!(max_mix > 1 || !said.is_mix, "{said:?}");
+        }
+    }
+}
+
+/// Without `verify`, the nearest is the single pLLM, in a mix too.
+#[test]
+fn by_distance_the_single_pllm_is_the_nearest() {
+    let place = Place::new();
+    let said = place.selected(&[&place.pllms[0], &place.pllms[3]], false, &[]);
+    let nearest = said.nearest_first()[0].0;
+    assert!(said.is_mix && said.pllm_name.as_deref() == Some(nearest), "{said:?}");
 }
 
 #[test]
@@ -98,15 +163,15 @@ fn a_mix_is_asked_for_its_likelihood_like_any_pllm() {
     let place = Place::new();
     let pllm = |i: usize| &place.pllms[i];
     let both = place.chosen(&[pllm(0), pllm(3)]);
-    let names: Vec<&str> = both["mix"].as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!((&both["is_mix"], names), (&true.into(), vec![STYLES[0], STYLES[3]]), "{both}");
-    let verified = &both["verified"];
-    let mix = verified["mix_loss"].as_f64().unwrap();
-    assert!(mix < verified["base_loss"].as_f64().unwrap(), "{both}");
+    let names: Vec<&str> = both.mix.keys().map(String::as_str).collect();
+    assert_eq!((both.is_mix, names), (true, vec![STYLES[0], STYLES[3]]), "{both:?}");
+    let verified = both.verified.as_ref().unwrap();
+    let mix = verified.mix_loss.unwrap();
+    assert!(Some(mix) < verified.base_loss, "{both:?}");
     // Those that are left are less likely to have written these rows.
-    assert!(verified["loss"].as_object().unwrap().values().all(|l| l.as_f64() > Some(mix)), "{both}");
+    assert!(verified.loss.values().all(|l| *l > mix), "{both:?}");
     let one = place.chosen(&[pllm(1)]);
-    assert_eq!((&one["is_mix"], &one["pllm_name"]), (&false.into(), &STYLES[1].into()), "{one}");
+    assert_eq!((one.is_mix, one.pllm_name.as_deref()), (false, Some(STYLES[1])), "{one:?}");
 }
 
 /// Whoever writes in a style only now and then starts better from a part of it than from all or none.
@@ -115,10 +180,10 @@ fn a_style_shown_now_and_then_is_started_from_in_part() {
     let place = Place::new();
     let (styled, base) = (&place.pllms[1], &place.base);
     let said = place.chosen(&[styled, base, base, base]);
-    assert_eq!((&said["pllm_name"], &said["is_mix"]), (&STYLES[1].into(), &true.into()), "{said}");
-    let weight = said["mix"][STYLES[1]].as_f64().unwrap();
-    assert!(weight == 0.5 || weight == 0.25, "{said}");
-    let verified = &said["verified"];
-    let [part, all] = [&verified["mix_loss"], &verified["loss"][STYLES[1]]].map(|l| l.as_f64().unwrap());
-    assert!(part < all && part < verified["base_loss"].as_f64().unwrap(), "{said}");
+    assert_eq!((said.style.as_deref(), said.is_mix), (Some(STYLES[1]), true), "{said:?}");
+    let weight = said.mix[STYLES[1]];
+    assert!(weight == 0.5 || weight == 0.25, "{said:?}");
+    let verified = said.verified.as_ref().unwrap();
+    let (part, all) = (verified.mix_loss.unwrap(), verified.loss[STYLES[1]]);
+    assert!(part < all && Some(part) < verified.base_loss, "{said:?}");
 }

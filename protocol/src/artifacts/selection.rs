@@ -50,7 +50,7 @@ pub struct Selection {
     #[serde(default)]
     pub forecast: Forecast,
     /// The user's texts that were embedded.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub n: usize,
     /// What likelihood said, where it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +58,11 @@ pub struct Selection {
     /// What choosing took.
     #[serde(default)]
     pub cost: Cost,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl Artifact for Selection {

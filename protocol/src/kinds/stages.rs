@@ -166,7 +166,10 @@ pub(super) fn stages() -> Vec<Kind> {
             name: "select".into(),
             version: 8,
             role: Role::Stage,
-            doc: "Chooses the nearest pLLM for a user, or a mix of several, or none where none helps.".into(),
+            doc: "Chooses where a user's training should start: the nearest pLLM, a mix of several, or the base. With \
+              `verify`, likelihood decides: `pllm` is the single pLLM under which the rows are most likely, or the \
+              base, and a mix is the start only where it is better than that."
+                .into(),
             args: vec![
                 required("catalog", &[A::Catalog], "the catalog"),
                 required("user", &[A::Divergence], "the user's texts in the same space"),
@@ -176,7 +179,8 @@ pub(super) fn stages() -> Vec<Kind> {
                     DefaultValue::Absent,
                     "the user's rows; the likelihood of the shortlist and of the mix decides, on as many as it \
                      takes. Where `user` was made from some of these rows, the others verify; where from all, half of \
-                     them choose and the other half verifies",
+                     them choose and the other half verifies. Where these leave the best single pLLM open, all rows \
+                     are asked",
                 ),
                 optional("shortlist", &[A::Count], DefaultValue::Int(3), "pLLMs that are verified").needs(Need::Given("verify")).needs(Need::Word("strategy", &["nearest"])),
                 optional(
