@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
+use headstart_protocol::artifacts::{Artifact, Metrics, Pllm, Selection};
 use headstart_protocol::task::Released;
 use headstart_protocol::text::{bytes, counted};
 use headstart_protocol::{Manifest, Type};
@@ -71,13 +72,27 @@ pub fn summary(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
          Nothing on this page was sent anywhere, except where it says so.\n",
     );
     for (name, m) in of(Type::Selection) {
-        parts::style(&mut out, name, &m.value);
-        parts::choice(&mut out, name, &m.value);
+        match Selection::of(m) {
+            Ok(selection) => {
+                parts::style(&mut out, name, &selection.user);
+                parts::choice(&mut out, name, &selection);
+            }
+            Err(e) => parts::unreadable(&mut out, name, &e),
+        }
     }
     for (name, m) in of(Type::Pllm) {
-        parts::training(&mut out, name, &m.value);
+        match Pllm::of(m) {
+            Ok(pllm) => parts::training(&mut out, name, &pllm),
+            Err(e) => parts::unreadable(&mut out, name, &e),
+        }
     }
-    let metrics: Vec<_> = of(Type::Metrics).map(|(name, m)| (name, &m.value)).collect();
+    let mut metrics = Vec::new();
+    for (name, m) in of(Type::Metrics) {
+        match Metrics::of(m) {
+            Ok(found) => metrics.push((name, found)),
+            Err(e) => parts::unreadable(&mut out, name, &e),
+        }
+    }
     parts::measurements(&mut out, &metrics);
     let samples = |k: &Known| {
         let folder = store.private.files(&k.entry.artifact?);

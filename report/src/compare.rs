@@ -52,10 +52,7 @@ fn pair(report: &RunReport, with: &[&str], without: &[&str]) -> Option<Pair> {
 
 /// The numbers of a pLLM or of metrics.
 pub fn numbers(output: &Output) -> Option<Numbers> {
-    match &output.view {
-        OutputView::Pllm { value } | OutputView::Metrics { value, .. } => Some(Numbers::read(value)),
-        _ => None,
-    }
+    Numbers::of(&output.view)
 }
 
 fn samples(output: &Output) -> &[Sample] {

@@ -80,14 +80,8 @@ struct Parts {
 impl Parts {
     fn of(report: &RunReport) -> Self {
         let views = || report.outputs.iter().map(|o| &o.view);
-        let catalog = views().find_map(|v| match v {
-            OutputView::Catalog { value } => Some(Catalog::read(value)),
-            _ => None,
-        });
-        let selection = views().find_map(|v| match v {
-            OutputView::Selection { value } => Some(Selection::read(value)),
-            _ => None,
-        });
+        let catalog = views().find_map(Catalog::of);
+        let selection = views().find_map(Selection::of);
         Self {
             catalog: catalog.filter(|c| !c.pllms.is_empty()),
             selection,

@@ -1,6 +1,6 @@
 //! Summaries and pictures of finished runs, and graphs of pipelines, for people.
 //!
-//! Pure: a [`RunReport`] or an [`OwnerReport`] goes in, text comes out. Values are read tolerantly, because they may have
+//! Pure: a [`RunReport`] or an [`OwnerReport`] goes in, text comes out. Values are those of artifacts, which may have
 //! been released from a device only in part: what is absent is left out of the picture.
 //!
 //! # Layout

@@ -99,16 +99,15 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::view::Word;
 
     fn catalog(styles: &[(&str, f64, f64)]) -> Catalog {
+        let word = |word: &str, coefficient| Word { word: word.into(), coefficient, interval: None };
         let pllm = |(name, warm, terse): &(&str, f64, f64)| {
-            let words =
-                json!([{"word": "warm", "coefficient": warm}, {"word": "terse", "coefficient": terse}]);
-            ((*name).to_owned(), json!({"words": words}))
+            let words = vec![word("warm", *warm), word("terse", *terse)];
+            ((*name).to_owned(), Style { words, explained: None })
         };
-        let pllms: serde_json::Map<_, _> = styles.iter().map(pllm).collect();
-        Catalog::read(&json!({"pllms": pllms}))
+        Catalog { pllms: styles.iter().map(pllm).collect(), ..Catalog::default() }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use headstart_protocol::Type;
+use headstart_protocol::artifacts::{Artifact, Catalog, Metrics, ModelFacts, Pllm, Selection};
 use serde_json::Value;
 
 /// A finished run.
@@ -154,27 +156,32 @@ pub struct Output {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum OutputView {
-    /// `{"pllms": {name: {"words": [{"word", "coefficient", "low", "high"}], "explained"}}}`, with
-    /// `"coordinates": {name: [x, y]}` where the plane is laid out already, and
-    /// `"samples": {name: {"prompt", "answer", "base"}}` where answers may be seen.
+    /// A catalog.
     Catalog {
-        /// The catalog's value.
-        value: Value,
+        /// What it says of itself.
+        value: Catalog,
+        /// Where each pLLM lies in the plane, where it is laid out already.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        coordinates: BTreeMap<String, (f64, f64)>,
+        /// An answer in which each pLLM shows its style, where answers may be seen; the reference is the
+        /// base's answer.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        samples: BTreeMap<String, Sample>,
     },
-    /// `{"pllm_name", "is_mix", "abstained", "confidence", "mix", "distances", "user", "sentence"}`.
+    /// A selection.
     Selection {
-        /// The selection's value.
-        value: Value,
+        /// What was chosen.
+        value: Box<Selection>,
     },
-    /// `{"format", "metrics": {"loss", "start_loss", "steps", "seconds"}, "curve": [[step, loss]]}`.
+    /// A pLLM.
     Pllm {
-        /// The pLLM's value.
-        value: Value,
+        /// What is known of it.
+        value: Box<Pllm>,
     },
-    /// A flat object of numbers.
+    /// Named numbers.
     Metrics {
         /// The numbers.
-        value: Value,
+        value: Metrics,
         /// Answers that go with them, where this place may see them.
         #[serde(default)]
         samples: Vec<Sample>,
@@ -184,6 +191,28 @@ pub enum OutputView {
         /// The text.
         value: String,
     },
+}
+
+impl OutputView {
+    /// The view of a value of type `ty`. One that cannot be read is shown as the text that says why.
+    pub fn of(ty: &Type, value: &Value) -> Self {
+        let view = match ty.present() {
+            Type::Catalog => Catalog::read(value).map(|value| Self::Catalog {
+                value,
+                coordinates: BTreeMap::new(),
+                samples: BTreeMap::new(),
+            }),
+            Type::Selection => Selection::read(value).map(|s| Self::Selection { value: Box::new(s) }),
+            Type::Pllm => Pllm::read(value).map(|p| Self::Pllm { value: Box::new(p) }),
+            Type::Metrics => Metrics::read(value).map(|value| Self::Metrics { value, samples: Vec::new() }),
+            Type::Model => ModelFacts::read(value).map(|m| {
+                let numbers = m.parameters.into_iter().fold(Metrics::default(), |n, x| n.with("parameters", x));
+                Self::Metrics { value: numbers, samples: Vec::new() }
+            }),
+            _ => return Self::Text { value: value.to_string() },
+        };
+        view.unwrap_or_else(|e| Self::Text { value: e.to_string() })
+    }
 }
 
 /// What a model answered to a prompt.

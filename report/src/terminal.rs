@@ -33,14 +33,9 @@ fn lines(report: &RunReport, width: usize, color: bool) -> String {
     let mut page = Page { out: String::new(), width, color };
     page.head(report);
     page.failures(report);
-    let selection = report.outputs.iter().find_map(|o| match &o.view {
-        OutputView::Selection { value } => Some(Selection::read(value)),
-        _ => None,
-    });
-    for output in &report.outputs {
-        if let OutputView::Catalog { value } = &output.view {
-            page.catalog(&Catalog::read(value), selection.as_ref());
-        }
+    let selection = report.outputs.iter().find_map(|o| Selection::of(&o.view));
+    for catalog in report.outputs.iter().filter_map(|o| Catalog::of(&o.view)) {
+        page.catalog(&catalog, selection.as_ref());
     }
     if let Some(selection) = &selection {
         page.selection(selection);
@@ -311,12 +306,11 @@ impl Page {
     fn other(&mut self, output: &Output) {
         match &output.view {
             OutputView::Catalog { .. } | OutputView::Selection { .. } => {}
-            OutputView::Pllm { value } => self.numbers(output, &Numbers::read(value)),
-            OutputView::Metrics { value, samples } => {
-                let numbers = Numbers::read(value);
-                let shares = shares(&numbers);
+            OutputView::Pllm { .. } => self.numbers(output, &Numbers::of(&output.view).unwrap_or_default()),
+            OutputView::Metrics { samples, .. } => {
+                let shares = shares(&output.view);
                 if shares.is_empty() {
-                    self.numbers(output, &numbers);
+                    self.numbers(output, &Numbers::of(&output.view).unwrap_or_default());
                 } else {
                     self.shares(output, &shares);
                 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use headstart_protocol::artifacts::{Accuracy, Coefficient, Explanation, Forecast, accuracy};
 
-use crate::run::Sample;
+use crate::run::{OutputView, Sample};
 use crate::text::{bytes, seconds};
 
 /// A style word with its coefficient.
@@ -35,13 +35,15 @@ pub struct Style {
 }
 
 impl Style {
-    fn read(v: &Value) -> Self {
-        let word = |w: &Value| {
-            let interval = number(w, "low").zip(number(w, "high"));
-            Some(Word { word: text(w, "word")?, coefficient: number(w, "coefficient")?, interval })
+    fn of(style: &Explanation) -> Self {
+        let word = |w: &Coefficient| Word {
+            word: w.word.clone(),
+            coefficient: w.coefficient,
+            interval: Some((w.low, w.high)),
         };
-        let words = v.get("words").and_then(Value::as_array).into_iter().flatten().filter_map(word).collect();
-        Self { words, explained: number(v, "explained") }
+        let words: Vec<Word> = style.words.iter().map(word).collect();
+        let explained = (!words.is_empty()).then_some(style.explained);
+        Self { words, explained }
     }
 
     /// The coefficient of a word; 0 where the style lacks it.
@@ -62,24 +64,14 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Reads a catalog's value.
-    pub fn read(v: &Value) -> Self {
-        let pllms = object(v, "pllms").map(|(name, p)| (name.clone(), Style::read(p))).collect();
-        let point =
-            |(name, p): (&String, &Value)| Some((name.clone(), (p.get(0)?.as_f64()?, p.get(1)?.as_f64()?)));
-        let sample = |(name, s): (&String, &Value)| {
-            let sample = Sample {
-                prompt: text(s, "prompt")?,
-                answer: text(s, "answer")?,
-                reference: text(s, "base")?,
-            };
-            Some((name.clone(), sample))
-        };
-        Self {
-            pllms,
-            coordinates: object(v, "coordinates").filter_map(point).collect(),
-            samples: object(v, "samples").filter_map(sample).collect(),
-        }
+    /// The catalog of an output; none of others.
+    pub fn of(view: &OutputView) -> Option<Self> {
+        let OutputView::Catalog { value, coordinates, samples } = view else { return None };
+        Some(Self {
+            pllms: value.pllms.iter().map(|(name, style)| (name.clone(), Style::of(style))).collect(),
+            coordinates: coordinates.clone(),
+            samples: samples.clone(),
+        })
     }
 
     /// All words of all styles, those with the most weight in all first.
@@ -124,27 +116,25 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Reads a selection's value.
-    pub fn read(v: &Value) -> Self {
-        let verified = v.get("verified");
-        let mut mix: Vec<(String, f64)> = numbers_of(v, "mix").collect();
-        mix.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let mut distances: Vec<(String, f64)> = numbers_of(v, "distances").collect();
-        distances.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
-        Self {
-            name: text(v, "pllm_name"),
-            is_mix: flag(v, "is_mix"),
-            abstained: flag(v, "abstained"),
-            confidence: number(v, "confidence"),
-            mix,
-            distances,
-            losses: verified.map(|v| numbers_of(v, "loss").collect()).unwrap_or_default(),
-            mix_loss: verified.and_then(|v| number(v, "mix_loss")),
-            base_loss: verified.and_then(|v| number(v, "base_loss")),
-            user: v.get("user").map(Style::read).unwrap_or_default(),
-            sentence: text(v, "sentence"),
-            expected: v.get("forecast").and_then(expected),
-        }
+    /// The selection of an output; none of others.
+    pub fn of(view: &OutputView) -> Option<Self> {
+        let OutputView::Selection { value: s } = view else { return None };
+        let owned = |all: Vec<(&str, f64)>| all.into_iter().map(|(n, x)| (n.to_owned(), x)).collect();
+        let verified = s.verified.as_ref();
+        Some(Self {
+            name: s.pllm_name.clone(),
+            is_mix: s.is_mix,
+            abstained: s.abstained,
+            confidence: Some(s.confidence),
+            mix: owned(s.heaviest_first()),
+            distances: owned(s.nearest_first()),
+            losses: verified.map(|v| v.loss.clone()).unwrap_or_default(),
+            mix_loss: verified.and_then(|v| v.mix_loss),
+            base_loss: verified.and_then(|v| v.base_loss),
+            user: Style::of(&s.user),
+            sentence: s.sentence.clone().filter(|text| !text.is_empty()),
+            expected: expected(&s.forecast),
+        })
     }
 
     /// Whether a pLLM is the choice, or part of it.
@@ -166,23 +156,28 @@ impl Selection {
     }
 }
 
-/// A selection's `forecast` in a sentence: what the choice should save, and when it is worth its download.
-pub fn expected(forecast: &Value) -> Option<String> {
-    let x = |name| number(forecast, name);
-    if let Some(why) = text(forecast, "not_known") {
-        return Some(format!("expected savings are not known yet: {why}"));
-    }
-    let share = |name| x(name).map(|share| share * 100.0);
-    let (saved, low, high) = (share("share_saved")?, share("share_saved_low")?, share("share_saved_high")?);
-    let (steps, of) = (x("steps_saved")?, x("steps_scratch")?);
-    let (rows, rate) = (x("rows_a_step")?, x("learning_rate")?);
-    let seconds = x("seconds_saved").map(|s| format!(", about {} less", seconds(s))).unwrap_or_default();
-    let download = x("bytes").map(|b| format!("; downloads {}", bytes(b as u64))).unwrap_or_default();
-    let link = x("break_even_bytes_per_second").map(|s| (s / 1e3).max(1.0));
+/// A selection's forecast in a sentence: what the start should save, and when it is worth its download. None
+/// where nothing was forecast.
+pub fn expected(forecast: &Forecast) -> Option<String> {
+    let e = match forecast {
+        nothing if *nothing == Forecast::default() => return None,
+        Forecast::NotKnown(why) => return Some(format!("expected savings are not known yet: {why}")),
+        Forecast::Known(e) => e,
+    };
+    let seconds = e.seconds_saved.map(|s| format!(", about {} less", seconds(s))).unwrap_or_default();
+    let link = e.break_even_bytes_per_second.map(|s| (s / 1e3).max(1.0));
     let link = link.map(|s| format!("; worth it on links faster than {s:.0} kB/s")).unwrap_or_default();
     Some(format!(
-        "expected: {saved:.0} % fewer steps than from the base (95 %: {low:.0}–{high:.0}), {steps:.0} of {of:.0} \
-         as the catalog's pLLMs were trained ({rows} rows per step, learning rate {rate}){seconds}{download}{link}"
+        "expected: {:.0} % fewer steps than from the base (95 %: {:.0}–{:.0}), {:.0} of {:.0} \
+         as the catalog's pLLMs were trained ({} rows per step, learning rate {}){seconds}; downloads {}{link}",
+        e.share_saved * 100.0,
+        e.share_saved_low * 100.0,
+        e.share_saved_high * 100.0,
+        e.steps_saved,
+        e.steps_scratch,
+        e.rows_a_step,
+        e.learning_rate,
+        bytes(e.bytes),
     ))
 }
 
@@ -196,20 +191,14 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Reads a pLLM's or metrics' value: numbers at the top and, where there, below `metrics`.
-    pub fn read(v: &Value) -> Self {
-        let mut all = BTreeMap::new();
-        for source in [Some(v), v.get("metrics")].into_iter().flatten() {
-            for (name, x) in source.as_object().into_iter().flatten() {
-                if let Some(x) = x.as_f64().or_else(|| x.as_bool().map(|b| f64::from(u8::from(b)))) {
-                    all.insert(name.clone(), x);
-                }
-            }
-        }
-        let curve = v.get("curve").or_else(|| v.get("metrics")?.get("curve"));
-        let point = |p: &Value| Some((p.get(0)?.as_f64()?, p.get(1)?.as_f64()?));
-        let curve = curve.and_then(Value::as_array).into_iter().flatten().filter_map(point).collect();
-        Self { all, curve }
+    /// The numbers of a pLLM or of metrics; none of other outputs.
+    pub fn of(view: &OutputView) -> Option<Self> {
+        let (metrics, curve) = match view {
+            OutputView::Pllm { value } => (&value.metrics, value.curve.clone()),
+            OutputView::Metrics { value, .. } => (value, Vec::new()),
+            _ => return None,
+        };
+        Some(Self { all: metrics.all().map(|(name, x)| (name.to_owned(), x)).collect(), curve })
     }
 
     /// A number by name.
@@ -233,65 +222,46 @@ pub struct Share {
     pub top2: Option<f64>,
 }
 
-/// The shares in the value of an `accuracy` stage, all first; empty of other metrics.
-pub fn shares(numbers: &Numbers) -> Vec<Share> {
-    let share = |group: &str| {
-        let suffix = if group.is_empty() { String::new() } else { format!("/{group}") };
-        let get = |name: &str| numbers.get(&format!("{name}{suffix}"));
-        Some(Share {
-            group: group.to_owned(),
-            share: get("accuracy")?,
-            interval: get("low").zip(get("high")),
-            n: get("n"),
-            top2: get("top2"),
-        })
+/// The shares of the metrics of an `accuracy` stage, all first; empty of other outputs.
+pub fn shares(view: &OutputView) -> Vec<Share> {
+    let OutputView::Metrics { value, .. } = view else { return Vec::new() };
+    let Some(accuracy) = Accuracy::of(value) else { return Vec::new() };
+    let share = |group: &str, s: &accuracy::Share| Share {
+        group: group.to_owned(),
+        share: s.accuracy,
+        interval: s.interval,
+        n: s.n.map(|n| n as f64),
+        top2: s.top2,
     };
-    let groups = numbers.all.keys().filter_map(|k| k.strip_prefix("accuracy/"));
-    std::iter::once("").chain(groups).filter_map(share).collect()
-}
-
-fn object<'a>(v: &'a Value, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
-    v.get(key).and_then(Value::as_object).into_iter().flatten()
-}
-
-fn numbers_of(v: &Value, key: &str) -> impl Iterator<Item = (String, f64)> {
-    object(v, key).filter_map(|(k, x)| Some((k.clone(), x.as_f64()?)))
-}
-
-fn number(v: &Value, key: &str) -> Option<f64> {
-    v.get(key)?.as_f64()
-}
-
-fn flag(v: &Value, key: &str) -> bool {
-    v.get(key).and_then(Value::as_bool).unwrap_or(false)
-}
-
-fn text(v: &Value, key: &str) -> Option<String> {
-    v.get(key)?.as_str().filter(|t| !t.is_empty()).map(str::to_owned)
+    let groups = accuracy.groups.iter().map(|(group, s)| share(group, s));
+    std::iter::once(share("", &accuracy.all)).chain(groups).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use headstart_protocol::Type;
     use serde_json::json;
 
+    use super::*;
+
     #[test]
-    fn absent_fields_stay_absent() {
-        for v in [json!(null), json!({}), json!({"pllms": 3, "user": [], "mix": "x", "curve": [[1], "a"]})] {
-            assert!(Catalog::read(&v).pllms.is_empty());
-            assert_eq!(Selection::read(&v).choice(), "not released");
-            assert!(Numbers::read(&v).curve.is_empty());
+    fn what_cannot_be_read_says_why() {
+        for (ty, value) in [(Type::Selection, json!({})), (Type::Catalog, json!(null)), (Type::Metrics, json!({"a": "b"}))] {
+            let OutputView::Text { value } = OutputView::of(&ty, &value) else { panic!("{ty}") };
+            assert!(value.starts_with("cannot read the value of "), "{value}");
         }
     }
 
     #[test]
     fn words_keep_their_order_and_say_their_sign() {
-        let v = json!({"words": [
-            {"word": "warm", "coefficient": 0.2},
-            {"word": "formal", "coefficient": -0.7, "low": -0.9, "high": -0.5},
-            {"word": "broken"},
-        ]});
-        let style = Style::read(&v);
+        let word = |word: &str, coefficient: f64| Coefficient {
+            word: word.into(),
+            coefficient,
+            low: coefficient - 0.2,
+            high: coefficient + 0.2,
+        };
+        let style =
+            Style::of(&Explanation { words: vec![word("warm", 0.2), word("formal", -0.7)], explained: 0.5 });
         assert_eq!(style.words.iter().map(Word::said).collect::<Vec<_>>(), ["warm", "less formal"]);
         assert_eq!((style.coefficient("formal"), style.coefficient("poetic")), (-0.7, 0.0));
     }
@@ -299,7 +269,7 @@ mod tests {
     #[test]
     fn shares_of_an_accuracy() {
         let v = json!({"accuracy": 0.5, "n": 4, "accuracy/0.3": 0.25, "low/0.3": 0.1, "high/0.3": 0.6});
-        let shares = shares(&Numbers::read(&v));
+        let shares = shares(&OutputView::of(&Type::Metrics, &v));
         assert_eq!(shares.iter().map(|s| s.group.as_str()).collect::<Vec<_>>(), ["", "0.3"]);
         assert_eq!((shares[0].n, shares[1].interval), (Some(4.0), Some((0.1, 0.6))));
     }

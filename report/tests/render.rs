@@ -3,6 +3,7 @@
 mod common;
 
 use common::{owner, sample};
+use headstart_protocol::Type;
 use headstart_report::{Output, OutputView, RunReport, html, owner_html, terminal};
 use serde_json::json;
 
@@ -128,6 +129,22 @@ fn texts_are_escaped() {
     well_formed(&page).expect("well formed");
 }
 
+fn word(word: &str, coefficient: f64) -> serde_json::Value {
+    json!({ "word": word, "coefficient": coefficient, "low": coefficient - 0.1, "high": coefficient + 0.1 })
+}
+
+/// A catalog of these styles.
+fn catalog(pllms: serde_json::Value) -> serde_json::Value {
+    json!({ "pllms": pllms, "words": 50, "method": "sparse", "space": "00".repeat(32), "kind": "sentence" })
+}
+
+/// A selection of which these fields are known.
+fn selection(known: serde_json::Value) -> serde_json::Value {
+    let mut all = json!({ "is_mix": false, "abstained": false, "confidence": 0.5 });
+    known.as_object().expect("fields").iter().for_each(|(k, v)| all[k.as_str()] = v.clone());
+    all
+}
+
 #[test]
 fn what_is_absent_is_left_out() {
     let empty = RunReport { pipeline: "bare".into(), ..RunReport::default() };
@@ -138,12 +155,12 @@ fn what_is_absent_is_left_out() {
 
     // Values of which nothing, or little, was released.
     let views = [
-        OutputView::Catalog { value: json!(null) },
-        OutputView::Catalog { value: json!({"pllms": {"one": {}}}) },
-        OutputView::Selection { value: json!({"confidence": 0.4}) },
-        OutputView::Selection { value: json!({"abstained": true}) },
-        OutputView::Pllm { value: json!({"curve": [[0, 1.0]]}) },
-        OutputView::Metrics { value: json!({"loss": 1.5, "reached": true}), samples: Vec::new() },
+        OutputView::of(&Type::Catalog, &json!(null)),
+        OutputView::of(&Type::Catalog, &catalog(json!({"one": {"words": [], "explained": 0.0}}))),
+        OutputView::of(&Type::Selection, &selection(json!({"confidence": 0.4}))),
+        OutputView::of(&Type::Selection, &selection(json!({"abstained": true}))),
+        OutputView::of(&Type::Pllm, &json!({"curve": [[0, 1.0]]})),
+        OutputView::of(&Type::Metrics, &json!({"loss": 1.5, "reached": true})),
     ];
     for view in views {
         for name in ["tuned", "scratch", "before", "other"] {
@@ -159,7 +176,7 @@ fn what_is_absent_is_left_out() {
     let abstained = Output {
         name: "pick".into(),
         doc: String::new(),
-        view: OutputView::Selection { value: json!({"abstained": true, "pllm_name": "base"}) },
+        view: OutputView::of(&Type::Selection, &selection(json!({"abstained": true, "pllm_name": "base"}))),
     };
     let report = RunReport { outputs: vec![abstained], ..empty };
     assert!(terminal(&report, 80, false).contains("none: the base itself"));
@@ -169,23 +186,24 @@ fn what_is_absent_is_left_out() {
 fn a_large_catalog_stays_readable() {
     let style = |i: usize| {
         let words: Vec<_> =
-            (0..5).map(|k| json!({"word": format!("w{}", (i * 7 + k * 3) % 50), "coefficient": 0.1 + k as f64 / 5.0})).collect();
-        (format!("p{i:04}"), json!({"words": words}))
+            (0..5).map(|k| word(&format!("w{}", (i * 7 + k * 3) % 50), 0.1 + k as f64 / 5.0)).collect();
+        (format!("p{i:04}"), json!({"words": words, "explained": 0.5}))
     };
     let pllms: serde_json::Map<_, _> = (0..2000).map(style).collect();
     let catalog = Output {
         name: "catalog".into(),
         doc: String::new(),
-        view: OutputView::Catalog { value: json!({"pllms": pllms}) },
+        view: OutputView::of(&Type::Catalog, &catalog(pllms.into())),
     };
     let choice = Output {
         name: "choice".into(),
         doc: String::new(),
-        view: OutputView::Selection {
-            value: json!({
-                "pllm_name": "p1999", "user": {"words": [{"word": "wistful", "coefficient": 0.4}]},
-            }),
-        },
+        view: OutputView::of(
+            &Type::Selection,
+            &selection(json!({
+                "pllm_name": "p1999", "user": {"words": [word("wistful", 0.4)], "explained": 0.5},
+            })),
+        ),
     };
     let report = RunReport { outputs: vec![catalog, choice], ..RunReport::default() };
     let page = html(&report);

@@ -64,23 +64,21 @@ pub fn page(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
 /// The newest catalog that was downloaded. It is public; where the owner stands in it is not.
 fn catalog(store: &Store) -> Option<Output> {
     let manifest = store.public.newest(&Type::Catalog)?;
-    let view = OutputView::Catalog { value: manifest.value };
+    let view = OutputView::of(&Type::Catalog, &manifest.value);
     Some(Output { name: "catalog".to_owned(), doc: String::new(), view })
 }
 
 /// What an attempt made, where that is still here and there is a picture for it.
 fn output(store: &Store, known: &Known) -> Option<Output> {
     let manifest = known.manifest.as_ref()?;
-    let value = manifest.value.clone();
-    let view = match manifest.ty {
-        Type::Selection => OutputView::Selection { value },
-        Type::Pllm => OutputView::Pllm { value },
-        Type::Metrics => {
-            let folder = known.entry.artifact.map(|id| store.private.files(&id));
-            OutputView::Metrics { value, samples: folder.map(|f| samples(&f)).unwrap_or_default() }
-        }
-        _ => return None,
-    };
+    if !matches!(manifest.ty, Type::Selection | Type::Pllm | Type::Metrics) {
+        return None;
+    }
+    let mut view = OutputView::of(&manifest.ty, &manifest.value);
+    if let OutputView::Metrics { samples: found, .. } = &mut view {
+        let folder = known.entry.artifact.map(|id| store.private.files(&id));
+        *found = folder.map(|f| samples(&f)).unwrap_or_default();
+    }
     Some(Output { name: known.entry.name.clone(), doc: String::new(), view })
 }
 

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
+use headstart_protocol::artifacts::{ArtifactError, Explanation, Metrics, Pllm, Selection};
 use headstart_protocol::text::counted;
 use headstart_report::Sample;
-use serde_json::Value as Json;
+use headstart_report::view::expected;
 
 /// Columns of the page.
 const WIDTH: usize = 96;
@@ -19,37 +20,34 @@ fn heading(out: &mut String, title: &str, name: &str) {
     let _ = writeln!(out, "\n{title} ({name})");
 }
 
-fn number(value: &Json, name: &str) -> Option<f64> {
-    value.get(name).and_then(Json::as_f64)
+/// That a value cannot be shown.
+pub(super) fn unreadable(out: &mut String, name: &str, why: &ArtifactError) {
+    let _ = writeln!(out, "\n{name}: {why}");
 }
 
 /// The owner's style in words, with bars and intervals.
-pub(super) fn style(out: &mut String, name: &str, value: &Json) {
-    let Some(user) = value.get("user") else { return };
-    let Some(words) = user.get("words").and_then(Json::as_array).filter(|w| !w.is_empty()) else { return };
-    heading(out, "How you write", name);
-    let top =
-        words.iter().filter_map(|w| number(w, "coefficient")).fold(f64::MIN_POSITIVE, |a, x| a.max(x.abs()));
-    let width =
-        words.iter().filter_map(|w| w.get("word")?.as_str()).map(|w| w.chars().count()).max().unwrap_or(0);
-    for w in words {
-        let (Some(word), Some(x)) = (w.get("word").and_then(Json::as_str), number(w, "coefficient")) else {
-            continue;
-        };
-        let interval = match (number(w, "low"), number(w, "high")) {
-            (Some(low), Some(high)) => format!("  {low:.2} to {high:.2}"),
-            _ => String::new(),
-        };
-        let _ = writeln!(out, "  {word:width$}  {x:>5.2}  {:BAR$}{interval}", bar(x.abs() / top));
+pub(super) fn style(out: &mut String, name: &str, user: &Explanation) {
+    let words = &user.words;
+    if words.is_empty() {
+        return;
     }
-    if let Some(share) = number(user, "explained") {
+    heading(out, "How you write", name);
+    let top = words.iter().fold(f64::MIN_POSITIVE, |a, w| a.max(w.coefficient.abs()));
+    let width = words.iter().map(|w| w.word.chars().count()).max().unwrap_or(0);
+    for w in words {
+        let bar = bar(w.coefficient.abs() / top);
         let _ = writeln!(
             out,
-            "  These words explain {:.0}% of how your texts differ from the base model's; the intervals\n  \
-             hold it with 95% certainty.",
-            share * 100.0
+            "  {:width$}  {:>5.2}  {bar:BAR$}  {:.2} to {:.2}",
+            w.word, w.coefficient, w.low, w.high
         );
     }
+    let _ = writeln!(
+        out,
+        "  These words explain {:.0}% of how your texts differ from the base model's; the intervals\n  \
+         hold it with 95% certainty.",
+        user.explained * 100.0
+    );
 }
 
 /// A bar in eighths of a cell.
@@ -61,61 +59,50 @@ fn bar(share: f64) -> String {
 }
 
 /// What was chosen for the owner, and how sure it is.
-pub(super) fn choice(out: &mut String, name: &str, value: &Json) {
-    let Some(chosen) = value.get("pllm_name").and_then(Json::as_str) else { return };
+pub(super) fn choice(out: &mut String, name: &str, selection: &Selection) {
     heading(out, "The head start chosen for you", name);
-    let mix = numbers(value.get("mix"));
-    let abstained = value.get("abstained").and_then(Json::as_bool).unwrap_or(false);
-    if abstained {
+    let mix = selection.heaviest_first();
+    if selection.abstained {
         out.push_str("  none: no model of the catalog was found to help; yours starts from the base\n");
-    } else if mix.len() > 1 {
+    } else if selection.is_mix && !mix.is_empty() {
         let parts: Vec<String> = mix.iter().map(|(n, w)| format!("{w:.2} × {n}")).collect();
         let _ = writeln!(out, "  a mix: {}", parts.join(" + "));
-    } else {
+    } else if let Some(chosen) = &selection.pllm_name {
         let _ = writeln!(out, "  {chosen}");
     }
-    if let Some(text) = value.get("sentence").and_then(Json::as_str) {
+    if let Some(text) = &selection.sentence {
         wrapped(out, "  ", text);
     }
-    if let Some(sure) = number(value, "confidence") {
-        let _ =
-            writeln!(out, "  In {:.0} of 100 redraws of your texts the choice stays the same.", sure * 100.0);
-    }
-    if let Some(line) = value.get("forecast").and_then(headstart_report::view::expected) {
+    let _ = writeln!(
+        out,
+        "  In {:.0} of 100 redraws of your texts the choice stays the same.",
+        selection.confidence * 100.0
+    );
+    if let Some(line) = expected(&selection.forecast) {
         wrapped(out, "  ", &line);
     }
-    let mut near = numbers(value.get("distances"));
-    near.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let near = selection.nearest_first();
     if near.len() > 1 {
         let near: Vec<String> = near.iter().take(5).map(|(n, d)| format!("{n} {d:.2}")).collect();
-        wrapped(out, "  ", &format!("Nearest first, with distances: {}", near.join(", ")));
+        wrapped(out, "  ", &format!("nearest first, with distances: {}", near.join(", ")));
     }
-}
-
-fn numbers(value: Option<&Json>) -> Vec<(String, f64)> {
-    let fields = value.and_then(Json::as_object).into_iter().flatten();
-    let mut out: Vec<(String, f64)> = fields.filter_map(|(k, v)| Some((k.clone(), v.as_f64()?))).collect();
-    out.sort_by(|a, b| b.1.total_cmp(&a.1));
-    out
 }
 
 /// How a training went: losses, steps, the curve.
-pub(super) fn training(out: &mut String, name: &str, value: &Json) {
-    let metrics = value.get("metrics").unwrap_or(value);
-    let (Some(loss), Some(steps)) = (number(metrics, "loss"), number(metrics, "steps")) else { return };
+pub(super) fn training(out: &mut String, name: &str, pllm: &Pllm) {
+    let Some(training) = pllm.training() else { return };
+    let Some(loss) = training.loss else { return };
     heading(out, "Training", name);
-    let from = number(metrics, "start_loss").map_or(String::new(), |l| format!("{l:.3} → "));
-    let took = number(metrics, "seconds").map_or(String::new(), |s| format!(", {s:.1} s"));
-    // A truth value among numbers is 1 or 0. It is there only where there was a target.
-    let goal = match number(metrics, "reached") {
-        Some(1.0) => ", target reached",
-        Some(_) => ", target not reached",
+    let from = training.start_loss.map_or(String::new(), |l| format!("{l:.3} → "));
+    let took = training.seconds.map_or(String::new(), |s| format!(", {s:.1} s"));
+    let goal = match training.reached {
+        Some(true) => ", target reached",
+        Some(false) => ", target not reached",
         None => "",
     };
-    let steps = counted(steps as u64, "step");
+    let steps = counted(training.steps as u64, "step");
     let _ = writeln!(out, "  loss {from}{loss:.3} in {steps}{took}{goal}");
-    let curve = value.get("curve").or_else(|| metrics.get("curve")).and_then(Json::as_array);
-    let points: Vec<f64> = curve.into_iter().flatten().filter_map(|p| p.get(1)?.as_f64()).collect();
+    let points: Vec<f64> = pllm.curve.iter().map(|p| p.1).collect();
     if points.len() > 1 {
         let _ = writeln!(out, "  {}", sparkline(&points));
     }
@@ -134,7 +121,7 @@ fn sparkline(points: &[f64]) -> String {
 }
 
 /// A table of measurements, a row a stage.
-pub(super) fn measurements(out: &mut String, rows: &[(&str, &Json)]) {
+pub(super) fn measurements(out: &mut String, rows: &[(&str, Metrics)]) {
     const COLUMNS: [(&str, &str); 6] = [
         ("loss", "loss"),
         ("perplexity", "perplexity"),
@@ -144,7 +131,7 @@ pub(super) fn measurements(out: &mut String, rows: &[(&str, &Json)]) {
         ("rows", "rows"),
     ];
     let used: Vec<_> =
-        COLUMNS.iter().filter(|(k, _)| rows.iter().any(|r| number(r.1, k).is_some())).collect();
+        COLUMNS.iter().filter(|(k, _)| rows.iter().any(|r| r.1.get(k).is_some())).collect();
     if used.is_empty() {
         return;
     }
@@ -153,10 +140,10 @@ pub(super) fn measurements(out: &mut String, rows: &[(&str, &Json)]) {
     for (_, title) in &used {
         let _ = write!(out, "  {title:>10}");
     }
-    for (name, value) in rows {
+    for (name, metrics) in rows {
         let _ = write!(out, "\n  {name:width$}");
         for (key, _) in &used {
-            let cell = match number(value, key) {
+            let cell = match metrics.get(key) {
                 Some(x) if x.fract() == 0.0 && x.abs() < 1e9 => format!("{x}"),
                 Some(x) => format!("{x:.3}"),
                 None => "–".to_owned(),
@@ -212,28 +199,29 @@ pub(super) fn wrapped(out: &mut String, first: &str, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use headstart_protocol::artifacts::Artifact;
     use serde_json::json;
 
     #[test]
     fn the_page_reads_well() {
         let mut out = String::new();
         let pick = json!({
-            "pllm_name": "kind", "mix": { "kind": 0.75, "terse": 0.25 }, "abstained": false, "confidence": 0.93,
+            "pllm_name": "kind", "is_mix": true, "mix": { "kind": 0.75, "terse": 0.25 }, "abstained": false, "confidence": 0.93,
             "distances": { "terse": 1.5, "kind": 0.5 }, "sentence": "Chosen because you write warmly (0.8).",
             "user": { "explained": 0.64, "words": [
                 { "word": "friendly", "coefficient": 0.8, "low": 0.6, "high": 1.0 },
                 { "word": "formal", "coefficient": -0.21, "low": -0.4, "high": -0.1 },
             ] },
         });
-        style(&mut out, "pick", &pick);
+        let pick = Selection::read(&pick).expect("a selection");
+        style(&mut out, "pick", &pick.user);
         choice(&mut out, "pick", &pick);
         let metrics = json!({ "loss": 0.5, "start_loss": 2.25, "steps": 40, "seconds": 12.34, "reached": 1 });
         let curve = json!([[0, 2.25], [10, 1.5], [20, 0.75], [30, 0.5]]);
-        training(&mut out, "tuned", &json!({ "format": "lora", "metrics": metrics, "curve": curve }));
-        measurements(
-            &mut out,
-            &[("before", &json!({ "loss": 2.0, "rows": 7 })), ("after", &json!({ "loss": 0.5 }))],
-        );
+        let tuned = Pllm::read(&json!({ "format": "lora", "metrics": metrics, "curve": curve }));
+        training(&mut out, "tuned", &tuned.expect("a pLLM"));
+        let loss = |loss: f64| Metrics::default().with("loss", loss);
+        measurements(&mut out, &[("before", loss(2.0).with("rows", 7usize)), ("after", loss(0.5))]);
         let sample =
             |answer: &str| Sample { prompt: "Why?".into(), reference: "So.".into(), answer: answer.into() };
         answers(&mut out, &[("before".into(), vec![sample("Hm.")]), ("after".into(), vec![sample("So!")])]);
@@ -248,7 +236,8 @@ The head start chosen for you (pick)
   a mix: 0.75 × kind + 0.25 × terse
   Chosen because you write warmly (0.8).
   In 93 of 100 redraws of your texts the choice stays the same.
-  Nearest first, with distances: kind 0.50, terse 1.50
+  expected savings: not known (nothing was forecast)
+  nearest first, with distances: kind 0.50, terse 1.50
 
 Training (tuned)
   loss 2.250 → 0.500 in 40 steps, 12.3 s, target reached

@@ -95,8 +95,8 @@ fn output_view(
     let value = output_value(&run.state, &output.value, &Store(ws)).map_err(CommandError::internal)?;
     let Some(value) = value else { return Ok(None) };
     let mut view = view(ws, &value, &output.ty)?;
-    if let Some(OutputView::Catalog { value }) = &mut view
-        && let Err(e) = add_samples(ws, run, value)
+    if let Some(OutputView::Catalog { samples, .. }) = &mut view
+        && let Err(e) = add_samples(ws, run, samples)
     {
         errln!("{}: no sample answers of `{}`: {}", paint(Ink::Warning, "warning"), output.name, e.message());
     }
@@ -106,18 +106,17 @@ fn output_view(
 /// pLLMs of which a report shows answers at most.
 const MAX_SAMPLES: usize = 60;
 
-/// Adds to a catalog's value an answer of each pLLM, beside its base's.
-fn add_samples(ws: &Workspace, run: &Recorded, value: &mut serde_json::Value) -> Result<(), CommandError> {
+/// Adds an answer of each pLLM of a catalog, beside its base's.
+fn add_samples(
+    ws: &Workspace,
+    run: &Recorded,
+    all: &mut BTreeMap<String, Sample>,
+) -> Result<(), CommandError> {
     let Some(found) = Found::of(ws, run)? else { return Ok(()) };
-    let mut all = serde_json::Map::new();
     for (place, pllm) in found.pllms.iter().enumerate().take(MAX_SAMPLES) {
         for s in samples::samples(ws, &found, place, 1)? {
-            let sample = serde_json::json!({ "prompt": s.prompt, "answer": s.answer, "base": s.reference });
-            all.insert(pllm.name.clone(), sample);
+            all.insert(pllm.name.clone(), s);
         }
-    }
-    if let Some(value) = value.as_object_mut() {
-        value.insert("samples".into(), all.into());
     }
     Ok(())
 }
@@ -163,32 +162,21 @@ fn bars(run: &Recorded) -> Vec<StageBar> {
 fn view(ws: &Workspace, value: &Value, ty: &Type) -> Result<Option<OutputView>, CommandError> {
     Ok(match value {
         Value::Artifact(a) => ws.artifacts().manifest(&a.id)?.map(|m| artifact_view(ws, &m)),
-        Value::Json(value) => Some(json_view(value.clone(), ty)),
+        Value::Json(value) => Some(OutputView::of(ty, value)),
         Value::List(items) => Some(OutputView::Text { value: list_text(ws, items)? }),
         Value::Absent => None,
         other => Some(OutputView::Text { value: other.describe() }),
     })
 }
 
-fn json_view(value: serde_json::Value, ty: &Type) -> OutputView {
-    match ty {
-        Type::Selection => OutputView::Selection { value },
-        Type::Pllm => OutputView::Pllm { value },
-        Type::Metrics => OutputView::Metrics { value, samples: Vec::new() },
-        _ => OutputView::Text { value: value.to_string() },
-    }
-}
-
 fn artifact_view(ws: &Workspace, m: &Manifest) -> OutputView {
-    let value = m.value.clone();
     match m.ty {
-        Type::Catalog => OutputView::Catalog { value },
-        Type::Selection => OutputView::Selection { value },
-        Type::Pllm | Type::Model => OutputView::Pllm { value },
+        Type::Catalog | Type::Selection | Type::Pllm | Type::Model => OutputView::of(&m.ty, &m.value),
         // A study's table is written for people already.
-        Type::Metrics => match file(ws, m, "table.md") {
-            Some(value) => OutputView::Text { value },
-            None => OutputView::Metrics { value, samples: samples(ws, m) },
+        Type::Metrics => match (file(ws, m, "table.md"), OutputView::of(&m.ty, &m.value)) {
+            (Some(value), _) => OutputView::Text { value },
+            (None, OutputView::Metrics { value, .. }) => OutputView::Metrics { value, samples: samples(ws, m) },
+            (None, unreadable) => unreadable,
         },
         _ => {
             let files: Vec<&str> = m.files.keys().map(String::as_str).collect();

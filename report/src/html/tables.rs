@@ -162,10 +162,10 @@ fn output(output: &Output) -> Markup {
             @if !output.doc.is_empty() { p.note { (output.doc) } }
             @match &output.view {
                 OutputView::Text { value } => { pre { (value) } }
-                OutputView::Pllm { value } => { (numbers(&Numbers::read(value))) }
-                OutputView::Metrics { value, samples } => {
-                    @let all = Numbers::read(value);
-                    @let parts = shares(&all);
+                OutputView::Pllm { .. } => { (numbers(&Numbers::of(&output.view).unwrap_or_default())) }
+                OutputView::Metrics { samples, .. } => {
+                    @let all = Numbers::of(&output.view).unwrap_or_default();
+                    @let parts = shares(&output.view);
                     @if parts.is_empty() { (numbers(&all)) } @else { (accuracy(&parts)) }
                     @for s in samples.iter().take(SAMPLES) { (sample(s)) }
                 }
