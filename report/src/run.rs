@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
 use headstart_protocol::Type;
 use headstart_protocol::artifacts::{Artifact, Catalog, Metrics, ModelFacts, Pllm, Selection};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A finished run.
@@ -206,7 +206,8 @@ impl OutputView {
             Type::Pllm => Pllm::read(value).map(|p| Self::Pllm { value: Box::new(p) }),
             Type::Metrics => Metrics::read(value).map(|value| Self::Metrics { value, samples: Vec::new() }),
             Type::Model => ModelFacts::read(value).map(|m| {
-                let numbers = m.parameters.into_iter().fold(Metrics::default(), |n, x| n.with("parameters", x));
+                let numbers =
+                    m.parameters.into_iter().fold(Metrics::default(), |n, x| n.with("parameters", x));
                 Self::Metrics { value: numbers, samples: Vec::new() }
             }),
             _ => return Self::Text { value: value.to_string() },

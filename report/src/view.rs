@@ -246,7 +246,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_says_why() {
-        for (ty, value) in [(Type::Selection, json!({})), (Type::Catalog, json!(null)), (Type::Metrics, json!({"a": "b"}))] {
+        for (ty, value) in
+            [(Type::Selection, json!({})), (Type::Catalog, json!(null)), (Type::Metrics, json!({"a": "b"}))]
+        {
             let OutputView::Text { value } = OutputView::of(&ty, &value) else { panic!("{ty}") };
             assert!(value.starts_with("cannot read the value of "), "{value}");
         }

@@ -130,8 +130,7 @@ pub(super) fn measurements(out: &mut String, rows: &[(&str, Metrics)]) {
         ("rougeL", "ROUGE-L"),
         ("rows", "rows"),
     ];
-    let used: Vec<_> =
-        COLUMNS.iter().filter(|(k, _)| rows.iter().any(|r| r.1.get(k).is_some())).collect();
+    let used: Vec<_> = COLUMNS.iter().filter(|(k, _)| rows.iter().any(|r| r.1.get(k).is_some())).collect();
     if used.is_empty() {
         return;
     }

@@ -202,9 +202,6 @@ impl Checker<'_> {
             Type::Float => as_float(typed.kind),
             Type::Path => {
                 self.is_no_path(ctx, &typed.kind, typed.span);
-                if let TypedExprKind::Const(Value::Text(text)) = &typed.kind {
-                    self.report_braces_in_path(ctx, text, typed.span);
-                }
                 mark_as_path(ctx, &typed.kind);
                 as_path(&self.scopes[ctx.scope].dir, typed.kind)
             }

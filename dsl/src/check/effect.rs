@@ -1,4 +1,4 @@
-//! What has no effect: arguments that others switch off, and braces that look like templates.
+//! Arguments that have no effect, because others switch them off.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,6 @@ use super::{Checker, Ctx};
 use crate::ast::{self, Name};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
-use crate::span::Span;
 
 impl Checker<'_> {
     /// Reports arguments that are given and have no effect. `args` are those given and the defaults;
@@ -66,29 +65,6 @@ impl Checker<'_> {
         };
         self.items[item].ty.as_ref().map(|ty| ty.present().clone())
     }
-
-    /// Reports a text with the name of something in braces, which stays as it is written.
-    pub(super) fn report_braces(&mut self, ctx: &Ctx, text: &str, span: Span) {
-        let Some(name) = braced(text).find(|name| self.is_in_scope(ctx, name)) else { return };
-        let d = Diagnostic::new(Code::E0221, format!("`{{{name}}}` in a text is no template"))
-            .at(span, format!("stays `{{{name}}}` as it is written"));
-        self.report(d.help(template_help(text, name)));
-    }
-
-    /// The same for a text that stands for a path, where the name is of nothing in this file.
-    pub(super) fn report_braces_in_path(&mut self, ctx: &Ctx, text: &str, span: Span) {
-        let Some(name) = braced(text).next() else { return };
-        if braced(text).any(|name| self.is_in_scope(ctx, name)) {
-            return;
-        }
-        let d = Diagnostic::new(Code::E0221, format!("`{{{name}}}` in a path is no template"))
-            .at(span, format!("stays `{{{name}}}` as it is written"));
-        self.report(d.help(template_help(text, name)));
-    }
-
-    fn is_in_scope(&self, ctx: &Ctx, name: &str) -> bool {
-        ctx.vars.iter().any(|v| v.name.text == name) || self.scopes[ctx.scope].names.contains_key(name)
-    }
 }
 
 /// Whether all values that an expression can have are known, and like this.
@@ -101,39 +77,5 @@ fn all_known(ctx: &Ctx, t: &TypedExprKind, like: &dyn Fn(&Value) -> bool) -> boo
         }
         TypedExprKind::Float(inner) => all_known(ctx, inner, like),
         t => one(t),
-    }
-}
-
-/// Names in braces: the `m` of `models/{m}`.
-fn braced(text: &str) -> impl Iterator<Item = &str> + Clone {
-    text.split('{').skip(1).filter_map(|part| part.split_once('}')).map(|(name, _)| name).filter(|name| {
-        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'))
-    })
-}
-
-/// What to write instead of `models/{m}`.
-fn template_help(text: &str, name: &str) -> String {
-    match text.strip_suffix(&format!("/{{{name}}}")) {
-        Some(folder) if !folder.contains('{') => {
-            format!("declare `param folder: Path = {folder:?}`, and write `folder / {name}`")
-        }
-        _ => "join a path and a text with `/`, as in `folder / name`".to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_in_braces_are_found() {
-        let found = |text: &'static str| braced(text).collect::<Vec<_>>();
-        assert_eq!(found("models/{m}/{a.b}.json"), ["m", "a.b"]);
-        assert!(found("{}{1}{a b}{a-b}{").is_empty());
-        assert_eq!(
-            template_help("models/{m}", "m"),
-            "declare `param folder: Path = \"models\"`, and write `folder / m`"
-        );
     }
 }

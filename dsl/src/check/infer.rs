@@ -26,7 +26,6 @@ impl Checker<'_> {
                 Some(TypedExpr::value(value, ty, span))
             }
             ExprKind::Text(t) => {
-                self.report_braces(ctx, t, span);
                 let typed = TypedExpr::value(Value::Text(t.clone()), Type::Text, span);
                 Some(TypedExpr { literal: true, ..typed })
             }

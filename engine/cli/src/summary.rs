@@ -175,7 +175,9 @@ fn artifact_view(ws: &Workspace, m: &Manifest) -> OutputView {
         // A study's table is written for people already.
         Type::Metrics => match (file(ws, m, "table.md"), OutputView::of(&m.ty, &m.value)) {
             (Some(value), _) => OutputView::Text { value },
-            (None, OutputView::Metrics { value, .. }) => OutputView::Metrics { value, samples: samples(ws, m) },
+            (None, OutputView::Metrics { value, .. }) => {
+                OutputView::Metrics { value, samples: samples(ws, m) }
+            }
             (None, unreadable) => unreadable,
         },
         _ => {
