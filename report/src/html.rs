@@ -14,7 +14,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
 pub use owner::owner_html;
 
 use crate::compare::{self, Pair};
-use crate::run::{OutputView, RunReport};
+use crate::run::RunReport;
 use crate::terminal::saved_sentence;
 use crate::text::{counted, percent, seconds, sureness};
 use crate::view::{Catalog, Selection};

@@ -10,7 +10,6 @@ use headstart_lm::Backend;
 use headstart_protocol::rows::Row;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Manifest, Output, Stage};
 use headstart_stats::derived_seed;
-use headstart_stats::derived_seed;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
