@@ -235,7 +235,6 @@ The head start chosen for you (pick)
   a mix: 0.75 × kind + 0.25 × terse
   Chosen because you write warmly (0.8).
   In 93 of 100 redraws of your texts the choice stays the same.
-  expected savings: not known (nothing was forecast)
   nearest first, with distances: kind 0.50, terse 1.50
 
 Training (tuned)
