@@ -200,7 +200,7 @@ class _Stage:
         self.function, self.declared, self.hints = function, declared, hints
 
 
-def stage(function=None, *, version=1, server=True, device=True, cached=True, files=()):
+def stage(function=None, *, version=1, server=True, device=True, cached=True, files=(), metrics=()):
     """Makes a stage of a function. Types are those of its annotations.
 
     version: raise it when results change for the same arguments and the same program
@@ -208,18 +208,20 @@ def stage(function=None, *, version=1, server=True, device=True, cached=True, fi
     cached: False where the output depends on more than the arguments
     files: files and folders outside the program's folder that it reads, relative to that folder:
       they are copied with it, and a change of one is a change of the program
+    metrics: names of the numbers that it may return; only these can be released from a device, and
+        where they are declared, it can return no others
     """
     _files.update(_relative(file) for file in ([files] if isinstance(files, (str, os.PathLike)) else files))
 
     def wrap(f):
         hints = typing.get_type_hints(f)
-        declared = _declare(f, hints, version, server, device, cached)
+        declared = _declare(f, hints, version, server, device, cached, metrics)
         _stages[declared["name"]] = _Stage(f, declared, hints)
         return f
     return wrap if function is None else wrap(function)
 
 
-def _declare(f, hints, version, server, device, cached):
+def _declare(f, hints, version, server, device, cached, metrics):
     doc, about = _documentation(f)
     args = []
     for name, parameter in inspect.signature(f).parameters.items():
@@ -241,8 +243,13 @@ def _declare(f, hints, version, server, device, cached):
     if "return" not in hints or hints["return"] not in _NAMES:
         raise TypeError(f"{f.__name__}: say what it makes, as in `-> Metrics`")
     places = [name for name, may in (("server", server), ("device", device)) if may]
-    return {"name": f.__name__, "version": version, "doc": doc, "args": args,
-            "makes": _NAMES[hints["return"]], "places": places, "cached": cached}
+    declared = {"name": f.__name__, "version": version, "doc": doc, "args": args,
+                "makes": _NAMES[hints["return"]], "places": places, "cached": cached}
+    if isinstance(metrics, str):
+        raise TypeError(f"{f.__name__}: `metrics` is a list of names; write `metrics=[{metrics!r}]`")
+    if metrics:
+        declared["metrics"] = list(metrics)
+    return declared
 
 
 def _documentation(f):
