@@ -162,8 +162,8 @@ impl Client {
     /// Any [`CallError`].
     pub async fn renew(&self, renew: &Renew, name: &str) -> Result<Renewed, CallError> {
         let what = match &renew.progress {
-            Some(p) => format!("still at work on {name}: {} {}", p.done, p.unit),
-            None => format!("still at work on {name}"),
+            Some(p) => format!("running {name}: {} {}", p.done, p.unit),
+            None => format!("running {name}"),
         };
         need(self.post("/v1/renew", renew, Says { fold: true, ..Says::plain(&what) }).await?)
     }

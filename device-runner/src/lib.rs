@@ -24,6 +24,9 @@
 //! - [`cli`], [`show`], [`local`]: the command line, what it prints, one task by hand.
 //! - [`error`]: what can stop it.
 
+// One writer: `headstart_console`. The others panic when a pipe is closed.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod attempt;
 pub mod cli;
 pub mod client;

@@ -110,7 +110,7 @@ fn meaning(call: &str) -> &str {
     match (method.trim(), path.split('/').next().unwrap_or_default()) {
         ("POST", "join") => "joined: name, threads, memory, conditions that hold",
         ("POST", "claim") => "asked for work",
-        ("POST", "renew") => "still at work on a stage",
+        ("POST", "renew") => "a stage is running",
         ("POST", "commit") => "a stage ended: its handle, and what was released",
         ("GET", "artifacts") => "asked for a public artifact",
         ("GET", "blobs") => "asked for a file of a public artifact",

@@ -12,6 +12,9 @@
 //!   ended. [`export`]: its outputs as files.
 //! - [`listen`]: the port at which devices join. [`stop`]: signals.
 
+// One writer: `headstart_console`. The others panic when a pipe is closed.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod args;
 mod commands;
 mod display;

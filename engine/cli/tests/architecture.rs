@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("driver", &["protocol", "content", "env", "dsl", "core", "store", "runner"]),
     ("server", &["protocol", "driver"]),
     ("report", &["protocol"]),
-    ("console", &["protocol"]),
+    ("console", &[]),
     ("kernels", &[]),
     ("lm", &["protocol", "kernels"]),
     ("train", &["protocol", "kernels", "lm"]),

@@ -161,12 +161,14 @@ fn files(dir: &Path) -> BTreeSet<String> {
 
 #[test]
 fn keys_never_lead_out_of_the_folder_of_outputs() {
-    let keys =
-        ["./", "../../evil", "a/b", ".", "", "/etc/evil", "née ü", "x,y", "Case", "case", "CON", "..\\w"];
+    let long = "x".repeat(300);
+    let keys = [
+        "./", "../../evil", "a/b", ".", "", "/etc/evil", "née ü", "x,y", "Case", "case", "CON", "..\\w", &long,
+    ];
     let list = serde_json::to_string(&keys).expect("JSON");
     let place = place_with(&list);
     let before = files(place.dir.path());
-    run(&place, &["run", "p.pllm", "--out", "out"]).code(0).err_has("wrote out/mixed (13 files");
+    run(&place, &["run", "p.pllm", "--out", "out"]).code(0).err_has("wrote out/mixed (14 files");
     let new: Vec<String> = files(place.dir.path()).difference(&before).cloned().collect();
     let outside: Vec<&String> =
         new.iter().filter(|f| !f.starts_with("p/out/") && !f.starts_with("p/.headstart/")).collect();

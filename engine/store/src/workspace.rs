@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use headstart_content::files::{self, Mode};
 use headstart_content::{Artifacts, Blobs, ContentStore};
 use headstart_protocol::Digest;
+use headstart_protocol::text::safe_file_name;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -135,9 +136,8 @@ impl Workspace {
     pub fn scratch(&self, prefix: &str) -> Result<tempfile::TempDir, StoreError> {
         let dir = self.inner.dir.join("scratch");
         files::create_dir(&dir)?;
-        let clean: String = prefix.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         tempfile::Builder::new()
-            .prefix(&format!("{clean}-"))
+            .prefix(&format!("{}-", safe_file_name(prefix)))
             .tempdir_in(&dir)
             .map_err(StoreError::io("create a folder in", &dir))
     }
