@@ -136,7 +136,7 @@ pub async fn watch(
             () = signals.next() => {
                 if asked {
                     let help = format!("resume it: headstart run FILE --resume {}", handle.id());
-                    return Err(CommandError::interrupted("stopped by Ctrl-C").help(help));
+                    return Err(CommandError::interrupted("stopped at once by a second Ctrl-C or SIGTERM").help(help));
                 }
                 asked = true;
                 errln!("cancelling; press Ctrl-C again to stop at once");
@@ -198,7 +198,7 @@ fn why_not(run: &Recorded, result: &RunResult, volume: Volume) {
     match result.outcome {
         RunOutcome::Succeeded => {}
         RunOutcome::Cancelled => {
-            errln!("{}: run {} cancelled by Ctrl-C", paint(Ink::Error, "error"), run.id);
+            errln!("{}: run {} cancelled by Ctrl-C or SIGTERM", paint(Ink::Error, "error"), run.id);
             errln!("  {}: start a new run: finished stages come from the cache", paint(Ink::Help, "help"));
         }
         RunOutcome::Failed if volume.quiet => {}
