@@ -159,8 +159,10 @@ fn data_that_cannot_be_measured_is_refused() {
 
 fn accuracy(selections: &[(&str, serde_json::Value)]) -> Result<serde_json::Value, Failure> {
     let ctx = MemoryContext::new();
-    let put = |(key, value): &(&str, serde_json::Value)| {
-        ((*key).to_owned(), Value::Artifact(ctx.put(Output::new(Type::Selection, value.clone()))))
+    let put = |(key, known): &(&str, serde_json::Value)| {
+        let mut value = json!({ "is_mix": false, "confidence": 1.0 });
+        known.as_object().expect("fields").iter().for_each(|(k, v)| value[k.as_str()] = v.clone());
+        ((*key).to_owned(), Value::Artifact(ctx.put(Output::new(Type::Selection, value))))
     };
     let list = Value::List(selections.iter().map(put).collect());
     ctx.run(&Accuracy, [("selections", list)]).map(|m| ctx.value_of(&m))

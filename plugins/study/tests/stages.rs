@@ -123,7 +123,9 @@ fn savings_are_counted_by_user_and_group() {
     let scratch = |u: usize| (key(u), pllm(json!([[0, 5.0], [20, 3.0], [40, 1.0 + u as f64 / 100.0]])));
     let tuned = |u: usize| (key(u), pllm(json!([[0, if u < 2 { 1.1 } else { 4.0 }], [40, 1.0]])));
     let pick = |u: usize| {
-        let cost = json!({ "cost": { "forward_passes": 48 } });
+        let cost = json!({
+            "is_mix": false, "abstained": false, "confidence": 1.0, "cost": { "forward_passes": 48 },
+        });
         (key(u), value(&ctx.put(Output::new(Type::Selection, cost))))
     };
     let all = |f: &dyn Fn(usize) -> (String, Value)| Value::List((0..4).map(f).collect());
