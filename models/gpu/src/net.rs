@@ -111,7 +111,7 @@ impl Net {
         Ok(Places { cos: part(&cos)?, sin: part(&sin)?, masks })
     }
 
-    /// One token a row, at a position of its own, that sees what `mask` says.
+    /// One token a row, at its own position, that sees what `mask` says.
     pub fn single(&self, positions: &[u32], mask: Tensor) -> Result<Places> {
         let half = self.dims.heads.dim / 2;
         let furthest = positions.iter().max().map_or(0, |p| *p as usize + 1);

@@ -139,9 +139,9 @@ fn score(scores: &mut [f32], q: MatRef<f32>, k: MatRef<f32>, heads: Heads) {
 /// What the forward pass saw and made.
 #[derive(Clone, Copy)]
 pub struct Seen<'a> {
-    /// Queries, turned.
+    /// Queries, rotated.
     pub q: &'a [f32],
-    /// Keys, turned.
+    /// Keys, rotated.
     pub k: &'a [f32],
     /// Values.
     pub v: &'a [f32],

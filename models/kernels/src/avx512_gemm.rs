@@ -17,7 +17,7 @@ use super::Shared;
 use super::buffer::Buffer;
 
 mod packing;
-pub mod skinny;
+mod skinny;
 
 pub(super) use packing::transpose;
 pub use packing::{Columns, Element, Rows, StoredMatrix};

@@ -42,6 +42,18 @@ impl Storage<'_> {
         }
     }
 
+    /// Whether none of its numbers is a NaN or an infinity.
+    pub fn is_finite(&self) -> bool {
+        /// Numbers that a task looks at.
+        const PIECE: usize = 1 << 14;
+        match self {
+            Self::F32(d) => d.par_chunks(PIECE).all(|d| d.iter().all(|v| v.is_finite())),
+            Self::F16(d) => d.par_chunks(PIECE).all(|d| d.iter().all(|v| v.is_finite())),
+            Self::Bf16(d) => d.par_chunks(PIECE).all(|d| d.iter().all(|v| v.is_finite())),
+            Self::Quantized(q) => q.is_finite(),
+        }
+    }
+
     fn part(&self, range: Range<usize>) -> Self {
         match self {
             Self::F32(d) => Self::F32(&d[range]),
@@ -259,7 +271,7 @@ impl<'a> Matrix<'a> {
 mod tests {
     use super::*;
     use crate::quant::QuantType;
-    use crate::testing::Tensors;
+    use crate::testing::{Tensors, blocks};
 
     /// Products with a matrix as stored, against those with its numbers as f32.
     fn same_products(stored: Matrix) {
@@ -301,6 +313,27 @@ mod tests {
         {
             same_products(Matrix::new(out, inner, data));
             same_products(Matrix { order: RowOrder::Pairs(11), ..Matrix::new(out, inner, data) });
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_found_in_every_type() {
+        let numbers = Tensors::numbers(512, 2);
+        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let with =
+                |at: usize| numbers.iter().enumerate().map(move |(i, v)| if i == at { odd } else { *v });
+            assert!(Storage::F32(&numbers).is_finite());
+            assert!(!Storage::F32(&with(511).collect::<Vec<_>>()).is_finite());
+            assert!(!Storage::F16(&with(3).map(f16::from_f32).collect::<Vec<_>>()).is_finite());
+            assert!(!Storage::Bf16(&with(3).map(bf16::from_f32).collect::<Vec<_>>()).is_finite());
+            for quant in QuantType::ALL {
+                let mut blocks = blocks(quant, 512, 1);
+                assert!(Storage::Quantized(QuantizedBlocks { quant, blocks: &blocks }).is_finite());
+                let last = blocks.len() - quant.bytes() + quant.halves()[quant.halves().len() - 1];
+                blocks[last..last + 2].copy_from_slice(&f16::from_f32(odd).to_le_bytes());
+                let odd = Storage::Quantized(QuantizedBlocks { quant, blocks: &blocks });
+                assert!(!odd.is_finite(), "{}", quant.name());
+            }
         }
     }
 

@@ -6,6 +6,9 @@
 //! of runs of 32 numbers. A number is `scale · q + offset` with an unsigned q of a byte, scale and
 //! offset shared by 32 numbers, or by 16 in Q6_K.
 
+use half::f16;
+use rayon::prelude::*;
+
 use super::simd::{fma, vectorized};
 
 /// Numbers that are decoded at once.
@@ -46,6 +49,15 @@ impl QuantType {
             Self::Q4_1 => 4 + 16,
             Self::Q4K => 4 + 12 + 128,
             Self::Q6K => 128 + 64 + 16 + 2,
+        }
+    }
+
+    /// Where the half floats of a block lie, in bytes from its beginning.
+    pub(crate) const fn halves(self) -> &'static [usize] {
+        match self {
+            Self::Q8_0 | Self::Q4_0 => &[0],
+            Self::Q4_1 | Self::Q4K => &[0, 2],
+            Self::Q6K => &[208],
         }
     }
 
@@ -94,6 +106,13 @@ impl<'a> QuantizedBlocks<'a> {
             QuantType::Q4K => q4_k(block, i % per),
             QuantType::Q6K => q6_k(block, i % per),
         }
+    }
+
+    /// Whether all its numbers are finite: its scales are, as everything else is whole numbers.
+    pub fn is_finite(&self) -> bool {
+        let finite = |block: &[u8], at: usize| f16::from_le_bytes([block[at], block[at + 1]]).is_finite();
+        let blocks = self.blocks.par_chunks_exact(self.quant.bytes()).with_min_len(1 << 10);
+        blocks.all(|block| self.quant.halves().iter().all(|at| finite(block, *at)))
     }
 
     /// Some of its numbers, whole blocks.
@@ -220,7 +239,7 @@ mod tests {
     #[test]
     fn half_floats_are_read_exactly() {
         for bits in (0..0x7C00u16).flat_map(|b| [b, b | 0x8000]) {
-            assert_eq!(half(&bits.to_le_bytes()), half::f16::from_bits(bits).to_f32());
+            assert_eq!(half(&bits.to_le_bytes()), f16::from_bits(bits).to_f32());
         }
     }
 

@@ -1,4 +1,4 @@
-//! Rotary position embedding: dimension i of a head turns with dimension i + d/2 by an angle that
+//! Rotary position embedding: dimension i of a head rotates with dimension i + d/2 by an angle that
 //! grows with the position (the layout of the published Llama and Qwen2 files).
 
 use rayon::prelude::*;
@@ -43,15 +43,15 @@ impl Rope {
         (&self.cos[range.clone()], &self.sin[range])
     }
 
-    /// Turns every head of rows of `width` in place; row i is at `positions[i]`. `sign` -1 turns
+    /// Rotates every head of rows of `width` in place; row i is at `positions[i]`. `sign` -1 rotates
     /// back, which is the gradient.
-    pub fn turn(&self, x: &mut [f32], width: usize, positions: &[u32], sign: f32) {
+    pub fn rotate(&self, x: &mut [f32], width: usize, positions: &[u32], sign: f32) {
         let all = x.par_chunks_mut(width * ROWS).zip(positions.par_chunks(ROWS));
         timed(Part::Rope, || {
             all.for_each(|(rows, positions)| {
                 for (row, position) in rows.chunks_exact_mut(width).zip(positions) {
                     let (cos, sin) = self.at(*position as usize);
-                    turn_row(row, cos, sin, sign);
+                    rotate_row(row, cos, sin, sign);
                 }
             });
         });
@@ -59,7 +59,7 @@ impl Rope {
 }
 
 vectorized! {
-    fn turn_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+    fn rotate_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
         let half = cos.len();
         for head in row.chunks_exact_mut(2 * half) {
             let (a, b) = head.split_at_mut(half);
@@ -85,23 +85,23 @@ mod tests {
         t.push(4 * 12);
         // Turning the gradient back is the backward pass.
         let mut dx = probe.clone();
-        rope.turn(&mut dx, 12, &positions, -1.0);
+        rope.rotate(&mut dx, 12, &positions, -1.0);
         check_gradients(&t, &[dx], |t| {
             let mut x = t.get(0).to_vec();
-            rope.turn(&mut x, 12, &positions, 1.0);
+            rope.rotate(&mut x, 12, &positions, 1.0);
             simd::dot(&x, &probe)
         });
     }
 
     #[test]
-    fn turning_back_undoes_it() {
+    fn rotating_back_undoes_it() {
         let rope = Rope::new(&[1.0, 0.1, 0.01], 9);
         let before = Tensors::numbers(4 * 12, 1);
         let mut x = before.clone();
-        rope.turn(&mut x, 12, &[0, 3, 8, 1], 1.0);
+        rope.rotate(&mut x, 12, &[0, 3, 8, 1], 1.0);
         assert_eq!(x[..12], before[..12], "position 0 stays");
         assert!(x[12..24] != before[12..24]);
-        rope.turn(&mut x, 12, &[0, 3, 8, 1], -1.0);
+        rope.rotate(&mut x, 12, &[0, 3, 8, 1], -1.0);
         assert!(x.iter().zip(&before).all(|(a, b)| (a - b).abs() < 1e-6));
     }
 }

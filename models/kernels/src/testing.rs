@@ -8,16 +8,15 @@ use crate::quant::QuantType;
 pub fn blocks(quant: QuantType, n: usize, seed: u32) -> Vec<u8> {
     let count = n / quant.block() * quant.bytes();
     let mut out: Vec<u8> = Tensors::numbers(count, seed).iter().map(|v| ((v + 0.5) * 256.0) as u8).collect();
-    // Where a block's half floats lie, and how large they may be.
-    let (places, scale): (&[usize], f32) = match quant {
-        QuantType::Q8_0 => (&[0], 1.0 / 160.0),
-        QuantType::Q4_0 => (&[0], 1.0 / 10.0),
-        QuantType::Q4_1 => (&[0, 2], 1.0 / 20.0),
-        QuantType::Q4K => (&[0, 2], 1.0 / 2000.0),
-        QuantType::Q6K => (&[208], 1.0 / 5000.0),
+    let scale: f32 = match quant {
+        QuantType::Q8_0 => 1.0 / 160.0,
+        QuantType::Q4_0 => 1.0 / 10.0,
+        QuantType::Q4_1 => 1.0 / 20.0,
+        QuantType::Q4K => 1.0 / 2000.0,
+        QuantType::Q6K => 1.0 / 5000.0,
     };
     for (i, block) in out.chunks_exact_mut(quant.bytes()).enumerate() {
-        for at in places {
+        for at in quant.halves() {
             let d = f16::from_f32(scale * (1.0 - (i % 7) as f32 / 10.0));
             block[*at..at + 2].copy_from_slice(&d.to_le_bytes());
         }

@@ -17,6 +17,10 @@ pub trait Backend: Send + Sync {
     fn compute(&self) -> ComputeFacts;
 
     /// Loads a decoder from a folder in the published format, with a LoRA adapter in PEFT's format.
+    ///
+    /// # Errors
+    /// [`LmError::File`] and [`LmError::Io`] with the file, key or tensor that is wrong; [`LmError::Memory`]
+    /// where a device has no room.
     fn decoder(&self, model: &Path, adapter: Option<&Path>) -> Result<Box<dyn Decoder>, LmError>;
 
     /// The same, to run within so many bytes of memory. A backend that does not plan its memory
@@ -42,6 +46,9 @@ pub trait Backend: Send + Sync {
     }
 
     /// Loads a sentence encoder of type bert.
+    ///
+    /// # Errors
+    /// [`LmError::File`], [`LmError::Io`] and [`LmError::Unsupported`] with what is wrong with the folder.
     fn encoder(&self, model: &Path) -> Result<Box<dyn Encoder>, LmError>;
 }
 
@@ -103,6 +110,10 @@ pub trait Decoder: Send {
 
     /// Answers prompts, in order. Prompts are batched; the answer to a prompt does not depend on
     /// which others are in the batch.
+    ///
+    /// # Errors
+    /// [`LmError::Input`] for a prompt without tokens or longer than the context, [`LmError::Memory`] where
+    /// an answer does not fit, [`LmError::Cancelled`] where `watch` says so.
     fn generate(
         &self,
         prompts: &[String],
@@ -129,14 +140,24 @@ pub trait Decoder: Send {
     }
 
     /// The likelihood of each row's response given its prompt; in a conversation, of all answers.
+    ///
+    /// # Errors
+    /// [`LmError::Memory`] where a row does not fit, [`LmError::Cancelled`] where `watch` says so, and what
+    /// the chat template says.
     fn score(&self, rows: &[Row], max_tokens: usize, watch: &dyn Watch) -> Result<Vec<RowScore>, LmError>;
 
     /// The mean hidden state of each text, after the final norm, as `hidden` floats. Texts longer
     /// than the context are read in windows and averaged by tokens.
+    ///
+    /// # Errors
+    /// As [`Self::score`].
     fn pooled(&self, texts: &[String], watch: &dyn Watch) -> Result<Vec<Vec<f32>>, LmError>;
 
     /// The hidden state of the token that would follow each prompt, before the output layer, and
     /// the `top` most probable next tokens.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
     fn next(&self, prompts: &[String], top: usize, watch: &dyn Watch) -> Result<Vec<NextToken>, LmError>;
 }
 
@@ -146,6 +167,9 @@ pub trait Encoder: Send {
     fn dim(&self) -> usize;
     /// L2-normalised, mean-pooled vectors of texts, in order. Texts longer than the encoder's
     /// window are read in windows and averaged by tokens, then normalised again.
+    ///
+    /// # Errors
+    /// [`LmError::Cancelled`] where `watch` says so, and what the tokenizer says.
     fn encode(&self, texts: &[String], watch: &dyn Watch) -> Result<Vec<Vec<f32>>, LmError>;
 }
 

@@ -87,7 +87,7 @@ pub struct Saved {
     inverse1: Buffer,
     inverse2: Buffer,
     q: Buffer,
-    /// Keys, turned: what a generation caches.
+    /// Keys, rotated: what a generation caches.
     pub k: Buffer,
     /// Values.
     pub v: Buffer,
@@ -113,7 +113,7 @@ impl BlockRef<'_> {
         if self.rounded { linear.forward_rounded(y, x, n) } else { linear.forward(y, x, n) }
     }
 
-    /// Queries, keys (both turned) and values of x, its norm kept.
+    /// Queries, keys (both rotated) and values of x, its norm kept.
     fn project(&self, d: &Dims, x: &[f32], positions: &[u32], rope: &Rope) -> Projected {
         let (n, h) = (positions.len(), d.heads);
         let (mut inverse, mut normed) = (Buffer::new(n), Buffer::new(n * d.hidden));
@@ -125,8 +125,8 @@ impl BlockRef<'_> {
             self.run(Proj::K, &mut k, &normed, n),
             self.run(Proj::V, &mut v, &normed, n),
         ];
-        rope.turn(&mut q, h.q_width(), positions, 1.0);
-        rope.turn(&mut k, h.kv_width(), positions, 1.0);
+        rope.rotate(&mut q, h.q_width(), positions, 1.0);
+        rope.rotate(&mut k, h.kv_width(), positions, 1.0);
         Projected { inverse, q, k, v, low }
     }
 
@@ -210,8 +210,8 @@ impl BlockRef<'_> {
             (Buffer::new(n * h.q_width()), Buffer::new(n * h.kv_width()), Buffer::new(n * h.kv_width()));
         let seen = Seen { q: &s.q, k: &s.k, v: &s.v, out: &s.attended, lse: &s.lse };
         attention::backward((&mut dq, &mut dk, &mut dv), &dout, seen, h, &batch.sequences);
-        rope.turn(&mut dq, h.q_width(), &batch.positions, -1.0);
-        rope.turn(&mut dk, h.kv_width(), &batch.positions, -1.0);
+        rope.rotate(&mut dq, h.q_width(), &batch.positions, -1.0);
+        rope.rotate(&mut dk, h.kv_width(), &batch.positions, -1.0);
         let wanted = dx.is_some() || grad.norm1.is_some();
         let mut dnormed = if wanted { Buffer::new(n * d.hidden) } else { Buffer::new(0) };
         let mut normed = Buffer::new(n * d.hidden);

@@ -108,6 +108,9 @@ impl Keys<'_> {
     }
 
     /// A positive integer, or none where the key is absent.
+    ///
+    /// # Errors
+    /// [`LmError::File`] with the key where it is no such number.
     pub fn size(&self, key: &str) -> Result<Option<usize>, LmError> {
         let Some(v) = self.get(key) else { return Ok(None) };
         match v.as_u64().filter(|n| *n > 0) {
@@ -117,17 +120,26 @@ impl Keys<'_> {
     }
 
     /// A positive integer that must be there.
+    ///
+    /// # Errors
+    /// [`LmError::File`] with the key where it is missing or no such number.
     pub fn need(&self, key: &str) -> Result<usize, LmError> {
         self.size(key)?.ok_or_else(|| self.wrong(key, "missing"))
     }
 
     /// A number, or none where the key is absent.
+    ///
+    /// # Errors
+    /// [`LmError::File`] with the key where it is no number.
     pub fn number(&self, key: &str) -> Result<Option<f64>, LmError> {
         let Some(v) = self.get(key) else { return Ok(None) };
         v.as_f64().map(Some).ok_or_else(|| self.wrong(key, format_args!("expected a number, found {v}")))
     }
 
     /// A truth value, or none where the key is absent.
+    ///
+    /// # Errors
+    /// [`LmError::File`] with the key where it is neither true nor false.
     pub fn flag(&self, key: &str) -> Result<Option<bool>, LmError> {
         let Some(v) = self.get(key) else { return Ok(None) };
         v.as_bool()
@@ -137,6 +149,9 @@ impl Keys<'_> {
 }
 
 /// Reads a JSON file.
+///
+/// # Errors
+/// [`LmError::Io`] where it cannot be read, [`LmError::File`] where it is not JSON.
 pub fn read_json(path: &Path) -> Result<Value, LmError> {
     let text = std::fs::read_to_string(path).map_err(|e| LmError::io(path, e))?;
     serde_json::from_str(&text).map_err(|e| LmError::file(path, format!("is not JSON: {e}")))
@@ -144,12 +159,18 @@ pub fn read_json(path: &Path) -> Result<Value, LmError> {
 
 impl DecoderConfig {
     /// Reads `config.json` in a model's folder.
+    ///
+    /// # Errors
+    /// Those of [`read_json`] and [`Self::from_json`].
     pub fn load(model: &Path) -> Result<Self, LmError> {
         let path: PathBuf = model.join("config.json");
         Self::from_json(&path, &read_json(&path)?)
     }
 
     /// Reads the content of a config.json; `path` is only named in errors.
+    ///
+    /// # Errors
+    /// [`LmError::File`] with the key that is missing, wrong or not supported.
     pub fn from_json(path: &Path, json: &Value) -> Result<Self, LmError> {
         let keys = Keys { path, json };
         let model_type = keys.get("model_type").and_then(Value::as_str).unwrap_or("").to_owned();

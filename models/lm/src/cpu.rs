@@ -20,7 +20,7 @@ use crate::model::Model;
 use crate::net::Net;
 use crate::rows::{Example, pack};
 
-/// Models on the CPU, computed by a pool of threads of its own.
+/// Models on the CPU, computed by its own thread pool.
 pub struct CpuBackend {
     pool: Arc<ThreadPool>,
 }

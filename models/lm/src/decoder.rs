@@ -34,15 +34,27 @@ pub trait Passes: Send {
 
     /// Hidden states after the final norm: of each sequence the rows that are picked,
     /// `rows × hidden` numbers.
+    ///
+    /// # Errors
+    /// What the backend's library or device says.
     fn states(&self, sequences: &[&[u32]], rows: &[Range<usize>]) -> Result<Vec<Vec<f32>>, LmError>;
 
     /// Logits of normed hidden states, `rows × vocab` numbers.
+    ///
+    /// # Errors
+    /// What the backend's library or device says.
     fn logits(&self, normed: &[f32]) -> Result<Vec<f32>, LmError>;
 
     /// Negative log-likelihoods in nats of each example's targets, one example's after the other's.
+    ///
+    /// # Errors
+    /// What the backend's library or device says.
     fn losses(&self, examples: &[&Example]) -> Result<Vec<f32>, LmError>;
 
     /// Answers prompts (token ids, none empty, none longer than the context), in order.
+    ///
+    /// # Errors
+    /// As [`Decoder::generate`].
     fn generate(
         &self,
         prompts: &[Vec<u32>],
@@ -71,6 +83,9 @@ pub(crate) fn info(c: &DecoderConfig) -> ModelInfo {
 }
 
 /// Refuses a tokenizer with ids that the embedding lacks.
+///
+/// # Errors
+/// [`LmError::File`] with the largest id.
 pub fn check_vocabulary(folder: &Path, codec: &TextCodec, c: &DecoderConfig) -> Result<(), LmError> {
     if codec.vocab() <= c.vocab {
         return Ok(());
@@ -85,6 +100,9 @@ pub fn check_vocabulary(folder: &Path, codec: &TextCodec, c: &DecoderConfig) -> 
 
 impl<P: Passes> TextDecoder<P> {
     /// What a model's folder says about text, then the passes that `load` makes of its weights.
+    ///
+    /// # Errors
+    /// Those of [`TextCodec::load`], of `load` and of [`check_vocabulary`].
     pub fn new(model: &Path, load: impl FnOnce() -> Result<P, LmError>) -> Result<Self, LmError> {
         let codec = TextCodec::load(model)?;
         let passes = load()?;

@@ -39,6 +39,9 @@ const BATCH_TOKENS: usize = 384;
 pub trait SentencePass: Send + Sync {
     /// The mean-pooled, L2-normalised vector of each window of token ids, those that open and close
     /// it included. A window's numbers must not depend on its company.
+    ///
+    /// # Errors
+    /// What the backend's library or device says.
     fn vectors(&self, windows: &[&[u32]]) -> Result<Vec<Vec<f32>>, LmError>;
 }
 

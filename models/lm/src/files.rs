@@ -15,6 +15,9 @@ pub type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
 
 /// Fills a temporary folder beside `folder`, then puts it in its place. What was there before
 /// goes only then; when `fill` fails, it stays.
+///
+/// # Errors
+/// [`LmError::Io`], and what `fill` gives; then nothing is left of the new folder.
 pub fn write_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), LmError>) -> Result<(), LmError> {
     let temporary = beside(folder, "partial");
     let clear = |p: &Path| match std::fs::remove_dir_all(p) {
@@ -51,12 +54,18 @@ pub fn weight_bytes(folder: &Path) -> u64 {
 }
 
 /// Writes JSON, indented, with a line break at the end.
+///
+/// # Errors
+/// [`LmError::Io`] where it cannot be written.
 pub fn write_json(path: &Path, json: &Value) -> Result<(), LmError> {
     let text = serde_json::to_string_pretty(json).map_err(|e| LmError::Internal(e.to_string()))?;
     std::fs::write(path, text + "\n").map_err(|e| LmError::io(path, e))
 }
 
 /// Writes a safetensors file.
+///
+/// # Errors
+/// [`LmError::Io`] where it cannot be written.
 pub fn write_safetensors(path: &Path, tensors: Vec<Tensor>) -> Result<(), LmError> {
     let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
         let view = TensorView::new(*dtype, shape.clone(), bytes);

@@ -46,6 +46,9 @@ pub struct Active {
 
 /// Answers prompts (token ids, none empty), in order. An answer ends at an end token, at
 /// `max_tokens`, or where the context is full.
+///
+/// # Errors
+/// As [`crate::Decoder::generate`].
 pub fn generate(
     net: &Net,
     prompts: &[Vec<u32>],

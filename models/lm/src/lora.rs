@@ -21,7 +21,7 @@ use crate::config::DecoderConfig;
 use crate::error::LmError;
 use crate::files;
 use crate::model::{Layout, Proj, Slot};
-use crate::weights::Weights;
+use crate::weights::{Weights, not_finite};
 pub use config::{AdapterConfig, Targets};
 pub use mlx::{is_mlx, mlx_to_peft, peft_to_mlx};
 
@@ -55,6 +55,10 @@ pub fn tensor_name(block: usize, slot: Slot) -> String {
 
 impl Adapter {
     /// Reads an adapter's folder for a base of this shape.
+    ///
+    /// # Errors
+    /// [`LmError::File`] with the key of adapter_config.json, or with the tensor that is missing, does not fit
+    /// the base, or has a value that is not finite.
     pub fn load(folder: &Path, base: &DecoderConfig) -> Result<Self, LmError> {
         let config = AdapterConfig::load(folder)?;
         let layouts = layouts(&config, base)?;
@@ -79,11 +83,10 @@ impl Adapter {
                     let found = found.unwrap_or_default();
                     misfit(format!("tensor {name}: the base takes shape {:?}, found {found:?}", s.shape))
                 })?;
-                let part = &mut flat[s.range.clone()];
-                found.numbers().decode(0, part);
-                if part.iter().any(|v| !v.is_finite()) {
+                if !found.numbers().is_finite() {
                     return Err(not_finite(&path, &name));
                 }
+                found.numbers().decode(0, &mut flat[s.range.clone()]);
                 known.insert(name);
             }
             values.push(flat);
@@ -99,6 +102,9 @@ impl Adapter {
     }
 
     /// A new adapter: A uniform in ±1/sqrt(in) (Kaiming, a = √5, as PEFT does), B zero.
+    ///
+    /// # Errors
+    /// [`LmError::Input`] for a rank of 0 or an unknown projection.
     pub fn fresh(spec: &LoraSpec, base: &DecoderConfig, seed: u64) -> Result<Self, LmError> {
         let config = AdapterConfig::fresh(spec)?;
         let layouts = layouts(&config, base)?;
@@ -143,6 +149,9 @@ impl Adapter {
     }
 
     /// Writes the folder, which appears only when it is complete.
+    ///
+    /// # Errors
+    /// [`LmError::Io`] where a file cannot be written.
     pub fn save(&self, folder: &Path, write_as: WriteAs) -> Result<(), LmError> {
         let mut tensors = Vec::new();
         for (block, (layout, values)) in self.layouts.iter().zip(&self.values).enumerate() {
@@ -159,15 +168,6 @@ impl Adapter {
             files::write_json(&temporary.join(config::FILE), &self.config.to_json())?;
             files::write_safetensors(&temporary.join(WEIGHTS_FILE), tensors)
         })
-    }
-}
-
-/// A tensor with a NaN or an infinity in it.
-fn not_finite(path: &Path, tensor: &str) -> LmError {
-    LmError::File {
-        path: path.into(),
-        why: format!("tensor {tensor} has a value that is not finite (NaN or infinity)"),
-        help: Some("the training that made the adapter diverged; use an earlier checkpoint".into()),
     }
 }
 
@@ -237,6 +237,22 @@ mod tests {
         deep.layers = 1;
         let e = Adapter::load(&dir.path().join("a"), &deep).unwrap_err().to_string();
         assert!(e.contains("layers.1."), "{e}");
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_is_refused_by_tensor_name() {
+        let dir = tempfile::tempdir().unwrap();
+        for (write_as, odd) in [(WriteAs::F32, f32::NAN), (WriteAs::Bf16, f32::NEG_INFINITY)] {
+            let mut a = Adapter::fresh(&spec(), &base(), 7).unwrap();
+            let last = a.layouts[1].segments.last().unwrap().clone();
+            a.values[1][last.range.end - 1] = odd;
+            let folder = dir.path().join("a");
+            a.save(&folder, write_as).unwrap();
+            let e = Adapter::load(&folder, &base()).unwrap_err().to_string();
+            assert!(e.contains(&tensor_name(1, last.slot)) && e.contains("not finite"), "{e}");
+            let all = Weights::open(&[folder.join(WEIGHTS_FILE)]).unwrap();
+            assert!(all.check_finite().unwrap_err().to_string().contains(&tensor_name(1, last.slot)));
+        }
     }
 
     #[test]

@@ -107,6 +107,9 @@ const EXPANDED: u64 = 256 << 20;
 
 impl Model {
     /// Loads a model's folder.
+    ///
+    /// # Errors
+    /// [`LmError::File`] and [`LmError::Io`] with the file, key or tensor that is wrong.
     pub fn load(folder: &Path) -> Result<Self, LmError> {
         let config = DecoderConfig::load(folder)?;
         let weights = Weights::open_model(folder)?;

@@ -65,6 +65,9 @@ pub fn padded(sequences: &[&[u32]], tokens: usize, rows: usize) -> Vec<Padded> {
 /// Of each sequence the hidden states of the tokens that `picked` names, `width` numbers each.
 /// Groups are of up to `tokens` tokens, padding included; `read` is given a group and rows of its
 /// `[rows × length, width]`, and returns those.
+///
+/// # Errors
+/// Those of `read`.
 pub fn states(
     sequences: &[&[u32]],
     picked: &[Range<usize>],

@@ -21,6 +21,9 @@ pub struct Example {
 
 impl Example {
     /// Tokenizes a row, at most `limit` tokens of it.
+    ///
+    /// # Errors
+    /// [`LmError::File`] where the chat template fails.
     pub fn new(codec: &TextCodec, row: &Row, limit: usize) -> Result<Self, LmError> {
         let (mut ids, answers) = codec.row_ids(row)?;
         let cut = ids.len() > limit;

@@ -241,6 +241,10 @@ pub struct Weights {
 impl Weights {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, or the
     /// only GGUF file where there are neither.
+    ///
+    /// # Errors
+    /// [`LmError::Io`] and [`LmError::File`] where a file is missing, cut short or damaged, or a tensor of the
+    /// index is in none of the shards.
     pub fn open_model(folder: &Path) -> Result<Self, LmError> {
         if let Some(path) = gguf::find(folder)? {
             return Gguf::open(&path)?.weights();
@@ -273,6 +277,9 @@ impl Weights {
     }
 
     /// Opens these safetensors files.
+    ///
+    /// # Errors
+    /// [`LmError::Io`] and [`LmError::File`] where a file is missing, cut short or damaged.
     pub fn open(files: &[PathBuf]) -> Result<Self, LmError> {
         let mut tensors = BTreeMap::new();
         for (i, file) in files.iter().enumerate() {
@@ -287,6 +294,17 @@ impl Weights {
         self.tensors.iter().map(|(name, (_, w))| (name.as_str(), w))
     }
 
+    /// Looks at every number once.
+    ///
+    /// # Errors
+    /// [`LmError::File`] with the first tensor that has a NaN or an infinity in it.
+    pub fn check_finite(&self) -> Result<(), LmError> {
+        match self.iter().find(|(_, w)| !w.numbers().is_finite()) {
+            None => Ok(()),
+            Some((name, _)) => Err(not_finite(self.file_of(name), name)),
+        }
+    }
+
     /// Whether there is a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
@@ -299,6 +317,9 @@ impl Weights {
     }
 
     /// A tensor of this name and shape.
+    ///
+    /// # Errors
+    /// [`LmError::File`] where it is missing or of another shape.
     pub fn need(&self, name: &str, shape: &[usize]) -> Result<Weight, LmError> {
         let Some((_, w)) = self.tensors.get(name) else {
             return Err(LmError::File {
@@ -315,6 +336,17 @@ impl Weights {
             return Err(LmError::file(self.file_of(name), why));
         }
         Ok(w.clone())
+    }
+}
+
+/// A tensor with a NaN or an infinity in it.
+pub(crate) fn not_finite(path: &Path, tensor: &str) -> LmError {
+    LmError::File {
+        path: path.into(),
+        why: format!("tensor {tensor} has a value that is not finite (NaN or infinity)"),
+        help: Some(
+            "the training that made it diverged, or the file is damaged; use an earlier checkpoint".into(),
+        ),
     }
 }
 

@@ -198,3 +198,39 @@ fn the_tokenizer_keeps_every_byte_and_does_not_depend_on_chance() {
     let text = "Übermut — 日本語 \u{1F600}\ttabs  and\n\nbreaks";
     assert_eq!(codec.decode(&codec.text_ids(text).unwrap()), text);
 }
+
+/// What the expressions of a template give when Python renders it.
+#[test]
+fn templates_may_call_the_methods_of_pythons_values() {
+    let cases = [
+        ("'a b c'.split(' ', 1)|join('|')", "a|b c"),
+        ("'a b c'.rsplit(' ', 1)|join('|')", "a b|c"),
+        ("'see rain'.title() + 'see'.capitalize()", "See RainSee"),
+        ("'see rain'.find('rain')", "4"),
+        ("'aba'.count('a')", "2"),
+        ("'|'.join(['a', 'b'])", "a|b"),
+        ("'a\\nb'.splitlines()|length", "2"),
+        ("'yes' if '12'.isdigit() and not '1b'.isdigit() else 'no'", "yes"),
+        ("'</think>x'.removeprefix('</think>') + 'xy'.removesuffix('y')", "xx"),
+        ("'{}-{}'.format('a', 'b')", "a-b"),
+        ("'aaa'.replace('a', 'b', 2)", "bba"),
+        ("'yes' if 'rain'.startswith(('x', 'ra')) and 'rain'.endswith('in') else 'no'", "yes"),
+        ("' x '.strip() + '..x'.lstrip('.') + 'x..'.rstrip('.')", "xxx"),
+        ("{'a': 1}.get('b', 2)", "2"),
+        ("{'a': 1}.items()|length", "1"),
+    ];
+    for (expression, expected) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        tokenizer(dir.path());
+        let template = format!(
+            "{{{{- {expression} }}}}{{%- for m in messages %}}{{{{- '<|' + m.role + '|>' + m.content + '<|end|>' }}}}\
+             {{%- if loop.first %}}{{%- continue %}}{{%- endif %}}{{%- break %}}{{%- endfor %}}\
+             {{%- if add_generation_prompt %}}{{{{- '<|assistant|>' }}}}{{%- endif %}}"
+        );
+        fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
+        let codec = TextCodec::load(dir.path()).map_err(|e| format!("{expression}: {e}")).unwrap();
+        let ids = codec.prompt_ids("x").unwrap();
+        let shown = shown(&codec, &ids);
+        assert_eq!(shown, format!("{expected}<|user|>x<|end|><|assistant|>"), "{expression}");
+    }
+}

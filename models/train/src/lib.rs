@@ -123,8 +123,8 @@ fn train_target(
 }
 
 /// Digest of everything that decides about a training's steps: its settings, its rows and where it
-/// starts. The frozen weights are not read for it: they are told by the model's shape and its
-/// folder, and a caller gives each training a folder of its own.
+/// starts. The frozen weights are not read for it: they are identified by the model's shape and its
+/// folder, and callers give each training its own folder.
 fn fingerprint(spec: &TrainSpec, target: &Target, train: &[Example], eval: &[Example]) -> String {
     let rows =
         |rows: &[Example]| Digest::of_json(&rows.iter().map(|e| (&e.ids, &e.answers)).collect::<Vec<_>>());

@@ -9,7 +9,7 @@ use crate::words::round;
 use headstart_stats::quantile;
 
 /// Shares of the loss still to be gained at which steps are kept.
-pub const LEFT: [f64; 6] = [0.9, 0.75, 0.5, 0.25, 0.1, 0.05];
+pub const REMAINING_LOSS_FRACTIONS: [f64; 6] = [0.9, 0.75, 0.5, 0.25, 0.1, 0.05];
 
 /// Trainings below which nothing is said.
 const FEWEST: usize = 3;
@@ -25,7 +25,7 @@ const FEWEST: usize = 3;
 pub struct Pace {
     /// Trainings that are known.
     pub trainings: usize,
-    /// For each of [`LEFT`], steps until no more than that share of the gain in held-back loss was
+    /// For each of [`REMAINING_LOSS_FRACTIONS`], steps until no more than that share of the gain in held-back loss was
     /// left to be made.
     pub steps: Vec<[f64; 3]>,
     /// The gain in held-back loss, nats a token.
@@ -68,7 +68,7 @@ impl Pace {
         };
         Some(Self {
             trainings: found.len(),
-            steps: LEFT.iter().map(|&left| over(&|t| t.until(left))).collect(),
+            steps: REMAINING_LOSS_FRACTIONS.iter().map(|&left| over(&|t| t.until(left))).collect(),
             gain: over(&Training::gain),
             tokens: over(&|t| t.tokens)[1],
             unit,
@@ -79,7 +79,7 @@ impl Pace {
     /// straight line between the shares that are kept. Below the last of them, its steps.
     pub fn until(&self, left: f64, which: usize) -> f64 {
         let mut before = (1.0, 0.0);
-        for (share, steps) in LEFT.iter().zip(&self.steps) {
+        for (share, steps) in REMAINING_LOSS_FRACTIONS.iter().zip(&self.steps) {
             let here = (*share, steps[which]);
             if left >= here.0 {
                 let part = (before.0 - left.min(1.0)) / (before.0 - here.0);

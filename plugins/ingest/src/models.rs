@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headstart_kit::read_rows;
+use headstart_lm::Weights;
 use headstart_lm::init::init_model;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Value};
 
@@ -17,7 +18,10 @@ impl Stage for Local {
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
-        ModelFolder::take_in(&ctx.path(args.text("path")?), ctx.scratch())?.into_model()
+        let folder = ctx.path(args.text("path")?);
+        let model = ModelFolder::take_in(&folder, ctx.scratch())?;
+        Weights::open_model(&folder)?.check_finite()?;
+        model.into_model()
     }
 }
 
@@ -32,7 +36,9 @@ impl Stage for Hub {
     fn run(&self, args: &Args, _ctx: &dyn Context) -> Result<Output, Failure> {
         let cache = hub_cache(|name| std::env::var_os(name).map(PathBuf::from));
         let folder = snapshot(&cache, args.text("repo")?, args.text("revision")?)?;
-        ModelFolder::read(&folder)?.into_model()
+        let model = ModelFolder::read(&folder)?;
+        Weights::open_model(&folder)?.check_finite()?;
+        model.into_model()
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use headstart_lm::lora::{WEIGHTS_FILE, is_mlx, mlx_to_peft};
-use headstart_lm::{Adapter, DecoderConfig};
+use headstart_lm::{Adapter, DecoderConfig, Weights};
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::artifacts::{Artifact, Format, Metrics, Pllm};
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
@@ -125,5 +125,6 @@ fn full(folder: &Path, base: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
             .help("the model was not fine-tuned from this base"));
         }
     }
+    Weights::open_model(folder)?.check_finite()?;
     Ok(model.files)
 }

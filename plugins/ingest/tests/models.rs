@@ -155,6 +155,10 @@ fn broken_model_folders_are_refused_by_name() {
         fs::write(&weights, &whole[..cut]).unwrap();
         refused(local(&at), &["model.safetensors", why]);
     }
+    // The file ends with a number of its last tensor, in bf16 or f32: all bits set is a NaN in both.
+    let odd = [&whole[..whole.len() - 4], &[0xff; 4]].concat();
+    fs::write(&weights, odd).unwrap();
+    refused(local(&at), &["model.safetensors: tensor model.", "not finite"]);
     fs::write(&weights, b"<!DOCTYPE html><html>").unwrap();
     refused(local(&at), &["model.safetensors", "not a safetensors file"]);
     fs::remove_file(&weights).unwrap();

@@ -12,7 +12,7 @@
 
 use headstart_explain::catalog::Catalog;
 use headstart_explain::math::{axpy, dot};
-use headstart_explain::pace::{LEFT, Pace, Unit};
+use headstart_explain::pace::{Pace, REMAINING_LOSS_FRACTIONS, Unit};
 use headstart_protocol::artifacts::Expected;
 use headstart_stats::{bootstrap, derived_seed, interval_of};
 
@@ -53,7 +53,7 @@ impl Forecast {
     /// Expects what `left` of the way and the catalog's pace say. `speed` is this device's, in tokens
     /// a second through a model forward.
     pub fn new(pace: &Pace, left: Range, speed: Option<f64>, bytes: u64, selection: f64) -> Self {
-        let end = LEFT[LEFT.len() - 1];
+        let end = REMAINING_LOSS_FRACTIONS[REMAINING_LOSS_FRACTIONS.len() - 1];
         let saved = [pace.until(left[2], 0), pace.until(left[1], 1), pace.until(left[0], 2)];
         let seconds = speed.filter(|s| *s > 0.0).map(|s| {
             let step = |forwards: f64| forwards * pace.tokens / s;

@@ -38,6 +38,10 @@ const DEFAULT_WINDOW: usize = 256;
 
 impl Config {
     /// Reads and checks the files of a folder, its weights and tokenizer aside.
+    ///
+    /// # Errors
+    /// [`LmError::File`] with the key that is missing or wrong, [`LmError::Unsupported`] for other
+    /// architectures and poolings.
     pub fn read(folder: &Path) -> Result<Self, LmError> {
         let path = folder.join("config.json");
         let json = read_json(&path)?.ok_or_else(|| LmError::File {

@@ -13,6 +13,9 @@ pub struct Named {
 
 impl Named {
     /// Opens the weights of a folder; names may stand with or without the prefix `bert.`.
+    ///
+    /// # Errors
+    /// [`LmError::File`] where there are no weights or they are damaged.
     pub fn open(folder: &Path) -> Result<Self, LmError> {
         let single = folder.join("model.safetensors");
         if !single.is_file() && !folder.join("model.safetensors.index.json").is_file() {
@@ -30,6 +33,9 @@ impl Named {
     }
 
     /// A tensor of the expected shape.
+    ///
+    /// # Errors
+    /// [`LmError::File`] where it is missing or of another shape.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Weight, LmError> {
         self.weights.need(&format!("{}{name}", self.prefix), shape)
     }

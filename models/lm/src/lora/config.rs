@@ -75,6 +75,9 @@ const NEUTRAL: [(&str, &[&str]); 21] = [
 
 impl AdapterConfig {
     /// Reads the file in an adapter's folder.
+    ///
+    /// # Errors
+    /// [`LmError::Io`], and those of [`Self::from_json`].
     pub fn load(folder: &Path) -> Result<Self, LmError> {
         let path = folder.join(FILE);
         let json = read_json(&path)?;
@@ -82,6 +85,9 @@ impl AdapterConfig {
     }
 
     /// Reads its content; `path` is only named in errors.
+    ///
+    /// # Errors
+    /// [`LmError::File`] with the key that is missing, wrong or not supported.
     pub fn from_json(path: &Path, json: &Value) -> Result<Self, LmError> {
         let keys = Keys { path, json };
         match keys.get("peft_type").and_then(Value::as_str) {
@@ -116,6 +122,9 @@ impl AdapterConfig {
     }
 
     /// That of a new adapter.
+    ///
+    /// # Errors
+    /// [`LmError::Input`] for a rank of 0, no target, or an unknown projection.
     pub fn fresh(spec: &LoraSpec) -> Result<Self, LmError> {
         if spec.rank == 0 {
             return Err(LmError::Input("a LoRA adapter needs a rank of at least 1".into()));
@@ -151,6 +160,9 @@ impl AdapterConfig {
     }
 
     /// Rank and scale of a projection's pair, or none where it is not changed.
+    ///
+    /// # Errors
+    /// [`LmError::File`] with the key whose pattern is not a supported expression.
     pub fn module(&self, block: usize, p: Proj) -> Result<Option<(usize, f32)>, LmError> {
         let name = format!("model.layers.{block}.{}", p.path());
         let excluded = match &self.exclude {

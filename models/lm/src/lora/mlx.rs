@@ -1,4 +1,4 @@
-//! mlx-lm's adapter format (`adapters.safetensors` beside an adapter_config.json of its own), to and
+//! mlx-lm's adapter format (`adapters.safetensors` beside its own adapter_config.json), to and
 //! from PEFT's.
 //!
 //! mlx-lm adds `scale · (x a) b` with a `[in, rank]` and b `[rank, out]`; PEFT adds

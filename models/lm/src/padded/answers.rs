@@ -21,16 +21,22 @@ const PREFILL: usize = 4096;
 /// A model's keys and values of a group's sequences, one a row.
 pub trait Caches {
     /// Reads each row's new token; the logits behind them, `rows × vocab` numbers.
+    ///
+    /// # Errors
+    /// What the backend's library or device says.
     fn step(&mut self, rows: &Rows) -> Result<Vec<f32>, LmError>;
 
     /// Gives up all rows but these, which keep their order.
+    ///
+    /// # Errors
+    /// What the backend's library or device says.
     fn keep(&mut self, rows: &[u32]) -> Result<(), LmError>;
 }
 
 /// What stands in the rows of a group's caches. The first places of each row are its prompt, padded
 /// to the longest; the tokens of its answer follow, one a step.
 pub struct Rows {
-    /// What is finished is gone, and its row goes on idly until half of the rows do.
+    /// What is finished is gone, and its row stays idle until half of the rows are.
     answers: Vec<Option<Active>>,
     /// Tokens of each row's prompt.
     lengths: Vec<usize>,
@@ -102,7 +108,7 @@ impl Rows {
         rows.filter_map(end).collect()
     }
 
-    /// Where half of the rows go on idly: forgets those, and returns the rows that are left.
+    /// Where half of the rows are idle: drops those, and returns the rows that are left.
     fn drop_idle(&mut self) -> Option<Vec<u32>> {
         let going = |row: &u32| self.answers[*row as usize].is_some();
         let kept: Vec<u32> = (0..self.answers.len() as u32).filter(going).collect();
@@ -123,6 +129,9 @@ impl Rows {
 /// Answers prompts (token ids, none empty, none longer than the context), in order. `read` reads a
 /// group's prompts: their caches, and the logits behind the rows of `[rows × length, hidden]` that
 /// it is given, `rows × vocab` numbers.
+///
+/// # Errors
+/// [`LmError::Cancelled`] where `watch` says so, and what `read` and the caches give.
 pub fn answers<C: Caches>(
     config: &DecoderConfig,
     prompts: &[Vec<u32>],

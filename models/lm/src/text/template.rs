@@ -1,10 +1,12 @@
-//! Chat templates: Jinja, with the settings, globals and methods that transformers gives them.
+//! Chat templates: Jinja, with the settings, globals and loop controls that transformers gives them and
+//! the methods of Python's strings, lists and dictionaries.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use minijinja::value::{Value, ValueKind, from_args};
+use minijinja::value::{Value, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, context};
+use minijinja_contrib::pycompat::unknown_method_callback;
 use regex::Regex;
 
 use super::read_json;
@@ -155,48 +157,21 @@ fn named_template(value: Option<&serde_json::Value>) -> Option<String> {
     value.as_str().or_else(named).map(str::to_owned)
 }
 
-/// The methods of Python's strings and dictionaries that published templates call.
-fn python_method(_: &State, on: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let unknown = || Error::new(ErrorKind::UnknownMethod, format!("{} has no method {name}", on.kind()));
-    if let Some(s) = on.as_str() {
-        let set = |args: &[Value]| -> Result<Vec<char>, Error> {
-            let (chars,): (Option<String>,) = from_args(args)?;
-            Ok(chars.map_or_else(Vec::new, |c| c.chars().collect()))
-        };
-        let strips =
-            |set: &[char], c: char| if set.is_empty() { c.is_whitespace() } else { set.contains(&c) };
-        return Ok(match name {
-            "strip" => set(args).map(|set| Value::from(s.trim_matches(|c| strips(&set, c))))?,
-            "lstrip" => set(args).map(|set| Value::from(s.trim_start_matches(|c| strips(&set, c))))?,
-            "rstrip" => set(args).map(|set| Value::from(s.trim_end_matches(|c| strips(&set, c))))?,
-            "startswith" => from_args(args).map(|(p,): (&str,)| Value::from(s.starts_with(p)))?,
-            "endswith" => from_args(args).map(|(p,): (&str,)| Value::from(s.ends_with(p)))?,
-            "upper" => Value::from(s.to_uppercase()),
-            "lower" => Value::from(s.to_lowercase()),
-            "replace" => from_args(args).map(|(a, b): (&str, &str)| Value::from(s.replace(a, b)))?,
-            "split" => {
-                let (by,): (Option<&str>,) = from_args(args)?;
-                match by {
-                    Some(by) => s.split(by).map(Value::from).collect(),
-                    None => s.split_whitespace().map(Value::from).collect(),
-                }
-            }
-            _ => return Err(unknown()),
-        });
+/// The methods of Python's strings, lists and dictionaries: those of `pycompat`, and three of strings
+/// that it lacks and published templates call.
+fn python_method(state: &State, on: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    let Some(s) = on.as_str() else { return unknown_method_callback(state, on, name, args) };
+    match name {
+        "removeprefix" => from_args(args).map(|(p,): (&str,)| Value::from(s.strip_prefix(p).unwrap_or(s))),
+        "removesuffix" => from_args(args).map(|(p,): (&str,)| Value::from(s.strip_suffix(p).unwrap_or(s))),
+        "rsplit" => {
+            let (by, most): (&str, Option<i64>) = from_args(args)?;
+            let parts =
+                most.and_then(|n| usize::try_from(n).ok()).map_or(usize::MAX, |n| n.saturating_add(1));
+            let mut parts: Vec<&str> = s.rsplitn(parts, by).collect();
+            parts.reverse();
+            Ok(parts.into_iter().map(Value::from).collect())
+        }
+        _ => unknown_method_callback(state, on, name, args),
     }
-    if on.kind() == ValueKind::Map {
-        let keys: Vec<Value> = on.try_iter()?.collect();
-        return match name {
-            "keys" => Ok(keys.into()),
-            "values" => keys.iter().map(|k| on.get_item(k)).collect(),
-            "items" => keys.into_iter().map(|k| Ok(Value::from(vec![k.clone(), on.get_item(&k)?]))).collect(),
-            "get" => {
-                let (key, or): (Value, Option<Value>) = from_args(args)?;
-                let found = on.get_item(&key)?;
-                Ok(if found.is_undefined() { or.unwrap_or(Value::from(())) } else { found })
-            }
-            _ => Err(unknown()),
-        };
-    }
-    Err(unknown())
 }
