@@ -7,6 +7,7 @@ use headstart_dsl::plan::Plan;
 use headstart_dsl::{Checked, FileLoader, Listing, ProgramError};
 use headstart_protocol::Digest;
 
+use crate::Volume;
 use crate::args::{Pipeline, Values};
 use crate::exit::{CommandError, INPUT};
 use crate::params::Params;
@@ -100,9 +101,9 @@ pub fn check_module(file: &Path, values: &Values) -> Result<Checked, CommandErro
 ///
 /// # Errors
 /// If there is no plan.
-pub fn plan(pipeline: &Pipeline) -> Result<Plan, CommandError> {
+pub fn plan(pipeline: &Pipeline, notes: Notes) -> Result<Plan, CommandError> {
     let checked = check(&pipeline.file, &pipeline.values)?;
-    print_diagnostics(&checked);
+    print_diagnostics(&checked, notes);
     checked.plan.ok_or(CommandError::silent(INPUT))
 }
 
@@ -120,9 +121,27 @@ pub fn only(plan: Plan, names: &[String]) -> Result<Plan, CommandError> {
     })
 }
 
+/// Whether notes are printed beside errors and warnings, such as what a pattern leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notes {
+    /// They are.
+    Shown,
+    /// They are not: nobody asked for details.
+    Hidden,
+}
+
+impl Notes {
+    /// Shown where somebody asks for details.
+    pub fn of(volume: Volume) -> Self {
+        if volume.verbose { Self::Shown } else { Self::Hidden }
+    }
+}
+
 /// Prints diagnostics on standard error.
-pub fn print_diagnostics(checked: &Checked) {
-    if !checked.diagnostics.is_empty() {
-        say(headstart_dsl::render(&checked.diagnostics, &checked.sources, true).trim_end());
+pub fn print_diagnostics(checked: &Checked, notes: Notes) {
+    let mut shown = checked.diagnostics.clone();
+    shown.retain(|d| notes == Notes::Shown || d.severity != headstart_dsl::Severity::Note);
+    if !shown.is_empty() {
+        say(headstart_dsl::render(&shown, &checked.sources, true).trim_end());
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use headstart_console::{errln, outln, print, say, suggest};
+use headstart_console::{errln, outln, print, say};
 use headstart_dsl::plan::Plan;
 use headstart_protocol::text::{counted, quoted};
 
@@ -16,9 +16,7 @@ use crate::loader;
 pub fn check(args: &Check, volume: Volume) -> Result<(), CommandError> {
     if let Some(code) = &args.explain {
         let page = headstart_dsl::explain(code).ok_or_else(|| {
-            let codes: Vec<String> = headstart_dsl::codes().map(|c| c.to_string()).collect();
-            let close = suggest::closest(code, codes.iter().map(String::as_str));
-            let help = close.map(|c| format!("did you mean `{c}`?"));
+            let help = headstart_dsl::similar_code(code).map(|c| format!("did you mean `{c}`?"));
             CommandError::input(format!("there is no diagnostic `{code}`"))
                 .help(help.unwrap_or_else(|| "codes look like E0101 or W0003".to_owned()))
         })?;
@@ -28,7 +26,7 @@ pub fn check(args: &Check, volume: Volume) -> Result<(), CommandError> {
     let checked = loader::check_module(file, &args.values)?;
     match args.format {
         Format::Json => outln!("{}", headstart_dsl::to_json(&checked.diagnostics, &checked.sources))?,
-        Format::Text => loader::print_diagnostics(&checked),
+        Format::Text => loader::print_diagnostics(&checked, loader::Notes::of(volume)),
     }
     match &checked.plan {
         None if !checked.has_errors() => {

@@ -15,7 +15,7 @@ use crate::loader;
 /// # Errors
 /// If the file has no plan, or standard output cannot be written.
 pub fn run(args: &Args) -> Result<(), CommandError> {
-    let graph = of_plan(&loader::plan(&args.pipeline)?);
+    let graph = of_plan(&loader::plan(&args.pipeline, loader::Notes::Hidden)?);
     Ok(headstart_console::print(&draw(&graph, args.notation))?)
 }
 

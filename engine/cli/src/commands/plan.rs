@@ -26,7 +26,7 @@ const NAMED: usize = 3;
 /// # Errors
 /// If the pipeline cannot be planned, or would fail as it is.
 pub fn run(place: &Location<'_>, backend: Choice, args: &PlanArgs) -> Result<(), CommandError> {
-    let plan = loader::only(loader::plan(&args.pipeline)?, &args.only)?;
+    let plan = loader::only(loader::plan(&args.pipeline, loader::Notes::Shown)?, &args.only)?;
     let here = std::env::current_dir().map_err(CommandError::internal)?;
     let stages = headstart_builtin::stages(backend.open().map_err(CommandError::input)?);
     let custom = Arc::new(headstart_host::Trusted);

@@ -34,7 +34,7 @@ pub fn run(
     args: &Run,
     volume: Volume,
 ) -> Result<ExitCode, CommandError> {
-    let checked = loader::only(loader::plan(&args.pipeline)?, &args.only)?;
+    let checked = loader::only(loader::plan(&args.pipeline, loader::Notes::of(volume))?, &args.only)?;
     let ws = place.create()?;
     let plan = match &args.resume {
         // A run continues as it was created, whatever the file says by now.

@@ -30,7 +30,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Runs the command until it is stopped.
 pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) -> Result<(), CommandError> {
-    let plan = loader::plan(&args.pipeline)?;
+    let plan = loader::plan(&args.pipeline, loader::Notes::of(volume))?;
     if plan.schedules.is_empty() && !args.now {
         return Err(CommandError::input("the pipeline has no schedule")
             .help("schedule nightly { run: catalog, cron: \"0 3 * * *\", timezone: \"UTC\" }"));
