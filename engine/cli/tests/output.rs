@@ -163,7 +163,19 @@ fn files(dir: &Path) -> BTreeSet<String> {
 fn keys_never_lead_out_of_the_folder_of_outputs() {
     let long = "x".repeat(300);
     let keys = [
-        "./", "../../evil", "a/b", ".", "", "/etc/evil", "née ü", "x,y", "Case", "case", "CON", "..\\w", &long,
+        "./",
+        "../../evil",
+        "a/b",
+        ".",
+        "",
+        "/etc/evil",
+        "née ü",
+        "x,y",
+        "Case",
+        "case",
+        "CON",
+        "..\\w",
+        &long,
     ];
     let list = serde_json::to_string(&keys).expect("JSON");
     let place = place_with(&list);
