@@ -160,11 +160,24 @@ fn spawn(command: &mut Command) -> std::io::Result<(Child, Group)> {
     groups::spawn(command)
 }
 
-/// A text that does not name its interpreter: some systems would have a shell read it.
+/// A text that may be executed and does not name its interpreter: some systems would have a shell
+/// read it. One that may not be executed is refused for that.
 fn is_text_without_interpreter(program: &Path) -> bool {
     let mut head = Vec::new();
     let read = std::fs::File::open(program).and_then(|file| file.take(512).read_to_end(&mut head));
-    read.is_ok() && !head.starts_with(b"#!") && !head.contains(&0) && std::str::from_utf8(&head).is_ok()
+    let is_text = !head.starts_with(b"#!") && !head.contains(&0) && std::str::from_utf8(&head).is_ok();
+    read.is_ok() && is_text && is_executable(program)
+}
+
+#[cfg(unix)]
+fn is_executable(program: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(program).is_ok_and(|facts| facts.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_executable(_program: &Path) -> bool {
+    true
 }
 
 fn no_program(at: &Path) -> Failure {
