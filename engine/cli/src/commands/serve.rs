@@ -134,7 +134,7 @@ impl Keeper {
                 errln!(
                     "{}: skipped {} since {} (catchup: {})",
                     self.schedule.name,
-                    counted(skipped.count as u64, "missed fire"),
+                    counted(skipped.count, "missed fire"),
                     skipped.first.nominal,
                     self.schedule.catchup
                 );

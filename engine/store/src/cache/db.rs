@@ -73,7 +73,7 @@ impl Db {
         // told from damage only by its wording.
         let lock_path = path.with_file_name("cache.lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-        if lock.as_ref().is_err_and(|e| is_read_only(e)) && path.is_file() {
+        if lock.as_ref().is_err_and(is_read_only) && path.is_file() {
             let text = path.to_str().ok_or("the path is not UTF-8, which DuckDB needs")?;
             return Self::connect(Some(text), None);
         }
