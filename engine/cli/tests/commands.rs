@@ -171,3 +171,71 @@ fn the_catalog_explains_itself(place: &Place) {
         .err_has("neither a pLLM")
         .err_has("nor a file");
 }
+
+#[test]
+fn check_and_serve_refuse_the_same_schedules() {
+    let place = Place::new();
+    place.write("rows.jsonl", "{\"prompt\":\"q\",\"response\":\"a\"}\n");
+    for cron in ["*/60 * * * *", "0 */24 * * *", "0 0 * * */8", "1-5/9 * * * *", "+5 * * * *"] {
+        let text = format!(
+            "dataset rows = jsonl(\"rows.jsonl\")\noutput rows = rows\nschedule s {{ cron: \"{cron}\", timezone: \"UTC\" }}\n"
+        );
+        let file = place.write("c.pllm", &text);
+        let file = file.to_str().expect("a plain path");
+        place.headstart(&["check", file]).code(2).err_has("E0601");
+        place.headstart(&["serve", file]).code(2).err_has("E0601");
+    }
+}
+
+#[test]
+fn formatting_leaves_other_files_alone() {
+    let place = Place::new();
+    let file = place.write("tab.pllm", "dataset rows=jsonl(\"r.jsonl\")\noutput rows=rows\n");
+    let beside = ["tab.pllm.new", "tab.pllm.tmp", ".tab.pllm.new"].map(|name| place.write(name, "notes"));
+    place.headstart(&["fmt", file.to_str().expect("a plain path")]).code(0);
+    assert!(std::fs::read_to_string(&file).expect("the file").starts_with("dataset rows = jsonl"));
+    for other in beside {
+        assert_eq!(std::fs::read_to_string(&other).expect("the file"), "notes", "{}", other.display());
+    }
+}
+
+#[test]
+fn patterns_leave_out_the_workspace_and_say_so() {
+    let place = Place::new();
+    let rows = "{\"prompt\":\"q\",\"response\":\"a\"}\n";
+    place.write("data/a.jsonl", rows);
+    place.write(".git/b.jsonl", rows);
+    // The workspace is `ws`, which no rule about dots would leave out.
+    let text = "dataset parts = jsonl(f) for f in glob(\"**/*.jsonl\")\noutput parts = parts\n";
+    let file = place.write("all.pllm", text);
+    let file = file.to_str().expect("a plain path");
+    for _ in 0..2 {
+        place.headstart(&["run", file]).code(0);
+        place.write("ws/open/0/b.jsonl", rows);
+        let plan = place.headstart(&["plan", file, "--format", "json"]).code(0);
+        assert!(
+            plan.out.contains("parts[\\\"a\\\"]") && !plan.out.contains("parts[\\\"b\\\"]"),
+            "{}",
+            plan.out
+        );
+        plan.err_has("ws` is left out: part of Headstart's workspace").err_has(".git` is left out: hidden");
+        place.headstart(&["check", "-v", file]).code(0).err_has("N0001");
+        let plain = place.headstart(&["check", file]).code(0).err_has("ok (1 item, 1 stage instance)");
+        assert!(!plain.err.contains("N0001"), "details only where somebody asks for them");
+    }
+}
+
+#[test]
+fn addresses_are_refused_as_such() {
+    let place = Place::new();
+    let file =
+        place.write("p.pllm", "param rows: Path = \"r.jsonl\"\ndataset d = jsonl(rows)\noutput d = d\n");
+    let file = file.to_str().expect("a plain path");
+    for address in ["https://host/r.jsonl", "s3://bucket/r.jsonl", "hf://datasets/x/r.jsonl"] {
+        let said = place.headstart(&["run", file, "--set", &format!("rows={address}")]).code(2);
+        assert!(said.err.contains("it is an address"), "{}", said.err);
+        let text = format!("dataset d = jsonl(\"{address}\")\noutput d = d\n");
+        let literal = place.write("q.pllm", &text);
+        place.headstart(&["check", literal.to_str().expect("a plain path")]).code(2).err_has("E0404");
+    }
+}
