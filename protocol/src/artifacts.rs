@@ -51,6 +51,9 @@ pub trait Artifact: Serialize + DeserializeOwned {
     /// What it is, for errors: `a selection`.
     const WHAT: &'static str;
 
+    /// Fields in which `null` stands for something else than a number that JSON lacks.
+    const NULLABLE: &'static [&'static str] = &[];
+
     /// Reads a manifest's value.
     ///
     /// # Errors
@@ -79,7 +82,16 @@ pub trait Artifact: Serialize + DeserializeOwned {
     fn json(&self) -> Result<Json, ArtifactError> {
         let value = serde_json::to_value(self)
             .map_err(|e| ArtifactError::Unreadable { what: Self::WHAT, why: e.to_string() })?;
-        match null_in(&value) {
+        let strict = value
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| !Self::NULLABLE.contains(&name.as_str()));
+        let null = strict.filter_map(|(name, v)| {
+            let inner = null_in(v)?;
+            Some(if inner.is_empty() { name.clone() } else { format!("{name}.{inner}") })
+        });
+        match null.min() {
             None => Ok(value),
             Some(field) => Err(ArtifactError::NotFinite { what: Self::WHAT, field }),
         }

@@ -70,7 +70,7 @@ fn the_command_line_itself_is_input() {
         .headstart(&["run", PERSONALIZE, "--only", "nothing"])
         .code(2)
         .err_has("no stage, output or module `nothing`");
-    place.headstart(&["runs", "zzz"]).code(2).err_has("no run begins with `zzz`");
+    place.headstart(&["runs", "zzz"]).code(2).err_has("there is no workspace").err_has("creates one");
     place.headstart(&["--version"]).code(0).out_has("headstart ");
 }
 

@@ -196,7 +196,7 @@ fn a_declaration_that_the_program_contradicts_fails_the_run() {
         .err_has("`args.hard.default` is declared as 50.0, and the program says 55.0")
         .err_has("headstart describe");
     let path = program.to_str().expect("a plain path");
-    place.headstart(&["describe", "--check", path]).code(1).err_has("not up to date");
+    place.headstart(&["describe", "--check", path]).code(1).err_has("out of date");
     place.headstart(&["describe", path]).code(0).err_has("wrote");
     place.headstart(&["describe", "--check", path]).code(0).err_has("up to date");
     place.headstart(&["run", &pipeline]).code(0);

@@ -35,6 +35,7 @@ fn its_runs_are_listed_and_shown() {
     headstart(&project, &["runs"]).code(0).out_has(RUN).out_has(FIRE).out_has("succeeded");
     headstart(&project, &["runs", RUN]).code(0).out_has("tuned");
     headstart(&project, &["runs", FIRE]).code(0);
+    headstart(&project, &["runs", "zzz"]).code(2).err_has("no run begins with `zzz`");
     headstart(&project, &["why", "plain"]).code(0);
 }
 
@@ -64,5 +65,5 @@ fn its_device_still_knows_what_it_did() {
         said(command.output().expect("headstart-device starts"))
     };
     device(&["show"]).code(0).out_has("tuned");
-    device(&["show", "--sent"]).code(0).out_has("/v1/commit");
+    device(&["show", "--sent"]).code(0).out_has("POST commit");
 }

@@ -34,7 +34,7 @@ output length = release(length)
 const PROGRAM: &str = r#"#!/usr/bin/env python3
 import json, sys
 STAGE = {"name": "length", "version": 1, "doc": "", "makes": "Metrics", "places": ["server", "device"],
-         "args": [{"name": "rows", "doc": "", "takes": ["Dataset"]}], "cached": True}
+         "args": [{"name": "rows", "doc": "", "takes": ["Dataset"]}], "cached": True, "metrics": ["length"]}
 def say(kind, **what):
     print(json.dumps({"headstart": kind, **what}), flush=True)
 json.loads(sys.stdin.readline())
@@ -49,7 +49,7 @@ say("done", value={"length": len(text)})
 "#;
 
 const DECLARATION: &str = r#"{ "program": "tools.py", "protocol": 1, "stages": [
-  { "name": "length", "version": 1, "makes": "Metrics", "args": [{ "name": "rows", "takes": ["Dataset"] }] } ] }"#;
+  { "name": "length", "version": 1, "makes": "Metrics", "metrics": ["length"], "args": [{ "name": "rows", "takes": ["Dataset"] }] } ] }"#;
 
 fn plan() -> Plan {
     let files = MemoryLoader::new().with("p.pllm", PIPELINE).with("stages/tools.py", PROGRAM);

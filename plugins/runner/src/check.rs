@@ -1,6 +1,6 @@
 //! What an output must be before anything counts.
 
-use std::path::{Component, Path};
+use std::path::Path;
 
 use headstart_protocol::declared::is_inside;
 use headstart_protocol::kinds::{self, Role};
@@ -43,9 +43,6 @@ pub(crate) fn output(call: Call<'_>, output: &Output, granted: &Granted<'_>) -> 
 }
 
 fn may_use(at: &Path, granted: &Granted<'_>) -> bool {
-    if at.components().any(|part| part == Component::ParentDir) {
-        return false;
-    }
     // A file that is not there is reported by whoever stores it, with the reason.
     let Ok(real) = at.canonicalize() else { return true };
     if granted.is_given(at, &real) {

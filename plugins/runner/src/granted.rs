@@ -1,6 +1,6 @@
 //! A context that remembers which folders and files it gave to a stage.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -22,7 +22,11 @@ impl<'a> Granted<'a> {
     /// folder are those of whoever made it.
     pub(crate) fn is_given(&self, at: &Path, real: &Path) -> bool {
         let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        given.iter().any(|g| at.starts_with(g) || g.canonicalize().is_ok_and(|g| real.starts_with(g)))
+        let inside = |g: &Path| {
+            let below = at.strip_prefix(g);
+            below.is_ok_and(|rest| rest.components().all(|part| matches!(part, Component::Normal(_))))
+        };
+        given.iter().any(|g| inside(g) || g.canonicalize().is_ok_and(|g| real.starts_with(g)))
     }
 
     /// The scratch folder, if the stage asked for it: contexts make it only then.

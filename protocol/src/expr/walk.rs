@@ -209,7 +209,7 @@ mod tests {
         assert!(expr.is_private());
         let mut parts = 0;
         expr.visit(&mut |_| parts += 1);
-        assert_eq!(parts, 10);
+        assert_eq!(parts, 11);
     }
 
     #[test]

@@ -161,7 +161,7 @@ pub fn model(ctx: &MemoryContext, style: &str) -> ArtifactRef {
 
 /// A pLLM over `base` that answers in a style.
 pub fn pllm(ctx: &MemoryContext, base: &ArtifactRef, style: &str) -> ArtifactRef {
-    let value = serde_json::json!({ "format": "full", "style": style });
+    let value = serde_json::json!({ "format": "full", "about": { "style": style } });
     ctx.put(artifact(ctx, Type::Pllm, style, value).uses("base", base.clone()))
 }
 
