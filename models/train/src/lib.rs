@@ -112,10 +112,8 @@ fn train_target(
     let plan = memory::plan(spec, &target, train, eval)?;
     target.model.stream(plan.streamed);
     let _buffers = limit_pool(plan.activations);
-    let checkpointer = match &spec.resume {
-        Some(resume) => Some(Checkpointer::new(resume, fingerprint(spec, &target, train, eval))),
-        None => None,
-    };
+    let resume = spec.resume.as_ref();
+    let checkpointer = resume.map(|r| Checkpointer::new(r, fingerprint(spec, &target, train, eval)));
     selftest::gradients_flow(&target, plan.keep)?;
     let decay = spec.weight_decay.unwrap_or(if target.is_full() { 0.01 } else { 0.0 });
     let optimizer = AdamW::new(&target.params, AdamWSpec { decay, clip: spec.clip, ..AdamWSpec::default() });

@@ -25,7 +25,7 @@ fn probing_again_asks_only_what_is_new() {
     assert_eq!(ctx.rows_of(&first), ctx.rows_of(&second)[..10]);
     let manifest = ctx.manifest(&first).unwrap();
     assert_eq!((&manifest.uses["model"], &manifest.uses["base"]), (&friend, &base));
-    assert_eq!(manifest.value["n"], 10);
+    assert_eq!(manifest.value["rows"], 10);
 }
 
 #[test]

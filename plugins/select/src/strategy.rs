@@ -133,7 +133,7 @@ pub fn bayesian(
                 None => break,
             }
         };
-        found.push(scorer.loss(&pllms[next], usize::MAX)?);
+        found.push(scorer.loss(&pllms[next], scorer.rows())?);
         asked.push(next);
     }
     Ok(asked)

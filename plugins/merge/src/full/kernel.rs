@@ -143,7 +143,7 @@ impl Workspace {
             within &= s.abs() <= largest;
         }
         if !within {
-            return Err(self.sum[..len].iter().position(|s| !(s.abs() <= largest)).unwrap_or(0));
+            return Err(self.sum[..len].iter().position(|s| s.is_nan() || s.abs() > largest).unwrap_or(0));
         }
         let (sum, out) = (&self.sum[..len], &mut self.bytes[..len * kind.size()]);
         match kind {
