@@ -40,7 +40,7 @@ test-cuda test-metal: test-%: ## Test decoders on this machine's GPU
 lint: ## Check formatting, clippy and the API documentation; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --locked --document-private-items
 
 deny: ## Check licences, banned crates and sources (deny.toml)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny

@@ -1,6 +1,6 @@
 //! The values of artifacts, as types.
 //!
-//! An artifact's [`Manifest`](crate::Manifest) holds a small JSON value. What that value may hold is
+//! An artifact's [`Manifest`] holds a small JSON value. What that value may hold is
 //! defined here, once for each type of artifact, and every writer and reader goes through these types.
 //! Fields that version 0.1 did not write have a default, so its artifacts stay readable; a field that
 //! is not known is refused by name.

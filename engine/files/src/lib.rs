@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`list`]: the files and folders that match a pattern. Hidden ones and the engine's own
 //!   workspace are left out, and everything that is left out is reported with the reason.
-//! - [`replace`]: a new content for a file, whole or not at all.
+//! - [`replace()`]: a new content for a file, whole or not at all.
 
 mod glob;
 mod replace;

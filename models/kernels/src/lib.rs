@@ -9,7 +9,7 @@
 //!
 //! # Layout
 //! - [`Matrix`], [`Storage`], [`QuantizedBlocks`]: weights in the type that they are stored in.
-//! - [`gemm`], [`LinearRef`]: products; `avx512_gemm` and `int8` are chosen by the machine and the type.
+//! - [`gemm()`], [`LinearRef`]: products; `avx512_gemm` and `int8` are chosen by the machine and the type.
 //! - [`attention`], [`norm`], [`swiglu`], [`embedding`], [`Rope`], [`Dropout`], [`cross_entropy()`]: the
 //!   parts of a decoder; [`KvCache`]: attention of one new token.
 //! - [`encoder`]: the parts of a sentence encoder.

@@ -1,6 +1,6 @@
 //! What both commands do at a terminal, in one place.
 //!
-//! - Standard output: [`print`] and [`outln!`]. A closed pipe ends quietly; any other failure is an
+//! - Standard output: [`print()`] and [`outln!`]. A closed pipe ends quietly; any other failure is an
 //!   [`OutputError`], which both commands end with exit code [`exit::OUTPUT`].
 //! - Messages on standard error: [`say`] and [`errln!`], which never fail and never panic.
 //! - Colour and width: [`color`]. ANSI codes reach a stream only if it may have them.
@@ -17,7 +17,7 @@ pub mod suggest;
 pub use color::{ColorWhen, width};
 pub use stream::{OutputError, divert, print, say};
 
-/// Prints a line on standard output, as [`print`] does.
+/// Prints a line on standard output, as [`print()`] does.
 #[macro_export]
 macro_rules! outln {
     () => { $crate::print("\n") };
