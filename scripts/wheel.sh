@@ -21,7 +21,7 @@ python="${PYTHON:-python3}"
 cargo build --profile "$profile" --workspace --bins --locked
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
-cp packaging/wheel/pyproject.toml packaging/wheel/platform_tag.py README.md LICENSE "$work/"
+cp packaging/wheel/pyproject.toml packaging/wheel/build_hook.py README.md LICENSE "$work/"
 mkdir -p "$work/stage/bin" "$work/stage/lib"
 for command in headstart headstart-device; do
   # Without debug information: the wheel is for people who run it.
@@ -49,9 +49,8 @@ echo "built $(basename "$wheel")"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check --no-index "$wheel"
 # Not a byte of the build may be needed: neither its libraries by rpath nor this folder.
 hidden=(env -i "PATH=$work/venv/bin:/usr/bin:/bin" "HOME=$work/home" "LD_LIBRARY_PATH=")
-mkdir -p "$work/home" "$work/project"
-cp -r examples/01-first-run/. "$work/project/"
-cd "$work/project"
+mkdir -p "$work/home"
+cd "$work"
 loaded="$("${hidden[@]}" ldd "$work/venv/bin/headstart" | grep libduckdb)"
 case "$loaded" in
   *"$work/venv/"*) ;;
@@ -59,6 +58,7 @@ case "$loaded" in
 esac
 "${hidden[@]}" headstart --version
 "${hidden[@]}" headstart-device --version
-"${hidden[@]}" headstart check first.pllm
-"${hidden[@]}" headstart --workspace "$work/ws" run --quiet first.pllm
+"${hidden[@]}" headstart init project
+"${hidden[@]}" headstart check project/first.pllm
+"${hidden[@]}" headstart run --quiet project/first.pllm
 echo "the wheel runs in an empty environment"
