@@ -45,11 +45,6 @@ pub fn with_article(what: impl std::fmt::Display) -> String {
     format!("{} {what}", if vowel { "an" } else { "a" })
 }
 
-/// `1 path`, `2 paths`.
-pub fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
 /// `its field is `a``, `its fields are `a` and `b``.
 pub fn list_of<'a>(what: &str, items: impl IntoIterator<Item = &'a str>) -> String {
     let items: Vec<&str> = items.into_iter().collect();

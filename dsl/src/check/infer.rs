@@ -237,7 +237,10 @@ impl Checker<'_> {
         let i = &self.items[item];
         let d = Diagnostic::new(Code::E0109, format!("`{}` has no element {key:?}", i.name))
             .at(span, "unknown key")
-            .see(i.decl.name.span, format!("declared here with {}", names::counted(i.keys.len(), "element")))
+            .see(
+                i.decl.name.span,
+                format!("declared here with {}", headstart_protocol::text::counted(i.keys.len(), "element")),
+            )
             .suggest_text(key, span, i.keys.iter().map(|(k, _)| k.as_str()));
         let shown: Vec<String> = i.keys.iter().take(8).map(|(k, _)| k.clone()).collect();
         let more = i.keys.len().saturating_sub(shown.len());

@@ -8,7 +8,7 @@ use crate::ast::{Call, Expr, ExprKind};
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
 use crate::loader::{self, Listing};
-use crate::names::{self, with_article};
+use crate::names::with_article;
 use crate::span::Span;
 
 impl Checker<'_> {
@@ -62,9 +62,11 @@ impl Checker<'_> {
         if count == 0 {
             return;
         }
-        let d =
-            Diagnostic::new(Code::N0001, format!("`{pattern}` leaves out {}", names::counted(count, "path")))
-                .at(span, format!("matches {}", names::counted(listing.found.len(), "path")));
+        let d = Diagnostic::new(
+            Code::N0001,
+            format!("`{pattern}` leaves out {}", headstart_protocol::text::counted(count, "path")),
+        )
+        .at(span, format!("matches {}", headstart_protocol::text::counted(listing.found.len(), "path")));
         let d = listing.left_out.iter().take(SHOWN).fold(d, |d, l| d.note(left_out(l)));
         let d = match count > SHOWN {
             true => d.note(format!("and {} more", count - SHOWN)),
