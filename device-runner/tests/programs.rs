@@ -2,11 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use headstart_device::Allowed;
-use headstart_device::context::Control;
-use headstart_device::device::Device;
-use headstart_device::residency::{for_the_engine, is_private};
-use headstart_device::state::State;
+use headstart_device::{Allowed, Control, Device, State, for_the_engine, is_private};
 use headstart_host::Allowlist;
 use headstart_protocol::expr::Expr;
 use headstart_protocol::task::{Outcome, Released, Task};
