@@ -1,7 +1,6 @@
 //! Content by its digest.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,10 +8,9 @@ use headstart_protocol::{Digest, FileRef};
 
 use crate::error::ContentError;
 use crate::files::{self, Mode};
+use crate::hash::hash_file;
 use crate::unsynced::Unsynced;
 
-/// How much is read at a time; from this size on, hashing uses several threads.
-const CHUNK: usize = 4 << 20;
 /// Files from this size on are synced at once.
 const LARGE: u64 = 1 << 20;
 
@@ -145,44 +143,4 @@ impl Blobs {
         self.unsynced.place(temp, &path)?;
         Ok(content)
     }
-}
-
-/// Digest and size of a file's content.
-///
-/// Read in pieces rather than mapped: a mapped file that is shortened meanwhile kills the process.
-///
-/// # Errors
-/// [`ContentError::Io`].
-pub fn hash_file(path: &Path) -> Result<FileRef, ContentError> {
-    let mut file = File::open(path).map_err(ContentError::io("read", path))?;
-    let mut hasher = blake3::Hasher::new();
-    let expected = file.metadata().map_err(ContentError::io("read", path))?.len();
-    let mut buffer = vec![0; CHUNK.min(usize::try_from(expected).unwrap_or(CHUNK) + 1)];
-    let mut size = 0;
-    loop {
-        let n = fill(&mut file, &mut buffer).map_err(ContentError::io("read", path))?;
-        if n == 0 {
-            break;
-        }
-        size += n as u64;
-        if n >= CHUNK {
-            hasher.update_rayon(&buffer[..n]);
-        } else {
-            hasher.update(&buffer[..n]);
-        }
-    }
-    Ok(FileRef { digest: Digest(*hasher.finalize().as_bytes()), size })
-}
-
-fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut n = 0;
-    while n < buffer.len() {
-        match file.read(&mut buffer[n..]) {
-            Ok(0) => break,
-            Ok(got) => n += got,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(n)
 }

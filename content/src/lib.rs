@@ -16,6 +16,7 @@
 //! - [`ContentStore`]: opens a folder.
 //! - [`Blobs`]: contents by digest.
 //! - [`Artifacts`]: manifests over blobs, and folders made of them.
+//! - [`hash_file`]: the digest of a file.
 //! - [`files`]: atomic durable writes, bounded reads.
 //! - [`ContentError`]: what can go wrong.
 //! - `unsynced`: contents that are in place but not yet on disk.
@@ -24,14 +25,16 @@ mod artifacts;
 mod blobs;
 mod error;
 pub mod files;
+mod hash;
 mod unsynced;
 
 use std::path::Path;
 use std::sync::Arc;
 
 pub use artifacts::{Artifacts, check_file_name};
-pub use blobs::{Blobs, hash_file};
+pub use blobs::Blobs;
 pub use error::ContentError;
+pub use hash::hash_file;
 pub use unsynced::Unsynced;
 
 /// The contents below a folder. Clones share what is not on disk yet.

@@ -18,9 +18,9 @@ use std::time::{Duration, SystemTime};
 use fs4::fs_std::FileExt;
 use headstart_protocol::Digest;
 
-use crate::blobs::hash_file;
 use crate::error::ContentError;
 use crate::files;
+use crate::hash::hash_file;
 
 /// Up to this many files are synced one by one; beyond, the whole file system at once is cheaper.
 const FEW: usize = 4;

@@ -40,7 +40,7 @@ pub use style::{Coefficient, Explanation};
 pub use table::{Cell, Table};
 
 use crate::artifact::Manifest;
-use crate::stage::Failure;
+use crate::failure::Failure;
 
 /// The name of the base among the names of pLLMs: what `pllm_name` is where a selection starts from the
 /// base.

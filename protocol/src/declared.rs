@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::digest::Digest;
+use crate::failure::Failure;
 use crate::kinds::{Accepts, Arg, DefaultValue, Kind, Places, Role};
-use crate::stage::{Failure, Stage};
+use crate::stage::Stage;
 use crate::types::Type;
 
 /// Version of the protocol between a runner and a program. Independent of everything else's version.

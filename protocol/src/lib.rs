@@ -25,6 +25,7 @@ pub mod artifacts;
 pub mod declared;
 pub mod digest;
 pub mod expr;
+mod failure;
 pub mod kinds;
 pub mod numerics;
 pub mod release;
@@ -38,8 +39,10 @@ pub mod wire;
 pub use artifact::{ArtifactRef, FileRef, Manifest};
 pub use digest::Digest;
 pub use expr::{Expr, MixTerm, Value};
+pub use failure::{Failure, FailureClass};
 pub use numerics::Numerics;
-pub use stage::{Args, Context, Failure, FailureClass, Output, Progress, RowCache, Stage};
+pub use rows::RowCache;
+pub use stage::{Args, Context, Output, Progress, Stage};
 pub use types::Type;
 
 /// Version of the messages in [`wire`] and of [`task::Task`]. Independent of the crate's version.

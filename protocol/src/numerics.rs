@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::stage::RowCache;
+use crate::rows::RowCache;
 
 /// What a place computes numbers with. It stands in the cache keys of kinds that are
 /// [numeric](crate::kinds::Kind::numeric), and in the row cache: two results are taken for one only

@@ -1,4 +1,5 @@
-//! The row format shared by datasets and responses: JSON Lines in the file `rows.jsonl`.
+//! The row format shared by datasets and responses, JSON Lines in the file `rows.jsonl`; and a cache of
+//! rows.
 
 use serde::{Deserialize, Serialize};
 
@@ -90,4 +91,17 @@ pub fn from_jsonl(text: &str) -> Result<Vec<Row>, RowError> {
 /// Digest of a text, as used in the row cache.
 pub fn text_digest(text: &str) -> Digest {
     Digest::of(text.as_bytes())
+}
+
+/// Remembers rows, so that a stage in which 12 of 10,000 rows changed computes 12.
+/// A cache may forget anything at any time; failures inside it are its own business.
+pub trait RowCache: Sync {
+    /// Vectors of texts in a space, in the order of `texts`.
+    fn embeddings(&self, space: &Digest, texts: &[Digest]) -> Vec<Option<Vec<f32>>>;
+    /// Remembers vectors of texts in a space.
+    fn put_embeddings(&self, space: &Digest, rows: &[(Digest, Vec<f32>)]);
+    /// What a model answered to prompts under the given settings, in the order of `prompts`.
+    fn responses(&self, model: &Digest, settings: &Digest, prompts: &[Digest]) -> Vec<Option<String>>;
+    /// Remembers answers.
+    fn put_responses(&self, model: &Digest, settings: &Digest, rows: &[(Digest, String)]);
 }

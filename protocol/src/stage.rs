@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::{ArtifactRef, Manifest};
 use crate::artifacts::{Artifact, ArtifactError};
-use crate::digest::Digest;
 use crate::expr::{Condition, MixTerm, Value};
+use crate::failure::Failure;
 use crate::numerics::Numerics;
+use crate::rows::RowCache;
 use crate::types::Type;
 
 /// A stage kind's implementation.
@@ -62,25 +63,12 @@ pub trait Context: Sync {
     fn count(&self, counter: &str, n: u64);
     /// Keeps a line that a program wrote beside the attempt, for people. Never leaves this place.
     fn log(&self, line: &str);
-    /// Whether the stage should stop soon and return [`FailureClass::Cancelled`].
+    /// Whether the stage should stop soon and return [`FailureClass::Cancelled`](crate::FailureClass::Cancelled).
     fn cancelled(&self) -> bool;
     /// How many threads the stage may use.
     fn threads(&self) -> usize;
     /// How many bytes of memory the stage may use, where the pipeline sets a limit.
     fn memory(&self) -> Option<u64>;
-}
-
-/// Remembers rows, so that a stage in which 12 of 10,000 rows changed computes 12.
-/// A cache may forget anything at any time; failures inside it are its own business.
-pub trait RowCache: Sync {
-    /// Vectors of texts in a space, in the order of `texts`.
-    fn embeddings(&self, space: &Digest, texts: &[Digest]) -> Vec<Option<Vec<f32>>>;
-    /// Remembers vectors of texts in a space.
-    fn put_embeddings(&self, space: &Digest, rows: &[(Digest, Vec<f32>)]);
-    /// What a model answered to prompts under the given settings, in the order of `prompts`.
-    fn responses(&self, model: &Digest, settings: &Digest, prompts: &[Digest]) -> Vec<Option<String>>;
-    /// Remembers answers.
-    fn put_responses(&self, model: &Digest, settings: &Digest, rows: &[(Digest, String)]);
 }
 
 /// How far a stage is.
@@ -136,70 +124,6 @@ impl Output {
     pub fn uses(mut self, name: impl Into<String>, artifact: ArtifactRef) -> Self {
         self.uses.insert(name.into(), artifact);
         self
-    }
-}
-
-/// Why an attempt failed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}")]
-pub struct Failure {
-    /// What kind of failure it is; decides about retries.
-    pub class: FailureClass,
-    /// What happened, where and why: names the file, the tensor, the line.
-    pub message: String,
-    /// What to do about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub help: Option<String>,
-}
-
-/// Kinds of failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureClass {
-    /// The input is wrong: retrying cannot help.
-    Input,
-    /// The owner of a device does not allow what the pipeline asks of it.
-    Denied,
-    /// Something outside went wrong: retrying may help.
-    Transient,
-    /// The memory limit does not suffice.
-    Memory,
-    /// The stage was told to stop.
-    Cancelled,
-    /// It ran past its time limit.
-    Timeout,
-    /// The runner was lost.
-    Lost,
-    /// An artifact that the stage needs is gone from where it should be.
-    MissingArtifact,
-    /// A defect in Headstart.
-    Internal,
-}
-
-impl Failure {
-    /// Wrong input.
-    pub fn input(message: impl Into<String>) -> Self {
-        Self { class: FailureClass::Input, message: message.into(), help: None }
-    }
-
-    /// A failure of any class.
-    pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), help: None }
-    }
-
-    /// Says what to do about it.
-    pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
-        self
-    }
-
-    /// An I/O failure at a path.
-    pub fn io(path: &Path, e: &std::io::Error) -> Self {
-        let class = match e.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => FailureClass::Input,
-            _ => FailureClass::Transient,
-        };
-        Self::new(class, format!("{}: {e}", path.display()))
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::ArtifactRef;
 use crate::digest::Digest;
 use crate::expr::Expr;
-use crate::stage::Failure;
+use crate::failure::Failure;
 use crate::types::Type;
 
 /// What a runner is asked to do.

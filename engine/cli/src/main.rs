@@ -8,6 +8,7 @@
 //! - [`workspace`]: which workspace a command uses.
 //! - [`loader`]: pipeline files. [`params`]: values of their parameters.
 //! - [`commands`]: one module a command.
+//! - [`recorded`]: runs, read from their logs. [`manifests`]: what an expression over artifacts needs.
 //! - [`display`]: a run while it is running. [`waits`]: what it waits for. [`summary`]: a run that has
 //!   ended. [`export`]: its outputs as files.
 //! - [`listen`]: the port at which devices join. [`stop`]: signals.
@@ -22,7 +23,9 @@ mod exit;
 mod export;
 mod listen;
 mod loader;
+mod manifests;
 mod params;
+mod recorded;
 mod stop;
 mod summary;
 mod waits;

@@ -9,26 +9,16 @@ use headstart_core::event::EventKind;
 use headstart_core::prepare::output_value;
 use headstart_core::state::Status;
 use headstart_dsl::plan::Place;
-use headstart_protocol::expr::{Manifests, ResolveError, Value};
-use headstart_protocol::{ArtifactRef, Manifest, Type};
+use headstart_protocol::expr::Value;
+use headstart_protocol::{Manifest, Type};
 use headstart_report::{Output, OutputView, RunReport, Sample, StageBar};
 use headstart_store::Workspace;
 
 use crate::commands::catalog::found::Found;
 use crate::commands::catalog::samples;
-use crate::commands::runs::Recorded;
 use crate::exit::CommandError;
-
-/// Manifests of a workspace.
-pub struct Store<'a>(pub &'a Workspace);
-
-impl Manifests for Store<'_> {
-    fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, ResolveError> {
-        let found = self.0.artifacts().manifest(&artifact.id);
-        let found = found.map_err(|e| ResolveError::Manifest(e.to_string()))?;
-        found.ok_or_else(|| ResolveError::Manifest(format!("artifact {} is not here", artifact.id.short())))
-    }
-}
+use crate::manifests::Store;
+use crate::recorded::Recorded;
 
 /// The summary of a run, for the terminal.
 pub fn terminal(ws: &Workspace, run: &Recorded) -> Result<String, CommandError> {

@@ -1,4 +1,8 @@
-//! Arrows between crates only point down, and only those exist that are listed here. See docs/ARCHITECTURE.md.
+//! Arrows between crates only point down, and only those exist that are listed here; files of a crate do not
+//! use each other in circles. See docs/ARCHITECTURE.md.
+
+#[path = "architecture/file_imports.rs"]
+mod file_imports;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -187,6 +191,70 @@ fn reaches(arrows: &BTreeMap<String, BTreeSet<String>>, from: &str, to: &str) ->
 /// The name of a crate in the picture.
 fn node(name: &str) -> String {
     name.trim_start_matches("./").replace('-', "_")
+}
+
+#[test]
+fn files_of_a_crate_do_not_use_each_other_in_circles() {
+    let mut found = Vec::new();
+    for (name, manifest) in manifests() {
+        let source = Path::new(&manifest).with_file_name("src");
+        for root in ["lib.rs", "main.rs"].map(|root| source.join(root)).into_iter().filter(|r| r.exists()) {
+            for circle in file_imports::circles(&root) {
+                let files = circle.iter().map(|f| f.strip_prefix(&source).unwrap_or(f).display().to_string());
+                found.push(format!("{name}: {}", files.collect::<Vec<_>>().join(", ")));
+            }
+        }
+    }
+    assert!(found.is_empty(), "move what these share into a file of its own:\n{}", found.join("\n"));
+}
+
+/// The reader of imports sees through re-exports, globs, macros and inner modules.
+#[test]
+fn circles_of_files_are_found() {
+    let circles = |files: &[(&str, &str)]| {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("writable");
+            std::fs::write(path, text).expect("writable");
+        }
+        let name = |p: &std::path::PathBuf| {
+            p.strip_prefix(folder.path()).expect("inside").to_string_lossy().into_owned()
+        };
+        let found = file_imports::circles(&folder.path().join("lib.rs"));
+        found.iter().map(|c| c.iter().map(name).collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    let lib = "mod a; mod b; pub use a::A; pub use b::B;";
+    let (a, none) = (vec![vec!["a.rs".to_owned(), "b.rs".to_owned()]], Vec::<Vec<String>>::new());
+    let b = "pub struct B; impl B { fn of(_: crate::A) {} }";
+    for uses in [
+        "use crate::B; pub struct A(B);",
+        "use super::B as Other; pub struct A(Other);",
+        "use super::*; pub struct A(B);",
+        "pub struct A; fn f() { println!(\"{:?}\", crate::b::B); }",
+        "pub struct A; mod inner { fn f() { super::super::b::B; } }",
+        "use crate::b; pub struct A(b::B);",
+        "pub struct A; #[cfg(not(test))] use crate::B;",
+    ] {
+        assert_eq!(circles(&[("lib.rs", lib), ("a.rs", uses), ("b.rs", b)]), a, "{uses}");
+    }
+    for uses in [
+        "pub struct A;",
+        "pub struct A; #[cfg(test)] mod tests { use crate::B; }",
+        "pub use crate::B; pub struct A;",
+        "use other::B; pub struct A(B);",
+    ] {
+        assert_eq!(circles(&[("lib.rs", lib), ("a.rs", uses), ("b.rs", b)]), none, "{uses}");
+    }
+    // A module and those inside it are one; two inside it are not.
+    let lib = "mod a;";
+    let a = "mod b; mod c; pub struct A; fn f() { b::f(); c::f(); }";
+    let (up, down) = ("pub fn f() { super::A; }", "pub fn f() { super::c::f(); }");
+    assert_eq!(circles(&[("lib.rs", lib), ("a.rs", a), ("a/b.rs", up), ("a/c/mod.rs", up)]), none);
+    assert_eq!(circles(&[("lib.rs", lib), ("a.rs", a), ("a/b.rs", down), ("a/c/mod.rs", up)]), none);
+    let back = "pub fn f() { super::b::f(); }";
+    let both = vec![vec!["a/b.rs".to_owned(), "a/c/mod.rs".to_owned()]];
+    assert_eq!(circles(&[("lib.rs", lib), ("a.rs", a), ("a/b.rs", down), ("a/c/mod.rs", back)]), both);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use headstart_protocol::stage::Progress;
+use headstart_protocol::Progress;
 use headstart_protocol::task::{Released, Usage};
 use headstart_protocol::{ArtifactRef, Digest, Failure};
 use serde::{Deserialize, Serialize};

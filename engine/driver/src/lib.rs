@@ -49,7 +49,7 @@ mod reuse;
 pub mod run;
 mod shared;
 
-pub use engine::Engine;
+pub use engine::{Engine, preview};
 pub use error::EngineError;
 pub use hub::{DeviceInfo, DeviceWait, Hub, WaitReason};
 pub use preview::Preview;

@@ -12,7 +12,7 @@ use headstart_env::Env;
 use headstart_protocol::declared::ProgramRef;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::numerics::NumericRows;
-use headstart_protocol::stage::Progress;
+use headstart_protocol::Progress;
 use headstart_protocol::task::Usage;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Manifest, RowCache, kinds};
 use headstart_runner::{Call, StageRegistry, TimeLimit};

@@ -12,12 +12,10 @@ use headstart_core::event::{Event, EventKind, ReleasedParts};
 use headstart_core::prepare::{Decision, Prepared, prepare};
 use headstart_core::state::Status;
 use headstart_dsl::plan::{Place, Plan};
-use headstart_protocol::declared::CustomStages;
 use headstart_protocol::expr::{Manifests, ResolveError};
-use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, Manifest, Stage, kinds};
+use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, Manifest, kinds};
 use headstart_store::{StoreError, Workspace};
 
-use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::local::local_task;
 use crate::manifest_cache::ManifestCache;
@@ -48,24 +46,6 @@ pub enum Preview {
     OnDevice(String),
     /// It cannot work.
     Fails(Failure),
-}
-
-/// Works out what a run of `plan` would do, by instance, without a workspace to write into: what sources
-/// give is kept only as long as this takes. Results are looked up in `known`, where there is one.
-///
-/// # Errors
-/// If the plan places a kind on this machine that is not built in, or there is no temporary folder.
-pub fn preview(
-    plan: &Plan,
-    source_dir: &Path,
-    stages: Vec<Box<dyn Stage>>,
-    custom: Arc<dyn CustomStages>,
-    known: Option<Workspace>,
-) -> Result<Vec<Preview>, EngineError> {
-    let engine = Engine::open(Workspace::temporary()?, stages)?.with_custom_stages(custom);
-    engine.check_kinds(plan)?;
-    let known = known.unwrap_or_else(|| engine.shared.ws.clone());
-    look(&engine.shared, plan.clone(), source_dir, known)
 }
 
 /// Works out what a run of `plan` would do, with the results that `known` has.

@@ -11,7 +11,7 @@ use headstart_core::event::RunOutcome;
 use headstart_driver::hub::codes;
 use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::expr::{Expr, Value};
-use headstart_protocol::stage::Progress;
+use headstart_protocol::Progress;
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::{Committed, Renew, Renewed};
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, FileRef, Manifest, Type};

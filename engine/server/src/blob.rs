@@ -13,8 +13,8 @@ use headstart_protocol::Digest;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio_util::io::ReaderStream;
 
+use crate::app::{App, digest, token};
 use crate::reply::Refusal;
-use crate::routes::{App, digest, token};
 
 /// Bytes read from disk at once.
 const CHUNK: usize = 256 << 10;

@@ -6,9 +6,11 @@
 //! # Layout
 //! - [`serve`]: a listener is served until told to stop.
 //! - `routes`: a handler for each call of [`headstart_protocol::wire`].
+//! - `app`: what every handler works with.
 //! - `blob`: files, whole or by range, and uploads.
 //! - `reply`: errors as JSON with fitting status codes.
 
+mod app;
 mod blob;
 mod reply;
 mod routes;

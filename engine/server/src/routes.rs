@@ -5,18 +5,18 @@ use std::time::Instant;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use headstart_driver::Hub;
 use headstart_driver::hub::codes;
-use headstart_protocol::Digest;
 use headstart_protocol::wire::{Claim, Commit, Join, Renew};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::{App, digest, token};
 use crate::blob;
 use crate::reply::Refusal;
 
@@ -26,12 +26,6 @@ const SMALL: usize = 256 << 10;
 const LARGE: usize = 16 << 20;
 /// Longest wait for work, in milliseconds; proxies tend to cut a silent connection after a minute.
 const LONGEST_WAIT_MS: u64 = 50_000;
-
-#[derive(Clone)]
-pub(crate) struct App {
-    pub(crate) hub: Hub,
-    closing: CancellationToken,
-}
 
 pub(crate) fn router(hub: Hub, closing: CancellationToken) -> Router {
     Router::new()
@@ -113,17 +107,4 @@ async fn blocking<T: serde::Serialize + Send + 'static>(
 fn read<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     let body = body.map_err(|e| Refusal::new(e.status(), codes::INVALID, e.body_text()))?;
     serde_json::from_slice(&body).map_err(|e| Refusal::invalid(format!("the message cannot be read: {e}")))
-}
-
-/// The bearer token of a request.
-pub(crate) fn token(headers: &HeaderMap) -> Result<&str, Refusal> {
-    let value = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-    value.and_then(|v| v.strip_prefix("Bearer ")).ok_or_else(|| {
-        Refusal::new(StatusCode::UNAUTHORIZED, codes::UNKNOWN_TOKEN, "the request carries no bearer token")
-    })
-}
-
-/// A digest in a path.
-pub(crate) fn digest(text: &str) -> Result<Digest, Refusal> {
-    text.parse().map_err(|e: headstart_protocol::digest::ParseDigestError| Refusal::invalid(e.to_string()))
 }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::Shared;
 #[cfg(target_arch = "x86_64")]
-use super::{avx512_gemm, matrix::RowOrder};
+use super::{avx512_gemm, row_order::RowOrder};
 
 /// A row-major matrix of `rows` × `cols` in the beginning of a slice.
 pub fn mat(data: &[f32], rows: usize, cols: usize) -> MatRef<'_, f32> {

@@ -8,8 +8,8 @@
 use rayon::prelude::*;
 
 use super::Shared;
-use super::matrix::RowOrder;
 use super::quant::{QuantType, QuantizedBlocks, RUN};
+use super::row_order::RowOrder;
 use super::simd::{fma, vectorized};
 
 /// Rows of W that are worked on together.

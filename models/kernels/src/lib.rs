@@ -34,6 +34,7 @@ pub mod norm;
 pub mod profile;
 mod quant;
 mod rope;
+mod row_order;
 pub mod simd;
 pub mod swiglu;
 
@@ -47,9 +48,10 @@ pub use dropout::{Dropout, mix};
 pub use faer::Accum;
 pub use gemm::{gemm, mat};
 pub use linear::{LinearGrad, LinearRef, LoraRef};
-pub use matrix::{Matrix, Pages, RowOrder, STREAMED, Storage};
+pub use matrix::{Matrix, Pages, STREAMED, Storage};
 pub use quant::{QuantType, QuantizedBlocks, RUN};
 pub use rope::Rope;
+pub use row_order::RowOrder;
 
 /// The instruction set that the kernels use on this machine: `avx512`, `avx2`, `neon` or `baseline`.
 /// Results of different ones differ in their last bits.

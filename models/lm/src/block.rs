@@ -8,7 +8,7 @@ use std::ops::Range;
 use headstart_kernels::attention::{self, Heads, Seen};
 use headstart_kernels::{Accum, Buffer, LinearGrad, LinearRef, Rope, norm, simd, swiglu};
 
-use crate::model::Proj;
+use crate::proj::Proj;
 
 /// A block's shape.
 #[derive(Clone, Copy, Debug)]

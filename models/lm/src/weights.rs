@@ -13,9 +13,7 @@ use headstart_kernels::{Matrix, Pages, QuantType, QuantizedBlocks, RowOrder, Sto
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::config::read_json;
 use crate::error::LmError;
-use crate::gguf::{self, Gguf};
 
 /// A file in memory as far as it has been touched.
 pub struct Mapped {
@@ -239,37 +237,6 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, or the
-    /// only GGUF file where there are neither.
-    ///
-    /// # Errors
-    /// [`LmError::Io`] and [`LmError::File`] where a file is missing, cut short or damaged, or a tensor of the
-    /// index is in none of the shards.
-    pub fn open_model(folder: &Path) -> Result<Self, LmError> {
-        if let Some(path) = gguf::find(folder)? {
-            return Gguf::open(&path)?.weights();
-        }
-        let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
-        if single.exists() || !index.exists() {
-            return Self::open(&[single]);
-        }
-        let json = read_json(&index)?;
-        let map = json.get("weight_map").and_then(|m| m.as_object());
-        let map = map.ok_or_else(|| LmError::file(&index, "key `weight_map`: missing"))?;
-        let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        if let Some(odd) = names.iter().find(|n| n.contains(['/', '\\'])) {
-            return Err(LmError::file(&index, format!("shard {odd:?} is not a plain file name")));
-        }
-        let files: Vec<PathBuf> = names.into_iter().map(|n| folder.join(n)).collect();
-        let all = Self::open(&files)?;
-        match map.keys().find(|k| !all.tensors.contains_key(*k)) {
-            Some(k) => Err(LmError::file(&index, format!("tensor {k} is in none of the shards"))),
-            None => Ok(all),
-        }
-    }
-
     /// Tensors that were found in another file.
     pub(crate) fn of(file: &Path, tensors: Vec<(String, Weight)>) -> Self {
         let tensors = tensors.into_iter().map(|(name, w)| (name, (0, w))).collect();

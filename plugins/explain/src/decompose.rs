@@ -10,13 +10,14 @@ use headstart_protocol::artifacts::{Artifact, Pllm};
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
 use rayon::prelude::*;
 
+use crate::atoms::Atoms;
 use crate::catalog::{
     ABOUT_FILE, About, AtomAbout, Catalog, FORMAT, Halves, PLLMS_FILE, PllmAbout, TENSORS_FILE,
 };
 use crate::chance::Chance;
 use crate::divergence::Divergence;
 use crate::lens::Lens;
-use crate::lexicon::{Atoms, Lexicon};
+use crate::lexicon::Lexicon;
 use crate::math::{Matrix, dot, norm};
 use crate::metric::{Metric, unwhitener, whitened_mean};
 use crate::pace::Pace;

@@ -9,10 +9,11 @@ use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::rows::Row;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
 
+use crate::contrast::{Contrast, feature_difference};
 use crate::divergence::{self, About, VECTORS_FILE};
 use crate::probe;
-use crate::space::{Contrast, Space};
-use crate::stylometry::{FEATURES, features};
+use crate::space::Space;
+use crate::stylometry::FEATURES;
 
 /// Embeds answers against the base's.
 pub struct Embed {
@@ -118,12 +119,6 @@ impl Embed {
 /// `n` places, spread evenly over all.
 fn spread(n: usize, all: usize) -> Vec<usize> {
     (0..n).map(|i| i * all / n).collect()
-}
-
-/// Features of the answer minus features of the plain answer.
-pub fn feature_difference(pair: &Contrast<'_>) -> Vec<f32> {
-    let (a, b) = (features(pair.answer), features(pair.plain));
-    a.iter().zip(&b).map(|(a, b)| a - b).collect()
 }
 
 fn check(said: &[Row], is_dataset: bool) -> Result<(), Failure> {

@@ -10,7 +10,7 @@
 //! All of this comes from the lexicon in its space, and nothing from the catalog: a word means the same
 //! in every catalog. The constants were chosen on styles composed of held-back examples of the lexicon.
 
-use crate::lexicon::Atoms;
+use crate::atoms::Atoms;
 use crate::math::{Matrix, axpy, dot, eigen};
 
 /// Squared length of an average atom in the encoder's components, over that in the features. Words
@@ -173,7 +173,7 @@ fn damping(variation: &Matrix, raw: usize) -> Matrix {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lexicon::{Average, Examples};
+    use crate::atoms::{Average, Examples};
 
     /// Atoms along two features; examples vary threefold along the first, and with the second.
     fn atoms() -> Atoms {

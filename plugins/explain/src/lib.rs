@@ -18,8 +18,10 @@
 //! - [`catalog`], [`divergence`]: the files.
 //! - [`math`]: the linear algebra and the statistics that they share.
 
+pub mod atoms;
 pub mod catalog;
 pub mod chance;
+mod contrast;
 pub mod decompose;
 pub mod divergence;
 pub mod embed;

@@ -13,6 +13,7 @@ use headstart_protocol::rows::text_digest;
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure, FailureClass};
 use serde_json::json;
 
+use crate::contrast::Contrast;
 use crate::summarizer;
 
 /// Texts that are embedded before their vectors go to the cache.
@@ -20,17 +21,6 @@ const CHUNK: usize = 64;
 
 /// Next-token candidates that are kept of each question to a summarizer.
 const TOP: usize = 24;
-
-/// Two answers to a prompt.
-#[derive(Clone, Copy, Debug)]
-pub struct Contrast<'a> {
-    /// The prompt.
-    pub prompt: &'a str,
-    /// The answer whose style is described.
-    pub answer: &'a str,
-    /// The answer that it is compared with.
-    pub plain: &'a str,
-}
 
 /// Vectors of contrasts, and candidate words where the space gives them.
 pub struct Embedded {

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use headstart_protocol::artifacts::divergence::Candidate;
+
+use crate::contrast::Contrast;
 use crate::lexicon::Lexicon;
-use crate::space::{Candidate, Contrast};
 
 /// One question in both orders.
 pub(crate) struct Window {

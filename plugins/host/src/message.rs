@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use headstart_protocol::declared::DeclaredStage;
-use headstart_protocol::stage::{FailureClass, Progress};
+use headstart_protocol::{FailureClass, Progress};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 

@@ -3,7 +3,6 @@
 use headstart_protocol::rows::{Role, Row, Turn};
 use serde_json::Value;
 
-use crate::datasets::kind;
 
 /// What is taken of a conversation.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,6 +86,18 @@ fn text(content: &Value) -> Result<String, String> {
         Value::String(text) => Ok(text.clone()),
         Value::Array(parts) => parts.iter().map(part).collect(),
         other => Err(format!("is {}, not text", kind(other))),
+    }
+}
+
+/// What a value of JSON is, in words.
+pub(crate) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
     }
 }
 

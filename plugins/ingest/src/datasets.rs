@@ -13,7 +13,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value};
 
-use crate::conversation::{Turns, conversation};
+use crate::conversation::{Turns, conversation, kind};
 
 /// The response key where none is given; only then may every row lack it.
 const RESPONSE: &str = "response";
@@ -139,17 +139,6 @@ fn malformed(e: &serde_json::Error) -> String {
     let text = e.to_string();
     let why = text.rsplit_once(" at line ").map_or(text.as_str(), |(why, _)| why);
     format!("not a JSON object: {why}, at column {}", e.column())
-}
-
-pub(crate) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a truth value",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }
 
 /// `concat`: the rows of several datasets, one after another.

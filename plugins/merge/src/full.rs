@@ -23,6 +23,7 @@
 //!   says, whichever of equal ones its sort puts first.
 
 mod checkpoint;
+mod decode;
 mod kernel;
 mod plan;
 mod threshold;

@@ -7,8 +7,8 @@ use headstart_protocol::kinds::{self, Role};
 use headstart_protocol::{Failure, FailureClass, Output, Type};
 use serde_json::Value as Json;
 
+use crate::call::Call;
 use crate::granted::Granted;
-use crate::run::Call;
 
 /// Checks an output against the plan and against what the stage was given.
 pub(crate) fn output(call: Call<'_>, output: &Output, granted: &Granted<'_>) -> Result<(), Failure> {

@@ -8,12 +8,14 @@
 //! - `check`: what an output must be before anything counts.
 //! - `granted`: which folders a stage was given, beside its scratch folder.
 
+mod call;
 mod check;
 mod granted;
 pub mod limit;
 pub mod registry;
 mod run;
 
+pub use call::Call;
 pub use limit::TimeLimit;
 pub use registry::{Found, StageRegistry};
-pub use run::{Call, run};
+pub use run::run;

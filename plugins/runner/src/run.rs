@@ -3,21 +3,11 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use headstart_protocol::{Args, Context, Failure, FailureClass, Output, Stage, Type};
+use headstart_protocol::{Context, Failure, FailureClass, Output, Stage};
 
+use crate::call::Call;
 use crate::check;
 use crate::granted::Granted;
-
-/// What is asked of a stage.
-#[derive(Clone, Copy, Debug)]
-pub struct Call<'a> {
-    /// The kind, as the pipeline calls it.
-    pub kind: &'a str,
-    /// The type that the plan declares for the output.
-    pub ty: &'a Type,
-    /// The resolved arguments.
-    pub args: &'a Args,
-}
 
 /// Runs one attempt of a stage and checks its output: the declared type, files that are plain files
 /// of the scratch folder or of what the stage was given, finite numbers.

@@ -22,6 +22,7 @@ mod merged;
 pub mod mix;
 pub mod nearest;
 pub mod outcome;
+mod place;
 pub mod process;
 pub mod scorer;
 mod search;

@@ -8,7 +8,8 @@ use headstart_merge::adapter::{AdapterTerm, merge_adapters};
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure};
 use serde_json::json;
 
-use crate::stage::Place;
+use crate::place::Place;
+
 
 /// A mix of adapters as one adapter, in the stage's scratch.
 #[derive(Clone)]

@@ -9,9 +9,9 @@ use headstart_protocol::{ArtifactRef, Context, Failure, Output, Type};
 use crate::decide::{Choice, User};
 use crate::forecast::{Forecast as Expectation, left_by_distance, left_by_loss};
 use crate::nearest::Ranked;
+use crate::place::Place;
 use crate::search::{Finalist, Verified};
 use crate::sentence::sentence;
-use crate::stage::Place;
 use crate::strategy::Strategy;
 
 /// Distances that a selection reports at most.

@@ -8,8 +8,8 @@ use headstart_protocol::{Context, Digest, Failure};
 use crate::decide::{Choice, User};
 use crate::merged::Merged;
 use crate::nearest::{Distance, Ranked};
+use crate::place::Place;
 use crate::scorer::Scorer;
-use crate::stage::Place;
 use crate::strategy::{Strategy, bayesian, hyperband};
 use crate::verify::{Verdict, can_win, gain, judge, lowest, mean_loss, one_can_win};
 

@@ -17,6 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::decide::{Settings, User};
 use crate::nearest::Distance;
 use crate::outcome::Outcome;
+use crate::place::Place;
 use crate::scorer::Scorer;
 use crate::search::Search;
 use crate::strategy::Strategy;
@@ -142,29 +143,5 @@ impl Halves {
         };
         let rows = |places: Vec<usize>| places.into_iter().map(|i| all[i].clone()).collect();
         Self { choosing, verifying: rows(order), others: rows(others), split }
-    }
-}
-
-/// A catalog and where its pLLMs are.
-pub(crate) struct Place<'a> {
-    pub catalog: &'a Catalog,
-    pub manifest: &'a Manifest,
-}
-
-impl Place<'_> {
-    pub fn name(&self, index: usize) -> Result<String, Failure> {
-        Ok(self.catalog.pllms.get(index)?.name)
-    }
-
-    pub fn pllm(&self, index: usize) -> Result<&ArtifactRef, Failure> {
-        let name = self.name(index)?;
-        self.manifest.uses.get(&format!("pllm:{name}")).ok_or_else(|| {
-            Failure::input(format!("the catalog does not say where the pLLM {name:?} is"))
-                .help("decompose divergences of `probe`'s responses rather than of datasets")
-        })
-    }
-
-    pub fn all(&self) -> Result<Vec<ArtifactRef>, Failure> {
-        (0..self.catalog.pllms.len()).map(|i| self.pllm(i).cloned()).collect()
     }
 }

@@ -1,18 +1,18 @@
 //! One module a command.
 
-pub mod adapter;
-pub mod cache;
-pub mod catalog;
-pub mod changes;
-pub mod check;
-pub mod describe;
-pub mod graph;
-pub mod init;
-pub mod lsp;
-pub mod man;
-pub mod model;
-pub mod plan;
-pub mod run;
-pub mod runs;
-pub mod serve;
-pub mod why;
+pub(crate) mod adapter;
+pub(crate) mod cache;
+pub(crate) mod catalog;
+pub(crate) mod changes;
+pub(crate) mod check;
+pub(crate) mod describe;
+pub(crate) mod graph;
+pub(crate) mod init;
+pub(crate) mod lsp;
+pub(crate) mod man;
+pub(crate) mod model;
+pub(crate) mod plan;
+pub(crate) mod run;
+pub(crate) mod runs;
+pub(crate) mod serve;
+pub(crate) mod why;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use headstart_builtin::backend::Choice;
 use headstart_console::color::{Ink, paint};
 use headstart_console::{errln, outln, print};
-use headstart_driver::preview::{self, Preview};
+use headstart_driver::{Preview, preview};
 use headstart_dsl::plan::{Declared, Place, Plan};
 use headstart_protocol::Type;
 use headstart_protocol::text::{bytes, quoted};
@@ -30,7 +30,7 @@ pub fn run(place: &Location<'_>, backend: Choice, args: &PlanArgs) -> Result<(),
     let here = std::env::current_dir().map_err(CommandError::internal)?;
     let stages = headstart_builtin::stages(backend.open().map_err(CommandError::input)?);
     let custom = Arc::new(headstart_host::Trusted);
-    let previews = preview::preview(&plan, &here, stages, custom, place.optional()?);
+    let previews = preview(&plan, &here, stages, custom, place.optional()?);
     let previews = previews.map_err(CommandError::input)?;
     match args.format {
         Format::Json => print_json(&plan, &previews, backend)?,

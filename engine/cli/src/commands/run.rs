@@ -15,10 +15,10 @@ use headstart_store::Workspace;
 
 use crate::Volume;
 use crate::args::{Format, Run};
-use crate::commands::runs::{self, Recorded};
 use crate::display::Display;
 use crate::exit::{CommandError, FAILED, INTERRUPTED, SUCCESS};
 use crate::export;
+use crate::recorded::{self, Recorded};
 use crate::stop::StopSignals;
 use crate::waits::Waits;
 use crate::workspace::Location;
@@ -38,7 +38,7 @@ pub fn run(
     let ws = place.create()?;
     let plan = match &args.resume {
         // A run continues as it was created, whatever the file says by now.
-        Some(prefix) => headstart_driver::run::read_plan(&ws, &runs::find(&ws, Some(prefix))?.id)?,
+        Some(prefix) => headstart_driver::run::read_plan(&ws, &recorded::find(&ws, Some(prefix))?.id)?,
         None => checked,
     };
     announce_releases(&plan);
@@ -90,7 +90,7 @@ async fn drive(engine: &Engine, plan: Plan, args: &Run, volume: Volume) -> Resul
     };
     let handle = match &args.resume {
         Some(id) => {
-            let id = runs::find(engine.workspace(), Some(id))?.id;
+            let id = recorded::find(engine.workspace(), Some(id))?.id;
             engine.resume(&id, options)
         }
         None => engine.run(plan.clone(), options),
@@ -155,7 +155,7 @@ fn current_dir() -> Result<std::path::PathBuf, CommandError> {
 }
 
 fn finish(ws: &Workspace, args: &Run, result: &RunResult, volume: Volume) -> Result<ExitCode, CommandError> {
-    let recorded = runs::read(ws, &result.run)?;
+    let recorded = recorded::read(ws, &result.run)?;
     let succeeded = result.outcome == RunOutcome::Succeeded;
     if let Some(out) = &args.out {
         if succeeded {

@@ -12,8 +12,8 @@ use headstart_store::Workspace;
 
 use crate::args::Why;
 use crate::commands::changes;
-use crate::commands::runs::{self, Recorded};
 use crate::exit::CommandError;
+use crate::recorded::{self, Recorded};
 
 /// Runs the command.
 ///
@@ -44,7 +44,7 @@ pub fn run(ws: &Workspace, args: &Why) -> Result<(), CommandError> {
 /// The run to explain: the one that is named, else the latest that has the stage.
 fn subject(ws: &Workspace, args: &Why) -> Result<Recorded, CommandError> {
     if let Some(prefix) = &args.run {
-        let run = runs::read(ws, &runs::find(ws, Some(prefix))?.id)?;
+        let run = recorded::read(ws, &recorded::find(ws, Some(prefix))?.id)?;
         return if instances(&run, &args.stage).is_empty() {
             Err(unknown(&run, &args.stage))
         } else {
@@ -52,7 +52,7 @@ fn subject(ws: &Workspace, args: &Why) -> Result<Recorded, CommandError> {
         };
     }
     let mut names: BTreeSet<String> = BTreeSet::new();
-    for run in runs::readable(ws, ws.runs().into_iter().rev()) {
+    for run in recorded::readable(ws, ws.runs().into_iter().rev()) {
         if !instances(&run, &args.stage).is_empty() {
             return Ok(run);
         }
@@ -122,11 +122,11 @@ fn before(ws: &Workspace, args: &Why, now: &Recorded, name: &str) -> Result<Opti
         Some(Earlier { run, instance, key })
     };
     if let Some(prefix) = &args.against {
-        return Ok(of(runs::read(ws, &runs::find(ws, Some(prefix))?.id)?));
+        return Ok(of(recorded::read(ws, &recorded::find(ws, Some(prefix))?.id)?));
     }
     let infos = ws.runs().into_iter().rev().skip_while(|r| r.id != now.id).skip(1);
     let mut other = None;
-    for earlier in runs::readable(ws, infos).filter_map(of) {
+    for earlier in recorded::readable(ws, infos).filter_map(of) {
         if pipeline(&earlier.run) == pipeline(now) {
             return Ok(Some(earlier));
         }

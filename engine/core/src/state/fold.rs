@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use headstart_protocol::stage::Progress;
+use headstart_protocol::Progress;
 use headstart_protocol::task::Usage;
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass};
 

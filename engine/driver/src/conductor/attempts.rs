@@ -10,7 +10,7 @@ use headstart_core::event::{Event, EventKind, ReleasedParts};
 use headstart_core::prepare::catalogs_behind;
 use headstart_core::state::Status;
 use headstart_env::backoff::Backoff;
-use headstart_protocol::stage::Progress;
+use headstart_protocol::Progress;
 use headstart_protocol::task::{Outcome, Task, Usage};
 use headstart_protocol::wire::Committed;
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass};

@@ -14,7 +14,7 @@ use headstart_dsl::plan::{Declared, Instance, Item, Output as PlanOutput, Place,
 use headstart_env::Env;
 use headstart_env::simulated::SimulatedClock;
 use headstart_protocol::expr::{Expr, Value};
-use headstart_protocol::stage::Progress;
+use headstart_protocol::Progress;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Output, Stage, Type};
 use headstart_store::Workspace;
 use serde_json::json;

@@ -10,18 +10,23 @@
 //! # Layout
 //! - [`Cache`]: the whole.
 //! - `db`, `schema`, `raw`: the database, its tables, vectors in bulk.
-//! - `pending`: what is not written yet, and the thread that writes it.
-//! - `stages`: results of stages by key, kept in memory.
-//! - `rows`: embeddings and responses.
-//! - `index`: runs and catalogs, and queries over everything.
+//! - `batch`, `pending`, `write`: what is not written yet, the thread that writes it, and how.
+//! - `stages`, `stage_index`: results of stages by key, the newest of them in memory.
+//! - `rows`, `head`: embeddings and responses, and what their tables have an index over.
+//! - `index`, `records`: runs and catalogs, and queries over everything.
 
+mod batch;
 mod db;
+mod head;
 mod index;
 mod pending;
 mod raw;
+mod records;
 mod rows;
 mod schema;
+mod stage_index;
 mod stages;
+mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,8 +37,8 @@ use headstart_protocol::task::Released;
 use serde::{Deserialize, Serialize};
 
 pub use db::Home;
-pub use index::{CoefficientRow, PllmRow, RunRow, StageRunRow, Table};
 use pending::Shared;
+pub use records::{CoefficientRow, PllmRow, RunRow, StageRunRow, Table};
 
 /// What a stage made, as the cache remembers it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,16 +1,14 @@
 //! What is not in the database yet, and the thread that writes it there.
 
-use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use headstart_protocol::Digest;
-
+use super::batch::Batch;
 use super::db::{self, Db};
-use super::index::Record;
-use super::stages::StageIndex;
+use super::stage_index::StageIndex;
+use super::write::write;
 
 /// How long puts are gathered before they are written …
 const GATHER: Duration = Duration::from_millis(100);
@@ -18,40 +16,6 @@ const GATHER: Duration = Duration::from_millis(100);
 const FLUSH_BYTES: usize = 8 << 20;
 /// Puts that are held up until something was written, so that memory stays bounded.
 const MAX_PENDING_BYTES: usize = 64 << 20;
-
-/// A space and a text.
-pub(crate) type EmbeddingKey = (Digest, Digest);
-/// A model, settings and a prompt.
-pub(crate) type ResponseKey = (Digest, Digest, Digest);
-
-/// Puts, the last of each key.
-#[derive(Default)]
-pub(crate) struct Batch {
-    pub(crate) embeddings: HashMap<EmbeddingKey, Vec<f32>>,
-    pub(crate) responses: HashMap<ResponseKey, String>,
-    /// Absent values are to be forgotten. Ordered, so that equal runs write equal databases.
-    pub(crate) stages: BTreeMap<Digest, Option<StagePut>>,
-    pub(crate) records: Vec<Record>,
-    pub(crate) bytes: usize,
-}
-
-/// An entry of the stage cache.
-pub(crate) struct StagePut {
-    pub(crate) entry: super::CacheEntry,
-    pub(crate) json: String,
-    pub(crate) preimage: String,
-    /// Microseconds since 1970.
-    pub(crate) added: i64,
-}
-
-impl Batch {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.embeddings.is_empty()
-            && self.responses.is_empty()
-            && self.stages.is_empty()
-            && self.records.is_empty()
-    }
-}
 
 #[derive(Default)]
 pub(crate) struct State {
@@ -72,7 +36,7 @@ pub(crate) struct Shared {
     db: OnceLock<Option<Db>>,
     state: Mutex<State>,
     changed: Condvar,
-    pub(crate) stages: Mutex<StageIndex>,
+    stages: Mutex<StageIndex>,
 }
 
 impl Shared {
@@ -98,6 +62,20 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The newest results of stages, loaded.
+    pub(crate) fn stages(&self) -> MutexGuard<'_, StageIndex> {
+        let mut index = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(why) = index.load(|| self.db()) {
+            self.complain("load the stage cache", &why);
+        }
+        index
+    }
+
+    /// Empties the entries in memory.
+    pub(crate) fn forget_stages(&self) {
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Opens the database and loads the stage cache on a thread, once.
     pub(crate) fn warm(self: &Arc<Self>) {
         let mut state = self.state();
@@ -105,7 +83,7 @@ impl Shared {
             let shared = Arc::clone(self);
             let warmer = std::thread::Builder::new().name("cache warm-up".to_owned());
             // Without the thread it will be opened at first use.
-            state.warmer = warmer.spawn(move || shared.load_stages()).ok();
+            state.warmer = warmer.spawn(move || drop(shared.stages())).ok();
         }
     }
 
@@ -167,7 +145,7 @@ impl Shared {
             drop(state);
             self.changed.notify_all();
             if let Some(db) = self.db().filter(|db| db.home != db::Home::ReadOnly)
-                && let Err(why) = super::index::write(db, &batch)
+                && let Err(why) = write(db, &batch)
             {
                 self.complain("write", &why);
             }

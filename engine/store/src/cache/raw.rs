@@ -8,6 +8,8 @@ use std::ptr;
 use duckdb::core::{DataChunkHandle, Inserter, LogicalTypeHandle, LogicalTypeId};
 use duckdb::{Connection, ffi};
 
+use super::head::head;
+
 /// An open database. Connections to it must be dropped before it.
 pub(crate) struct RawDatabase {
     database: ffi::duckdb_database,
@@ -176,7 +178,7 @@ fn vector_chunk(rows: &[(&[u8; 32], &[u8; 32], &[f32])]) -> DataChunkHandle {
         // SAFETY: the columns are UBIGINT and INTEGER, and a chunk holds `CHUNK` rows, `i` among
         // them; the child was reserved for `total` floats, of which these are the next.
         unsafe {
-            heads.as_mut_slice_with_len::<u64>(rows.len())[i] = super::rows::head(text);
+            heads.as_mut_slice_with_len::<u64>(rows.len())[i] = head(text);
             dims.as_mut_slice_with_len::<i32>(rows.len())[i] =
                 i32::try_from(vector.len()).unwrap_or(i32::MAX);
             floats.as_mut_slice_with_len::<f32>(total)[offset..offset + vector.len()].copy_from_slice(vector);

@@ -8,7 +8,8 @@ use duckdb::arrow::record_batch::RecordBatch;
 use headstart_protocol::{Digest, RowCache};
 
 use super::Cache;
-use super::pending::Batch;
+use super::batch::Batch;
+use super::head::head;
 
 /// Up to this many rows are found by index: DuckDB uses an index for at most 2048.
 const BY_INDEX: usize = 2000;
@@ -93,12 +94,6 @@ impl Cache {
         }
         keys.iter().map(|k| found.get(k).cloned()).collect()
     }
-}
-
-/// What the index is over.
-pub(super) fn head(digest: &[u8; 32]) -> u64 {
-    let (head, _) = digest.split_first_chunk().expect("32 bytes are more than 8");
-    u64::from_be_bytes(*head)
 }
 
 /// The first column of a batch as keys.

@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{RightOperand, STRIP};
-use crate::matrix::RowOrder;
 use crate::quant::{QuantizedBlocks, RUN};
+use crate::row_order::RowOrder;
 
 /// Asks for the numbers of the next strip while this one is multiplied: rows of W lie far apart, so
 /// the processor does not see them coming.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::api::LoraSpec;
 use crate::config::{Keys, read_json};
 use crate::error::LmError;
-use crate::model::Proj;
+use crate::proj::Proj;
 
 /// Name of the file.
 pub const FILE: &str = "adapter_config.json";

@@ -18,7 +18,8 @@ use super::{WEIGHTS_FILE, tensor_name};
 use crate::config::{Keys, read_json};
 use crate::error::LmError;
 use crate::files;
-use crate::model::{Proj, Slot};
+use crate::model::Slot;
+use crate::proj::Proj;
 
 /// The weights' file of mlx-lm's adapters.
 pub const MLX_WEIGHTS_FILE: &str = "adapters.safetensors";

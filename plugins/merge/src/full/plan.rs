@@ -1,7 +1,7 @@
 //! What is read from where, checked as a whole before anything is written.
 
 use super::checkpoint::{Checkpoint, Entry, Kind};
-use super::kernel::{decode, not_finite};
+use super::decode::{decode, not_finite};
 use crate::error::MergeError;
 
 const HEAD: &str = "lm_head.weight";

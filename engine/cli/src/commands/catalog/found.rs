@@ -11,9 +11,9 @@ use headstart_protocol::expr::Value;
 use headstart_protocol::{ArtifactRef, Digest, Manifest};
 use headstart_store::Workspace;
 
-use crate::commands::runs::{self, Recorded};
 use crate::exit::CommandError;
-use crate::summary::Store;
+use crate::manifests::Store;
+use crate::recorded::{self, Recorded};
 
 /// A catalog and the run that it is from.
 pub struct Found<'r> {
@@ -35,14 +35,14 @@ pub struct Found<'r> {
 /// If there is none.
 pub fn run_with_catalog(ws: &Workspace, prefix: Option<&str>) -> Result<Recorded, CommandError> {
     if let Some(prefix) = prefix {
-        let run = runs::read(ws, &runs::find(ws, Some(prefix))?.id)?;
+        let run = recorded::read(ws, &recorded::find(ws, Some(prefix))?.id)?;
         return match catalog_of(&run) {
             Some(_) => Ok(run),
             None => Err(CommandError::input(format!("run {} has no public catalog", run.id))),
         };
     }
     let mut first = None;
-    for run in runs::readable(ws, ws.runs().into_iter().rev()).filter(|r| catalog_of(r).is_some()) {
+    for run in recorded::readable(ws, ws.runs().into_iter().rev()).filter(|r| catalog_of(r).is_some()) {
         let why = match Found::of(ws, &run) {
             Ok(Some(_)) => return Ok(run),
             Ok(None) => gone(&run),

@@ -8,9 +8,9 @@
 //! - [`ephemeral`]: lets a stage run outside of a run.
 
 mod ephemeral;
-pub mod found;
+pub(crate) mod found;
 mod nearest;
-pub mod samples;
+pub(crate) mod samples;
 mod show;
 mod training;
 

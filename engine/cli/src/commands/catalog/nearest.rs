@@ -8,7 +8,7 @@ use headstart_explain::divergence::Divergence;
 use headstart_explain::words::Explanation;
 use headstart_protocol::expr::Value;
 use headstart_protocol::rows::{ROWS_FILE, Row, from_jsonl, to_jsonl};
-use headstart_protocol::stage::Context;
+use headstart_protocol::Context;
 use headstart_protocol::text::counted;
 use headstart_protocol::{Args, ArtifactRef, Output, Type};
 use headstart_runner::{Call, StageRegistry};

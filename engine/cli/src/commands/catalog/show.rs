@@ -10,8 +10,8 @@ use super::found::Found;
 use super::samples::samples;
 use super::training::Training;
 use crate::args::Format;
-use crate::commands::runs::time;
 use crate::exit::CommandError;
+use crate::recorded::time;
 
 /// Characters of an answer that are shown to people.
 const SHOWN: usize = 420;

@@ -1,0 +1,69 @@
+//! Why an attempt failed.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of failure it is; decides about retries.
+    pub class: FailureClass,
+    /// What happened, where and why: names the file, the tensor, the line.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+}
+
+/// Kinds of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// The input is wrong: retrying cannot help.
+    Input,
+    /// The owner of a device does not allow what the pipeline asks of it.
+    Denied,
+    /// Something outside went wrong: retrying may help.
+    Transient,
+    /// The memory limit does not suffice.
+    Memory,
+    /// The stage was told to stop.
+    Cancelled,
+    /// It ran past its time limit.
+    Timeout,
+    /// The runner was lost.
+    Lost,
+    /// An artifact that the stage needs is gone from where it should be.
+    MissingArtifact,
+    /// A defect in Headstart.
+    Internal,
+}
+
+impl Failure {
+    /// Wrong input.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self { class: FailureClass::Input, message: message.into(), help: None }
+    }
+
+    /// A failure of any class.
+    pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
+        Self { class, message: message.into(), help: None }
+    }
+
+    /// Says what to do about it.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// An I/O failure at a path.
+    pub fn io(path: &Path, e: &std::io::Error) -> Self {
+        let class = match e.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => FailureClass::Input,
+            _ => FailureClass::Transient,
+        };
+        Self::new(class, format!("{}: {e}", path.display()))
+    }
+}
