@@ -6,9 +6,7 @@ use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use headstart_protocol::artifact::ArtifactType;
-use headstart_protocol::digest::canonical_json;
-use headstart_protocol::{ArtifactRef, Digest, FileRef, Manifest, Output};
+use headstart_protocol::{ArtifactRef, ArtifactType, Digest, FileRef, Manifest, Output, canonical_json};
 
 use crate::blobs::Blobs;
 use crate::error::ContentError;

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use headstart_protocol::expr::{Manifests, ResolveError};
-use headstart_protocol::numerics::NumericRows;
-use headstart_protocol::{ArtifactRef, Context, Failure, Manifest, Progress, RowCache};
+use headstart_protocol::{ArtifactRef, Context, Failure, Manifest, NumericRows, Progress, RowCache};
 
 use crate::store::Store;
 

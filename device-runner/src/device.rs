@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::declared::{CustomStages, ProgramRef};
-use headstart_protocol::digest::canonical_json;
 use headstart_protocol::expr::{self, Expr, Value};
-use headstart_protocol::numerics::NumericRows;
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::program_kind;
 use headstart_protocol::{
-    Args, ArtifactRef, Digest, Failure, FailureClass, Manifest, Numerics, Output, Stage,
+    Args, ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Manifest, NumericRows, Numerics, Output,
+    Stage, canonical_json,
 };
 use headstart_runner::{Call, Found, StageRegistry};
 

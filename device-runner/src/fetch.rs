@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use headstart_env::Env;
 use headstart_env::backoff::{Backoff, ExponentialBackoff};
-use headstart_protocol::artifact::{ArtifactType, FileRef};
 use headstart_protocol::task::Task;
-use headstart_protocol::{ArtifactRef, Failure, FailureClass, Manifest};
+use headstart_protocol::{ArtifactRef, ArtifactType, Failure, FailureClass, FileRef, Manifest};
 use tokio::io::AsyncWriteExt;
 
 use crate::client::{CallError, Client};

@@ -6,10 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::release::{Class, Projection, is_model_file, released_metric};
 use headstart_protocol::task::{Released, Task};
-use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, Manifest, Type};
+use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Manifest, Type};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 

@@ -4,10 +4,9 @@ mod common;
 
 use common::{Engine, Place, field, read_all, stages, task};
 use headstart_device::{Allowed, history, journal};
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::expr::{CompareOp, Expr, Value};
 use headstart_protocol::task::{Outcome, Released, Task};
-use headstart_protocol::{ArtifactRef, Digest, FailureClass, Type};
+use headstart_protocol::{ArtifactRef, ArtifactType, Digest, FailureClass, Type};
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 

@@ -13,29 +13,29 @@
 //! - [`pllm`]: what is known of a pLLM: how it was trained or merged.
 //! - [`source`]: models, rows and spaces; [`divergence`]: divergences.
 
-pub mod accuracy;
-pub mod catalog;
-pub mod divergence;
-pub mod forecast;
-pub mod metrics;
-pub mod pllm;
-pub mod selection;
-pub mod source;
-pub mod style;
-pub mod table;
+mod accuracy;
+mod catalog;
+mod divergence;
+mod forecast;
+mod metrics;
+mod pllm;
+mod selection;
+mod source;
+mod style;
+mod table;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-pub use accuracy::Accuracy;
+pub use accuracy::{Accuracy, MeanCost, Share};
 pub use catalog::Catalog;
-pub use divergence::Divergence;
+pub use divergence::{Candidate, Divergence};
 pub use forecast::{Expected, Forecast};
-pub use metrics::Metrics;
-pub use pllm::{Format, Pllm, Training};
+pub use metrics::{IntoNumber, Metrics};
+pub use pllm::{Format, MergedModule, Parent, Pllm, Training};
 pub use selection::{Cost, Selection, Verified};
-pub use source::{ModelFacts, Rows, SpaceFacts, SpaceKind};
+pub use source::{ModelFacts, Orders, Rows, SpaceFacts, SpaceKind};
 pub use style::{Coefficient, Explanation};
 pub use table::{Cell, Table};
 

@@ -20,27 +20,27 @@
 //! - [`text`]: plurals, bytes and file names in messages.
 //! - [`wire`]: the messages between engine and device.
 
-pub mod artifact;
+mod artifact;
 pub mod artifacts;
 pub mod declared;
-pub mod digest;
+mod digest;
 pub mod expr;
 mod failure;
 pub mod kinds;
-pub mod numerics;
+mod numerics;
 pub mod release;
 pub mod rows;
-pub mod stage;
+mod stage;
 pub mod task;
 pub mod text;
-pub mod types;
+mod types;
 pub mod wire;
 
-pub use artifact::{ArtifactRef, FileRef, Manifest};
-pub use digest::Digest;
+pub use artifact::{ArtifactRef, ArtifactType, FileRef, Manifest};
+pub use digest::{Digest, ParseDigestError, canonical_json};
 pub use expr::{Expr, MixTerm, Value};
 pub use failure::{Failure, FailureClass};
-pub use numerics::Numerics;
+pub use numerics::{NumericRows, Numerics};
 pub use rows::RowCache;
 pub use stage::{Args, Context, Output, Progress, Stage};
 pub use types::Type;

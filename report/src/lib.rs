@@ -14,17 +14,18 @@
 //! - [`mod@terminal`]: the summary for a terminal.
 //! - [`mod@html`]: the pages: self-contained files, no scripts, light and dark.
 
-pub mod compare;
+mod compare;
 pub mod graph;
-pub mod html;
-pub mod owner;
-pub mod project;
-pub mod run;
-pub mod terminal;
+mod html;
+mod owner;
+mod project;
+mod run;
+mod terminal;
 pub mod text;
-pub mod view;
+mod view;
 
 pub use html::{html, owner_html};
-pub use owner::OwnerReport;
+pub use owner::{Fate, OwnerReport, Sent};
 pub use run::{FailureView, Output, OutputView, RunReport, Sample, StageBar, StageState};
 pub use terminal::terminal;
+pub use view::expected;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headstart_protocol::artifacts::{Accuracy, Coefficient, Explanation, Forecast, accuracy};
+use headstart_protocol::artifacts::{Accuracy, Coefficient, Explanation, Forecast, Share as Counted};
 
 use crate::run::{OutputView, Sample};
 use crate::text::{bytes, seconds};
@@ -226,7 +226,7 @@ pub struct Share {
 pub fn shares(view: &OutputView) -> Vec<Share> {
     let OutputView::Metrics { value, .. } = view else { return Vec::new() };
     let Some(accuracy) = Accuracy::of(value) else { return Vec::new() };
-    let share = |group: &str, s: &accuracy::Share| Share {
+    let share = |group: &str, s: &Counted| Share {
         group: group.to_owned(),
         share: s.accuracy,
         interval: s.interval,

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use headstart_protocol::Type;
-use headstart_report::owner::{Fate, OwnerReport, Sent};
-use headstart_report::{Output, OutputView, RunReport, Sample, StageBar, StageState};
+use headstart_report::{
+    Fate, Output, OutputView, OwnerReport, RunReport, Sample, Sent, StageBar, StageState,
+};
 
 use super::{Known, fate, known, messages};
 use crate::error::DeviceError;

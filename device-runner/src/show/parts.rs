@@ -4,8 +4,7 @@ use std::fmt::Write;
 
 use headstart_protocol::artifacts::{ArtifactError, Explanation, Metrics, Pllm, Selection};
 use headstart_protocol::text::counted;
-use headstart_report::Sample;
-use headstart_report::view::expected;
+use headstart_report::{Sample, expected};
 
 /// Columns of the page.
 const WIDTH: usize = 96;

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use headstart_content::ContentError;
 use headstart_content::files::{self, Mode};
-use headstart_protocol::artifact::ArtifactType;
-use headstart_protocol::{Digest, Failure, Manifest};
+use headstart_protocol::{ArtifactType, Digest, Failure, Manifest};
 use serde::{Deserialize, Serialize};
 
 use super::{Gathered, content_failure};

@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headstart_content::{ContentStore, files};
-use headstart_protocol::artifact::FileRef;
-use headstart_protocol::{Digest, Failure, FailureClass, Manifest, Type};
+use headstart_protocol::{Digest, Failure, FailureClass, FileRef, Manifest, Type};
 
 use super::{Gathered, content_failure};
 use crate::error::DeviceError;

@@ -18,11 +18,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use ed25519_dalek::{Signer, SigningKey};
 use headstart_device::{Allowed, DeviceError, Options, Summary, Until};
-use headstart_protocol::artifact::FileRef;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::{Outcome, Task};
 use headstart_protocol::wire::{Commit, Committed, Grant, Joined, Renew, Renewed, WireError};
-use headstart_protocol::{ArtifactRef, Digest, Manifest, PROTOCOL_VERSION, Stage, Type};
+use headstart_protocol::{ArtifactRef, Digest, FileRef, Manifest, PROTOCOL_VERSION, Stage, Type};
 use tokio_util::sync::CancellationToken;
 
 /// What the engine knows, and how it misbehaves.

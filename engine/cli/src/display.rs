@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use headstart_console::color::{Ink, paint};
 use headstart_console::{divert, errln, say};
-use headstart_core::event::{Event, EventKind};
+use headstart_core::{Event, EventKind};
 use headstart_dsl::plan::{Place, Plan};
 use headstart_protocol::FailureClass;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use headstart_console::color::{Ink, paint};
 use headstart_console::{errln, suggest};
-use headstart_core::event::{Event, EventKind, RunOutcome};
-use headstart_core::state::{RunState, Status};
-use headstart_driver::run::RunHeader;
+use headstart_core::{Event, EventKind, RunOutcome, RunState, Status};
+use headstart_driver::RunHeader;
 use headstart_dsl::plan::Plan;
 use headstart_report::{FailureView, StageState};
 use headstart_store::{RunInfo, Workspace};
@@ -118,7 +117,7 @@ impl Recorded {
 /// # Errors
 /// If its plan or its log cannot be read.
 pub fn read(ws: &Workspace, id: &str) -> Result<Recorded, CommandError> {
-    let RunHeader { pipeline, source_dir, plan, .. } = headstart_driver::run::read_header(ws, id)?;
+    let RunHeader { pipeline, source_dir, plan, .. } = headstart_driver::read_header(ws, id)?;
     let plan: Arc<Plan> = Arc::new(plan);
     let events: Vec<Event> = ws.read_run(id)?;
     let state = RunState::replay(plan.clone(), &events)

@@ -5,9 +5,8 @@ use std::path::Path;
 
 use headstart_console::color::{self, Ink, paint};
 use headstart_console::errln;
-use headstart_core::event::EventKind;
 use headstart_core::prepare::output_value;
-use headstart_core::state::Status;
+use headstart_core::{EventKind, Status};
 use headstart_dsl::plan::Place;
 use headstart_protocol::expr::Value;
 use headstart_protocol::{Manifest, Type};

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use headstart_dsl::plan::{Instance, Plan};
-use headstart_protocol::digest::canonical_json;
 use headstart_protocol::expr::Expr;
-use headstart_protocol::{Digest, Numerics};
+use headstart_protocol::{Digest, Numerics, canonical_json};
 use serde::{Deserialize, Serialize};
 
 /// What a cache key is the digest of: all that may change the bytes of an output, and nothing else

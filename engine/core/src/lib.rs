@@ -12,13 +12,13 @@
 //!   stays an expression.
 //! - [`key`]: cache keys and what they are the digest of.
 
-pub mod event;
-pub mod graph;
-pub mod key;
+mod event;
+mod graph;
+mod key;
 pub mod prepare;
-pub mod state;
+mod state;
 
-pub use event::{Event, EventKind, RunOutcome};
-pub use key::{ComputedWith, KeyPreimage};
+pub use event::{Event, EventKind, ReleasedParts, RunOutcome};
+pub use key::{ComputedWith, Difference, KeyPreimage};
 pub use prepare::{Decision, Prepared};
 pub use state::{ApplyError, Changes, Counts, RunState, Status};

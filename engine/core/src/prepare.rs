@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 
 use headstart_dsl::plan::Plan;
-use headstart_protocol::artifact::ArtifactRef;
 use headstart_protocol::expr::{Expr, Manifests, ResolveError, Value, resolve};
 use headstart_protocol::task::{Released, Task};
-use headstart_protocol::{Numerics, Type};
+use headstart_protocol::{ArtifactRef, Numerics, Type};
 
 use crate::key::KeyPreimage;
 use crate::state::{RunState, Status};

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use headstart_dsl::plan::{Instance, Plan};
-use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::Progress;
+use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::Usage;
 use headstart_protocol::{ArtifactRef, Digest, Failure};
 

@@ -6,8 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::*;
-use headstart_core::event::{Event, EventKind, RunOutcome};
-use headstart_core::state::{ApplyError, RunState, Status};
+use headstart_core::{ApplyError, Event, EventKind, RunOutcome, RunState, Status};
 use headstart_protocol::{Digest, Failure};
 use proptest::prelude::*;
 
@@ -144,7 +143,7 @@ impl World {
             }
             Try::Hit(n) => {
                 if let Some(instance) = self.ready(n) {
-                    let output = artifact(headstart_protocol::artifact::ArtifactType::Dataset, n as u64);
+                    let output = artifact(headstart_protocol::ArtifactType::Dataset, n as u64);
                     let key = Digest::of(b"key");
                     let released = BTreeMap::new();
                     let hit = EventKind::CacheHit { instance, key, output, released, saved_seconds: 1.0 };

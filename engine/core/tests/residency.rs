@@ -6,14 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::*;
-use headstart_core::event::EventKind;
 use headstart_core::prepare::{Decision, Prepared, catalogs_behind, output_value, prepare, resolve_public};
-use headstart_core::state::RunState;
+use headstart_core::{EventKind, RunState};
 use headstart_dsl::plan::{Instance, Place, Plan};
-use headstart_protocol::artifact::{ArtifactRef, ArtifactType, Manifest};
 use headstart_protocol::expr::{CompareOp, Expr, Value};
 use headstart_protocol::task::{Released, Usage};
-use headstart_protocol::{Digest, Type};
+use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Manifest, Type};
 use serde_json::json;
 
 fn boxed(e: Expr) -> Box<Expr> {

@@ -17,9 +17,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
-use headstart_core::event::{Event, EventKind, RunOutcome};
-use headstart_core::state::{RunState, Status};
-use headstart_core::{ApplyError, prepare};
+use headstart_core::{ApplyError, Event, EventKind, RunOutcome, RunState, Status, prepare};
 use headstart_protocol::Digest;
 use tokio::sync::watch;
 

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use headstart_core::RunState;
-use headstart_core::event::{Event, EventKind};
+use headstart_core::{Event, EventKind, RunState};
 use headstart_dsl::plan::{Place, Plan};
 use headstart_env::Env;
 use headstart_protocol::declared::CustomStages;

@@ -1,6 +1,6 @@
 //! What can go wrong with a run as a whole.
 
-use headstart_core::state::ApplyError;
+use headstart_core::ApplyError;
 use headstart_protocol::expr::ResolveError;
 use headstart_store::StoreError;
 

@@ -2,8 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use headstart_core::event::RunOutcome;
-use headstart_core::state::{RunState, Status};
+use headstart_core::{RunOutcome, RunState, Status};
 use headstart_dsl::plan::Place;
 use headstart_protocol::{Digest, Manifest};
 use headstart_store::Workspace;

@@ -34,8 +34,8 @@
 
 mod attempt_log;
 mod conductor;
-pub mod engine;
-pub mod error;
+mod engine;
+mod error;
 mod fence;
 pub mod hub;
 mod index;
@@ -44,14 +44,17 @@ mod local;
 mod manifest_cache;
 mod message;
 mod pool;
-pub mod preview;
+mod preview;
 mod reuse;
-pub mod run;
+mod run;
 mod shared;
 
 pub use engine::{Engine, preview};
 pub use error::EngineError;
 pub use hub::{DeviceInfo, DeviceWait, Hub, WaitReason};
 pub use preview::Preview;
-pub use run::{InstanceFailure, OnFailure, RunHandle, RunHeader, RunOptions, RunOutput, RunResult};
+pub use run::{
+    InstanceFailure, OnFailure, RunHandle, RunHeader, RunOptions, RunOutput, RunResult, read_header,
+    read_plan,
+};
 pub use shared::EngineOptions;

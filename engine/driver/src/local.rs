@@ -11,10 +11,10 @@ use headstart_core::{Prepared, RunState};
 use headstart_env::Env;
 use headstart_protocol::declared::ProgramRef;
 use headstart_protocol::expr::{Expr, Value};
-use headstart_protocol::numerics::NumericRows;
-use headstart_protocol::Progress;
 use headstart_protocol::task::Usage;
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Manifest, RowCache, kinds};
+use headstart_protocol::{
+    Args, ArtifactRef, Context, Failure, FailureClass, Manifest, NumericRows, Progress, RowCache, kinds,
+};
 use headstart_runner::{Call, StageRegistry, TimeLimit};
 use headstart_store::{ContentError, StoreError, Workspace};
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use headstart_protocol::declared::Program;
 use headstart_protocol::Progress;
+use headstart_protocol::declared::Program;
 use headstart_protocol::task::{Outcome, Task, Usage};
 use headstart_protocol::wire::Committed;
 use headstart_protocol::{Args, ArtifactRef, Digest, Failure, Type};

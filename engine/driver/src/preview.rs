@@ -7,10 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use headstart_core::RunState;
-use headstart_core::event::{Event, EventKind, ReleasedParts};
 use headstart_core::prepare::{Decision, Prepared, prepare};
-use headstart_core::state::Status;
+use headstart_core::{Event, EventKind, ReleasedParts, RunState, Status};
 use headstart_dsl::plan::{Place, Plan};
 use headstart_protocol::expr::{Manifests, ResolveError};
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, Manifest, kinds};

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use headstart_core::event::{Event, RunOutcome};
-use headstart_core::state::Counts;
+use headstart_core::{Counts, Event, RunOutcome};
 use headstart_dsl::plan::Plan;
 use headstart_protocol::expr::Value;
 use headstart_protocol::{Failure, Type};

@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use common::phone::{Phone, begin, done, handle, join_as, personal, single};
 use common::{Bench, options, until};
-use headstart_core::event::{Event, EventKind, RunOutcome};
+use headstart_core::{Event, EventKind, RunOutcome};
 use headstart_driver::hub::codes;
 use headstart_driver::{EngineOptions, RunHandle, RunOptions, WaitReason};
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::{Outcome, Released, Usage};
 use headstart_protocol::wire::{Claim, Commit, Committed, Facts, Join, Renew, Renewed};
-use headstart_protocol::{Failure, FailureClass, Numerics, PROTOCOL_VERSION};
+use headstart_protocol::{ArtifactType, Failure, FailureClass, Numerics, PROTOCOL_VERSION};
 use serde_json::json;
 
 /// The HTTP layer moves these futures between threads.

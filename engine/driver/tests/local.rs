@@ -6,9 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::*;
-use headstart_core::RunState;
-use headstart_core::event::{Event, EventKind, RunOutcome};
-use headstart_core::state::Status;
+use headstart_core::{Event, EventKind, RunOutcome, RunState, Status};
 use headstart_driver::{EngineError, EngineOptions, OnFailure, Preview};
 use headstart_dsl::plan::Plan;
 use headstart_protocol::expr::Expr;
@@ -85,7 +83,7 @@ async fn subscribers_see_the_log_and_the_log_replays_to_the_end() {
     let lasting = |e: &&Event| !matches!(e.kind, EventKind::Progress { .. });
     let seen: Vec<&Event> = seen.iter().filter(lasting).collect();
     assert_eq!(seen, logged.iter().filter(lasting).collect::<Vec<_>>());
-    let plan = headstart_driver::run::read_plan(ws, run.id()).expect("readable");
+    let plan = headstart_driver::read_plan(ws, run.id()).expect("readable");
     let state = RunState::replay(plan.into(), &logged).expect("it happened");
     assert_eq!(state.outcome(), Some(RunOutcome::Succeeded));
     let mut late = run.subscribe();
@@ -292,9 +290,9 @@ async fn after_a_crash_at_any_event_the_run_goes_on_to_the_same_outputs() {
     let first = bench.run(p.plan.clone()).await;
     let ws = bench.engine.workspace().clone();
     let events: Vec<Event> = ws.read_run(&first.run).expect("readable");
-    let header = headstart_driver::run::read_header(&ws, &first.run).expect("readable");
+    let header = headstart_driver::read_header(&ws, &first.run).expect("readable");
     let statuses = |id: &str| {
-        let plan = headstart_driver::run::read_plan(&ws, id).expect("readable");
+        let plan = headstart_driver::read_plan(&ws, id).expect("readable");
         let events: Vec<Event> = ws.read_run(id).expect("readable");
         let state = RunState::replay(plan.into(), &events).expect("it happened");
         let name = |s: &Status| if s.name() == "cached" { "succeeded" } else { s.name() };

@@ -6,7 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::*;
-use headstart_core::event::RunOutcome;
+use headstart_core::RunOutcome;
 use headstart_dsl::plan::Plan;
 use headstart_protocol::Type;
 use headstart_protocol::expr::{Expr, Value};

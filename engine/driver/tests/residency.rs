@@ -7,14 +7,14 @@ use std::path::Path;
 
 use common::phone::{Phone, SECRET_TEXT, begin, done, handle, personal, single};
 use common::{Bench, Pipeline, field, out};
-use headstart_core::event::RunOutcome;
+use headstart_core::RunOutcome;
 use headstart_driver::hub::codes;
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::expr::{Expr, Value};
-use headstart_protocol::Progress;
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::{Committed, Renew, Renewed};
-use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, FileRef, Manifest, Type};
+use headstart_protocol::{
+    ArtifactRef, ArtifactType, Digest, Failure, FailureClass, FileRef, Manifest, Progress, Type,
+};
 use serde_json::json;
 
 fn files_below(dir: &Path, out: &mut Vec<std::path::PathBuf>) {

@@ -25,5 +25,5 @@ pub(crate) fn token(headers: &HeaderMap) -> Result<&str, Refusal> {
 
 /// A digest in a path.
 pub(crate) fn digest(text: &str) -> Result<Digest, Refusal> {
-    text.parse().map_err(|e: headstart_protocol::digest::ParseDigestError| Refusal::invalid(e.to_string()))
+    text.parse().map_err(|e: headstart_protocol::ParseDigestError| Refusal::invalid(e.to_string()))
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use headstart_core::event::RunOutcome;
+use headstart_core::RunOutcome;
 use headstart_device::{Allowed, Options, Until};
 use headstart_driver::{Engine, EngineOptions, RunOptions, RunResult};
 use headstart_dsl::{MemoryLoader, Plan, check, render};

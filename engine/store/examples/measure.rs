@@ -7,8 +7,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use headstart_protocol::artifact::ArtifactType;
-use headstart_protocol::{ArtifactRef, Digest, Output, RowCache, Type};
+use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Output, RowCache, Type};
 use headstart_store::{CacheEntry, Workspace};
 use serde::Serialize;
 

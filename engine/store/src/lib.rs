@@ -25,7 +25,7 @@
 
 pub mod cache;
 mod error;
-pub mod log;
+mod log;
 mod secrets;
 mod workspace;
 

@@ -6,9 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::task::Released;
-use headstart_protocol::{ArtifactRef, Digest, RowCache};
+use headstart_protocol::{ArtifactRef, ArtifactType, Digest, RowCache};
 use headstart_store::cache::{CoefficientRow, Home, PllmRow, RunRow, StageRunRow};
 use headstart_store::{Cache, CacheEntry, Workspace};
 

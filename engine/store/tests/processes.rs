@@ -4,8 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use headstart_protocol::artifact::ArtifactType;
-use headstart_protocol::{ArtifactRef, Digest, Output, RowCache, Type};
+use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Output, RowCache, Type};
 use headstart_store::cache::Home;
 use headstart_store::{CacheEntry, StoreError, Workspace};
 

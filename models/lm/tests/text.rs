@@ -5,8 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use headstart_lm::TextCodec;
-use headstart_lm::init::train_tokenizer;
+use headstart_lm::{TextCodec, train_tokenizer};
 use headstart_protocol::rows::{Role, Row, Turn};
 use serde_json::{Value, json};
 

@@ -5,8 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use headstart_lm::init::init_model;
-use headstart_lm::{LmError, TextCodec};
+use headstart_lm::{LmError, TextCodec, init_model};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 

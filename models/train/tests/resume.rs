@@ -8,8 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use headstart_lm::init::init_model;
-use headstart_lm::{CpuBackend, LmError, LoraSpec, Unwatched, Watch};
+use headstart_lm::{CpuBackend, LmError, LoraSpec, Unwatched, Watch, init_model};
 use headstart_protocol::rows::Row;
 use headstart_train::{CHECKPOINT_FILE, Method, Resume, TrainSpec, TrainingBackend};
 

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headstart_protocol::artifacts::accuracy::{Accuracy as Counted, MeanCost, Share};
-use headstart_protocol::artifacts::{Artifact, BASE, Cost, Selection};
+use headstart_protocol::artifacts::{Accuracy as Counted, Artifact, BASE, Cost, MeanCost, Selection, Share};
 use headstart_protocol::{Args, Context, Failure, Output, Stage, Type};
 use headstart_stats::wilson;
 

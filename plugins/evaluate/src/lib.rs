@@ -6,14 +6,18 @@
 //! - [`evaluate`]: the stage that measures a model on rows.
 //! - [`accuracy`]: the stage that counts right selections.
 
-pub mod accuracy;
+mod accuracy;
 pub mod bleu;
-pub mod evaluate;
-pub mod rouge;
+mod evaluate;
+mod rouge;
 
 use std::sync::Arc;
 
 use headstart_protocol::Stage;
+
+pub use accuracy::Accuracy;
+pub use evaluate::{Evaluate, SAMPLES_FILE};
+pub use rouge::Rouge;
 
 /// The stages of this crate.
 pub fn stages(backend: Arc<dyn headstart_lm::Backend>) -> Vec<Box<dyn Stage>> {

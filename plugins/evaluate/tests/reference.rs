@@ -1,7 +1,7 @@
 //! BLEU and ROUGE of 150 pairs of awkward texts (numbers, entities, odd spaces, other scripts), as
 //! sacrebleu 2.6.0 and rouge_score 0.1.2 compute them; the texts were drawn from a seeded generator.
 
-use headstart_evaluate::{bleu, rouge::Rouge};
+use headstart_evaluate::{Rouge, bleu};
 
 #[test]
 fn scores_are_those_of_sacrebleu_and_rouge_score() {

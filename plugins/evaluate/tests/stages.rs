@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use headstart_evaluate::accuracy::Accuracy;
-use headstart_evaluate::evaluate::{Evaluate, SAMPLES_FILE};
+use headstart_evaluate::{Accuracy, Evaluate, SAMPLES_FILE};
 use headstart_lm::{
     Backend, ComputeFacts, Decoder, Encoder, GenerateOptions, LmError, ModelInfo, NextToken, RowScore, Watch,
 };

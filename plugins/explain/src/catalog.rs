@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use headstart_protocol::artifacts::{Catalog as Summary, Explanation};
+use headstart_protocol::artifacts::{Candidate, Catalog as Summary, Explanation, SpaceKind};
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -29,7 +29,6 @@ use crate::divergence::{Tensor, write_tensors};
 use crate::lens::Lens;
 use crate::lexicon::Pole;
 use crate::math::{Matrix, dot};
-use crate::space::SpaceKind;
 use crate::words::{Explainer, Method};
 
 /// Name of the file of facts.
@@ -66,7 +65,7 @@ pub struct About {
     pub words: Vec<AtomAbout>,
     /// Words that a summarizer would have answered, over all pLLMs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub candidates: Vec<crate::space::Candidate>,
+    pub candidates: Vec<Candidate>,
     /// How fast the pLLMs were trained, where that is known of enough of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pace: Option<crate::pace::Pace>,

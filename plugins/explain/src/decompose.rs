@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use headstart_kit::read_questions;
 use headstart_lm::Backend;
-use headstart_protocol::artifact::ArtifactType;
-use headstart_protocol::artifacts::{Artifact, Pllm};
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
+use headstart_protocol::artifacts::{Artifact, Candidate, Pllm};
+use headstart_protocol::{Args, ArtifactRef, ArtifactType, Context, Failure, Output, Stage, Type};
 use rayon::prelude::*;
 
 use crate::atoms::Atoms;
@@ -21,7 +20,7 @@ use crate::lexicon::Lexicon;
 use crate::math::{Matrix, dot, norm};
 use crate::metric::{Metric, unwhitener, whitened_mean};
 use crate::pace::Pace;
-use crate::space::{Candidate, Space};
+use crate::space::Space;
 use crate::stylometry::FEATURES;
 use crate::words::{Explainer, Method, paper_basis, round, significant};
 use headstart_stats::derived_seed;

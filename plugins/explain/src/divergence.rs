@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use headstart_protocol::artifacts::Artifact;
-pub use headstart_protocol::artifacts::divergence::Divergence as About;
+pub use headstart_protocol::artifacts::Divergence as About;
 use headstart_protocol::{ArtifactRef, Context, Failure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use headstart_kit::read_questions;
 use headstart_lm::{Backend, GenerateOptions};
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::rows::Row;
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
+use headstart_protocol::{Args, ArtifactRef, ArtifactType, Context, Failure, Output, Stage, Type};
 
 use crate::contrast::{Contrast, feature_difference};
 use crate::divergence::{self, About, VECTORS_FILE};

@@ -18,21 +18,21 @@
 //! - [`catalog`], [`divergence`]: the files.
 //! - [`math`]: the linear algebra and the statistics that they share.
 
-pub mod atoms;
+mod atoms;
 pub mod catalog;
-pub mod chance;
+mod chance;
 mod contrast;
 pub mod decompose;
 pub mod divergence;
-pub mod embed;
+mod embed;
 pub mod judge;
-pub mod lens;
-pub mod lexicon;
+mod lens;
+mod lexicon;
 pub mod math;
 pub mod metric;
 pub mod pace;
-pub mod probe;
-pub mod space;
+mod probe;
+mod space;
 pub mod stylometry;
 mod summarizer;
 pub mod words;
@@ -41,6 +41,12 @@ use std::sync::Arc;
 
 use headstart_lm::Backend;
 use headstart_protocol::Stage;
+
+pub use atoms::{Atoms, Average, Examples};
+pub use chance::Chance;
+pub use lens::Lens;
+pub use lexicon::{Lexicon, Pair, Pole, Word};
+pub use space::{Embedded, Space};
 
 /// The stages of this crate, computing with `backend`.
 pub fn stages(backend: Arc<dyn Backend>) -> Vec<Box<dyn Stage>> {

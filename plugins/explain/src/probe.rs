@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use headstart_kit::{ContextWatch, open_model, read_questions};
 use headstart_lm::{Backend, GenerateOptions};
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::artifacts::Rows;
 use headstart_protocol::rows::{ROWS_FILE, Row, text_digest, to_jsonl};
 use headstart_protocol::{
-    Args, ArtifactRef, Context, Digest, Failure, FailureClass, Output, Stage, Type, kinds,
+    Args, ArtifactRef, ArtifactType, Context, Digest, Failure, FailureClass, Output, Stage, Type, kinds,
 };
 use serde_json::json;
 

@@ -5,10 +5,7 @@ use std::path::PathBuf;
 
 use headstart_kit::{ContextWatch, open_model};
 use headstart_lm::{Backend, Decoder, Encoder, NextToken};
-pub use headstart_protocol::artifacts::SpaceKind;
-pub use headstart_protocol::artifacts::divergence::Candidate;
-use headstart_protocol::artifacts::source::Orders;
-use headstart_protocol::artifacts::{Artifact, SpaceFacts};
+use headstart_protocol::artifacts::{Artifact, Candidate, Orders, SpaceFacts, SpaceKind};
 use headstart_protocol::rows::text_digest;
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure, FailureClass};
 use serde_json::json;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headstart_protocol::artifacts::divergence::Candidate;
+use headstart_protocol::artifacts::Candidate;
 
 use crate::contrast::Contrast;
 use crate::lexicon::Lexicon;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use headstart_kit::{ContextWatch, ModelFolders, open_model};
 use headstart_lm::LoraSpec;
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::artifacts::{Artifact, Format, Metrics, Pllm};
 use headstart_protocol::expr::Condition;
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Output, Stage, Type};
+use headstart_protocol::{
+    Args, ArtifactRef, ArtifactType, Context, Failure, FailureClass, Output, Stage, Type,
+};
 use headstart_train::{Method, Resume, TrainReport, TrainSpec, TrainingBackend};
 use serde_json::Value;
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use headstart_finetune::stage::{Finetune, PROJECTIONS};
+use headstart_finetune::{Finetune, PROJECTIONS};
 use headstart_lm::{Backend, ComputeFacts, Decoder, Encoder, LmError, Watch};
 use headstart_protocol::expr::{CompareOp, Condition};
 use headstart_protocol::{ArtifactRef, Failure, FailureClass, Output, Type, Value};

@@ -15,8 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use headstart_protocol::artifact::ArtifactType;
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, FailureClass, Value};
+use headstart_protocol::{Args, ArtifactRef, ArtifactType, Context, Failure, FailureClass, Value};
 use serde_json::{Map, Value as Json, json};
 
 /// How deep artifacts that others refer to are followed.

@@ -28,18 +28,18 @@
 //!   that its owner put into a folder.
 //! - [`describe()`]: what a program declares.
 
-pub mod arguments;
-pub mod describe;
+mod arguments;
+mod describe;
 pub mod folder;
-pub mod groups;
-pub mod lines;
+mod groups;
+mod lines;
 mod memory;
-pub mod message;
-pub mod output;
-pub mod places;
-pub mod process;
-pub mod session;
-pub mod stage;
+mod message;
+mod output;
+mod places;
+mod process;
+mod session;
+mod stage;
 
 pub use describe::describe;
 pub use groups::kill_all;

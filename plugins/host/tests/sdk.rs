@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use headstart_host::folder::digest;
 use headstart_host::{CustomStage, Limits, describe};
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::declared::Declaration;
 use headstart_protocol::kinds::{Accepts, DefaultValue, Places};
-use headstart_protocol::{Args, ArtifactRef, Failure, FailureClass, MixTerm, Output, Stage, Type, Value};
+use headstart_protocol::{
+    Args, ArtifactRef, ArtifactType, Failure, FailureClass, MixTerm, Output, Stage, Type, Value,
+};
 use headstart_testkit::MemoryContext;
 use serde_json::json;
 

@@ -3,7 +3,6 @@
 use headstart_protocol::rows::{Role, Row, Turn};
 use serde_json::Value;
 
-
 /// What is taken of a conversation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turns {

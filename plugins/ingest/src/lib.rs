@@ -12,16 +12,21 @@
 //! - [`folder`]: a model's folder, checked: its files, its config, names and shapes of its tensors.
 
 mod conversation;
-pub mod datasets;
-pub mod folder;
-pub mod models;
-pub mod pllms;
-pub mod spaces;
+mod datasets;
+mod folder;
+mod models;
+mod pllms;
+mod spaces;
 
 use std::sync::Arc;
 
 use headstart_lm::Backend;
 use headstart_protocol::Stage;
+
+pub use datasets::{Blend, Concat, JsonLines};
+pub use models::{Init, Local, snapshot};
+pub use pllms::Ingest;
+pub use spaces::{Pooled, Sentence, Summarizer};
 
 /// The stages of this crate. None of them computes with a model, so the backend is not used.
 pub fn stages(_backend: Arc<dyn Backend>) -> Vec<Box<dyn Stage>> {

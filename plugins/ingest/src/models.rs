@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headstart_kit::read_rows;
-use headstart_lm::Weights;
-use headstart_lm::init::init_model;
+use headstart_lm::{Weights, init_model};
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Value};
 
 use crate::folder::ModelFolder;

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use headstart_lm::lora::{WEIGHTS_FILE, is_mlx, mlx_to_peft};
 use headstart_lm::{Adapter, DecoderConfig, Weights};
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::artifacts::{Artifact, Format, Metrics, Pllm};
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
+use headstart_protocol::{Args, ArtifactRef, ArtifactType, Context, Failure, Output, Stage, Type};
 use serde_json::Value;
 
 use crate::folder::{ModelFolder, read_json};

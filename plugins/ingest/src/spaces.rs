@@ -1,9 +1,7 @@
 //! Sources of spaces. The model lies in the artifact itself or is what it uses as `model`.
 
-use headstart_protocol::artifact::ArtifactType;
-use headstart_protocol::artifacts::source::Orders;
-use headstart_protocol::artifacts::{Artifact, ModelFacts, SpaceFacts, SpaceKind};
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type, Value};
+use headstart_protocol::artifacts::{Artifact, ModelFacts, Orders, SpaceFacts, SpaceKind};
+use headstart_protocol::{Args, ArtifactRef, ArtifactType, Context, Failure, Output, Stage, Type, Value};
 
 use crate::folder::ModelFolder;
 

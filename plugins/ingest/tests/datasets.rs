@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
 
-use headstart_ingest::datasets::{Blend, Concat, JsonLines};
+use headstart_ingest::{Blend, Concat, JsonLines};
 use headstart_protocol::rows::text_digest;
 use headstart_protocol::{ArtifactRef, Failure, FailureClass, Value};
 use headstart_testkit::MemoryContext;

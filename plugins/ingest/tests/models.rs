@@ -5,9 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use headstart_ingest::models::{Init, Local, snapshot};
-use headstart_ingest::pllms::Ingest;
-use headstart_ingest::spaces::{Pooled, Sentence, Summarizer};
+use headstart_ingest::{Ingest, Init, Local, Pooled, Sentence, Summarizer, snapshot};
 use headstart_protocol::rows::Row;
 use headstart_protocol::{ArtifactRef, Failure, FailureClass, Stage, Value};
 use headstart_testkit::MemoryContext;

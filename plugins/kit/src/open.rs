@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::artifacts::{Artifact, Format, Pllm};
 use headstart_protocol::rows::{ROWS_FILE, Row, from_jsonl};
-use headstart_protocol::{ArtifactRef, Context, Failure};
+use headstart_protocol::{ArtifactRef, ArtifactType, Context, Failure};
 
 /// The folders of a model and, for a pLLM that is an adapter, of the adapter.
 #[derive(Clone, Debug)]

@@ -11,15 +11,16 @@
 //! - [`error`]: what can be wrong.
 
 pub mod adapter;
-pub mod error;
+mod error;
 pub mod full;
-pub mod stage;
+mod stage;
 
 use std::sync::Arc;
 
 use headstart_protocol::Stage;
 
 pub use error::MergeError;
+pub use stage::Merge;
 
 /// The stages of this crate. A merge runs no model, so the backend goes unused.
 pub fn stages(_backend: Arc<dyn headstart_lm::Backend>) -> Vec<Box<dyn Stage>> {

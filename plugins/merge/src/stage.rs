@@ -2,11 +2,9 @@
 
 use headstart_kit::ContextWatch;
 use headstart_lm::Watch;
-use headstart_protocol::artifact::ArtifactType;
-use headstart_protocol::artifacts::pllm::{MergedModule, Parent};
-use headstart_protocol::artifacts::{Artifact, Format, Metrics, Pllm};
+use headstart_protocol::artifacts::{Artifact, Format, MergedModule, Metrics, Parent, Pllm};
 use headstart_protocol::{
-    Args, ArtifactRef, Context, Failure, FailureClass, Manifest, MixTerm, Output, Stage, Type,
+    Args, ArtifactRef, ArtifactType, Context, Failure, FailureClass, Manifest, MixTerm, Output, Stage, Type,
 };
 
 use crate::adapter::{AdapterTerm, CONFIG_FILE, ModuleReport, WEIGHTS_FILE, merge_adapters};

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use common::{AdapterSpec, Dense, add, dense_of, distance, write_config};
 use headstart_lm::Unwatched;
+use headstart_merge::MergeError;
 use headstart_merge::adapter::{
     Adapter, AdapterReport, AdapterTerm, CONFIG_FILE, WEIGHTS_FILE, merge_adapters,
 };
-use headstart_merge::error::MergeError;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Param, numbers, read_model, rng, rounded, write_model};
 use headstart_lm::{Unwatched, Watch};
-use headstart_merge::error::MergeError;
+use headstart_merge::MergeError;
 use headstart_merge::full::{FullTerm, Method, memory_needed, merge_full};
 use safetensors::Dtype;
 

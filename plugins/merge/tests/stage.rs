@@ -5,8 +5,8 @@ mod common;
 use std::path::Path;
 
 use common::{AdapterSpec, Param, numbers, rng, write_model};
+use headstart_merge::Merge;
 use headstart_merge::adapter::Adapter;
-use headstart_merge::stage::Merge;
 use headstart_protocol::{ArtifactRef, Context, Failure, FailureClass, MixTerm, Output, Type, Value};
 use headstart_testkit::MemoryContext;
 use safetensors::Dtype;

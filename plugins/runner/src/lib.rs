@@ -12,7 +12,7 @@ mod call;
 mod check;
 mod granted;
 pub mod limit;
-pub mod registry;
+mod registry;
 mod run;
 
 pub use call::Call;

@@ -19,22 +19,24 @@
 pub mod decide;
 pub mod forecast;
 mod merged;
-pub mod mix;
-pub mod nearest;
-pub mod outcome;
+mod mix;
+mod nearest;
+mod outcome;
 mod place;
-pub mod process;
-pub mod scorer;
+mod process;
+mod scorer;
 mod search;
-pub mod sentence;
-pub mod stage;
-pub mod strategy;
-pub mod verify;
+mod sentence;
+mod stage;
+mod strategy;
+mod verify;
 
 use std::sync::Arc;
 
 use headstart_lm::Backend;
 use headstart_protocol::Stage;
+
+pub use nearest::{Distance, Query, Ranked};
 
 /// The stages of this crate, computing with `backend`.
 pub fn stages(backend: Arc<dyn Backend>) -> Vec<Box<dyn Stage>> {

@@ -10,7 +10,6 @@ use serde_json::json;
 
 use crate::place::Place;
 
-
 /// A mix of adapters as one adapter, in the stage's scratch.
 #[derive(Clone)]
 pub(crate) struct Merged {

@@ -167,9 +167,9 @@ mod tests {
     use super::*;
     use half::f16;
     use headstart_explain::catalog::{About, Halves};
-    use headstart_explain::lens::Lens;
-    use headstart_explain::space::SpaceKind;
     use headstart_explain::words::Method;
+    use headstart_explain::Lens;
+    use headstart_protocol::artifacts::SpaceKind;
     use headstart_protocol::Digest;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;

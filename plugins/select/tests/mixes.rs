@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headstart_lm::CpuBackend;
-use headstart_protocol::artifact::ArtifactRef;
 use headstart_protocol::artifacts::{Artifact, BASE, Selection};
 use headstart_protocol::rows::Row;
-use headstart_protocol::{Output, Stage, Type, Value};
+use headstart_protocol::{ArtifactRef, Output, Stage, Type, Value};
 use headstart_testkit::MemoryContext;
 use serde_json::json;
 

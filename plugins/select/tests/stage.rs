@@ -7,9 +7,8 @@ mod toy;
 
 use std::sync::Arc;
 
-use headstart_protocol::artifact::ArtifactRef;
 use headstart_protocol::expr::{Expr, Manifests, ResolveError, resolve};
-use headstart_protocol::{Manifest, Value};
+use headstart_protocol::{ArtifactRef, Manifest, Value};
 use headstart_testkit::MemoryContext;
 use toy::{Toy, divergences, person, stage, value};
 

@@ -8,13 +8,13 @@
 //! - [`table`]: tables, and the stage that puts metrics into one.
 //! - [`arguments`]: lists of numbers among a stage's arguments.
 
-pub mod arguments;
-pub mod levels;
-pub mod savings;
-pub mod scale;
-pub mod simulate;
-pub mod table;
-pub mod world;
+mod arguments;
+mod levels;
+mod savings;
+mod scale;
+mod simulate;
+mod table;
+mod world;
 
 use std::sync::Arc;
 

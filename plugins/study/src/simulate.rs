@@ -5,14 +5,13 @@ use std::sync::Arc;
 use headstart_explain::catalog::Catalog;
 use headstart_explain::decompose::Settings;
 use headstart_explain::divergence::Divergence;
-use headstart_explain::lexicon::Lexicon;
 use headstart_explain::math::Matrix;
-use headstart_explain::space::Space;
 use headstart_explain::words::Method;
+use headstart_explain::{Lexicon, Space};
 use headstart_lm::Backend;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Progress, Stage};
+use headstart_select::Distance;
 use headstart_select::decide::{self, User};
-use headstart_select::nearest::Distance;
 use headstart_stats::wilson;
 use rayon::prelude::*;
 

@@ -3,11 +3,9 @@
 use headstart_explain::catalog::Catalog;
 use headstart_explain::decompose::{Member, Settings, build};
 use headstart_explain::divergence::{About, Divergence};
-use headstart_explain::atoms::Atoms;
-use headstart_explain::lexicon::Lexicon;
 use headstart_explain::math::Matrix;
-use headstart_protocol::artifact::{ArtifactRef, ArtifactType};
-use headstart_protocol::{Digest, Failure};
+use headstart_explain::{Atoms, Lexicon};
+use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure};
 use headstart_stats::derived_seed;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};

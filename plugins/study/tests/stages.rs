@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use headstart_protocol::artifact::ArtifactRef;
-use headstart_protocol::{Output, Stage, Type, Value};
+use headstart_protocol::{ArtifactRef, Output, Stage, Type, Value};
 use headstart_testkit::MemoryContext;
 use serde_json::json;
 

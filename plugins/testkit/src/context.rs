@@ -6,12 +6,11 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::kinds::{self, DefaultValue};
 use headstart_protocol::rows::{self, ROWS_FILE, Row};
 use headstart_protocol::{
-    Args, ArtifactRef, Context, Digest, Failure, FailureClass, FileRef, Manifest, Output, Progress, RowCache,
-    Stage, Type, Value,
+    Args, ArtifactRef, ArtifactType, Context, Digest, Failure, FailureClass, FileRef, Manifest, Output,
+    Progress, RowCache, Stage, Type, Value,
 };
 use tempfile::TempDir;
 

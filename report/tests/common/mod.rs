@@ -2,8 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use headstart_report::owner::{Fate, Sent};
-use headstart_report::{OwnerReport, RunReport};
+use headstart_report::{Fate, OwnerReport, RunReport, Sent};
 
 /// The server's view.
 pub fn sample() -> RunReport {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headstart_core::key::Difference;
+use headstart_core::Difference;
 use headstart_dsl::plan::Plan;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::text::{bytes, counted, quoted};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use headstart_builtin::backend::Choice;
 use headstart_console::color::{Ink, paint};
 use headstart_console::{errln, outln, print};
-use headstart_core::event::RunOutcome;
+use headstart_core::RunOutcome;
 use headstart_driver::{Engine, RunHandle, RunOptions, RunResult};
 use headstart_dsl::plan::Plan;
 use headstart_protocol::text::{counted, quoted};
@@ -38,7 +38,7 @@ pub fn run(
     let ws = place.create()?;
     let plan = match &args.resume {
         // A run continues as it was created, whatever the file says by now.
-        Some(prefix) => headstart_driver::run::read_plan(&ws, &recorded::find(&ws, Some(prefix))?.id)?,
+        Some(prefix) => headstart_driver::read_plan(&ws, &recorded::find(&ws, Some(prefix))?.id)?,
         None => checked,
     };
     announce_releases(&plan);

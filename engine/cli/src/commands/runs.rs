@@ -2,7 +2,7 @@
 
 use headstart_console::color::{Ink, paint, plain};
 use headstart_console::{errln, outln, print};
-use headstart_core::state::Status;
+use headstart_core::Status;
 use headstart_dsl::plan::Place;
 use headstart_store::Workspace;
 use serde_json::json;

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use headstart_console::outln;
-use headstart_core::KeyPreimage;
-use headstart_core::state::Status;
+use headstart_core::{KeyPreimage, Status};
 use headstart_protocol::Digest;
 use headstart_report::text::seconds;
 use headstart_store::Workspace;

@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use headstart_core::event::{Event, EventKind};
+use headstart_core::{Event, EventKind};
 use headstart_dsl::plan::{Declared, Instance, Item, Place, Plan, Policy};
-use headstart_protocol::artifact::{ArtifactRef, ArtifactType, Manifest};
 use headstart_protocol::expr::{Expr, Manifests, ResolveError};
 use headstart_protocol::task::Usage;
-use headstart_protocol::{Digest, Failure, FailureClass, Type};
+use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Manifest, Type};
 
 pub fn item(name: &str, kind: &str, ty: Type) -> Item {
     Item {

@@ -6,9 +6,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use headstart_core::event::{Event, EventKind, ReleasedParts};
 use headstart_core::prepare::catalogs_behind;
-use headstart_core::state::Status;
+use headstart_core::{Event, EventKind, ReleasedParts, Status};
 use headstart_env::backoff::Backoff;
 use headstart_protocol::Progress;
 use headstart_protocol::task::{Outcome, Task, Usage};
@@ -331,7 +330,7 @@ impl Live {
 
 /// Puts a public catalog into the index that people query.
 fn index_catalog(conductor: &Conductor, output: &ArtifactRef) {
-    if output.ty == headstart_protocol::artifact::ArtifactType::Catalog
+    if output.ty == headstart_protocol::ArtifactType::Catalog
         && output.private_to.is_none()
         && let Ok(Some(manifest)) = conductor.engine.manifests.get(&output.id)
     {

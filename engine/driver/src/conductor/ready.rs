@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use headstart_core::event::EventKind;
 use headstart_core::prepare::{Decision, Prepared, prepare};
-use headstart_core::state::Status;
+use headstart_core::{EventKind, Status};
 use headstart_dsl::plan::Place;
 use headstart_protocol::expr::{Expr, ResolveError};
 use headstart_protocol::kinds::{self, Role};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use headstart_core::state::Status;
+use headstart_core::Status;
 use headstart_dsl::plan::Place;
 use headstart_protocol::{Failure, FailureClass};
 

@@ -8,11 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use headstart_content::{check_file_name, files, hash_file};
-use headstart_core::event::{Event, EventKind};
-use headstart_protocol::artifact::ArtifactType;
+use headstart_core::{Event, EventKind};
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::{Commit, Committed, WireError};
-use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, Manifest, Type};
+use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Manifest, Type};
 use headstart_store::Workspace;
 use serde_json::Value as Json;
 use tokio::sync::oneshot;

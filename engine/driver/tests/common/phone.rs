@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 use ed25519_dalek::{Signature, VerifyingKey};
 use headstart_driver::{Hub, RunHandle};
 use headstart_dsl::plan::Plan;
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::{Claim, Commit, Committed, Facts, Join, WireError};
-use headstart_protocol::{ArtifactRef, Digest, Manifest, Numerics, PROTOCOL_VERSION, Type};
+use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Manifest, Numerics, PROTOCOL_VERSION, Type};
 use serde_json::json;
 
 use super::{Bench, Pipeline, field, list, out};

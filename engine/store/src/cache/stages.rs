@@ -21,8 +21,7 @@ impl Cache {
         let shared = self.shared();
         let index = shared.stages();
         let parse = |json: &str| serde_json::from_str(json).ok();
-        let mut found: Vec<Option<CacheEntry>> =
-            keys.iter().map(|k| index.get(k).and_then(parse)).collect();
+        let mut found: Vec<Option<CacheEntry>> = keys.iter().map(|k| index.get(k).and_then(parse)).collect();
         let partial = index.is_partial();
         drop(index);
         if partial {

@@ -72,13 +72,7 @@ fn write_responses(main: &Connection, batch: &Batch) -> Result<(), duckdb::Error
     let mut appender = main.appender_to_catalog_and_db("response_in", "temp", "main")?;
     for ((model, settings, prompt), answer) in rows {
         let (model, settings, prompt) = (model.0.as_slice(), settings.0.as_slice(), &prompt.0);
-        appender.append_row(params![
-            model,
-            settings,
-            prompt.as_slice(),
-            head(prompt),
-            answer
-        ])?;
+        appender.append_row(params![model, settings, prompt.as_slice(), head(prompt), answer])?;
     }
     appender.flush()?;
     drop(appender);

@@ -4,8 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use headstart_lm::LoraSpec;
-use headstart_lm::init::init_model;
+use headstart_lm::{LoraSpec, init_model};
 use headstart_protocol::rows::Row;
 use headstart_train::{Method, TrainSpec};
 

@@ -2,8 +2,8 @@
 //! chosen by this, and by nothing else.
 
 use headstart_explain::judge::{Says, TRAITS, says};
-use headstart_explain::lexicon::{Lexicon, Word};
 use headstart_explain::math::{Matrix, axpy};
+use headstart_explain::{Lexicon, Word};
 use rand::Rng;
 use rand::SeedableRng;
 use rand::seq::{IndexedRandom, SliceRandom};

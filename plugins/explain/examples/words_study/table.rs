@@ -4,13 +4,11 @@ use headstart_explain::catalog::Catalog;
 use headstart_explain::decompose::{Member, Settings, build};
 use headstart_explain::divergence::{About, Divergence};
 use headstart_explain::judge::{Says, chance, judge};
-use headstart_explain::atoms::Atoms;
-use headstart_explain::lexicon::Lexicon;
 use headstart_explain::math::Matrix;
-use headstart_explain::space::SpaceKind;
 use headstart_explain::stylometry::{FEATURES, features};
-use headstart_protocol::Digest;
-use headstart_protocol::artifact::{ArtifactRef, ArtifactType};
+use headstart_explain::{Atoms, Lexicon};
+use headstart_protocol::artifacts::SpaceKind;
+use headstart_protocol::{ArtifactRef, ArtifactType, Digest};
 use headstart_stats::wilson;
 
 pub type Failed = Box<dyn std::error::Error>;

@@ -10,9 +10,8 @@ use headstart_explain::stylometry::features;
 use headstart_lm::{
     Backend, ComputeFacts, Decoder, Encoder, GenerateOptions, LmError, ModelInfo, NextToken, RowScore, Watch,
 };
-use headstart_protocol::artifact::ArtifactRef;
 use headstart_protocol::rows::{Row, text_digest};
-use headstart_protocol::{Output, Stage, Type, Value};
+use headstart_protocol::{ArtifactRef, Output, Stage, Type, Value};
 use headstart_testkit::MemoryContext;
 
 pub struct Toy;

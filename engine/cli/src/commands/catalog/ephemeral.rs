@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use headstart_protocol::numerics::NumericRows;
 use headstart_protocol::{
-    ArtifactRef, Context, Digest, Failure, FailureClass, FileRef, Manifest, Numerics, Output, Progress,
-    RowCache,
+    ArtifactRef, Context, Digest, Failure, FailureClass, FileRef, Manifest, NumericRows, Numerics, Output,
+    Progress, RowCache,
 };
 use headstart_store::Workspace;
 use tempfile::TempDir;

@@ -2,13 +2,11 @@
 
 use headstart_console::color::{Ink, paint};
 use headstart_console::{errln, suggest};
-use headstart_core::event::{Event, EventKind};
 use headstart_core::prepare::output_value;
-use headstart_core::state::Status;
+use headstart_core::{Event, EventKind, Status};
 use headstart_explain::catalog::{Catalog, PllmAbout};
-use headstart_protocol::artifact::ArtifactType;
 use headstart_protocol::expr::Value;
-use headstart_protocol::{ArtifactRef, Digest, Manifest};
+use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Manifest};
 use headstart_store::Workspace;
 
 use crate::exit::CommandError;

@@ -6,15 +6,15 @@ use std::path::Path;
 use headstart_console::{OutputError, outln, suggest};
 use headstart_explain::divergence::Divergence;
 use headstart_explain::words::Explanation;
+use headstart_protocol::Context;
 use headstart_protocol::expr::Value;
 use headstart_protocol::rows::{ROWS_FILE, Row, from_jsonl, to_jsonl};
-use headstart_protocol::Context;
 use headstart_protocol::text::counted;
 use headstart_protocol::{Args, ArtifactRef, Output, Type};
 use headstart_runner::{Call, StageRegistry};
+use headstart_select::Distance;
 use headstart_select::decide::User;
 use headstart_select::forecast::{Forecast, left_by_distance};
-use headstart_select::nearest::Distance;
 use headstart_store::Workspace;
 use serde_json::json;
 
@@ -93,7 +93,7 @@ fn to_texts(
         None => None,
     };
     if format == Format::Json {
-        let one = |r: &headstart_select::nearest::Ranked| json!({ "name": found.about(r.index).name, "distance": r.distance, "strength": r.strength });
+        let one = |r: &headstart_select::Ranked| json!({ "name": found.about(r.index).name, "distance": r.distance, "strength": r.strength });
         let list: Vec<_> = near.iter().take(count).map(one).collect();
         outln!(
             "{}",
@@ -115,7 +115,7 @@ fn print(
     found: &Found<'_>,
     rows: &[Row],
     style: &Explanation,
-    near: &[headstart_select::nearest::Ranked],
+    near: &[headstart_select::Ranked],
     by_chance: bool,
 ) -> Result<(), OutputError> {
     outln!("{}\n", counted(rows.len() as u64, "text"))?;
