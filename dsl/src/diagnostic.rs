@@ -1,9 +1,9 @@
 //! What is wrong with a pipeline file, where, and what to do.
 
+use headstart_protocol::text::similar;
 use serde::Serialize;
 
 use crate::codes::{Code, Severity};
-use crate::names;
 use crate::span::Span;
 
 /// A marked place.
@@ -105,7 +105,7 @@ impl Diagnostic {
     /// `span`.
     #[must_use]
     pub fn suggest<'a>(self, name: &str, span: Span, known: impl IntoIterator<Item = &'a str>) -> Self {
-        match names::similar(name, known) {
+        match similar(name, known) {
             Some(meant) => self.help(format!("did you mean `{meant}`?")).fix(span, meant),
             None => self,
         }
@@ -114,7 +114,7 @@ impl Diagnostic {
     /// Like [`Self::suggest`], where what is known is written as a text in quotes.
     #[must_use]
     pub fn suggest_text<'a>(self, text: &str, span: Span, known: impl IntoIterator<Item = &'a str>) -> Self {
-        match names::similar(text, known) {
+        match similar(text, known) {
             Some(meant) => {
                 let meant = format!("{meant:?}");
                 self.help(format!("did you mean {meant}?")).fix(span, meant)

@@ -1,9 +1,10 @@
 //! Numeric literals and their units; shared by the parser and by `--set`.
 
+use headstart_protocol::text::similar;
+
 use crate::ast::Number;
 use crate::codes::Code;
 use crate::diagnostic::Diagnostic;
-use crate::names;
 use crate::span::Span;
 
 /// Units of time, with their milliseconds.
@@ -94,7 +95,7 @@ impl NumberError {
             Self::Unit(unit) => {
                 let known = || DURATIONS.iter().chain(SIZES).map(|(u, _)| *u);
                 let d = d.at(span, "unknown unit");
-                let better = suggest_unit(unit).or_else(|| names::similar(unit, known()));
+                let better = suggest_unit(unit).or_else(|| similar(unit, known()));
                 let number = written.strip_suffix(unit.as_str()).unwrap_or_default();
                 match better {
                     Some(better) => {

@@ -1,19 +1,6 @@
-//! Similar names, for "did you mean".
+//! Names in messages: "did you mean", and lists.
 
-/// The name among `known` that is most like `name`, if any is like it at all.
-pub fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = name.to_lowercase();
-    let mut best: Option<(f64, &str)> = None;
-    for k in known {
-        let score = strsim::jaro_winkler(&lower, &k.to_lowercase());
-        // Short names are alike too easily; a swap or a lost letter must still count.
-        let near = strsim::damerau_levenshtein(&lower, &k.to_lowercase()) <= 1 + name.chars().count() / 4;
-        if (score > 0.88 || near && score > 0.6) && best.is_none_or(|(s, _)| score > s) {
-            best = Some((score, k));
-        }
-    }
-    best.map(|(_, k)| k)
-}
+use headstart_protocol::text::similar;
 
 /// A help line with the most similar name.
 pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {

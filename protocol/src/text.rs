@@ -1,4 +1,5 @@
-//! Words and numbers in messages: plurals, grouped digits, bytes, and names of files made from keys.
+//! Words and numbers in messages: plurals, grouped digits, bytes, similar names, and names of files made
+//! from keys.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -124,6 +125,21 @@ impl FileNames {
     }
 }
 
+/// The name among `known` that is most like `name`, if any is like it at all.
+pub fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_lowercase();
+    let mut best: Option<(f64, &str)> = None;
+    for k in known {
+        let score = strsim::jaro_winkler(&lower, &k.to_lowercase());
+        // Short names are alike too easily; a swap or a lost letter must still count.
+        let near = strsim::damerau_levenshtein(&lower, &k.to_lowercase()) <= 1 + name.chars().count() / 4;
+        if (score > 0.88 || near && score > 0.6) && best.is_none_or(|(s, _)| score > s) {
+            best = Some((score, k));
+        }
+    }
+    best.map(|(_, k)| k)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,5 +233,20 @@ mod tests {
         let distinct: HashSet<String> = given.iter().map(|n| n.to_lowercase()).collect();
         assert_eq!(distinct.len(), 4, "{given:?}");
         assert!(given.iter().all(|n| is_safe(n)));
+    }
+
+    #[test]
+    fn misspelled_names_are_recognised_and_others_are_not() {
+        let names = ["catalog", "drift", "said"];
+        for (given, meant) in [
+            ("catlog", Some("catalog")),
+            ("Drift", Some("drift")),
+            ("cata", Some("catalog")),
+            ("siad", Some("said")),
+            ("xyzzy", None),
+            ("", None),
+        ] {
+            assert_eq!(similar(given, names), meant, "{given}");
+        }
     }
 }

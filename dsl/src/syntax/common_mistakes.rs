@@ -1,6 +1,7 @@
 //! Common mistakes: spellings of other languages, and what is forgotten most often.
 
 use headstart_protocol::Type;
+use headstart_protocol::text::similar;
 
 use super::failure::{Diagnosis, ParseFailure};
 use super::places::Edit;
@@ -59,7 +60,7 @@ impl ParseFailure<'_> {
             };
         }
         let d = new(format!("expected an item, found `{first}`")).at(span, "expected an item");
-        if let Some(k) = names::similar(first, words::names(words::ITEMS)) {
+        if let Some(k) = similar(first, words::names(words::ITEMS)) {
             let edit = Edit::sure(start, start + first.len(), k);
             return Some(Diagnosis::fixed(d.help(format!("did you mean `{k}`?")), self.file, edit));
         }

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use headstart_console::color::{Ink, paint};
-use headstart_console::{errln, suggest};
+use headstart_console::errln;
 use headstart_core::{Event, EventKind, RunOutcome, RunState, Status};
 use headstart_driver::RunHeader;
 use headstart_dsl::plan::Plan;
+use headstart_protocol::text::similar;
 use headstart_report::{FailureView, StageState};
 use headstart_store::{RunInfo, Workspace};
 
@@ -163,7 +164,7 @@ pub fn find(ws: &Workspace, prefix: Option<&str>) -> Result<RunInfo, CommandErro
     }
     match matching.len() {
         0 => {
-            let help = suggest::closest(prefix, ids.iter().map(String::as_str));
+            let help = similar(prefix, ids.iter().map(String::as_str));
             let help =
                 help.map_or("`headstart runs` lists them".to_owned(), |c| format!("did you mean `{c}`?"));
             Err(CommandError::input(format!("no run begins with `{prefix}`")).help(help))

@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("driver", &["protocol", "content", "env", "dsl", "core", "store", "runner"]),
     ("server", &["protocol", "driver"]),
     ("report", &["protocol"]),
-    ("console", &[]),
+    ("console", &["protocol"]),
     ("kernels", &[]),
     ("lm", &["protocol", "kernels"]),
     ("train", &["protocol", "kernels", "lm"]),
