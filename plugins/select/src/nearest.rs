@@ -166,11 +166,11 @@ fn product(a: &[f32], b: &[f32]) -> f64 {
 mod tests {
     use super::*;
     use half::f16;
+    use headstart_explain::Lens;
     use headstart_explain::catalog::{About, Halves};
     use headstart_explain::words::Method;
-    use headstart_explain::Lens;
-    use headstart_protocol::artifacts::SpaceKind;
     use headstart_protocol::Digest;
+    use headstart_protocol::artifacts::SpaceKind;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 

@@ -8,7 +8,7 @@ use headstart_explain::divergence::Divergence;
 use headstart_kit::read_rows;
 use headstart_lm::Backend;
 use headstart_protocol::rows::Row;
-use headstart_protocol::{Args, ArtifactRef, Context, Failure, Manifest, Output, Stage};
+use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage};
 use headstart_stats::derived_seed;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
