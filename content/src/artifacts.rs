@@ -42,7 +42,8 @@ impl Artifacts {
     /// Stores what a stage made: its files by content, then the manifest.
     ///
     /// # Errors
-    /// [`ContentError::BadName`], [`ContentError::NotAnArtifact`], [`ContentError::Io`].
+    /// [`ContentError::BadName`], [`ContentError::NotAnArtifact`], [`ContentError::PrivateReference`],
+    /// [`ContentError::Io`].
     pub fn import(&self, output: &Output) -> Result<(Manifest, ArtifactRef), ContentError> {
         self.import_known(output).map(|(manifest, reference, _)| (manifest, reference))
     }
@@ -54,6 +55,9 @@ impl Artifacts {
     pub fn import_known(&self, output: &Output) -> Result<(Manifest, ArtifactRef, bool), ContentError> {
         if ArtifactType::of(&output.ty).is_none() {
             return Err(ContentError::NotAnArtifact(output.ty.to_string()));
+        }
+        if let Some((name, _)) = output.uses.iter().find(|(_, used)| used.private_to.is_some()) {
+            return Err(ContentError::PrivateReference { name: name.clone() });
         }
         let mut stored: BTreeMap<String, FileRef> = BTreeMap::new();
         for (name, _) in &output.files {
@@ -79,11 +83,13 @@ impl Artifacts {
     /// Stores a manifest. Its files may arrive later: [`Artifacts::missing`] says which do.
     ///
     /// # Errors
-    /// [`ContentError::BadName`], [`ContentError::NotAnArtifact`], [`ContentError::Io`].
+    /// [`ContentError::BadName`], [`ContentError::NotAnArtifact`], [`ContentError::PrivateReference`],
+    /// [`ContentError::Io`].
     pub fn put_manifest(&self, manifest: &Manifest) -> Result<ArtifactRef, ContentError> {
         if ArtifactType::of(&manifest.ty).is_none() {
             return Err(ContentError::NotAnArtifact(manifest.ty.to_string()));
         }
+        refers_to_public_ones(manifest)?;
         manifest.files.keys().try_for_each(|name| check_file_name(name))?;
         let reference = ArtifactRef::public(manifest);
         // One that is damaged is written again.
@@ -107,26 +113,14 @@ impl Artifacts {
     /// The manifest of this id, if it is here.
     ///
     /// # Errors
-    /// [`ContentError::Damaged`] where it is not what its name says, [`ContentError::TooLarge`],
-    /// [`ContentError::Io`].
+    /// [`ContentError::Damaged`] where it is not what its name says, [`ContentError::PrivateReference`],
+    /// [`ContentError::TooLarge`], [`ContentError::Io`].
     pub fn manifest(&self, id: &Digest) -> Result<Option<Manifest>, ContentError> {
         let Some(path) = self.path(id) else { return Ok(None) };
         let Some(bytes) = files::read_bounded(&path, LARGEST_MANIFEST)? else { return Ok(None) };
-        if Digest::of(&bytes) == *id {
-            let understood = serde_json::from_slice(&bytes);
-            return understood
-                .map(Some)
-                .map_err(|e| ContentError::damaged(&path, format!("the manifest is not understood: {e}")));
-        }
-        // Devices of version 0.1 wrote JSON that was not canonical.
-        match serde_json::from_slice::<Manifest>(&bytes) {
-            Ok(manifest) if manifest.id() == *id => Ok(Some(manifest)),
-            _ => {
-                let why = "the manifest does not match its name; delete the file and run the stage that made \
-                           it again";
-                Err(ContentError::damaged(&path, why))
-            }
-        }
+        let manifest = understood(&path, &bytes, id)?;
+        refers_to_public_ones(&manifest)?;
+        Ok(Some(manifest))
     }
 
     /// The manifest that was stored last among those that `wanted` accepts; what cannot be read is
@@ -217,6 +211,31 @@ impl Artifacts {
         let flat = || Some(self.manifests.join(format!("{id}.json")));
         let sharded = Some(self.place(id)).filter(|path| path.is_file());
         sharded.or_else(|| flat().filter(|path| path.is_file()))
+    }
+}
+
+/// The manifest in a file that is named by its digest.
+fn understood(path: &Path, bytes: &[u8], id: &Digest) -> Result<Manifest, ContentError> {
+    if Digest::of(bytes) == *id {
+        return serde_json::from_slice(bytes)
+            .map_err(|e| ContentError::damaged(path, format!("the manifest is not understood: {e}")));
+    }
+    // Devices of version 0.1 wrote JSON that was not canonical.
+    match serde_json::from_slice::<Manifest>(bytes) {
+        Ok(manifest) if manifest.id() == *id => Ok(manifest),
+        _ => {
+            let why = "the manifest does not match its name; delete the file and run the stage that made it \
+                       again";
+            Err(ContentError::damaged(path, why))
+        }
+    }
+}
+
+/// The store holds public artifacts, which everybody may follow.
+fn refers_to_public_ones(manifest: &Manifest) -> Result<(), ContentError> {
+    match manifest.private_reference() {
+        None => Ok(()),
+        Some(name) => Err(ContentError::PrivateReference { name: name.to_owned() }),
     }
 }
 

@@ -54,6 +54,12 @@ pub enum ContentError {
     /// An artifact that should be there is not.
     #[error("artifact {} is missing", .0.short())]
     MissingArtifact(Digest),
+    /// A public artifact refers to one that is private to a device.
+    #[error("the artifact refers to a private one as `{name}`, so it cannot be public")]
+    PrivateReference {
+        /// The name of the reference.
+        name: String,
+    },
     /// An output's type is one that is never stored.
     #[error("a value of type {0} is written inline and cannot be stored as an artifact")]
     NotAnArtifact(String),

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use headstart_env::backoff::Backoff;
 use headstart_protocol::task::{Outcome, Task};
 use headstart_protocol::wire::{Commit, Renew, Renewed};
-use headstart_protocol::{Failure, FailureClass};
+use headstart_protocol::{ArtifactRef, Failure, FailureClass};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::CallError;
-use crate::context::Control;
+use crate::context::{Control, Phase};
 use crate::device::Made;
 use crate::fetch::Fetcher;
 use crate::history::{Ended, Entry};
@@ -18,6 +19,9 @@ use crate::link::Link;
 use crate::outbox::PendingCommit;
 use crate::residency;
 
+/// Pauses before a private stage is tried again after a failure that may pass, and how often it is.
+const RETRY: Backoff =
+    Backoff { first: Duration::from_secs(1), factor: 4.0, longest: Duration::from_secs(60), tries: Some(2) };
 /// How long a stage that was told to stop may take before it is left behind.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -53,7 +57,7 @@ impl Attempt {
         let started = clock.elapsed();
         let control = Arc::new(Control::default());
         let (result, stopped) = self.run_until_stopped(&control).await;
-        self.finish(result, stopped, clock.elapsed().saturating_sub(started))
+        self.finish(result, stopped, clock.elapsed().saturating_sub(started), &control)
     }
 
     async fn run_until_stopped(&self, control: &Arc<Control>) -> (Result<Made, Failure>, Option<Stop>) {
@@ -86,8 +90,33 @@ impl Attempt {
         let (client, env) = (&self.link.client, &self.link.env);
         let fetcher = Fetcher { client, store: &device.store.public, control: &control, env };
         let fetched = fetcher.everything(&self.task).await?;
+        if residency::stated(&self.task).is_private()
+            && let Err(failure) = device.check_quarantine(&self.task)
+        {
+            control.enter(Phase::Quarantined);
+            return Err(failure);
+        }
+        let mut pauses = RETRY.pauses(&*env.random);
+        loop {
+            let result = self.once(&fetched, &control).await;
+            // The engine cannot see that a private task failed, so it cannot try again.
+            let again = matches!(&result, Err(f) if f.class == FailureClass::Transient)
+                && control.phase() == Phase::Running
+                && !control.is_public()
+                && !control.cancelled();
+            let Some(pause) = pauses.next().filter(|_| again) else { return result };
+            if let Err(failure) = &result {
+                tracing::warn!("{}: {failure}; trying again in {:.0} s", self.task.name, pause.as_secs_f64());
+            }
+            control.pause(&*env.clock, pause).await;
+        }
+    }
+
+    /// Runs the stage once, on a thread of its own.
+    async fn once(&self, fetched: &[ArtifactRef], control: &Arc<Control>) -> Result<Made, Failure> {
         let (send, receive) = oneshot::channel();
-        let task = self.task.clone();
+        let (device, task) = (self.link.device.clone(), self.task.clone());
+        let (fetched, control) = (fetched.to_vec(), Arc::clone(control));
         let thread = std::thread::Builder::new().name("stage".into()).stack_size(8 << 20).spawn(move || {
             let _ = send.send(device.work(&task, &fetched, &control));
         });
@@ -99,13 +128,11 @@ impl Attempt {
     /// Keeps the lease at a third of its length, until the engine says to stop. An engine that is
     /// out of reach does not stop the work: the commit's fence decides whether it still counts.
     async fn renew(&self, control: &Control) -> Stop {
-        let private = residency::is_private(&self.task);
         let every = (self.lease / 3).max(Duration::from_millis(20));
         loop {
             self.link.env.clock.sleep(every).await;
             // Nothing of a private stage is told, not even how far it is.
-            let progress = if private { None } else { control.progress() };
-            let renew = Renew { fence: self.task.fence, progress };
+            let renew = Renew { fence: self.task.fence, progress: control.public_progress() };
             match self.link.client.renew(&renew, &self.task.name).await {
                 Ok(Renewed::Ok) => {}
                 Ok(Renewed::Cancel) => return Stop::Cancel,
@@ -119,37 +146,38 @@ impl Attempt {
         }
     }
 
-    fn finish(self, result: Result<Made, Failure>, stopped: Option<Stop>, took: Duration) -> Finished {
-        let task = self.task;
-        let private = residency::is_private(&task);
-        let result = result.map_err(|f| match (f.class, stopped) {
-            (FailureClass::Cancelled, Some(Stop::Timeout)) => {
-                let limit = Duration::from_millis(task.timeout_ms.unwrap_or(0));
-                headstart_runner::limit::exceeded(&task.name, limit)
-            }
-            (FailureClass::Cancelled, Some(Stop::Shutdown)) => {
-                Failure::new(FailureClass::Lost, "the device was stopped while it ran")
-            }
-            _ => f,
-        });
-        let superseded = stopped == Some(Stop::Superseded);
-        let mut entry = Entry {
-            time: jiff::Timestamp::now(),
-            run: task.run.clone(),
-            name: task.name.clone(),
-            kind: task.kind.clone(),
-            ty: task.ty.clone(),
-            private,
-            ended: if superseded { Ended::Superseded } else { Ended::Failed },
-            artifact: None,
-            seconds: took.as_secs_f64(),
-            released: Default::default(),
-            failure: None,
+    fn finish(
+        self,
+        result: Result<Made, Failure>,
+        stopped: Option<Stop>,
+        took: Duration,
+        control: &Control,
+    ) -> Finished {
+        let (task, device) = (&self.task, &self.link.device);
+        let private = match control.phase() {
+            Phase::Checking => residency::stated(task).is_private(),
+            _ => !control.is_public(),
         };
+        let result = result.map_err(|f| explained(task, f, stopped));
+        if private && control.phase() == Phase::Running && !matches!(stopped, Some(stop) if stop.is_asked()) {
+            device.note(task, result.as_ref().err());
+        }
+        let result = match result {
+            // Whether it failed may depend on private values, so it is delivered like any other.
+            Err(f) if private && self.is_hidden(&f, stopped, control) => device.failed(task, f),
+            other => other,
+        };
+        let superseded = stopped == Some(Stop::Superseded);
+        let mut entry = Entry::new(task, private, took);
+        if superseded {
+            entry.ended = Ended::Superseded;
+        }
         let (outcome, manifests, uploads) = match result {
             Ok(mut made) => {
                 if !superseded {
-                    entry.ended = if made.absent { Ended::Skipped } else { Ended::Succeeded };
+                    entry.ended = ended(&made, control.phase());
+                    entry.failure = made.failure;
+                    entry.withheld = made.withheld;
                 }
                 if let Outcome::Done { output, released, usage } = &mut made.outcome {
                     entry.artifact = Some(output.id);
@@ -163,10 +191,11 @@ impl Attempt {
                 if !superseded {
                     entry.failure = Some(failure.clone());
                 }
-                let told = if private {
-                    residency::for_the_engine(&failure)
+                let whole = !private && device.allowed.failures;
+                let told = if whole {
+                    device.without_folders(failure)
                 } else {
-                    self.link.device.without_folders(failure)
+                    residency::for_the_engine(&failure, control.phase())
                 };
                 (Outcome::Failed { failure: told }, Default::default(), Vec::new())
             }
@@ -175,6 +204,47 @@ impl Attempt {
         let commit = Commit { fence: task.fence, outcome, manifests };
         let pending = (!superseded).then_some(PendingCommit { commit, uploads, what });
         Finished { pending, entry }
+    }
+
+    /// Whether the engine is not to learn that a private task failed: from the moment on at which private
+    /// values were looked at, unless the device's owner allows it. That the engine or the owner stopped it
+    /// depends on neither.
+    fn is_hidden(&self, failure: &Failure, stopped: Option<Stop>, control: &Control) -> bool {
+        let asked = matches!(failure.class, FailureClass::Cancelled | FailureClass::Lost)
+            && matches!(stopped, Some(stop) if stop.is_asked());
+        control.phase() != Phase::Checking && !self.link.device.allowed.failures && !asked
+    }
+}
+
+impl Stop {
+    /// Whether the engine or the owner asked for it.
+    fn is_asked(self) -> bool {
+        self != Self::Timeout
+    }
+}
+
+/// A stage that is stopped reports a cancellation: what it is.
+fn explained(task: &Task, failure: Failure, stopped: Option<Stop>) -> Failure {
+    match (failure.class, stopped) {
+        (FailureClass::Cancelled, Some(Stop::Timeout)) => {
+            let limit = Duration::from_millis(task.timeout_ms.unwrap_or(0));
+            headstart_runner::limit::exceeded(&task.name, limit)
+        }
+        (FailureClass::Cancelled, Some(Stop::Shutdown)) => {
+            Failure::new(FailureClass::Lost, "the device was stopped while it ran")
+        }
+        _ => failure,
+    }
+}
+
+/// What became of a task, as its owner is told.
+fn ended(made: &Made, phase: Phase) -> Ended {
+    match (phase, &made.failure) {
+        (Phase::Blocked, Some(_)) => Ended::Blocked,
+        (Phase::Quarantined, Some(_)) => Ended::Quarantined,
+        (_, Some(_)) => Ended::Failed,
+        (_, None) if made.absent => Ended::Skipped,
+        (_, None) => Ended::Succeeded,
     }
 }
 

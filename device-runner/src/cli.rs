@@ -16,7 +16,7 @@ use crate::error::DeviceError;
 use crate::residency::Allowed;
 use crate::runner::{self, Options, Until};
 use crate::state::write_durably;
-use crate::{local, show};
+use crate::{local, quarantine, show};
 
 /// Runs the stages that are placed on this device, on data that stays here.
 #[derive(Parser)]
@@ -56,6 +56,11 @@ enum Command {
     Run(RunArgs),
     /// Show what only this device knows: your style, the choice, the training. Sends nothing.
     Show(ShowArgs),
+    /// Have stages that failed here run again in the next run, quarantined ones too.
+    Retry {
+        /// Only the stage of this name, as `headstart-device show` prints it; by default all.
+        name: Option<String>,
+    },
     /// Print the completion script of a shell.
     Completions {
         /// The shell.
@@ -89,7 +94,7 @@ struct JoinArgs {
     #[arg(long, value_delimiter = ',', value_parser = ["charging", "unmetered", "idle"])]
     holds: Vec<String>,
     /// What may leave this device when a pipeline releases it: any of metrics, selection, mix,
-    /// pllm (the weights trained on your data), or none.
+    /// pllm (the weights trained on your data), failures (whether and how stages failed), or none.
     #[arg(long, value_name = "WHAT", default_value = "metrics,selection,mix")]
     allow_release: Allowed,
     /// A folder with programs of custom stages, or with a folder for each, every one with its
@@ -172,6 +177,7 @@ pub fn main(stages: impl FnOnce(Option<&str>) -> Result<Vec<Box<dyn Stage>>, Str
         Command::Join(args) => stages().and_then(|stages| join(args, cli.state, stages)),
         Command::Run(args) => stages().and_then(|stages| run(&args, &cli.state, stages)),
         Command::Show(args) => show(&args, &cli.state, cli.quiet),
+        Command::Retry { name } => retry(&cli.state, name.as_deref(), cli.quiet),
         Command::Completions { shell } => {
             generate::completions(Cli::command(), shell).map(|()| 0).map_err(DeviceError::from)
         }
@@ -294,6 +300,17 @@ fn show(args: &ShowArgs, state: &Path, quiet: bool) -> Result<u8, DeviceError> {
     }
     let page = if args.sent { show::sent(state)? } else { show::summary(state, args.run.as_deref())? };
     put(&page)?;
+    Ok(0)
+}
+
+fn retry(state: &Path, name: Option<&str>, quiet: bool) -> Result<u8, DeviceError> {
+    let cleared = quarantine::retry(state, name)?;
+    if !quiet {
+        match &cleared[..] {
+            [] => errln!("nothing had failed; the next run asks this device for everything again"),
+            some => errln!("the next run tries again: {}", some.join(", ")),
+        }
+    }
     Ok(0)
 }
 

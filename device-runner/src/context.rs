@@ -4,17 +4,41 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use headstart_env::Clock;
 use headstart_protocol::expr::{Manifests, ResolveError};
 use headstart_protocol::{ArtifactRef, Context, Failure, Manifest, NumericRows, Progress, RowCache};
 
-use crate::store::Store;
+use crate::store::{Store, missing};
+
+/// How soon a pause notices that the attempt is cancelled.
+const NOTICE: Duration = Duration::from_millis(100);
 
 /// What the runner and a running attempt tell each other.
 #[derive(Default)]
 pub struct Control {
     cancelled: AtomicBool,
+    public: AtomicBool,
+    phase: Mutex<Phase>,
     progress: Mutex<Option<Progress>>,
+}
+
+/// How far an attempt came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Nothing private was looked at yet: how it ends here depends on the task, on what the engine sends
+    /// and on what the owner allows.
+    #[default]
+    Checking,
+    /// Its arguments are being resolved. From here on how it ends may depend on private values.
+    Resolving,
+    /// It was not run, because an input failed.
+    Blocked,
+    /// It was not run, because it failed too often before.
+    Quarantined,
+    /// The stage ran.
+    Running,
 }
 
 impl Control {
@@ -28,9 +52,39 @@ impl Control {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// How far the attempt said it is.
-    pub fn progress(&self) -> Option<Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// How far the attempt came.
+    pub fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// Whether everything that the attempt depends on was proven to be public. Until then it is treated
+    /// as private.
+    pub fn is_public(&self) -> bool {
+        self.public.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn proven_public(&self) {
+        self.public.store(true, Ordering::Release);
+    }
+
+    /// How far the attempt said it is, in so far as the engine may know: nothing of one that is not
+    /// proven public.
+    pub fn public_progress(&self) -> Option<Progress> {
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        progress.filter(|_| self.is_public())
+    }
+
+    /// Waits, but not once the attempt is cancelled.
+    pub(crate) async fn pause(&self, clock: &dyn Clock, mut left: Duration) {
+        while !left.is_zero() && !self.cancelled() {
+            let step = left.min(NOTICE);
+            clock.sleep(step).await;
+            left -= step;
+        }
     }
 
     fn report(&self, progress: Progress) {
@@ -170,14 +224,48 @@ impl Context for DeviceContext<'_> {
     }
 }
 
-/// Gives manifests of artifacts on this device to [`headstart_protocol::expr::resolve`].
-pub struct LocalManifests<'a>(pub &'a Store);
+/// Gives artifacts on this device to [`headstart_protocol::expr::resolve`].
+pub struct LocalManifests<'a> {
+    /// The artifacts.
+    pub store: &'a Store,
+    /// The device's name: what is private to another one is not here.
+    pub device: &'a str,
+}
 
 impl Manifests for LocalManifests<'_> {
     fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, ResolveError> {
-        self.0.manifest(artifact).map_err(|f| ResolveError::Manifest(f.message))
+        Ok(self.store.manifest(artifact)?)
+    }
+
+    /// With the real type of a private artifact: only here an absent one is told apart.
+    fn local(&self, artifact: &ArtifactRef) -> Result<ArtifactRef, ResolveError> {
+        let Some(owner) = &artifact.private_to else { return Ok(artifact.clone()) };
+        if owner != self.device {
+            return Err(foreign(owner).into());
+        }
+        let held = self.store.private.get(&artifact.id).ok_or_else(|| missing(artifact))?;
+        match &held.failure {
+            Some(failure) => Err(ResolveError::InputFailed(blocked(&held.name, failure))),
+            None => Ok(ArtifactRef { ty: held.ty(), ..artifact.clone() }),
+        }
     }
 }
+
+/// The task reads what is private to another device.
+pub fn foreign(owner: &str) -> Failure {
+    Failure::input(format!("the task reads what is private to device {owner:?}"))
+}
+
+/// What is told of a task whose input failed: the first cause, however far back.
+fn blocked(name: &str, failure: &Failure) -> Failure {
+    let message = match failure.message.strip_prefix(INPUT_FAILED) {
+        Some(first) => format!("{INPUT_FAILED}{first}"),
+        None => format!("{INPUT_FAILED}`{name}`: {}", failure.message),
+    };
+    Failure { message, ..failure.clone() }
+}
+
+const INPUT_FAILED: &str = "not run, because an input failed: ";
 
 #[cfg(test)]
 mod tests {

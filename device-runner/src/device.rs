@@ -5,22 +5,23 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use headstart_protocol::declared::{CustomStages, ProgramRef};
-use headstart_protocol::expr::{self, Expr, Value};
-use headstart_protocol::task::{Outcome, Released, Task, Usage};
+use headstart_protocol::expr::{self, Expr, ResolveError, Resolved, Value};
+use headstart_protocol::release::released_metric;
+use headstart_protocol::task::{Outcome, Task, Usage};
 use headstart_protocol::wire::program_kind;
 use headstart_protocol::{
-    Args, ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Manifest, NumericRows, Numerics, Output,
-    Stage, canonical_json,
+    Args, ArtifactRef, Digest, Failure, FailureClass, Manifest, NumericRows, Numerics, Output, Stage,
 };
 use headstart_runner::{Call, Found, StageRegistry};
 
-use crate::context::{Control, DeviceContext, LocalManifests};
+use crate::context::{Control, DeviceContext, LocalManifests, Phase, foreign};
 use crate::error::DeviceError;
-use crate::release::{Leaving, Releaser, Upload, known_names};
+use crate::quarantine::Quarantine;
+use crate::release::{Upload, undeclared};
 use crate::residency::{self, Allowed};
 use crate::rows::{RowView, Rows};
 use crate::state::State;
-use crate::store::{Held, Store, gather, missing};
+use crate::store::{Store, gather, missing};
 
 /// A device: its stages, its data, its store, its owner's permissions.
 pub struct Device {
@@ -32,7 +33,7 @@ pub struct Device {
     pub store: Store,
     data: PathBuf,
     stages: StageRegistry,
-    allowed: Allowed,
+    pub(crate) allowed: Allowed,
     threads: usize,
     memory: Option<u64>,
     public_rows: Rows,
@@ -50,6 +51,10 @@ pub struct Made {
     pub uploads: Vec<Upload>,
     /// Whether a private value turned out absent; only this device knows.
     pub absent: bool,
+    /// Why a private task failed; only this device knows that it did.
+    pub failure: Option<Failure>,
+    /// Parts that the task releases and that do not leave, with the reasons, for the owner.
+    pub withheld: BTreeMap<String, String>,
 }
 
 impl Device {
@@ -102,17 +107,19 @@ impl Device {
     }
 
     /// The stage that a task asks for.
-    fn stage(&self, task: &Task) -> Result<Found<'_>, Failure> {
+    pub(crate) fn stage(&self, task: &Task) -> Result<Found<'_>, Failure> {
         self.stages.find(&task.kind, task.program.as_ref().map(ProgramRef::Digest))
     }
 
-    /// Checks a task before anything is downloaded or run.
+    /// Checks a task before anything is downloaded, and before anything private is looked at.
     ///
     /// # Errors
-    /// [`FailureClass::Input`] for a kind or version that is not known here, and for a release
-    /// that is not allowed.
+    /// [`FailureClass::Input`] for a kind or version that is not known here and for what is private to
+    /// another device, [`FailureClass::Denied`] for a release that is not allowed,
+    /// [`FailureClass::MissingArtifact`] for a handle that is not here.
     pub fn check(&self, task: &Task) -> Result<(), Failure> {
-        if let Some(version) = self.stage(task)?.version()
+        let found = self.stage(task)?;
+        if let Some(version) = found.version()
             && version != task.version
         {
             let m = format!(
@@ -121,28 +128,83 @@ impl Device {
             );
             return Err(Failure::input(m).help("run the same version of Headstart on both"));
         }
-        residency::check_release(task, self.allowed)
+        residency::check_release(task, self.allowed)?;
+        declared(task, &found.stage().metrics())?;
+        let mut here = Ok(());
+        for e in task.args.values().chain(&task.when) {
+            e.each_artifact(&mut |a| {
+                if here.is_ok() {
+                    here = self.is_here(a);
+                }
+            });
+        }
+        here
     }
 
-    /// Does a task whose public inputs, `fetched`, are here. Blocking.
+    /// That a private artifact which a task names is on this device, whatever it stands for.
+    fn is_here(&self, artifact: &ArtifactRef) -> Result<(), Failure> {
+        match &artifact.private_to {
+            None => Ok(()),
+            Some(owner) if *owner != self.name => Err(foreign(owner)),
+            Some(_) if self.store.private.get(&artifact.id).is_none() => Err(missing(artifact)),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Why a task is not run any more: it failed too often.
     ///
     /// # Errors
-    /// Why it failed, with all details; see [`residency::for_the_engine`].
+    /// That failure; [`FailureClass::Transient`] where what failed before cannot be read.
+    pub fn check_quarantine(&self, task: &Task) -> Result<(), Failure> {
+        let all = Quarantine::new(&self.state).all();
+        let all = all.map_err(|e| Failure::new(FailureClass::Transient, e.to_string()))?;
+        match all.get(&self.handle(task, "task")).filter(|f| f.is_quarantined()) {
+            None => Ok(()),
+            Some(failing) => {
+                let m =
+                    format!("quarantined after {} failed attempts: {}", failing.attempts, failing.failure);
+                let help = format!("`headstart-device retry {}` has it run again", task.name);
+                Err(Failure::new(failing.failure.class, m).help(help))
+            }
+        }
+    }
+
+    /// Remembers that a private task failed or succeeded.
+    pub(crate) fn note(&self, task: &Task, failure: Option<&Failure>) {
+        let (quarantine, key) = (Quarantine::new(&self.state), self.handle(task, "task"));
+        let noted = match failure {
+            None => quarantine.succeeded(&key),
+            Some(f) => quarantine.failed(key, &task.name, &task.run, f).map(|failing| {
+                if failing.is_quarantined() {
+                    let n = failing.attempts;
+                    tracing::warn!("{}: quarantined: it failed {n} times and is not run again", task.name);
+                }
+            }),
+        };
+        if let Err(e) = noted {
+            tracing::error!("{}: {e}", task.name);
+        }
+    }
+
+    /// Does a task that was checked and whose public inputs, `fetched`, are here. Blocking.
+    ///
+    /// # Errors
+    /// Why it failed, with all details; `control` says how far it came, see [`residency::for_the_engine`].
     pub fn work(&self, task: &Task, fetched: &[ArtifactRef], control: &Control) -> Result<Made, Failure> {
-        let private = residency::is_private(task);
-        if private && !task.private {
+        control.enter(Phase::Resolving);
+        let Inputs { args, when, private } = self.resolve(task, control)?;
+        if !private {
+            control.proven_public();
+        } else if !task.private {
             tracing::warn!(
                 "{}: the engine calls this public, but it reads what is private: it stays here",
                 task.name
             );
         }
-        if let Some(when) = &task.when
-            && !truth(&self.resolve(when)?)?
-        {
-            return if private { self.absent(task) } else { Ok(Made::public(Outcome::Skipped)) };
+        if !when {
+            return if private { self.absent(task) } else { Ok(Made::of(Outcome::Skipped)) };
         }
-        let args = task.args.iter().map(|(k, e)| Ok((k.clone(), self.resolve(e)?)));
-        let args = Args(args.collect::<Result<_, Failure>>()?);
+        control.enter(Phase::Running);
         let scratch = self.state.at("scratch").join(task.fence.to_string());
         std::fs::create_dir_all(&scratch).map_err(|e| Failure::io(&scratch, &e))?;
         // Resolved arguments name what is private by handles that only this device knows, and the
@@ -202,70 +264,6 @@ impl Device {
         Ok((result?, ctx.counters.into_inner().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    fn keep(
-        &self,
-        task: &Task,
-        output: Output,
-        fetched: &[ArtifactRef],
-        scratch: &Path,
-    ) -> Result<Made, Failure> {
-        let gathered = gather(output, None)?;
-        let manifest = gathered.manifest.clone();
-        let handle = self.handle(task, &manifest.id().to_string());
-        let held = Held { name: task.name.clone(), run: task.run.clone(), manifest: Some(manifest) };
-        self.store.private.keep(&handle, &held, Some(&gathered), scratch)?;
-        let local = ArtifactRef { id: handle, ty: held.ty(), private_to: Some(self.name.clone()) };
-        let leaving = if task.release.is_empty() {
-            Leaving::default()
-        } else {
-            let known = known_names(&self.store, fetched)?;
-            let metrics = self.stage(task)?.stage().metrics();
-            Releaser { store: &self.store, allowed: self.allowed, known: &known, metrics: &metrics }
-                .take(task, &local)?
-        };
-        self.private_outcome(task, handle, leaving, false)
-    }
-
-    fn absent(&self, task: &Task) -> Result<Made, Failure> {
-        let handle = self.handle(task, "absent");
-        let held = Held { name: task.name.clone(), run: task.run.clone(), manifest: None };
-        self.store.private.keep(&handle, &held, None, Path::new(""))?;
-        let mut leaving = Leaving::default();
-        for path in &task.release {
-            leaving.released.insert(path.join("."), Released::Json(serde_json::Value::Null));
-        }
-        self.private_outcome(task, handle, leaving, true)
-    }
-
-    /// A handle for the outcome of a task. The same task with the same outcome has the same handle,
-    /// so that results can be reused; equal outcomes of different tasks have different ones, so
-    /// that the engine learns nothing by comparing them.
-    fn handle(&self, task: &Task, outcome: &str) -> Digest {
-        let kind = match &task.program {
-            Some(program) => format!("{}@{program}", task.kind.rsplit('.').next().unwrap_or_default()),
-            None => task.kind.clone(),
-        };
-        let what = (&kind, task.version, &task.ty, &task.args, &task.when, outcome);
-        self.state.handle(canonical_json(&what).as_bytes())
-    }
-
-    /// The outcome as the engine sees it: a handle whose type is the declared one even where the
-    /// value is absent.
-    fn private_outcome(
-        &self,
-        task: &Task,
-        handle: Digest,
-        leaving: Leaving,
-        absent: bool,
-    ) -> Result<Made, Failure> {
-        let ty = ArtifactType::of(&task.ty).ok_or_else(|| {
-            Failure::new(FailureClass::Internal, format!("a {} cannot be a stage's output", task.ty))
-        })?;
-        let output = ArtifactRef { id: handle, ty, private_to: Some(self.name.clone()) };
-        let outcome = Outcome::Done { output, released: leaving.released, usage: Usage::default() };
-        Ok(Made { outcome, manifests: leaving.manifests, uploads: leaving.uploads, absent })
-    }
-
     fn publish(
         &self,
         output: Output,
@@ -292,8 +290,7 @@ impl Device {
         let uploads = manifest.files.iter().map(upload).collect::<Result<_, Failure>>()?;
         let output = ArtifactRef::public(&manifest);
         let usage = Usage { counters, ..Usage::default() };
-        let mut made =
-            Made::public(Outcome::Done { output: output.clone(), released: BTreeMap::new(), usage });
+        let mut made = Made::of(Outcome::Done { output: output.clone(), released: BTreeMap::new(), usage });
         made.uploads = uploads;
         made.manifests.insert(output.id.to_string(), manifest);
         Ok(made)
@@ -309,25 +306,66 @@ impl Device {
         Failure { message: hide(failure.message), help: failure.help.map(hide), ..failure }
     }
 
-    fn resolve(&self, expr: &Expr) -> Result<Value, Failure> {
-        let local = expr.try_map_artifacts(&mut |a| self.local(a))?;
-        expr::resolve(&local, &LocalManifests(&self.store)).map_err(|e| Failure::input(e.to_string()))
+    /// What a task's expressions come to.
+    fn resolve(&self, task: &Task, control: &Control) -> Result<Inputs, Failure> {
+        let source = LocalManifests { store: &self.store, device: &self.name };
+        let resolve = |e: &Expr| {
+            expr::resolve(e, &source).map_err(|e| match e {
+                ResolveError::InputFailed(failure) => {
+                    control.enter(Phase::Blocked);
+                    failure
+                }
+                ResolveError::Failed(failure) => failure,
+                other => Failure::input(other.to_string()),
+            })
+        };
+        let resolved = || -> Result<_, Failure> {
+            let when = task.when.as_ref().map(resolve).transpose()?;
+            let holds = when.as_ref().map_or(Ok(true), |w| truth(&w.value))?;
+            // What is not run needs no arguments.
+            let needed = task.args.iter().filter(|_| holds);
+            let args: BTreeMap<&String, Resolved> =
+                needed.map(|(k, e)| Ok((k, resolve(e)?))).collect::<Result<_, Failure>>()?;
+            Ok((when, holds, args))
+        };
+        let (when, holds, args) = resolved().inspect_err(|_| {
+            // All that it names is public, and no public artifact leads to a private one.
+            if !residency::stated(task).is_private() {
+                control.proven_public();
+            }
+        })?;
+        let private = residency::proven(task, args.values().chain(&when)).is_private();
+        let args = Args(args.into_iter().map(|(k, r)| (k.clone(), r.value)).collect());
+        Ok(Inputs { args, when: holds, private })
     }
+}
 
-    /// A reference as it is known here: with the real type of a private artifact.
-    fn local(&self, artifact: &ArtifactRef) -> Result<ArtifactRef, Failure> {
-        let Some(owner) = &artifact.private_to else { return Ok(artifact.clone()) };
-        if *owner != self.name {
-            return Err(Failure::input(format!("the task reads what is private to device {owner:?}")));
-        }
-        let held = self.store.private.get(&artifact.id).ok_or_else(|| missing(artifact))?;
-        Ok(ArtifactRef { ty: held.ty(), ..artifact.clone() })
+/// What a task's expressions came to.
+struct Inputs {
+    args: Args,
+    when: bool,
+    private: bool,
+}
+
+/// Metrics that a task releases are among those that its stage declares.
+fn declared(task: &Task, metrics: &[String]) -> Result<(), Failure> {
+    let released = task.release.iter().filter_map(|path| released_metric(&task.ty, path));
+    match released.into_iter().find(|name| !metrics.iter().any(|m| m == name)) {
+        None => Ok(()),
+        Some(name) => Err(undeclared(task, name, metrics)),
     }
 }
 
 impl Made {
-    fn public(outcome: Outcome) -> Self {
-        Self { outcome, manifests: BTreeMap::new(), uploads: Vec::new(), absent: false }
+    pub(crate) fn of(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            manifests: BTreeMap::new(),
+            uploads: Vec::new(),
+            absent: false,
+            failure: None,
+            withheld: BTreeMap::new(),
+        }
     }
 }
 

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use headstart_protocol::wire::Facts;
 
-/// Facts as they are now; `holds` are the conditions that the owner vouches for.
-pub fn facts(threads: usize, memory: Option<u64>, holds: &[String]) -> Facts {
+/// Facts as they are now; `holds` are the conditions that the owner vouches for, and `generation`
+/// how often it asked for everything to be tried again.
+pub fn facts(threads: usize, memory: Option<u64>, holds: &[String], generation: u64) -> Facts {
     let mut holds = holds.to_vec();
     if on_mains() && !holds.iter().any(|h| h == "charging") {
         holds.push("charging".into());
@@ -17,6 +18,7 @@ pub fn facts(threads: usize, memory: Option<u64>, holds: &[String]) -> Facts {
         threads: u32::try_from(threads).unwrap_or(u32::MAX),
         memory: memory.or_else(installed_memory).unwrap_or(0),
         holds,
+        generation,
         other: BTreeMap::from([os, arch]),
     }
 }

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::client::{CallError, Client};
 use crate::context::Control;
-use crate::residency::is_private;
+use crate::residency::stated;
 use crate::store::Public;
 
 /// Pauses between tries that bring nothing, and how many there are before a download is given up.
@@ -24,8 +24,6 @@ const RETRY: Backoff = Backoff {
 };
 /// A download that brings nothing for this long is begun again where it is.
 const STALLED: Duration = Duration::from_secs(60);
-/// How soon a pause notices that the attempt is cancelled.
-const NOTICE: Duration = Duration::from_millis(100);
 
 /// Downloads what a task may need.
 pub struct Fetcher<'a> {
@@ -52,7 +50,7 @@ impl Fetcher<'_> {
     /// [`FailureClass::Transient`] where the engine is out of reach, [`FailureClass::Input`] where
     /// what it sends is not what was asked for.
     pub async fn everything(&self, task: &Task) -> Result<Vec<ArtifactRef>, Failure> {
-        let private = is_private(task);
+        let private = stated(task).is_private();
         let mut named: VecDeque<ArtifactRef> = task.prefetch.iter().cloned().collect();
         for expr in task.args.values().chain(&task.when) {
             expr.each_artifact(&mut |a| named.push_back(a.clone()));
@@ -96,6 +94,12 @@ impl Fetcher<'_> {
                         return Err(Failure::input(format!(
                             "{m}, but the task calls it a {:?}",
                             artifact.ty
+                        )));
+                    }
+                    if let Some(name) = manifest.private_reference() {
+                        return Err(Failure::input(format!(
+                            "the public artifact {} refers to a private one as `{name}`",
+                            artifact.id.short()
                         )));
                     }
                     self.store.put_manifest(&artifact.id, &manifest)?;
@@ -244,17 +248,10 @@ impl<'a> Retries<'a> {
             }
             _ => None,
         };
-        let Some(mut left) = pause else {
+        let Some(pause) = pause else {
             return Err(Failure::new(FailureClass::Transient, format!("download: {e}")));
         };
-        while !left.is_zero() {
-            if self.control.cancelled() {
-                return Err(stopped());
-            }
-            let step = left.min(NOTICE);
-            self.env.clock.sleep(step).await;
-            left -= step;
-        }
-        Ok(())
+        self.control.pause(&*self.env.clock, pause).await;
+        if self.control.cancelled() { Err(stopped()) } else { Ok(()) }
     }
 }

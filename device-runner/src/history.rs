@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
-use headstart_protocol::task::Released;
+use headstart_protocol::task::{Released, Task};
 use headstart_protocol::{Digest, Failure, Type};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,29 @@ pub struct Entry {
     /// Why it failed, in full.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// What it was to release and did not, with the reasons.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub withheld: BTreeMap<String, String>,
+}
+
+impl Entry {
+    /// A task that failed, for a reason that is yet to be told.
+    pub fn new(task: &Task, private: bool, took: Duration) -> Self {
+        Self {
+            time: jiff::Timestamp::now(),
+            run: task.run.clone(),
+            name: task.name.clone(),
+            kind: task.kind.clone(),
+            ty: task.ty.clone(),
+            private,
+            ended: Ended::Failed,
+            artifact: None,
+            seconds: took.as_secs_f64(),
+            released: BTreeMap::new(),
+            failure: None,
+            withheld: BTreeMap::new(),
+        }
+    }
 }
 
 /// What became of an attempt.
@@ -53,6 +77,10 @@ pub enum Ended {
     Skipped,
     /// It failed.
     Failed,
+    /// It was not run, because an input failed.
+    Blocked,
+    /// It was not run, because it failed too often before.
+    Quarantined,
     /// Another attempt took over.
     Superseded,
 }
@@ -84,7 +112,14 @@ mod tests {
     fn words_of_version_0_1_are_read() {
         let read = |word: &str| serde_json::from_str::<Ended>(&format!("{word:?}")).expect("a word");
         assert_eq!(["done", "absent"].map(read), [Ended::Succeeded, Ended::Skipped]);
-        for now in [Ended::Succeeded, Ended::Skipped, Ended::Failed, Ended::Superseded] {
+        for now in [
+            Ended::Succeeded,
+            Ended::Skipped,
+            Ended::Failed,
+            Ended::Blocked,
+            Ended::Quarantined,
+            Ended::Superseded,
+        ] {
             let text = serde_json::to_string(&now).expect("a word");
             assert_eq!(serde_json::from_str::<Ended>(&text).expect("own text"), now);
         }

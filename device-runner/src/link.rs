@@ -27,7 +27,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn facts(&self) -> Facts {
-        facts(self.threads, self.memory, &self.holds)
+        facts(self.threads, self.memory, &self.holds, self.device.state.generation())
     }
 
     /// Joins once; checks the engine's key.

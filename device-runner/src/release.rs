@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use headstart_protocol::release::{Class, Projection, is_model_file, released_metric};
+use headstart_protocol::release::{Class, Projection, is_model_file};
 use headstart_protocol::task::{Released, Task};
 use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Manifest, Type};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,8 @@ pub struct Leaving {
     pub manifests: BTreeMap<String, Manifest>,
     /// Their files.
     pub uploads: Vec<Upload>,
+    /// Parts that do not leave, with the reasons.
+    pub withheld: BTreeMap<String, String>,
 }
 
 /// Takes the released parts of a private output.
@@ -55,23 +57,21 @@ pub struct Releaser<'a> {
 }
 
 impl Releaser<'_> {
-    /// Everything that the task releases of `output`, a local reference.
-    ///
-    /// # Errors
-    /// [`FailureClass::Input`] where something may not leave: then nothing does.
-    pub fn take(&self, task: &Task, output: &ArtifactRef) -> Result<Leaving, Failure> {
+    /// Everything that the task releases of `output`, a local reference. A part that does not leave is
+    /// null, and withheld for a reason that its owner is shown.
+    pub fn take(&self, task: &Task, output: &ArtifactRef) -> Leaving {
         let mut out = Leaving::default();
         for path in &task.release {
-            allow(&task.ty, path, self.allowed)?;
-            if let Some(metric) = released_metric(&task.ty, path)
-                && !self.metrics.iter().any(|m| m == metric)
-            {
-                return Err(undeclared(task, metric, self.metrics));
-            }
-            let part = self.part(output, path, &described(&task.ty, path), &mut out)?;
-            out.released.insert(path.join("."), part);
+            let name = path.join(".");
+            let part = allow(&task.ty, path, self.allowed)
+                .and_then(|_| self.part(output, path, &described(&task.ty, path), &mut out));
+            let part = part.unwrap_or_else(|why| {
+                out.withheld.insert(name.clone(), why.message);
+                Released::Json(Json::Null)
+            });
+            out.released.insert(name, part);
         }
-        Ok(out)
+        out
     }
 
     /// The part of an artifact that a path names: through the artifacts that it uses, then through what
@@ -159,7 +159,7 @@ fn refused(what: &str, why: &str) -> Failure {
     Failure::input(format!("{what} cannot be released: {why}"))
 }
 
-fn undeclared(task: &Task, metric: &str, declared: &[String]) -> Failure {
+pub(crate) fn undeclared(task: &Task, metric: &str, declared: &[String]) -> Failure {
     let why =
         format!("`{metric}` cannot be released: `{}` does not declare a metric of this name", task.kind);
     Failure::input(why).help(match declared {

@@ -1,16 +1,18 @@
 //! What may leave the device, decided by the device itself.
 //!
 //! The engine says of each task whether its output is private and what of it is released. The
-//! device does not take its word for it: a task is private here if anything it reads is private or
-//! lies in the data folder, and a release must be of a releasable type and allowed by the owner of
-//! the device (`--allow-release`).
+//! device does not take its word for it: a task is public here only if all its resolved arguments were
+//! proven public, and a release must be of a releasable type and allowed by the owner of the device
+//! (`--allow-release`).
 
 use std::str::FromStr;
 
-use headstart_protocol::expr::{Expr, Value};
+use headstart_protocol::expr::{Expr, Residency, Resolved, Value};
 use headstart_protocol::release::{Class, class_of};
 use headstart_protocol::task::Task;
 use headstart_protocol::{Failure, FailureClass, Type};
+
+use crate::context::Phase;
 
 /// What the owner of the device allows a pipeline to release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +25,17 @@ pub struct Allowed {
     pub mix: bool,
     /// The weights of a model that was trained on private data.
     pub pllm: bool,
+    /// Whether stages failed. Without it, a stage over private data is reported as delivered whatever came
+    /// of it.
+    pub failures: bool,
 }
 
 impl Allowed {
     /// Nothing.
-    pub const NONE: Self = Self { metrics: false, selection: false, mix: false, pllm: false };
+    pub const NONE: Self =
+        Self { metrics: false, selection: false, mix: false, pllm: false, failures: false };
     /// Numbers and choices, as is the default.
-    pub const NUMBERS: Self = Self { metrics: true, selection: true, mix: true, pllm: false };
+    pub const NUMBERS: Self = Self { metrics: true, selection: true, mix: true, ..Self::NONE };
 
     /// Whether a class may leave.
     pub fn has(self, class: Class) -> bool {
@@ -53,10 +59,11 @@ impl FromStr for Allowed {
                 "selection" => out.selection = true,
                 "mix" => out.mix = true,
                 "pllm" => out.pllm = true,
+                "failures" => out.failures = true,
                 "none" => {}
                 other => {
                     return Err(format!(
-                        "`{other}` cannot be released; allowed are metrics, selection, mix, pllm, or none"
+                        "`{other}` cannot be released; allowed are metrics, selection, mix, pllm, failures, or none"
                     ));
                 }
             }
@@ -65,16 +72,28 @@ impl FromStr for Allowed {
     }
 }
 
-/// Whether the output of a task is private, whatever [`Task::private`] says: it is if an argument
-/// touches a private artifact, if an argument is a path (all paths lie in the data folder), or if
-/// the stage reads the device's own model cache, or is a custom stage, whose program can read
-/// whatever its owner can.
-pub fn is_private(task: &Task) -> bool {
+/// What can be said of a task before anything is resolved: it is private if it says so, if it names a
+/// private artifact or a path (all paths lie in the data folder), if its stage reads the device's own model
+/// cache, or if it is a custom stage, whose program can read whatever its owner can. What is public here
+/// still has to be proven so, see [`proven`].
+pub fn stated(task: &Task) -> Residency {
     let exprs = || task.args.values().chain(&task.when);
-    task.private
+    let private = task.private
         || task.kind == "hf"
         || task.program.is_some()
-        || exprs().any(|e| e.is_private() || mentions_path(e))
+        || exprs().any(|e| e.is_private() || mentions_path(e));
+    if private { Residency::Private } else { Residency::Public }
+}
+
+/// Whether the output of a task is private, once its arguments are resolved: it is public only if each of
+/// them was proven public, and it says nothing else of itself.
+pub fn proven<'a>(task: &Task, resolved: impl IntoIterator<Item = &'a Resolved>) -> Residency {
+    resolved.into_iter().fold(stated(task), |all, one| {
+        let mut path = false;
+        one.value.visit(&mut |v| path |= matches!(v, Value::Path(_)));
+        let own = if path || one.value.is_private() { Residency::Private } else { Residency::Public };
+        all.and(one.residency).and(own)
+    })
 }
 
 fn mentions_path(expr: &Expr) -> bool {
@@ -118,10 +137,13 @@ pub fn described(ty: &Type, path: &[String]) -> String {
     if path.is_empty() { format!("the {whole}") } else { format!("`{}` of the {whole}", path.join(".")) }
 }
 
-/// What the engine is told of a failure of a private stage: its class and a fixed sentence. File
-/// names, lines and texts stay in the device's own log.
-pub fn for_the_engine(failure: &Failure) -> Failure {
+/// What the engine is told of a failure: its class and a fixed sentence. File names, lines and texts stay
+/// in the device's own log.
+pub fn for_the_engine(failure: &Failure, phase: Phase) -> Failure {
     let message = match failure.class {
+        FailureClass::Input if phase == Phase::Checking => {
+            "the task does not fit this device: its stage or version, what it reads, or what the engine sent"
+        }
         FailureClass::Input => "the stage's input on the device is wrong",
         FailureClass::Denied => "denied by the device's release policy",
         FailureClass::Transient => "something outside the stage went wrong on the device",
@@ -202,9 +224,9 @@ mod tests {
         let private = serde_json::json!({"is": "artifact", "value": {"id": id, "ty": "Dataset", "private_to": "phone"}});
         let a_path = serde_json::json!({"is": "path", "value": "me.jsonl"});
         let in_a_list = serde_json::json!({"is": "list", "value": [["0", a_path]]});
-        assert!(!is_private(&task(value(public))));
-        assert!(is_private(&task(value(private))));
-        assert!(is_private(&task(value(a_path))));
-        assert!(is_private(&task(value(in_a_list))));
+        assert_eq!(stated(&task(value(public))), Residency::Public);
+        assert_eq!(stated(&task(value(private))), Residency::Private);
+        assert_eq!(stated(&task(value(a_path))), Residency::Private);
+        assert_eq!(stated(&task(value(in_a_list))), Residency::Private);
     }
 }

@@ -146,7 +146,10 @@ fn newest(entries: Vec<Entry>, store: &Store, run: Option<&str>) -> Vec<Known> {
 fn fate(Known { entry: e, manifest }: &Known) -> (bool, String) {
     match e.ended {
         Ended::Skipped => (false, "skipped; the engine cannot tell".to_owned()),
+        // The engine is told less: see what was sent.
         Ended::Failed => (false, "failed".to_owned()),
+        Ended::Blocked => (false, "blocked: an input failed".to_owned()),
+        Ended::Quarantined => (false, "quarantined: it failed too often and is not run".to_owned()),
         _ if !e.private => (true, "made from public data only; sent whole".to_owned()),
         _ if !e.released.is_empty() => {
             let parts = e.released.iter().map(|(path, part)| match part {

@@ -3,6 +3,8 @@
 //! ```text
 //! secret            32 random bytes, never sent; both keys below are derived from it
 //! engine.key        the engine's public key, pinned at the first join
+//! generation        how often the owner asked for everything to be tried again
+//! quarantine.json   private tasks that keep failing
 //! name              the name under which it last joined
 //! lock              held while a runner is live
 //! sent.jsonl        everything that left the device
@@ -138,6 +140,21 @@ impl State {
     /// The name under which the device last joined.
     pub fn name(&self) -> Option<String> {
         std::fs::read_to_string(self.at("name")).ok()
+    }
+
+    /// How often the owner asked for everything to be tried again.
+    pub fn generation(&self) -> u64 {
+        let text = std::fs::read_to_string(self.at("generation")).ok();
+        text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Notes that the owner asks for everything to be tried again.
+    ///
+    /// # Errors
+    /// [`DeviceError::State`].
+    pub fn next_generation(&self) -> Result<(), DeviceError> {
+        let next = self.generation().saturating_add(1);
+        write_durably(&self.at("generation"), format!("{next}\n").as_bytes())
     }
 
     /// Checks the engine's key against the pinned one, or pins it at the first join.

@@ -115,7 +115,7 @@ pub(crate) fn content_failure(e: ContentError) -> Failure {
         ContentError::MissingBlob { .. } | ContentError::MissingArtifact(_) => {
             Failure::new(FailureClass::MissingArtifact, format!("{e} on this device"))
         }
-        ContentError::BadName { .. } => Failure::input(e.to_string()),
+        ContentError::BadName { .. } | ContentError::PrivateReference { .. } => Failure::input(e.to_string()),
         _ => Failure::new(FailureClass::Internal, e.to_string()),
     }
 }

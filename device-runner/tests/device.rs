@@ -77,7 +77,7 @@ async fn files_that_are_not_what_was_asked_for_are_refused() {
     let (engine, place, ran) = (Engine::start().await, Place::new(), Arc::new(AtomicUsize::new(0)));
     engine.offer(probe_task(&engine, 1));
     engine.lock().corrupt = Some(vec![0; WEIGHTS.len()]);
-    place.run(&engine, vec![stages::probe(ran.clone())]).await.expect("runs");
+    place.run_telling(&engine, vec![stages::probe(ran.clone())]).await.expect("runs");
     let failure = failure(&engine);
     assert_eq!((failure.class, ran.load(Ordering::SeqCst)), (FailureClass::Input, 0));
     assert!(failure.message.contains("other bytes"), "{failure}");
@@ -165,12 +165,29 @@ async fn a_panic_is_a_failure_and_the_device_goes_on() {
     let mut newer = probe_task(&engine, 3);
     newer.version = 2;
     engine.offer(newer);
-    let summary = place.run(&engine, vec![broken(), stages::probe(Arc::default())]).await.expect("runs");
+    let summary =
+        place.run_telling(&engine, vec![broken(), stages::probe(Arc::default())]).await.expect("runs");
     assert_eq!(summary.failed, 3);
     let told: Vec<_> = engine.commits().into_iter().map(|c| format!("{:?}", c.outcome)).collect();
     assert!(told[0].contains("panicked: index out of bounds"), "{}", told[0]);
     assert!(told[1].contains("has no stage kind `unknown`"), "{}", told[1]);
     assert!(told[2].contains("version 2 of `probe`"), "{}", told[2]);
+
+    // Unless its owner allows it, a device says which kind of failure it was and no more.
+    engine.offer(task(4, "broken", Type::Metrics, &[]));
+    engine.offer(task(5, "unknown", Type::Metrics, &[]));
+    place.run(&engine, vec![broken()]).await.expect("runs");
+    let told: Vec<_> = engine.commits().into_iter().skip(3).map(|c| format!("{:?}", c.outcome)).collect();
+    assert!(
+        told[0].contains("Internal") && told[0].contains("\"the stage failed on the device\""),
+        "{}",
+        told[0]
+    );
+    assert!(
+        told[1].contains("Input") && told[1].contains("\"the task does not fit this device"),
+        "{}",
+        told[1]
+    );
 }
 
 #[test]

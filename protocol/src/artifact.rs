@@ -43,6 +43,13 @@ impl Manifest {
         Digest::of_json(self)
     }
 
+    /// The name of a reference to an artifact that is private to a device, if there is one. No public
+    /// artifact has any: its references can be read by everybody who has it, and lead a device into what
+    /// it keeps to itself.
+    pub fn private_reference(&self) -> Option<&str> {
+        self.uses.iter().find(|(_, used)| used.private_to.is_some()).map(|(name, _)| name.as_str())
+    }
+
     /// Bytes of all its files.
     pub fn size(&self) -> u64 {
         self.files.values().map(|f| f.size).sum()

@@ -3,14 +3,16 @@
 //! The engine substitutes public outputs; what touches a private output stays an expression until
 //! the device resolves it, so the engine never learns which branch was taken.
 
+mod resolve;
 mod walk;
-
-use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::{ArtifactRef, ArtifactType, Manifest};
-use crate::types::Type;
+pub use resolve::{Manifests, Residency, Resolved, resolve};
+
+use crate::artifact::{ArtifactRef, ArtifactType};
+use crate::digest::Digest;
+use crate::failure::Failure;
 
 /// A resolved argument.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -236,98 +238,19 @@ pub enum ResolveError {
     /// The manifest could not be had.
     #[error("{0}")]
     Manifest(String),
-}
-
-/// Gives manifests to [`resolve`].
-pub trait Manifests {
-    /// The manifest behind a reference.
-    fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, ResolveError>;
-}
-
-/// Resolves an expression to a value. Fields of an artifact are looked up in its manifest: first
-/// among `uses`, then in `value`. A field of an absent value is absent.
-pub fn resolve(expr: &Expr, source: &dyn Manifests) -> Result<Value, ResolveError> {
-    match expr {
-        Expr::Value { value } => Ok(value.clone()),
-        Expr::Output { instance } => Err(ResolveError::NoOutput(*instance)),
-        Expr::Field { of, name } => field(resolve(of, source)?, name, source),
-        Expr::Or { first, second } => {
-            let value = resolve(first, source)?;
-            if value.is_absent() { resolve(second, source) } else { Ok(value) }
-        }
-        Expr::List { items } => {
-            let items = items.iter().map(|(k, e)| Ok((k.clone(), resolve(e, source)?)));
-            // Elements that a `when` left out are not part of the list.
-            let items: Result<Vec<_>, ResolveError> = items.collect();
-            Ok(Value::List(items?.into_iter().filter(|(_, v)| !v.is_absent()).collect()))
-        }
-        Expr::Mix { terms } => {
-            let terms = terms.iter().map(|(weight, name, e)| match resolve(e, source)? {
-                Value::Artifact(pllm) => Ok(MixTerm { weight: *weight, pllm, name: name.clone() }),
-                other => Err(ResolveError::NotPllm(other.describe())),
-            });
-            Ok(Value::Mix(terms.collect::<Result<_, _>>()?))
-        }
-        Expr::Compare { op, left, right } => {
-            let (l, r) = (resolve(left, source)?, resolve(right, source)?);
-            if let (Value::Text(l), Value::Text(r)) = (&l, &r) {
-                return match op {
-                    CompareOp::Eq => Ok(Value::Bool(l == r)),
-                    CompareOp::Ne => Ok(Value::Bool(l != r)),
-                    _ => Err(ResolveError::NotComparable(format!("{l:?}"))),
-                };
-            }
-            let number = |v: &Value| v.number().ok_or(ResolveError::NotComparable(v.describe()));
-            Ok(Value::Bool(op.holds(number(&l)?, number(&r)?)))
-        }
-        Expr::Not { of } => match resolve(of, source)? {
-            Value::Bool(b) => Ok(Value::Bool(!b)),
-            Value::Json(serde_json::Value::Bool(b)) => Ok(Value::Bool(!b)),
-            other => Err(ResolveError::NotComparable(other.describe())),
-        },
-    }
-}
-
-fn field(of: Value, name: &str, source: &dyn Manifests) -> Result<Value, ResolveError> {
-    let missing = |of: &Value| ResolveError::NoField { of: of.describe(), field: name.to_owned() };
-    match &of {
-        v if v.is_absent() => Ok(Value::Absent),
-        Value::Json(j) => j.get(name).cloned().map(from_json).ok_or_else(|| missing(&of)),
-        Value::Artifact(a) => {
-            let m = source.manifest(a)?;
-            if m.ty == Type::Selection && name == "mix" {
-                return Ok(Value::Mix(selection_mix(&m)));
-            }
-            if let Some(used) = m.uses.get(name) {
-                return Ok(Value::Artifact(used.clone()));
-            }
-            m.value.get(name).cloned().map(from_json).ok_or_else(|| missing(&of))
-        }
-        _ => Err(missing(&of)),
-    }
-}
-
-/// The mix of a selection: `value.mix` maps a pLLM's catalog name to its weight, and
-/// `uses["pllm:NAME"]` is that pLLM.
-fn selection_mix(m: &Manifest) -> Vec<MixTerm> {
-    let weights: BTreeMap<String, f64> =
-        m.value.get("mix").and_then(|v| serde_json::from_value(v.clone()).ok()).unwrap_or_default();
-    let term = |(name, weight): (String, f64)| {
-        let pllm = m.uses.get(&format!("pllm:{name}"))?.clone();
-        Some(MixTerm { weight, pllm, name })
-    };
-    weights.into_iter().filter_map(term).collect()
-}
-
-fn from_json(j: serde_json::Value) -> Value {
-    match j {
-        serde_json::Value::Null => Value::Absent,
-        serde_json::Value::Bool(b) => Value::Bool(b),
-        serde_json::Value::String(s) => Value::Text(s),
-        serde_json::Value::Number(n) => match n.as_i64() {
-            Some(i) => Value::Int(i),
-            None => Value::Float(n.as_f64().unwrap_or(f64::NAN)),
-        },
-        other => Value::Json(other),
-    }
+    /// A public artifact refers to a private one. There is no such artifact: whoever sends one wants to
+    /// read the private one by another name.
+    #[error("the public artifact {} refers to a private one as `{name}`", artifact.short())]
+    PrivateReference {
+        /// The public artifact.
+        artifact: Digest,
+        /// The name of its reference.
+        name: String,
+    },
+    /// An artifact cannot be had where it is resolved.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The stage that should have made an artifact failed there; the failure says why.
+    #[error("{0}")]
+    InputFailed(Failure),
 }

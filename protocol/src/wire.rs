@@ -58,9 +58,19 @@ pub struct Facts {
     /// Conditions that hold now: `charging`, `unmetered`, `idle`.
     #[serde(default)]
     pub holds: Vec<String>,
+    /// How often the owner of the device asked for everything to be tried again. What was made on the
+    /// device under another number is not taken from the cache: some of it may have failed, which only
+    /// the device knows.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub generation: u64,
     /// Further facts, for people.
     #[serde(default)]
     pub other: BTreeMap<String, String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// The engine's answer to [`Join`].

@@ -34,6 +34,8 @@ pub fn page(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
         seconds: k.entry.seconds,
         state: match k.entry.ended {
             Ended::Failed => StageState::Failed,
+            Ended::Quarantined => StageState::Quarantined,
+            Ended::Blocked => StageState::Blocked,
             Ended::Skipped => StageState::Skipped,
             _ => StageState::Succeeded,
         },

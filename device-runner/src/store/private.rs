@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use headstart_content::ContentError;
 use headstart_content::files::{self, Mode};
+use headstart_protocol::task::Task;
 use headstart_protocol::{ArtifactType, Digest, Failure, Manifest};
 use serde::{Deserialize, Serialize};
 
@@ -12,18 +13,26 @@ use super::{Gathered, content_failure};
 /// Bytes of an artifact's description at most.
 const LARGEST: u64 = 256 << 20;
 
-/// A private artifact, or the knowledge that it turned out absent.
+/// A private artifact, or the knowledge that it turned out absent or that its stage failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Held {
     /// The instance that made it, for people.
     pub name: String,
     /// The run in which it was made first.
     pub run: String,
-    /// Its manifest; `None` where a `when` was false.
+    /// Its manifest; `None` where a `when` was false, or the stage failed.
     pub manifest: Option<Manifest>,
+    /// Why the stage failed. Only this device knows that it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
 }
 
 impl Held {
+    /// What is known of a task that made nothing.
+    pub fn nothing(task: &Task) -> Self {
+        Self { name: task.name.clone(), run: task.run.clone(), manifest: None, failure: None }
+    }
+
     /// The type that local references to it have. Only here is an absent value told apart.
     pub fn ty(&self) -> ArtifactType {
         self.manifest.as_ref().and_then(|m| ArtifactType::of(&m.ty)).unwrap_or(ArtifactType::Absent)
@@ -74,7 +83,7 @@ impl Private {
         gathered: Option<&Gathered>,
         scratch: &Path,
     ) -> Result<(), Failure> {
-        if self.get(handle).as_ref().is_some_and(|h| h.manifest == held.manifest) {
+        if self.get(handle).is_some_and(|h| h.manifest == held.manifest && h.failure == held.failure) {
             return Ok(());
         }
         let dir = self.dir(handle);

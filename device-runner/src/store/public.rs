@@ -43,8 +43,8 @@ impl Public {
     /// Keeps a manifest; it is on disk when this returns.
     ///
     /// # Errors
-    /// [`FailureClass::Input`] where it is not the one asked for, or has file names that would
-    /// lead out of its folder.
+    /// [`FailureClass::Input`] where it is not the one asked for, has file names that would lead out of its
+    /// folder, or refers to a private artifact.
     pub fn put_manifest(&self, id: &Digest, manifest: &Manifest) -> Result<(), Failure> {
         if manifest.id() != *id {
             return Err(Failure::input(format!("the engine sent another manifest than {}", id.short())));

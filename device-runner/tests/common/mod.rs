@@ -37,6 +37,8 @@ pub struct Inner {
     pub calls: Vec<String>,
     /// Every byte that devices sent: request lines, headers, bodies.
     pub traffic: Vec<u8>,
+    /// The same, a message each: request line and headers, and the body.
+    pub messages: Vec<(String, Vec<u8>)>,
     /// Cut the next download after this many bytes.
     pub cut: Option<usize>,
     /// Send this instead of every file.
@@ -152,6 +154,7 @@ async fn record(State(engine): State<Engine>, request: Request, next: Next) -> R
             seen.extend_from_slice(value.as_bytes());
             seen.push(b'\n');
         }
+        inner.messages.push((String::from_utf8_lossy(&seen).into_owned(), body.to_vec()));
         seen.extend_from_slice(&body);
         inner.traffic.extend_from_slice(&seen);
     }
@@ -302,6 +305,17 @@ impl Place {
             memory: None,
             threads: 2,
         }
+    }
+
+    /// Runs a device whose owner allows failures to be told, until there is nothing to do.
+    pub async fn run_telling(
+        &self,
+        engine: &Engine,
+        stages: Vec<Box<dyn Stage>>,
+    ) -> Result<Summary, DeviceError> {
+        let mut options = self.options(engine);
+        options.allowed.failures = true;
+        headstart_device::run(options, stages, CancellationToken::new()).await
     }
 
     /// Runs a device until there is nothing to do.

@@ -33,6 +33,14 @@ pub struct KeyPreimage {
     /// a public instance of the same arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_to: Option<String>,
+    /// How often the owner of that device asked for everything to be tried again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub generation: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// What a stage computes numbers with, as a key knows it.
@@ -77,7 +85,7 @@ impl ComputedWith {
 /// A difference between two pre-images.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// What differs: `kind`, `program`, `version`, `when`, `private_to`, an argument as `args.NAME`,
+    /// What differs: `kind`, `program`, `version`, `when`, `private_to`, `retries asked for on the device`, an argument as `args.NAME`,
     /// or of what numbers are computed with, `backend`, `precision`, `instruction set`; `computed
     /// with` where one side does not know.
     pub what: String,
@@ -106,6 +114,7 @@ impl KeyPreimage {
             numerics: ComputedWith::of(plan, instance, numerics),
             when: when.cloned(),
             private_to: instance.private_to.clone(),
+            generation: 0,
         })
     }
 
@@ -153,6 +162,7 @@ impl KeyPreimage {
         }
         compare("when".into(), json(&before.when), json(&self.when));
         compare("private_to".into(), json(&before.private_to), json(&self.private_to));
+        compare("retries asked for on the device".into(), json(before.generation), json(self.generation));
         out
     }
 }
@@ -170,6 +180,7 @@ mod tests {
             numerics,
             when: None,
             private_to: None,
+            generation: 0,
         }
     }
 

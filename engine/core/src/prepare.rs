@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use headstart_dsl::plan::Plan;
-use headstart_protocol::expr::{Expr, Manifests, ResolveError, Value, resolve};
+use headstart_protocol::expr::{Expr, Manifests, ResolveError, Resolved, Value, resolve};
 use headstart_protocol::task::{Released, Task};
 use headstart_protocol::{ArtifactRef, Numerics, Type};
 
@@ -33,7 +33,7 @@ pub enum Decision {
 /// value stays an expression, so the engine never learns what it is.
 pub fn resolve_public(expr: &Expr, source: &dyn Manifests) -> Result<Expr, ResolveError> {
     if !expr.is_private() {
-        return Ok(Expr::value(resolve(expr, source)?));
+        return public_value(expr, source).map(Expr::value);
     }
     let known = |e: &Expr| match e {
         Expr::Value { value } if !value.is_private() => Some(value.is_absent()),
@@ -62,6 +62,16 @@ pub fn resolve_public(expr: &Expr, source: &dyn Manifests) -> Result<Expr, Resol
         }
         other => other.try_map_parts(&mut |e| resolve_public(e, source))?,
     })
+}
+
+/// The value of an expression that names public artifacts only.
+fn public_value(expr: &Expr, source: &dyn Manifests) -> Result<Value, ResolveError> {
+    let Resolved { value, residency } = resolve(expr, source)?;
+    // No public artifact refers to a private one, so that this never happens.
+    if residency.is_private() {
+        return Err(ResolveError::Manifest("a public expression came to a private value".to_owned()));
+    }
+    Ok(value)
 }
 
 /// Prepares a ready instance.
@@ -191,7 +201,7 @@ pub fn output_value(
 ) -> Result<Option<Value>, ResolveError> {
     let Some(known) = state.substitute(expr) else { return Ok(None) };
     if !known.is_private() {
-        return resolve(&known, source).map(Some);
+        return public_value(&known, source).map(Some);
     }
     Ok(match expr {
         Expr::List { items } => {

@@ -404,6 +404,11 @@ impl Hub {
         self.inner.roster.numerics(device)
     }
 
+    /// How often a device's owner asked for everything to be tried again.
+    pub(crate) fn generation(&self, device: &str) -> u64 {
+        self.leases().generation(device).max(self.inner.roster.generation(device))
+    }
+
     /// Whether a device can take an offer that waits for it.
     pub(crate) fn presence(&self, run: &str, instance: u32, device: &str) -> Presence {
         self.leases().presence(run, instance, device)

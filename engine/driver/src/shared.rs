@@ -66,4 +66,10 @@ impl Shared {
             Place::Device(name) => self.hub.numerics(name),
         }
     }
+
+    /// How often the owner of the device that keeps an instance's output asked for everything to be tried
+    /// again, as far as it is known; 0 for public ones.
+    pub(crate) fn generation_of(&self, state: &RunState, instance: u32) -> u64 {
+        state.instance(instance).private_to.as_ref().map_or(0, |device| self.hub.generation(device))
+    }
 }

@@ -57,7 +57,7 @@ impl Place {
     /// `selection.field`, as a pipeline reads it.
     fn field(&self, selection: &ArtifactRef, name: &str) -> Value {
         let of = Box::new(Expr::value(value(selection)));
-        resolve(&Expr::Field { of, name: name.into() }, self).unwrap()
+        resolve(&Expr::Field { of, name: name.into() }, self).unwrap().value
     }
 }
 

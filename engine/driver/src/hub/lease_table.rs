@@ -194,6 +194,10 @@ impl LeaseTable {
         self.device(device).facts = facts;
     }
 
+    pub(crate) fn generation(&self, device: &str) -> u64 {
+        self.devices.get(device).map_or(0, |d| d.facts.generation)
+    }
+
     pub(crate) fn bell(&mut self, device: &str) -> Arc<Notify> {
         Arc::clone(&self.device(device).bell)
     }

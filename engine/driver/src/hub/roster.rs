@@ -32,6 +32,9 @@ pub(crate) struct Known {
     /// What its stages compute numbers with; absent for devices of version 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub numerics: Option<Numerics>,
+    /// How often its owner had asked for everything to be tried again.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 pub(crate) struct Roster {
@@ -85,6 +88,7 @@ impl Roster {
             version: join.version.clone(),
             kinds: join.kinds.clone(),
             numerics: join.numerics.clone(),
+            generation: join.facts.generation,
         };
         if known.get(name) != Some(&now) {
             let mut next = known.clone();
@@ -99,6 +103,11 @@ impl Roster {
     /// What a device computes numbers with, as it said when it last joined.
     pub(crate) fn numerics(&self, device: &str) -> Option<Numerics> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(device)?.numerics.clone()
+    }
+
+    /// How often a device's owner had asked for everything to be tried again when it last joined.
+    pub(crate) fn generation(&self, device: &str) -> u64 {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(device).map_or(0, |k| k.generation)
     }
 
     pub(crate) fn all(&self) -> BTreeMap<String, Known> {

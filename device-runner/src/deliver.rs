@@ -1,0 +1,104 @@
+//! What becomes of a private task: its result is kept here under a handle, and the engine gets the handle,
+//! whether there is a result, a `when` was false, or the stage failed.
+
+use std::path::Path;
+
+use headstart_protocol::task::{Outcome, Released, Task, Usage};
+use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Output, canonical_json};
+
+use crate::device::{Device, Made};
+use crate::release::{Leaving, Releaser, known_names};
+use crate::store::{Held, gather};
+
+impl Device {
+    /// Keeps what a private task made, and takes what it releases.
+    ///
+    /// # Errors
+    /// Why it could not be kept.
+    pub(crate) fn keep(
+        &self,
+        task: &Task,
+        output: Output,
+        fetched: &[ArtifactRef],
+        scratch: &Path,
+    ) -> Result<Made, Failure> {
+        let gathered = gather(output, None)?;
+        let manifest = gathered.manifest.clone();
+        let handle = self.handle(task, &manifest.id().to_string());
+        let held = Held { manifest: Some(manifest), ..Held::nothing(task) };
+        self.store.private.keep(&handle, &held, Some(&gathered), scratch)?;
+        let local = ArtifactRef { id: handle, ty: held.ty(), private_to: Some(self.name.clone()) };
+        let leaving = if task.release.is_empty() {
+            Leaving::default()
+        } else {
+            let known = known_names(&self.store, fetched)?;
+            let metrics = self.stage(task)?.stage().metrics();
+            Releaser { store: &self.store, allowed: self.allowed, known: &known, metrics: &metrics }
+                .take(task, &local)
+        };
+        self.delivered(task, handle, leaving)
+    }
+
+    /// A private task whose `when` was false.
+    ///
+    /// # Errors
+    /// Why that could not be kept.
+    pub(crate) fn absent(&self, task: &Task) -> Result<Made, Failure> {
+        let handle = self.handle(task, "absent");
+        self.store.private.keep(&handle, &Held::nothing(task), None, Path::new(""))?;
+        Ok(Made { absent: true, ..self.delivered(task, handle, nothing_of(task))? })
+    }
+
+    /// A private task that failed. The failure stays here: the engine gets a handle, as for any other, and
+    /// a later task that reads it is told here that its input failed.
+    ///
+    /// # Errors
+    /// [`FailureClass::Internal`] for a task whose output can be no artifact.
+    pub(crate) fn failed(&self, task: &Task, failure: Failure) -> Result<Made, Failure> {
+        let handle = self.handle(task, "failed");
+        let held = Held { failure: Some(failure.clone()), ..Held::nothing(task) };
+        if let Err(e) = self.store.private.keep(&handle, &held, None, Path::new("")) {
+            // A later task that reads it will find nothing.
+            tracing::error!("{}: that it failed could not be kept: {e}", task.name);
+        }
+        Ok(Made { failure: Some(failure), ..self.delivered(task, handle, nothing_of(task))? })
+    }
+
+    /// A handle for the outcome of a task. The same task with the same outcome has the same handle,
+    /// so that results can be reused; equal outcomes of different tasks have different ones, so
+    /// that the engine learns nothing by comparing them. Limits are part of the task here: one that is
+    /// tried under other limits could otherwise tell by its handle which of them it exceeded.
+    pub(crate) fn handle(&self, task: &Task, outcome: &str) -> Digest {
+        let kind = match &task.program {
+            Some(program) => format!("{}@{program}", task.kind.rsplit('.').next().unwrap_or_default()),
+            None => task.kind.clone(),
+        };
+        let what = (&kind, task.version, &task.ty, &task.args, &task.when, outcome);
+        let limits = (task.memory, task.timeout_ms);
+        let text = match limits {
+            (None, None) => canonical_json(&what),
+            limits => canonical_json(&(what, limits)),
+        };
+        self.state.handle(text.as_bytes())
+    }
+
+    /// The outcome as the engine sees it: a handle whose type is the declared one, whatever it stands for.
+    fn delivered(&self, task: &Task, handle: Digest, leaving: Leaving) -> Result<Made, Failure> {
+        let ty = ArtifactType::of(&task.ty).ok_or_else(|| {
+            Failure::new(FailureClass::Internal, format!("a {} cannot be a stage's output", task.ty))
+        })?;
+        let output = ArtifactRef { id: handle, ty, private_to: Some(self.name.clone()) };
+        let Leaving { released, manifests, uploads, withheld } = leaving;
+        let outcome = Outcome::Done { output, released, usage: Usage::default() };
+        Ok(Made { manifests, uploads, withheld, ..Made::of(outcome) })
+    }
+}
+
+/// The released parts of a task that made nothing.
+fn nothing_of(task: &Task) -> Leaving {
+    let null = || Released::Json(serde_json::Value::Null);
+    Leaving {
+        released: task.release.iter().map(|path| (path.join("."), null())).collect(),
+        ..Leaving::default()
+    }
+}

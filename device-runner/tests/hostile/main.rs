@@ -1,0 +1,10 @@
+//! A device against an engine that wants to know what is on it: the protocol, spoken from outside.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod branches;
+mod disguise;
+mod failures;
+mod phone;
+mod proof;
