@@ -99,7 +99,7 @@ struct JoinArgs {
     allow_release: Allowed,
     /// A folder with programs of custom stages, or with a folder for each, every one with its
     /// `.stages.json`: the device runs these, and no other programs, when a pipeline asks for them by
-    /// digest. They can read what you can read.
+    /// digest. On Linux they see only what they are given; elsewhere they can read what you can read.
     #[arg(long, value_name = "DIR")]
     stages: Option<PathBuf>,
     #[command(flatten)]

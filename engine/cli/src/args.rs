@@ -6,6 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use headstart_builtin::backend::Choice;
 use headstart_console::generate::Shell;
 use headstart_console::{ColorWhen, exit};
+use headstart_host::Limits;
 
 /// Headstart: a declarative workflow engine for LLM personalization.
 #[derive(Parser)]
@@ -105,6 +106,22 @@ pub struct Values {
     pub params: Option<PathBuf>,
 }
 
+/// What custom stages may do.
+#[derive(Args, Clone, Copy)]
+pub struct CustomStages {
+    /// Run custom stages with all your rights: they can read what you can read and use the network.
+    /// By default they see only what they are given (Linux).
+    #[arg(long)]
+    unconfined_stages: bool,
+}
+
+impl CustomStages {
+    /// As their runner takes it.
+    pub fn limits(self) -> Limits {
+        Limits { confined: !self.unconfined_stages, ..Limits::default() }
+    }
+}
+
 /// `headstart init`
 #[derive(Args)]
 pub struct Init {
@@ -184,6 +201,8 @@ pub struct Run {
     /// Resume an interrupted run.
     #[arg(long, value_name = "RUN", conflicts_with = "only")]
     pub resume: Option<String>,
+    #[command(flatten)]
+    pub custom: CustomStages,
     /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
@@ -218,6 +237,8 @@ pub struct Describe {
     /// Write the Python SDK to standard output: one file, kept beside your programs.
     #[arg(long, conflicts_with_all = ["programs", "check", "print"])]
     pub sdk: bool,
+    #[command(flatten)]
+    pub custom: CustomStages,
 }
 
 /// `headstart graph`
@@ -365,6 +386,8 @@ pub struct Serve {
     /// Run every schedule once at start.
     #[arg(long)]
     pub now: bool,
+    #[command(flatten)]
+    pub custom: CustomStages,
 }
 
 /// Form of data on standard output.

@@ -14,6 +14,7 @@
 //! opened. Folders are read-only.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use headstart_protocol::{Args, ArtifactRef, ArtifactType, Context, Failure, FailureClass, Value};
 use serde_json::{Map, Value as Json, json};
@@ -27,6 +28,8 @@ pub struct Arguments {
     pub json: Json,
     /// By id.
     pub known: BTreeMap<String, ArtifactRef>,
+    /// Files and folders that they name.
+    pub opened: Vec<PathBuf>,
 }
 
 impl Arguments {
@@ -35,20 +38,21 @@ impl Arguments {
     /// # Errors
     /// If an artifact is not there.
     pub fn of(args: &Args, ctx: &dyn Context) -> Result<Self, Failure> {
-        let mut writer = Writer { ctx, known: BTreeMap::new() };
+        let mut writer = Writer { ctx, known: BTreeMap::new(), opened: Vec::new() };
         let mut json = Map::new();
         for (name, value) in &args.0 {
             if !value.is_absent() {
                 json.insert(name.clone(), writer.value(value)?);
             }
         }
-        Ok(Self { json: json.into(), known: writer.known })
+        Ok(Self { json: json.into(), known: writer.known, opened: writer.opened })
     }
 }
 
 struct Writer<'a> {
     ctx: &'a dyn Context,
     known: BTreeMap<String, ArtifactRef>,
+    opened: Vec<PathBuf>,
 }
 
 impl Writer<'_> {
@@ -63,7 +67,9 @@ impl Writer<'_> {
                 let at = self.ctx.path(p);
                 // Relative to the folder in which the runner works, which is not the program's.
                 let at = std::path::absolute(&at).map_err(|e| Failure::io(&at, &e))?;
-                text(&at)?.into()
+                let json = text(&at)?.into();
+                self.opened.push(at);
+                json
             }
             Value::Duration(n) | Value::Bytes(n) => (*n).into(),
             Value::List(items) => {
@@ -102,11 +108,26 @@ impl Writer<'_> {
         }
         let mut out = named;
         out["folder"] = text(&folder)?.into();
+        self.open(folder)?;
         out["files"] = serde_json::to_value(&manifest.files)
             .map_err(|e| Failure::new(FailureClass::Internal, e.to_string()))?;
         out["value"] = manifest.value;
         out["uses"] = uses.into();
         Ok(out)
+    }
+}
+
+impl Writer<'_> {
+    /// Notes a folder, and the files that links in it lead to: a store has links where it can.
+    fn open(&mut self, folder: PathBuf) -> Result<(), Failure> {
+        for entry in std::fs::read_dir(&folder).map_err(|e| Failure::io(&folder, &e))? {
+            let entry = entry.map_err(|e| Failure::io(&folder, &e))?;
+            if entry.file_type().is_ok_and(|t| t.is_symlink()) {
+                self.opened.extend(entry.path().canonicalize().ok());
+            }
+        }
+        self.opened.push(folder);
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use headstart_protocol::Failure;
 use headstart_protocol::declared::Declaration;
 
+use crate::confine::Confinement;
 use crate::message::FromProgram;
 use crate::process::Launch;
 use crate::session::{Around, Limits, Session};
@@ -19,7 +20,16 @@ pub fn describe(program: &Path, limits: Limits, log: &dyn Fn(&str)) -> Result<De
     let program = std::path::absolute(program).map_err(|e| Failure::io(program, &e))?;
     let folder = program.parent().unwrap_or(Path::new("/"));
     let around = Around { log, cancelled: &|| false, memory: None };
-    let launch = Launch { program: &program, shown: &program, copy: None, work: folder };
+    // Home and temporary files of a program that only says what it is.
+    let work = tempfile::tempdir().map_err(|e| Failure::io(folder, &e))?;
+    let confinement = Confinement { read: vec![folder.to_owned()], write: vec![work.path().to_owned()] };
+    let launch = Launch {
+        program: &program,
+        shown: &program,
+        copy: None,
+        work: work.path(),
+        confinement: limits.confined.then_some(&confinement),
+    };
     let mut session = Session::start(&launch, around, limits)?;
     let FromProgram::Hello { protocol, files, stages, .. } = session.hello()? else {
         return Err(session.failure("did not say hello"));

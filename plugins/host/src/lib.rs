@@ -22,6 +22,7 @@
 //! - [`message`], [`lines`]: what is said. [`process`]: the process group and its streams.
 //! - [`groups`]: process groups that must not outlive this process.
 //! - [`session`]: the conversation, and every way in which it can go wrong.
+//! - [`confine`]: what a program may touch.
 //! - [`arguments`], [`output`]: values on their way to the program and back, verified.
 //! - [`stage`]: a custom stage as a [`headstart_protocol::Stage`].
 //! - [`places`]: which programs may run: those of a plan on the engine's machine; on a device those
@@ -29,6 +30,7 @@
 //! - [`describe()`]: what a program declares.
 
 mod arguments;
+mod confine;
 mod describe;
 pub mod folder;
 mod groups;

@@ -14,7 +14,10 @@ use crate::stage::CustomStage;
 
 /// The engine's machine: who runs a pipeline there trusts the programs that it names.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Trusted;
+pub struct Trusted {
+    /// Time limits of programs, and whether they are confined.
+    pub limits: Limits,
+}
 
 impl CustomStages for Trusted {
     fn find(&self, kind: &str, program: ProgramRef<'_>) -> Result<(Box<dyn Stage>, u32), Failure> {
@@ -32,7 +35,7 @@ impl CustomStages for Trusted {
             files: program.declaration.files.clone(),
             digest: program.digest,
             declared: declared.clone(),
-            limits: Limits::default(),
+            limits: self.limits,
         };
         Ok((Box::new(stage), declared.version))
     }
@@ -41,7 +44,10 @@ impl CustomStages for Trusted {
 /// A device: only programs that its owner put into a folder, each with its declaration. An engine
 /// names a program by digest, and can neither send one nor change one.
 #[derive(Clone, Debug, Default)]
-pub struct Allowlist(BTreeMap<Digest, (PathBuf, Declaration)>);
+pub struct Allowlist {
+    programs: BTreeMap<Digest, (PathBuf, Declaration)>,
+    limits: Limits,
+}
 
 impl Allowlist {
     /// The programs of a folder and of the folders directly inside it: those that have a
@@ -61,12 +67,17 @@ impl Allowlist {
                 all.insert(folder::digest(&program, &declaration.files)?, (program, declaration));
             }
         }
-        Ok(Self(all))
+        Ok(Self { programs: all, limits: Limits::default() })
+    }
+
+    /// The same programs under other limits.
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Their paths.
     pub fn programs(&self) -> impl Iterator<Item = &Path> {
-        self.0.values().map(|(at, _)| at.as_path())
+        self.programs.values().map(|(at, _)| at.as_path())
     }
 
     /// A stage of the program with this digest.
@@ -74,7 +85,7 @@ impl Allowlist {
     /// # Errors
     /// If the owner did not allow the program, or the stage may not run on a device.
     pub fn stage(&self, wanted: &Digest, kind: &str) -> Result<CustomStage, Failure> {
-        let Some((program, declaration)) = self.0.get(wanted) else {
+        let Some((program, declaration)) = self.programs.get(wanted) else {
             let m =
                 format!("this device's owner has not allowed the program of `{kind}` ({})", wanted.short());
             return Err(Failure::input(m).help(
@@ -93,7 +104,7 @@ impl Allowlist {
             files: declaration.files.clone(),
             digest: *wanted,
             declared: declared.clone(),
-            limits: Limits::default(),
+            limits: self.limits,
         })
     }
 }
@@ -129,6 +140,6 @@ impl CustomStages for Allowlist {
     }
 
     fn allowed(&self) -> Vec<Digest> {
-        self.0.keys().copied().collect()
+        self.programs.keys().copied().collect()
     }
 }

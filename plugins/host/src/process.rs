@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use headstart_protocol::{Failure, FailureClass};
 
+use crate::confine::{self, Confinement};
 use crate::groups::{self, Group};
 use crate::lines::{self, Heard};
 
@@ -25,6 +26,8 @@ pub struct Launch<'a> {
     pub copy: Option<&'a Path>,
     /// Its working folder.
     pub work: &'a Path,
+    /// What it may touch; none, if it is not confined.
+    pub confinement: Option<&'a Confinement>,
 }
 
 /// A running program. Dropping it kills the whole process group.
@@ -47,6 +50,7 @@ impl Process {
             return Err(no_program(launch.shown));
         }
         let mut command = Command::new(launch.program);
+        confine::environment(&mut command, launch.work);
         command.current_dir(launch.work).env("HEADSTART_STAGES", "1");
         // With these the SDK makes absolute paths mean the same in every copy.
         if let Some(copy) = launch.copy {
@@ -54,6 +58,10 @@ impl Process {
             command.env("HEADSTART_PROGRAM_FOLDER", launch.shown.parent().unwrap_or(Path::new("/")));
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some(confinement) = launch.confinement {
+            confine::confine(&mut command, launch.program, confinement)
+                .map_err(|e| not_confined(launch.shown, &e))?;
+        }
         let (mut child, group) = spawn(&mut command).map_err(|e| not_started(launch.shown, &e))?;
         let (tx, heard) = sync_channel(QUEUE);
         if let Some(out) = child.stdout.take() {
@@ -183,6 +191,12 @@ fn is_executable(_program: &Path) -> bool {
 fn no_program(at: &Path) -> Failure {
     Failure::input(format!("{} is no program that this machine can execute", at.display()))
         .help("begin a script with a line such as `#!/usr/bin/env python3`")
+}
+
+fn not_confined(program: &Path, e: &std::io::Error) -> Failure {
+    let m = format!("{} is not started, because it cannot be confined: {e}", program.display());
+    Failure::new(FailureClass::Transient, m)
+        .help("`headstart run --unconfined-stages` starts programs with all your rights")
 }
 
 fn not_started(program: &Path, e: &std::io::Error) -> Failure {

@@ -25,18 +25,20 @@ const MEMORY_INTERVAL: Duration = Duration::from_millis(250);
 /// process that left the group may hold them.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// How long a program may take for what it owes.
+/// How long a program may take for what it owes, and whether it is confined.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// To say hello: its imports lie before that.
     pub hello: Duration,
     /// To end after it was told to stop, or was done.
     pub grace: Duration,
+    /// Whether it may touch only what [`crate::confine`] lists.
+    pub confined: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { hello: Duration::from_secs(120), grace: Duration::from_secs(5) }
+        Self { hello: Duration::from_secs(120), grace: Duration::from_secs(5), confined: true }
     }
 }
 

@@ -7,6 +7,7 @@ use headstart_protocol::{Args, Context, Digest, Failure, FailureClass, Output, S
 use serde_json::Value as Json;
 
 use crate::arguments::{self, Arguments};
+use crate::confine::Confinement;
 use crate::folder::{Copied, Folder};
 use crate::message::{FromProgram, ToProgram};
 use crate::output::{Claim, verified};
@@ -51,7 +52,15 @@ impl Stage for CustomStage {
         let arguments = Arguments::of(args, ctx)?;
         let around =
             Around { log: &|line| ctx.log(line), cancelled: &|| ctx.cancelled(), memory: ctx.memory() };
-        let launch = Launch { program: &copied.program, shown: &shown, copy: Some(&copy), work: &work };
+        let read = arguments.opened.iter().chain([&copy]).cloned().collect();
+        let confinement = Confinement { read, write: vec![work.clone()] };
+        let launch = Launch {
+            program: &copied.program,
+            shown: &shown,
+            copy: Some(&copy),
+            work: &work,
+            confinement: self.limits.confined.then_some(&confinement),
+        };
         let mut session = Session::start(&launch, around, self.limits)?;
         self.greet(&mut session)?;
         session.send(&ToProgram::Run {

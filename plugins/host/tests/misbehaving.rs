@@ -30,7 +30,7 @@ fn stage(program: PathBuf) -> CustomStage {
         program,
         files: Vec::new(),
         declared: declared(),
-        limits: Limits { hello: Duration::from_secs(20), grace: Duration::from_millis(700) },
+        limits: Limits { hello: Duration::from_secs(20), grace: Duration::from_millis(700), confined: false },
     }
 }
 

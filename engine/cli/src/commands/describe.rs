@@ -20,7 +20,7 @@ pub fn run(args: &Describe, volume: Volume) -> Result<(), CommandError> {
     }
     let mut stale = Vec::new();
     for program in &args.programs {
-        let declaration = ask(program)?;
+        let declaration = ask(program, args.custom.limits())?;
         let beside = PathBuf::from(Declaration::path_for(&program.to_string_lossy()));
         let text = declaration.to_json();
         if args.print {
@@ -53,9 +53,9 @@ fn say(volume: Volume, line: &str) {
     }
 }
 
-fn ask(program: &Path) -> Result<Declaration, CommandError> {
+fn ask(program: &Path, limits: Limits) -> Result<Declaration, CommandError> {
     let log = |line: &str| errln!("{line}");
-    headstart_host::describe(program, Limits::default(), &log).map_err(|failure| {
+    headstart_host::describe(program, limits, &log).map_err(|failure| {
         let error = CommandError::input(&failure.message);
         match failure.help {
             Some(help) => error.help(help),

@@ -29,7 +29,7 @@ pub fn run(place: &Location<'_>, backend: Choice, args: &PlanArgs) -> Result<(),
     let plan = loader::only(loader::plan(&args.pipeline, loader::Notes::Shown)?, &args.only)?;
     let here = std::env::current_dir().map_err(CommandError::internal)?;
     let stages = headstart_builtin::stages(backend.open().map_err(CommandError::input)?);
-    let custom = Arc::new(headstart_host::Trusted);
+    let custom = Arc::new(headstart_host::Trusted::default());
     let previews = preview(&plan, &here, stages, custom, place.optional()?);
     let previews = previews.map_err(CommandError::input)?;
     match args.format {

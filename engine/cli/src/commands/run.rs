@@ -10,6 +10,7 @@ use headstart_console::{errln, outln, print};
 use headstart_core::RunOutcome;
 use headstart_driver::{Engine, RunHandle, RunOptions, RunResult};
 use headstart_dsl::plan::Plan;
+use headstart_host::{Limits, Trusted};
 use headstart_protocol::text::{counted, quoted};
 use headstart_store::Workspace;
 
@@ -43,7 +44,7 @@ pub fn run(
     };
     announce_releases(&plan);
     ws.cache().warm();
-    let engine = open_engine(ws.clone(), backend)?;
+    let engine = open_engine(ws.clone(), backend, args.custom.limits())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -61,11 +62,11 @@ pub fn run(
 ///
 /// # Errors
 /// If the backend or the workspace cannot be used.
-pub fn open_engine(ws: Workspace, backend: Choice) -> Result<Engine, CommandError> {
+pub fn open_engine(ws: Workspace, backend: Choice, limits: Limits) -> Result<Engine, CommandError> {
     let backend = backend.open().map_err(CommandError::input)?;
     let stages = headstart_builtin::stages(backend);
     let engine = Engine::open(ws, stages).map_err(CommandError::input)?;
-    Ok(engine.with_custom_stages(Arc::new(headstart_host::Trusted)))
+    Ok(engine.with_custom_stages(Arc::new(Trusted { limits })))
 }
 
 /// That a private model is to leave its device is worth capitals.

@@ -35,7 +35,7 @@ pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) 
         return Err(CommandError::input("the pipeline has no schedule")
             .help("schedule nightly { run: catalog, cron: \"0 3 * * *\", timezone: \"UTC\" }"));
     }
-    let engine = open_engine(place.create()?, backend)?;
+    let engine = open_engine(place.create()?, backend, args.custom.limits())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
