@@ -73,22 +73,27 @@ impl Adapter {
         let mut known = BTreeSet::new();
         let mut values = Vec::new();
         for (block, layout) in layouts.iter().enumerate() {
-            let mut flat = vec![0.0; layout.len()];
+            // Only what the file holds is made room for: a configuration may state any rank.
+            let mut found = Vec::with_capacity(layout.segments.len());
             for s in &layout.segments {
                 let name = tensor_name(block, s.slot);
                 if !weights.has(&name) {
                     return Err(misfit(format!("tensor {name} is missing: adapter_config.json asks for it")));
                 }
-                let found = weights.need(&name, &s.shape).map_err(|_| {
+                let tensor = weights.need(&name, &s.shape).map_err(|_| {
                     let found = weights.iter().find(|(n, _)| *n == name).map(|(_, w)| w.shape.clone());
                     let found = found.unwrap_or_default();
                     misfit(format!("tensor {name}: the base takes shape {:?}, found {found:?}", s.shape))
                 })?;
-                if !found.numbers().is_finite() {
+                if !tensor.numbers().is_finite() {
                     return Err(not_finite(&path, &name));
                 }
-                found.numbers().decode(0, &mut flat[s.range.clone()]);
+                found.push((s.range.clone(), tensor));
                 known.insert(name);
+            }
+            let mut flat = vec![0.0; layout.len()];
+            for (range, tensor) in found {
+                tensor.numbers().decode(0, &mut flat[range]);
             }
             values.push(flat);
         }
@@ -105,9 +110,18 @@ impl Adapter {
     /// A new adapter: A uniform in ±1/sqrt(in) (Kaiming, a = √5, as PEFT does), B zero.
     ///
     /// # Errors
-    /// [`LmError::Input`] for a rank of 0 or an unknown projection.
+    /// [`LmError::Input`] for a rank of 0, one above what the base's layers can have, or an unknown
+    /// projection.
     pub fn fresh(spec: &LoraSpec, base: &DecoderConfig, seed: u64) -> Result<Self, LmError> {
         let config = AdapterConfig::fresh(spec)?;
+        let most = Proj::ALL.iter().flat_map(|p| p.shape(base)).max().unwrap_or(0);
+        if spec.rank > most {
+            let m = format!(
+                "a LoRA adapter of rank {} is larger than the layers of its base: they have {most} rows or columns at most",
+                spec.rank
+            );
+            return Err(LmError::Input(m));
+        }
         let layouts = layouts(&config, base)?;
         let values = layouts.iter().enumerate().map(|(block, layout)| {
             let mut flat = vec![0.0; layout.len()];
@@ -205,6 +219,27 @@ mod tests {
 
     fn spec() -> LoraSpec {
         LoraSpec { rank: 2, alpha: 4.0, rslora: false, targets: vec!["q_proj".into(), "down_proj".into()] }
+    }
+
+    #[test]
+    fn a_configuration_that_states_more_than_the_file_holds_takes_no_memory() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().join("a");
+        let spec = LoraSpec { rank: 2, alpha: 4.0, targets: vec!["q_proj".into()], rslora: false };
+        let adapter = Adapter::fresh(&spec, &base(), 1).expect("an adapter");
+        adapter.save(&folder, WriteAs::F32).expect("written");
+        let path = folder.join("adapter_config.json");
+        let config = std::fs::read_to_string(&path).expect("its configuration");
+        let mut config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+        for rank in [65_536u64, 65_537, 2_147_483_648, u64::MAX] {
+            config["r"] = json!(rank);
+            std::fs::write(&path, config.to_string()).expect("written");
+            let error = Adapter::load(&folder, &base()).expect_err("it does not fit").to_string();
+            assert!(error.contains("key `r`") || error.contains("the base takes shape"), "{error}");
+        }
+        let error =
+            Adapter::fresh(&LoraSpec { rank: 4_000_000_000, ..spec }, &base(), 1).expect_err("too large");
+        assert!(error.to_string().contains("larger than the layers of its base"), "{error}");
     }
 
     #[test]

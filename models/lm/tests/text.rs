@@ -233,3 +233,21 @@ fn templates_may_call_the_methods_of_pythons_values() {
         assert_eq!(shown, format!("{expected}<|user|>x<|end|><|assistant|>"), "{expression}");
     }
 }
+
+#[test]
+fn a_template_comes_to_an_end() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    for template in [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}{% endfor %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{{ f(n) ~ f(n) }}{% endmacro %}{{ f(1) }}",
+        "{% set ns = namespace(i=0) %}{% for a in range(1000) %}{% for b in range(1000) %}{% for c in range(1000) %}{% set ns.i = ns.i + 1 %}{% endfor %}{% endfor %}{% endfor %}{{ ns.i }}",
+    ] {
+        configure(dir.path(), |config| config["chat_template"] = json!(template));
+        let error = load_error(dir.path());
+        assert!(error.contains("chat template"), "{error}");
+    }
+    let long = "a".repeat((1 << 20) + 1);
+    configure(dir.path(), |config| config["chat_template"] = json!(long));
+    assert!(load_error(dir.path()).contains("the chat template has 1.0 MB"));
+}

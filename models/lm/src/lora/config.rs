@@ -73,6 +73,9 @@ const NEUTRAL: [(&str, &[&str]); 21] = [
     ("init_lora_weights", &["true", "false", "gaussian", "orthogonal", "eva", "kaiming"]),
 ];
 
+/// Adapters have ranks up to some hundreds; a number above this is a mistake, or an attack.
+const LARGEST_RANK: usize = 65_536;
+
 impl AdapterConfig {
     /// Reads the file in an adapter's folder.
     ///
@@ -175,6 +178,9 @@ impl AdapterConfig {
         }
         let rank = self.by_pattern(&self.rank_pattern, &name, "rank_pattern")?.unwrap_or(self.rank);
         let alpha = self.by_pattern(&self.alpha_pattern, &name, "alpha_pattern")?.unwrap_or(self.alpha);
+        if !(1..=LARGEST_RANK).contains(&rank) {
+            return Err(self.wrong("r", &format!("{rank} is not a rank between 1 and {LARGEST_RANK}")));
+        }
         let below = if self.rslora { (rank as f64).sqrt() } else { rank as f64 };
         Ok(Some((rank, (alpha / below) as f32)))
     }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use headstart_protocol::text::bytes;
 use minijinja::value::{Value, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
@@ -18,6 +19,13 @@ static TOKEN: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"<\|[^\s<>|]+\|>").
 /// Transformers' own block for marking answers; it prints its content.
 static GENERATION: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"\{%(-?)\s*(end)?generation\s*(-?)%\}").expect("a constant pattern"));
+
+/// Instructions of a template that are executed at most, and how many more for each turn: published
+/// templates take a few hundred for a turn.
+const FUEL: u64 = 1_000_000;
+const FUEL_PER_TURN: u64 = 20_000;
+/// Bytes of a template at most; published ones have up to 20 kB.
+const LONGEST: usize = 1 << 20;
 
 const QUESTION: &str = "What is rain?";
 const ANSWER: &str = "Falling water.";
@@ -68,6 +76,13 @@ impl ChatTemplate {
     }
 
     fn new(path: PathBuf, source: &str, bos: Option<String>, eos: Option<String>) -> Result<Self, LmError> {
+        if source.len() > LONGEST {
+            let why = format!(
+                "the chat template has {}; at most {LONGEST} bytes are read",
+                bytes(source.len() as u64)
+            );
+            return Err(LmError::file(path, why));
+        }
         let source = GENERATION.replace_all(source, |found: &regex::Captures| {
             let word = if found.get(2).is_some() { "endif" } else { "if true" };
             format!("{{%{} {word} {}%}}", &found[1], &found[3])
@@ -142,8 +157,17 @@ impl ChatTemplate {
             tools => (),
             documents => (),
         };
-        let template = self.env.get_template("chat").expect("added in `new`");
-        template.render(variables).map_err(|e| LmError::file(&self.path, format!("chat template: {e}")))
+        let mut env = self.env.clone();
+        env.set_fuel(Some(FUEL + FUEL_PER_TURN * turns.len() as u64));
+        let template = env.get_template("chat").expect("added in `new`");
+        template.render(variables).map_err(|e| match e.kind() {
+            ErrorKind::OutOfFuel => LmError::File {
+                path: self.path.clone(),
+                why: format!("the chat template does not come to an end for {} turns", turns.len()),
+                help: Some("use the template that was published with the model".into()),
+            },
+            _ => LmError::file(&self.path, format!("chat template: {e}")),
+        })
     }
 }
 
