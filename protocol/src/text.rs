@@ -1,10 +1,66 @@
-//! Words and numbers in messages: plurals, grouped digits, bytes, similar names, and names of files made
-//! from keys.
+//! Words and numbers in messages: plurals, grouped digits, bytes, similar names, names of files made
+//! from keys, and text from outside.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fmt::Display;
+use std::fmt::{self, Display, Write};
 
 use crate::Digest;
+
+/// Whether a character may change how the text around it is displayed, or hide in it: control characters
+/// (C0 but for line feed and tab, C1), bidirectional controls, invisible and tag characters.
+fn is_deceptive(c: char) -> bool {
+    match c {
+        '\n' | '\t' => false,
+        // U+200C and U+200D join letters and emoji in ordinary texts.
+        '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' => true,
+        '\u{061c}' | '\u{180e}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' => true,
+        c => c.is_control(),
+    }
+}
+
+/// A text in which every character that could deceive a reader or command a terminal is written as an
+/// escape, such as `\u001b`: of control characters only line feeds and tabs are left. In a JSON text the
+/// escapes mean the characters that they stand for.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_deceptive) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_deceptive(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Text from outside, such as the message of an engine, a device or a program: displayed [`visible`],
+/// without trailing white space, and cut where it is longer than people read.
+#[derive(Clone, Copy, Debug)]
+pub struct Foreign<'a>(pub &'a str);
+
+impl Foreign<'_> {
+    /// Characters that are shown at most.
+    pub const LONGEST: usize = 4000;
+}
+
+impl Display for Foreign<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.trim_end();
+        match text.char_indices().nth(Self::LONGEST) {
+            None => f.write_str(&visible(text)),
+            Some((end, _)) => {
+                let left = text.len() - end;
+                write!(f, "{}… ({} more)", visible(&text[..end]), bytes(left as u64))
+            }
+        }
+    }
+}
 
 /// A count and what is counted: `1 run`, `2 runs`, `1 200 forward passes`.
 pub fn counted(n: impl TryInto<u64>, what: &str) -> String {
@@ -143,6 +199,26 @@ pub fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn foreign_text_commands_nothing_and_hides_nothing() {
+        let of = |text: &str| Foreign(text).to_string();
+        assert_eq!(
+            of("plain, größer, 日本語, مرحبا, 👩\u{200d}👩"),
+            "plain, größer, 日本語, مرحبا, 👩\u{200d}👩"
+        );
+        assert_eq!(of("a\u{1b}[2Jb\rc\u{9b}31md\u{7}\n\te\n"), "a\\u001b[2Jb\\u000dc\\u009b31md\\u0007\n\te");
+        assert_eq!(
+            of("\u{202e}gpj.exe \u{2066}\u{feff}\u{e0041}"),
+            "\\u202egpj.exe \\u2066\\ufeff\\udb40\\udc41"
+        );
+        let long = of(&"é".repeat(Foreign::LONGEST + 3));
+        assert!(long.ends_with("é… (6 B more)") && long.chars().count() < Foreign::LONGEST + 20);
+        let hostile: String = ('\0'..='\u{2fff}').chain('\u{f000}'..='\u{ffff}').collect();
+        assert!(!visible(&hostile).contains(is_deceptive));
+        let json = serde_json::json!({ "name": "\u{9b}\u{202e}\u{e0041}\u{1b}" });
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&visible(&json.to_string())).ok(), Some(json));
+    }
 
     #[test]
     fn plurals_follow_their_noun() {

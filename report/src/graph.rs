@@ -7,6 +7,7 @@ mod svg;
 
 use std::fmt::Write;
 
+use headstart_protocol::text::visible;
 use serde::{Deserialize, Serialize};
 
 pub use svg::svg;
@@ -134,7 +135,15 @@ impl Graph {
 
 /// The graph as a Mermaid flowchart.
 pub fn mermaid(graph: &Graph) -> String {
-    let escape = |t: &str| t.replace('"', "#quot;").replace(['\n', '\r'], " ");
+    // What Mermaid takes for HTML, an entity or the beginning of Markdown.
+    let escape = |t: &str| {
+        let entity = |c: char| match c {
+            '#' | '"' | '<' | '>' | '&' | '`' => format!("#{};", u32::from(c)),
+            '\n' => " ".to_owned(),
+            c => c.to_string(),
+        };
+        visible(t).chars().map(entity).collect::<String>()
+    };
     let node = |out: &mut String, indent: &str, n: usize| {
         let node = &graph.nodes[n];
         let (open, close) = match (node.role, node.count) {
@@ -165,7 +174,7 @@ pub fn mermaid(graph: &Graph) -> String {
 
 /// The graph as a Graphviz digraph.
 pub fn dot(graph: &Graph) -> String {
-    let escape = |t: &str| t.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+    let escape = |t: &str| visible(t).replace('\\', "\\\\").replace('"', "\\\"").replace('\n', " ");
     let node = |out: &mut String, indent: &str, n: usize| {
         let node = &graph.nodes[n];
         let label: Vec<String> = node.lines().iter().map(|l| escape(l)).collect();

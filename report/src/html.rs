@@ -9,6 +9,7 @@ mod owner;
 mod style;
 mod tables;
 
+use headstart_protocol::text::visible;
 use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
 
 pub use owner::owner_html;
@@ -40,13 +41,18 @@ pub fn html(report: &RunReport) -> String {
     document(&format!("{} · Headstart", report.pipeline), &body)
 }
 
-/// A page around its body.
+/// What a browser may do with the page: use its own styles, and nothing else.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+
+/// A page around its body, in which no text from outside can hide or reverse what is around it.
 fn document(title: &str, body: &Markup) -> String {
     let page = markup! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                meta name="referrer" content="no-referrer";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 title { (title) }
@@ -55,7 +61,7 @@ fn document(title: &str, body: &Markup) -> String {
             body { (body) }
         }
     };
-    page.into_string()
+    visible(&page.into_string()).into_owned()
 }
 
 /// A few large numbers, each with what it is.

@@ -11,7 +11,7 @@ use headstart_report::{html, owner_html};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Measures the page once it is laid out, and writes the finding where `--dump-dom` shows it. The
-/// pages themselves have no scripts; this stands in a copy.
+/// pages themselves have no scripts, and their policy lets none run; this is in a copy that allows it.
 const MEASURE: &str = r#"<script>
 const wide = document.documentElement.scrollWidth - window.innerWidth;
 const cut = [], small = [];
@@ -38,7 +38,11 @@ fn chromium() -> Option<PathBuf> {
     std::env::split_paths(&folders).flat_map(|f| names.map(|n| f.join(n))).find(|p| p.is_file())
 }
 
-fn looks_right(browser: &Path, page: &str, width: u32) -> Result<(), Failed> {
+/// The policy of every page, and that of the copies.
+const POLICY: [&str; 2] = ["default-src 'none';", "default-src 'none'; script-src 'unsafe-inline';"];
+
+/// What a script that is put into the page finds, if the page lets it run; else what the browser said.
+fn measured(browser: &Path, page: &str, width: u32) -> Result<Result<serde_json::Value, String>, Failed> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("page.html");
     std::fs::write(&file, page.replace("</body>", &format!("{MEASURE}</body>")))?;
@@ -50,10 +54,24 @@ fn looks_right(browser: &Path, page: &str, width: u32) -> Result<(), Failed> {
         .output()?;
     let dom = String::from_utf8_lossy(&output.stdout);
     let found = dom.split_once("data-found=\"").and_then(|(_, rest)| rest.split_once('"'));
-    let found =
-        found.ok_or_else(|| format!("nothing was measured: {}", String::from_utf8_lossy(&output.stderr)))?;
-    let found: serde_json::Value =
-        serde_json::from_str(&found.0.replace("&quot;", "\"").replace("&amp;", "&"))?;
+    let Some((found, _)) = found else {
+        let rendered = dom.contains("</main>");
+        return Ok(Err(format!("rendered: {rendered}; {}", String::from_utf8_lossy(&output.stderr))));
+    };
+    Ok(Ok(serde_json::from_str(&found.replace("&quot;", "\"").replace("&amp;", "&"))?))
+}
+
+fn no_script_runs(browser: &Path, page: &str) -> Result<(), Failed> {
+    match measured(browser, page, 1280)? {
+        Ok(found) => Err(format!("a script ran and found {found}").into()),
+        Err(said) if said.starts_with("rendered: true") => Ok(()),
+        Err(said) => Err(said.into()),
+    }
+}
+
+fn looks_right(browser: &Path, page: &str, width: u32) -> Result<(), Failed> {
+    let found = measured(browser, &page.replace(POLICY[0], POLICY[1]), width)?;
+    let found = found.map_err(|said| format!("nothing was measured; {said}"))?;
     let cut = ["cut", "small"].iter().any(|k| found[k].as_array().is_some_and(|c| !c.is_empty()));
     // A fraction of a pixel may be rounded up.
     if found["wide"].as_f64().is_none_or(|w| w > 1.0) || cut || found["asked"] != serde_json::json!([]) {
@@ -94,6 +112,9 @@ fn main() {
     ];
     let mut trials = Vec::new();
     for (name, page) in pages {
+        let (with, of) = (browser.clone(), page.clone());
+        let run = move || no_script_runs(&with.ok_or(MISSING)?, &of);
+        trials.push(Trial::test(format!("{name}_runs_no_script"), run));
         for width in [1280, 500, 390] {
             let (browser, page) = (browser.clone(), page.clone());
             let run = move || looks_right(&browser.ok_or(MISSING)?, &page, width);

@@ -75,7 +75,10 @@ fn the_page_is_whole_and_loads_nothing() {
 fn the_owners_page_is_whole_and_shows_what_only_the_owner_may_see() {
     let page = owner_html(&owner());
     well_formed(&page).expect("well formed");
-    assert!(!page.contains("<script") && !page.contains("http"), "it loads nothing");
+    assert!(
+        !page.contains("<script") && !page.contains("http://") && !page.contains("https://"),
+        "it loads nothing"
+    );
     for section in ["style", "choice", "head-start", "before-after", "catalog", "left", "stages"] {
         assert!(page.contains(&format!("id=\"{section}\"")), "{section}");
     }

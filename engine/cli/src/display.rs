@@ -13,6 +13,7 @@ use headstart_console::{divert, errln, say};
 use headstart_core::{Event, EventKind};
 use headstart_dsl::plan::{Place, Plan};
 use headstart_protocol::FailureClass;
+use headstart_protocol::text::visible;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::Volume;
@@ -166,7 +167,7 @@ impl<'a> Display<'a> {
             if colored { "{spinner:.cyan} {prefix} {wide_msg}" } else { "{spinner} {prefix} {wide_msg}" };
         let style = ProgressStyle::with_template(template);
         bar.set_style(style.expect("the template is well formed"));
-        bar.set_prefix(prefix.to_owned());
+        bar.set_prefix(visible(prefix).into_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         Some(bar)
     }
@@ -220,7 +221,7 @@ impl<'a> Display<'a> {
             text.push_str(&format!("  {name} {value:.3}"));
         }
         match &running.bar {
-            Some(bar) => bar.set_message(text),
+            Some(bar) => bar.set_message(visible(&text).into_owned()),
             None => {
                 item.said = Instant::now();
                 errln!("  … {}: {text}", self.plan.instances[running.instance as usize].name);

@@ -8,6 +8,7 @@ use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use clap::ValueEnum;
+use headstart_protocol::text::visible;
 
 /// When ANSI colours are written.
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,9 +72,48 @@ pub fn stderr() -> bool {
     wanted(&std::io::stderr())
 }
 
-/// A text without ANSI codes.
-pub fn plain(text: &str) -> Cow<'_, str> {
-    if text.contains('\x1b') { anstream::adapter::strip_str(text).to_string().into() } else { text.into() }
+/// A text as a terminal may have it: of control sequences only colours and weights of text are left, if
+/// `colors`; everything else that could command it is written as an escape. So no name from outside moves
+/// the cursor, sets the title or hides a line.
+pub fn safe(text: &str, colors: bool) -> Cow<'_, str> {
+    if visible(text) == text {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\x1b') {
+        out.push_str(&visible(&rest[..at]));
+        match style_code(&rest[at..]) {
+            Some(code) => {
+                if colors {
+                    out.push_str(code);
+                }
+                rest = &rest[at + code.len()..];
+            }
+            None => {
+                out.push_str(&visible("\x1b"));
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out.push_str(&visible(rest));
+    out.into()
+}
+
+/// The code at the beginning of a text, if it is one of those that this program writes: weights,
+/// underline and colours, but not those that hide text or make it blink.
+fn style_code(text: &str) -> Option<&str> {
+    let digits = text.strip_prefix("\x1b[")?;
+    let end = digits.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    let known = |code: &str| match code.parse::<u8>() {
+        Ok(code) => matches!(code, 0..=4 | 22..=24 | 30..=37 | 39 | 90..=97),
+        Err(_) => code.is_empty(),
+    };
+    // 256 colours: `38;5;N`, as the renderer of diagnostics writes them.
+    let codes = &digits[..end];
+    let indexed = codes.strip_prefix("38;5;").is_some_and(|n| n.parse::<u8>().is_ok());
+    let sound = digits[end..].starts_with('m') && (indexed || codes.split(';').all(known));
+    sound.then(|| &text[..2 + end + 1])
 }
 
 /// Columns that are used where no terminal says how many it has.
@@ -141,8 +181,45 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_stripped_whole() {
-        assert_eq!(plain(&paint(Ink::Error, "no")), "no");
-        assert_eq!(plain("as it is"), "as it is");
+    fn colours_are_left_out_or_passed_on() {
+        assert_eq!(safe(&paint(Ink::Error, "no"), false), "no");
+        assert_eq!(safe(&paint(Ink::Error, "no"), true), "\x1b[1;31mno\x1b[0m");
+        assert_eq!(safe("as it is", true), "as it is");
+    }
+
+    #[test]
+    fn no_other_sequence_reaches_a_terminal() {
+        let hostile = [
+            "\x1b[2J",
+            "\x1b[1A",
+            "\x1b]0;title\x07",
+            "\x1b[8m",
+            "\x1b[5m",
+            "\x1bc",
+            "\x1bP1$r\x1b\\",
+            "\u{9b}2J",
+            "\x1b[38;2;0;0;0m",
+            "\x1b[?25l",
+            "\x1b[31",
+            "\x1b[",
+            "\x1b",
+            "\r",
+            "\x08",
+            "\u{202e}",
+            "\x1b[99999999999m",
+            "\x1b[38;5;300m",
+        ];
+        for colors in [true, false] {
+            for text in hostile {
+                let safe = safe(text, colors);
+                assert_eq!(safe, visible(text), "{text:?}");
+                assert!(!safe.contains(char::is_control), "{text:?}: {safe:?}");
+            }
+            let between = safe("a\x1b[32mb\x1b[2Jc\x1b[0m", colors);
+            assert!(
+                between.ends_with(if colors { "b\\u001b[2Jc\x1b[0m" } else { "ab\\u001b[2Jc" }),
+                "{between:?}"
+            );
+        }
     }
 }

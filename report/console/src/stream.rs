@@ -14,7 +14,7 @@ pub struct OutputError(#[from] io::Error);
 /// The reader of standard output is gone.
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// Writes to standard output. ANSI codes are left out unless it may have colours. Once its reader is
+/// Writes to standard output, as [`color::safe`] makes it: without colours unless it may have them. Once its reader is
 /// gone, as in `… | head`, everything further is dropped.
 ///
 /// # Errors
@@ -23,7 +23,7 @@ pub fn print(text: &str) -> Result<(), OutputError> {
     if CLOSED.load(Ordering::Relaxed) {
         return Ok(());
     }
-    let text = if color::stdout() { text.into() } else { color::plain(text) };
+    let text = color::safe(text, color::stdout());
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => {
@@ -45,10 +45,11 @@ pub fn divert(sink: Option<Sink>) {
     *SINK.lock().unwrap_or_else(PoisonError::into_inner) = sink;
 }
 
-/// Writes a line, or several, to standard error. ANSI codes are left out unless it may have colours.
+/// Writes a line, or several, to standard error, as [`color::safe`] makes it: without colours unless it
+/// may have them.
 /// A message that cannot be written is lost: there is nowhere left to say so.
 pub fn say(text: &str) {
-    let text = if color::stderr() { text.into() } else { color::plain(text) };
+    let text = color::safe(text, color::stderr());
     match &*SINK.lock().unwrap_or_else(PoisonError::into_inner) {
         Some(sink) => sink(&text),
         None => {

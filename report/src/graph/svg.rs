@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use headstart_protocol::text::visible;
+
 use super::layout::{self, Layout, layout};
 use super::{Edge, EdgeKind, Graph, Node, Role};
 
@@ -129,14 +131,12 @@ fn clip(text: &str) -> String {
 
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in visible(text).chars() {
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
-            // XML has no other control characters.
-            c if c.is_control() && c != '\n' && c != '\t' => out.push(' '),
             c => out.push(c),
         }
     }

@@ -1,6 +1,6 @@
 //! `headstart runs`: list, show and replay.
 
-use headstart_console::color::{Ink, paint, plain};
+use headstart_console::color::{Ink, paint, safe};
 use headstart_console::{errln, outln, print};
 use headstart_core::Status;
 use headstart_dsl::plan::Place;
@@ -74,7 +74,7 @@ fn list(ws: &Workspace, format: Format) -> Result<(), CommandError> {
             run.pipeline,
             paint(Ink::Quiet, &params)
         );
-        lines.push(if params.is_empty() { plain(&line).trim_end().to_owned() } else { line });
+        lines.push(if params.is_empty() { safe(&line, false).trim_end().to_owned() } else { line });
     }
     if format == Format::Json {
         return Ok(outln!("{}", serde_json::Value::Array(rows))?);
