@@ -179,7 +179,7 @@ impl Attempt {
                     entry.failure = made.failure;
                     entry.withheld = made.withheld;
                 }
-                if let Outcome::Done { output, released, usage } = &mut made.outcome {
+                if let Outcome::Succeeded { output, released, usage } = &mut made.outcome {
                     entry.artifact = Some(output.id);
                     entry.released = released.clone();
                     // How long a private `when` took would tell what it came to.
@@ -253,13 +253,13 @@ fn summary(name: &str, outcome: &Outcome, private: bool) -> String {
     match outcome {
         Outcome::Skipped => format!("{name}: skipped"),
         Outcome::Failed { failure } => format!("{name}: failed ({})", failure.message),
-        Outcome::Done { .. } if !private => {
+        Outcome::Succeeded { .. } if !private => {
             format!("{name}: succeeded; made from public data alone and sent whole")
         }
-        Outcome::Done { released, .. } if released.is_empty() => {
+        Outcome::Succeeded { released, .. } if released.is_empty() => {
             format!("{name}: delivered; the result stays here, the engine gets an opaque handle")
         }
-        Outcome::Done { released, .. } => {
+        Outcome::Succeeded { released, .. } => {
             let parts = released.iter().map(|(path, part)| {
                 let whole = if path.is_empty() { "all of it" } else { path };
                 match part {

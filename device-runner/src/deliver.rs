@@ -89,7 +89,7 @@ impl Device {
         })?;
         let output = ArtifactRef { id: handle, ty, private_to: Some(self.name.clone()) };
         let Leaving { released, manifests, uploads, withheld } = leaving;
-        let outcome = Outcome::Done { output, released, usage: Usage::default() };
+        let outcome = Outcome::Succeeded { output, released, usage: Usage::default() };
         Ok(Made { manifests, uploads, withheld, ..Made::of(outcome) })
     }
 }

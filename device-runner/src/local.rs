@@ -31,7 +31,7 @@ pub fn run(
     let device = Device::new("local", data, State::open(state)?, stages, Allowed::NONE, limits)?;
     let made = device.check(&task).and_then(|()| device.work(&task, &[], &Control::default()));
     let made = made.map_err(|f| failed(&f))?;
-    let Outcome::Done { output, .. } = made.outcome else {
+    let Outcome::Succeeded { output, .. } = made.outcome else {
         return Err(DeviceError::Internal("a private task was skipped".into()));
     };
     let held = device.store.private.get(&output.id).and_then(|h| h.manifest);

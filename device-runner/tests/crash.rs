@@ -96,7 +96,7 @@ async fn killed_before_its_commit(spawn: impl Fn(&Engine, &Place) -> Child) {
     assert_eq!(ended(child).await, Some(0));
     let commits = engine.commits();
     assert_eq!(commits.iter().map(|c| c.fence).collect::<Vec<_>>(), [8, 9], "each once");
-    assert!(commits.iter().all(|c| matches!(c.outcome, Outcome::Done { .. })));
+    assert!(commits.iter().all(|c| matches!(c.outcome, Outcome::Succeeded { .. })));
     let ran = history::read(&place.state().join("history.jsonl")).expect("a history");
     assert_eq!(ran.len(), 2, "the stage did not run again");
 }
@@ -151,7 +151,7 @@ async fn a_killed_stage_goes_on_from_its_progress() {
     assert_eq!(ended(spawn_child(&engine, &place)).await, Some(0));
     let commits = engine.commits();
     assert_eq!(commits.iter().map(|c| c.fence).collect::<Vec<_>>(), [2]);
-    assert!(matches!(commits[0].outcome, Outcome::Done { .. }), "{:?}", commits[0].outcome);
+    assert!(matches!(commits[0].outcome, Outcome::Succeeded { .. }), "{:?}", commits[0].outcome);
     assert_eq!(kept(), 0, "what is done keeps no progress");
 
     // Another thing to do does not find it.

@@ -43,7 +43,7 @@ async fn public_work_is_downloaded_done_and_handed_in_whole() {
 
     let commits = engine.commits();
     let [commit] = &commits[..] else { panic!("{commits:?}") };
-    let Outcome::Done { output, usage, .. } = &commit.outcome else { panic!("{commit:?}") };
+    let Outcome::Succeeded { output, usage, .. } = &commit.outcome else { panic!("{commit:?}") };
     assert_eq!((commit.fence, usage.counters["forward_passes"]), (5, 3));
     assert!(output.private_to.is_none());
     let manifest = &commit.manifests[&output.id.to_string()];

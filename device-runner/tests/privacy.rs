@@ -88,7 +88,7 @@ async fn one(engine: &Engine, place: &Place, allowed: Allowed, t: Task) -> Outco
 async fn diary(engine: &Engine, place: &Place) -> ArtifactRef {
     place.write("me-diary.jsonl", DIARY);
     match one(engine, place, Allowed::NONE, read_diary(1)).await {
-        Outcome::Done { output, .. } => output,
+        Outcome::Succeeded { output, .. } => output,
         other => panic!("{other:?}"),
     }
 }
@@ -116,7 +116,7 @@ fn select_task(fence: u64, catalog: &ArtifactRef, user: &ArtifactRef, pllms: &[&
 
 fn json_of(outcome: &Outcome, path: &str) -> Json {
     match outcome {
-        Outcome::Done { released, .. } => match &released[path] {
+        Outcome::Succeeded { released, .. } => match &released[path] {
             Released::Json(v) => v.clone(),
             Released::Artifact(a) => json!({ "artifact": a }),
         },
@@ -162,7 +162,7 @@ async fn a_whole_private_run_leaves_nothing_but_what_is_released() {
     assert_nothing_left(&engine, &place);
     assert!(engine.lock().uploaded.is_empty());
     for commit in engine.commits() {
-        let Outcome::Done { usage, .. } = commit.outcome else { panic!("failed") };
+        let Outcome::Succeeded { usage, .. } = commit.outcome else { panic!("failed") };
         assert!(usage.counters.is_empty() && commit.manifests.is_empty());
     }
     // The check itself can fail: the texts are on the device, and the numbers did cross.
@@ -237,11 +237,11 @@ async fn calling_it_public_does_not_make_it_so() {
     place.write("me-diary.jsonl", DIARY);
     let mut liar = read_diary(1);
     liar.private = false;
-    let Outcome::Done { output, .. } = one(&engine, &place, Allowed::NUMBERS, liar).await else { panic!() };
+    let Outcome::Succeeded { output, .. } = one(&engine, &place, Allowed::NUMBERS, liar).await else { panic!() };
     assert_eq!(output.private_to.as_deref(), Some("phone"));
     let args = [("data", Value::Artifact(output))];
     let scores = one(&engine, &place, Allowed::NUMBERS, task(2, "evaluate", Type::Metrics, &args)).await;
-    assert!(matches!(scores, Outcome::Done { output, .. } if output.private_to.is_some()));
+    assert!(matches!(scores, Outcome::Succeeded { output, .. } if output.private_to.is_some()));
 
     // A path smuggled in as text: the stage is refused the file.
     let sly = task(3, "jsonl", Type::Dataset, &[("path", Value::Text("me-diary.jsonl".into()))]);
@@ -295,7 +295,7 @@ async fn a_private_pllm_leaves_only_when_its_owner_says_so_and_then_without_its_
 
     let allowed = "pllm".parse().expect("known");
     let let_out = one(&engine, &place, allowed, tuned(3)).await;
-    let Outcome::Done { output, released, .. } = let_out else { panic!("{let_out:?}") };
+    let Outcome::Succeeded { output, released, .. } = let_out else { panic!("{let_out:?}") };
     let Released::Artifact(public) = &released[""] else { panic!("{released:?}") };
     assert!(output.private_to.is_some() && public.private_to.is_none());
     let commit = engine.commits().pop().expect("a commit");
@@ -329,7 +329,7 @@ async fn an_absent_value_looks_like_any_other_from_outside() {
     let present_ref = engine.output();
     let shape = |o: &Outcome| {
         let text = serde_json::to_string(o).expect("serializes");
-        let Outcome::Done { output, .. } = o else { panic!("{text}") };
+        let Outcome::Succeeded { output, .. } = o else { panic!("{text}") };
         text.replace(&output.id.to_string(), "ID")
     };
     assert_eq!(shape(&absent), shape(&present));
@@ -394,7 +394,7 @@ async fn what_was_deleted_is_reported_missing_and_failures_tell_no_names() {
     let outside = task(4, "jsonl", Type::Dataset, &[("path", Value::Path("../state/secret".into()))]);
     let outside = one(&engine, &place, Allowed::NONE, outside).await;
     for hidden in [broken, outside] {
-        assert!(matches!(&hidden, Outcome::Done { output, .. } if output.private_to.is_some()), "{hidden:?}");
+        assert!(matches!(&hidden, Outcome::Succeeded { output, .. } if output.private_to.is_some()), "{hidden:?}");
     }
     assert_nothing_left(&engine, &place);
     let entries = history::read(&place.state().join("history.jsonl")).expect("a history");

@@ -91,7 +91,7 @@ fn an_allowed_program_runs_and_its_output_is_private() {
     // The engine calls it public and releases a number: the device knows better, and lets it.
     let task = Task { release: vec![vec!["length".into()]], ..task(program, "me.txt") };
     assert!(stated(&task).is_private());
-    let Outcome::Done { output, released, .. } = work(&device, &task).expect("done") else {
+    let Outcome::Succeeded { output, released, .. } = work(&device, &task).expect("done") else {
         panic!("not done")
     };
     assert_eq!(output.private_to.as_deref(), Some("phone"));
@@ -116,7 +116,7 @@ fn only_declared_metrics_leave() {
     }
     let why = release("me.txt", &["name_is_Ann"]).expect_err("not declared").message;
     assert!(why.contains("`tools.length` does not declare a metric"), "{why}");
-    let Outcome::Done { released, .. } = release("me.txt", &[]).expect("done") else { panic!("not done") };
+    let Outcome::Succeeded { released, .. } = release("me.txt", &[]).expect("done") else { panic!("not done") };
     assert_eq!(released[""], Released::Json(json!({ "length": 10 })));
 }
 

@@ -59,8 +59,9 @@ pub struct Task {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
-    /// It made its output.
-    Done {
+    /// It made its output. `done` in version 0.1.
+    #[serde(alias = "done")]
+    Succeeded {
         /// The output.
         output: ArtifactRef,
         /// Released parts of a private output, by field path joined with `.` (`""` is the whole).
@@ -101,4 +102,23 @@ pub struct Usage {
     /// The attempt read an input that is the same as one read before: nothing was computed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unchanged: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_outcome_of_version_0_1_is_read() {
+        let output = ArtifactRef { id: Digest::of(b"x"), ty: crate::ArtifactType::Metrics, private_to: None };
+        let mut value = json!({ "outcome": "done", "output": output });
+        let old: Outcome = serde_json::from_value(value.clone()).expect("an outcome");
+        assert!(matches!(&old, Outcome::Succeeded { output: o, .. } if *o == output), "{old:?}");
+        let now = serde_json::to_value(&old).expect("JSON");
+        assert_eq!(now["outcome"], "succeeded");
+        value["outcome"] = json!("succeeded");
+        assert_eq!(serde_json::from_value::<Outcome>(value).expect("an outcome"), old);
+    }
 }

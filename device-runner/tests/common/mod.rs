@@ -129,7 +129,7 @@ impl Engine {
     /// The last commit's output.
     pub fn output(&self) -> ArtifactRef {
         match &self.commits().last().expect("a commit").outcome {
-            Outcome::Done { output, .. } => output.clone(),
+            Outcome::Succeeded { output, .. } => output.clone(),
             other => panic!("not done: {other:?}"),
         }
     }

@@ -76,7 +76,7 @@ async fn what_reads_a_failed_result_is_delivered_and_not_run() {
         phone.task("evaluate", Type::Metrics, &[("data", Value::Artifact(scores)), ("how", Value::Int(-1))]);
     t.private = true;
     let last = phone.run(t, vec![failing(Arc::clone(&ran))]).await;
-    assert!(matches!(last, Outcome::Done { .. }), "{last:?}");
+    assert!(matches!(last, Outcome::Succeeded { .. }), "{last:?}");
     assert_eq!(ran.load(Ordering::SeqCst), 0);
     let history = phone.history();
     let ended: Vec<_> = history.iter().map(|e| e.ended).collect();
@@ -99,7 +99,7 @@ async fn released_parts_of_what_failed_are_null_in_the_same_places() {
         let mut t = phone.task("evaluate", Type::Metrics, &args);
         (t.private, t.release) = (true, vec![vec![], vec!["loss".into()]]);
         let outcome = phone.run(t, vec![failing(Arc::default())]).await;
-        let Outcome::Done { released, .. } = &outcome else { panic!("{outcome:?}") };
+        let Outcome::Succeeded { released, .. } = &outcome else { panic!("{outcome:?}") };
         assert_eq!(released.keys().collect::<Vec<_>>(), ["", "loss"]);
         if how == 0 {
             assert!(released.values().all(|r| *r == Released::Json(json!(null))), "{released:?}");
@@ -142,7 +142,7 @@ async fn what_keeps_failing_is_not_run_until_its_owner_says_so() {
     assert_eq!(ran.load(Ordering::SeqCst), 3);
     // The same handle each time: it does not show that it was not run.
     let output = |o: &Outcome| match o {
-        Outcome::Done { output, .. } => output.id,
+        Outcome::Succeeded { output, .. } => output.id,
         other => panic!("{other:?}"),
     };
     assert!(seen.iter().all(|o| output(o) == output(&seen[0])));

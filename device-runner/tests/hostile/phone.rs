@@ -57,7 +57,7 @@ impl Phone {
     /// The handle of what a task made.
     pub async fn handle(&self, t: Task, stages: Vec<Box<dyn Stage>>) -> ArtifactRef {
         match self.run(t, stages).await {
-            Outcome::Done { output, .. } => output,
+            Outcome::Succeeded { output, .. } => output,
             other => panic!("{other:?}"),
         }
     }
@@ -136,7 +136,7 @@ pub fn above(artifact: &ArtifactRef, name: &str, bound: f64) -> Expr {
 pub fn shape(outcome: &Outcome) -> String {
     let mut outcome = outcome.clone();
     let mut handle = String::new();
-    if let Outcome::Done { output, usage, .. } = &mut outcome {
+    if let Outcome::Succeeded { output, usage, .. } = &mut outcome {
         handle = output.id.to_string();
         usage.seconds = 0.0;
     }

@@ -259,7 +259,7 @@ async fn a_device_goes_on_over_a_restart_of_the_engine() {
     assert_eq!(hub.renew(&again.token, stale).expect("adopted"), Renewed::Ok);
     let released = BTreeMap::from([("metrics".to_owned(), Released::Json(json!({"loss": 0.5})))]);
     let output = handle(ArtifactType::Pllm, "weights");
-    let outcome = Outcome::Done { output, released, usage: Usage::default() };
+    let outcome = Outcome::Succeeded { output, released, usage: Usage::default() };
     assert_eq!(again.commit(task.fence, outcome).await.expect("taken"), Committed::Accepted);
     let result = resumed.wait().await.expect("ends");
     assert_eq!(result.outcome, RunOutcome::Succeeded);

@@ -88,7 +88,7 @@ async fn what_must_not_leave_is_refused_even_if_a_device_sends_it() {
     let mut phone = Phone::join(bench.engine.hub());
     let task = phone.claim().await;
     let output = handle(ArtifactType::Pllm, "weights");
-    let release = |path: &str, value: serde_json::Value| Outcome::Done {
+    let release = |path: &str, value: serde_json::Value| Outcome::Succeeded {
         output: output.clone(),
         released: BTreeMap::from([(path.to_owned(), Released::Json(value))]),
         usage: Usage::default(),
@@ -166,7 +166,7 @@ async fn a_release_lets_out_its_own_kind_of_thing_only() {
         let mut phone = Phone::join(bench.engine.hub());
         let task = phone.claim().await;
         let a = ArtifactRef::public(&content);
-        let outcome = Outcome::Done {
+        let outcome = Outcome::Succeeded {
             output: handle(ArtifactType::Pllm, "weights"),
             released: BTreeMap::from([(path.to_owned(), Released::Artifact(a.clone()))]),
             usage: Usage::default(),
@@ -195,7 +195,7 @@ async fn a_released_model_is_uploaded_while_its_commit_is_open() {
     let files = BTreeMap::from([("adapter_model.safetensors".to_owned(), file)]);
     let manifest = Manifest { ty: Type::Pllm, files, value: json!({}), uses: BTreeMap::new() };
     let released = ArtifactRef::public(&manifest);
-    let outcome = Outcome::Done {
+    let outcome = Outcome::Succeeded {
         output: handle(ArtifactType::Pllm, "weights"),
         released: BTreeMap::from([(String::new(), Released::Artifact(released.clone()))]),
         usage: Usage::default(),

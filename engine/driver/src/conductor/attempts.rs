@@ -266,7 +266,7 @@ impl Conductor {
     ) {
         let answer = if self.state.accepts(instance, fence) {
             match outcome {
-                Outcome::Done { output, released, usage } => {
+                Outcome::Succeeded { output, released, usage } => {
                     self.accept(instance, fence, output, released, usage);
                 }
                 Outcome::Skipped => {

@@ -116,10 +116,10 @@ fn check(hub: &Hub, device: &str, task: &Task, commit: Commit) -> Result<Checked
             Outcome::Failed { failure: general(&failure, device, task) }
         }
         Outcome::Failed { failure } => Outcome::Failed { failure },
-        Outcome::Done { output, released, usage } if task.private => {
+        Outcome::Succeeded { output, released, usage } if task.private => {
             return private_output(hub, device, task, output, released, &usage, manifests);
         }
-        Outcome::Done { output, released, usage } => {
+        Outcome::Succeeded { output, released, usage } => {
             if output.private_to.is_some() {
                 none(&manifests)?;
                 return Ok(Checked { outcome: kept_private(task, device), manifests });
@@ -132,7 +132,7 @@ fn check(hub: &Hub, device: &str, task: &Task, commit: Commit) -> Result<Checked
                 return Err(wire(codes::INVALID, format!("the output should be a {}", task.ty)));
             }
             none(&manifests)?;
-            let outcome = Outcome::Done { output: output.clone(), released, usage };
+            let outcome = Outcome::Succeeded { output: output.clone(), released, usage };
             let manifests = kept.map(|m| (output.id, m)).into_iter().collect();
             return Ok(Checked { outcome, manifests });
         }
@@ -198,7 +198,7 @@ fn private_output(
         return Err(wire(codes::RESIDENCY, format!("manifest {} was not released", id.short())));
     }
     let usage = Usage { seconds: usage.seconds, ..Usage::default() };
-    Ok(Checked { outcome: Outcome::Done { output, released, usage }, manifests: kept })
+    Ok(Checked { outcome: Outcome::Succeeded { output, released, usage }, manifests: kept })
 }
 
 /// A public artifact of an outcome: its manifest if it came along, or `None` if it is here already.

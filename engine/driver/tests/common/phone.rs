@@ -104,14 +104,14 @@ impl Phone {
             let output = handle(ty, &format!("{} of {SECRET_TEXT}", task.name));
             let counters = BTreeMap::from([("rows_of_my_diary".to_owned(), 365)]);
             let usage = Usage { seconds: 0.5, counters, ..Usage::default() };
-            let done = Outcome::Done { output, released, usage };
+            let done = Outcome::Succeeded { output, released, usage };
             assert_eq!(self.commit(task.fence, done).await.expect("taken"), Committed::Accepted);
         }
     }
 }
 
 pub fn done(output: ArtifactRef) -> Outcome {
-    Outcome::Done { output, released: BTreeMap::new(), usage: Usage::default() }
+    Outcome::Succeeded { output, released: BTreeMap::new(), usage: Usage::default() }
 }
 
 /// A catalog of two pLLMs on the server; data, its divergence, a choice, a training on the phone.
