@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told() {
+    fn errors_are_reported() {
         let why = |text: &str| sets_from_json(text).expect_err("a mistake").to_string();
         assert_eq!(why("[1]"), "the file holds a list, not an object; write `{\"name\": value}`");
         assert_eq!(why("{\n  \"a\": }"), "line 2, column 8: expected value");

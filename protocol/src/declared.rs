@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told() {
+    fn errors_are_reported() {
         let message = |change: &dyn Fn(&mut Json)| stage(change).expect_err("a mistake");
         let unknown = message(&|s| s["args"][0]["takes"] = json!(["Respones"]));
         assert!(

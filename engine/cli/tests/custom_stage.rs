@@ -10,7 +10,7 @@ use common::{Place, root};
 fn example(place: &Place) -> (PathBuf, String) {
     let own = place.path("custom-stage");
     std::fs::create_dir_all(own.join("stages")).expect("a folder");
-    let from = root().join("examples/03-own-stage");
+    let from = root().join("examples/03-custom-stage");
     for file in [
         "readability.pllm",
         "plain.jsonl",
@@ -216,11 +216,11 @@ fn a_failing_program_is_named_with_its_line() {
 #[test]
 fn the_example_is_in_order() {
     let place = Place::new();
-    let example = "examples/03-own-stage";
+    let example = "examples/03-custom-stage";
     place.headstart(&["fmt", "--check", &format!("{example}/readability.pllm")]).code(0);
     place.headstart(&["describe", "--check", &format!("{example}/stages/plain.py")]).code(0);
     let sdk = place.headstart(&["describe", "--sdk"]).code(0).out;
-    for copy in ["plugins/python/headstart.py", "examples/03-own-stage/stages/headstart.py"] {
+    for copy in ["plugins/python/headstart.py", "examples/03-custom-stage/stages/headstart.py"] {
         assert_eq!(std::fs::read_to_string(root().join(copy)).expect(copy), sdk, "{copy}");
     }
     place.headstart(&["describe", "README.md"]).code(2).err_has("may not be executed");

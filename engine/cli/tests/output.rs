@@ -200,7 +200,7 @@ fn keys_never_lead_out_of_the_folder_of_outputs() {
 #[test]
 fn metrics_are_written_as_json() {
     let place = Place::new();
-    common::copy_dir(&common::root().join("examples/03-own-stage"), &place.path("p"));
+    common::copy_dir(&common::root().join("examples/03-custom-stage"), &place.path("p"));
     run(&place, &["run", "readability.pllm", "--out", "out"]).code(0).err_has("wrote out/");
     let written = files(&place.path("p/out"));
     let metrics: Vec<&String> = written.iter().filter(|f| f.ends_with("metrics.json")).collect();

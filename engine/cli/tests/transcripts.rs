@@ -136,12 +136,12 @@ fn private_data() {
 
 #[test]
 fn a_stage_of_ones_own() {
-    replays("03-own-stage");
+    replays("03-custom-stage");
 }
 
 #[test]
 fn every_example_with_a_readme_is_replayed() {
-    let named = ["01-first-run", "02-private-data", "03-own-stage"];
+    let named = ["01-first-run", "02-private-data", "03-custom-stage"];
     for entry in std::fs::read_dir(root().join("examples")).expect("examples").flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with(|c: char| c.is_ascii_digit()) {

@@ -70,8 +70,8 @@ fn run_until(plan: Plan, outputs: &[ArtifactRef]) -> RunState {
     state
 }
 
-fn prepared(state: &RunState, instance: u32, shelf: &Shelf) -> Prepared {
-    match prepare(state, instance, shelf).expect("resolvable") {
+fn prepared(state: &RunState, instance: u32, known: &KnownManifests) -> Prepared {
+    match prepare(state, instance, known).expect("resolvable") {
         Decision::Run(p) => p,
         Decision::Skip => panic!("skipped"),
     }
@@ -82,8 +82,8 @@ fn what_is_private_stays_an_expression() {
     let pick = private(ArtifactType::Selection, 1);
     let outputs = [artifact(ArtifactType::Catalog, 0), private(ArtifactType::Dataset, 2), pick.clone()];
     let state = run_until(phone_plan(), &outputs);
-    // Shelf::manifest panics when it is asked for a private manifest.
-    let p = prepared(&state, 3, &Shelf::default());
+    // KnownManifests::manifest panics when it is asked for a private manifest.
+    let p = prepared(&state, 3, &KnownManifests::default());
     let expected = Expr::Or { first: boxed(value(&pick)), second: boxed(field(value(&pick), "pllm")) };
     assert_eq!(p.args["from"], expected);
     assert!(p.is_private());
@@ -101,7 +101,7 @@ fn public_parts_are_resolved_even_beside_private_ones() {
         uses: BTreeMap::new(),
     };
     let m = ArtifactRef::public(&metrics);
-    let shelf = Shelf(BTreeMap::from([(m.id, metrics)]));
+    let known = KnownManifests(BTreeMap::from([(m.id, metrics)]));
     let mine = value(&private(ArtifactType::Dataset, 7));
     let expr = Expr::List {
         items: vec![
@@ -118,7 +118,7 @@ fn public_parts_are_resolved_even_beside_private_ones() {
             ("d".into(), mine),
         ],
     };
-    assert_eq!(resolve_public(&expr, &shelf).expect("resolvable"), expected);
+    assert_eq!(resolve_public(&expr, &known).expect("resolvable"), expected);
 }
 
 #[test]
@@ -149,13 +149,13 @@ fn a_false_public_condition_skips_and_a_private_one_travels() {
     for (loss, runs) in [(0.5, true), (1.5, false)] {
         let manifest = metrics(loss);
         let output = ArtifactRef::public(&manifest);
-        let shelf = Shelf(BTreeMap::from([(output.id, manifest)]));
+        let known = KnownManifests(BTreeMap::from([(output.id, manifest)]));
         let state = run_until(plan(false), &[output]);
-        let decision = prepare(&state, 1, &shelf).expect("resolvable");
+        let decision = prepare(&state, 1, &known).expect("resolvable");
         assert_eq!(matches!(decision, Decision::Run(Prepared { when: None, .. })), runs);
     }
     let state = run_until(plan(true), &[private(ArtifactType::Metrics, 3)]);
-    assert!(prepared(&state, 1, &Shelf::default()).when.is_some());
+    assert!(prepared(&state, 1, &KnownManifests::default()).when.is_some());
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn keys_know_inputs_and_residency_and_nothing_else() {
     let outputs = [artifact(ArtifactType::Catalog, 0), private(ArtifactType::Dataset, 2)];
     let key = |plan: Plan, outputs: &[ArtifactRef], i: u32| {
         let state = run_until(plan, outputs);
-        prepared(&state, i, &Shelf::default()).preimage(&state, i, None).expect("cacheable")
+        prepared(&state, i, &KnownManifests::default()).preimage(&state, i, None).expect("cacheable")
     };
     let base = key(phone_plan(), &outputs, 2);
     let mut renamed = phone_plan();
@@ -197,7 +197,7 @@ fn what_reads_a_path_has_no_key() {
         ..Plan::default()
     };
     let state = run_until(plan, &[]);
-    assert_eq!(prepared(&state, 0, &Shelf::default()).preimage(&state, 0, None), None);
+    assert_eq!(prepared(&state, 0, &KnownManifests::default()).preimage(&state, 0, None), None);
 }
 
 #[test]
@@ -225,8 +225,8 @@ fn of_a_private_output_only_released_parts_exist() {
     let output = private(ArtifactType::Pllm, 5);
     let done = EventKind::Committed { instance: 3, fence: 50, output, released, usage: Usage::default() };
     state.apply(&at(5, done)).expect("live");
-    let shelf = Shelf::default();
-    let of = |e: &Expr| output_value(&state, e, &shelf).expect("resolvable");
+    let known = KnownManifests::default();
+    let of = |e: &Expr| output_value(&state, e, &known).expect("resolvable");
     assert_eq!(of(&field(out(3), "metrics")), Some(Value::Json(json!({"loss": 1.2}))));
     assert_eq!(of(&out(3)), None, "the model itself was not released");
     assert_eq!(of(&out(2)), None);

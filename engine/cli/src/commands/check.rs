@@ -59,7 +59,7 @@ fn describe(plan: &Plan) -> String {
     format!("ok ({items}, {}{places})", counted(plan.instances.len() as u64, "stage instance"))
 }
 
-/// `headstart fmt`: a file with mistakes stays as it is, and the others are formatted.
+/// `headstart fmt`: a file with errors stays as it is, and the others are formatted.
 pub fn fmt(args: &Fmt, volume: Volume) -> Result<(), CommandError> {
     let (mut unformatted, mut broken) = (Vec::new(), false);
     for file in &args.files {

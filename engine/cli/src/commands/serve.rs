@@ -47,15 +47,15 @@ pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) 
 async fn serve(engine: Engine, plan: Plan, args: &Serve, volume: Volume) -> Result<(), CommandError> {
     let server = listen::start(engine.hub().clone(), args.listen).await?;
     errln!("devices join at {}", server.url());
-    let mut keepers = tokio::task::JoinSet::new();
+    let mut schedulers = tokio::task::JoinSet::new();
     for schedule in plan.schedules.clone() {
-        let keeper = Keeper::new(engine.clone(), &plan, schedule, args, server.url(), volume)?;
-        keepers.spawn(keeper.keep(args.now));
+        let scheduler = Scheduler::new(engine.clone(), &plan, schedule, args, server.url(), volume)?;
+        schedulers.spawn(scheduler.run(args.now));
     }
     let mut signals = crate::stop::StopSignals::new().map_err(CommandError::internal)?;
     let ended = tokio::select! {
         () = signals.next() => Ok(()),
-        ended = keepers.join_next() => match ended {
+        ended = schedulers.join_next() => match ended {
             Some(Ok(result)) => result,
             Some(Err(e)) => Err(CommandError::internal(e)),
             None => Ok(()),
@@ -65,8 +65,8 @@ async fn serve(engine: Engine, plan: Plan, args: &Serve, volume: Volume) -> Resu
     ended
 }
 
-/// Keeps one schedule.
-struct Keeper {
+/// Starts the runs of one schedule when they are due.
+struct Scheduler {
     engine: Engine,
     /// Where devices join.
     url: String,
@@ -81,7 +81,7 @@ struct Keeper {
     memory: PathBuf,
 }
 
-impl Keeper {
+impl Scheduler {
     fn new(
         engine: Engine,
         plan: &Plan,
@@ -117,7 +117,8 @@ impl Keeper {
         })
     }
 
-    async fn keep(self, now: bool) -> Result<(), CommandError> {
+    /// Runs until there is an error; with `now`, one run is started at once.
+    async fn run(self, now: bool) -> Result<(), CommandError> {
         if now {
             self.fire(format!("{}-now-{}", self.schedule.name, self.now().as_second())).await?;
         }

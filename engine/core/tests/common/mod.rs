@@ -105,9 +105,9 @@ pub fn at(at_ms: u64, kind: EventKind) -> Event {
 
 /// Manifests by id.
 #[derive(Default)]
-pub struct Shelf(pub BTreeMap<Digest, Manifest>);
+pub struct KnownManifests(pub BTreeMap<Digest, Manifest>);
 
-impl Manifests for Shelf {
+impl Manifests for KnownManifests {
     fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, ResolveError> {
         assert_eq!(artifact.private_to, None, "the engine asked for a private manifest");
         self.0.get(&artifact.id).cloned().ok_or_else(|| ResolveError::Manifest("not here".into()))
