@@ -8,6 +8,7 @@ use headstart_console::errln;
 use headstart_core::prepare::output_value;
 use headstart_core::{EventKind, Status};
 use headstart_dsl::plan::Place;
+use headstart_protocol::artifacts::{Artifact, Metrics, Pllm};
 use headstart_protocol::expr::Value;
 use headstart_protocol::{Manifest, Type};
 use headstart_report::{Output, OutputView, RunReport, Sample, StageBar};
@@ -206,8 +207,12 @@ fn list_text(ws: &Workspace, items: &[(String, Value)]) -> Result<String, Comman
 
 /// An artifact in a line: its metrics where it has some.
 fn one_line(m: &Manifest) -> String {
-    let numbers = m.value.get("metrics").unwrap_or(&m.value).as_object();
-    let shown = numbers.into_iter().flatten().filter_map(|(k, v)| Some(format!("{k} {:.3}", v.as_f64()?)));
-    let text = shown.take(6).collect::<Vec<_>>().join(", ");
-    if text.is_empty() { m.ty.to_string() } else { text }
+    let metrics = match m.ty {
+        Type::Metrics => Metrics::of(m).ok(),
+        Type::Pllm => Pllm::of(m).ok().map(|p| p.metrics),
+        _ => None,
+    };
+    let shown: Vec<String> =
+        metrics.iter().flat_map(Metrics::all).take(6).map(|(name, x)| format!("{name} {x:.3}")).collect();
+    if shown.is_empty() { m.ty.to_string() } else { shown.join(", ") }
 }

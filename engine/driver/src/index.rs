@@ -4,10 +4,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use headstart_core::{RunOutcome, RunState, Status};
 use headstart_dsl::plan::Place;
+use headstart_protocol::artifacts::{Artifact, Catalog, Coefficient};
 use headstart_protocol::{Digest, Manifest};
 use headstart_store::Workspace;
 use headstart_store::cache::{CoefficientRow, PllmRow, RunRow, StageRunRow};
-use serde::Deserialize;
 
 /// Indexes a run that is about to end.
 pub(crate) fn record(
@@ -60,45 +60,72 @@ pub(crate) fn record(
     ws.cache().record_run(row, stages.collect());
 }
 
-/// What a catalog's value says of its pLLMs, as far as it is indexed.
-#[derive(Deserialize)]
-struct Summary {
-    pllms: std::collections::BTreeMap<String, About>,
-}
-
-#[derive(Deserialize)]
-struct About {
-    explained: f64,
-    /// Probes that it answered.
-    n: Option<u32>,
-    words: Vec<Word>,
-}
-
-#[derive(Deserialize)]
-struct Word {
-    word: String,
-    coefficient: f64,
-    low: f64,
-    high: f64,
-}
-
 /// Indexes a catalog. One whose value is of another form is left out: the index is for people.
 pub(crate) fn record_catalog(ws: &Workspace, id: &Digest, manifest: &Manifest) {
-    let Ok(summary) = serde_json::from_value::<Summary>(manifest.value.clone()) else { return };
+    let Ok(catalog) = Catalog::of(manifest) else { return };
     let (mut pllms, mut coefficients) = (Vec::new(), Vec::new());
-    for (name, about) in summary.pllms {
+    for (name, about) in catalog.pllms {
         for w in about.words {
-            let Word { word: atom, coefficient, low, high } = w;
+            let Coefficient { word: atom, coefficient, low, high, .. } = w;
             coefficients.push(CoefficientRow { name: name.clone(), atom, coefficient, low, high });
         }
-        let (Some(pllm), Some(rows)) = (manifest.uses.get(&format!("pllm:{name}")), about.n) else {
-            continue;
-        };
+        let Some(pllm) = manifest.uses.get(&format!("pllm:{name}")) else { continue };
         let base =
             ws.artifacts().manifest(&pllm.id).ok().flatten().and_then(|m| m.uses.get("base").map(|b| b.id));
         // A pLLM of full weights has no other base.
         let base = base.unwrap_or(pllm.id);
-        pllms.push(PllmRow { name, pllm: pllm.id, base, rows, explained: about.explained });
+        pllms.push(PllmRow { name, pllm: pllm.id, base, rows: None, explained: about.explained });
     }
     ws.cache().record_catalog(id, pllms, coefficients);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use headstart_protocol::artifacts::{Explanation, Format, Pllm, SpaceKind};
+    use headstart_protocol::{ArtifactRef, Type};
+
+    use super::*;
+
+    #[test]
+    fn a_catalog_is_indexed_with_its_pllms_and_words() {
+        let ws = Workspace::temporary().expect("a workspace");
+        let put = |ty: Type, value, uses: &[(&str, &ArtifactRef)]| {
+            let uses = uses.iter().map(|(name, a)| ((*name).to_owned(), (*a).clone())).collect();
+            let manifest = Manifest { ty, files: BTreeMap::new(), value, uses };
+            let artifact = ws.artifacts().put_manifest(&manifest).expect("stored");
+            (artifact, manifest)
+        };
+        let pllm = |format| Pllm::new(format).json().expect("finite");
+        let (base, _) = put(Type::Model, serde_json::json!({}), &[]);
+        let (adapter, _) = put(Type::Pllm, pllm(Format::Lora), &[("base", &base)]);
+        let (full, _) = put(Type::Pllm, pllm(Format::Full), &[]);
+        let warm = Coefficient { word: "warm".into(), coefficient: 0.75, low: 0.5, high: 1.0 };
+        let catalog = Catalog {
+            pllms: BTreeMap::from([
+                ("a".into(), Explanation { words: vec![warm], explained: 0.5 }),
+                ("f".into(), Explanation::default()),
+                ("gone".into(), Explanation::default()),
+            ]),
+            words: 1,
+            method: "sparse".into(),
+            space: Digest::of(b"space"),
+            kind: SpaceKind::Pooled,
+        };
+        let value = catalog.json().expect("finite");
+        let (id, manifest) = put(Type::Catalog, value, &[("pllm:a", &adapter), ("pllm:f", &full)]);
+        record_catalog(&ws, &id.id, &manifest);
+        let rows = |sql: &str| ws.cache().query(sql).expect("a table").rows;
+        let text = |t: String| Some(t);
+        assert_eq!(
+            rows("SELECT name, pllm, base, explained FROM pllms ORDER BY name"),
+            [
+                ["a".into(), adapter.id.to_string(), base.id.to_string(), "0.5".into()].map(text),
+                ["f".into(), full.id.to_string(), full.id.to_string(), "0.0".into()].map(text),
+            ]
+        );
+        let words = rows("SELECT name, atom, coefficient, low, high FROM coefficients");
+        assert_eq!(words, [["a", "warm", "0.75", "0.5", "1.0"].map(|t| Some(t.to_owned()))]);
+    }
 }

@@ -229,8 +229,13 @@ fn runs_and_catalogs_can_be_queried() {
     ws.cache().record_run(run("running"), Vec::new());
     ws.cache().flush();
     ws.cache().record_run(run("done"), vec![stage.clone(), stage]);
-    let pllm =
-        PllmRow { name: "friendly".to_owned(), pllm: digest(1), base: digest(2), rows: 9, explained: 0.5 };
+    let pllm = PllmRow {
+        name: "friendly".to_owned(),
+        pllm: digest(1),
+        base: digest(2),
+        rows: Some(9),
+        explained: 0.5,
+    };
     let coefficient = CoefficientRow {
         name: "friendly".to_owned(),
         atom: "warm".to_owned(),

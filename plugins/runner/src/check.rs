@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use headstart_protocol::artifacts::Metrics;
 use headstart_protocol::declared::is_inside;
 use headstart_protocol::kinds::{self, Role};
-use headstart_protocol::{Failure, FailureClass, Output, Type};
-use serde_json::Value as Json;
+use headstart_protocol::{Failure, FailureClass, Output};
 
 use crate::call::Call;
 use crate::granted::Granted;
@@ -33,7 +33,7 @@ pub(crate) fn output(call: Call<'_>, output: &Output, granted: &Granted<'_>) -> 
             return Err(wrong(format!("{m} nor in anything that it was given")));
         }
     }
-    match not_finite(&output.ty, &output.value) {
+    match Metrics::not_finite_in(&output.ty, &output.value) {
         None => Ok(()),
         Some(name) => {
             Err(Failure::input(format!("stage `{}`: the metric `{name}` is not a finite number", call.kind))
@@ -53,14 +53,4 @@ fn may_use(at: &Path, granted: &Granted<'_>) -> bool {
         .used_scratch()
         .and_then(|scratch| scratch.canonicalize().ok())
         .is_some_and(|s| real.starts_with(s))
-}
-
-/// The first metric that is no finite number: JSON has no other way to write one than `null`.
-fn not_finite<'a>(ty: &Type, value: &'a Json) -> Option<&'a str> {
-    let metrics = match ty.present() {
-        Type::Metrics => value,
-        Type::Pllm => value.get("metrics")?,
-        _ => return None,
-    };
-    metrics.as_object()?.iter().find(|(_, number)| number.is_null()).map(|(name, _)| name.as_str())
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value as Json};
 
 use super::{Artifact, Table};
+use crate::types::Type;
 
 /// Key of the table among the numbers.
 const TABLE: &str = "table";
@@ -76,6 +77,17 @@ impl Metrics {
             Some(x) => drop(self.numbers.insert(name.into(), x)),
             None => self.not_finite = Some(name.into()),
         }
+    }
+
+    /// The first metric of a value of type `ty` that is not a finite number: JSON has no other way to write
+    /// one than `null`. Only metrics and pLLMs have any.
+    pub fn not_finite_in<'a>(ty: &Type, value: &'a Json) -> Option<&'a str> {
+        let metrics = match ty.present() {
+            Type::Metrics => value,
+            Type::Pllm => value.get("metrics")?,
+            _ => return None,
+        };
+        metrics.as_object()?.iter().find(|(_, number)| number.is_null()).map(|(name, _)| name.as_str())
     }
 
     /// The same metrics with a number more; see [`Metrics::put`].
@@ -166,6 +178,10 @@ mod tests {
             let e = Metrics::read(&value).expect_err("no metrics").to_string();
             assert!(e.contains(said), "{e}");
         }
+        let broken = json!({ "metrics": { "loss": 1.5, "bleu": null } });
+        assert_eq!(Metrics::not_finite_in(&Type::Pllm, &broken), Some("bleu"));
+        assert_eq!(Metrics::not_finite_in(&Type::Metrics, &broken["metrics"]), Some("bleu"));
+        assert_eq!(Metrics::not_finite_in(&Type::Model, &broken["metrics"]), None);
         let old = Metrics::read(&json!({ "met": true, "bleu": null })).expect("as version 0.1 wrote it");
         assert_eq!((old.get("met"), old.get("bleu")), (Some(1.0), None));
     }

@@ -40,7 +40,7 @@ pub struct StageRunRow {
     pub kind: String,
     /// `server`, or the device.
     pub place: String,
-    /// What became of it: `cached`, `done`, `skipped`, `failed` …
+    /// What became of it: `cached`, `succeeded`, `skipped`, `failed` …
     pub outcome: String,
     /// Its cache key.
     pub key: Option<Digest>,
@@ -63,8 +63,8 @@ pub struct PllmRow {
     pub pllm: Digest,
     /// The model that it personalizes.
     pub base: Digest,
-    /// Number of probes that it answered.
-    pub rows: u32,
+    /// Number of probes that it answered, where the catalog says so.
+    pub rows: Option<u32>,
     /// Share of its divergence that the coefficients explain, 0 to 1.
     pub explained: f64,
 }

@@ -78,7 +78,7 @@ COMMENT ON COLUMN pllms.catalog IS 'Digest of the catalog';
 COMMENT ON COLUMN pllms.name IS 'The name of the pLLM in the catalog';
 COMMENT ON COLUMN pllms.pllm IS 'Digest of the pLLM';
 COMMENT ON COLUMN pllms.base IS 'Digest of the model that it personalizes';
-COMMENT ON COLUMN pllms.rows IS 'Number of probes that it answered';
+COMMENT ON COLUMN pllms.rows IS 'Number of probes that it answered; NULL where the catalog does not say';
 COMMENT ON COLUMN pllms.explained IS 'Share of its divergence that the coefficients explain, 0 to 1';
 
 CREATE TABLE coefficients (

@@ -1,6 +1,8 @@
 //! `headstart catalog show`: one pLLM's style, with examples and where it comes from.
 
 use headstart_console::{OutputError, outln};
+use headstart_explain::words::Method;
+use headstart_protocol::artifacts::SpaceKind;
 use headstart_protocol::expr::Value;
 use headstart_protocol::{ArtifactRef, Digest};
 use headstart_store::Workspace;
@@ -100,13 +102,27 @@ impl Origin {
     }
 }
 
+/// What an explanation was made with.
+struct Facts {
+    /// Probes that the pLLM answered.
+    probes: usize,
+    kind: SpaceKind,
+    components: usize,
+    features: usize,
+    words: usize,
+    dimensions: usize,
+    lexicon: Digest,
+    method: Method,
+    catalog_bytes: u64,
+}
+
 /// Where a pLLM and its explanation come from.
 struct Provenance {
     base: Origin,
     pllm: Origin,
     probes: Origin,
     space: Origin,
-    about: serde_json::Value,
+    facts: Facts,
     run: String,
     made: String,
 }
@@ -123,17 +139,22 @@ impl Provenance {
         let mut dimensions: Vec<&str> = head.words.iter().map(|w| w.dimension.as_str()).collect();
         dimensions.sort_unstable();
         dimensions.dedup();
-        let files: u64 = found.manifest.size();
         Self {
             base: origin(used("base")),
             pllm: origin(about.pllm),
             probes: origin(prompts.map(|p| p.id)),
             space: origin(Some(head.space)),
-            about: json!({
-                "n": about.n, "kind": head.kind, "components": head.d, "features": head.features.len(),
-                "words": head.words.len(), "dimensions": dimensions.len(), "lexicon": head.lexicon,
-                "method": head.method, "catalog_bytes": files, "pllms": found.pllms.len(),
-            }),
+            facts: Facts {
+                probes: about.n,
+                kind: head.kind,
+                components: head.d,
+                features: head.features.len(),
+                words: head.words.len(),
+                dimensions: dimensions.len(),
+                lexicon: head.lexicon,
+                method: head.method,
+                catalog_bytes: found.manifest.size(),
+            },
             run: found.run.id.clone(),
             made: match found.committed(found.instance) {
                 Some(at) => time(at),
@@ -144,42 +165,40 @@ impl Provenance {
 
     fn json(&self) -> serde_json::Value {
         let mut probes = self.probes.json();
-        probes["n"] = self.about["n"].clone();
+        let facts = &self.facts;
+        probes["n"] = json!(facts.probes);
         let mut space = self.space.json();
-        for key in ["kind", "components", "features"] {
-            space[key] = self.about[key].clone();
-        }
+        space["kind"] = json!(facts.kind);
+        space["components"] = json!(facts.components);
+        space["features"] = json!(facts.features);
         json!({
             "base": self.base.json(), "pllm": self.pllm.json(), "probes": probes, "space": space,
             "lexicon": {
-                "version": self.about["lexicon"], "words": self.about["words"],
-                "dimensions": self.about["dimensions"],
+                "version": facts.lexicon, "words": facts.words, "dimensions": facts.dimensions,
             },
-            "method": self.about["method"], "catalog_bytes": self.about["catalog_bytes"],
+            "method": facts.method, "catalog_bytes": facts.catalog_bytes,
             "run": self.run, "when": self.made,
         })
     }
 
     fn print(&self) -> Result<(), OutputError> {
-        let n = |key: &str| self.about[key].as_u64().unwrap_or(0);
-        let word = |key: &str| self.about[key].as_str().unwrap_or("?").to_owned();
-        let short = |key: &str| word(key).chars().take(12).collect::<String>();
+        let facts = &self.facts;
         outln!("  base      {}", self.base.text())?;
         outln!("  pLLM      {}", self.pllm.text())?;
-        outln!("  probes    {} prompts  {}", n("n"), self.probes.text())?;
+        outln!("  probes    {} prompts  {}", facts.probes, self.probes.text())?;
         outln!(
             "  space     {}, {} components and {} features  {}",
-            word("kind"),
-            n("components"),
-            n("features"),
+            facts.kind.name(),
+            facts.components,
+            facts.features,
             self.space.text()
         )?;
         outln!(
             "  lexicon   {} words in {} dimensions, version {}; method {}",
-            n("words"),
-            n("dimensions"),
-            short("lexicon"),
-            word("method")
+            facts.words,
+            facts.dimensions,
+            facts.lexicon.to_string().chars().take(12).collect::<String>(),
+            facts.method.name()
         )?;
         outln!("  run       {}  {}", self.run, self.made)
     }

@@ -1,8 +1,9 @@
 //! How a pLLM was trained, and what that lets expect of it. Both are said without its weights.
 
 use headstart_console::{OutputError, outln};
+use headstart_protocol::artifacts::{Artifact, Metrics, Pllm, Training as TrainingFacts};
 use headstart_protocol::text::{bytes, counted};
-use headstart_protocol::{Digest, Manifest};
+use headstart_protocol::{Digest, Failure, Manifest};
 use headstart_select::forecast::{Forecast, Range};
 use headstart_store::Workspace;
 use serde_json::{Value, json};
@@ -15,8 +16,8 @@ const HALFWAY: Range = [0.5; 3];
 
 /// What is known of a pLLM's training, and expected of starting from it.
 pub struct Training {
-    /// Metrics of the training; null where they are not known.
-    metrics: Value,
+    /// Metrics of the training, where they are known.
+    metrics: Option<Metrics>,
     trainings: usize,
     halfway: Option<Forecast>,
 }
@@ -25,9 +26,9 @@ impl Training {
     /// Reads what the run's workspace knows of a pLLM of its catalog.
     pub fn read(ws: &Workspace, found: &Found<'_>, place: usize) -> Result<Self, CommandError> {
         let pllm = manifest(ws, found.about(place).pllm)?;
-        let metrics = pllm.map(|m| m.value["metrics"].clone());
+        let pllm = pllm.map(|m| Pllm::of(&m)).transpose().map_err(Failure::from)?;
         Ok(Self {
-            metrics: metrics.filter(|m| m.get("steps").is_some()).unwrap_or_default(),
+            metrics: pllm.filter(|p| p.training().is_some()).map(|p| p.metrics),
             trainings: found.catalog.about.pace.as_ref().map_or(0, |p| p.trainings),
             halfway: expected(ws, found, place, HALFWAY)?,
         })
@@ -37,7 +38,7 @@ impl Training {
     pub fn json(&self) -> (Value, Value) {
         let halfway =
             self.halfway.as_ref().map(|f| json!({ "trainings": self.trainings, "halfway": f.expected() }));
-        (self.metrics.clone(), halfway.unwrap_or_default())
+        (json!(self.metrics), halfway.unwrap_or_default())
     }
 
     /// Two lines for people.
@@ -45,13 +46,12 @@ impl Training {
     /// # Errors
     /// If standard output cannot be written.
     pub fn print(&self) -> Result<(), OutputError> {
-        let x = |name: &str| self.metrics.get(name).and_then(Value::as_f64);
-        match (x("steps"), x("start_loss"), x("loss")) {
-            (Some(steps), Some(start), Some(end)) => {
+        match self.metrics.as_ref().and_then(TrainingFacts::of) {
+            Some(TrainingFacts { steps, start_loss: Some(start), loss: Some(end), .. }) => {
                 outln!("  training  {steps:.0} steps; held-back loss {start:.3} → {end:.3} nats a token")?;
             }
-            (Some(steps), ..) => outln!("  training  {steps:.0} steps")?,
-            _ => outln!("  training  not known: its folder has no training.json (`finetune` writes one)")?,
+            Some(t) => outln!("  training  {:.0} steps", t.steps)?,
+            None => outln!("  training  not known: its folder has no training.json (`finetune` writes one)")?,
         }
         match &self.halfway {
             Some(f) => outln!(
