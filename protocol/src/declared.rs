@@ -4,6 +4,8 @@
 //! reads it, so that nothing of the program runs before it is meant to; a runner compares it with
 //! what the program itself says when it starts.
 
+mod kind;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -12,7 +14,6 @@ use serde_json::Value as Json;
 
 use crate::digest::Digest;
 use crate::failure::Failure;
-use crate::kinds::{Accepts, Arg, DefaultValue, Kind, Places, Role};
 use crate::stage::Stage;
 use crate::types::Type;
 
@@ -21,9 +22,6 @@ pub const STAGE_PROTOCOL: u32 = 1;
 
 /// The types that a program's stage can make: those that a runner can verify.
 pub const MAKES: &[Type] = &[Type::Metrics, Type::Dataset, Type::Responses, Type::Pllm];
-
-/// Longest name of a metric that a program can declare, in bytes.
-const LONGEST_METRIC: usize = 64;
 
 /// A program of a plan, whose custom stages are kinds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -166,7 +164,7 @@ pub struct DeclarationError {
     pub message: String,
     /// Whether a type is not known.
     pub unknown_type: bool,
-    /// Texts that stand in the file on the way to the mistake, outermost first.
+    /// Texts of the file that lead to the error, outermost first.
     pub way: Vec<String>,
 }
 
@@ -205,7 +203,7 @@ impl Declaration {
     /// Checks that everything in it has a meaning.
     ///
     /// # Errors
-    /// The first mistake.
+    /// The first error.
     pub fn check(&self) -> Result<(), DeclarationError> {
         if self.protocol != STAGE_PROTOCOL {
             let m = format!(
@@ -242,196 +240,12 @@ pub fn is_inside(name: &str) -> bool {
         && name.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
-fn is_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-}
-
 impl DeclaredStage {
     /// Whether its output may be taken from the cache: not where it reads a path.
     pub fn cacheable(&self) -> bool {
         let path = |t: &String| t == "Path" || t == "List<Path>";
         self.cached && !self.args.iter().any(|a| a.takes.iter().any(path))
     }
-
-    /// The stage as a kind, called `program.name`.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn kind(&self, program: &str) -> Result<Kind, DeclarationError> {
-        let wrong = |m: String, what: &str| Err(DeclarationError::new(m, &[&self.name, what]));
-        if !is_name(&self.name) {
-            return wrong(format!("{:?} is no name for a stage: letters, digits and `_`", self.name), "name");
-        }
-        if self.version == 0 {
-            return wrong(format!("versions of `{}` start at 1", self.name), "version");
-        }
-        let places = match (
-            self.places.contains(&DeclaredPlace::Server),
-            self.places.contains(&DeclaredPlace::Device),
-        ) {
-            (true, true) => Places::Anywhere,
-            (true, false) => Places::Server,
-            (false, true) => Places::Device,
-            (false, false) => return wrong(format!("`{}` may run nowhere", self.name), "places"),
-        };
-        let returns = self.returns()?;
-        let mut args: Vec<Arg> = Vec::with_capacity(self.args.len());
-        for arg in &self.args {
-            if args.iter().any(|a| a.name == arg.name) {
-                return wrong(
-                    format!("two arguments of `{}` are called `{}`", self.name, arg.name),
-                    &arg.name,
-                );
-            }
-            args.push(self.arg(arg)?);
-        }
-        let needed = args.iter().filter(|a| a.default == DefaultValue::Required);
-        let call: Vec<String> = needed.map(|a| format!("{}: …", a.name)).collect();
-        Ok(Kind {
-            name: format!("{program}.{}", self.name),
-            version: self.version,
-            role: match returns {
-                Type::Dataset => Role::Dataset,
-                _ => Role::Stage,
-            },
-            doc: self.doc.clone(),
-            args,
-            metrics: self.metrics(&returns)?,
-            returns,
-            places,
-            cacheable: self.cacheable(),
-            // It computes with what the program brings along; its digest is in the key.
-            numeric: false,
-            example: format!("{program}.{}({})", self.name, call.join(", ")),
-        })
-    }
-
-    /// The declared names of metrics, which are names and not text.
-    fn metrics(&self, returns: &Type) -> Result<Vec<String>, DeclarationError> {
-        let wrong = |m: String, what: &str| Err(DeclarationError::new(m, &[&self.name, "metrics", what]));
-        if let Some(name) = self.metrics.first()
-            && !matches!(returns, Type::Metrics | Type::Pllm)
-        {
-            return wrong(
-                format!("`{}` makes a {returns}, which has no metrics to declare", self.name),
-                name,
-            );
-        }
-        for (n, name) in self.metrics.iter().enumerate() {
-            if !is_name(name) || name.len() > LONGEST_METRIC {
-                let m = format!(
-                    "{name:?} is no name for a metric: letters, digits and `_`, {LONGEST_METRIC} at most"
-                );
-                return wrong(m, name);
-            }
-            if self.metrics[..n].contains(name) {
-                return wrong(format!("`{}` declares the metric `{name}` twice", self.name), name);
-            }
-        }
-        Ok(self.metrics.clone())
-    }
-
-    fn returns(&self) -> Result<Type, DeclarationError> {
-        let listed = MAKES.iter().map(Type::to_string).collect::<Vec<_>>().join(", ");
-        match Type::from_name(&self.makes) {
-            Some(ty) if MAKES.contains(&ty) => Ok(ty),
-            Some(ty) => {
-                let m = format!("a program's stage cannot make a {ty}; it can make {listed}");
-                Err(DeclarationError::new(m, &[&self.name, "makes", &self.makes]))
-            }
-            None => {
-                let m = format!("there is no type `{}`; `{}` can make {listed}", self.makes, self.name);
-                let e = DeclarationError::new(m, &[&self.name, "makes", &self.makes]);
-                Err(DeclarationError { unknown_type: true, ..e })
-            }
-        }
-    }
-
-    fn arg(&self, arg: &DeclaredArg) -> Result<Arg, DeclarationError> {
-        let what = format!("argument `{}` of `{}`", arg.name, self.name);
-        let wrong = |m: String, at: &str| Err(DeclarationError::new(m, &[&self.name, &arg.name, at]));
-        if !is_name(&arg.name) {
-            return wrong(
-                format!("{:?} is no name for an argument: letters, digits and `_`", arg.name),
-                "name",
-            );
-        }
-        let accepts = match (arg.takes.as_slice(), arg.one_of.as_slice()) {
-            ([], []) => return wrong(format!("{what} takes nothing: give it `takes` or `one_of`"), "name"),
-            ([], words) => {
-                if let Some(w) = words.iter().find(|w| !is_name(w)) {
-                    return wrong(format!("{what} takes the word {w:?}, which cannot be written bare"), w);
-                }
-                vec![Accepts::Word(words.to_vec())]
-            }
-            (_, [_, ..]) => return wrong(format!("{what} has both `takes` and `one_of`"), "one_of"),
-            (types, []) => {
-                let accepts = |t: &String| {
-                    accepts(t).ok_or_else(|| {
-                        let m = format!("{what} takes `{t}`, which is no type that an argument can have");
-                        let e = DeclarationError::new(m, &[&self.name, &arg.name, t]);
-                        DeclarationError { unknown_type: true, ..e }
-                    })
-                };
-                types.iter().map(accepts).collect::<Result<_, _>>()?
-            }
-        };
-        let default = match (&arg.default, arg.optional) {
-            (None, false) => DefaultValue::Required,
-            (None, true) => DefaultValue::Absent,
-            (Some(_), true) => return wrong(format!("{what} is optional and has a default"), "optional"),
-            (Some(value), false) => match default(value, &accepts) {
-                Some(default) => default,
-                None => return wrong(format!("{what} cannot be {value}, its default"), "default"),
-            },
-        };
-        Ok(Arg { name: arg.name.clone(), accepts, default, doc: arg.doc.clone(), needs: Vec::new() })
-    }
-}
-
-fn accepts(name: &str) -> Option<Accepts> {
-    if let Some(of) = name.strip_prefix("List<").and_then(|t| t.strip_suffix('>')) {
-        let of = Type::from_name(of)?;
-        return Some(match of {
-            Type::Text => Accepts::Texts,
-            Type::Path => Accepts::Paths,
-            // Weights have their own keys.
-            Type::Mix => return None,
-            of => Accepts::Listed(of),
-        });
-    }
-    Some(match Type::from_name(name)? {
-        Type::Model => Accepts::Model,
-        Type::Pllm => Accepts::Pllm,
-        Type::Dataset => Accepts::Dataset,
-        Type::Responses => Accepts::Responses,
-        Type::Divergence => Accepts::Divergence,
-        Type::Space => Accepts::Space,
-        Type::Catalog => Accepts::Catalog,
-        Type::Selection => Accepts::Selection,
-        Type::Mix => Accepts::Mix,
-        Type::Metrics => Accepts::Metrics,
-        Type::Path => Accepts::Path,
-        Type::Text => Accepts::Text,
-        Type::Int => Accepts::Int,
-        Type::Float => Accepts::Float,
-        Type::Bool => Accepts::Bool,
-        Type::Duration => Accepts::Duration,
-        Type::Bytes => Accepts::Bytes,
-        Type::Condition | Type::List(_) | Type::Optional(_) => return None,
-    })
-}
-
-fn default(value: &Json, accepts: &[Accepts]) -> Option<DefaultValue> {
-    accepts.iter().find_map(|a| match (a, value) {
-        (Accepts::Int, v) => v.as_i64().map(DefaultValue::Int),
-        (Accepts::Float, v) => v.as_f64().map(DefaultValue::Float),
-        (Accepts::Bool, Json::Bool(b)) => Some(DefaultValue::Bool(*b)),
-        (Accepts::Text, Json::String(t)) => Some(DefaultValue::Text(t.clone())),
-        (Accepts::Word(words), Json::String(t)) if words.contains(t) => Some(DefaultValue::Text(t.clone())),
-        _ => None,
-    })
 }
 
 #[cfg(test)]
@@ -439,6 +253,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::kinds::{DefaultValue, Kind, Places, Role};
 
     fn stage(change: impl Fn(&mut Json)) -> Result<Kind, DeclarationError> {
         let mut json = json!({
