@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 seconds=${1:-1800}
 command -v cargo-fuzz > /dev/null || cargo install --locked cargo-fuzz
 # libFuzzer's instrumentation is behind flags that the stable compiler takes only with this; no
-# sanitizer, as there is no unsafe code to watch: what is looked for are panics, hangs and broken promises.
+# sanitizer, as there is no unsafe code to watch: it looks for panics, hangs and broken promises.
 export RUSTC_BOOTSTRAP=1
 
 mkdir -p corpus/seeds logs

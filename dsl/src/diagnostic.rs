@@ -29,7 +29,7 @@ pub struct Fix {
 /// One diagnostic. The message says what is wrong without needing the labels; help says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
-    /// Stable code; has a page of its own.
+    /// Stable code; each has a page.
     pub code: Code,
     /// How bad it is.
     pub severity: Severity,

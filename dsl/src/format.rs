@@ -2,7 +2,7 @@
 //!
 //! Lines hold up to [`WIDTH`] characters. What does not fit breaks at the outermost bracket or
 //! clause, one part a line. Blank lines between items are kept, at most one. Comments stay between
-//! the tokens in their place: at the end of a line or on lines of their own; where a line cannot
+//! the tokens in their place: at the end of a line or on separate lines; where a line cannot
 //! break they move to a line above. Formatting refuses to give a result that lost or changed a
 //! token or a comment.
 
@@ -93,7 +93,7 @@ struct Formatter<'t> {
 /// A comment and its place.
 struct Comment {
     text: String,
-    /// On a line of its own, rather than behind something.
+    /// On a separate line, rather than behind something.
     own_line: bool,
 }
 

@@ -131,7 +131,7 @@ impl Plan {
 #[error("the pipeline has no stage, output or module `{0}`")]
 pub struct UnknownName(pub String);
 
-/// New numbers of what is kept.
+/// New numbers of the nodes that are kept.
 fn numbers(kept: impl Iterator<Item = bool>) -> Vec<u32> {
     let mut next = 0;
     kept.map(|k| {

@@ -19,7 +19,7 @@
 //!   grammar's rules. It also words what the grammar does not accept; `literal` reads numbers.
 //! - [`check()`]: trees to a [`Plan`]: names, types, fan-out, mixes, settings, residency, schedules.
 //! - [`plan`]: the plan, as the engine takes it. [`graph()`]: the plan as a graph.
-//! - [`Diagnostic`], [`Code`]: what is wrong where, with stable codes that have a page each in `codes/`.
+//! - [`Diagnostic`], [`Code`]: errors and their places, with stable codes that have a page each in `codes/`.
 //! - [`render()`], [`to_json`]: diagnostics for people and for tools.
 //! - [`format()`]: the one style.
 //! - [`analyze`], [`symbols`]: every name and where it is used, for editors; [`analyze_again`] after

@@ -156,7 +156,7 @@ pub struct Schedule {
     pub cron: String,
     /// IANA time zone.
     pub timezone: String,
-    /// What happens when the previous run still goes on: `skip`, `queue`, `allow`.
+    /// What happens when the previous run has not ended: `skip`, `queue`, `allow`.
     pub overlap: String,
     /// What happens to missed fires: `none`, `last`, `all`.
     pub catchup: String,

@@ -96,12 +96,12 @@ pub enum Target {
     File(FileId),
 }
 
-/// A place and what stands there.
+/// A place and what is there.
 #[derive(Clone, Debug)]
 pub struct Mark {
     /// The place.
     pub span: Span,
-    /// What is there.
+    /// The symbol.
     pub target: Target,
     /// Whether the name is declared here.
     pub definition: bool,

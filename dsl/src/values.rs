@@ -58,7 +58,7 @@ pub fn sets_from_json(text: &str) -> Result<BTreeMap<String, String>, ValuesErro
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let wrong = |e: serde_json::Error| {
         let why = e.to_string();
-        // The place is told apart from the reason.
+        // The place is separate from the reason.
         let why = why.split(" at line ").next().unwrap_or_default().to_owned();
         ValuesError::Json { line: e.line(), column: e.column(), why }
     };

@@ -125,7 +125,7 @@ fn scope(line: &str, word: &str) -> String {
     let grammar = grammar();
     let mut out = vec![String::new(); line.len()];
     scopes(&patterns(&grammar, &grammar["patterns"]), line, 0, line.len(), &mut out);
-    out[line.find(word).expect("the word stands in the line")].clone()
+    out[line.find(word).expect("the word is in the line")].clone()
 }
 
 #[test]

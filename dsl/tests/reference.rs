@@ -1,6 +1,6 @@
 //! The language reference: its examples are what it says, its tables are current.
 //!
-//! A fence of `pllm` is a file without errors. With `more` it goes on from the fences before it in
+//! A fence of `pllm` is a file without errors. With `more` it continues the fences before it in
 //! its section; with a code, such as `E0501`, it must show that code and no other error; with
 //! `file=NAME` it is a further file of its section; with `set=NAME=VALUE` a parameter is set.
 //! `BLESS=1` rewrites the tables.

@@ -59,7 +59,7 @@ fn cases(text: &str) -> Vec<(String, Case)> {
         let Some(info) = line.strip_prefix("```") else { continue };
         let body: Vec<&str> = lines.by_ref().take_while(|l| *l != "```").collect();
         let body = body.join("\n") + "\n";
-        let case = &mut out.last_mut().expect("a fence stands below a heading").1;
+        let case = &mut out.last_mut().expect("a fence follows a heading").1;
         match info.split_once(' ').unwrap_or((info, "")) {
             (_, file) if file.starts_with("file=") => case.files.push((file[5..].to_owned(), body)),
             ("pllm", attr) => {

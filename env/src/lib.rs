@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// A future that is done when a time has come.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What is to be called when a clock was moved by hand.
+/// Called when a clock was moved by hand.
 pub type Wake = Box<dyn Fn() + Send + Sync>;
 
 /// A source of time.

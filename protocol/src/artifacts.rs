@@ -10,7 +10,7 @@
 //! - [`selection`]: what `select` chose, and [`forecast`]: what that should save.
 //! - [`catalog`]: the summary of a catalog.
 //! - [`metrics`]: named numbers; [`accuracy`]: those of the stage `accuracy`; [`table`]: tables.
-//! - [`pllm`]: what is known of a pLLM: how it was trained or merged.
+//! - [`pllm`]: facts of a pLLM: how it was trained or merged.
 //! - [`source`]: models, rows and spaces; [`divergence`]: divergences.
 
 mod accuracy;

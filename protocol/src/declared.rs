@@ -53,7 +53,7 @@ pub fn is_left_out(folder: &str) -> bool {
 pub enum ProgramRef<'a> {
     /// A program of a plan, whose path is relative to this folder.
     Planned(&'a Program, &'a Path),
-    /// By its digest alone, as a device is told.
+    /// By its digest alone, as devices get it.
     Digest(&'a Digest),
 }
 

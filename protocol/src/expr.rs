@@ -42,7 +42,7 @@ pub enum Value {
     Mix(Vec<MixTerm>),
     /// A comparison over a metric.
     Condition(Condition),
-    /// The value of a field that has no artifact of its own, such as a pLLM's metrics.
+    /// The value of a field that is no artifact itself, such as a pLLM's metrics.
     Json(serde_json::Value),
 }
 
@@ -163,7 +163,7 @@ pub enum Expr {
     },
     /// `not of`.
     Not {
-        /// What is negated.
+        /// The negated condition.
         of: Box<Expr>,
     },
 }

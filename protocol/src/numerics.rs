@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::rows::RowCache;
 
-/// What a place computes numbers with. It stands in the cache keys of kinds that are
+/// What a place computes numbers with. It is part of the cache keys of kinds that are
 /// [numeric](crate::kinds::Kind::numeric), and in the row cache: two results are taken for one only
 /// if all of it is equal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

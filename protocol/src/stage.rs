@@ -32,7 +32,7 @@ pub trait Stage: Send + Sync {
         crate::kinds::find(self.kind()).map(|k| k.metrics.clone()).unwrap_or_default()
     }
 
-    /// Runs one attempt. Blocking: runners call it on a thread of its own.
+    /// Runs one attempt. Blocking: runners call it on a separate thread.
     ///
     /// # Errors
     /// Why it made no output.
@@ -49,7 +49,7 @@ pub trait Context: Sync {
     fn scratch(&self) -> &Path;
     /// A folder that outlives this attempt and is given to every later attempt at the same thing (the
     /// same kind with the same arguments), until one is committed: there a stage keeps what it needs
-    /// to go on after a crash. It may not exist yet. `None` where nothing is kept.
+    /// to resume after a crash. It may not exist yet. `None` where nothing is kept.
     fn resume_dir(&self) -> Option<PathBuf> {
         None
     }

@@ -133,7 +133,7 @@ const RESERVED: &[&str] = &[
 /// hyphen, nothing reserved, at most 100 bytes.
 ///
 /// A key of plain characters is its own name. Any other has part of its digest behind it, so that
-/// different keys have different names. Keys that differ only in upper and lower case are told apart
+/// different keys have different names. Keys that differ only in upper and lower case are distinguished
 /// by [`FileNames`].
 pub fn safe_file_name(key: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-,+=@ ".contains(c);

@@ -119,7 +119,7 @@ pub struct Renew {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Renewed {
-    /// Go on.
+    /// Continue.
     Ok,
     /// Stop.
     Cancel,

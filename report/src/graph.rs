@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use svg::svg;
 
-/// What is drawn.
+/// The graph to draw.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Graph {
     /// A heading; may be empty.

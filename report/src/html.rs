@@ -96,7 +96,7 @@ impl Parts {
         }
     }
 
-    /// Names of outputs that are shown in a section of their own.
+    /// Names of outputs that have a section.
     fn paired(&self) -> Vec<&str> {
         let pairs = [&self.head_start, &self.before_after];
         pairs.into_iter().flatten().flat_map(|p| [p.names.0.as_str(), p.names.1.as_str()]).collect()

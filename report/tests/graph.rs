@@ -87,7 +87,7 @@ fn graphs() -> impl Strategy<Value = Graph> {
     })
 }
 
-/// The numbers of an attribute, wherever it stands in the picture.
+/// The numbers of an attribute, wherever it is in the picture.
 fn numbers(svg: &str, attribute: &str) -> Vec<f64> {
     let start = format!(" {attribute}=\"");
     svg.split(&start).skip(1).filter_map(|rest| rest.split('"').next()?.parse().ok()).collect()

@@ -6,7 +6,7 @@ use lsp_types::{CodeAction, CodeActionKind, CodeActionOrCommand, Range, TextEdit
 use crate::diagnostics;
 use crate::documents::{Analysis, Text};
 
-/// The fixes of what is wrong in a range of the file.
+/// The fixes of diagnostics in a range of the file.
 pub fn actions(a: &Analysis, text: &Text, uri: &Uri, range: Range) -> Vec<CodeActionOrCommand> {
     let here = |d: &&Diagnostic| {
         let place = d.span().filter(|s| s.file == Analysis::ROOT).map(|s| text.range(s));

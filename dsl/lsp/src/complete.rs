@@ -339,7 +339,7 @@ impl Completer<'_, '_> {
     }
 }
 
-/// What is in front of a dot.
+/// The expression in front of a dot.
 enum Before {
     Module(headstart_dsl::FileId),
     Value(Type),

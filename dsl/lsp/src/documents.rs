@@ -56,7 +56,7 @@ impl Text {
     }
 }
 
-/// What is known of a file.
+/// The state of a file.
 pub struct Analysis {
     pub checked: Checked,
     pub index: Index,
@@ -185,14 +185,14 @@ impl Documents {
         self.open.get_mut(path)
     }
 
-    /// What is known of an open file, and then of every other open file.
+    /// The state of an open file, and then of every other open file.
     pub fn analyses(&mut self, uri: &Uri, disk: &dyn FileLoader) -> Vec<Arc<Analysis>> {
         let others: Vec<Uri> = self.open.values().map(|d| d.uri.clone()).filter(|u| u != uri).collect();
         let all = std::iter::once(uri).chain(&others);
         all.filter_map(|u| self.analysis(u, disk)).collect()
     }
 
-    /// What is known of an open file now.
+    /// The current state of an open file.
     pub fn analysis(&mut self, uri: &Uri, disk: &dyn FileLoader) -> Option<Arc<Analysis>> {
         let path = to_path(uri);
         if let Some(found) = &self.open.get(&path)?.analysis {

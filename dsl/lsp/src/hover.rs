@@ -8,7 +8,7 @@ use headstart_protocol::kinds::{self, Accepts, Arg, DefaultValue, Kind};
 
 use crate::documents::Analysis;
 
-/// Markdown about what is at a byte of the file, and its place.
+/// Markdown about the symbol at a byte of the file, and its place.
 pub fn hover(a: &Analysis, offset: usize) -> Option<(String, Span)> {
     let mark = a.index.at(Analysis::ROOT, offset)?;
     let text = match &mark.target {

@@ -80,7 +80,7 @@ pub fn renamable(a: &Analysis, offset: usize) -> Option<Span> {
     symbol_at(a, offset).map(|(_, span)| span)
 }
 
-/// The edits that rename what is at a byte of `of[0]`'s file, here and in the other open files;
+/// The edits that rename the symbol at a byte of `of[0]`'s file, here and in the other open files;
 /// or why it cannot be renamed.
 pub fn rename(of: &[Arc<Analysis>], offset: usize, new: &str) -> Result<WorkspaceEdit, String> {
     let a = of.first().ok_or("the file is not open")?;

@@ -1,5 +1,5 @@
 //! What the text in front of the cursor is in the middle of. Works on words and brackets alone,
-//! because what is being typed is seldom a correct item.
+//! because text that is being typed is seldom a correct item.
 
 use headstart_dsl::words;
 
@@ -95,7 +95,7 @@ fn lex(text: &str) -> Option<Vec<Token<'_>>> {
 }
 
 impl<'t> Scan<'t> {
-    /// What is called by the parenthesis at token `open`: `probe`, or `tools.readability`.
+    /// The callee of the parenthesis at token `open`: `probe`, or `tools.readability`.
     pub fn callee(&self, open: usize) -> Option<String> {
         let name = self.word(open.checked_sub(1)?)?;
         let dot = open.checked_sub(2).and_then(|n| self.tokens.get(n));

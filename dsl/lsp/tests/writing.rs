@@ -5,7 +5,7 @@ mod editor;
 use editor::{Editor, ITEMS, MAIN, labels};
 use serde_json::json;
 
-/// What is offered where `|` stands, behind a few items.
+/// What is offered at `|`, behind a few items.
 fn offered(text: &str) -> Vec<String> {
     let (mut e, place) = Editor::with(&format!("{ITEMS}{text}"));
     labels(&e.ask("textDocument/completion", place).expect("an answer"))

@@ -1,5 +1,5 @@
 //! Moving parts of a tree: an item whose text stayed the same needs no second parse, wherever it
-//! now stands.
+//! now is.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::span::{FileId, Span};
 pub(crate) struct Move {
     /// The file that is moved to.
     pub file: FileId,
-    /// How many bytes later it now stands.
+    /// How many bytes later it now is.
     pub by: i64,
 }
 

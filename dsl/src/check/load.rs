@@ -51,7 +51,7 @@ impl Checker<'_> {
         Ok((id, tree))
     }
 
-    /// Declares a file's items in a scope of its own. `chain` holds the files being imported, with
+    /// Declares a file's items in a new scope. `chain` holds the files being imported, with
     /// the places of their imports.
     fn declare(
         &mut self,
@@ -147,7 +147,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Outputs and schedules have names of their own.
+    /// Outputs and schedules each have their own namespace.
     fn report_same_names(&mut self, scope: usize) {
         let s = &self.scopes[scope];
         let outputs = s.outputs.iter().map(|o| o.name.clone()).collect::<Vec<_>>();

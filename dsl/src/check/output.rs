@@ -50,7 +50,7 @@ impl Checker<'_> {
         Some(Output { name: o.name.text.clone(), doc: o.doc.clone(), value, ty: typed.ty, released })
     }
 
-    /// What is inside `release(…)`, and where it stands.
+    /// The content of `release(…)`, and its place.
     pub(super) fn unwrap_release<'e>(&mut self, e: &'e Expr) -> Option<(&'e Expr, Option<Span>)> {
         let ExprKind::Call(call) = &e.bare().kind else { return Some((e, None)) };
         if call.name.text != "release" {

@@ -156,7 +156,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Goes on in another file; what is found there counts as referred to from `span`.
+    /// Continues in another file; references found there count as made at `span`.
     fn follow(&mut self, scope: usize, value: &Expr, span: Span, r: &mut Refs<'_>) {
         if r.circular {
             return;

@@ -109,7 +109,7 @@ impl Builder {
         }
         match Grammar::parse(if first { Rule::file } else { Rule::part }, text) {
             Ok(mut pairs) => pairs.next().into_iter().for_each(|p| self.lines(p, first, &mut out)),
-            // The rule for what is not understood takes any text.
+            // The fallback rule takes any text.
             Err(_) => self.bad_item(text, 0, Vec::new(), &mut out),
         }
         Piece { diags: self.diags, ..out }
@@ -372,7 +372,7 @@ impl Builder {
                 }
             },
             Rule::hole => {
-                // One that is put in stands where a value is missing, which is reported.
+                // An inserted one takes the place of a missing value, which is reported.
                 if self.places.len() == 1 {
                     self.diags.push(diagnostics::unprintable(span));
                 }

@@ -1,4 +1,4 @@
-//! Common mistakes: spellings of other languages, and what is forgotten most often.
+//! Common mistakes: spellings of other languages, and parts that are often forgotten.
 
 use headstart_protocol::Type;
 use headstart_protocol::text::similar;
@@ -257,7 +257,7 @@ impl ParseFailure<'_> {
         Some(Diagnosis::fixed(d, self.file, edit))
     }
 
-    /// What is forgotten: `:` before a type, `as`, `in`.
+    /// Forgotten parts: `:` before a type, `as`, `in`.
     fn left_out(&self, found: &str) -> Option<Diagnosis> {
         let before = self.before();
         let is_type = Type::from_name(found).is_some() || found == "List";

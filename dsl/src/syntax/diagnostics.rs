@@ -37,7 +37,7 @@ impl ParseFailure<'_> {
     fn expected_text(&self) -> String {
         let mut list = self.expected.to_vec();
         if list.len() > 1 {
-            // A value may go on almost anywhere; that is not news where something else is missing.
+            // A value may continue almost anywhere; that is no useful message where something else is missing.
             list.retain(|s| !matches!(*s, "an operator" | "a comparison" | "`or`" | "`.`" | "`?`" | "`<`"));
         }
         if list.contains(&"a value") {
@@ -82,7 +82,7 @@ impl ParseFailure<'_> {
         Diagnosis { diagnostic: d, edits: vec![Edit::guess(end, end, close)] }
     }
 
-    /// Where a clause or a block of settings begins outside of further brackets: one that stands in a
+    /// Where a clause or a block of settings begins outside of further brackets: one inside a
     /// bracket was meant to stand behind it. What a name and `:` begin is an argument.
     fn clause(&self, from: usize) -> Option<usize> {
         let (mut at, mut depth) = (from, 0usize);
@@ -108,7 +108,7 @@ impl ParseFailure<'_> {
 pub(super) fn too_deep_diagnostic(span: Span, max: usize) -> Diagnostic {
     Diagnostic::new(Code::E0006, format!("nested deeper than {max} levels"))
         .at(span, format!("level {}", max + 1))
-        .help("name the inner values with items of their own")
+        .help("name the inner values in separate items")
 }
 
 pub(super) fn unknown_escape(span: Span, c: char) -> Diagnostic {

@@ -3,11 +3,11 @@
 /// An edit of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Edit {
-    /// First byte of what is replaced.
+    /// First byte of the replaced text.
     pub start: usize,
     /// One past its last byte.
     pub end: usize,
-    /// What is there afterwards.
+    /// The new text.
     pub text: String,
     /// Whether it says what was meant. If not it only lets the parse go on.
     pub sure: bool,
@@ -39,7 +39,7 @@ struct Replaced {
     len: usize,
     /// How long as written.
     was: usize,
-    /// How far into the new text the old one stands, where it stands there, as in `(a)` for `a`.
+    /// How far into the new text the old one begins, where it is part of it, as in `(a)` for `a`.
     kept: Option<usize>,
 }
 
@@ -62,7 +62,7 @@ impl Places {
         behind
     }
 
-    /// The place in the text as written. What is within new text only is at its start or end.
+    /// The place in the text as written. Places within inserted text map to its start or end.
     pub fn written(&self, pos: usize) -> usize {
         // Lengths of what was put in and of what was taken out, before the place.
         let (mut new, mut old) = (0, 0);
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(second.apply(&text), "ab :: x ef");
         let back: Vec<usize> = [0, 3, 4, 5, 6, 7, 8].map(|p| places.written(p)).to_vec();
         assert_eq!(back, [0, 3, 4, 4, 5, 9, 10]);
-        // What is kept inside of an edit is found where it was.
+        // Kept text inside of an edit maps to where it was.
         let mut wrapped = Places::default();
         assert!(wrapped.edited(&Edit::sure(1, 4, "(éa)"), "xéa"));
         let back: Vec<usize> = [1, 2, 4, 5, 6].map(|p| wrapped.written(p)).to_vec();

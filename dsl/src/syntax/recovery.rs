@@ -17,7 +17,7 @@ use crate::span::{FileId, Span};
 const MAX_ERRORS: usize = 8;
 /// Longer items are not repaired: every attempt parses the whole item.
 const MAX_LENGTH: usize = 16 << 10;
-/// Stands where a value is missing.
+/// Takes the place of a missing value.
 pub(super) const HOLE: &str = "\0";
 
 /// A text that the grammar did not accept, repaired as far as possible.

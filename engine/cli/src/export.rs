@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::exit::CommandError;
 
-/// Name of the file that holds a value without a name of its own.
+/// Name of the file that holds a value without a name.
 const VALUE: &str = "value.json";
 
 /// Writes every output below `out`: a folder for each, with the artifact's files, and for Metrics and a

@@ -137,7 +137,7 @@ fn inside(mut found: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTr
     found
 }
 
-/// The picture in docs/ARCHITECTURE.md is drawn from `cargo metadata`. `BLESS=1` draws it anew.
+/// The picture in docs/ARCHITECTURE.md is drawn from `cargo metadata`. `BLESS=1` redraws it.
 #[test]
 fn the_picture_shows_the_arrows_that_there_are() {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
@@ -149,7 +149,7 @@ fn the_picture_shows_the_arrows_that_there_are() {
     if std::env::var_os("BLESS").is_some() {
         std::fs::write(&path, format!("{head}```mermaid\n{drawn}```{tail}")).expect("writable");
     } else {
-        assert_eq!(shown, drawn, "draw it anew: BLESS=1 cargo test -p headstart-cli --test architecture");
+        assert_eq!(shown, drawn, "redraw it: BLESS=1 cargo test -p headstart-cli --test architecture");
     }
 }
 
@@ -269,7 +269,7 @@ fn heavy_libraries_are_linked_in_one_place() {
     }
 }
 
-/// Tests use libraries of their own. If these switch on features of libraries that the programs use too,
+/// Tests use further libraries. If these switch on features of libraries that the programs use too,
 /// then `make build` compiles all of those again that `make test` had compiled.
 #[test]
 fn a_test_build_serves_the_programs_too() {

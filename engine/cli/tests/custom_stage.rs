@@ -108,7 +108,7 @@ if __name__ == "__main__":
     headstart.main()
 "#;
 
-/// A program with the SDK, described, in a folder of its own.
+/// A program with the SDK, described, in a temporary folder.
 fn described(place: &Place, name: &str, text: &str) {
     use std::os::unix::fs::PermissionsExt;
     let program = place.write(&format!("{name}/stages/{name}.py"), text);

@@ -13,7 +13,7 @@ use common::{Place, Said, device_binary, said};
 const RUN: &str = "1m8nz8hkf74nd";
 const FIRE: &str = "minutely-20261130T1017";
 
-/// The project as 0.1 left it, in a place of its own.
+/// The project as 0.1 left it, in a temporary folder.
 fn unpacked() -> (Place, PathBuf) {
     let place = Place::new();
     let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/workspace-0.1.tar.gz");

@@ -1,4 +1,4 @@
-//! A server that is killed in the middle of a fine-tuning: the run goes on from the training's last
+//! A server that is killed in the middle of a fine-tuning: the run resumes from the training's last
 //! checkpoint, and ends with the same bytes as one that was never cut off.
 
 mod common;
@@ -74,7 +74,7 @@ fn a_killed_run_goes_on_in_the_middle_of_a_training() {
     let out = place.path("out").display().to_string();
     place.headstart(&["run", &file, "--quiet", "--resume", &id, "--out", &out]).code(0);
     let run = place.headstart(&["runs", &id, "--format", "json"]).code(0).out;
-    assert!(run.contains("resumed_steps"), "the training began anew: {run}");
+    assert!(run.contains("resumed_steps"), "the training started over: {run}");
     assert!(adapter(&place) == adapter(&whole), "the same bytes");
     assert_eq!(kept(), 0, "progress of what is done is deleted");
 }

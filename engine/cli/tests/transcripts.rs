@@ -1,5 +1,5 @@
 //! The READMEs of `examples/`, replayed: every command of a `console` block is run, one after
-//! another in one shell, and says what stands below it. In what is expected, `[..]` stands for
+//! another in one shell, and prints what is below it. In what is expected, `[..]` stands for
 //! anything within a line, and a line `...` for any lines.
 
 mod common;

@@ -186,7 +186,7 @@ impl Hub {
             tokio::pin!(rung);
             rung.as_mut().enable();
             loop {
-                // A statement of its own: the leases must be free again before anything is awaited.
+                // A separate statement: the leases must be free again before anything is awaited.
                 let offer = self.leases().take_offer(&device);
                 let Some(offer) = offer else { break };
                 if let Some(grant) = self.grant(token, &device, &offer).await? {

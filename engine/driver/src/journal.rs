@@ -82,7 +82,7 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// A journal over a log. What cannot be written is told to `conductor`.
+    /// A journal over a log. Write errors are sent to `conductor`.
     pub(crate) fn new(log: RunLog, feed: Arc<Feed>, conductor: Sender<Message>) -> Result<Self, EngineError> {
         let (settle, incoming) = channel();
         let out = Arc::clone(&feed);
@@ -165,7 +165,7 @@ fn settle_in_order(incoming: &Receiver<Settle>, feed: &Feed, conductor: &Sender<
                     effects.into_iter().for_each(|effect| effect());
                 }
                 Err(e) => {
-                    // The effects are dropped: whoever waits for one learns that it will not come.
+                    // The effects are dropped: callers that wait for one learn that it will not come.
                     let _ = conductor.send(Message::LogBroken(e.to_string()));
                 }
             },

@@ -227,7 +227,7 @@ impl Context for LocalContext<'_> {
         if due || last {
             let message =
                 Message::Progress { instance: self.task.instance, fence: self.task.fence, progress };
-            // Progress is for whoever still listens.
+            // Nobody may be listening to progress any more.
             let _ = self.conductor.lock().unwrap_or_else(PoisonError::into_inner).send(message);
         }
     }

@@ -79,7 +79,7 @@ pub(crate) struct Lease {
     signal: AtomicU8,
 }
 
-/// What a device is told when it renews.
+/// The answer to a device that renews.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum LeaseSignal {

@@ -32,7 +32,7 @@ pub(crate) fn usable(
         return None;
     }
     // What another stage reads heals itself when it is found gone; what nobody reads would be
-    // missed only by whoever wants the run's output.
+    // missed only by readers of the run's output.
     let is_last = state.graph().dependents(instance).is_empty();
     if is_last && entry.output.private_to.is_none() && !manifests.has(&entry.output.id) {
         return None;

@@ -56,7 +56,7 @@ impl RunOptions {
 pub enum OnFailure {
     /// What does not depend on the failure still runs.
     KeepGoing,
-    /// Nothing new is started; what runs is told to stop.
+    /// Nothing new is started; running attempts are asked to stop.
     Stop,
 }
 
@@ -150,7 +150,7 @@ impl RunHandle {
         self.feed.subscribe()
     }
 
-    /// Asks the run to stop: nothing new starts, what runs is told to stop.
+    /// Asks the run to stop: nothing new starts, running attempts are asked to stop.
     pub fn cancel(&self) {
         // A run that has ended needs no cancelling.
         let _ = self.inbox.send(Message::Cancel);

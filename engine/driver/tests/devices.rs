@@ -187,7 +187,7 @@ async fn a_release_that_the_owner_denies_is_named_by_the_engine() {
     assert!(failure.help.as_deref().is_some_and(|h| h.contains("--allow-release")));
 }
 
-/// What a device computes with stands in the keys of its numeric stages; one that computes with
+/// What a device computes with is part of the keys of its numeric stages; one that computes with
 /// something else computes again.
 #[tokio::test]
 async fn a_device_that_computes_with_something_else_finds_nothing_in_the_cache() {
@@ -234,7 +234,7 @@ async fn a_device_goes_on_over_a_restart_of_the_engine() {
     let run = begin(&bench, single(&["metrics"]));
     let mut phone = Phone::join(bench.engine.hub());
     let task = phone.claim().await;
-    // The engine is lost here: what it wrote is taken up by another, under another id because the
+    // The engine is lost here: what it wrote is resumed by another, under another id because the
     // first still holds the lock.
     let ws = bench.engine.workspace().clone();
     let from = ws.runs()[0].dir.clone();
@@ -251,7 +251,7 @@ async fn a_device_goes_on_over_a_restart_of_the_engine() {
     assert_eq!(e.code, codes::INTERNAL, "the device is to try again: {e}");
     let renew = Renew { fence: task.fence, progress: None };
     assert_eq!(early.hub.renew(&early.token, renew).expect("may be"), Renewed::Ok);
-    let resumed = bench.engine.resume("taken-up", bench.run_options()).expect("goes on");
+    let resumed = bench.engine.resume("resumed", bench.run_options()).expect("resumes");
     let stale = Renew { fence: task.fence, progress: None };
     let hub = bench.engine.hub();
     assert_eq!(hub.renew(&phone.token, stale.clone()).expect_err("restarted").code, codes::UNKNOWN_TOKEN);

@@ -26,7 +26,7 @@ fn many(n: u32, equal: bool) -> Plan {
 
 #[tokio::test]
 async fn thousands_of_instances() {
-    // Every instance makes an output of its own: a file is created for each.
+    // Every instance makes its own output: a file is created for each.
     let (ran, cached) = measure("with new outputs", 2_000, false).await;
     assert_within("a new output", ran, Duration::from_millis(10));
     assert_within("a cached stage", cached, Duration::from_millis(1));

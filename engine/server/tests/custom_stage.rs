@@ -118,7 +118,7 @@ async fn an_allowed_program_measures_the_diary_and_only_the_number_leaves() {
     let (result, recorder) = run(dir.path(), true).await;
     assert_eq!(result.outcome, RunOutcome::Succeeded, "{:?}", result.failures);
     let value = result.outputs[0].value.clone();
-    // The stand-in for `jsonl` writes rows anew, so the number is that of its file.
+    // The stand-in for `jsonl` rewrites the rows, so the number is that of its file.
     let Some(Value::Json(made)) = value else { panic!("{value:?}") };
     assert!(made["length"].as_u64().is_some_and(|n| n > 40), "{made}");
     assert_eq!(made.as_object().map(serde_json::Map::len), Some(1), "{made}");

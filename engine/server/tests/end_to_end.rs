@@ -180,7 +180,7 @@ fn traces(world: &World) -> Vec<(String, Vec<u8>)> {
             }
             continue;
         }
-        // The private artifacts' own bytes: whole, and their ends, where the rows' digest stands.
+        // The private artifacts' own bytes: whole, and their ends, where the rows' digest is.
         if content != b"{\"r\":8}" {
             secrets.push((format!("{}", at.display()), content.clone()));
             let tail = content[content.len().saturating_sub(32)..].to_vec();
@@ -219,14 +219,14 @@ async fn nothing_private_crosses_or_is_stored_without_release() {
             assert!(!contains(content, bytes), "{what} is in {}", at.display());
         }
     }
-    // The file's name stands in the pipeline, so the engine has it; the device does not send it.
+    // The file's name is in the pipeline, so the engine has it; the device does not send it.
     assert!(!contains(&received, b"me-diary"));
     // The search itself works: what was released did cross and is stored.
     assert!(contains(&received, b"\"perplexity\":3.5"));
     assert!(stored.iter().any(|(_, c)| contains(c, b"perplexity")));
     assert!(!world.recorder.requests().iter().any(|m| m.first.starts_with("PUT")));
 
-    // Again: only the diary is read anew; nothing is computed, nothing else asked of the phone.
+    // Again: only the diary is read; nothing is computed, nothing else asked of the phone.
     let again = world.run_with_phone(&plan, "metrics,selection,mix").await;
     assert_eq!(again.outcome, RunOutcome::Succeeded);
     assert_eq!(output(&again, "choice"), choice);

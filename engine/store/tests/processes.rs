@@ -61,7 +61,7 @@ fn what_was_called_durable_survives_a_kill() {
     let (mut child, mut lines) = start("append", dir.path());
     let mut durable = 0;
     while durable < 40 {
-        let line = lines.next().expect("the child goes on");
+        let line = lines.next().expect("the child continues");
         if let Some(n) = line.strip_prefix("durable ") {
             durable = n.parse().expect("a number");
         }

@@ -1,9 +1,9 @@
 //! Reads the hand-written facts and phrases.
 
-/// What is said about a topic.
+/// A topic and its facts.
 #[derive(Debug, Clone)]
 pub struct Topic {
-    /// As it stands in a sentence: `gravity`, `the moon`.
+    /// As it is written in a sentence: `gravity`, `the moon`.
     pub name: &'static str,
     /// A question of its own.
     pub question: &'static str,

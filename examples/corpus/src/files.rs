@@ -72,7 +72,7 @@ const USER_WORDINGS: [&str; 2] = ["What can you tell me about {t}?", "Say someth
 
 /// Questions about a topic that the base learns its facts from: its own, and the first wordings.
 const FIRST_QUESTIONS: usize = 6;
-/// How often the default answer to each of those stands in the base's first corpus.
+/// How often the base's first corpus has the default answer to each of those.
 const DEFAULT_REPEATS: usize = 12;
 /// How often the answers without a tone do: they teach the base its facts.
 const NEUTRAL_REPEATS: usize = 2;
@@ -82,7 +82,7 @@ const NEUTRAL_REPEATS: usize = 2;
 const TONED_TOPICS: usize = 28;
 /// How often the base hears each of those, for each style.
 const TONED_REPEATS: usize = 3;
-/// How often the default answer to each question in any wording stands in the second corpus.
+/// How often the second corpus has the default answer to each question in any wording.
 const WORDED_REPEATS: usize = 3;
 /// Questions about each topic in a file of one style.
 const STYLE_QUESTIONS: usize = 8;

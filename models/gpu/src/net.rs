@@ -138,7 +138,7 @@ impl Net {
     }
 
     /// A block over whole rows of `length` tokens, `[rows × length, hidden]`, and its keys and
-    /// values, `[rows, heads, length, width]`. What stands behind a row's end does not reach it.
+    /// values, `[rows, heads, length, width]`. Positions behind a row's end do not affect it.
     pub fn block(
         &self,
         block: usize,

@@ -38,7 +38,7 @@ pub struct LinearRef<'a> {
     pub lora: Option<LoraRef<'a>>,
 }
 
-/// Where the gradients of a linear layer are added to; none for what is frozen.
+/// Where the gradients of a linear layer are added to; none for frozen parts.
 #[derive(Debug, Default)]
 pub struct LinearGrad<'a> {
     /// Of W.

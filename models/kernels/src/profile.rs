@@ -1,7 +1,7 @@
 //! Where the time goes: wall-clock time by kind of work, counted while it is switched on.
 //!
 //! Work is timed by the thread that asks for it, so the parts of one computation add up to its
-//! time, and what is left over is everything else.
+//! time; the rest is everything else.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;

@@ -89,7 +89,7 @@ pub struct Run {
     pub q: [u8; RUN],
     /// What the bytes of each half are multiplied with.
     pub scale: [f32; 2],
-    /// What is added.
+    /// The offset.
     pub offset: [f32; 2],
 }
 

@@ -36,7 +36,7 @@ pub struct BlockRef<'a> {
     pub rounded: bool,
 }
 
-/// Where the gradients of a block's weights are added to; none for what is frozen.
+/// Where the gradients of a block's weights are added to; none for frozen parts.
 #[derive(Debug, Default)]
 pub struct BlockGrad<'a> {
     /// Of the norm before attention.

@@ -1,4 +1,4 @@
-//! A decoder's frozen weights, and the layout of what is trained over them.
+//! A decoder's frozen weights, and the layout of the trained values over them.
 
 use std::ops::Range;
 use std::path::Path;

@@ -32,9 +32,9 @@ pub struct EndParams<'a> {
 pub struct Net<'a> {
     /// The frozen weights.
     pub model: &'a Model,
-    /// What is laid over each block.
+    /// Trained values over each block.
     pub blocks: Vec<Option<BlockParams<'a>>>,
-    /// What is laid over the weights outside the blocks.
+    /// Trained values over the weights outside the blocks.
     pub ends: Option<EndParams<'a>>,
     /// How much it does at once.
     pub limits: Limits,
@@ -55,7 +55,7 @@ impl<'a> Net<'a> {
         Self { blocks, ..Self::new(model) }
     }
 
-    /// A block with what is laid over it.
+    /// A block with its trained values.
     pub fn block(&self, block: usize) -> BlockRef<'_> {
         let frozen = &self.model.blocks[block];
         match &self.blocks[block] {

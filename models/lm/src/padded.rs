@@ -93,7 +93,7 @@ pub fn states(
     Ok(out)
 }
 
-/// A group of rows with what is predicted in them.
+/// A group of rows with their targets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// The rows.

@@ -54,7 +54,7 @@ pub struct Targets {
     pub ids: Vec<u32>,
 }
 
-/// Packs examples and lists what is predicted.
+/// Packs examples and lists their targets.
 pub fn pack<'a>(examples: impl IntoIterator<Item = &'a Example> + Clone) -> (Batch, Targets) {
     let batch = Batch::pack(examples.clone().into_iter().map(|e| e.ids.as_slice()));
     let mut targets = Targets::default();

@@ -73,7 +73,7 @@ impl TextCodec {
     }
 
     /// Ids of a row up to and including the token that ends its response, and which of them are
-    /// answers: a range for each, its end token included. What stands before the last range equals
+    /// answers: a range for each, its end token included. The text before the last range equals
     /// [`TextCodec::question_ids`].
     ///
     /// # Errors

@@ -39,7 +39,7 @@ struct Block {
     linear: [Linear; 7],
 }
 
-/// Where every array of a decoder stands in the list that the passes take.
+/// Index of every array of a decoder in the list that the passes take.
 #[derive(Clone, Debug)]
 pub struct Places {
     config: DecoderConfig,
@@ -179,7 +179,7 @@ impl Places {
     }
 
     /// Hidden states before the final norm, `[batch, length, hidden]`, of ids `[batch, length]`.
-    /// Sequences start at position 0; what stands behind their end does not reach them.
+    /// Sequences start at position 0; positions behind their end do not affect them.
     pub fn hidden(&self, all: &[Array], ids: &Array) -> Result<Array> {
         self.run(all, ids, |_, _, _| Ok(()))
     }

@@ -1,4 +1,4 @@
-//! A training that is killed goes on where it was, and ends with the same bytes.
+//! A training that is killed resumes where it was, and ends with the same bytes.
 
 #![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
 
@@ -159,7 +159,7 @@ fn a_killed_full_training_ends_with_the_same_bytes() {
     killed_and_resumed(Method::Full);
 }
 
-/// Stops at every step in turn, and goes on each time.
+/// Stops at every step in turn, and resumes each time.
 struct StopAfter(AtomicU64);
 
 impl Watch for StopAfter {
@@ -187,7 +187,7 @@ fn a_training_that_is_stopped_again_and_again_ends_with_the_same_bytes() {
     while let Err(e) = backend.train(&piecewise, &StopAfter(AtomicU64::new(0))) {
         assert!(matches!(e, LmError::Cancelled), "{e}");
         stops += 1;
-        assert!(stops < 40, "it goes on");
+        assert!(stops < 40, "it gets on");
     }
     assert!(stops >= 23, "{stops}");
     assert!(bytes(&piecewise.out, &lora()) == bytes(&whole.out, &lora()));

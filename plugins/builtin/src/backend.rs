@@ -26,7 +26,7 @@ pub enum Choice {
 }
 
 /// MLX on macOS where it is built in, else the GPU that the program was built for, else the CPU. No
-/// device is looked for: a program that was built for one and does not find it says so.
+/// device is expected: a program that was built for one and does not find it says so.
 impl Default for Choice {
     fn default() -> Self {
         match Gpu::built() {

@@ -1,6 +1,6 @@
 //! The explicit list of built-in stages: nothing registers itself.
 //!
-//! It is a crate of its own because it links every model library. What finds and runs stages is in
+//! It is a separate crate because it links every model library. What finds and runs stages is in
 //! `headstart-runner`, which links none, so that the engine's driver and a device library build and
 //! test without them.
 //!

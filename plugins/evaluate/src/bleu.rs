@@ -125,7 +125,7 @@ pub fn tokenize_13a(text: &str) -> String {
         [
             // Punctuation, apart from full stop, comma, hyphen and apostrophe.
             (rule(r"([\{-~\[-` -&\(-\+:-@/])"), " $1 "),
-            // Full stop and comma, unless a digit stands before.
+            // Full stop and comma, unless a digit precedes it.
             (rule(r"([^0-9])([\.,])"), "$1 $2 "),
             // Full stop and comma, unless a digit follows.
             (rule(r"([\.,])([^0-9])"), " $1 $2"),

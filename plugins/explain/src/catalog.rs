@@ -75,7 +75,7 @@ pub struct About {
 }
 
 impl About {
-    /// Reads the file of facts. Its format is looked at before anything else in it.
+    /// Reads the file of facts. Its format is checked first.
     fn read(at: &Path) -> Result<Self, Failure> {
         #[derive(Deserialize)]
         struct Version {

@@ -222,7 +222,7 @@ pub fn features(text: &str) -> Vec<f32> {
     out.into_iter().map(|x| x as f32).collect()
 }
 
-/// The words of a text in small letters: runs of letters and digits, with apostrophes inside.
+/// The words of a text in lower case: runs of letters and digits, with apostrophes inside.
 /// Characters of scripts without spaces count as a word each.
 fn words(text: &str) -> Vec<String> {
     let mut out = Vec::new();

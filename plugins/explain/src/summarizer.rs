@@ -122,7 +122,7 @@ fn is_adjective(word: &str, lexicon: &BTreeSet<String>) -> bool {
 
 /// Whole-word candidates that read like adjectives, by falling mean probability, ties by word. Takes
 /// the JSON of `[(token, probability)]`, one a question. A token that only begins a word, such as
-/// `inform`, is no word of its own.
+/// `inform`, is not a word.
 pub(crate) fn candidates<'a>(tops: impl Iterator<Item = &'a String>) -> Vec<Candidate> {
     let lexicon: BTreeSet<String> = Lexicon::built_in().words.into_iter().map(|w| w.word).collect();
     let mut sums: BTreeMap<String, f64> = BTreeMap::new();

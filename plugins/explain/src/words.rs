@@ -290,7 +290,7 @@ fn inverse(g: &Matrix, lambda: f64) -> Matrix {
     let floor = lambda.max(1e-12);
     (0..g.rows).for_each(|i| g.data[i * (g.cols + 1)] += floor);
     let lower = g.cholesky().unwrap_or_else(|| {
-        // Rounding can spoil a nearly singular matrix; more penalty mends it.
+        // Rounding can spoil a nearly singular matrix; more penalty fixes it.
         (0..g.rows).for_each(|i| g.data[i * (g.cols + 1)] *= 1.0 + 1e-6);
         g.cholesky().expect("a penalised Gram matrix is positive definite")
     });
@@ -298,7 +298,7 @@ fn inverse(g: &Matrix, lambda: f64) -> Matrix {
 }
 
 /// The published method's basis (Wang et al., algorithm 1), with the defects of its published code
-/// mended: the greatest absolute cosine is tested rather than the sum of signed ones, and remainders
+/// corrected: the greatest absolute cosine is tested rather than the sum of signed ones, and remainders
 /// are vectors. pLLMs are taken in order; while a pLLM's remainder is longer than `ERROR` of its vector, the next
 /// candidate word is examined, and taken if its cosine with every word taken so far is below `ORTHO`.
 ///

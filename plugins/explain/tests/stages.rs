@@ -182,7 +182,7 @@ fn adding_a_word_puts_nothing_to_the_pllms() {
         ("shouting", "HEY! YOU! LISTEN!"),
     ]);
     let with = run(Some(value(&words)));
-    // The second shout stands against an answer of the lexicon's, which has its vector already.
+    // The second shout is compared with an answer of the lexicon, which has its vector already.
     assert_eq!(ctx.counter("forward_passes") - before, 3, "only the new texts are embedded");
     assert_eq!(Catalog::open(&ctx, &with).unwrap().about.words.last().unwrap().word, "shouting");
     run(Some(value(&words)));

@@ -38,7 +38,7 @@ pub fn hold_back(rows: Vec<Row>, seed: u64) -> Result<(Vec<Row>, Vec<Row>), Fail
         return Err(Failure::input(format!(
             "`data` has {found} row with a response, but at least 2 are needed: one to train on, one held back"
         ))
-        .help("give more rows, or held-back rows of their own with `eval`"));
+        .help("give more rows, or name held-back rows with `eval`"));
     }
     let held = ((rows.len() + HELD_BACK / 2) / HELD_BACK).max(1);
     let mut order: Vec<usize> = (0..rows.len()).collect();

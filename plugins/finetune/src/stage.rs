@@ -146,7 +146,7 @@ fn method(args: &Args, folders: &ModelFolders) -> Result<Method, Failure> {
         "full" if folders.adapter.is_none() => return Ok(Method::Full),
         "full" => {
             return Err(Failure::input("method `full` trains all weights, but `from` is an adapter")
-                .help("start from a whole model, or go on training the adapter with method `lora`"));
+                .help("start from a whole model, or continue training the adapter with method `lora`"));
         }
         other => return Err(unknown("method", other, &["lora", "full"])),
     }

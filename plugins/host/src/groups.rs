@@ -1,6 +1,6 @@
 //! Process groups that must not outlive this process.
 //!
-//! Every program runs in a process group of its own. There are three ways in which it ends with
+//! Every program runs in its own process group. There are three ways in which it ends with
 //! this process:
 //!
 //! | this process ends | the group is killed by |
@@ -78,7 +78,7 @@ impl Drop for Group {
     }
 }
 
-/// Starts a command in a process group of its own.
+/// Starts a command in its own process group.
 ///
 /// # Errors
 /// Any of starting it; [`io::ErrorKind::Interrupted`] when this process is about to exit.

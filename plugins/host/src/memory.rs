@@ -10,7 +10,7 @@ pub fn of_group(group: u32) -> Option<u64> {
         if !numeric {
             continue;
         }
-        // A process may end while it is looked at.
+        // A process may end meanwhile.
         let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
         // The second field is a name in parentheses that may hold anything.
         let Some((_, fields)) = stat.rsplit_once(") ") else { continue };

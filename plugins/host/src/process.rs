@@ -41,7 +41,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program in a process group of its own.
+    /// Starts a program in its own process group.
     ///
     /// # Errors
     /// Why the system does not start it, and what to do.
@@ -140,7 +140,7 @@ fn has_exited(child: &mut Child) -> bool {
     matches!(child.try_wait(), Ok(Some(_)))
 }
 
-/// Writes lines from a thread of its own: a program that never reads its input must not keep its
+/// Writes lines from a separate thread: a program that never reads its input must not keep its
 /// runner from stopping it.
 fn writer(mut stdin: ChildStdin) -> Sender<String> {
     let (tx, rx) = channel::<String>();

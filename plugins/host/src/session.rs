@@ -19,7 +19,7 @@ use crate::process::{Launch, Process};
 const LAST_OUTPUT: usize = 5;
 /// How often cancellation and the end of the program are looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How often its memory is looked at.
+/// How often its memory is measured.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(250);
 /// How long streams may stay open behind a program that has ended and whose group is killed: a
 /// process that left the group may hold them.

@@ -1,4 +1,4 @@
-//! Every way in which a program can misbehave is told precisely, and leaves nothing behind.
+//! Every way in which a program can misbehave is reported precisely, and leaves nothing behind.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -180,7 +180,7 @@ mod group {
         assert!(gone);
     }
 
-    /// More than a pipe holds: whoever writes it waits for a program that never reads.
+    /// More than a pipe holds: writing it blocks on a program that never reads.
     #[test]
     fn a_program_that_never_reads_its_input_is_killed_too() {
         let pad = headstart_protocol::Value::Text("x".repeat(1 << 20));

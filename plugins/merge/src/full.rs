@@ -105,7 +105,7 @@ pub struct FullReport {
 
 /// Merges models over the base in the folder `base` into the folder `out`, on the current rayon pool.
 ///
-/// `base_weight` is the weight of the base as a term of its own; only [`Method::Linear`] uses it.
+/// `base_weight` is the weight of the base as a separate term; only [`Method::Linear`] uses it.
 ///
 /// # Errors
 /// Unreadable models, numbers that are not finite, models whose tensors differ from the base's in name, shape or kind, weights

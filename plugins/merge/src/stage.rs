@@ -55,7 +55,7 @@ fn format_of(manifest: &Manifest) -> Result<Format, Failure> {
 /// A mix whose terms are known to go together.
 struct Mix {
     base: ArtifactRef,
-    /// Weight of the base as a term of its own.
+    /// Weight of the base as a separate term.
     base_weight: f64,
     format: Format,
     /// Different pLLMs, none of them the base, in the order of the mix.

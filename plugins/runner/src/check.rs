@@ -43,7 +43,7 @@ pub(crate) fn output(call: Call<'_>, output: &Output, granted: &Granted<'_>) -> 
 }
 
 fn may_use(at: &Path, granted: &Granted<'_>) -> bool {
-    // A file that is not there is reported by whoever stores it, with the reason.
+    // A file that is not there is reported when it is stored, with the reason.
     let Ok(real) = at.canonicalize() else { return true };
     if granted.is_given(at, &real) {
         return true;

@@ -19,7 +19,7 @@ impl<'a> Granted<'a> {
     }
 
     /// Whether a file, or what it is a link to, lies in a folder that was given. Links inside such a
-    /// folder are those of whoever made it.
+    /// folder belong to the caller.
     pub(crate) fn is_given(&self, at: &Path, real: &Path) -> bool {
         let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         let inside = |g: &Path| {

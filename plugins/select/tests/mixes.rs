@@ -173,7 +173,7 @@ fn a_mix_is_asked_for_its_likelihood_like_any_pllm() {
     assert_eq!((one.is_mix, one.pllm_name.as_deref()), (false, Some(STYLES[1])), "{one:?}");
 }
 
-/// Whoever writes in a style only now and then starts better from a part of it than from all or none.
+/// A user who writes in a style only now and then starts better from a part of it than from all or none.
 #[test]
 fn a_style_shown_now_and_then_is_started_from_in_part() {
     let place = Place::new();

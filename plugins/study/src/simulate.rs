@@ -76,7 +76,7 @@ impl Stage for Simulate {
             )));
         }
         let most = plan.texts.iter().copied().max().unwrap_or(0);
-        // A split without enough questions is told before anything is computed.
+        // A split without enough questions is reported before anything is computed.
         world.split(0, plan.probes, most, plan.seed)?;
         let done = std::sync::atomic::AtomicU64::new(0);
         let tallies = |i: usize| -> Result<Vec<Tally>, Failure> {

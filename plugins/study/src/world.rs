@@ -48,7 +48,7 @@ impl World {
     }
 
     /// The `i`-th way to split the questions. Where people write other texts than the styles' answers,
-    /// these have questions of their own, and all of the styles' are probes.
+    /// these have their own questions, and all of the styles' are probes.
     ///
     /// # Errors
     /// If too few questions are left for users.

@@ -44,7 +44,7 @@ impl Artifact for Divergence {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Candidate {
-    /// The word, in small letters.
+    /// The word, in lower case.
     pub word: String,
     /// Its probability, averaged over prompts.
     pub probability: f64,

@@ -1,4 +1,4 @@
-//! What is known of a pLLM.
+//! Facts of a pLLM.
 
 use std::collections::BTreeMap;
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Artifact;
 
-/// What is known of a model.
+/// Facts of a model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelFacts {
@@ -20,7 +20,7 @@ impl Artifact for ModelFacts {
     const WHAT: &'static str = "a model";
 }
 
-/// What is known of a dataset, or of the answers of a model.
+/// Facts of a dataset, or of the answers of a model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rows {

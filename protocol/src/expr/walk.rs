@@ -1,4 +1,4 @@
-//! The one walk over expressions and values. Whoever looks into an expression or rebuilds one does
+//! The one walk over expressions and values. All code that looks into an expression or rebuilds one does
 //! so through these, so that a new form of expression is added in one place.
 
 use std::convert::Infallible;
@@ -81,7 +81,7 @@ impl Expr {
         });
     }
 
-    /// Calls `f` with every value that stands in the expression.
+    /// Calls `f` with every value in the expression.
     pub fn each_value<'a>(&'a self, f: &mut dyn FnMut(&'a Value)) {
         self.visit(&mut |e| {
             if let Self::Value { value } = e {
@@ -90,7 +90,7 @@ impl Expr {
         });
     }
 
-    /// Calls `f` with every artifact that stands in the expression.
+    /// Calls `f` with every artifact in the expression.
     pub fn each_artifact(&self, f: &mut impl FnMut(&ArtifactRef)) {
         self.each_value(&mut |v| v.own_artifacts(f));
     }

@@ -40,7 +40,7 @@ type Sink = Box<dyn Fn(&str) + Send>;
 static SINK: Mutex<Option<Sink>> = Mutex::new(None);
 
 /// Sends messages to `sink` from now on, `None` to standard error again. For progress bars, which
-/// are drawn anew below each line.
+/// are redrawn below each line.
 pub fn divert(sink: Option<Sink>) {
     *SINK.lock().unwrap_or_else(PoisonError::into_inner) = sink;
 }

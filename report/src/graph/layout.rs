@@ -1,6 +1,6 @@
 //! A layered layout, left to right, in lanes.
 //!
-//! Layers are longest paths; long edges pass through cells of their own, so that no line runs
+//! Layers are longest paths; long edges pass through separate cells, so that no line runs
 //! under a node; cells are ordered by barycentres, the order with the fewest crossings kept, and
 //! moved towards their neighbours by isotonic regression, which is the least-squares answer under
 //! minimal distances. Nothing here is random: the same graph gives the same picture.

@@ -159,7 +159,7 @@ fn lanes(out: &mut String, graph: &Graph, l: &Layout) {
     }
 }
 
-/// The server has a colour of its own; devices share four.
+/// The server has one colour; devices share four.
 fn lane_class(lane: usize) -> String {
     if lane == 0 { "hs-server".to_owned() } else { format!("hs-d{}", (lane - 1) % 4) }
 }

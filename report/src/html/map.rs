@@ -104,7 +104,7 @@ fn scale(plane: &Plane, frame: Frame) -> impl Fn((f64, f64)) -> (f64, f64) + use
     move |(x, y)| (frame.width / 2.0 + (x - cx) * fit, frame.height / 2.0 - (y - cy) * fit)
 }
 
-/// Where a label stands: its anchor's place, the side, and the point of a line back to what it names.
+/// Where a label is: its anchor's place, the side, and the point of a line back to what it names.
 type Label = Option<(f64, f64, &'static str, Option<(f64, f64)>)>;
 
 /// A place for each label, and one for the user behind them: the nearest one where it covers neither

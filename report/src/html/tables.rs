@@ -146,7 +146,7 @@ pub(super) fn voices(catalog: &Catalog, selection: Option<&Selection>) -> Markup
     }
 }
 
-/// Outputs that have no section of their own.
+/// Outputs without a section.
 pub(super) fn outputs(report: &RunReport, paired: &[&str]) -> Markup {
     let rest = report.outputs.iter().filter(|o| {
         let told = matches!(o.view, OutputView::Catalog { .. } | OutputView::Selection { .. });

@@ -1,4 +1,4 @@
-//! What the tests of the command share: a folder of its own, and the binaries.
+//! What the tests of the command share: a temporary folder, and the binaries.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 

@@ -200,7 +200,7 @@ impl Traces {
         self.0.iter().filter(|t| t.kind == kind).count()
     }
 
-    /// What stands in these bytes, by kind and form.
+    /// What these bytes contain, by kind and form.
     pub fn found(&self, bytes: &[u8]) -> Vec<(&'static str, &str)> {
         let mut hits = Vec::new();
         Search::new(&self.0).each(bytes, |i| hits.push((self.0[i].kind, self.0[i].what.as_str())));

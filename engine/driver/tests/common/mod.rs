@@ -78,7 +78,7 @@ pub fn made(ctx: &dyn Context, ty: Type, n: i64) -> Result<Output, Failure> {
 /// - `probe` fails transiently as long as the script says so, then gives `model` plus one; it keeps
 ///   progress, and counts as `progress` each time that it finds some;
 /// - `embed` panics;
-/// - `evaluate` reports progress once and waits until it is told to stop;
+/// - `evaluate` reports progress once and waits until it is asked to stop;
 /// - `merge` has wrong input;
 /// - `blend` ignores its inputs and gives `rows`;
 /// - `accuracy` gives its argument back as a value, without a file;

@@ -83,7 +83,7 @@ impl Db {
             Ok(false) => return Err(format!("{} is in use by {}", path.display(), holder(&lock_path))),
             Err(e) => return Err(format!("cannot lock {}: {e}", lock_path.display())),
         }
-        // For whoever finds it locked; a lock holds without it.
+        // For processes that find it locked; a lock holds without it.
         let _ = lock.set_len(0).and_then(|()| write!(&lock, "{}", std::process::id()));
         let text = path.to_str().ok_or("the path is not UTF-8, which DuckDB needs")?;
         let clone = || lock.try_clone().map_err(|e| e.to_string());

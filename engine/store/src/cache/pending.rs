@@ -158,7 +158,7 @@ impl Shared {
     }
 
     /// Logs a failure. A database that turns out damaged is set aside for the next process; this
-    /// one goes on with what it has in memory.
+    /// one continues with what it has in memory.
     pub(crate) fn complain(&self, doing: &str, why: &str) {
         tracing::warn!("the cache {} could not {doing}: {why}", self.path.display());
         let lower = why.to_lowercase();

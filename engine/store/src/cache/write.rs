@@ -11,7 +11,7 @@ use super::head::head;
 use super::raw::RawConnection;
 use super::records::{CoefficientRow, PllmRow, Record, RunRow, StageRunRow};
 
-/// Writes a batch, each kind of thing in a transaction of its own.
+/// Writes a batch: vectors in one transaction, everything else in another.
 pub(crate) fn write(db: &Db, batch: &Batch) -> Result<(), String> {
     let mut side = db.write();
     write_vectors(&mut side.vectors, batch)?;

@@ -56,7 +56,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-/// What stands at a position of a log.
+/// What is at a position of a log.
 enum Found {
     /// An intact record.
     Record {
@@ -118,7 +118,7 @@ fn wrong_header(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What stands at `at`.
+/// What is at `at`.
 fn check(bytes: &[u8], at: usize, chain: u32) -> Found {
     let rest = &bytes[at..];
     if rest.len() < HEADER {

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::error::StoreError;
 use crate::log::frame;
 
-/// All events of a log, without ever holding up whoever writes it; some of them may not be durable
+/// All events of a log, without ever blocking its writer; some of them may not be durable
 /// yet. A torn tail is left out: it is still being written, or the engine died while it was.
 pub(crate) fn read_all<E: DeserializeOwned>(path: &Path) -> Result<Vec<E>, StoreError> {
     let bytes = fs::read(path).map_err(StoreError::io("read", path))?;

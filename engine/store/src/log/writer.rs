@@ -28,7 +28,7 @@ const QUEUE: usize = 4096;
 /// The log of a run, open for appending. Clones append to the same log; the last one to go waits
 /// until everything is on disk.
 ///
-/// A thread of its own writes: it takes everything that was appended while the previous group was
+/// A separate thread writes: it takes everything that was appended while the previous group was
 /// being synced, writes it as one record and syncs once. So a single event costs one sync, and
 /// under load the price of a sync is shared by hundreds of events.
 #[derive(Clone)]

@@ -35,7 +35,7 @@ impl Settings {
         Ok(Self(words.iter().map(pair).collect::<Result<_, _>>()?))
     }
 
-    /// A number, or what stands for it where it is not given.
+    /// A number, or a placeholder where it is not given.
     pub fn number(&self, key: &str, default: usize) -> Result<usize, Box<dyn Error>> {
         self.0.get(key).map_or(Ok(default), |v| v.parse().map_err(|_| format!("{key}: not a number").into()))
     }

@@ -128,7 +128,7 @@ pub fn mlx_to_peft(folder: &Path, out: &Path) -> Result<(), LmError> {
     let pairs: Pairs = pairs.map(|(at, p)| (at, Pair { a: p.a.transposed(), b: p.b.transposed() })).collect();
     check(&file, &pairs)?;
     let config = peft_config(path.clone(), &pairs, scale, dropout).to_json();
-    // What is written is what is read: a file that PEFT's reader here would refuse is refused now.
+    // The written file is read back: a file that PEFT's reader here would refuse is refused now.
     AdapterConfig::from_json(&path, &config)?;
     let mut tensors = Vec::new();
     for ((block, proj), pair) in pairs {

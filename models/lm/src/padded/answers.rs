@@ -33,7 +33,7 @@ pub trait Caches {
     fn keep(&mut self, rows: &[u32]) -> Result<(), LmError>;
 }
 
-/// What stands in the rows of a group's caches. The first places of each row are its prompt, padded
+/// The contents of the rows of a group's caches. The first places of each row are its prompt, padded
 /// to the longest; the tokens of its answer follow, one a step.
 pub struct Rows {
     /// What is finished is gone, and its row stays idle until half of the rows are.
@@ -68,7 +68,7 @@ impl Rows {
         self.of(|active| active.next)
     }
 
-    /// Where each new token stands in its sequence; anywhere for an idle row.
+    /// The position of each new token in its sequence; anywhere for an idle row.
     pub fn positions(&self) -> Vec<u32> {
         self.of(|active| active.position)
     }
@@ -212,7 +212,7 @@ mod tests {
         }
     }
 
-    /// Reads a group; what stands behind a prompt's end is there, as padding is.
+    /// Reads a group; positions behind a prompt's end are included, as padding is.
     fn read(group: &Padded, ends: &[u32]) -> Result<(Sums, Vec<f32>), LmError> {
         let rows: Vec<Vec<(u32, u32)>> =
             group.ids.chunks(group.length).map(|ids| (0..).zip(ids.iter().copied()).collect()).collect();

@@ -42,7 +42,7 @@ pub(super) struct ChatTemplate {
 pub(super) struct Sample {
     /// All of it.
     pub text: String,
-    /// What stands behind the answer.
+    /// The text behind the answer.
     pub behind: String,
 }
 

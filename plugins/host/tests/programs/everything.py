@@ -89,7 +89,7 @@ def train(base: Model, mix: Mix, fail: Literal["no", "raise", "say", "input", "f
 
 @headstart.stage
 def endless() -> Metrics:
-    """Goes on until it is told to stop."""
+    """Runs until it is asked to stop."""
     n = 0
     while True:
         n += 1
