@@ -30,7 +30,7 @@ pub struct Cli {
     /// When to use colours.
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
     pub color: ColorWhen,
-    /// Print more: `-v` each stage instance, `-vv` what is of use when something is wrong.
+    /// Print more: `-v` each stage instance, `-vv` also debug messages.
     #[arg(long, short, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
     /// Print only results, warnings and errors.

@@ -172,7 +172,7 @@ impl<'a> Display<'a> {
         Some(bar)
     }
 
-    /// Shows what is waited for: a line when a wait begins, and a sign of life from time to time.
+    /// Shows waits: a line when one begins, and a reminder from time to time.
     pub fn waiting(&mut self, lines: &[Line]) {
         if self.volume.quiet {
             return;

@@ -35,7 +35,7 @@ impl Waits {
         Self { url, since: BTreeMap::new() }
     }
 
-    /// What is waited for at this moment, and has been for a while.
+    /// The waits that have lasted for a while.
     pub fn lines(&mut self, awaited: &[DeviceWait]) -> Vec<Line> {
         let now = Instant::now();
         self.since.retain(|device, _| awaited.iter().any(|a| a.device == *device));

@@ -1,4 +1,4 @@
-//! The command line as people and scripts see it: what is said where, and exit codes.
+//! The command line as people and scripts see it: output, messages and exit codes.
 
 mod common;
 

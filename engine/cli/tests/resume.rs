@@ -76,5 +76,5 @@ fn a_killed_run_goes_on_in_the_middle_of_a_training() {
     let run = place.headstart(&["runs", &id, "--format", "json"]).code(0).out;
     assert!(run.contains("resumed_steps"), "the training started over: {run}");
     assert!(adapter(&place) == adapter(&whole), "the same bytes");
-    assert_eq!(kept(), 0, "progress of what is done is deleted");
+    assert_eq!(kept(), 0, "progress of a finished stage is deleted");
 }

@@ -62,7 +62,7 @@ fn said(steps: &[Step], folder: &Path, port: u16) -> Vec<String> {
     text.split(&format!("{MARK}\n")).map(str::to_owned).collect()
 }
 
-/// Whether lines are what is expected of them.
+/// Whether lines are as expected.
 fn as_expected(expected: &[String], found: &[&str]) -> bool {
     match expected.split_first() {
         None => found.is_empty(),

@@ -41,7 +41,7 @@ pub enum EventKind {
     RunStarted {
         /// The run's identifier.
         run: String,
-        /// What is run, for people: a file or a schedule.
+        /// The name for people: a file or a schedule.
         pipeline: String,
         /// Digest of the plan.
         plan: Digest,

@@ -20,7 +20,7 @@ pub struct Prepared {
     pub when: Option<Expr>,
 }
 
-/// What is to be done with an instance.
+/// The decision about an instance.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
     /// `when` is false.

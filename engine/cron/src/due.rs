@@ -1,4 +1,4 @@
-//! What is due now, and what was missed.
+//! Due fires, and missed ones.
 
 use std::collections::VecDeque;
 
@@ -51,10 +51,10 @@ pub struct Skipped {
     pub more: bool,
 }
 
-/// What is due.
+/// Due fires.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Due {
-    /// What is to fire now, oldest first.
+    /// Fires that are due now, oldest first.
     pub fires: Vec<Fire>,
     /// What was missed and does not fire; to be recorded.
     pub skipped: Vec<Skipped>,

@@ -1,4 +1,4 @@
-//! What is due after being away.
+//! Fires that are due after a pause.
 
 use headstart_cron::{Catchup, Dst, Due, Spec, WhySkipped};
 use jiff::{SignedDuration, Timestamp};

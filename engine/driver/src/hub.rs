@@ -83,7 +83,7 @@ struct Inner {
     leases: Mutex<LeaseTable>,
 }
 
-/// What is known of a device, for people.
+/// The state of a device, for people.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct DeviceInfo {
     /// Its name.

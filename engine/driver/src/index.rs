@@ -1,4 +1,4 @@
-//! What is written into the tables that people query: runs, their stages, and catalogs.
+//! Writes the tables that people query: runs, their stages, and catalogs.
 
 use std::time::{Duration, UNIX_EPOCH};
 

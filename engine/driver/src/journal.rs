@@ -29,7 +29,7 @@ struct FeedState {
 }
 
 impl Feed {
-    /// All events from the first (of progress, only what is to come), as they become durable. Ends
+    /// All events from the first (progress only from now on), as they become durable. Ends
     /// with the run.
     pub(crate) fn subscribe(&self) -> UnboundedReceiver<Event> {
         let (tx, rx) = unbounded_channel();

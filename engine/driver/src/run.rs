@@ -21,7 +21,7 @@ use crate::message::Message;
 /// How a run is run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// What is run, for people: the pipeline file or the schedule.
+    /// The name for people: the pipeline file or the schedule.
     pub name: String,
     /// The run's id; left out, one is made from the time.
     pub id: Option<String>,
@@ -63,7 +63,7 @@ pub enum OnFailure {
 /// What a run is created with: the `plan.json` of its folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunHeader {
-    /// What is run, for people.
+    /// The name for people.
     pub pipeline: String,
     /// The folder that relative paths are relative to.
     pub source_dir: PathBuf,

@@ -30,7 +30,7 @@ async fn thousands_of_instances() {
     let (ran, cached) = measure("with new outputs", 2_000, false).await;
     assert_within("a new output", ran, Duration::from_millis(10));
     assert_within("a cached stage", cached, Duration::from_millis(1));
-    // All make the same: what is left is the engine.
+    // All make the same: the rest is the engine.
     let (ran, _) = measure("the engine alone", 10_000, true).await;
     assert_within("a stage without a new output", ran, Duration::from_millis(2));
 }

@@ -139,7 +139,7 @@ async fn what_must_not_leave_is_refused_even_if_a_device_sends_it() {
     assert!(!log.contains("\"progress\""));
 }
 
-/// What is released decides what may come: not weights or text under the name of numbers.
+/// The releases decide what may arrive: not weights or text under the name of numbers.
 #[tokio::test]
 async fn a_release_lets_out_its_own_kind_of_thing_only() {
     let manifest = |ty: Type, value: serde_json::Value| Manifest {

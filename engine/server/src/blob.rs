@@ -78,7 +78,7 @@ enum Asked {
     Outside,
 }
 
-/// The part that a `Range` header asks for. What is not understood is ignored, as RFC 9110 §14.2
+/// The part that a `Range` header asks for. A header that cannot be parsed is ignored, as RFC 9110 §14.2
 /// has it; several ranges at once are not served.
 fn range(header: &str, size: u64) -> Asked {
     let Some((first, last)) = header.strip_prefix("bytes=").and_then(|r| r.split_once('-')) else {

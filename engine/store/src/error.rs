@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use headstart_content::ContentError;
 
-/// Why the store could not do something. The cache never causes one: what is wrong with it is
+/// Why the store could not do something. The cache never causes one: its failures are
 /// logged, set aside and computed again.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -19,10 +19,10 @@ const QUERIES: usize = 512;
 /// Logits that exist at once.
 const LOGITS: usize = 1 << 25;
 
-/// What is laid over a block's frozen weights.
+/// Trained values over a block's frozen weights.
 pub(super) type Over = Vec<(Slot, Tensor)>;
 
-/// What is laid over the weights outside of the blocks.
+/// Trained values over the weights outside of the blocks.
 pub(super) struct Ends {
     pub embed: Tensor,
     pub norm: Tensor,

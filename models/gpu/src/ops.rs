@@ -130,7 +130,7 @@ mod tests {
                 let exact: f32 = wide.chunks(4).map(|row| row[i]).sum();
                 assert!((found - exact).abs() < 0.02, "{name}: {found} and {exact}");
             }
-            assert!(grads.get(&narrow).is_none(), "no gradient is made of what is frozen");
+            assert!(grads.get(&narrow).is_none(), "frozen tensors get no gradient");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Losses of rows on a device, and their gradients.
 //!
-//! The values of what is trained, the optimizer's moments and the best checkpoint stay on the host:
+//! The trained values, the optimizer's moments and the best checkpoint stay on the host:
 //! values go to the device before each pass and gradients come back, so a step, its checkpoint and
 //! its resumption are the same code as on the CPU. Gradients are candle's, taken block by block: the
 //! hidden states between blocks are leaves, so a block's graph is gone as soon as its gradients are
@@ -18,10 +18,10 @@ use super::net::{Ends, Net, Over};
 /// Kernels, handles and what an allocator rounds up.
 const BASE: u64 = 256 << 20;
 
-/// A model with what is trained of it, on a device.
+/// A model with its trained values, on a device.
 pub struct DeviceGradients {
     net: Net,
-    /// What is trained of each block; empty for a frozen one.
+    /// The trained values of each block; empty for a frozen one.
     blocks: Vec<Vec<Var>>,
     /// The embedding, the final norm and, where it is not tied, the output layer of full training.
     ends: Vec<Var>,

@@ -1,5 +1,5 @@
 //! Gradients on the CPU: the blocks' own backward passes in order, without a graph, so that nothing is
-//! kept longer than needed and no gradient is made of what is frozen.
+//! kept longer than needed and frozen tensors get no gradient.
 
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@
 //! - `params`: which tensors are trained, and their values.
 //! - `gradients`: the seam: what computes losses and gradients ([`GradientBackend`]); `cpu` is one.
 //! - `optimizer`, `order`: AdamW, and the order of rows.
-//! - `target`: what is trained, how it starts and how it is written.
+//! - `target`: an adapter or all weights; how they start and are written.
 //! - `memory`: what a training takes, and how it is made to fit a limit.
 //! - `selftest`: before the first step, whether a gradient reaches everything that is trained.
 //! - `checkpoint`: its progress on disk; `run`: steps, evaluations, and when it ends.

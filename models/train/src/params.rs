@@ -1,4 +1,4 @@
-//! What is trained: which tensors, and their values.
+//! The trained tensors and their values.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What is trained: an adapter or all weights; how it starts and how it is written.
+//! The target of a training, an adapter or all weights: how it starts and how it is written.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::gradients::{GradientBackend, MakeGradients};
 use crate::params::{Place, TrainableParams};
 use crate::spec::{Method, TrainSpec};
 
-/// What is trained, and what computes its gradients.
+/// The target of a training, and the backend of its gradients.
 pub struct Target {
     /// The frozen weights.
     pub model: Arc<Model>,

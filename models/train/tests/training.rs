@@ -60,7 +60,7 @@ fn an_adapter_is_trained_written_and_continued() {
     assert_eq!((report.steps, report.reached), (12, true));
     assert_eq!(report.curve.iter().map(|(s, _)| *s).collect::<Vec<_>>(), [0, 4, 8, 12]);
     let written = f.loss(&spec.model, Some(&spec.out), &spec.eval);
-    assert!((written - report.loss).abs() < 1e-5, "what is written is what was reported");
+    assert!((written - report.loss).abs() < 1e-5, "the files hold what was reported");
     // Continued from there, it starts where it ended.
     let mut more = f.spec(lora(), "more");
     more.adapter = Some(spec.out.clone());
@@ -226,7 +226,7 @@ fn scores_and_states_do_not_depend_on_company() {
     assert_eq!(all[4], decoder.score(&rows[4..5], 64, &Unwatched).unwrap()[0]);
     assert_eq!(all[0].bytes, rows[0].response.len());
     let cut = decoder.score(&rows[..1], all[0].tokens, &Unwatched).unwrap()[0];
-    assert!(cut.tokens < all[0].tokens && cut.bytes < all[0].bytes, "a cut row counts what is left of it");
+    assert!(cut.tokens < all[0].tokens && cut.bytes < all[0].bytes, "a cut row counts as long as it is then");
     let texts: Vec<String> = rows.iter().map(|r| r.response.clone()).collect();
     let pooled = decoder.pooled(&texts, &Unwatched).unwrap();
     assert_eq!(pooled[5], decoder.pooled(&texts[5..6], &Unwatched).unwrap()[0]);

@@ -78,7 +78,7 @@ impl Costs {
     }
 }
 
-/// What is known of one selection.
+/// Facts of one selection.
 #[derive(Clone, Copy)]
 struct Verdict {
     right: bool,

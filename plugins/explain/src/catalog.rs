@@ -101,7 +101,7 @@ impl About {
     }
 }
 
-/// What is said of a word.
+/// Facts of a word.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AtomAbout {
     /// The word.
@@ -122,7 +122,7 @@ pub struct AtomAbout {
 pub struct Catalog {
     /// What `catalog.json` says.
     pub about: About,
-    /// What is said of the pLLMs, in the order of their vectors.
+    /// Facts of the pLLMs, in the order of their vectors.
     pub pllms: Pllms,
     /// q × (d + k): from raw to whitened vectors.
     pub factor: Matrix,
@@ -132,7 +132,7 @@ pub struct Catalog {
     pub atoms: Matrix,
     /// Mean of the pLLMs' raw vectors, of length d + k; explanations are relative to it.
     pub centre: Vec<f64>,
-    /// What is taken off every user's raw vectors, of length d + k.
+    /// Subtracted from every user's raw vectors, of length d + k.
     pub reference: Vec<f64>,
     /// Whitened vectors, pLLMs × q.
     pub vectors: Halves,
@@ -285,7 +285,7 @@ impl Catalog {
     /// The catalog's value: a summary for people.
     ///
     /// # Errors
-    /// If what is said of a pLLM is damaged.
+    /// If the facts of a pLLM are damaged.
     pub fn summary(&self) -> Result<Summary, Failure> {
         let style = |p: PllmAbout| (p.name, Explanation { words: p.words, explained: p.explained });
         Ok(Summary {

@@ -114,7 +114,7 @@ pub fn unwhitener(factor: &Matrix) -> Matrix {
     }
 }
 
-/// What is left of every group's rows after its mean is taken off, scaled so that the mean of the
+/// The residuals of every group's rows from its mean, scaled so that the mean of the
 /// squares estimates the variance.
 fn residuals(groups: &[&Matrix]) -> Matrix {
     let cols = groups.first().map_or(0, |g| g.cols);

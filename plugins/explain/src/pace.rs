@@ -52,7 +52,7 @@ impl fmt::Display for Unit {
 }
 
 impl Pace {
-    /// From what is known of the catalog's pLLMs. None where too few know how they were trained.
+    /// From the facts of the catalog's pLLMs. None where too few have a record of their training.
     pub fn of<'a>(pllms: impl IntoIterator<Item = &'a Pllm>) -> Option<Self> {
         let mut found: Vec<Training> = pllms.into_iter().filter_map(Training::of).collect();
         let alike = |t: &Training| found.iter().filter(|other| other.unit == t.unit).count();

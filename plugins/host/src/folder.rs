@@ -126,7 +126,7 @@ impl Folder {
         Ok(Self { root, main, parts: walk.parts })
     }
 
-    /// The digest of what is there now.
+    /// The digest of the present contents.
     ///
     /// # Errors
     /// If something cannot be read.

@@ -28,7 +28,7 @@ pub struct Claim {
 /// names of metrics that the stage declares, if it declares any.
 ///
 /// # Errors
-/// What is not so, as the end of a sentence about the program.
+/// The claim that is wrong, as the end of a sentence about the program.
 pub fn verified(
     ty: &Type,
     claim: Claim,

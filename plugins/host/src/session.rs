@@ -134,7 +134,7 @@ impl<'a> Session<'a> {
     /// The next message, or the program's end; `None` when that does not come by `deadline`.
     ///
     /// # Errors
-    /// If it says what is not understood, holds too much memory, or is to stop.
+    /// If it sends an unknown message, holds too much memory, or is to stop.
     pub fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Next>, Failure> {
         loop {
             if let Some((status, until)) = self.ended {
@@ -169,7 +169,7 @@ impl<'a> Session<'a> {
         self.ended.is_some()
     }
 
-    /// What is left in the streams of a program that has ended.
+    /// The rest of the streams of a program that has ended.
     fn drain(&mut self, status: ExitStatus, until: Instant) -> Result<Next, Failure> {
         while (self.out_open || self.err_open) && Instant::now() < until {
             if let Some(heard) = self.process.listen(POLL_INTERVAL)

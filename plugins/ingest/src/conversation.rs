@@ -3,7 +3,7 @@
 use headstart_protocol::rows::{Role, Row, Turn};
 use serde_json::Value;
 
-/// What is taken of a conversation.
+/// The part of a conversation that is taken.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turns {
     /// Everything up to its last answer.
@@ -20,7 +20,7 @@ pub(crate) enum Turns {
 /// parts.
 ///
 /// # Errors
-/// What is wrong with which message, counted from 1.
+/// Which message is wrong, counted from 1, and why.
 pub(crate) fn conversation(messages: &Value, take: Turns) -> Result<Row, String> {
     let list = messages.as_array().ok_or_else(|| format!("is {}, not a list of messages", kind(messages)))?;
     let read = |(i, m): (usize, &Value)| turn(m).map_err(|why| format!("message {}: {why}", i + 1));

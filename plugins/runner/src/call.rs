@@ -1,8 +1,8 @@
-//! What a stage is run with.
+//! A call of a stage.
 
 use headstart_protocol::{Args, Type};
 
-/// What is asked of a stage.
+/// One call of a stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
     /// The kind, as the pipeline calls it.

@@ -28,7 +28,7 @@ const FORWARDS_A_STEP: [f64; 3] = [2.0, 3.0, 4.0];
 /// Low, middle, high.
 pub type Range = [f64; 3];
 
-/// What is expected of a choice.
+/// The forecast for a choice.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forecast {
     /// Share of the way that is left.

@@ -55,7 +55,7 @@ pub struct Ranked {
 /// A user's vectors, ready to be compared.
 pub struct Query {
     distance: Distance,
-    /// What is multiplied with every row: whitened vector, or coefficients.
+    /// Multiplied with every row: a whitened vector, or coefficients.
     vector: Vec<f32>,
     /// Squared length of the whitened vector, or length of the raw vector.
     size: f64,

@@ -156,7 +156,7 @@ impl Outcome<'_> {
         output
     }
 
-    /// What is expected of the start, or why that is not known.
+    /// The forecast for the start, or why there is none.
     fn forecast(
         &self,
         ctx: &dyn Context,

@@ -159,7 +159,7 @@ impl Search<'_> {
         }
     }
 
-    /// The start, from all that was compared. What is most like the user's styled rows need not be it: a
+    /// The start, from all that was compared. The pLLM most like the user's styled rows need not be it: a
     /// user who shows a style now and then starts better from a part of it, or from the base. So the
     /// recognized style is tried at lower strengths, and the start is what makes all rows most likely.
     fn conclude(

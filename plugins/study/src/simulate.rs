@@ -29,7 +29,7 @@ pub struct Simulate {
     pub(crate) backend: Arc<dyn Backend>,
 }
 
-/// What is simulated.
+/// The settings of a simulation.
 struct Plan {
     probes: usize,
     texts: Vec<usize>,

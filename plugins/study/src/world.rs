@@ -23,7 +23,7 @@ pub struct World {
     pub users: Option<Vec<Matrix>>,
     /// What people write in no style, a row a question; nothing where it is the plain answer.
     pub plain: Option<Matrix>,
-    /// What is taken off every user.
+    /// Subtracted from every user.
     pub reference: Option<Matrix>,
     /// The words.
     pub lexicon: Lexicon,

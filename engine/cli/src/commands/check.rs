@@ -44,7 +44,7 @@ pub fn check(args: &Check, volume: Volume) -> Result<(), CommandError> {
     }
 }
 
-/// A module: what is wrong with it was printed already.
+/// A module: its diagnostics were printed already.
 fn describe_open(open: &[String]) -> String {
     format!("ok, as a module: the file that imports it must give {}", quoted(open, usize::MAX))
 }

@@ -309,7 +309,7 @@ fn kept_private(task: &Task, device: &str) -> Outcome {
         "device `{device}` keeps the output of `{}` to itself, because the stage reads the device's own data",
         task.name
     );
-    let help = "declare the dataset that it reads as `private`, so that what is made of it stays there too";
+    let help = "declare the dataset that it reads as `private`, so that its results stay there too";
     Outcome::Failed { failure: Failure::input(message).help(help) }
 }
 
@@ -337,7 +337,7 @@ async fn keep(
     }
 }
 
-/// Stores everything, or nothing and gives what is missing.
+/// Stores everything, or stores nothing and returns what is missing.
 fn store(
     ws: &Workspace,
     device: &str,

@@ -75,7 +75,7 @@ impl Granted {
             lease,
             session,
             instance: 0,
-            // Of what is not known, nothing is passed on.
+            // Nothing is passed on for unknown attempts.
             private: task.as_ref().is_none_or(|t| t.private),
             name: task.as_ref().map_or_else(String::new, |t| t.name.clone()),
             task,

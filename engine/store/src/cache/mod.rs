@@ -1,6 +1,6 @@
 //! The cache and index in DuckDB: rows, stages, runs, catalogs.
 //!
-//! Nothing here can fail a run. What is put is first kept in memory, where it is found at once,
+//! Nothing here can fail a run. Puts are first kept in memory, where it is found at once,
 //! and written behind in groups; a crash loses at most the last group. A database that is damaged
 //! is renamed and an empty one takes its place; one that another process has open is replaced by
 //! an empty one in memory. Both are logged as warnings, once.
@@ -10,7 +10,7 @@
 //! # Layout
 //! - [`Cache`]: the whole.
 //! - `db`, `schema`, `raw`: the database, its tables, vectors in bulk.
-//! - `batch`, `pending`, `write`: what is not written yet, the thread that writes it, and how.
+//! - `batch`, `pending`, `write`: pending puts, the thread that writes them, and how.
 //! - `stages`, `stage_index`: results of stages by key, the newest of them in memory.
 //! - `rows`, `head`: embeddings and responses, and what their tables have an index over.
 //! - `index`, `records`: runs and catalogs, and queries over everything.

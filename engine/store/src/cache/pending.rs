@@ -1,4 +1,4 @@
-//! What is not in the database yet, and the thread that writes it there.
+//! Puts that are not in the database yet, and the thread that writes them there.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -87,7 +87,7 @@ impl Shared {
         }
     }
 
-    /// Adds to what is to be written. `add` returns about how many bytes it added.
+    /// Adds to the next batch. `add` returns about how many bytes it added.
     pub(crate) fn put(self: &Arc<Self>, add: impl FnOnce(&mut Batch) -> usize) {
         let mut state = self.state();
         while state.next.bytes > MAX_PENDING_BYTES && state.writer.is_some() {
@@ -113,7 +113,7 @@ impl Shared {
         }
     }
 
-    /// Writes what is left and ends the threads; nothing keeps the database open then.
+    /// Writes the rest and ends the threads; nothing keeps the database open then.
     pub(crate) fn stop(&self) {
         let mut state = self.state();
         state.stop = true;

@@ -61,7 +61,7 @@ impl Source<'_> {
 }
 
 impl Cache {
-    /// Takes what is pending, then asks the database for the rest. `read` calls its second
+    /// Takes pending puts, then asks the database for the rest. `read` calls its second
     /// argument with every row of a batch.
     fn look_up<V: Clone>(
         &self,

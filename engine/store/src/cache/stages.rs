@@ -1,4 +1,4 @@
-//! Results of stages by cache key: found in memory, among what is not written yet, or in the database.
+//! Results of stages by cache key: found in memory, among pending puts, or in the database.
 
 use std::collections::HashMap;
 use std::sync::Arc;

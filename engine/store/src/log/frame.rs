@@ -1,4 +1,4 @@
-//! The bytes of a log, and what is to be made of them.
+//! The bytes of a log, and how they are read.
 
 use std::path::Path;
 
@@ -102,7 +102,7 @@ pub(crate) fn records(
     }
 }
 
-/// What is wrong with the beginning of a file, which may not be written to its end.
+/// Why the beginning of a file is invalid; it may have been written only in part.
 fn wrong_header(bytes: &[u8]) -> Option<&'static str> {
     let expected = file_header();
     let head = &bytes[..bytes.len().min(FILE_HEADER)];

@@ -139,7 +139,7 @@ fn open(path: &Path) -> Result<File, StoreError> {
     options.open(path).map_err(StoreError::io("open", path))
 }
 
-/// Finds the end of the intact part, cuts what is torn, and gives the chain value there.
+/// Finds the end of the intact part, cuts the torn part, and returns the chain value there.
 fn recover(path: &Path) -> Result<(File, u32), StoreError> {
     let mut file = open(path)?;
     let mut bytes = Vec::new();

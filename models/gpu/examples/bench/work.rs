@@ -1,4 +1,4 @@
-//! What is measured.
+//! The measurements.
 
 use std::error::Error;
 use std::io::{BufRead, Write};

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::words::Coefficient;
 
-/// What is said of a pLLM.
+/// Facts of a pLLM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PllmAbout {
     /// Its name in the catalog.
@@ -68,7 +68,7 @@ impl Pllms {
         self.len() == 0
     }
 
-    /// What is said of the `i`-th.
+    /// Facts of the `i`-th pLLM.
     ///
     /// # Errors
     /// If its line is damaged.
@@ -87,7 +87,7 @@ impl Pllms {
         }
     }
 
-    /// What is said of all of them, in order.
+    /// Facts of all pLLMs, in order.
     ///
     /// # Errors
     /// If a line is damaged.

@@ -1,4 +1,4 @@
-//! `adapter_config.json`: what of it matters for a merge, and what is refused.
+//! `adapter_config.json`: the keys that matter for a merge, and those that are refused.
 
 use std::fmt;
 use std::path::Path;

@@ -3,7 +3,7 @@
 //! With thin QR decompositions `B = Q₁R₁` and `Aᵀ = Q₂R₂` the product is `Q₁ (R₁R₂ᵀ) Q₂ᵀ`. The core
 //! is as small as the rank, and its singular value decomposition gives the product's, because `Q₁`
 //! and `Q₂` have orthonormal columns. Cutting it is the best approximation of that rank in the
-//! Frobenius norm (Eckart–Young), and the norm of what is cut off is known from the singular values.
+//! Frobenius norm (Eckart–Young), and the norm of the cut part follows from the singular values.
 //! Cost: O((in + out) · rank²) instead of O(in · out · min(in, out)).
 
 use faer::diag::Diag;

@@ -1,4 +1,4 @@
-//! What is read from where, checked as a whole before anything is written.
+//! All reads of a merge, checked as a whole before anything is written.
 
 use super::checkpoint::{Checkpoint, Entry, Kind};
 use super::decode::{decode, not_finite};

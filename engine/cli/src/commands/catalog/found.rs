@@ -53,7 +53,7 @@ pub fn run_with_catalog(ws: &Workspace, prefix: Option<&str>) -> Result<Recorded
     Err(first.unwrap_or_else(none))
 }
 
-/// What is said where the catalog of a run is no longer in the workspace.
+/// The error where the catalog of a run is no longer in the workspace.
 pub fn gone(run: &Recorded) -> CommandError {
     CommandError::input(format!("the catalog of run {} is no longer in the workspace", run.id))
         .help("run the pipeline again")
@@ -74,7 +74,7 @@ impl<'r> Found<'r> {
         self.pllms.iter().position(|p| p.name == name)
     }
 
-    /// What is said when there is no pLLM of a name.
+    /// The error where there is no pLLM of a name.
     pub fn unknown(&self, name: &str) -> CommandError {
         let names = self.pllms.iter().map(|p| p.name.as_str());
         CommandError::input(format!("the catalog has no pLLM `{name}`"))
@@ -113,7 +113,7 @@ impl<'r> Found<'r> {
         self.run.events.iter().find(is).map(|e| e.at_ms)
     }
 
-    /// What is said of a pLLM.
+    /// Facts of a pLLM.
     pub fn about(&self, place: usize) -> &PllmAbout {
         &self.pllms[place]
     }

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`found`]: the catalog of a run, and what in that run it was made from.
-//! - [`show`]: one pLLM. [`nearest`]: what is near to a pLLM or to a person's texts.
+//! - [`show`]: one pLLM. [`nearest`]: the pLLMs nearest to a pLLM or to a person's texts.
 //! - [`samples`]: answers in which a pLLM shows its style.
 //! - [`training`]: how a pLLM was trained, and what starting from it should save.
 //! - [`ephemeral`]: lets a stage run outside of a run.

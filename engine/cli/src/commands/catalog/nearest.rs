@@ -1,4 +1,4 @@
-//! `headstart catalog nearest`: what is near to a pLLM, or to somebody's texts.
+//! `headstart catalog nearest`: the pLLMs nearest to a pLLM, or to a person's texts.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,7 +27,7 @@ use crate::exit::CommandError;
 /// Tokens of the base's answer to a prompt of the texts, as `embed` has it unless told otherwise.
 const ANSWER_TOKENS: i64 = 128;
 
-/// Shows what is near.
+/// Shows the nearest pLLMs.
 pub fn run(
     ws: &Workspace,
     found: &Found<'_>,

@@ -14,7 +14,7 @@ use crate::exit::CommandError;
 /// The share of the way that a shown forecast assumes to be left: it is made for nobody in particular.
 const HALFWAY: Range = [0.5; 3];
 
-/// What is known of a pLLM's training, and expected of starting from it.
+/// A pLLM's training, and the forecast for starting from it.
 pub struct Training {
     /// Metrics of the training, where they are known.
     metrics: Option<Metrics>,
