@@ -19,8 +19,10 @@ use doc::{Doc, INDENT};
 /// Characters of a line at most, where it can be broken.
 pub const WIDTH: usize = 100;
 
-/// Formats a file. Fails with the errors of a file that is not understood; their spans are of
-/// file 0.
+/// Formats a file.
+///
+/// # Errors
+/// The errors of a file that does not parse; their spans are of file 0.
 pub fn format(text: &str) -> Result<String, Vec<Diagnostic>> {
     let (tree, diags) = crate::syntax::parse(FileId(0), text);
     let errors: Vec<Diagnostic> = diags.into_iter().filter(|d| d.severity == Severity::Error).collect();

@@ -30,6 +30,9 @@ pub enum NumberError {
 }
 
 /// Reads a literal such as `3`, `0.6`, `30m`, `1GiB`.
+///
+/// # Errors
+/// [`NumberError`] for an unknown unit, a number that is too large, or a part of the smallest unit.
 pub fn number(text: &str) -> Result<Number, NumberError> {
     let digits = text.replace('_', "");
     let split = unit_start(&digits);

@@ -81,6 +81,9 @@ pub fn to_jsonl(rows: &[Row]) -> String {
 }
 
 /// Reads JSON Lines as written by [`to_jsonl`]; blank lines are skipped.
+///
+/// # Errors
+/// [`RowError`] with the line that is no row.
 pub fn from_jsonl(text: &str) -> Result<Vec<Row>, RowError> {
     let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
     lines

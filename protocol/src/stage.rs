@@ -42,8 +42,14 @@ pub trait Stage: Send + Sync {
 /// What a stage may do to the world.
 pub trait Context: Sync {
     /// The manifest of an artifact.
+    ///
+    /// # Errors
+    /// If it is not here or cannot be read.
     fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, Failure>;
     /// A folder that holds all files of an artifact under their names. Read only.
+    ///
+    /// # Errors
+    /// If it is not here, or a file of it is gone.
     fn open(&self, artifact: &ArtifactRef) -> Result<PathBuf, Failure>;
     /// An empty folder of this attempt; outputs are written here.
     fn scratch(&self) -> &Path;
@@ -146,6 +152,9 @@ impl Args {
     }
 
     /// An artifact argument.
+    ///
+    /// # Errors
+    /// [`FailureClass::Input`](crate::FailureClass::Input) where it is missing or of another type.
     pub fn artifact(&self, name: &str) -> Result<&ArtifactRef, Failure> {
         self.need(name, self.artifact_opt(name), "an artifact")
     }
@@ -159,6 +168,9 @@ impl Args {
     }
 
     /// A keyed list of artifacts.
+    ///
+    /// # Errors
+    /// As [`Args::artifact`].
     pub fn artifacts(&self, name: &str) -> Result<Vec<(&str, &ArtifactRef)>, Failure> {
         let list = match self.get(name) {
             Some(Value::List(items)) => items
@@ -174,6 +186,9 @@ impl Args {
     }
 
     /// A text argument.
+    ///
+    /// # Errors
+    /// As [`Args::artifact`].
     pub fn text(&self, name: &str) -> Result<&str, Failure> {
         self.need(name, self.text_opt(name), "text")
     }
@@ -202,6 +217,9 @@ impl Args {
     }
 
     /// An integer argument.
+    ///
+    /// # Errors
+    /// As [`Args::artifact`].
     pub fn int(&self, name: &str) -> Result<i64, Failure> {
         self.need(name, self.int_opt(name), "an integer")
     }
@@ -215,6 +233,9 @@ impl Args {
     }
 
     /// An integer argument that counts something.
+    ///
+    /// # Errors
+    /// As [`Args::artifact`], and for a negative number.
     pub fn count(&self, name: &str) -> Result<usize, Failure> {
         let n = self.int(name)?;
         usize::try_from(n)
@@ -222,6 +243,9 @@ impl Args {
     }
 
     /// An integer argument that counts something of which there must be at least one.
+    ///
+    /// # Errors
+    /// As [`Args::artifact`], and for a number below 1.
     pub fn positive(&self, name: &str) -> Result<usize, Failure> {
         match self.count(name)? {
             0 => Err(Failure::input(format!("argument `{name}` is 0, but must be at least 1"))),
@@ -230,11 +254,17 @@ impl Args {
     }
 
     /// The same, where it may be left out.
+    ///
+    /// # Errors
+    /// As [`Args::positive`].
     pub fn positive_opt(&self, name: &str) -> Result<Option<usize>, Failure> {
         self.int_opt(name).map(|_| self.positive(name)).transpose()
     }
 
     /// A number argument; integers count as floats.
+    ///
+    /// # Errors
+    /// As [`Args::artifact`].
     pub fn float(&self, name: &str) -> Result<f64, Failure> {
         self.need(name, self.float_opt(name), "a number")
     }
@@ -249,6 +279,9 @@ impl Args {
     }
 
     /// A truth value.
+    ///
+    /// # Errors
+    /// As [`Args::artifact`].
     pub fn bool(&self, name: &str) -> Result<bool, Failure> {
         let found = match self.get(name) {
             Some(Value::Bool(b)) => Some(*b),
@@ -266,6 +299,9 @@ impl Args {
     }
 
     /// Weights over pLLMs.
+    ///
+    /// # Errors
+    /// As [`Args::artifact`].
     pub fn mix(&self, name: &str) -> Result<&[MixTerm], Failure> {
         let found = match self.get(name) {
             Some(Value::Mix(terms)) => Some(terms.as_slice()),

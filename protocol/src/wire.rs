@@ -162,6 +162,9 @@ pub struct WireError {
 /// The signed task of a grant.
 impl Grant {
     /// Reads the task. The signature must have been checked before.
+    ///
+    /// # Errors
+    /// If it is no task that this version knows.
     pub fn task(&self) -> Result<Task, serde_json::Error> {
         serde_json::from_str(&self.task)
     }

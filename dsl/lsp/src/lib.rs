@@ -45,6 +45,9 @@ pub enum LspError {
 }
 
 /// Serves an editor on standard input and output until it says goodbye.
+///
+/// # Errors
+/// As [`run`], and [`LspError`] where standard input or output fails.
 pub fn run_stdio(loader: impl FileLoader) -> Result<(), LspError> {
     let (connection, threads) = Connection::stdio();
     run(&connection, &loader)?;
@@ -55,6 +58,9 @@ pub fn run_stdio(loader: impl FileLoader) -> Result<(), LspError> {
 }
 
 /// Serves an editor on a connection until it says goodbye.
+///
+/// # Errors
+/// [`LspError`] where a message cannot be read or sent.
 pub fn run(connection: &Connection, loader: &dyn FileLoader) -> Result<(), LspError> {
     server::run(connection, loader)
 }

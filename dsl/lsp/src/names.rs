@@ -82,6 +82,9 @@ pub fn renamable(a: &Analysis, offset: usize) -> Option<Span> {
 
 /// The edits that rename the symbol at a byte of `of[0]`'s file, here and in the other open files;
 /// or why it cannot be renamed.
+///
+/// # Errors
+/// Why it cannot be renamed: it is no name, or the new name is invalid or taken.
 pub fn rename(of: &[Arc<Analysis>], offset: usize, new: &str) -> Result<WorkspaceEdit, String> {
     let a = of.first().ok_or("the file is not open")?;
     let (symbol, _) = symbol_at(a, offset).ok_or("only names can be renamed")?;

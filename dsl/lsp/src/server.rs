@@ -28,6 +28,10 @@ struct Server<'a> {
     snippets: bool,
 }
 
+/// Answers the messages of an editor until it says goodbye.
+///
+/// # Errors
+/// [`LspError`] where a message cannot be read or sent.
 pub fn run(connection: &Connection, disk: &dyn FileLoader) -> Result<(), LspError> {
     let (id, params) = connection.initialize_start()?;
     let params: InitializeParams = serde_json::from_value(params)?;

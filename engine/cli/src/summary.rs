@@ -21,12 +21,18 @@ use crate::manifests::Store;
 use crate::recorded::Recorded;
 
 /// The summary of a run, for the terminal.
+///
+/// # Errors
+/// As [`report`].
 pub fn terminal(ws: &Workspace, run: &Recorded) -> Result<String, CommandError> {
     let report = report(ws, run)?;
     Ok(headstart_report::terminal(&report, headstart_console::width(), color::stdout()))
 }
 
 /// Writes the report of a run as one HTML file.
+///
+/// # Errors
+/// As [`report`], and if the file cannot be written.
 pub fn write_html(ws: &Workspace, run: &Recorded, path: &Path) -> Result<(), CommandError> {
     let page = headstart_report::html(&report(ws, run)?);
     let write = || {
@@ -52,6 +58,9 @@ pub fn counters(run: &Recorded) -> BTreeMap<String, u64> {
 }
 
 /// The report of a run.
+///
+/// # Errors
+/// If a manifest of the run cannot be read.
 pub fn report(ws: &Workspace, run: &Recorded) -> Result<RunReport, CommandError> {
     let mut outputs = Vec::new();
     for output in &run.plan.outputs {

@@ -31,6 +31,9 @@ pub enum Decision {
 
 /// Resolves everything public in an expression without outputs. A part that touches a private
 /// value stays an expression, so the engine never learns what it is.
+///
+/// # Errors
+/// [`ResolveError`] where a manifest cannot be read or lacks a field.
 pub fn resolve_public(expr: &Expr, source: &dyn Manifests) -> Result<Expr, ResolveError> {
     if !expr.is_private() {
         return public_value(expr, source).map(Expr::value);
@@ -194,6 +197,9 @@ pub fn catalogs_behind(state: &RunState, instance: u32) -> Vec<u32> {
 
 /// The value of a plan's output that exists outside its device; `None` where an instance that it
 /// needs has no output, or the part was not released.
+///
+/// # Errors
+/// [`ResolveError`] where a manifest cannot be read or lacks a field.
 pub fn output_value(
     state: &RunState,
     expr: &Expr,

@@ -74,11 +74,17 @@ pub struct RunHeader {
 }
 
 /// What a run was created with.
+///
+/// # Errors
+/// [`StoreError`] where there is no such run or its plan cannot be read.
 pub fn read_header(ws: &Workspace, id: &str) -> Result<RunHeader, StoreError> {
     ws.read_header(id)
 }
 
 /// The plan of a run.
+///
+/// # Errors
+/// As [`read_header`].
 pub fn read_plan(ws: &Workspace, id: &str) -> Result<Plan, StoreError> {
     read_header(ws, id).map(|h| h.plan)
 }

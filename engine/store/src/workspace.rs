@@ -128,11 +128,17 @@ impl Workspace {
     }
 
     /// Makes all contents durable that were stored so far. Appending to a run's log does so too.
+    ///
+    /// # Errors
+    /// [`StoreError`] where a file cannot be synced.
     pub fn sync(&self) -> Result<(), StoreError> {
         Ok(self.inner.contents.sync()?)
     }
 
     /// A fresh folder below `scratch/`, deleted with the returned value.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the folder cannot be made.
     pub fn scratch(&self, prefix: &str) -> Result<tempfile::TempDir, StoreError> {
         let dir = self.inner.dir.join("scratch");
         files::create_dir(&dir)?;
@@ -170,6 +176,9 @@ impl Workspace {
     }
 
     /// Creates a run: its folder with `header` as `plan.json` and an empty log appear at once.
+    ///
+    /// # Errors
+    /// [`StoreError::RunExists`], and others for an invalid id or where files cannot be written.
     pub fn create_run(&self, id: &str, header: &impl Serialize) -> Result<RunLog, StoreError> {
         check_run_id(id)?;
         let runs = self.inner.dir.join("runs");
@@ -207,6 +216,9 @@ impl Workspace {
     }
 
     /// What a run was created with.
+    ///
+    /// # Errors
+    /// [`StoreError`] where there is no such run or its header cannot be read.
     pub fn read_header<H: DeserializeOwned>(&self, id: &str) -> Result<H, StoreError> {
         let path = self.run_dir(id)?.join("plan.json");
         let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
@@ -214,6 +226,9 @@ impl Workspace {
     }
 
     /// All events of a run so far; an unfinished last record is left out.
+    ///
+    /// # Errors
+    /// [`StoreError`] where there is no such run or its log is damaged.
     pub fn read_run<E: DeserializeOwned>(&self, id: &str) -> Result<Vec<E>, StoreError> {
         log::read_all(&self.run_dir(id)?.join("log/events"))
     }
@@ -233,6 +248,9 @@ impl Workspace {
 
     /// A secret of this workspace: made at random when first asked for, then always the same,
     /// readable only by the owner.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it cannot be read or written.
     pub fn secret(&self, name: &str) -> Result<[u8; 32], StoreError> {
         crate::secrets::secret(&self.inner.dir.join("keys"), name)
     }

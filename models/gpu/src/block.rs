@@ -59,6 +59,9 @@ impl Dropped<'_> {
 
 impl Block {
     /// Frozen weights, with `over` in place of what it names.
+    ///
+    /// # Errors
+    /// If a tensor cannot be copied to the device.
     pub fn new(block: &headstart_lm::Block, over: &[(Slot, Tensor)], device: &Device) -> Result<Self> {
         let find = |slot: Slot| over.iter().find(|(s, _)| *s == slot).map(|(_, t)| t.clone());
         let vector = |numbers: &[f32]| Tensor::from_slice(numbers, numbers.len(), device);
@@ -86,6 +89,9 @@ impl Block {
 
     /// Queries, keys (both turned) and values of `x` `[rows × length, hidden]`, each `[rows, heads,
     /// length, width]`.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn project(
         &self,
         d: &Dims,
@@ -105,6 +111,9 @@ impl Block {
     }
 
     /// The block behind its attention, whose result is `[rows, queries, length, width]`.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn finish(&self, d: &Dims, x: &Tensor, attended: &Tensor, drop: Option<&Dropped>) -> Result<Tensor> {
         let attended = attended.transpose(1, 2)?.contiguous()?.reshape((x.dim(0)?, d.heads.q_width()))?;
         let x = (x + self.linear(Proj::O, &attended, drop)?)?;

@@ -24,6 +24,9 @@ pub(super) struct DeviceCaches<'a> {
 
 impl<'a> DeviceCaches<'a> {
     /// Reads a group's prompts; the logits behind these rows of `[rows × length, hidden]`.
+    ///
+    /// # Errors
+    /// If the device fails.
     pub fn read(net: &'a Net, group: &Padded, ends: &[u32]) -> Result<(Self, Vec<f32>)> {
         let mut blocks = Vec::with_capacity(net.blocks.len());
         let hidden = net.hidden(&group.ids, group.rows(), |keys, values| {

@@ -51,6 +51,9 @@ pub(super) struct Net {
 
 impl Net {
     /// Copies a model to a device, with tensors of that device in place of what they name.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
     pub fn new(model: &Model, over: Vec<Over>, ends: Option<Ends>, device: &Device) -> Result<Self> {
         let blocks = model.blocks.iter().zip(over);
         let blocks = blocks.map(|(block, over)| Block::new(block, &over, device)).collect::<Result<_>>()?;
@@ -77,6 +80,9 @@ impl Net {
     }
 
     /// The same for inference: with an adapter, or without.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
     pub fn frozen(model: &Model, adapter: Option<&Adapter>, device: &Device) -> Result<Self> {
         let block = |i: usize| match adapter {
             None => Ok(Over::new()),
@@ -93,16 +99,25 @@ impl Net {
     }
 
     /// Numbers of the host, `[n]`, on the device.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
     pub fn ids(&self, ids: &[u32]) -> Result<Tensor> {
         Tensor::from_slice(ids, ids.len(), &self.device)
     }
 
     /// Embedded tokens, `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
     pub fn embedded(&self, ids: &Tensor) -> Result<Tensor> {
         self.embed.index_select(ids, 0)?.to_dtype(DType::F32)
     }
 
     /// `length` tokens from position 0 on, in every row.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
     pub fn whole(&self, length: usize) -> Result<Places> {
         let half = self.dims.heads.dim / 2;
         let part = |t: &Tensor| t.narrow(0, 0, length)?.reshape((1, length, 1, half));
@@ -112,6 +127,9 @@ impl Net {
     }
 
     /// One token a row, at its own position, that sees what `mask` says.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
     pub fn single(&self, positions: &[u32], mask: Tensor) -> Result<Places> {
         let half = self.dims.heads.dim / 2;
         let furthest = positions.iter().max().map_or(0, |p| *p as usize + 1);
@@ -139,6 +157,9 @@ impl Net {
 
     /// A block over whole rows of `length` tokens, `[rows × length, hidden]`, and its keys and
     /// values, `[rows, heads, length, width]`. Positions behind a row's end do not affect it.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
     pub fn block(
         &self,
         block: usize,
@@ -155,6 +176,9 @@ impl Net {
 
     /// Hidden states before the final norm, `[rows × length, hidden]`, of rows of padded ids; each
     /// block's keys and values are given away.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
     pub fn hidden(
         &self,
         ids: &[u32],
@@ -173,17 +197,26 @@ impl Net {
     }
 
     /// Rows of hidden states after the final norm.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
     pub fn normed(&self, rows: &Tensor) -> Result<Tensor> {
         rms_norm(rows, &self.norm, self.dims.eps)
     }
 
     /// Logits of normed rows, `[rows, vocab]`.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
     pub fn logits(&self, normed: &Tensor) -> Result<Tensor> {
         product(normed, &self.head)
     }
 
     /// Negative log-likelihoods in nats, `[n]`: of token `targets[i]` behind row i of hidden states
     /// `[n, hidden]`.
+    ///
+    /// # Errors
+    /// If the device fails or has too little memory.
     pub fn losses(&self, hidden: &Tensor, targets: &[u32]) -> Result<Tensor> {
         let logits = self.logits(&self.normed(hidden)?)?;
         let top = logits.max_keepdim(D::Minus1)?.detach();

@@ -120,6 +120,9 @@ pub(crate) fn padded_ids(group: &Padded) -> Array {
 
 impl Net {
     /// A model's arrays, with an adapter's before them.
+    ///
+    /// # Errors
+    /// If MLX fails.
     pub fn new(model: &Model, adapter: Option<&Adapter>) -> Result<Self> {
         let mut arrays = Vec::new();
         let mut pairs = vec![[None; 7]; model.blocks.len()];
@@ -180,6 +183,9 @@ impl Places {
 
     /// Hidden states before the final norm, `[batch, length, hidden]`, of ids `[batch, length]`.
     /// Sequences start at position 0; positions behind their end do not affect them.
+    ///
+    /// # Errors
+    /// If MLX fails.
     pub fn hidden(&self, all: &[Array], ids: &Array) -> Result<Array> {
         self.run(all, ids, |_, _, _| Ok(()))
     }
@@ -228,17 +234,26 @@ impl Places {
     }
 
     /// Rows of hidden states `[rows, hidden]` after the final norm.
+    ///
+    /// # Errors
+    /// If MLX fails.
     pub fn normed(&self, all: &[Array], rows: &Array) -> Result<Array> {
         fast::rms_norm(rows, Some(&all[self.norm]), self.config.norm_eps)
     }
 
     /// Logits of normed rows, `[rows, vocab]`.
+    ///
+    /// # Errors
+    /// If MLX fails.
     pub fn logits(&self, all: &[Array], normed: &Array) -> Result<Array> {
         product(normed, &all[self.head])
     }
 
     /// Negative log-likelihoods in nats, `[targets]`: of token `targets[i]` behind row `rows[i]` of
     /// the hidden states laid out as `[batch × length, hidden]`.
+    ///
+    /// # Errors
+    /// If MLX fails.
     pub fn losses(&self, all: &[Array], hidden: &Array, rows: &Array, targets: &Array) -> Result<Array> {
         let seen = hidden.reshape(&[-1, self.config.hidden as i32])?.take_axis(rows, 0)?;
         let logits = self.logits(all, &self.normed(all, &seen)?)?;

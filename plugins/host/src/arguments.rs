@@ -132,6 +132,9 @@ impl Writer<'_> {
 }
 
 /// A path as text: JSON has no other.
+///
+/// # Errors
+/// [`FailureClass::Input`] for a path that is not UTF-8.
 pub fn text(path: &std::path::Path) -> Result<&str, Failure> {
     path.to_str().ok_or_else(|| Failure::input(format!("{}: the path is not UTF-8", path.display())))
 }

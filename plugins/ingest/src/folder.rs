@@ -59,6 +59,9 @@ impl ModelFolder {
 
     /// As [`Self::read`]; where the folder holds nothing but a GGUF file, its config and tokenizer are
     /// made of the file's metadata and written to `scratch`.
+    ///
+    /// # Errors
+    /// As [`Self::read`], and if the metadata do not suffice or cannot be written.
     pub fn take_in(folder: &Path, scratch: &Path) -> Result<Self, Failure> {
         match gguf::find(folder)? {
             Some(path) if !folder.join("config.json").exists() => {

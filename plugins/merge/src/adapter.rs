@@ -76,6 +76,9 @@ pub struct Adapter {
 impl Adapter {
     /// Reads an adapter's folder and checks it as a whole: options that are not supported, missing
     /// halves, ranks that contradict the configuration, numbers that are not finite.
+    ///
+    /// # Errors
+    /// [`MergeError`], naming the file and what is wrong with it.
     pub fn read(folder: &Path) -> Result<Self, MergeError> {
         read::read(folder)
     }

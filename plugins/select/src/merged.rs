@@ -23,6 +23,9 @@ pub(crate) struct Merged {
 impl Merged {
     /// Merges pLLMs, places in the catalog with their weights, into `folder`. None where they are whole
     /// models, as merging these costs more than it tells, or where memory does not suffice.
+    ///
+    /// # Errors
+    /// If an adapter cannot be read, or the merged one cannot be written.
     pub fn of(
         place: &Place<'_>,
         weights: &[(usize, f64)],

@@ -74,6 +74,9 @@ impl Outcome<'_> {
     }
 
     /// The selection as an artifact.
+    ///
+    /// # Errors
+    /// If a name of the catalog cannot be read, or a number is not finite.
     pub fn output(&self, ctx: &dyn Context, seed: u64) -> Result<Output, Failure> {
         let (place, choice) = (self.place, self.choice);
         let Decision { style, single, start } = self.decision();

@@ -10,10 +10,18 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// The name of the pLLM at a place.
+    ///
+    /// # Errors
+    /// If the catalog cannot be read.
     pub fn name(&self, index: usize) -> Result<String, Failure> {
         Ok(self.catalog.pllms.get(index)?.name)
     }
 
+    /// The pLLM at a place.
+    ///
+    /// # Errors
+    /// If the catalog cannot be read or does not say where the pLLM is.
     pub fn pllm(&self, index: usize) -> Result<&ArtifactRef, Failure> {
         let name = self.name(index)?;
         self.manifest.uses.get(&format!("pllm:{name}")).ok_or_else(|| {
@@ -22,6 +30,10 @@ impl Place<'_> {
         })
     }
 
+    /// All pLLMs, in order.
+    ///
+    /// # Errors
+    /// As [`Self::pllm`].
     pub fn all(&self) -> Result<Vec<ArtifactRef>, Failure> {
         (0..self.catalog.pllms.len()).map(|i| self.pllm(i).cloned()).collect()
     }

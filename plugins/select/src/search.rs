@@ -131,6 +131,9 @@ impl Search<'_> {
     /// best single start is still open then, the rows that chose are asked as well. Searches that are
     /// measured beside the shortlist compare theirs on all rows, as published. The recognized style is
     /// then tried at lower strengths.
+    ///
+    /// # Errors
+    /// If a model cannot be loaded or run, or the stage was asked to stop.
     pub fn run(
         &self,
         mut scorer: Scorer<'_>,

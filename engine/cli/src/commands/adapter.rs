@@ -8,6 +8,9 @@ use crate::args::{AdapterCommand, AdapterFormat, ConvertAdapter};
 use crate::exit::CommandError;
 
 /// Runs the command.
+///
+/// # Errors
+/// If the adapter cannot be read or converted, or the result cannot be written.
 pub fn run(command: &AdapterCommand, volume: Volume) -> Result<(), CommandError> {
     let AdapterCommand::Convert(args) = command;
     convert(args, volume)

@@ -13,6 +13,9 @@ use crate::exit::{CommandError, INPUT};
 use crate::loader;
 
 /// `headstart check`
+///
+/// # Errors
+/// If the file has errors or cannot be read, or the result cannot be written.
 pub fn check(args: &Check, volume: Volume) -> Result<(), CommandError> {
     if let Some(code) = &args.explain {
         let page = headstart_dsl::explain(code).ok_or_else(|| {
@@ -60,6 +63,9 @@ fn describe(plan: &Plan) -> String {
 }
 
 /// `headstart fmt`: a file with errors stays as it is, and the others are formatted.
+///
+/// # Errors
+/// If a file cannot be read, has errors, or cannot be written; with `--check`, if one is not formatted.
 pub fn fmt(args: &Fmt, volume: Volume) -> Result<(), CommandError> {
     let (mut unformatted, mut broken) = (Vec::new(), false);
     for file in &args.files {

@@ -14,6 +14,9 @@ use crate::exit::CommandError;
 const SDK: &str = include_str!("../../../../plugins/python/headstart.py");
 
 /// Runs the command.
+///
+/// # Errors
+/// If the program cannot be started or its declaration is invalid, or the file cannot be written.
 pub fn run(args: &Describe, volume: Volume) -> Result<(), CommandError> {
     if args.sdk {
         return Ok(print(SDK)?);

@@ -11,6 +11,9 @@ use crate::args::{ModelCommand, Quantize, WeightPacking};
 use crate::exit::CommandError;
 
 /// Runs the command.
+///
+/// # Errors
+/// If the model cannot be read or converted, or the result cannot be written.
 pub fn run(command: &ModelCommand, volume: Volume) -> Result<(), CommandError> {
     let ModelCommand::Quantize(Quantize { model, out, to }) = command;
     if out.exists() {

@@ -29,6 +29,9 @@ const CATCHUP_MAX: usize = 10;
 const POLL_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Runs the command until it is stopped.
+///
+/// # Errors
+/// If the pipeline has errors or no schedule, the port cannot be opened, or a run cannot be started.
 pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) -> Result<(), CommandError> {
     let plan = loader::plan(&args.pipeline, loader::Notes::of(volume))?;
     if plan.schedules.is_empty() && !args.now {

@@ -11,6 +11,9 @@ use crate::event::{Event, EventKind, ReleasedParts, RunOutcome};
 
 impl RunState {
     /// Folds an event in. O(instances that change). On an error, nothing has changed.
+    ///
+    /// # Errors
+    /// [`ApplyError`] for an event that cannot follow the ones before it.
     pub fn apply(&mut self, event: &Event) -> Result<Changes, ApplyError> {
         match (&self.phase, &event.kind) {
             (Phase::New, EventKind::RunStarted { .. }) => {}

@@ -59,6 +59,9 @@ impl Ticket {
     }
 
     /// Blocks until the events are durable, or cannot be.
+    ///
+    /// # Errors
+    /// [`StoreError::LogBroken`] where they cannot be written.
     pub fn wait(self) -> Result<(), StoreError> {
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {

@@ -77,6 +77,9 @@ impl RunLog {
     }
 
     /// Appends events, all or none of which survive a crash, and returns when they are durable.
+    ///
+    /// # Errors
+    /// [`StoreError::LogBroken`] where the log cannot be written; nothing can be appended after that.
     pub fn append<E: Serialize>(&self, events: &[E]) -> Result<(), StoreError> {
         if events.is_empty() {
             return Ok(());
@@ -86,6 +89,10 @@ impl RunLog {
 
     /// Appends events without waiting; the ticket tells when they are durable. Events become
     /// durable in the order in which they were submitted.
+    ///
+    /// # Errors
+    /// [`StoreError::LogBroken`] where an earlier write failed, [`StoreError::Encode`] where an event does not
+    /// serialize.
     pub fn submit<E: Serialize>(&self, events: &[E]) -> Result<Ticket, StoreError> {
         let shared = Arc::new(Shared::default());
         if events.is_empty() {
@@ -98,6 +105,9 @@ impl RunLog {
 
     /// Appends events that may be lost in a crash, such as progress. They keep their place among
     /// the others and are written within 50 ms.
+    ///
+    /// # Errors
+    /// As [`RunLog::submit`].
     pub fn append_lazy<E: Serialize>(&self, events: &[E]) -> Result<(), StoreError> {
         if events.is_empty() { Ok(()) } else { self.send(events, None) }
     }

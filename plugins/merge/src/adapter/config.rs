@@ -62,6 +62,9 @@ pub struct Config {
 
 impl Config {
     /// Reads the configuration in an adapter's folder.
+    ///
+    /// # Errors
+    /// [`MergeError`] where it cannot be read or has an option that is not supported.
     pub fn read(folder: &Path) -> Result<Self, MergeError> {
         let path = folder.join(CONFIG_FILE);
         let text = std::fs::read_to_string(&path).map_err(|e| MergeError::io(&path, e))?;

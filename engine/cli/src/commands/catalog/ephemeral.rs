@@ -51,6 +51,9 @@ impl<'a> EphemeralContext<'a> {
     }
 
     /// Keeps an output for as long as the context lives. Its files stay where they are, in one folder.
+    ///
+    /// # Errors
+    /// If one of its files cannot be read.
     pub fn put(&self, output: Output) -> Result<ArtifactRef, Failure> {
         let mut files = BTreeMap::new();
         for (name, at) in &output.files {

@@ -61,6 +61,9 @@ pub fn gone(run: &Recorded) -> CommandError {
 
 impl<'r> Found<'r> {
     /// The first public catalog of a run.
+    ///
+    /// # Errors
+    /// If the catalog cannot be read.
     pub fn of(ws: &Workspace, run: &'r Recorded) -> Result<Option<Self>, CommandError> {
         let Some((instance, artifact)) = catalog_of(run) else { return Ok(None) };
         let Some(manifest) = ws.artifacts().manifest(&artifact.id)? else { return Ok(None) };

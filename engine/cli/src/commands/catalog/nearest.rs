@@ -28,6 +28,9 @@ use crate::exit::CommandError;
 const ANSWER_TOKENS: i64 = 128;
 
 /// Shows the nearest pLLMs.
+///
+/// # Errors
+/// If there is no catalog, the texts cannot be read or embedded, or the result cannot be written.
 pub fn run(
     ws: &Workspace,
     found: &Found<'_>,

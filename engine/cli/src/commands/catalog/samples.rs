@@ -13,6 +13,9 @@ use crate::exit::CommandError;
 /// What the pLLM at a place of the catalog answered to the prompts at which it differs most from its
 /// base in its own way; the base's answer is the reference. None where the answers are not in this
 /// workspace.
+///
+/// # Errors
+/// If the divergence cannot be read.
 pub fn samples(
     ws: &Workspace,
     found: &Found<'_>,

@@ -22,6 +22,9 @@ const SHOWN: usize = 420;
 const SAMPLES: usize = 2;
 
 /// Shows a pLLM.
+///
+/// # Errors
+/// If there is no such pLLM, its catalog cannot be read, or the result cannot be written.
 pub fn run(ws: &Workspace, found: &Found<'_>, name: &str, format: Format) -> Result<(), CommandError> {
     let place = found.place(name).ok_or_else(|| found.unknown(name))?;
     let about = found.about(place);

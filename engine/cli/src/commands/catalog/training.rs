@@ -24,6 +24,9 @@ pub struct Training {
 
 impl Training {
     /// Reads what the run's workspace knows of a pLLM of its catalog.
+    ///
+    /// # Errors
+    /// If the pLLM's manifest cannot be read.
     pub fn read(ws: &Workspace, found: &Found<'_>, place: usize) -> Result<Self, CommandError> {
         let pllm = manifest(ws, found.about(place).pllm)?;
         let pllm = pllm.map(|m| Pllm::of(&m)).transpose().map_err(Failure::from)?;
@@ -76,6 +79,9 @@ impl Training {
 
 /// What starting from a pLLM is expected to save a user for whom the share `left` of the way is left.
 /// None where the catalog does not know how its pLLMs were trained.
+///
+/// # Errors
+/// If the pLLM's manifest cannot be read.
 pub fn expected(
     ws: &Workspace,
     found: &Found<'_>,
