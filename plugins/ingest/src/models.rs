@@ -50,8 +50,8 @@ fn hub_cache(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
 /// The folder of a model at a commit in a cache of the hub's layout.
 ///
 /// # Errors
-/// [`FailureClass::Input`] for a name that is no model, a revision that is no commit, and a model that is
-/// not in the cache.
+/// [`FailureClass::Input`](headstart_protocol::FailureClass::Input) for a name that is no model, a revision
+/// that is no commit, and a model that is not in the cache.
 pub fn snapshot(cache: &Path, repo: &str, revision: &str) -> Result<PathBuf, Failure> {
     let plain = |part: &str| {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
