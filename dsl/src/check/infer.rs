@@ -178,11 +178,9 @@ impl Checker<'_> {
                         }
                     },
                     Key::Var(v) => {
-                        let elements = ctx.vars[v].elements.clone();
                         let open = item.keys.iter().any(|(k, _)| is_open(k));
-                        let mut known = elements.iter().filter(|(k, _)| !open && !is_open(k));
-                        let missing = known.find(|(k, _)| !item.by_key.contains_key(k));
-                        if let Some((k, _)) = missing {
+                        let mut known = ctx.vars[v].elements.iter().filter(|(k, _)| !open && !is_open(k));
+                        if let Some((k, _)) = known.find(|(k, _)| !item.by_key.contains_key(k)) {
                             self.report_no_key(k, key.span, *i);
                             return None;
                         }

@@ -158,6 +158,37 @@ impl Default for Settings {
     }
 }
 
+/// Rows without their mean, whitened.
+fn whitened_rows(metric: &Metric, rows: &Matrix) -> Matrix {
+    let mean = rows.mean();
+    let centred = |row: &[f64]| metric.apply(&row.iter().zip(&mean).map(|(x, m)| x - m).collect::<Vec<_>>());
+    Matrix::from_rows(&rows.iter().map(centred).collect::<Vec<_>>())
+}
+
+/// A pLLM in words, and its coefficients of all words. `own` is its mean without what all pLLMs have in
+/// common, `vector` its vector in the catalog.
+fn explain(
+    member: &Member,
+    own: &[f64],
+    vector: &[f64],
+    lens: &Lens,
+    explainer: &Explainer<'_>,
+    seed: u64,
+) -> (PllmAbout, Vec<f64>) {
+    let products = explainer.products(&member.divergence.rows, lens);
+    let (explained, dense) = explainer.explain(&lens.see(own), &products, derived_seed(seed, &member.name));
+    let about = PllmAbout {
+        name: member.name.clone(),
+        pllm: member.divergence.model.as_ref().map(|p| p.id),
+        divergence: member.artifact.id,
+        n: member.divergence.rows.rows,
+        strength: round(norm(vector)),
+        explained: explained.explained,
+        words: explained.words,
+    };
+    (about, dense)
+}
+
 /// Builds a catalog. `atoms` are the lexicon's; `reference` is how people's plain texts differ from the
 /// base's answers, a row a text, if that is known.
 ///
@@ -182,13 +213,9 @@ pub fn build(
         members.par_iter().map(|m| whitened_mean(&metric, &m.divergence.rows)).unzip();
     let vectors = Matrix::from_rows(&vectors);
     let offset = reference.map_or(vec![0.0; raw], |rows| people_mean(&metric, rows));
-    let chance = reference.and_then(|rows| {
-        let mean = rows.mean();
-        let centred =
-            |row: &[f64]| metric.apply(&row.iter().zip(&mean).map(|(x, m)| x - m).collect::<Vec<_>>());
-        let rows = Matrix::from_rows(&rows.iter().map(centred).collect::<Vec<_>>());
-        Chance::fit(&rows, &vectors, &noise, derived_seed(settings.seed, "chance"))
-    });
+    let seed = derived_seed(settings.seed, "chance");
+    let chance =
+        reference.and_then(|rows| Chance::fit(&whitened_rows(&metric, rows), &vectors, &noise, seed));
     let lens = match settings.method {
         Method::Paper => Lens::paper(d, about.k),
         _ => Lens::fit(atoms, d, &units(&about.features)),
@@ -206,27 +233,11 @@ pub fn build(
     let variances = words.iter().map(|w| w.variance).collect();
     let explainer = Explainer::new(&names, &atoms, settings.method, settings.max_words);
     let explainer = explainer.with_variances(variances);
-    let explained: Vec<(PllmAbout, Vec<f64>)> = members
-        .par_iter()
-        .enumerate()
-        .map(|(i, m)| {
-            let own: Vec<f64> = means.row(i).iter().zip(&centre).map(|(x, c)| x - c).collect();
-            let v = lens.see(&own);
-            let products = explainer.products(&m.divergence.rows, &lens);
-            let (e, dense) = explainer.explain(&v, &products, derived_seed(settings.seed, &m.name));
-            let about = PllmAbout {
-                name: m.name.clone(),
-                pllm: m.divergence.model.as_ref().map(|p| p.id),
-                divergence: m.artifact.id,
-                n: m.divergence.rows.rows,
-                strength: round(norm(vectors.row(i))),
-                explained: e.explained,
-                words: e.words,
-            };
-            (about, dense)
-        })
-        .collect();
-    let (pllms, coefficients): (Vec<PllmAbout>, Vec<Vec<f64>>) = explained.into_iter().unzip();
+    let explained = members.par_iter().enumerate().map(|(i, m)| {
+        let own: Vec<f64> = means.row(i).iter().zip(&centre).map(|(x, c)| x - c).collect();
+        explain(m, &own, vectors.row(i), &lens, &explainer, settings.seed)
+    });
+    let (pllms, coefficients): (Vec<PllmAbout>, Vec<Vec<f64>>) = explained.unzip();
     let lengths = lengths(&metric.factor, &means, d);
     let about = About {
         format: FORMAT,
