@@ -158,6 +158,12 @@ impl Default for Settings {
     }
 }
 
+fn words_with_variances(lexicon: &Lexicon, variances: &[f64]) -> Vec<AtomAbout> {
+    let mut words = words_about(lexicon);
+    words.iter_mut().zip(variances).for_each(|(w, v)| w.variance = significant(*v));
+    words
+}
+
 /// Rows without their mean, whitened.
 fn whitened_rows(metric: &Metric, rows: &Matrix) -> Matrix {
     let mean = rows.mean();
@@ -220,14 +226,9 @@ pub fn build(
         Method::Paper => Lens::paper(d, about.k),
         _ => Lens::fit(atoms, d, &units(&about.features)),
     };
-    let centre = match (settings.method, members.len()) {
-        (Method::Paper, _) | (_, 0..=2) => vec![0.0; raw],
-        _ if !settings.centre => vec![0.0; raw],
-        _ => means.mean(),
-    };
-    let mut words = words_about(lexicon);
-    let variances = lens.atom_variances(atoms);
-    words.iter_mut().zip(variances).for_each(|(w, v)| w.variance = significant(v));
+    let common = settings.centre && settings.method != Method::Paper && members.len() > 2;
+    let centre = if common { means.mean() } else { vec![0.0; raw] };
+    let words = words_with_variances(lexicon, &lens.atom_variances(atoms));
     let (atoms, words) = seen_atoms(&atoms.words, &lens, &means, members, words, settings.method);
     let names: Vec<(String, String)> = words.iter().map(|w| (w.word.clone(), w.dimension.clone())).collect();
     let variances = words.iter().map(|w| w.variance).collect();
