@@ -116,6 +116,9 @@ pub fn all(seed: u64) -> Vec<(PathBuf, Vec<Row>)> {
 }
 
 /// Writes all files below a folder.
+///
+/// # Errors
+/// [`WriteError`], naming the file that cannot be written.
 pub fn write(dir: &Path, seed: u64) -> Result<(), WriteError> {
     for (name, rows) in all(seed) {
         let path = dir.join(name);

@@ -36,6 +36,9 @@ impl Settings {
     }
 
     /// A number, or a placeholder where it is not given.
+    ///
+    /// # Errors
+    /// If it is given and is no number.
     pub fn number(&self, key: &str, default: usize) -> Result<usize, Box<dyn Error>> {
         self.0.get(key).map_or(Ok(default), |v| v.parse().map_err(|_| format!("{key}: not a number").into()))
     }
