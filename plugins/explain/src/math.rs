@@ -6,8 +6,8 @@
 //! - [`eigen`]: principal directions.
 //! - [`fit`]: least squares with bounds, and ridge, on normal equations.
 
-pub mod eigen;
+pub(crate) mod eigen;
 pub mod fit;
-pub mod matrix;
+pub(crate) mod matrix;
 
 pub use matrix::{Matrix, axpy, dot, norm};

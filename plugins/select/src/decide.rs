@@ -113,7 +113,7 @@ impl<'a> User<'a> {
     }
 
     /// Whether the best gain is no more than chance gives to a user without any style. The catalog says
-    /// how much that is where it knows people's plain texts ([`headstart_explain::chance`]). Else such a
+    /// how much that is where it knows people's plain texts ([`headstart_explain::Chance`]). Else such a
     /// user's mean is taken for noise, whose variance in each whitened direction is that of the rows over
     /// their number, and the gain is what the best of N pLLMs gains from it.
     pub fn is_chance(&self, close: &[Ranked]) -> bool {

@@ -35,7 +35,7 @@ impl Settings {
         Ok(Self(words.iter().map(pair).collect::<Result<_, _>>()?))
     }
 
-    /// A number, or a placeholder where it is not given.
+    /// A number, or `default` where it is not given.
     ///
     /// # Errors
     /// If it is given and is no number.
