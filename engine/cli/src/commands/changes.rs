@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use headstart_core::Difference;
 use headstart_dsl::plan::Plan;
+use headstart_protocol::artifacts::{Artifact, Divergence, Rows, Selection};
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::text::{bytes, counted, quoted};
-use headstart_protocol::{ArtifactRef, Digest};
+use headstart_protocol::{ArtifactRef, Digest, Type};
 use headstart_store::Workspace;
 use serde_json::Value as Json;
 
@@ -122,7 +123,12 @@ fn value_text(ws: &Workspace, value: &Value) -> String {
 fn artifact(ws: &Workspace, a: &ArtifactRef) -> String {
     let ty = format!("{:?}", a.ty);
     let manifest = ws.artifacts().manifest(&a.id).ok().flatten();
-    let rows = manifest.and_then(|m| ["n", "rows"].into_iter().find_map(|k| m.value.get(k)?.as_u64()));
+    let rows = manifest.and_then(|m| match m.ty {
+        Type::Dataset | Type::Responses => Rows::of(&m).ok().map(|rows| rows.rows),
+        Type::Divergence => Divergence::of(&m).ok().map(|divergence| divergence.n),
+        Type::Selection => Selection::of(&m).ok().map(|selection| selection.n),
+        _ => None,
+    });
     match rows {
         Some(n) => format!("{ty} of {}", counted(n, "row")),
         None => ty,
