@@ -226,7 +226,10 @@ fn scores_and_states_do_not_depend_on_company() {
     assert_eq!(all[4], decoder.score(&rows[4..5], 64, &Unwatched).unwrap()[0]);
     assert_eq!(all[0].bytes, rows[0].response.len());
     let cut = decoder.score(&rows[..1], all[0].tokens, &Unwatched).unwrap()[0];
-    assert!(cut.tokens < all[0].tokens && cut.bytes < all[0].bytes, "a cut row counts its remaining tokens only");
+    assert!(
+        cut.tokens < all[0].tokens && cut.bytes < all[0].bytes,
+        "a cut row counts its remaining tokens only"
+    );
     let texts: Vec<String> = rows.iter().map(|r| r.response.clone()).collect();
     let pooled = decoder.pooled(&texts, &Unwatched).unwrap();
     assert_eq!(pooled[5], decoder.pooled(&texts[5..6], &Unwatched).unwrap()[0]);
