@@ -238,7 +238,7 @@ async fn a_device_goes_on_over_a_restart_of_the_engine() {
     // first still holds the lock.
     let ws = bench.engine.workspace().clone();
     let from = ws.runs()[0].dir.clone();
-    let to = ws.dir().join("runs/taken-up");
+    let to = ws.dir().join("runs/resumed");
     std::fs::create_dir_all(to.join("log")).expect("writable");
     for file in ["plan.json", "log/events"] {
         std::fs::copy(from.join(file), to.join(file)).expect("copied");
