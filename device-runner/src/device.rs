@@ -290,7 +290,8 @@ impl Device {
         let uploads = manifest.files.iter().map(upload).collect::<Result<_, Failure>>()?;
         let output = ArtifactRef::public(&manifest);
         let usage = Usage { counters, ..Usage::default() };
-        let mut made = Made::of(Outcome::Succeeded { output: output.clone(), released: BTreeMap::new(), usage });
+        let mut made =
+            Made::of(Outcome::Succeeded { output: output.clone(), released: BTreeMap::new(), usage });
         made.uploads = uploads;
         made.manifests.insert(output.id.to_string(), manifest);
         Ok(made)

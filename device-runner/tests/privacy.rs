@@ -237,7 +237,9 @@ async fn calling_it_public_does_not_make_it_so() {
     place.write("me-diary.jsonl", DIARY);
     let mut liar = read_diary(1);
     liar.private = false;
-    let Outcome::Succeeded { output, .. } = one(&engine, &place, Allowed::NUMBERS, liar).await else { panic!() };
+    let Outcome::Succeeded { output, .. } = one(&engine, &place, Allowed::NUMBERS, liar).await else {
+        panic!()
+    };
     assert_eq!(output.private_to.as_deref(), Some("phone"));
     let args = [("data", Value::Artifact(output))];
     let scores = one(&engine, &place, Allowed::NUMBERS, task(2, "evaluate", Type::Metrics, &args)).await;
@@ -394,7 +396,10 @@ async fn what_was_deleted_is_reported_missing_and_failures_tell_no_names() {
     let outside = task(4, "jsonl", Type::Dataset, &[("path", Value::Path("../state/secret".into()))]);
     let outside = one(&engine, &place, Allowed::NONE, outside).await;
     for hidden in [broken, outside] {
-        assert!(matches!(&hidden, Outcome::Succeeded { output, .. } if output.private_to.is_some()), "{hidden:?}");
+        assert!(
+            matches!(&hidden, Outcome::Succeeded { output, .. } if output.private_to.is_some()),
+            "{hidden:?}"
+        );
     }
     assert_nothing_left(&engine, &place);
     let entries = history::read(&place.state().join("history.jsonl")).expect("a history");

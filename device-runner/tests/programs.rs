@@ -116,7 +116,9 @@ fn only_declared_metrics_leave() {
     }
     let why = release("me.txt", &["name_is_Ann"]).expect_err("not declared").message;
     assert!(why.contains("`tools.length` does not declare a metric"), "{why}");
-    let Outcome::Succeeded { released, .. } = release("me.txt", &[]).expect("done") else { panic!("not done") };
+    let Outcome::Succeeded { released, .. } = release("me.txt", &[]).expect("done") else {
+        panic!("not done")
+    };
     assert_eq!(released[""], Released::Json(json!({ "length": 10 })));
 }
 
