@@ -19,7 +19,7 @@
 //! # Layout
 //! - [`engine`]: the engine over a workspace.
 //! - [`run`]: a run as its caller sees it: options, handle, result.
-//! - [`preview`]: what a run would do, and why.
+//! - [`mod@preview`]: what a run would do, and why.
 //! - [`hub`]: the devices.
 //! - [`error`]: what can go wrong with a run as a whole.
 //! - `conductor`: one run, decided by one thread.
