@@ -18,6 +18,9 @@ use crate::runner::{self, Options, Until};
 use crate::state::write_durably;
 use crate::{local, quarantine, show};
 
+/// Heading of the options that every command has.
+const GLOBAL: &str = "Global options";
+
 /// Runs the stages that are placed on this device, on data that stays here.
 #[derive(Parser)]
 #[command(
@@ -29,20 +32,20 @@ use crate::{local, quarantine, show};
 )]
 struct Cli {
     /// Folder of this device's secret, results and downloads.
-    #[arg(long, global = true, default_value = ".headstart-device", value_name = "DIR")]
+    #[arg(long, global = true, default_value = ".headstart-device", value_name = "DIR", help_heading = GLOBAL)]
     state: PathBuf,
-    /// Backend that models run on: cpu, or one that is built in of mlx (Apple devices), cuda, cuda:1 and
-    /// so on, and metal. By default the best of these.
-    #[arg(long, global = true, env = "HEADSTART_BACKEND", value_name = "NAME")]
+    /// Backend that models run on: cpu, mlx (Apple devices), cuda, cuda:1 and so on, or metal, of which
+    /// only those that this command was built with can be used. By default the best of them.
+    #[arg(long, global = true, env = "HEADSTART_BACKEND", value_name = "NAME", help_heading = GLOBAL)]
     backend: Option<String>,
     /// When to use colours.
-    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t, help_heading = GLOBAL)]
     color: ColorWhen,
-    /// Print what is of use when something is wrong; `-vv` still more.
-    #[arg(long, short, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    /// Print debug messages; `-vv` more of them.
+    #[arg(long, short, global = true, action = ArgAction::Count, conflicts_with = "quiet", help_heading = GLOBAL)]
     verbose: u8,
     /// Print only results, warnings and errors.
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = GLOBAL)]
     quiet: bool,
     #[command(subcommand)]
     command: Command,
@@ -76,12 +79,12 @@ enum Command {
 
 #[derive(clap::Args)]
 struct JoinArgs {
-    /// The engine's address, such as http://10.0.0.5:7878.
+    /// The engine's address, such as http://10.0.0.5:7878; `headstart run --listen` opens it.
     url: String,
     /// This device's name, as in `device("phone")`.
     #[arg(long)]
     name: String,
-    /// Folder of this device's data. Stages can read nothing outside it.
+    /// Folder at which the pipeline's paths on this device start. Stages can read no other files.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// Stop after one task.
@@ -90,16 +93,17 @@ struct JoinArgs {
     /// Stop after this many seconds without work.
     #[arg(long, value_name = "SECONDS")]
     exit_when_idle: Option<u64>,
-    /// Conditions that hold: charging, unmetered, idle. Mains power is detected by itself.
-    #[arg(long, value_delimiter = ',', value_parser = ["charging", "unmetered", "idle"])]
+    /// Conditions that hold, separated by commas, for stages with `only_when`. Mains power (charging) is
+    /// detected.
+    #[arg(long, value_name = "CONDITIONS", value_delimiter = ',', value_parser = ["charging", "unmetered", "idle"])]
     holds: Vec<String>,
     /// What may leave this device when a pipeline releases it: any of metrics, selection, mix,
     /// pllm (the weights trained on your data), failures (whether and how stages failed), or none.
     #[arg(long, value_name = "WHAT", default_value = "metrics,selection,mix")]
     allow_release: Allowed,
-    /// A folder with programs of custom stages, or with a folder for each, every one with its
-    /// `.stages.json`: the device runs these, and no other programs, when a pipeline asks for them by
-    /// digest. On Linux they see only what they are given; elsewhere they can read what you can read.
+    /// A folder with the program of custom stages, or with a folder for each program, with their
+    /// `.stages.json` files. Only these programs run here. On Linux they see only what they are given;
+    /// elsewhere they can read what you can read.
     #[arg(long, value_name = "DIR")]
     stages: Option<PathBuf>,
     #[command(flatten)]
@@ -117,7 +121,7 @@ struct RunArgs {
 
 #[derive(clap::Args)]
 struct ShowArgs {
-    /// Show everything that ever left this device instead.
+    /// Show every message that ever left this device instead.
     #[arg(long)]
     sent: bool,
     /// Write an HTML report with learning curves and pictures, for this device's owner.
@@ -131,10 +135,10 @@ struct ShowArgs {
 #[derive(clap::Args)]
 struct Limits {
     /// Memory that stages may use, such as 1GiB.
-    #[arg(long, value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
     memory: Option<u64>,
     /// Threads that stages may use; by default all.
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     threads: Option<std::num::NonZeroUsize>,
 }
 

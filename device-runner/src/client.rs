@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use headstart_protocol::text::{bytes, counted};
 use headstart_protocol::wire::{Claim, Commit, Committed, Grant, Join, Joined, Renew, Renewed, WireError};
 use headstart_protocol::{Digest, Manifest};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, RANGE};
@@ -77,7 +78,7 @@ impl Client {
             "http" => {}
             "https" => {
                 return Err(wrong(
-                    "asks for TLS, which this build does not speak: put a TLS tunnel in front of it",
+                    "needs TLS, which headstart-device does not support: use a VPN or an SSH tunnel",
                 ));
             }
             _ => return Err(wrong("is not an http URL")),
@@ -136,12 +137,12 @@ impl Client {
     pub async fn join(&self, join: &Join) -> Result<Joined, CallError> {
         let f = &join.facts;
         let what = format!(
-            "joined as {:?}: {} threads, {} MiB of memory, holds [{}], can run {} kinds of stages",
+            "joined as {:?}: {}, {} of memory, {}, can run {}",
             join.device,
-            f.threads,
-            f.memory >> 20,
-            f.holds.join(", "),
-            join.kinds.len()
+            counted(f.threads, "thread"),
+            bytes(f.memory),
+            conditions(&f.holds),
+            counted(join.kinds.len() as u64, "stage kind")
         );
         need(self.post("/v1/join", join, Says::plain(&what)).await?)
     }
@@ -151,7 +152,7 @@ impl Client {
     /// # Errors
     /// Any [`CallError`].
     pub async fn claim(&self, claim: &Claim) -> Result<Option<Grant>, CallError> {
-        let what = format!("asked for work; holds [{}]", claim.facts.holds.join(", "));
+        let what = format!("asked for work; {}", conditions(&claim.facts.holds));
         let timeout = REQUEST_TIMEOUT + Duration::from_millis(claim.wait_ms);
         self.post("/v1/claim", claim, Says { what: &what, fold: true, timeout }).await
     }
@@ -269,4 +270,9 @@ fn root_cause(e: &reqwest::Error) -> String {
         cause = next;
     }
     cause.to_string()
+}
+
+/// The conditions that a device says hold, for its journal.
+fn conditions(holds: &[String]) -> String {
+    if holds.is_empty() { "no condition holds".to_owned() } else { format!("holds: {}", holds.join(", ")) }
 }

@@ -80,7 +80,7 @@ pub const ENTRIES: &[Word] = &[
 
 /// What `overlap` can be; the first is the default.
 pub const OVERLAP: &[Word] = &[
-    word("skip", "overlap: skip", "the new run is skipped, and the skip is recorded"),
+    word("skip", "overlap: skip", "the new run is skipped, with a message"),
     word("queue", "overlap: queue", "the new run waits for the old one"),
     word("allow", "overlap: allow", "both run at once"),
 ];

@@ -36,7 +36,7 @@ pub fn html(report: &RunReport) -> String {
             (gantt::section(report))
             (tables::details(report))
         }
-        footer { p { "Made by Headstart from run " code { (report.run) } ". This page loads nothing from anywhere." } }
+        footer { p { "Made by Headstart from run " code { (report.run) } ". This page loads nothing from the network." } }
     };
     document(&format!("{} · Headstart", report.pipeline), &body)
 }
@@ -106,7 +106,7 @@ impl Parts {
         markup! {
             header {
                 p.eyebrow { "Headstart" span aria-hidden="true" { " · " } "run report" }
-                h1 { (report.pipeline) }
+                h1 { (breakable(&report.pipeline)) }
                 p.facts {
                     @if !report.started.is_empty() { span { (report.started) } }
                     span { "run " code { (report.run) } }
@@ -133,7 +133,7 @@ impl Parts {
             figures.push((c.pllms.len().to_string(), "pLLMs explained in words".into()));
         }
         if let Some(passes) = report.counters.get("forward_passes") {
-            figures.push((crate::text::grouped(*passes), "sequences put through a model".into()));
+            figures.push((crate::text::grouped(*passes), "forward passes, one for each sequence".into()));
         }
         self::figures(&figures)
     }
@@ -144,14 +144,14 @@ impl Parts {
             section #choice {
                 h2 { "The choice" }
                 @if let Some(sentence) = &s.sentence { blockquote { (sentence) } }
-                @if let Some(expected) = &s.expected { p { (expected) } }
                 div.columns {
                     div {
                         h3 { "Chosen" }
                         p.answer { (s.choice()) }
                         @if let Some(c) = s.confidence {
-                            p.note { (capital(sureness(c))) ": with the texts drawn again and again, the choice stays the same in " (percent(c)) " of draws." }
+                            p.note { (capital(sureness(c))) ": the choice stays the same in " (percent(c)) " of resamples of the texts." }
                         }
+                        @if let Some(expected) = &s.expected { p.note { (capital(expected)) "." } }
                         (tables::distances(s))
                     }
                     @if !s.user.words.is_empty() {
@@ -159,7 +159,7 @@ impl Parts {
                             h3 { "The user's own style" }
                             (style::forest(&s.user))
                             @if let Some(e) = s.user.explained {
-                                p.note { "These words explain " (percent(e)) " of it. Lines are 95% intervals." }
+                                p.note { "These words explain " (percent(e)) " of it. Lines are 95\u{202f}% intervals." }
                             }
                         }
                     }
@@ -184,7 +184,7 @@ impl Parts {
                     h2 { "Before and after" }
                     p.note { "Measured on rows held back from training." }
                     (tables::before_after(pair))
-                    (tables::samples(pair))
+                    (tables::samples(pair, "the user's own"))
                 }
             }
         }
@@ -207,6 +207,12 @@ impl Parts {
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
+}
+
+/// A name that may be broken after its separators, so that it is not broken inside of a word.
+fn breakable(name: &str) -> Markup {
+    let parts = name.split_inclusive(['/', '_', '-', '[', ',']);
+    markup! { @for (i, part) in parts.enumerate() { @if i > 0 { wbr; } (part) } }
 }
 
 /// A coordinate of a picture, to a tenth of a pixel.

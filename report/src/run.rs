@@ -186,6 +186,13 @@ pub enum OutputView {
         #[serde(default)]
         samples: Vec<Sample>,
     },
+    /// Rows of a dataset, or answers to the prompts of one.
+    Rows {
+        /// How many there are.
+        rows: u64,
+        /// The first of them.
+        samples: Vec<Sample>,
+    },
     /// Anything else, as text.
     Text {
         /// The text.

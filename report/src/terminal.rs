@@ -201,7 +201,7 @@ impl Page {
         let mut line = style.words.iter().take(shown).map(one).collect::<Vec<_>>().join("  ");
         if let Some(explained) = style.explained {
             let missing = " ".repeat(shown.saturating_sub(style.words.len()) * cell);
-            let _ = write!(line, "{missing}  {}", self.ink(Ink::Quiet, &pad_left(&percent(explained), 4)));
+            let _ = write!(line, "{missing}  {}", self.ink(Ink::Quiet, &pad_left(&percent(explained), 5)));
         }
         line
     }
@@ -281,7 +281,7 @@ impl Page {
             let better = if *down { after < before } else { after > before };
             let after_text = pad_left(&metric(after), 8);
             let after_text = if better { self.ink(Ink::Good, &after_text) } else { after_text };
-            let line = format!("  {} {} → {after_text}", pad(label, 18), pad_left(&metric(before), 8));
+            let line = format!("  {} {} → {after_text}", pad(label, 20), pad_left(&metric(before), 8));
             self.line(&line);
         }
         for (prompt, reference, before, after) in pair.samples.iter().take(SAMPLES) {
@@ -320,6 +320,15 @@ impl Page {
                     self.quoted("answer", &s.answer, Ink::Quiet, 4);
                 }
             }
+            OutputView::Rows { rows, samples } => {
+                let note = [counted(*rows, "row"), first_line(&output.doc)];
+                let note = note.iter().filter(|n| !n.is_empty()).map(String::as_str).collect::<Vec<_>>();
+                self.heading(&output.name, &note.join("; "));
+                for s in samples.iter().take(SAMPLES) {
+                    self.quoted("asked", &s.prompt, Ink::Heading, 2);
+                    self.quoted("answer", &s.answer, Ink::Quiet, 4);
+                }
+            }
             OutputView::Text { value } => {
                 self.heading(&output.name, &first_line(&output.doc));
                 for line in value.lines() {
@@ -354,8 +363,8 @@ impl Page {
                 "  {} {} {}  {}  {}  {}",
                 pad(&cut(name, names), names),
                 self.ink(Ink::Bar, &pad(&bar(s.share, 20), 20)),
-                pad_left(&percent(s.share), 4),
-                pad(&interval, 12),
+                pad_left(&percent(s.share), 5),
+                pad(&interval, 14),
                 pad(&of, 6),
                 top2,
             );
@@ -370,8 +379,9 @@ impl Page {
         let count = |state| report.stages.iter().filter(|s| s.state == state).count();
         let states = StageState::ALL.map(|s| (count(s), s)).into_iter().filter(|(n, _)| *n > 0);
         let states = states.map(|(n, s)| format!("{n} {}", s.word())).collect::<Vec<_>>().join(", ");
-        self.heading("Where the time went", &states);
-        for (place, total, kinds) in by_place(report) {
+        let places = by_place(report);
+        self.heading(if places.is_empty() { "Stage instances" } else { "Where the time went" }, &states);
+        for (place, total, kinds) in places {
             let kinds = kinds.iter().take(4).map(|(k, s)| format!("{k} {}", seconds(*s))).collect::<Vec<_>>();
             let line = format!(
                 "  {} {}  {}",
@@ -395,9 +405,9 @@ impl Page {
 
 /// Metrics that are compared before and after: key, label, whether less is better.
 pub(crate) const SHOWN: &[(&str, &str, bool)] = &[
-    ("loss", "loss, nats a token", true),
+    ("loss", "loss, nats per token", true),
     ("perplexity", "perplexity", true),
-    ("bits_per_byte", "bits a byte", true),
+    ("bits_per_byte", "bits per byte", true),
     ("bleu", "BLEU", false),
     ("rouge1", "ROUGE-1", false),
     ("rouge2", "ROUGE-2", false),

@@ -17,14 +17,16 @@ pub fn seconds(s: f64) -> String {
     }
 }
 
-/// A share as a percentage without decimals, never rounded up to certainty.
+/// A share as a percentage without decimals, never rounded up to certainty. The space before the sign is
+/// narrow and does not break.
 pub fn percent(share: f64) -> String {
     let p = 100.0 * share;
-    match p {
-        p if p > 99.0 && p < 100.0 => ">99%".into(),
-        p if p > 0.0 && p < 1.0 => "<1%".into(),
-        p => format!("{}%", minus(&format!("{p:.0}"))),
-    }
+    let number = match p {
+        p if p > 99.0 && p < 100.0 => ">99".into(),
+        p if p > 0.0 && p < 1.0 => "<1".into(),
+        p => minus(&format!("{p:.0}")),
+    };
+    format!("{number}\u{202f}%")
 }
 
 /// A number with a true minus sign.
@@ -213,7 +215,7 @@ mod tests {
     fn numbers_read_well() {
         assert_eq!(
             [percent(0.996), percent(1.0), percent(0.004), percent(-0.25)],
-            [">99%", "100%", "<1%", "−25%"]
+            [">99\u{202f}%", "100\u{202f}%", "<1\u{202f}%", "−25\u{202f}%"]
         );
         assert_eq!([coefficient(-0.301), coefficient(-0.001)], ["−0.30", "0.00"]);
         assert_eq!([metric(1234567.0), metric(0.55123)], ["1\u{202f}234\u{202f}567", "0.551"]);

@@ -42,7 +42,7 @@ fn well_formed(page: &str) -> Result<(), String> {
         let tag = &rest[..end];
         let name = tag.trim_start_matches('/').split([' ', '\n']).next().unwrap_or_default();
         match name {
-            "!DOCTYPE" | "meta" => {}
+            "!DOCTYPE" | "meta" | "wbr" => {}
             _ if tag.starts_with('/') => match open.pop() {
                 Some(last) if last == name => {}
                 other => return Err(format!("</{name}> closes {other:?}")),
@@ -104,18 +104,39 @@ fn an_owner_of_little_gets_a_page_too() {
 fn every_number_is_said_in_text_too() {
     let page = html(&sample());
     for said in [
-        "78% fewer steps and 77% less time",
+        "78\u{202f}% fewer steps and 77\u{202f}% less time",
         "−0.52",
         ">0.91<",
         "with · 60 steps",
         "without · 270 steps",
-        "42%",
+        "42\u{202f}%",
     ] {
         assert!(page.contains(said), "{said}");
     }
     for (name, state) in [("plain", "cached"), ("start", "skipped")] {
         assert!(page.contains(&format!("<code>{name}</code></th>")) && page.contains(state));
     }
+}
+
+#[test]
+fn rows_are_counted_and_the_first_are_shown() {
+    let sample = |n: usize| headstart_report::Sample {
+        prompt: format!("Question {n}?"),
+        reference: String::new(),
+        answer: format!("Answer {n}."),
+    };
+    let view = OutputView::Rows { rows: 1200, samples: (0..4).map(sample).collect() };
+    let output = Output { name: "said".into(), doc: "The answers.".into(), view };
+    let report = RunReport { outputs: vec![output], ..RunReport::default() };
+    let text = terminal(&report, 80, false);
+    assert!(
+        text.contains("said  1\u{202f}200 rows; The answers\n  asked   Question 0?\n  answer  Answer 0.\n"),
+        "{text}"
+    );
+    assert!(text.contains("Answer 2.") && !text.contains("Answer 3."), "three are shown: {text}");
+    let page = html(&report);
+    well_formed(&page).expect("well formed");
+    assert!(page.contains("1\u{202f}200 rows") && page.contains("Answer 2.") && !page.contains("Answer 3."));
 }
 
 #[test]

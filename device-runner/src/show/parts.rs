@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use headstart_protocol::artifacts::{ArtifactError, Explanation, Metrics, Pllm, Selection};
 use headstart_protocol::text::counted;
+use headstart_report::text::percent;
 use headstart_report::{Sample, expected};
 
 /// Columns of the page.
@@ -43,9 +44,9 @@ pub(super) fn style(out: &mut String, name: &str, user: &Explanation) {
     }
     let _ = writeln!(
         out,
-        "  These words explain {:.0}% of how your texts differ from the base model's; the intervals\n  \
-         hold it with 95% certainty.",
-        user.explained * 100.0
+        "  These words explain {} of how your texts differ from the base model's answers.\n  \
+         The ranges are 95\u{202f}% intervals.",
+        percent(user.explained)
     );
 }
 
@@ -65,7 +66,7 @@ pub(super) fn choice(out: &mut String, name: &str, selection: &Selection) {
         out.push_str("  none: no model of the catalog was found to help; yours starts from the base\n");
     } else if selection.is_mix && !mix.is_empty() {
         let parts: Vec<String> = mix.iter().map(|(n, w)| format!("{w:.2} × {n}")).collect();
-        let _ = writeln!(out, "  a mix: {}", parts.join(" + "));
+        wrapped(out, "  ", &format!("a mix: {}", parts.join(" + ")));
     } else if let Some(chosen) = &selection.pllm_name {
         let _ = writeln!(out, "  {chosen}");
     }
@@ -74,7 +75,7 @@ pub(super) fn choice(out: &mut String, name: &str, selection: &Selection) {
     }
     let _ = writeln!(
         out,
-        "  In {:.0} of 100 redraws of your texts the choice stays the same.",
+        "  The choice stays the same in {:.0} of 100 resamples of your texts.",
         selection.confidence * 100.0
     );
     if let Some(line) = expected(&selection.forecast) {
@@ -227,13 +228,13 @@ mod tests {
 How you write (pick)
   friendly   0.80  ████████████████████████  0.60 to 1.00
   formal    -0.21  ██████▎                   -0.40 to -0.10
-  These words explain 64% of how your texts differ from the base model's; the intervals
-  hold it with 95% certainty.
+  These words explain 64\u{202f}% of how your texts differ from the base model's answers.
+  The ranges are 95\u{202f}% intervals.
 
 The head start chosen for you (pick)
   a mix: 0.75 × kind + 0.25 × terse
   Chosen because you write warmly (0.8).
-  In 93 of 100 redraws of your texts the choice stays the same.
+  The choice stays the same in 93 of 100 resamples of your texts.
   nearest first, with distances: kind 0.50, terse 1.50
 
 Training (tuned)

@@ -74,7 +74,10 @@ impl Checker<'_> {
                     _ => Diagnostic::new(Code::E0112, format!("cannot find type `{name}`"))
                         .at(ty.name.span, "unknown type")
                         .suggest(name, ty.name.span, Type::names().chain(["List"]))
-                        .note(format!("the types are {} and `List<…>`", names::quoted(Type::names(), ","))),
+                        .note(format!(
+                            "the types are {}",
+                            names::quoted(Type::names().chain(["List<…>"]), "and")
+                        )),
                 };
                 self.report(d);
                 return None;

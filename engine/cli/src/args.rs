@@ -8,6 +8,9 @@ use headstart_console::generate::Shell;
 use headstart_console::{ColorWhen, exit};
 use headstart_host::Limits;
 
+/// Heading of the options that every command has.
+const GLOBAL: &str = "Global options";
+
 /// Headstart: a declarative workflow engine for LLM personalization.
 #[derive(Parser)]
 #[command(
@@ -21,20 +24,20 @@ pub struct Cli {
     /// Folder of runs, artifacts and the cache. By default the nearest `.headstart`, in the pipeline
     /// file's folder or above; commands without a file search from the current folder. `run` and
     /// `serve` create it beside the pipeline file if there is none.
-    #[arg(long, global = true, env = "HEADSTART_WORKSPACE", value_name = "DIR")]
+    #[arg(long, global = true, env = "HEADSTART_WORKSPACE", value_name = "DIR", help_heading = GLOBAL)]
     pub workspace: Option<PathBuf>,
-    /// Backend that models run on: cpu, or one that is built in of mlx (Apple devices), cuda, cuda:1 and
-    /// so on, and metal. By default the best of these.
-    #[arg(long, global = true, env = "HEADSTART_BACKEND", value_name = "NAME", default_value_t)]
+    /// Backend that models run on: cpu, mlx (Apple devices), cuda, cuda:1 and so on, or metal, of which
+    /// only those that this command was built with can be used. By default the best of them.
+    #[arg(long, global = true, env = "HEADSTART_BACKEND", value_name = "NAME", default_value_t, help_heading = GLOBAL)]
     pub backend: Choice,
     /// When to use colours.
-    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t, help_heading = GLOBAL)]
     pub color: ColorWhen,
-    /// Print more: `-v` each stage instance, `-vv` also debug messages.
-    #[arg(long, short, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    /// Print more: `-v` each stage instance and notes, `-vv` also debug messages.
+    #[arg(long, short, global = true, action = ArgAction::Count, conflicts_with = "quiet", help_heading = GLOBAL)]
     pub verbose: u8,
     /// Print only results, warnings and errors.
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
     /// What to do.
     #[command(subcommand)]
@@ -60,7 +63,7 @@ pub enum Command {
     Describe(Describe),
     /// Draw a pipeline as a graph.
     Graph(Graph),
-    /// List, show or replay runs.
+    /// List runs, or show one and why it failed.
     Runs(Runs),
     /// Show the catalog of a run.
     Catalog(Catalog),
@@ -120,6 +123,11 @@ impl CustomStages {
     pub fn limits(self) -> Limits {
         Limits { confined: !self.unconfined_stages, ..Limits::default() }
     }
+}
+
+/// An address with its port.
+fn address(text: &str) -> Result<std::net::SocketAddr, &'static str> {
+    text.parse().map_err(|_| "it takes an IP address and a port, such as 127.0.0.1:7878")
 }
 
 /// `headstart init`
@@ -183,8 +191,9 @@ pub struct PlanArgs {
 pub struct Run {
     #[command(flatten)]
     pub pipeline: Pipeline,
-    /// Address at which devices can join. Opened only if the pipeline places stages on devices.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7878")]
+    /// Address at which devices can join, such as 0.0.0.0:7878 for those of other machines. Opened only if
+    /// the pipeline places stages on devices.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7878", value_parser = address)]
     pub listen: std::net::SocketAddr,
     /// How long to wait for a device that has not joined, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
@@ -257,7 +266,7 @@ pub struct Runs {
     /// The run to show, or a unique prefix of its id. By default all runs are listed.
     #[arg(value_name = "RUN")]
     pub run: Option<String>,
-    /// Show the events of the run in their order.
+    /// Print what `headstart run` printed while the run was running.
     #[arg(long, requires = "run")]
     pub replay: bool,
     /// Write a self-contained HTML report of the run.
@@ -380,8 +389,8 @@ pub enum WeightPacking {
 pub struct Serve {
     #[command(flatten)]
     pub pipeline: Pipeline,
-    /// Address at which devices can join.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7878")]
+    /// Address at which devices can join, such as 0.0.0.0:7878 for those of other machines.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7878", value_parser = address)]
     pub listen: std::net::SocketAddr,
     /// Run every schedule once at start.
     #[arg(long)]

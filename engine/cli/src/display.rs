@@ -63,8 +63,20 @@ impl Drop for Display<'_> {
 }
 
 impl<'a> Display<'a> {
-    /// A display of a run of a plan.
+    /// A display of a run of a plan; on a terminal with moving lines.
     pub fn new(plan: &'a Plan, volume: Volume) -> Self {
+        let bars = (!volume.quiet && std::io::stderr().is_terminal()).then(MultiProgress::new);
+        if let Some(bars) = bars.clone() {
+            // Bars are redrawn below each line.
+            divert(Some(Box::new(move |line: &str| drop(bars.println(line)))));
+        }
+        let mut display = Self::recorded(plan, volume);
+        display.bars = bars;
+        display
+    }
+
+    /// A display of a run that is over: lines only.
+    pub fn recorded(plan: &'a Plan, volume: Volume) -> Self {
         let item = |_| ItemState {
             instances: 0,
             ended: 0,
@@ -78,12 +90,7 @@ impl<'a> Display<'a> {
         for i in &plan.instances {
             items[i.item as usize].instances += 1;
         }
-        let bars = (!volume.quiet && std::io::stderr().is_terminal()).then(MultiProgress::new);
-        if let Some(bars) = bars.clone() {
-            // Bars are redrawn below each line.
-            divert(Some(Box::new(move |line: &str| drop(bars.println(line)))));
-        }
-        Self { plan, volume, bars, items, running: BTreeMap::new(), waiting: BTreeMap::new() }
+        Self { plan, volume, bars: None, items, running: BTreeMap::new(), waiting: BTreeMap::new() }
     }
 
     /// Shows an event.
@@ -262,7 +269,8 @@ impl<'a> Display<'a> {
         };
         let private = if private { ", private" } else { "" };
         let took = match state {
-            ItemState { failed, .. } if *failed > 0 => format!("{failed} failed"),
+            ItemState { failed, .. } if *failed > 0 && item.keyed => format!("{failed} failed"),
+            ItemState { failed, .. } if *failed > 0 => "failed".to_owned(),
             ItemState { skipped, instances, .. } if skipped == instances => "skipped".to_owned(),
             ItemState { cached, instances, .. } if cached == instances => "cached".to_owned(),
             ItemState { cached: 0, seconds, .. } => format!("{seconds:.1} s"),

@@ -40,8 +40,12 @@ pub async fn start(hub: Hub, address: SocketAddr) -> Result<Server, CommandError
 }
 
 impl Server {
-    /// Where it is.
+    /// Where it is, for people.
     pub fn url(&self) -> String {
+        // Devices of other machines reach none of the addresses that mean "all of this machine's".
+        if self.address.ip().is_unspecified() {
+            return format!("http://HOST:{}", self.address.port());
+        }
         format!("http://{}", self.address)
     }
 

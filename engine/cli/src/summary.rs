@@ -10,7 +10,9 @@ use headstart_core::{EventKind, Status};
 use headstart_dsl::plan::Place;
 use headstart_protocol::artifacts::{Artifact, Metrics, Pllm};
 use headstart_protocol::expr::Value;
+use headstart_protocol::rows::{ROWS_FILE, Row};
 use headstart_protocol::{Manifest, Type};
+use headstart_report::text::metric;
 use headstart_report::{Output, OutputView, RunReport, Sample, StageBar};
 use headstart_store::Workspace;
 
@@ -179,11 +181,23 @@ fn artifact_view(ws: &Workspace, m: &Manifest) -> OutputView {
             }
             (None, unreadable) => unreadable,
         },
+        Type::Responses | Type::Dataset => rows_view(ws, m),
         _ => {
             let files: Vec<&str> = m.files.keys().map(String::as_str).collect();
             OutputView::Text { value: format!("{}: {}", m.ty, files.join(", ")) }
         }
     }
+}
+
+/// Rows that a summary shows of a dataset or of answers.
+const SHOWN_ROWS: usize = 3;
+
+/// The first rows of a dataset or of answers, and how many there are.
+fn rows_view(ws: &Workspace, m: &Manifest) -> OutputView {
+    let text = file(ws, m, ROWS_FILE).unwrap_or_default();
+    let first = text.lines().take(SHOWN_ROWS).filter_map(|l| serde_json::from_str::<Row>(l).ok());
+    let sample = |row: Row| Sample { prompt: row.prompt, reference: String::new(), answer: row.response };
+    OutputView::Rows { rows: text.lines().count() as u64, samples: first.map(sample).collect() }
 }
 
 /// Sample answers that an evaluation kept beside its numbers.
@@ -221,7 +235,11 @@ fn one_line(m: &Manifest) -> String {
         Type::Pllm => Pllm::of(m).ok().map(|p| p.metrics),
         _ => None,
     };
-    let shown: Vec<String> =
-        metrics.iter().flat_map(Metrics::all).take(6).map(|(name, x)| format!("{name} {x:.3}")).collect();
+    let shown: Vec<String> = metrics
+        .iter()
+        .flat_map(Metrics::all)
+        .take(6)
+        .map(|(name, x)| format!("{name} {}", metric(x)))
+        .collect();
     if shown.is_empty() { m.ty.to_string() } else { shown.join(", ") }
 }

@@ -192,7 +192,7 @@ fn a_declaration_that_the_program_contradicts_fails_the_run() {
     place
         .headstart(&["run", &pipeline])
         .code(2)
-        .err_has("says something else of `readability` than its declaration")
+        .err_has("describes `readability` differently from its declaration")
         .err_has("`args.hard.default` is declared as 50.0, and the program says 55.0")
         .err_has("headstart describe");
     let path = program.to_str().expect("a plain path");

@@ -115,7 +115,7 @@ impl CustomStage {
         match difference(&self.declared, said) {
             None => Ok(()),
             Some(what) => {
-                let m = format!("says something else of `{name}` than its declaration: {what}");
+                let m = format!("describes `{name}` differently from its declaration: {what}");
                 Err(session.failure(m).help(help))
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use headstart_kit::read_rows;
@@ -61,6 +62,14 @@ impl Stage for JsonLines {
     }
 }
 
+/// What is wrong with a row.
+enum Wrong {
+    /// A key is missing.
+    Key(String),
+    /// A value is not what it should be.
+    Value(String),
+}
+
 /// The keys under which a file keeps prompt and response.
 struct Keys<'a> {
     prompt: Vec<&'a str>,
@@ -71,7 +80,11 @@ struct Keys<'a> {
 
 impl Keys<'_> {
     fn read(&self, path: &Path) -> Result<Vec<Row>, Failure> {
-        let bytes = fs::read(path).map_err(|e| Failure::io(path, &e))?;
+        let bytes = fs::read(path).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Failure::input(format!("{}: there is no such file", path.display()))
+                .help("a path starts at the pipeline's folder; with `--set`, at the current folder; on a device, at its data folder"),
+            _ => Failure::io(path, &e),
+        })?;
         let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
         let mut rows = Vec::new();
         let mut answered = false;
@@ -87,7 +100,12 @@ impl Keys<'_> {
             let object: Map<String, Value> = serde_json::from_str(line)
                 .map_err(|e| at(malformed(&e)).help("each line must be one JSON object"))?;
             answered |= object.contains_key(self.response) || object.contains_key(self.messages);
-            rows.push(self.row(&object).map_err(at)?);
+            rows.push(self.row(&object).map_err(|why| match why {
+                Wrong::Key(why) => {
+                    at(why).help("name the keys of the file, as in `jsonl(…, prompt: \"question\")`")
+                }
+                Wrong::Value(why) => at(why),
+            })?);
             if !answered {
                 seen.extend(object.into_iter().map(|(key, _)| key));
             }
@@ -102,26 +120,28 @@ impl Keys<'_> {
         Ok(rows)
     }
 
-    fn row(&self, object: &Map<String, Value>) -> Result<Row, String> {
+    fn row(&self, object: &Map<String, Value>) -> Result<Row, Wrong> {
         let has_prompt = self.prompt.iter().all(|key| object.contains_key(*key));
         if let Some(messages) = object.get(self.messages).filter(|m| m.is_array() || !has_prompt) {
-            return conversation(messages, self.turns).map_err(|why| format!("`{}`: {why}", self.messages));
+            return conversation(messages, self.turns)
+                .map_err(|why| Wrong::Value(format!("`{}`: {why}", self.messages)));
         }
         let text = |key: &str| match object.get(key) {
             Some(Value::String(text)) => Ok(Some(text.as_str())),
             Some(Value::Null) => Ok(Some("")),
-            Some(other) => Err(format!("`{key}` is {}, not text", kind(other))),
+            Some(other) => Err(Wrong::Value(format!("`{key}` is {}, not text", kind(other)))),
             None => Ok(None),
         };
         let mut parts = Vec::new();
         for key in &self.prompt {
-            let part = text(key)?.ok_or_else(|| missing(key, object.keys().map(String::as_str)))?;
+            let part =
+                text(key)?.ok_or_else(|| Wrong::Key(missing(key, object.keys().map(String::as_str))))?;
             if !part.is_empty() {
                 parts.push(part);
             }
         }
         if parts.is_empty() {
-            return Err("the prompt is empty".into());
+            return Err(Wrong::Value("the prompt is empty".into()));
         }
         let response = text(self.response)?.unwrap_or_default();
         Ok(Row::new(parts.join("\n"), response))

@@ -62,7 +62,7 @@ fn picture(pair: &Pair, frame: Frame) -> Markup {
                     text.quiet.small x=(px(x(tick))) y=(px(height - BOTTOM + 18.0)) text-anchor="middle" { (short(tick)) }
                 }
                 text.quiet.small x=(px(width - right)) y=(px(height - 6.0)) text-anchor="end" { "steps" }
-                text.quiet.small x="0" y="12" { "held-back loss, nats a token" }
+                text.quiet.small x="0" y="12" { "held-back loss, nats per token" }
                 @for (name, class, n, end) in &ends {
                     path class=(format!("line-{class}")) d=(path(&n.curve)) {}
                     circle class=(if *class == "one" { "pos" } else { "neg" }) cx=(px(x(end.0))) cy=(px(y(end.1))) r="5" {}

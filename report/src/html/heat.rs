@@ -35,7 +35,12 @@ pub(super) fn figure(catalog: &Catalog, selection: Option<&Selection>) -> Markup
     let left_out = catalog.pllms.len() + usize::from(rows[0].kind == Kind::You) - rows.len();
     let scale = rows.iter().flat_map(|r| &r.style.words).map(|w| w.coefficient.abs()).fold(1e-9, f64::max);
     let explained = rows.iter().any(|r| r.style.explained.is_some());
-    let left = 38.0 + 7.1 * rows.iter().map(|r| width(r.name).min(NAME)).max().unwrap_or(0) as f64;
+    // Chosen names are bold, behind a mark.
+    let label = |r: &Row<'_>| match r.kind {
+        Kind::Other => 7.1 * width(r.name).min(NAME) as f64,
+        _ => 8.3 * width(r.name).min(NAME) as f64 + 18.0,
+    };
+    let left = 38.0 + rows.iter().map(label).fold(0.0, f64::max);
     let wide = left + words.len() as f64 * CELL.0 + if explained { RIGHT } else { 46.0 };
     let height = TOP + rows.len() as f64 * CELL.1 + 4.0;
     html! {

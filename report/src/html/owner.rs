@@ -2,7 +2,7 @@
 
 use maud::{Markup, html as markup};
 
-use super::{Parts, capital, curves, document, gantt, heat, map, style, tables};
+use super::{Parts, breakable, capital, curves, document, gantt, heat, map, style, tables};
 use crate::owner::OwnerReport;
 use crate::terminal::saved_sentence;
 use crate::text::{bytes, counted, grouped, listed, percent, seconds, sureness};
@@ -24,7 +24,7 @@ pub fn owner_html(owner: &OwnerReport) -> String {
             (gantt::section(&owner.report))
             (stages(owner))
         }
-        footer { p { "Written on this device by headstart-device. It was sent to nobody, and it loads nothing from anywhere." } }
+        footer { p { "Written on this device by headstart-device. It was not sent anywhere, and it loads nothing from the network." } }
     };
     document(title, &body)
 }
@@ -44,8 +44,10 @@ fn header(owner: &OwnerReport, parts: &Parts, title: &str) -> Markup {
     }
     if !owner.fates.is_empty() {
         let left = owner.fates.iter().filter(|f| f.left).count();
-        let label =
-            format!("of {} results: something of it was released; the others stay here", owner.fates.len());
+        let label = format!(
+            "of {} results left this device, whole or in part; the others stay here",
+            owner.fates.len()
+        );
         figures.push((left.to_string(), label));
     }
     if messages > 0 {
@@ -81,7 +83,7 @@ fn style(parts: &Parts) -> Markup {
                 @if let Some(e) = user.explained {
                     "These words explain " (percent(e)) " of how your texts differ from the base model's answers. "
                 }
-                "A coefficient of 1 is as strong as the lexicon's own examples of the word; the lines are 95% intervals."
+                "A coefficient of 1 is as strong as the lexicon's own examples of the word; the lines are 95\u{202f}% intervals."
             }
         }
     }
@@ -94,7 +96,7 @@ fn choice(parts: &Parts) -> Markup {
             h2 { "The head start chosen for you" }
             p.answer { (s.choice()) }
             @if let Some(c) = s.confidence {
-                p { (capital(sureness(c))) ": with your texts drawn again and again, the choice stays the same in " (percent(c)) " of draws." }
+                p { (capital(sureness(c))) ": the choice stays the same in " (percent(c)) " of resamples of your texts." }
             }
             @if let Some(sentence) = &s.sentence { p.note { (sentence) } }
             (tables::distances(s))
@@ -107,7 +109,7 @@ fn training(parts: &Parts) -> Markup {
     let has_curve = !pair.with.curve.is_empty() || !pair.without.curve.is_empty();
     markup! {
         section #head-start {
-            h2 { "How it learnt from you" }
+            h2 { "How your model was trained" }
             p.lead { (saved_sentence(pair)) }
             @if has_curve { (curves::figure(pair)) }
             (tables::head_start(pair))
@@ -120,8 +122,8 @@ fn answers(parts: &Parts) -> Markup {
     markup! {
         section #before-after {
             h2 { "Before and after" }
-            p.note { "Questions from your later texts, which it has not learnt from: the base model's answer, your model's, and your own." }
-            (tables::samples(pair))
+            p.note { "Questions from your later texts, which were not used for training: the answers of the base model, of your model, and your own." }
+            (tables::samples(pair, "your own"))
             h3.apart { "Over all of them" }
             (tables::before_after(pair))
         }
@@ -134,7 +136,7 @@ fn catalog(parts: &Parts) -> Markup {
     markup! {
         section #catalog {
             h2 { "You among the catalog" }
-            p.note { "The styles that the server has published, and where you stand among them. The server does not know this picture." }
+            p.note { "The styles that the server has published, and your place among them. The server does not know this picture." }
             (map::figure(catalog, selection))
             (heat::figure(catalog, selection))
         }
@@ -150,7 +152,7 @@ fn left(owner: &OwnerReport) -> Markup {
     markup! {
         section #left {
             h2 { "What left this device" }
-            p.note { "Every message since it joined, by kind. Each one was written down before it was sent: " code { "headstart-device show --sent" } " lists them." }
+            p.note { "Every message since it joined, by kind. Each one was recorded before it was sent: " code { "headstart-device show --sent" } " lists them." }
             table {
                 thead { tr { th { "message" } th.n { "how often" } th.n { "bytes" } th.track {} } }
                 tbody {
@@ -181,7 +183,7 @@ fn stages(owner: &OwnerReport) -> Markup {
                 tbody {
                     @for (i, s) in owner.report.stages.iter().enumerate() {
                         tr {
-                            th { code { (s.name) } }
+                            th { code { (breakable(&s.name)) } }
                             td { (s.kind) }
                             td.n { (seconds(s.seconds)) }
                             td {

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::capital;
+use super::{breakable, capital};
 use crate::compare::Pair;
 use crate::run::{Output, OutputView, RunReport, Sample};
 use crate::terminal::SHOWN;
@@ -27,7 +27,7 @@ pub(super) fn distances(s: &Selection) -> Markup {
                 @for (name, d) in shown() {
                     tr {
                         th {
-                            @if s.chosen(name) { "▸ " } (name)
+                            @if s.chosen(name) { "▸ " } (breakable(name))
                             span.bar.under style=(format!("width:{:.0}%", 100.0 * d / far)) {}
                         }
                         td.n { (format!("{d:.2}")) }
@@ -41,7 +41,7 @@ pub(super) fn distances(s: &Selection) -> Markup {
         }
         @if verified {
             p.note.apart {
-                "What makes the texts most likely is chosen: the lowest loss, in nats a token."
+                "The start under which the texts are most likely is chosen: the lowest loss, in nats per token."
                 @if let Some(mix) = s.mix_loss { " The mix's is " (metric(mix)) "." }
                 @if let Some(base) = s.base_loss { " The base's is " (metric(base)) "." }
             }
@@ -105,8 +105,8 @@ pub(super) fn before_after(pair: &Pair) -> Markup {
     }
 }
 
-/// Answers before and after.
-pub(super) fn samples(pair: &Pair) -> Markup {
+/// Answers before and after; `own` names the author of the texts.
+pub(super) fn samples(pair: &Pair, own: &str) -> Markup {
     html! {
         @if !pair.samples.is_empty() {
             h3.apart { "Sample answers" }
@@ -116,7 +116,7 @@ pub(super) fn samples(pair: &Pair) -> Markup {
                     dl {
                         dt { "before" } dd { (before) }
                         dt { "after" } dd.after { (after) }
-                        @if !reference.is_empty() { dt { "the user's own" } dd { (reference) } }
+                        @if !reference.is_empty() { dt { (own) } dd { (reference) } }
                     }
                 }
             }
@@ -162,6 +162,10 @@ fn output(output: &Output) -> Markup {
             @if !output.doc.is_empty() { p.note { (output.doc) } }
             @match &output.view {
                 OutputView::Text { value } => { pre { (value) } }
+                OutputView::Rows { rows, samples } => {
+                    p.note { (counted(*rows, "row")) }
+                    @for s in samples.iter().take(SAMPLES) { (sample(s)) }
+                }
                 OutputView::Pllm { .. } => { (numbers(&Numbers::of(&output.view).unwrap_or_default())) }
                 OutputView::Metrics { samples, .. } => {
                     @let all = Numbers::of(&output.view).unwrap_or_default();
@@ -203,7 +207,7 @@ fn accuracy(shares: &[Share]) -> Markup {
     let top2 = shares.iter().any(|s| s.top2.is_some());
     html! {
         table {
-            thead { tr { th { "group" } th.n { "right" } th.track {} th.n { "95% interval" } th.n { "of" } @if top2 { th.n { "among two" } } } }
+            thead { tr { th { "group" } th.n { "right" } th.track {} th.n { "95\u{202f}% interval" } th.n { "of" } @if top2 { th.n { "among two" } } } }
             tbody {
                 @for s in shares {
                     tr {
@@ -228,7 +232,7 @@ pub(super) fn failures(report: &RunReport) -> Markup {
                 h2 { "Why it failed" }
                 @for f in &report.failures {
                     div.sample {
-                        h4 { code { (f.name) } " " span.bad { (f.state.word()) } }
+                        h4 { code { (breakable(&f.name)) } " " span.bad { (f.state.word()) } }
                         p.message { (f.message) }
                         @if let Some(help) = &f.help { p.note { "help: " (help) } }
                         @if f.blocks > 0 { p.note { "blocks " (counted(f.blocks as u64, "stage instance")) } }
@@ -249,10 +253,10 @@ pub(super) fn details(report: &RunReport) -> Markup {
             h2 { "Details" }
             @if !report.params.is_empty() {
                 h3 { "Parameters" }
-                table { tbody { @for (name, value) in &report.params { tr { th { (name) } td { code { (value) } } } } } }
-                h3.apart { "Counters" }
+                table.params { tbody { @for (name, value) in &report.params { tr { th { (breakable(name)) } td { code { (breakable(value)) } } } } } }
             }
             @if !report.counters.is_empty() {
+                h3.apart { "Counters" }
                 table { tbody { @for (key, n) in &report.counters { tr { th { (spaced(key)) } td.n { (grouped(*n)) } } } } }
             }
             @if !report.stages.is_empty() {
@@ -264,7 +268,7 @@ pub(super) fn details(report: &RunReport) -> Markup {
                             tbody {
                                 @for s in &report.stages {
                                     tr {
-                                        th { code { (s.name) } }
+                                        th { code { (breakable(&s.name)) } }
                                         td { (s.kind) }
                                         td { (s.place) }
                                         td { (s.state.word()) }

@@ -33,9 +33,10 @@ pub fn run(ws: &Workspace, args: &Cache, volume: Volume) -> Result<(), CommandEr
             let line = |n: u64, what: &str, size: &str| {
                 format!("{:>8} {:<10} {size}", grouped(n), plural(n, what)).trim_end().to_owned()
             };
-            outln!("{}", line(size.runs, "run", &format!("{:>9}  plans and logs", bytes(size.run_bytes))))?;
-            outln!("{}", line(size.blobs, "file", &format!("{:>9}  by content", bytes(size.blob_bytes))))?;
+            let (runs, files) = (bytes(size.run_bytes), bytes(size.blob_bytes));
+            outln!("{}", line(size.runs, "run", &format!("{runs:>9}  plans and logs")))?;
             outln!("{}", line(size.manifests, "artifact", ""))?;
+            outln!("{}", line(size.blobs, "file", &format!("{files:>9}  of artifacts, each stored once")))?;
             let at = ws.cache().path().display();
             outln!("{:>8} {:<10} {:>9}  {at}", "", "cache", bytes(size.cache_bytes))?;
         }

@@ -23,7 +23,7 @@ pub fn check(args: &Check, volume: Volume) -> Result<(), CommandError> {
             CommandError::input(format!("there is no diagnostic `{code}`"))
                 .help(help.unwrap_or_else(|| "codes look like E0101 or W0003".to_owned()))
         })?;
-        return Ok(print(page)?);
+        return Ok(print(&without_fences(page))?);
     }
     let file = args.file.as_deref().unwrap_or(Path::new(""));
     let checked = loader::check_module(file, &args.values)?;
@@ -45,6 +45,25 @@ pub fn check(args: &Check, volume: Volume) -> Result<(), CommandError> {
         }
         Some(_) => Ok(()),
     }
+}
+
+/// A page for a terminal: examples are indented instead of fenced.
+fn without_fences(page: &str) -> String {
+    let mut fenced = false;
+    let mut out = String::new();
+    for line in page.lines() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        } else if fenced && !line.is_empty() {
+            out.push_str("    ");
+            out.push_str(line);
+            out.push('\n');
+        } else {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out
 }
 
 /// A module: its diagnostics were printed already.

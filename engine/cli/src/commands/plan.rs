@@ -10,7 +10,7 @@ use headstart_console::{errln, outln, print};
 use headstart_driver::{Preview, preview};
 use headstart_dsl::plan::{Declared, Place, Plan};
 use headstart_protocol::Type;
-use headstart_protocol::text::{bytes, quoted};
+use headstart_protocol::text::{bytes, plural, quoted};
 use headstart_report::text::seconds;
 
 use crate::args::{Format, PlanArgs};
@@ -77,16 +77,49 @@ fn is_lost(previews: &[Preview], instance: u32) -> bool {
     }
 }
 
+/// The word behind a count: only inputs have a plural.
+fn listed(word: &str, n: usize) -> String {
+    if word == "input" { plural(n as u64, word) } else { word.to_owned() }
+}
+
+/// Bytes and seconds of an item's instances, of all together.
+#[derive(Default)]
+struct Totals {
+    bytes: u64,
+    seconds: f64,
+}
+
+impl Totals {
+    fn add(&mut self, preview: &Preview) {
+        match preview {
+            Preview::Read { bytes } => self.bytes += bytes,
+            Preview::Cached { seconds } => self.seconds += seconds,
+            _ => {}
+        }
+    }
+
+    /// What the instances of this word come to, if it has a sum.
+    fn of(&self, word: &str) -> Option<String> {
+        match word {
+            "input" => Some(bytes(self.bytes)),
+            "cached" => Some(format!("saves {}", seconds(self.seconds))),
+            _ => None,
+        }
+    }
+}
+
 fn print_text(plan: &Plan, previews: &[Preview], backend: Choice) -> Result<(), CommandError> {
     let mut out = String::new();
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, item) in plan.items.iter().enumerate() {
         let mut groups: BTreeMap<&str, (usize, String)> = BTreeMap::new();
+        let mut total = Totals::default();
         let mut place = String::new();
         for (i, inst) in plan.instances.iter().enumerate().filter(|(_, x)| x.item as usize == index) {
             let (word, rest) = words(plan, previews, &previews[i]);
             *counts.entry(word).or_default() += 1;
             groups.entry(word).or_insert((0, rest)).0 += 1;
+            total.add(&previews[i]);
             if let Place::Device(d) = &inst.place {
                 place = format!(" on {d}");
             }
@@ -104,8 +137,9 @@ fn print_text(plan: &Plan, previews: &[Preview], backend: Choice) -> Result<(), 
         let fan = if item.keyed { format!(" ×{count}") } else { String::new() };
         let _ = writeln!(out, "{keyword:<8}{}{fan}: {} = {}{place}", item.name, item.ty, item.kind);
         for (word, (n, rest)) in &groups {
-            let n = if item.keyed { format!("{n} ") } else { String::new() };
-            let _ = writeln!(out, "          {n}{word}: {rest}");
+            let rest = total.of(word).unwrap_or_else(|| rest.clone());
+            let count = if item.keyed { format!("{n} ") } else { String::new() };
+            let _ = writeln!(out, "          {count}{}: {rest}", listed(word, *n));
         }
     }
     for output in &plan.outputs {
@@ -116,8 +150,7 @@ fn print_text(plan: &Plan, previews: &[Preview], backend: Choice) -> Result<(), 
         };
         let _ = writeln!(out, "output  {}: {}{how}", output.name, output.ty);
     }
-    let plural = |w: &str, n: usize| if w == "input" && n != 1 { "inputs".to_owned() } else { w.to_owned() };
-    let total: Vec<String> = counts.iter().map(|(w, n)| format!("{n} {}", plural(w, *n))).collect();
+    let total: Vec<String> = counts.iter().map(|(w, n)| format!("{n} {}", listed(w, *n))).collect();
     let _ = writeln!(out, "\n{}; models run on {backend}", total.join(", "));
     Ok(print(&out)?)
 }

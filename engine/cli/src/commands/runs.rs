@@ -1,7 +1,9 @@
 //! `headstart runs`: list, show and replay.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use headstart_console::color::{Ink, paint, safe};
-use headstart_console::{errln, outln, print};
+use headstart_console::{divert, errln, outln, print};
 use headstart_core::Status;
 use headstart_dsl::plan::Place;
 use headstart_store::Workspace;
@@ -29,14 +31,29 @@ pub fn run(ws: &Workspace, args: &Runs, volume: Volume) -> Result<(), CommandErr
         }
     }
     if args.replay {
-        let mut display = Display::new(&run.plan, volume);
-        run.events.iter().for_each(|e| display.event(e));
-        return Ok(());
+        return replay(&run, volume);
     }
     match args.format {
         Format::Json => print_json(&run),
         Format::Text => Ok(print(&summary::terminal(ws, &run)?)?),
     }
+}
+
+/// Prints what the display of the run said. Here it is the result, so it goes to standard output.
+fn replay(run: &Recorded, volume: Volume) -> Result<(), CommandError> {
+    let lines = Arc::new(Mutex::new(String::new()));
+    let sink = Arc::clone(&lines);
+    divert(Some(Box::new(move |line: &str| {
+        let mut lines = sink.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.push_str(line);
+        lines.push('\n');
+    })));
+    let mut display = Display::recorded(&run.plan, Volume { quiet: false, ..volume });
+    run.events.iter().for_each(|e| display.event(e));
+    drop(display);
+    divert(None);
+    let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(print(&lines)?)
 }
 
 /// Columns of a run's parameters in the list, at most.

@@ -34,7 +34,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(30);
 /// If the pipeline has errors or no schedule, the port cannot be opened, or a run cannot be started.
 pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) -> Result<(), CommandError> {
     let plan = loader::plan(&args.pipeline, loader::Notes::of(volume))?;
-    if plan.schedules.is_empty() && !args.now {
+    if plan.schedules.is_empty() {
         return Err(CommandError::input("the pipeline has no schedule")
             .help("schedule nightly { run: catalog, cron: \"0 3 * * *\", timezone: \"UTC\" }"));
     }
@@ -144,10 +144,25 @@ impl Scheduler {
                 );
             }
             self.fire_all(&due.fires).await?;
-            // With `overlap: skip`, what came due during a run is passed over.
-            self.remember(if self.schedule.overlap == "skip" { self.now() } else { now })?;
+            self.remember(if self.schedule.overlap == "skip" { self.pass_over(now) } else { now })?;
             self.engine.env().clock.sleep(self.pause()).await;
         }
+    }
+
+    /// With `overlap: skip`, the fires that came due during a run are skipped: says so, and gives the time
+    /// up to which they are.
+    fn pass_over(&self, since: Timestamp) -> Timestamp {
+        let now = self.now();
+        let missed = self.spec.due(Some(since), now, Catchup::All, CATCHUP_WINDOW, usize::MAX).fires;
+        if let Some(first) = missed.first() {
+            errln!(
+                "{}: skipped {} since {}: the previous run was still running (overlap: skip)",
+                self.schedule.name,
+                counted(missed.len() as u64, "fire"),
+                first.nominal
+            );
+        }
+        now
     }
 
     async fn fire_all(&self, fires: &[Fire]) -> Result<(), CommandError> {

@@ -36,7 +36,7 @@ pub fn run_with_catalog(ws: &Workspace, prefix: Option<&str>) -> Result<Recorded
         let run = recorded::read(ws, &recorded::find(ws, Some(prefix))?.id)?;
         return match catalog_of(&run) {
             Some(_) => Ok(run),
-            None => Err(CommandError::input(format!("run {} has no public catalog", run.id))),
+            None => Err(CommandError::input(format!("run {} has no catalog on the server", run.id))),
         };
     }
     let mut first = None;
@@ -49,7 +49,10 @@ pub fn run_with_catalog(ws: &Workspace, prefix: Option<&str>) -> Result<Recorded
         errln!("{}: the catalog of run {}: {}", paint(Ink::Warning, "warning"), run.id, why.message());
         first.get_or_insert(why);
     }
-    let none = || CommandError::input("no run has a public catalog").help("`headstart run FILE` makes one");
+    let none = || {
+        CommandError::input("no run of this workspace has a catalog")
+            .help("run a pipeline with a `decompose` stage: `headstart run FILE`")
+    };
     Err(first.unwrap_or_else(none))
 }
 

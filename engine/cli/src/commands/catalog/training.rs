@@ -51,15 +51,15 @@ impl Training {
     pub fn print(&self) -> Result<(), OutputError> {
         match self.metrics.as_ref().and_then(TrainingFacts::of) {
             Some(TrainingFacts { steps, start_loss: Some(start), loss: Some(end), .. }) => {
-                outln!("  training  {steps:.0} steps; held-back loss {start:.3} → {end:.3} nats a token")?;
+                outln!("  training  {steps:.0} steps; held-back loss {start:.3} → {end:.3} nats per token")?;
             }
             Some(t) => outln!("  training  {:.0} steps", t.steps)?,
             None => outln!("  training  not known: its folder has no training.json (`finetune` writes one)")?,
         }
         match &self.halfway {
             Some(f) => outln!(
-                "  forecast  a user whom it brings halfway needs {:.0} % fewer steps ({:.0} of {:.0}; 95 %: {:.0}–{:.0}, \
-                 from {} with {}); downloads {}",
+                "  forecast  {:.0} % fewer steps for a user whom it brings halfway to the target ({:.0} of {:.0}; \
+                 95 %: {:.0}–{:.0}, from {} with {}); downloads {}",
                 f.share[1] * 100.0,
                 f.saved[1],
                 f.scratch[1],
