@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["protocol", "content"]),
     ("driver", &["protocol", "content", "env", "dsl", "core", "store", "runner"]),
     ("server", &["protocol", "driver"]),
-    ("report", &["protocol", "console"]),
+    ("report", &["protocol"]),
     ("console", &["protocol"]),
     ("kernels", &[]),
     ("lm", &["protocol", "kernels"]),
