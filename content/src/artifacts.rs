@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use headstart_disk::files::{self, NewFile};
+use headstart_disk::{Disk, Mode};
 use headstart_protocol::{ArtifactRef, ArtifactType, Digest, FileRef, Manifest, Output, canonical_json};
 
 use crate::blobs::Blobs;
 use crate::error::ContentError;
-use crate::files::{self, Mode};
+use crate::read::read_bounded;
 use crate::unsynced::Unsynced;
 
 /// Bytes of a manifest at most. A catalog of 100,000 pLLMs lists each with its digest.
@@ -43,7 +44,7 @@ impl Artifacts {
     ///
     /// # Errors
     /// [`ContentError::BadName`], [`ContentError::NotAnArtifact`], [`ContentError::PrivateReference`],
-    /// [`ContentError::Io`].
+    /// [`ContentError::Disk`].
     pub fn import(&self, output: &Output) -> Result<(Manifest, ArtifactRef), ContentError> {
         self.import_known(output).map(|(manifest, reference, _)| (manifest, reference))
     }
@@ -84,7 +85,7 @@ impl Artifacts {
     ///
     /// # Errors
     /// [`ContentError::BadName`], [`ContentError::NotAnArtifact`], [`ContentError::PrivateReference`],
-    /// [`ContentError::Io`].
+    /// [`ContentError::Disk`].
     pub fn put_manifest(&self, manifest: &Manifest) -> Result<ArtifactRef, ContentError> {
         if ArtifactType::of(&manifest.ty).is_none() {
             return Err(ContentError::NotAnArtifact(manifest.ty.to_string()));
@@ -99,11 +100,12 @@ impl Artifacts {
         } else {
             let path = self.place(&reference.id);
             let dir = self.manifests.join("new");
-            files::create_dir(&dir)?;
-            let temp = tempfile::NamedTempFile::new_in(&dir);
-            let mut temp = temp.map_err(ContentError::io("create a file in", &dir))?;
-            temp.write_all(canonical_json(manifest).as_bytes())
-                .and_then(|()| files::set_mode(temp.as_file(), Mode::ReadOnly))
+            let disk = self.unsynced.disk();
+            files::create_dir(disk, &dir)?;
+            let mut temp = NewFile::in_dir(disk, &dir, ".tmp-")?;
+            let file = temp.file();
+            file.write_all(canonical_json(manifest).as_bytes())
+                .and_then(|()| file.set_mode(Mode::ReadOnly))
                 .map_err(ContentError::io("write", &path))?;
             self.unsynced.place(temp, &path)?;
         }
@@ -114,10 +116,10 @@ impl Artifacts {
     ///
     /// # Errors
     /// [`ContentError::Damaged`] where it is not what its name says, [`ContentError::PrivateReference`],
-    /// [`ContentError::TooLarge`], [`ContentError::Io`].
+    /// [`ContentError::TooLarge`], [`ContentError::Disk`].
     pub fn manifest(&self, id: &Digest) -> Result<Option<Manifest>, ContentError> {
         let Some(path) = self.path(id) else { return Ok(None) };
-        let Some(bytes) = files::read_bounded(&path, LARGEST_MANIFEST)? else { return Ok(None) };
+        let Some(bytes) = read_bounded(&path, LARGEST_MANIFEST)? else { return Ok(None) };
         let manifest = understood(&path, &bytes, id)?;
         refers_to_public_ones(&manifest)?;
         Ok(Some(manifest))
@@ -158,7 +160,7 @@ impl Artifacts {
             files: BTreeMap<String, FileRef>,
         }
         let path = self.path(id);
-        let bytes = path.and_then(|path| files::read_bounded(&path, LARGEST_MANIFEST).ok().flatten());
+        let bytes = path.and_then(|path| read_bounded(&path, LARGEST_MANIFEST).ok().flatten());
         let Some(bytes) = bytes else { return false };
         let files = serde_json::from_slice::<Files>(&bytes);
         files.is_ok_and(|m| m.files.values().all(|f| self.blobs.has(&f.digest)))
@@ -182,7 +184,9 @@ impl Artifacts {
             return Ok(folder);
         }
         // Where another process was faster, its folder is equal.
+        let disk = self.unsynced.disk();
         files::create_dir_atomic(
+            disk,
             &folder,
             |folder| !complete(folder),
             |temp| -> Result<(), ContentError> {
@@ -191,8 +195,8 @@ impl Artifacts {
                     let missing = || ContentError::MissingBlob { digest: file.digest, name: name.clone() };
                     let blob = self.blobs.path(&file.digest).ok_or_else(missing)?;
                     let target = temp.join(name);
-                    files::create_dir(target.parent().expect("a file lies in a folder"))?;
-                    link(&blob, &target).map_err(ContentError::io("link", &target))?;
+                    files::create_dir(disk, target.parent().expect("a file lies in a folder"))?;
+                    link(disk, &blob, &target).map_err(ContentError::io("link", &target))?;
                 }
                 Ok(())
             },
@@ -240,17 +244,19 @@ fn refers_to_public_ones(manifest: &Manifest) -> Result<(), ContentError> {
 }
 
 /// Hard link; where the file system has none, or too many to one file, a symbolic link; else a copy.
-fn link(blob: &Path, target: &Path) -> std::io::Result<()> {
-    if fs::hard_link(blob, target).is_ok() {
-        return Ok(());
+fn link(disk: &dyn Disk, blob: &Path, target: &Path) -> std::io::Result<()> {
+    match disk.hard_link(blob, target) {
+        Ok(()) => return Ok(()),
+        // Neither of the other two would find room.
+        Err(e) if headstart_disk::is_full(&e) => return Err(e),
+        Err(_) => {}
     }
-    #[cfg(unix)]
     if let Ok(absolute) = blob.canonicalize()
-        && std::os::unix::fs::symlink(absolute, target).is_ok()
+        && disk.symlink(&absolute, target).is_ok()
     {
         return Ok(());
     }
-    fs::copy(blob, target).map(|_| ())
+    disk.copy(blob, target).map(drop)
 }
 
 /// Refuses names that would lead out of an artifact's folder, or differ between systems.

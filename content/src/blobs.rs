@@ -1,13 +1,15 @@
 //! Content by its digest.
 
-use std::fs::{self, File};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use headstart_disk::Mode;
+use headstart_disk::files::{self, NewFile};
 use headstart_protocol::{Digest, FileRef};
 
 use crate::error::ContentError;
-use crate::files::{self, Mode};
 use crate::hash::hash_file;
 use crate::unsynced::Unsynced;
 
@@ -39,7 +41,6 @@ impl Blobs {
     }
 
     /// Puts a link to a file in the place of its content; false where it must be copied.
-    #[cfg(unix)]
     fn link(&self, source: &Path, digest: &Digest) -> Result<bool, ContentError> {
         let source = source.canonicalize().map_err(ContentError::io("open", source))?;
         // What a stage wrote for itself does not stay.
@@ -47,14 +48,12 @@ impl Blobs {
             return Ok(false);
         }
         let path = self.place(digest);
-        files::create_dir(path.parent().expect("contents lie in folders of the workspace"))?;
-        std::os::unix::fs::symlink(&source, &path).map_err(ContentError::io("link", &path))?;
-        Ok(true)
-    }
-
-    #[cfg(not(unix))]
-    fn link(&self, _: &Path, _: &Digest) -> Result<bool, ContentError> {
-        Ok(false)
+        let disk = self.unsynced.disk();
+        files::create_dir(disk, path.parent().expect("contents lie in folders of the workspace"))?;
+        match disk.symlink(&source, &path) {
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(false),
+            done => done.map(|()| true).map_err(ContentError::io("link", &path)),
+        }
     }
 
     fn place(&self, digest: &Digest) -> PathBuf {
@@ -78,7 +77,7 @@ impl Blobs {
     /// Stores a copy of a file; a file that is here already is only read.
     ///
     /// # Errors
-    /// [`ContentError::Io`].
+    /// [`ContentError::Disk`].
     pub fn put_file(&self, source: &Path) -> Result<FileRef, ContentError> {
         let found = hash_file(source)?;
         match self.path(&found.digest) {
@@ -94,51 +93,53 @@ impl Blobs {
     /// Stores a file that nothing else needs any more: it is moved where that is possible.
     ///
     /// # Errors
-    /// [`ContentError::Io`].
+    /// [`ContentError::Disk`].
     pub fn take_file(&self, source: &Path) -> Result<FileRef, ContentError> {
         self.store(source, true)
     }
 
     fn store(&self, source: &Path, movable: bool) -> Result<FileRef, ContentError> {
-        let temp = self.temp()?.into_temp_path();
-        files::take(source, &temp, movable)?;
+        let temp = self.temp()?;
+        files::take(self.unsynced.disk(), source, temp.path(), movable)?;
         // The digest is of what was taken, so a file that changes meanwhile does no harm.
-        let taken = hash_file(&temp)?;
+        let taken = hash_file(temp.path())?;
         if let Some(path) = self.path(&taken.digest) {
             self.unsynced.adopt(&path);
             return Ok(taken);
         }
-        let file = File::open(&temp).map_err(ContentError::io("read", &*temp))?;
-        self.adopt(tempfile::NamedTempFile::from_parts(file, temp), taken)
+        self.adopt(temp, taken)
     }
 
     /// Reads a blob whole and compares it with its name. `None` where it is not here; a blob whose
     /// content is wrong is removed, so that it will be made again.
     ///
     /// # Errors
-    /// [`ContentError::Io`].
+    /// [`ContentError::Disk`].
     pub fn verify(&self, digest: &Digest) -> Result<Option<bool>, ContentError> {
         let Some(path) = self.path(digest) else { return Ok(None) };
         let good = hash_file(&path)?.digest == *digest;
         if !good {
-            fs::remove_file(&path).map_err(ContentError::io("remove damaged", &path))?;
+            self.unsynced.disk().remove_file(&path).map_err(ContentError::io("remove damaged", &path))?;
         }
         Ok(Some(good))
     }
 
-    fn temp(&self) -> Result<tempfile::NamedTempFile, ContentError> {
+    fn temp(&self) -> Result<NewFile<'_>, ContentError> {
         let dir = self.dir.join("new");
-        files::create_dir(&dir)?;
-        tempfile::NamedTempFile::new_in(&dir).map_err(ContentError::io("create a file in", &dir))
+        files::create_dir(self.unsynced.disk(), &dir)?;
+        Ok(NewFile::in_dir(self.unsynced.disk(), &dir, ".tmp-")?)
     }
 
-    fn adopt(&self, temp: tempfile::NamedTempFile, content: FileRef) -> Result<FileRef, ContentError> {
+    fn adopt(&self, temp: NewFile<'_>, content: FileRef) -> Result<FileRef, ContentError> {
         let path = self.place(&content.digest);
-        let file = temp.as_file();
-        files::set_mode(file, Mode::ReadOnly).map_err(ContentError::io("write", &path))?;
+        let disk = self.unsynced.disk();
+        let permissions = fs::metadata(temp.path()).map(|m| Mode::ReadOnly.permissions(m.permissions()));
+        permissions
+            .and_then(|p| disk.set_permissions(temp.path(), p))
+            .map_err(ContentError::io("write", &path))?;
         if content.size >= LARGE {
             // Now rather than while everybody waits for the log.
-            file.sync_all().map_err(ContentError::io("write", &path))?;
+            disk.sync_file(temp.path()).map_err(ContentError::io("write", &path))?;
         }
         self.unsynced.place(temp, &path)?;
         Ok(content)

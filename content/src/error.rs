@@ -2,21 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use headstart_disk::DiskError;
 use headstart_protocol::Digest;
 
 /// Why contents could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ContentError {
     /// A file or folder could not be read or written.
-    #[error("cannot {doing} {}: {source}", path.display())]
-    Io {
-        /// What was tried: `read`, `write`, `create`.
-        doing: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// A file does not hold what it should.
     #[error("{}: {why}", path.display())]
     Damaged {
@@ -67,9 +61,8 @@ pub enum ContentError {
 
 impl ContentError {
     /// For `map_err`: an I/O failure of `doing` at `path`.
-    pub fn io(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { doing, path, source }
+    pub fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| DiskError::at(doing, path)(source).into()
     }
 
     /// A damaged file, and what to do about it.
@@ -80,7 +73,7 @@ impl ContentError {
     /// The failure of the disk behind it, if it is one.
     pub fn io_kind(&self) -> Option<std::io::ErrorKind> {
         match self {
-            Self::Io { source, .. } => Some(source.kind()),
+            Self::Disk(e) => Some(e.source.kind()),
             _ => None,
         }
     }

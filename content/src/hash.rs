@@ -16,7 +16,7 @@ const CHUNK: usize = 4 << 20;
 /// Read in pieces rather than mapped: a mapped file that is shortened meanwhile kills the process.
 ///
 /// # Errors
-/// [`ContentError::Io`].
+/// [`ContentError::Disk`].
 pub fn hash_file(path: &Path) -> Result<FileRef, ContentError> {
     let mut file = File::open(path).map_err(ContentError::io("read", path))?;
     let mut hasher = blake3::Hasher::new();

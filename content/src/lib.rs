@@ -16,16 +16,16 @@
 //! - [`ContentStore`]: opens a folder.
 //! - [`Blobs`]: contents by digest.
 //! - [`Artifacts`]: manifests over blobs, and folders made of them.
+//! - [`read_bounded`]: files that are read whole.
 //! - [`hash_file`]: the digest of a file.
-//! - [`files`]: atomic durable writes, bounded reads.
 //! - [`ContentError`]: what can go wrong.
 //! - `unsynced`: contents that are in place but not yet on disk.
 
 mod artifacts;
 mod blobs;
 mod error;
-pub mod files;
 mod hash;
+mod read;
 mod unsynced;
 
 use std::path::Path;
@@ -35,6 +35,8 @@ pub use artifacts::{Artifacts, check_file_name};
 pub use blobs::Blobs;
 pub use error::ContentError;
 pub use hash::hash_file;
+pub use headstart_disk::{Disk, DiskError};
+pub use read::read_bounded;
 pub use unsynced::Unsynced;
 
 /// The contents below a folder. Clones share what is not on disk yet.
@@ -49,17 +51,17 @@ fn is_read_only(e: &std::io::Error) -> bool {
 }
 
 impl ContentStore {
-    /// The store in `dir`, an absolute path. Removes what a power failure left incomplete.
+    /// The store in `dir`, an absolute path, on `disk`. Removes what a power failure left incomplete.
     ///
     /// # Errors
-    /// [`ContentError::Io`] where what was left cannot be looked at or removed.
-    pub fn open(dir: &Path) -> Result<Self, ContentError> {
-        match unsynced::recover(dir) {
+    /// [`ContentError::Disk`] where what was left cannot be looked at or removed.
+    pub fn open(dir: &Path, disk: Arc<dyn Disk>) -> Result<Self, ContentError> {
+        match unsynced::recover(dir, &*disk) {
             // Where nothing can be written, it waits for somebody who can; what is read is verified.
-            Err(ContentError::Io { source, .. }) if is_read_only(&source) => {}
+            Err(ContentError::Disk(e)) if is_read_only(&e.source) => {}
             done => done?,
         }
-        let unsynced = Arc::new(Unsynced::new(dir.to_owned()));
+        let unsynced = Arc::new(Unsynced::new(dir.to_owned(), disk));
         let artifacts = Artifacts::new(dir, Arc::clone(&unsynced));
         Ok(Self { artifacts, unsynced })
     }
@@ -89,7 +91,7 @@ impl ContentStore {
     /// Makes all contents durable that were stored before the call.
     ///
     /// # Errors
-    /// [`ContentError::Io`]; they are then tried again with the next call.
+    /// [`ContentError::Disk`]; they are then tried again with the next call.
     pub fn sync(&self) -> Result<(), ContentError> {
         self.unsynced.sync()
     }

@@ -4,22 +4,22 @@
 //! names at once and are made durable together, at the latest before an event is that could speak
 //! of them: every log syncs them before it writes a record. A power failure may therefore leave
 //! wrong contents under a name, but none that an event speaks of. To find those, a process that
-//! has anything unsynced keeps a marker file with the id of the system's boot; whoever opens the
+//! has anything unsynced keeps a marker file with the id of the system's boot; a process that opens the
 //! store and finds a marker of a process that is gone, and of another boot, checks everything
 //! that is newer than the marker. (If only the process died, the system still has its writes.)
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use fs4::fs_std::FileExt;
+use headstart_disk::files::{self, NewFile};
+use headstart_disk::{Disk, DiskFile, Open};
 use headstart_protocol::Digest;
 
 use crate::error::ContentError;
-use crate::files;
 use crate::hash::hash_file;
 
 /// Up to this many files are synced one by one; beyond, the whole file system at once is cheaper.
@@ -33,6 +33,7 @@ const SLACK: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct Unsynced {
     dir: PathBuf,
+    disk: Arc<dyn Disk>,
     state: Mutex<State>,
     /// Held while syncing, so that later calls wait for what was taken before.
     syncing: Mutex<()>,
@@ -40,7 +41,7 @@ pub struct Unsynced {
 
 #[derive(Debug, Default)]
 struct State {
-    marker: Option<(File, PathBuf)>,
+    marker: Option<(Box<dyn DiskFile>, PathBuf)>,
     files: BTreeSet<PathBuf>,
 }
 
@@ -49,24 +50,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Unsynced {
-    /// Of the store in `dir`.
-    pub fn new(dir: PathBuf) -> Self {
-        Self { dir, state: Mutex::default(), syncing: Mutex::default() }
+    /// Of the store in `dir` on `disk`.
+    pub fn new(dir: PathBuf, disk: Arc<dyn Disk>) -> Self {
+        Self { dir, disk, state: Mutex::default(), syncing: Mutex::default() }
+    }
+
+    /// The disk that the store lies on.
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
     }
 
     /// Gives a temporary file its name.
-    pub(crate) fn place(&self, temp: tempfile::NamedTempFile, path: &Path) -> Result<(), ContentError> {
+    pub(crate) fn place(&self, mut temp: NewFile<'_>, path: &Path) -> Result<(), ContentError> {
         let dir = path.parent().expect("contents lie in folders of the store");
-        files::create_dir(dir)?;
+        files::create_dir(self.disk(), dir)?;
         if cfg!(not(unix)) {
             // Files that are only open for reading cannot be synced there.
-            temp.as_file().sync_all().map_err(ContentError::io("write", path))?;
+            temp.file().sync().map_err(ContentError::io("write", path))?;
         }
         let mut state = lock(&self.state);
         if state.marker.is_none() {
             state.marker = Some(self.mark()?);
         }
-        temp.persist(path).map_err(|e| ContentError::io("write", path)(e.error))?;
+        temp.persist(path)?;
         state.files.insert(path.to_owned());
         Ok(())
     }
@@ -83,7 +89,7 @@ impl Unsynced {
     /// Makes everything durable that was placed before the call.
     ///
     /// # Errors
-    /// [`ContentError::Io`]; what was placed is then tried again with the next call.
+    /// [`ContentError::Disk`]; what was placed is then tried again with the next call.
     pub fn sync(&self) -> Result<(), ContentError> {
         let _one_at_a_time = lock(&self.syncing);
         let taken = std::mem::take(&mut lock(&self.state).files);
@@ -98,13 +104,15 @@ impl Unsynced {
     }
 
     fn sync_files(&self, paths: &BTreeSet<PathBuf>) -> Result<(), ContentError> {
-        if paths.len() > FEW && sync_file_system(&self.dir)? {
+        if paths.len() > FEW
+            && self.disk.sync_file_system(&self.dir).map_err(ContentError::io("sync", &self.dir))?
+        {
             return Ok(());
         }
         let mut dirs = BTreeSet::new();
         for path in paths {
             if cfg!(unix) {
-                match File::open(path).and_then(|f| f.sync_all()) {
+                match self.disk.sync_file(path) {
                     Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                         return Err(ContentError::io("sync", path)(e));
                     }
@@ -114,24 +122,24 @@ impl Unsynced {
             // The folder may be new as well.
             dirs.extend(path.ancestors().skip(1).take(2));
         }
-        dirs.into_iter().try_for_each(files::sync_dir)
+        Ok(dirs.into_iter().try_for_each(|dir| files::sync_dir(self.disk(), dir))?)
     }
 
-    fn mark(&self) -> Result<(File, PathBuf), ContentError> {
+    fn mark(&self) -> Result<(Box<dyn DiskFile>, PathBuf), ContentError> {
         let dir = self.dir.join("unsynced");
-        files::create_dir(&dir)?;
-        let temp = tempfile::Builder::new().prefix("process-").tempfile_in(&dir);
-        let mut temp = temp.map_err(ContentError::io("create a file in", &dir))?;
+        files::create_dir(self.disk(), &dir)?;
+        let mut temp = NewFile::in_dir(self.disk(), &dir, "process-")?;
+        let path = temp.path().to_owned();
         // Locked before it can be found under its name by others that take it for abandoned.
-        let boot = boot_id().unwrap_or_default();
-        FileExt::try_lock_exclusive(temp.as_file())
-            .and_then(|_| temp.as_file_mut().write_all(boot.as_bytes()))
-            .and_then(|()| temp.as_file().sync_all())
-            .map_err(ContentError::io("write", temp.path()))?;
-        let (file, path) = temp.keep().map_err(|e| ContentError::io("create a file in", &dir)(e.error))?;
-        files::sync_dir(&dir)?;
-        files::sync_dir(&self.dir)?;
-        Ok((file, path))
+        let boot = self.disk.boot_id().unwrap_or_default();
+        let file = temp.file();
+        FileExt::try_lock_exclusive(file.system())
+            .and_then(|_| file.write_all(boot.as_bytes()))
+            .and_then(|()| file.sync())
+            .map_err(ContentError::io("write", &path))?;
+        files::sync_dir(self.disk(), &dir)?;
+        files::sync_dir(self.disk(), &self.dir)?;
+        Ok(temp.keep())
     }
 }
 
@@ -141,7 +149,7 @@ impl Drop for Unsynced {
             Ok(()) => {
                 if let Some((_, path)) = lock(&self.state).marker.take() {
                     // A marker that stays only causes a check.
-                    let _ = fs::remove_file(path);
+                    let _ = self.disk.remove_file(&path);
                 }
             }
             Err(why) => tracing::warn!(%why, "some contents could not be synced to disk"),
@@ -149,27 +157,8 @@ impl Drop for Unsynced {
     }
 }
 
-/// Syncs the file system that `dir` lies on, where there is a way to.
-#[cfg(target_os = "linux")]
-fn sync_file_system(dir: &Path) -> Result<bool, ContentError> {
-    let sync = |d: File| rustix::fs::syncfs(d).map_err(std::io::Error::from);
-    File::open(dir).and_then(sync).map_err(ContentError::io("sync", dir))?;
-    Ok(true)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn sync_file_system(_: &Path) -> Result<bool, ContentError> {
-    Ok(false)
-}
-
-/// Differs between any two boots of the system; `None` where that cannot be known.
-fn boot_id() -> Option<String> {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
-}
-
 /// Removes what a power failure may have left in the store at `dir`.
-pub(crate) fn recover(dir: &Path) -> Result<(), ContentError> {
+pub(crate) fn recover(dir: &Path, disk: &dyn Disk) -> Result<(), ContentError> {
     let markers = dir.join("unsynced");
     let Ok(entries) = fs::read_dir(&markers) else { return Ok(()) };
     let found: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
@@ -177,8 +166,8 @@ pub(crate) fn recover(dir: &Path) -> Result<(), ContentError> {
         return Ok(());
     }
     let lock_path = markers.join("lock");
-    let guard = File::create(&lock_path).map_err(ContentError::io("create", &lock_path))?;
-    FileExt::lock_exclusive(&guard).map_err(ContentError::io("lock", &lock_path))?;
+    let guard = disk.open(&lock_path, Open::Update).map_err(ContentError::io("create", &lock_path))?;
+    FileExt::lock_exclusive(guard.system()).map_err(ContentError::io("lock", &lock_path))?;
     for path in found.iter().filter(|p| !p.ends_with("lock")) {
         // It may be gone by now, or belong to a process that lives.
         let Ok(marker) = File::open(path) else { continue };
@@ -186,21 +175,21 @@ pub(crate) fn recover(dir: &Path) -> Result<(), ContentError> {
             continue;
         }
         let boot = fs::read_to_string(path).unwrap_or_default();
-        if boot_id().is_none_or(|now| now != boot) {
+        if disk.boot_id().is_none_or(|now| now != boot) {
             let since = marker.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-            check_newer(dir, since.checked_sub(SLACK).unwrap_or(SystemTime::UNIX_EPOCH))?;
+            check_newer(dir, disk, since.checked_sub(SLACK).unwrap_or(SystemTime::UNIX_EPOCH))?;
         }
-        fs::remove_file(path).map_err(ContentError::io("remove", path))?;
+        disk.remove_file(path).map_err(ContentError::io("remove", path))?;
     }
     Ok(())
 }
 
 /// Removes contents that are not what their names say, among those changed after `since`, and all
 /// materialized folders, whose links may be incomplete.
-fn check_newer(dir: &Path, since: SystemTime) -> Result<(), ContentError> {
+fn check_newer(dir: &Path, disk: &dyn Disk, since: SystemTime) -> Result<(), ContentError> {
     let open = dir.join("open");
     if open.is_dir() {
-        fs::remove_dir_all(&open).map_err(ContentError::io("remove", &open))?;
+        disk.remove_dir_all(&open).map_err(ContentError::io("remove", &open))?;
     }
     let (mut checked, mut removed) = (0, 0);
     for kind in ["blobs", "manifests"] {
@@ -215,7 +204,7 @@ fn check_newer(dir: &Path, since: SystemTime) -> Result<(), ContentError> {
                 checked += 1;
                 if hash_file(&path)?.digest != digest {
                     removed += 1;
-                    fs::remove_file(&path).map_err(ContentError::io("remove damaged", &path))?;
+                    disk.remove_file(&path).map_err(ContentError::io("remove damaged", &path))?;
                 }
             }
         }

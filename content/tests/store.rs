@@ -1,15 +1,17 @@
 //! What a content store keeps, and what it does about damage.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use headstart_content::files::{self, Mode};
-use headstart_content::{ContentError, ContentStore, hash_file};
+use headstart_content::{ContentError, ContentStore, hash_file, read_bounded};
+use headstart_disk::files::{self, write_atomic};
+use headstart_disk::{Mode, SystemDisk};
 use headstart_protocol::{ArtifactRef, Digest, Manifest, Output, Type};
 use serde_json::json;
 
 fn store() -> (tempfile::TempDir, ContentStore) {
     let dir = tempfile::tempdir().expect("a folder");
-    let store = ContentStore::open(dir.path()).expect("opens");
+    let store = ContentStore::open(dir.path(), Arc::new(SystemDisk)).expect("opens");
     (dir, store)
 }
 
@@ -99,13 +101,13 @@ fn a_damaged_manifest_is_named_and_replaced_by_the_right_one() {
 fn small_files_are_written_whole_and_read_up_to_a_limit() {
     let dir = tempfile::tempdir().expect("a folder");
     let at = dir.path().join("new folder/file");
-    assert_eq!(files::read_bounded(&at, 10).expect("nothing there"), None);
-    files::write_atomic(&at, b"0123456789", Mode::Secret).expect("written");
-    assert_eq!(files::read_bounded(&at, 10).expect("read"), Some(b"0123456789".to_vec()));
-    let error = files::read_bounded(&at, 9).expect_err("too large");
+    assert_eq!(read_bounded(&at, 10).expect("nothing there"), None);
+    write_atomic(&SystemDisk, &at, b"0123456789", Mode::Secret).expect("written");
+    assert_eq!(read_bounded(&at, 10).expect("read"), Some(b"0123456789".to_vec()));
+    let error = read_bounded(&at, 9).expect_err("too large");
     assert!(error.to_string().ends_with("has 10 bytes, but at most 9 are read"), "{error}");
-    files::write_atomic(&at, b"short", Mode::Normal).expect("replaced");
-    assert_eq!(files::read_bounded(&at, 10).expect("read"), Some(b"short".to_vec()));
+    write_atomic(&SystemDisk, &at, b"short", Mode::Normal).expect("replaced");
+    assert_eq!(read_bounded(&at, 10).expect("read"), Some(b"short".to_vec()));
     let left: Vec<_> = std::fs::read_dir(at.parent().expect("a folder")).expect("readable").collect();
     assert_eq!(left.len(), 1, "no temporary file is left");
 }
@@ -116,10 +118,11 @@ fn a_folder_appears_whole_or_not_at_all() {
     let target = dir.path().join("run");
     let build = |content: &'static str| {
         move |at: &Path| -> Result<(), ContentError> {
-            files::write_atomic(&at.join("f"), content.as_bytes(), Mode::Normal)
+            Ok(write_atomic(&SystemDisk, &at.join("f"), content.as_bytes(), Mode::Normal)?)
         }
     };
     let failed: Result<Option<()>, ContentError> = files::create_dir_atomic(
+        &SystemDisk,
         &target,
         |_| true,
         |at| {
@@ -128,10 +131,19 @@ fn a_folder_appears_whole_or_not_at_all() {
         },
     );
     assert!(failed.is_err() && !target.exists());
-    assert_eq!(files::create_dir_atomic(&target, |_| false, build("first")).expect("made"), Some(()));
-    assert_eq!(files::create_dir_atomic(&target, |_| false, build("second")).expect("kept"), None);
+    assert_eq!(
+        files::create_dir_atomic(&SystemDisk, &target, |_| false, build("first")).expect("made"),
+        Some(())
+    );
+    assert_eq!(
+        files::create_dir_atomic(&SystemDisk, &target, |_| false, build("second")).expect("kept"),
+        None
+    );
     assert_eq!(std::fs::read_to_string(target.join("f")).expect("there"), "first");
-    assert_eq!(files::create_dir_atomic(&target, |_| true, build("third")).expect("replaced"), Some(()));
+    assert_eq!(
+        files::create_dir_atomic(&SystemDisk, &target, |_| true, build("third")).expect("replaced"),
+        Some(())
+    );
     assert_eq!(std::fs::read_to_string(target.join("f")).expect("there"), "third");
     assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1, "nothing else is left");
 }

@@ -159,12 +159,15 @@ impl Attempt {
             _ => !control.is_public(),
         };
         let result = result.map_err(|f| explained(task, f, stopped));
-        if private && control.phase() == Phase::Running && !matches!(stopped, Some(stop) if stop.is_asked()) {
+        // What the device has no room for says nothing about the stage.
+        let full = matches!(&result, Err(f) if f.class == FailureClass::DiskFull);
+        let asked = matches!(stopped, Some(stop) if stop.is_asked());
+        if private && !full && control.phase() == Phase::Running && !asked {
             device.note(task, result.as_ref().err());
         }
         let result = match result {
             // Whether it failed may depend on private values, so it is delivered like any other.
-            Err(f) if private && self.is_hidden(&f, stopped, control) => device.failed(task, f),
+            Err(f) if private && !full && self.is_hidden(&f, stopped, control) => device.failed(task, f),
             other => other,
         };
         let superseded = stopped == Some(Stop::Superseded);

@@ -9,6 +9,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use headstart_console::color::{self, ColorWhen, Ink, paint};
 use headstart_console::generate::{self, GenerateError, Shell};
 use headstart_console::{errln, exit, log, print as put, say};
+use headstart_disk::{SystemDisk, files};
 use headstart_protocol::Stage;
 use tokio_util::sync::CancellationToken;
 
@@ -323,8 +324,8 @@ fn write_report(file: &Path, page: &str) -> Result<(), DeviceError> {
     let write = || {
         let file = std::path::absolute(file).map_err(|e| DeviceError::state(file, e))?;
         let folder = file.parent().unwrap_or(Path::new("/"));
-        std::fs::create_dir_all(folder).map_err(|e| DeviceError::state(folder, e))?;
-        write_durably(&file, page.as_bytes())
+        files::create_dir(&SystemDisk, folder)?;
+        write_durably(&SystemDisk, &file, page.as_bytes())
     };
     write().map_err(|e| DeviceError::Input(format!("{e}; name another file with --report")))
 }

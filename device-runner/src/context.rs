@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use headstart_disk::Disk;
 use headstart_env::Clock;
 use headstart_protocol::expr::{Manifests, ResolveError};
 use headstart_protocol::{ArtifactRef, Context, Failure, Manifest, NumericRows, Progress, RowCache};
@@ -187,6 +188,10 @@ impl Context for DeviceContext<'_> {
         Some(self.resume.clone())
     }
 
+    fn disk(&self) -> &dyn Disk {
+        self.store.disk()
+    }
+
     fn path(&self, path: &str) -> PathBuf {
         self.inside_data(path).unwrap_or_else(|failure| {
             self.refuse(failure);
@@ -269,14 +274,18 @@ const INPUT_FAILED: &str = "not run, because an input failed: ";
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use headstart_disk::SystemDisk;
+
     use super::*;
     use crate::rows::{RowView, Rows};
     use crate::state::State;
 
     fn try_path(data: &Path, private: bool, path: &str) -> Result<PathBuf, Failure> {
         let state = tempfile::tempdir().expect("tempdir");
-        let opened = State::open(state.path()).expect("opens");
-        let rows = Rows::new(state.path().join("rows"));
+        let opened = State::open(state.path(), Arc::new(SystemDisk)).expect("opens");
+        let rows = Rows::new(state.path().join("rows"), Arc::new(SystemDisk));
         let view = RowView { public: &rows, private: None };
         let ctx = DeviceContext {
             store: &Store::open(&opened).expect("opens"),

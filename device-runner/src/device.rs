@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use headstart_disk::files;
 use headstart_protocol::declared::{CustomStages, ProgramRef};
 use headstart_protocol::expr::{self, Expr, ResolveError, Resolved, Value};
 use headstart_protocol::release::released_metric;
@@ -74,7 +75,7 @@ impl Device {
             let m = "is not a folder; name the folder with this device's own data with --data";
             DeviceError::Input(format!("{}: {m}", data.display()))
         })?;
-        let rows = |name: &str| Rows::new(state.at("rows").join(name));
+        let rows = |name: &str| Rows::new(state.at("rows").join(name), Arc::clone(state.disk()));
         Ok(Self {
             name: name.to_owned(),
             public_rows: rows("public"),
@@ -206,7 +207,7 @@ impl Device {
         }
         control.enter(Phase::Running);
         let scratch = self.state.at("scratch").join(task.fence.to_string());
-        std::fs::create_dir_all(&scratch).map_err(|e| Failure::io(&scratch, &e))?;
+        files::create_dir(&**self.state.disk(), &scratch)?;
         // Resolved arguments name what is private by handles that only this device knows, and the
         // folder never leaves it.
         let numerics = self.stages.numerics(&task.kind);
@@ -222,7 +223,7 @@ impl Device {
         });
         let over = [Some(&scratch), done.is_ok().then_some(&resume)];
         for folder in over.into_iter().flatten().filter(|f| f.exists()) {
-            if let Err(e) = std::fs::remove_dir_all(folder) {
+            if let Err(e) = self.state.disk().remove_dir_all(folder) {
                 tracing::debug!("{}: {e}", folder.display());
             }
         }

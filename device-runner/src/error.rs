@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use headstart_console::exit;
 use headstart_content::ContentError;
+use headstart_disk::{DiskError, is_full};
 
 /// Why the device runner stops.
 #[derive(Debug, thiserror::Error)]
@@ -34,12 +35,16 @@ pub enum DeviceError {
     #[error(transparent)]
     Content(#[from] ContentError),
     /// A file of the device's own state could not be read or written.
-    #[error("{}: {source}", path.display())]
-    State {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
+    #[error("{0}{help}", help = help(&.0.source))]
+    State(DiskError),
+    /// There was no room for what a stage makes. The engine is told nothing of it: the stage is offered
+    /// again.
+    #[error("`{instance}`: {why}; {}", headstart_disk::FULL_HELP)]
+    DiskFull {
+        /// The instance that found no room.
+        instance: String,
+        /// What could not be written, and why.
+        why: String,
     },
     /// Standard output could not be written.
     #[error(transparent)]
@@ -49,19 +54,31 @@ pub enum DeviceError {
     Internal(String),
 }
 
+impl From<DiskError> for DeviceError {
+    fn from(e: DiskError) -> Self {
+        Self::State(e)
+    }
+}
+
 impl DeviceError {
     /// An I/O error at a path of the state folder.
     pub fn state(path: &Path, source: std::io::Error) -> Self {
-        Self::State { path: path.to_owned(), source }
+        DiskError::at("use", path)(source).into()
     }
 
     /// The process's exit code, as in [`headstart_console::exit`].
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Input(_) | Self::KeyChanged { .. } => exit::INPUT,
-            Self::Run(_) => exit::FAILED,
-            Self::Content(_) | Self::State { .. } | Self::Internal(_) => exit::INTERNAL,
+            Self::Run(_) | Self::DiskFull { .. } => exit::FAILED,
+            Self::Content(ContentError::Disk(e)) | Self::State(e) if is_full(&e.source) => exit::FAILED,
+            Self::Content(_) | Self::State(_) | Self::Internal(_) => exit::INTERNAL,
             Self::Output(_) => exit::OUTPUT,
         }
     }
+}
+
+/// What to do about a failure of the disk, as the end of a sentence.
+fn help(e: &std::io::Error) -> String {
+    if is_full(e) { format!("; {}", headstart_disk::FULL_HELP) } else { String::new() }
 }

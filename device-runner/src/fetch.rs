@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::time::Duration;
 
+use headstart_disk::Open;
 use headstart_env::Env;
 use headstart_env::backoff::{Backoff, ExponentialBackoff};
 use headstart_protocol::task::Task;
 use headstart_protocol::{ArtifactRef, ArtifactType, Failure, FailureClass, FileRef, Manifest};
-use tokio::io::AsyncWriteExt;
 
 use crate::client::{CallError, Client};
 use crate::context::Control;
@@ -150,9 +150,9 @@ impl Fetcher<'_> {
         let from = length(partial);
         let mut answer = self.client.blob(&file.digest, from).await.map_err(Cut::Call)?;
         let resumed = answer.status() == reqwest::StatusCode::PARTIAL_CONTENT;
-        let mut out = tokio::fs::OpenOptions::new();
-        let out = if resumed { out.append(true) } else { out.write(true).truncate(true) };
-        let mut out = out.create(true).open(partial).await.map_err(disk)?;
+        // Written where it is read: a chunk goes into the system's memory in microseconds.
+        let how = if resumed { Open::Append } else { Open::Create };
+        let mut out = self.store.disk().open(partial, how).map_err(disk)?;
         let mut at = if resumed { from } else { 0 };
         loop {
             if self.control.cancelled() {
@@ -162,7 +162,7 @@ impl Fetcher<'_> {
                 Some(Ok(Some(chunk))) => chunk,
                 Some(Ok(None)) => break,
                 Some(Err(e)) => {
-                    out.flush().await.map_err(disk)?;
+                    out.flush().map_err(disk)?;
                     return Err(Cut::Call(CallError::Unreachable(e.to_string())));
                 }
                 None => return Err(Cut::Call(CallError::Unreachable("the download stalled".into()))),
@@ -176,9 +176,9 @@ impl Fetcher<'_> {
                 );
                 return Err(Cut::Disk(Failure::input(m)));
             }
-            out.write_all(&chunk).await.map_err(disk)?;
+            out.write_all(&chunk).map_err(disk)?;
         }
-        out.flush().await.map_err(disk)?;
+        out.flush().map_err(disk)?;
         if at < file.size {
             return Err(Cut::Call(CallError::Unreachable("the download was cut".into())));
         }

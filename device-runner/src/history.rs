@@ -1,10 +1,10 @@
 //! Every attempt on this device, with the details that only the device knows.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use headstart_disk::{Disk, DiskError};
 use headstart_protocol::task::{Released, Task};
 use headstart_protocol::{Digest, Failure, Type};
 use serde::{Deserialize, Serialize};
@@ -89,11 +89,11 @@ pub enum Ended {
 ///
 /// # Errors
 /// [`DeviceError::State`].
-pub fn append(at: &Path, entry: &Entry) -> Result<(), DeviceError> {
+pub fn append(disk: &dyn Disk, at: &Path, entry: &Entry) -> Result<(), DeviceError> {
     let mut line = serde_json::to_string(entry).map_err(|e| DeviceError::Internal(e.to_string()))?;
     line.push('\n');
-    let write = || open_lines(at)?.write_all(line.as_bytes());
-    write().map_err(|e| DeviceError::state(at, e))
+    let write = || open_lines(disk, at)?.write_all(line.as_bytes());
+    Ok(write().map_err(DiskError::at("write", at))?)
 }
 
 /// Reads the history, oldest first.

@@ -1,10 +1,11 @@
 //! What left the device: one line a message, written before the message is sent.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use headstart_disk::{Disk, DiskError, DiskFile, Open};
 use headstart_protocol::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +41,7 @@ pub struct Journal {
 }
 
 struct Inner {
-    file: File,
+    file: Box<dyn DiskFile>,
     /// The last repeated message, and how often it was sent since it was written down.
     last: Option<(Digest, String, u64)>,
 }
@@ -50,8 +51,8 @@ impl Journal {
     ///
     /// # Errors
     /// [`DeviceError::State`].
-    pub fn open(at: &Path) -> Result<Self, DeviceError> {
-        let file = open_lines(at).map_err(|e| DeviceError::state(at, e))?;
+    pub fn open(disk: &dyn Disk, at: &Path) -> Result<Self, DeviceError> {
+        let file = open_lines(disk, at).map_err(DiskError::at("open", at))?;
         Ok(Self { at: at.to_owned(), inner: Mutex::new(Inner { file, last: None }) })
     }
 
@@ -89,7 +90,7 @@ impl Journal {
         let line = Sent { time, call: call.to_owned(), bytes, digest, what: what.to_owned(), repeats };
         let mut text = serde_json::to_string(&line).expect("a journal line always serializes");
         text.push('\n');
-        inner.file.write_all(text.as_bytes()).map_err(|e| DeviceError::state(&self.at, e))?;
+        inner.file.write_all(text.as_bytes()).map_err(DiskError::at("write", &self.at))?;
         if fold {
             inner.last = Some((digest, call.to_owned(), 0));
         }
@@ -99,8 +100,8 @@ impl Journal {
 
 /// Opens a JSON Lines file for appending; a line cut short by a crash is ended, so that it spoils
 /// no other.
-pub(crate) fn open_lines(at: &Path) -> std::io::Result<File> {
-    let mut file = OpenOptions::new().create(true).append(true).read(true).open(at)?;
+pub(crate) fn open_lines(disk: &dyn Disk, at: &Path) -> std::io::Result<Box<dyn DiskFile>> {
+    let mut file = disk.open(at, Open::Append)?;
     let mut last = [b'\n'];
     if file.seek(SeekFrom::End(0))? > 0 {
         file.seek(SeekFrom::End(-1))?;
@@ -137,20 +138,22 @@ pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(at: &Path) -> Result<Ve
 
 #[cfg(test)]
 mod tests {
+    use headstart_disk::SystemDisk;
+
     use super::*;
 
     #[test]
     fn repeated_messages_are_folded_and_counted() {
         let dir = tempfile::tempdir().expect("tempdir");
         let at = dir.path().join("sent.jsonl");
-        let journal = Journal::open(&at).expect("opens");
+        let journal = Journal::open(&SystemDisk, &at).expect("opens");
         for _ in 0..5 {
             journal.record("POST /v1/claim", b"{}", "asked for work", true).expect("writes");
         }
         journal.record("POST /v1/commit", b"{1}", "handed in", false).expect("writes");
         journal.record("POST /v1/commit", b"{1}", "handed in", false).expect("writes");
         std::fs::OpenOptions::new().append(true).open(&at).expect("opens").write_all(b"{\"to").expect("torn");
-        let journal = Journal::open(&at).expect("opens again");
+        let journal = Journal::open(&SystemDisk, &at).expect("opens again");
         journal.record("GET /v1/blobs/x", b"", "asked for a file", false).expect("writes");
         let lines = read(&at).expect("reads");
         let seen: Vec<_> = lines.iter().map(|l| (l.call.as_str(), l.repeats, l.digest)).collect();

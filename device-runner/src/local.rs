@@ -1,7 +1,9 @@
 //! `headstart-device run`: one task on local files, for people who write apps and pipelines.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use headstart_disk::SystemDisk;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::kinds::{self, DefaultValue};
 use headstart_protocol::task::{Outcome, Task};
@@ -28,7 +30,8 @@ pub fn run(
     limits: (usize, Option<u64>),
 ) -> Result<Json, DeviceError> {
     let task = read(text).map_err(|why| DeviceError::Input(format!("the task on standard input: {why}")))?;
-    let device = Device::new("local", data, State::open(state)?, stages, Allowed::NONE, limits)?;
+    let device =
+        Device::new("local", data, State::open(state, Arc::new(SystemDisk))?, stages, Allowed::NONE, limits)?;
     let made = device.check(&task).and_then(|()| device.work(&task, &[], &Control::default()));
     let made = made.map_err(|f| failed(&f))?;
     let Outcome::Succeeded { output, .. } = made.outcome else {

@@ -3,7 +3,9 @@
 //! that is running.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use headstart_disk::Disk;
 use headstart_protocol::wire::Commit;
 use serde::{Deserialize, Serialize};
 
@@ -25,12 +27,13 @@ pub struct PendingCommit {
 /// The outbox of a device.
 pub struct Outbox {
     dir: PathBuf,
+    disk: Arc<dyn Disk>,
 }
 
 impl Outbox {
     /// The outbox inside a state folder.
     pub fn new(state: &State) -> Self {
-        Self { dir: state.at("outbox") }
+        Self { dir: state.at("outbox"), disk: Arc::clone(state.disk()) }
     }
 
     fn at(&self, fence: u64) -> PathBuf {
@@ -43,7 +46,7 @@ impl Outbox {
     /// [`DeviceError::State`].
     pub fn put(&self, pending: &PendingCommit) -> Result<(), DeviceError> {
         let json = serde_json::to_vec(pending).map_err(|e| DeviceError::Internal(format!("outbox: {e}")))?;
-        write_durably(&self.at(pending.commit.fence), &json)
+        write_durably(&*self.disk, &self.at(pending.commit.fence), &json)
     }
 
     /// Whether an outcome of this fence waits to be sent.
@@ -69,7 +72,7 @@ impl Outbox {
                 Ok(pending) => out.push(pending),
                 Err(e) => {
                     tracing::error!("{}: not readable, set aside: {e}", file.display());
-                    let _ = std::fs::rename(&file, file.with_extension("damaged"));
+                    let _ = self.disk.rename(&file, &file.with_extension("damaged"));
                 }
             }
         }
@@ -82,7 +85,7 @@ impl Outbox {
     /// [`DeviceError::State`].
     pub fn done(&self, fence: u64) -> Result<(), DeviceError> {
         let at = self.at(fence);
-        std::fs::remove_file(&at).map_err(|e| DeviceError::state(&at, e))
+        self.disk.remove_file(&at).map_err(|e| DeviceError::state(&at, e))
     }
 
     /// Sets an outcome aside that the engine will not take, ever.
@@ -92,7 +95,7 @@ impl Outbox {
     pub fn set_aside(&self, fence: u64) -> Result<PathBuf, DeviceError> {
         let at = self.at(fence);
         let aside = at.with_extension("refused");
-        std::fs::rename(&at, &aside).map_err(|e| DeviceError::state(&at, e))?;
+        self.disk.rename(&at, &aside).map_err(|e| DeviceError::state(&at, e))?;
         Ok(aside)
     }
 }

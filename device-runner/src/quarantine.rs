@@ -4,11 +4,12 @@
 //! does: the device counts.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fs4::fs_std::FileExt;
-use headstart_content::files;
+use headstart_content::read_bounded;
+use headstart_disk::{Disk, DiskFile, Open};
 use headstart_protocol::{Digest, Failure};
 use serde::{Deserialize, Serialize};
 
@@ -46,12 +47,17 @@ impl Failing {
 pub struct Quarantine {
     at: PathBuf,
     lock: PathBuf,
+    disk: Arc<dyn Disk>,
 }
 
 impl Quarantine {
     /// The failing tasks in a state folder.
     pub fn new(state: &State) -> Self {
-        Self { at: state.at("quarantine.json"), lock: state.at("quarantine.lock") }
+        Self {
+            at: state.at("quarantine.json"),
+            lock: state.at("quarantine.lock"),
+            disk: Arc::clone(state.disk()),
+        }
     }
 
     /// All of them, by the digest of the task.
@@ -59,7 +65,7 @@ impl Quarantine {
     /// # Errors
     /// [`DeviceError::State`] where the file cannot be read or is damaged.
     pub fn all(&self) -> Result<BTreeMap<Digest, Failing>, DeviceError> {
-        let Some(bytes) = files::read_bounded(&self.at, LARGEST)? else { return Ok(BTreeMap::new()) };
+        let Some(bytes) = read_bounded(&self.at, LARGEST)? else { return Ok(BTreeMap::new()) };
         serde_json::from_slice(&bytes).map_err(|e| {
             DeviceError::state(&self.at, std::io::Error::new(std::io::ErrorKind::InvalidData, e))
         })
@@ -111,13 +117,13 @@ impl Quarantine {
     }
 
     fn change<T>(&self, f: impl FnOnce(&mut BTreeMap<Digest, Failing>) -> T) -> Result<T, DeviceError> {
-        let _held = lock(&self.lock)?;
+        let _held = lock(&*self.disk, &self.lock)?;
         let mut all = self.all()?;
         let before = all.clone();
         let out = f(&mut all);
         if all != before {
             let json = serde_json::to_vec_pretty(&all).map_err(|e| DeviceError::Internal(e.to_string()))?;
-            write_durably(&self.at, &json)?;
+            write_durably(&*self.disk, &self.at, &json)?;
         }
         Ok(out)
     }
@@ -141,10 +147,10 @@ pub fn retry(state: &Path, name: Option<&str>) -> Result<Vec<String>, DeviceErro
 
 /// Holds a lock file until it is dropped, so that a running device and a command beside it do not overwrite
 /// each other's changes.
-pub(crate) fn lock(at: &Path) -> Result<File, DeviceError> {
-    let open = || -> std::io::Result<File> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(at)?;
-        FileExt::lock_exclusive(&file)?;
+pub(crate) fn lock(disk: &dyn Disk, at: &Path) -> Result<Box<dyn DiskFile>, DeviceError> {
+    let open = || {
+        let file = disk.open(at, Open::Update)?;
+        FileExt::lock_exclusive(file.system())?;
         Ok(file)
     };
     open().map_err(|e| DeviceError::state(at, e))
@@ -157,7 +163,7 @@ mod tests {
     #[test]
     fn a_task_is_quarantined_by_failures_in_a_row_and_freed_by_its_owner() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let state = State::open(dir.path()).expect("opens");
+        let state = State::open(dir.path(), Arc::new(headstart_disk::SystemDisk)).expect("opens");
         let quarantine = Quarantine::new(&state);
         let (one, other) = (Digest::of(b"one"), Digest::of(b"other"));
         let fail = |task| {

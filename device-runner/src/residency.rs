@@ -147,6 +147,7 @@ pub fn for_the_engine(failure: &Failure, phase: Phase) -> Failure {
         FailureClass::Input => "the stage's input on the device is wrong",
         FailureClass::Denied => "denied by the device's release policy",
         FailureClass::Transient => "something outside the stage went wrong on the device",
+        FailureClass::DiskFull => "the device's disk is full",
         FailureClass::Memory => "the device does not have the memory that the stage needs",
         FailureClass::Cancelled => "the stage was stopped",
         FailureClass::Timeout => "the stage ran past its time limit",

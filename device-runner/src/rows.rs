@@ -4,11 +4,11 @@
 //! guesses a text could tell from the time taken whether the device had met it before.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use headstart_disk::{Disk, DiskFile, Open, files};
 use headstart_protocol::{Digest, RowCache};
 
 /// Bytes before a record's content: the row's digest, the length, and four bytes of a checksum.
@@ -17,11 +17,12 @@ const HEAD: usize = 32 + 4 + 4;
 /// Tables in a folder.
 pub struct Rows {
     root: PathBuf,
+    disk: Arc<dyn Disk>,
     tables: Mutex<BTreeMap<String, Table>>,
 }
 
 struct Table {
-    file: File,
+    file: Box<dyn DiskFile>,
     /// Where each row's content begins, and its length.
     index: HashMap<Digest, (u64, u32)>,
     end: u64,
@@ -29,14 +30,14 @@ struct Table {
 
 impl Rows {
     /// The tables in a folder, read when they are first used.
-    pub fn new(root: PathBuf) -> Self {
-        Self { root, tables: Mutex::new(BTreeMap::new()) }
+    pub fn new(root: PathBuf, disk: Arc<dyn Disk>) -> Self {
+        Self { root, disk, tables: Mutex::new(BTreeMap::new()) }
     }
 
     fn with<T>(&self, table: &str, f: impl FnOnce(&mut Table) -> std::io::Result<T>) -> Option<T> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         if !tables.contains_key(table) {
-            let opened = Table::open(&self.root, table);
+            let opened = Table::open(&*self.disk, &self.root, table);
             let opened = opened.inspect_err(|e| tracing::debug!(table, "row cache not used: {e}")).ok()?;
             tables.insert(table.to_owned(), opened);
         }
@@ -84,11 +85,10 @@ fn check(row: &Digest, content: &[u8]) -> [u8; 4] {
 }
 
 impl Table {
-    fn open(root: &Path, name: &str) -> std::io::Result<Self> {
-        std::fs::create_dir_all(root)?;
-        let mut file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(root.join(name))?;
-        let len = file.metadata()?.len();
+    fn open(disk: &dyn Disk, root: &Path, name: &str) -> std::io::Result<Self> {
+        files::create_dir(disk, root).map_err(|e| e.source)?;
+        let mut file = disk.open(&root.join(name), Open::Update)?;
+        let len = file.system().metadata()?.len();
         let mut index = HashMap::new();
         let mut end = 0;
         let mut head = [0; HEAD];
@@ -105,8 +105,10 @@ impl Table {
             index.insert(Digest(row), (at, size));
             end = at + u64::from(size);
         }
-        // What a crash cut short is cut off.
-        file.set_len(end)?;
+        if end < len {
+            // What a crash cut short is cut off.
+            file.set_len(end)?;
+        }
         Ok(Self { file, index, end })
     }
 
@@ -114,12 +116,12 @@ impl Table {
         let &(at, len) = self.index.get(row)?;
         let mut sum = [0; 4];
         let mut content = vec![0; len as usize];
-        let read = |f: &mut File, sum: &mut [u8], content: &mut [u8]| {
+        let read = |f: &mut dyn DiskFile, sum: &mut [u8], content: &mut [u8]| {
             f.seek(SeekFrom::Start(at - 4))?;
             f.read_exact(sum)?;
             f.read_exact(content)
         };
-        read(&mut self.file, &mut sum, &mut content).ok()?;
+        read(&mut *self.file, &mut sum, &mut content).ok()?;
         (check(row, &content) == sum).then_some(content)
     }
 }
@@ -183,13 +185,17 @@ fn responses_table(model: &Digest, settings: &Digest) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
+    use headstart_disk::SystemDisk;
+
     use super::*;
 
     #[test]
     fn rows_survive_a_restart_and_a_torn_tail() {
         let dir = tempfile::tempdir().expect("tempdir");
         let (space, a, b, c) = (Digest::of(b"s"), Digest::of(b"a"), Digest::of(b"b"), Digest::of(b"c"));
-        let rows = || Rows::new(dir.path().to_owned());
+        let rows = || Rows::new(dir.path().to_owned(), Arc::new(SystemDisk));
         let view = |r: &Rows| -> Vec<Option<Vec<f32>>> {
             RowView { public: r, private: None }.embeddings(&space, &[a, b, c])
         };
@@ -213,8 +219,8 @@ mod tests {
     #[test]
     fn a_public_attempt_does_not_see_private_rows() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let public = Rows::new(dir.path().join("public"));
-        let private = Rows::new(dir.path().join("private"));
+        let public = Rows::new(dir.path().join("public"), Arc::new(SystemDisk));
+        let private = Rows::new(dir.path().join("private"), Arc::new(SystemDisk));
         let (model, settings, prompt) = (Digest::of(b"m"), Digest::of(b"t"), Digest::of(b"p"));
         let mine = RowView { public: &public, private: Some(&private) };
         mine.put_responses(&model, &settings, &[(prompt, "an answer".into())]);

@@ -9,9 +9,9 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use headstart_env::backoff::{Backoff, ExponentialBackoff};
 use headstart_env::{Env, Random};
 use headstart_host::Allowlist;
-use headstart_protocol::Stage;
 use headstart_protocol::task::Task;
 use headstart_protocol::wire::{Claim, Committed, Grant};
+use headstart_protocol::{FailureClass, Stage};
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{Attempt, Finished};
@@ -91,7 +91,7 @@ pub async fn run(
     run_in(options, stages, stop, Env::system()).await
 }
 
-/// As [`run`], with time and chance from `env`.
+/// As [`run`], with time, chance and disk from `env`.
 ///
 /// # Errors
 /// As [`run`].
@@ -101,8 +101,8 @@ pub async fn run_in(
     stop: CancellationToken,
     env: Env,
 ) -> Result<Summary, DeviceError> {
-    let state = State::open(&options.state)?;
-    let journal = Journal::open(&state.at("sent.jsonl"))?;
+    let state = State::open(&options.state, Arc::clone(&env.disk))?;
+    let journal = Journal::open(&*env.disk, &state.at("sent.jsonl"))?;
     let client = Client::new(&options.url, journal)?;
     let outbox = Outbox::new(&state);
     let limits = (options.threads, options.memory);
@@ -302,6 +302,11 @@ impl Runner {
         tracing::info!("{}: started ({}, attempt {})", task.name, task.kind, task.attempt);
         let attempt = Attempt { link: self.link.clone(), task, lease, stop: self.stop.clone() };
         let Finished { pending, entry } = attempt.run().await;
+        if let Some(failure) = entry.failure.as_ref().filter(|f| f.class == FailureClass::DiskFull) {
+            // Neither kept nor told: what a device has no room for says nothing about the stage.
+            let (instance, why) = (entry.name.clone(), failure.message.clone());
+            return Err(CallError::Journal(DeviceError::DiskFull { instance, why }));
+        }
         match (&entry.failure, entry.ended) {
             (Some(f), _) => {
                 self.summary.failed += 1;
@@ -319,7 +324,11 @@ impl Runner {
         if let Some(pending) = &pending {
             self.outbox.put(pending)?;
         }
-        history::append(&self.link.device.state.at("history.jsonl"), &entry)?;
+        history::append(
+            &**self.link.device.state.disk(),
+            &self.link.device.state.at("history.jsonl"),
+            &entry,
+        )?;
         if let Some(pending) = &pending {
             self.deliver(pending).await?;
         }

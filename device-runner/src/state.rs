@@ -17,13 +17,14 @@
 //! resume/           progress of interrupted stages; deleted when they succeed, or after 30 days
 //! ```
 
-use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::VerifyingKey;
 use fs4::fs_std::FileExt;
-use headstart_content::files::{self, Mode};
+use headstart_content::read_bounded;
+use headstart_disk::{Disk, DiskFile, Mode, Open, SystemDisk, files};
 use headstart_protocol::Digest;
 
 use crate::error::DeviceError;
@@ -34,11 +35,11 @@ const SMALL: u64 = 4096;
 const ABANDONED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Deletes abandoned progress. What cannot be deleted only takes up room.
-fn sweep(resume: &Path) {
+fn sweep(disk: &dyn Disk, resume: &Path) {
     for entry in std::fs::read_dir(resume).into_iter().flatten().flatten() {
         let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
         if age.is_some_and(|age| age >= ABANDONED) {
-            let _ = std::fs::remove_dir_all(entry.path());
+            let _ = disk.remove_dir_all(&entry.path());
         }
     }
 }
@@ -46,10 +47,11 @@ fn sweep(resume: &Path) {
 /// The state folder, opened.
 pub struct State {
     root: PathBuf,
+    disk: Arc<dyn Disk>,
     handle_key: [u8; 32],
     join_secret: String,
     /// Held as long as the state is open for running.
-    _lock: Option<File>,
+    _lock: Option<Box<dyn DiskFile>>,
 }
 
 impl State {
@@ -57,28 +59,28 @@ impl State {
     ///
     /// # Errors
     /// [`DeviceError::Input`] where another runner holds it or the secret is damaged.
-    pub fn open(root: &Path) -> Result<Self, DeviceError> {
-        files::create_private_dir(root)?;
+    pub fn open(root: &Path, disk: Arc<dyn Disk>) -> Result<Self, DeviceError> {
+        files::create_private_dir(&*disk, root)?;
         for sub in ["outbox", "public", "private", "rows", "scratch", "resume"] {
-            files::create_private_dir(&root.join(sub))?;
+            files::create_private_dir(&*disk, &root.join(sub))?;
         }
         let root = root.canonicalize().map_err(|e| DeviceError::state(root, e))?;
         let at = root.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&at);
+        let lock = disk.open(&at, Open::Update);
         let lock = lock.map_err(|e| DeviceError::state(&at, e))?;
-        if !lock.try_lock_exclusive().map_err(|e| DeviceError::state(&at, e))? {
+        if !lock.system().try_lock_exclusive().map_err(|e| DeviceError::state(&at, e))? {
             return Err(DeviceError::Input(format!(
                 "{} is in use by another headstart-device; stop that one, or give this one its own --state",
                 root.display()
             )));
         }
         let scratch = root.join("scratch");
-        std::fs::remove_dir_all(&scratch)
-            .and_then(|()| std::fs::create_dir(&scratch))
+        disk.remove_dir_all(&scratch)
+            .and_then(|()| disk.create_dir(&scratch))
             .map_err(|e| DeviceError::state(&scratch, e))?;
-        sweep(&root.join("resume"));
-        let secret = read_or_make_secret(&root.join("secret"))?;
-        Ok(Self::with_secret(root, &secret, Some(lock)))
+        sweep(&*disk, &root.join("resume"));
+        let secret = read_or_make_secret(&*disk, &root.join("secret"))?;
+        Ok(Self::with_secret(root, disk, &secret, Some(lock)))
     }
 
     /// Opens the folder for reading, beside a live runner.
@@ -87,7 +89,7 @@ impl State {
     /// [`DeviceError::Input`] where there is no such folder.
     pub fn look(root: &Path) -> Result<Self, DeviceError> {
         let at = root.join("secret");
-        let secret = files::read_bounded(&at, SMALL).ok().flatten();
+        let secret = read_bounded(&at, SMALL).ok().flatten();
         let secret = secret.and_then(|s| <[u8; 32]>::try_from(s).ok()).ok_or_else(|| {
             DeviceError::Input(format!(
                 "{} is not the state folder of a device: {} is missing or damaged; name the folder \
@@ -96,14 +98,19 @@ impl State {
                 at.display()
             ))
         })?;
-        Ok(Self::with_secret(root.to_owned(), &secret, None))
+        Ok(Self::with_secret(root.to_owned(), Arc::new(SystemDisk), &secret, None))
     }
 
-    fn with_secret(root: PathBuf, secret: &[u8; 32], lock: Option<File>) -> Self {
+    fn with_secret(
+        root: PathBuf,
+        disk: Arc<dyn Disk>,
+        secret: &[u8; 32],
+        lock: Option<Box<dyn DiskFile>>,
+    ) -> Self {
         // Two keys, so that the engine, which is shown the join secret, cannot compute handles.
         let join = blake3::derive_key("headstart-device 2025 join secret", secret);
         let handle_key = blake3::derive_key("headstart-device 2025 artifact handles", secret);
-        Self { root, handle_key, join_secret: Digest(join).to_string(), _lock: lock }
+        Self { root, disk, handle_key, join_secret: Digest(join).to_string(), _lock: lock }
     }
 
     /// A path inside the folder.
@@ -114,6 +121,11 @@ impl State {
     /// The folder, absolute when opened by [`State::open`].
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The disk that it lies on.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     /// A digest that nobody without this device's secret can compute or confirm.
@@ -134,7 +146,7 @@ impl State {
         if self.name().as_deref() == Some(name) {
             return Ok(());
         }
-        write_durably(&self.at("name"), name.as_bytes())
+        write_durably(&*self.disk, &self.at("name"), name.as_bytes())
     }
 
     /// The name under which the device last joined.
@@ -154,7 +166,7 @@ impl State {
     /// [`DeviceError::State`].
     pub fn next_generation(&self) -> Result<(), DeviceError> {
         let next = self.generation().saturating_add(1);
-        write_durably(&self.at("generation"), format!("{next}\n").as_bytes())
+        write_durably(&*self.disk, &self.at("generation"), format!("{next}\n").as_bytes())
     }
 
     /// Checks the engine's key against the pinned one, or pins it at the first join.
@@ -166,7 +178,7 @@ impl State {
             DeviceError::Input(format!("{url} does not show an Ed25519 key; is it a Headstart engine?"))
         })?;
         let file = self.at("engine.key");
-        let pinned = files::read_bounded(&file, SMALL)?;
+        let pinned = read_bounded(&file, SMALL)?;
         match pinned.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()) {
             Some(pinned) if pinned.trim() == key => Ok(parsed),
             Some(pinned) => Err(DeviceError::KeyChanged {
@@ -176,7 +188,7 @@ impl State {
                 file,
             }),
             None => {
-                write_durably(&file, format!("{key}\n").as_bytes())?;
+                write_durably(&*self.disk, &file, format!("{key}\n").as_bytes())?;
                 Ok(parsed)
             }
         }
@@ -190,8 +202,8 @@ pub fn parse_key(hex: &str) -> Option<VerifyingKey> {
     VerifyingKey::from_bytes(&bytes.0).ok()
 }
 
-fn read_or_make_secret(at: &Path) -> Result<[u8; 32], DeviceError> {
-    if let Some(bytes) = files::read_bounded(at, SMALL)? {
+fn read_or_make_secret(disk: &dyn Disk, at: &Path) -> Result<[u8; 32], DeviceError> {
+    if let Some(bytes) = read_bounded(at, SMALL)? {
         return bytes.try_into().map_err(|_| {
             DeviceError::Input(format!(
                 "{} is damaged: it should hold 32 bytes. Without it the private results in this folder \
@@ -202,7 +214,7 @@ fn read_or_make_secret(at: &Path) -> Result<[u8; 32], DeviceError> {
     }
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|e| DeviceError::state(at, e.into()))?;
-    write_durably(at, &secret)?;
+    write_durably(disk, at, &secret)?;
     Ok(secret)
 }
 
@@ -211,8 +223,8 @@ fn read_or_make_secret(at: &Path) -> Result<[u8; 32], DeviceError> {
 ///
 /// # Errors
 /// [`DeviceError::State`].
-pub fn write_durably(at: &Path, bytes: &[u8]) -> Result<(), DeviceError> {
-    Ok(files::write_atomic(at, bytes, Mode::Secret)?)
+pub fn write_durably(disk: &dyn Disk, at: &Path, bytes: &[u8]) -> Result<(), DeviceError> {
+    Ok(files::write_atomic(disk, at, bytes, Mode::Secret)?)
 }
 
 #[cfg(test)]
@@ -224,7 +236,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let root = dir.path().join("state");
         let (handle, join) = {
-            let state = State::open(&root).expect("opens");
+            let state = State::open(&root, Arc::new(SystemDisk)).expect("opens");
             (state.handle(b"x"), state.join_secret().to_owned())
         };
         let secret = std::fs::read(root.join("secret")).expect("secret");
@@ -238,8 +250,10 @@ mod tests {
             let mode = std::fs::metadata(root.join("secret")).expect("secret").permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
-        let again = State::open(&root).expect("opens again");
+        let again = State::open(&root, Arc::new(SystemDisk)).expect("opens again");
         assert_eq!((again.handle(b"x"), again.join_secret()), (handle, join.as_str()));
-        assert!(matches!(State::open(&root), Err(DeviceError::Input(m)) if m.contains("in use")));
+        assert!(
+            matches!(State::open(&root, Arc::new(SystemDisk)), Err(DeviceError::Input(m)) if m.contains("in use"))
+        );
     }
 }

@@ -4,8 +4,10 @@ mod private;
 mod public;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use headstart_content::{ContentError, check_file_name, hash_file};
+use headstart_disk::Disk;
 use headstart_protocol::{ArtifactRef, Failure, FailureClass, Manifest, Output};
 
 pub use private::{Held, Private};
@@ -20,6 +22,7 @@ pub struct Store {
     pub public: Public,
     /// Artifacts that only this device knows, by handle.
     pub private: Private,
+    disk: Arc<dyn Disk>,
 }
 
 impl Store {
@@ -28,8 +31,14 @@ impl Store {
     /// # Errors
     /// [`DeviceError::State`] where what a power failure left cannot be looked at.
     pub fn open(state: &State) -> Result<Self, DeviceError> {
-        let public = Public::open(state.at("public"))?;
-        Ok(Self { public, private: Private::new(state.at("private")) })
+        let disk = Arc::clone(state.disk());
+        let public = Public::open(state.at("public"), Arc::clone(&disk))?;
+        Ok(Self { public, private: Private::new(state.at("private"), Arc::clone(&disk)), disk })
+    }
+
+    /// The disk that it lies on.
+    pub fn disk(&self) -> &dyn Disk {
+        &*self.disk
     }
 
     /// The manifest of an artifact that is here.
@@ -111,7 +120,7 @@ pub fn gather(output: Output, within: Option<&[&Path]>) -> Result<Gathered, Fail
 /// What a failure of the content store means for an attempt.
 pub(crate) fn content_failure(e: ContentError) -> Failure {
     match e {
-        ContentError::Io { path, source, .. } => Failure::io(&path, &source),
+        ContentError::Disk(e) => e.into(),
         ContentError::MissingBlob { .. } | ContentError::MissingArtifact(_) => {
             Failure::new(FailureClass::MissingArtifact, format!("{e} on this device"))
         }

@@ -1,6 +1,7 @@
 //! Custom stages on a device: only those that its owner allowed, and nothing of them leaves.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use headstart_device::{Allowed, Control, Device, Phase, State, for_the_engine, stated};
 use headstart_host::Allowlist;
@@ -60,7 +61,8 @@ impl Phone {
     }
 
     fn device(&self) -> Device {
-        let state = State::open(&self.at("state")).expect("a state folder");
+        let state =
+            State::open(&self.at("state"), Arc::new(headstart_disk::SystemDisk)).expect("a state folder");
         let programs = Allowlist::in_folder(&self.at("stages")).expect("a folder of programs");
         Device::new("phone", &self.at("data"), state, Vec::new(), Allowed::NUMBERS, (1, None))
             .expect("a device")

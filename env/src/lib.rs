@@ -1,8 +1,9 @@
 //! Time and chance behind traits, so that everything that decides by them can be tested without
-//! sleeping: leases, time limits, retries, waits, identifiers.
+//! sleeping: leases, time limits, retries, waits, identifiers. The disk, a separate crate below the
+//! contract, is part of the same [`Env`].
 //!
 //! # Layout
-//! - [`Clock`], [`Random`]: the traits. [`Env`]: both together.
+//! - [`Clock`], [`Random`]: the traits. [`Env`]: both, and a disk.
 //! - [`SystemClock`], [`SystemRandom`]: those of the system.
 //! - [`simulated`]: a clock that a test moves by hand, and numbers that repeat.
 //! - [`backoff`]: pauses that grow.
@@ -13,6 +14,8 @@ pub mod simulated;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use headstart_disk::{Disk, SystemDisk};
 
 /// A future that is done when a time has come.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -57,19 +60,25 @@ pub trait Random: Send + Sync {
     }
 }
 
-/// Time and chance.
+/// Time, chance and the disk.
 #[derive(Clone)]
 pub struct Env {
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Chance.
     pub random: Arc<dyn Random>,
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
 }
 
 impl Env {
     /// Those of the system.
     pub fn system() -> Self {
-        Self { clock: Arc::new(SystemClock::new()), random: Arc::new(SystemRandom) }
+        Self {
+            clock: Arc::new(SystemClock::new()),
+            random: Arc::new(SystemRandom),
+            disk: Arc::new(SystemDisk),
+        }
     }
 }
 

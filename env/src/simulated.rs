@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use headstart_disk::SystemDisk;
+
 use crate::{Clock, Env, Random, Sleep, Wake};
 
 /// 2026-01-01 00:00 UTC, where a simulated clock begins.
 const BEGINNING_MS: u64 = 1_767_225_600_000;
 
-/// A clock that stands still until it is moved. Clones are one clock.
+/// A clock that moves only when a test moves it. Clones are one clock.
 #[derive(Clone, Default)]
 pub struct SimulatedClock {
     inner: Arc<Inner>,
@@ -139,9 +141,13 @@ impl Random for SimulatedRandom {
 }
 
 impl Env {
-    /// Time that `clock` gives, and the random numbers of a seed.
+    /// Time that `clock` gives, the random numbers of a seed, and the system's disk.
     pub fn simulated(clock: &SimulatedClock, seed: u64) -> Self {
-        Self { clock: Arc::new(clock.clone()), random: Arc::new(SimulatedRandom::new(seed)) }
+        Self {
+            clock: Arc::new(clock.clone()),
+            random: Arc::new(SimulatedRandom::new(seed)),
+            disk: Arc::new(SystemDisk),
+        }
     }
 }
 

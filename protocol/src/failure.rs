@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use headstart_disk::DiskError;
 use serde::{Deserialize, Serialize};
 
 /// Why an attempt failed.
@@ -27,6 +28,9 @@ pub enum FailureClass {
     Denied,
     /// Something outside went wrong: retrying may help.
     Transient,
+    /// The disk of the machine that runs the stage is full: nothing that the stage did, and nothing that is
+    /// remembered of it. A run stops and can be resumed; a device stops and is given the stage again.
+    DiskFull,
     /// The memory limit does not suffice.
     Memory,
     /// The stage was told to stop.
@@ -60,10 +64,23 @@ impl Failure {
 
     /// An I/O failure at a path.
     pub fn io(path: &Path, e: &std::io::Error) -> Self {
+        Self::of_io(e, format!("{}: {}", path.display(), headstart_disk::reason(e)))
+    }
+
+    /// An I/O failure that `message` describes.
+    pub fn of_io(e: &std::io::Error, message: String) -> Self {
         let class = match e.kind() {
+            _ if headstart_disk::is_full(e) => FailureClass::DiskFull,
             std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => FailureClass::Input,
             _ => FailureClass::Transient,
         };
-        Self::new(class, format!("{}: {e}", path.display()))
+        let failure = Self::new(class, message);
+        if class == FailureClass::DiskFull { failure.help(headstart_disk::FULL_HELP) } else { failure }
+    }
+}
+
+impl From<DiskError> for Failure {
+    fn from(e: DiskError) -> Self {
+        Self::of_io(&e.source, e.to_string())
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use headstart_disk::{Disk, SystemDisk};
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{ArtifactRef, Manifest};
@@ -58,6 +59,10 @@ pub trait Context: Sync {
     /// to resume after a crash. It may not exist yet. `None` where nothing is kept.
     fn resume_dir(&self) -> Option<PathBuf> {
         None
+    }
+    /// What files are written with: those below [`Context::scratch`] and [`Context::resume_dir`].
+    fn disk(&self) -> &dyn Disk {
+        &SystemDisk
     }
     /// Where a path argument of a pipeline file lies in this place.
     fn path(&self, path: &str) -> PathBuf;

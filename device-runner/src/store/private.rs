@@ -1,14 +1,15 @@
 //! What was made on this device and stays here, by handle.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use headstart_content::ContentError;
-use headstart_content::files::{self, Mode};
+use headstart_content::read_bounded;
+use headstart_disk::{Disk, DiskError, Mode, files};
 use headstart_protocol::task::Task;
 use headstart_protocol::{ArtifactType, Digest, Failure, Manifest};
 use serde::{Deserialize, Serialize};
 
-use super::{Gathered, content_failure};
+use super::Gathered;
 
 /// Bytes of an artifact's description at most.
 const LARGEST: u64 = 256 << 20;
@@ -42,18 +43,19 @@ impl Held {
 /// The private artifacts of a device.
 pub struct Private {
     root: PathBuf,
+    disk: Arc<dyn Disk>,
 }
 
 impl Private {
     /// The artifacts in a folder.
-    pub fn new(root: PathBuf) -> Self {
-        Self { root }
+    pub fn new(root: PathBuf, disk: Arc<dyn Disk>) -> Self {
+        Self { root, disk }
     }
 
     /// What a handle stands for, if it is still here, files and all.
     pub fn get(&self, handle: &Digest) -> Option<Held> {
         let at = self.dir(handle).join("artifact.json");
-        let text = files::read_bounded(&at, LARGEST).inspect_err(|e| tracing::warn!("{e}")).ok()??;
+        let text = read_bounded(&at, LARGEST).inspect_err(|e| tracing::warn!("{e}")).ok()??;
         let held: Held = serde_json::from_slice(&text).ok()?;
         let files = self.files(handle);
         let complete = held.manifest.iter().flat_map(|m| &m.files).all(|(name, file)| {
@@ -88,24 +90,26 @@ impl Private {
         }
         let dir = self.dir(handle);
         // What lies here under this handle is damaged or incomplete.
+        let disk = &*self.disk;
         files::create_dir_atomic(
+            disk,
             &dir,
             |_| true,
-            |new| -> Result<(), ContentError> {
+            |new| -> Result<(), DiskError> {
                 let inside = new.join("files");
-                files::create_dir(&inside)?;
+                files::create_dir(disk, &inside)?;
                 for (name, from) in gathered.iter().flat_map(|g| &g.files) {
                     let to = inside.join(name);
-                    files::take(from, &to, from.starts_with(scratch))?;
-                    files::sync_file(&to)?;
+                    files::take(disk, from, &to, from.starts_with(scratch))?;
+                    files::sync_file(disk, &to)?;
                 }
                 let at = new.join("artifact.json");
                 let json =
-                    serde_json::to_vec_pretty(held).map_err(|e| ContentError::io("write", &at)(e.into()))?;
-                files::write_atomic(&at, &json, Mode::Secret)
+                    serde_json::to_vec_pretty(held).map_err(|e| DiskError::at("write", &at)(e.into()))?;
+                files::write_atomic(disk, &at, &json, Mode::Secret)
             },
         )
-        .and_then(|_| files::sync_dir(&self.root))
-        .map_err(content_failure)
+        .and_then(|_| files::sync_dir(disk, &self.root))
+        .map_err(Failure::from)
     }
 }

@@ -1,8 +1,10 @@
 //! Public artifacts: downloaded, checked, kept for later runs.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use headstart_content::{ContentStore, files};
+use headstart_content::ContentStore;
+use headstart_disk::{Disk, files};
 use headstart_protocol::{Digest, Failure, FailureClass, FileRef, Manifest, Type};
 
 use super::{Gathered, content_failure};
@@ -11,6 +13,7 @@ use crate::error::DeviceError;
 /// The public artifacts on a device: a content store, and downloads in progress.
 pub struct Public {
     root: PathBuf,
+    disk: Arc<dyn Disk>,
     contents: ContentStore,
 }
 
@@ -19,9 +22,14 @@ impl Public {
     ///
     /// # Errors
     /// [`DeviceError::State`] where what a power failure left cannot be looked at.
-    pub fn open(root: PathBuf) -> Result<Self, DeviceError> {
-        let contents = ContentStore::open(&root)?;
-        Ok(Self { root, contents })
+    pub fn open(root: PathBuf, disk: Arc<dyn Disk>) -> Result<Self, DeviceError> {
+        let contents = ContentStore::open(&root, Arc::clone(&disk))?;
+        Ok(Self { root, disk, contents })
+    }
+
+    /// The disk that it lies on.
+    pub fn disk(&self) -> &dyn Disk {
+        &*self.disk
     }
 
     /// The folder that holds everything of this store.
@@ -64,7 +72,7 @@ impl Public {
     /// Any of making its folder.
     pub fn partial(&self, digest: &Digest) -> Result<PathBuf, Failure> {
         let dir = self.root.join("partial");
-        files::create_dir(&dir).map_err(content_failure)?;
+        files::create_dir(&*self.disk, &dir)?;
         Ok(dir.join(digest.to_string()))
     }
 
@@ -76,7 +84,7 @@ impl Public {
     pub fn take_download(&self, file: &FileRef, partial: &Path) -> Result<bool, Failure> {
         let got = headstart_content::hash_file(partial).map_err(content_failure)?;
         if got != *file {
-            std::fs::remove_file(partial).map_err(|e| Failure::io(partial, &e))?;
+            self.disk.remove_file(partial).map_err(|e| Failure::io(partial, &e))?;
             return Ok(false);
         }
         self.contents.blobs().take_file(partial).map_err(content_failure)?;

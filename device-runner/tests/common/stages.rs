@@ -32,10 +32,10 @@ pub fn fake(
     Box::new(Fake(kind, Box::new(run)))
 }
 
-fn write(ctx: &dyn Context, name: &str, content: impl AsRef<[u8]>) -> std::path::PathBuf {
+fn write(ctx: &dyn Context, name: &str, content: impl AsRef<[u8]>) -> Result<std::path::PathBuf, Failure> {
     let at = ctx.scratch().join(name);
-    std::fs::write(&at, content).expect("writes");
-    at
+    headstart_disk::files::write(ctx.disk(), &at, content.as_ref())?;
+    Ok(at)
 }
 
 /// `jsonl`: the rows of a file of the data folder.
@@ -45,7 +45,7 @@ pub fn jsonl() -> Box<dyn Stage> {
         let text = std::fs::read_to_string(&at).map_err(|e| Failure::io(&at, &e))?;
         let rows = from_jsonl(&text).map_err(|e| Failure::input(format!("{}: {e}", at.display())))?;
         let value = json!({ "rows": rows.len() });
-        Ok(Output::new(Type::Dataset, value).file(ROWS_FILE, write(ctx, "rows", text)))
+        Ok(Output::new(Type::Dataset, value).file(ROWS_FILE, write(ctx, "rows", text)?))
     })
 }
 
@@ -63,7 +63,7 @@ pub fn evaluate() -> Box<dyn Stage> {
         let first = text.lines().next().unwrap_or_default().to_owned();
         // Names can carry text too.
         let value = json!({ "loss": 1.25, "perplexity": 3.5, first: 1, "Ottilie": true });
-        Ok(Output::new(Type::Metrics, value).file("answers.jsonl", write(ctx, "answers", &text)))
+        Ok(Output::new(Type::Metrics, value).file("answers.jsonl", write(ctx, "answers", &text)?))
     })
 }
 
@@ -116,10 +116,10 @@ pub fn finetune() -> Box<dyn Stage> {
         let weights = [bytes_of(ctx, from)?, blake3::hash(text.as_bytes()).as_bytes().to_vec()].concat();
         let value = json!({ "format": "lora", "metrics": { "loss": 1.5, "steps": 40, "Ottilie": 1 }, "about": { "sample": text } });
         Ok(Output::new(Type::Pllm, value)
-            .file("adapter_model.safetensors", write(ctx, "weights", weights))
-            .file("adapter_config.json", write(ctx, "config", "{\"r\":8}"))
-            .file("training-rows.jsonl", write(ctx, "rows", &text))
-            .file("Ottilie.safetensors", write(ctx, "more", text))
+            .file("adapter_model.safetensors", write(ctx, "weights", weights)?)
+            .file("adapter_config.json", write(ctx, "config", "{\"r\":8}")?)
+            .file("training-rows.jsonl", write(ctx, "rows", &text)?)
+            .file("Ottilie.safetensors", write(ctx, "more", text)?)
             .uses("Ottilie", base.clone())
             .uses("base", base))
     })
@@ -160,7 +160,7 @@ pub fn embed() -> Box<dyn Stage> {
         bytes_of(ctx, &space.uses["model"])?;
         let responses = ctx.manifest(args.artifact("responses")?)?;
         let value = json!({ "n": 2, "first": text.lines().next() });
-        let output = Output::new(Type::Divergence, value).file(ROWS_FILE, write(ctx, "vectors", text));
+        let output = Output::new(Type::Divergence, value).file(ROWS_FILE, write(ctx, "vectors", text)?);
         Ok(responses.uses.get("model").into_iter().fold(output, |o, m| o.uses("model", m.clone())))
     })
 }
@@ -168,7 +168,7 @@ pub fn embed() -> Box<dyn Stage> {
 /// `decompose`: a catalog with the word "friendly".
 pub fn decompose() -> Box<dyn Stage> {
     fake("decompose", |args, ctx| {
-        let catalog = write(ctx, "catalog", "{\"words\": [\"friendly\"]}");
+        let catalog = write(ctx, "catalog", "{\"words\": [\"friendly\"]}")?;
         let mut output = Output::new(Type::Catalog, json!({})).file("catalog.json", catalog);
         for (name, divergence) in args.artifacts("divergences")? {
             let pllm = ctx.manifest(divergence)?.uses["model"].clone();
@@ -198,7 +198,7 @@ pub fn probe(ran: Arc<AtomicUsize>) -> Box<dyn Stage> {
         let rows = rows_text(args, ctx, "prompts")?;
         ctx.count("forward_passes", 3);
         let answer = format!("{} bytes of weights\n{rows}", weights.len());
-        let at = write(ctx, "out", answer);
+        let at = write(ctx, "out", answer)?;
         Ok(Output::new(Type::Responses, json!({ "rows": 1 }))
             .file(ROWS_FILE, at)
             .uses("model", model.clone()))

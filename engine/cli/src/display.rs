@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use headstart_console::color::{Ink, paint};
 use headstart_console::{divert, errln, say};
 use headstart_core::{Event, EventKind};
 use headstart_dsl::plan::{Place, Plan};
+use headstart_env::Clock;
 use headstart_protocol::FailureClass;
 use headstart_protocol::text::visible;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -26,6 +28,7 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 pub struct Display<'a> {
     plan: &'a Plan,
     volume: Volume,
+    clock: Arc<dyn Clock>,
     bars: Option<MultiProgress>,
     items: Vec<ItemState>,
     running: BTreeMap<u64, Running>,
@@ -35,8 +38,8 @@ pub struct Display<'a> {
 /// A wait that was shown.
 struct Waiting {
     bar: Option<ProgressBar>,
-    begun: Instant,
-    said: Instant,
+    begun: Duration,
+    said: Duration,
 }
 
 struct ItemState {
@@ -46,7 +49,8 @@ struct ItemState {
     failed: usize,
     skipped: usize,
     seconds: f64,
-    said: Instant,
+    /// When a line about it was printed last.
+    said: Duration,
 }
 
 struct Running {
@@ -64,19 +68,20 @@ impl Drop for Display<'_> {
 
 impl<'a> Display<'a> {
     /// A display of a run of a plan; on a terminal with moving lines.
-    pub fn new(plan: &'a Plan, volume: Volume) -> Self {
+    pub fn new(plan: &'a Plan, volume: Volume, clock: Arc<dyn Clock>) -> Self {
         let bars = (!volume.quiet && std::io::stderr().is_terminal()).then(MultiProgress::new);
         if let Some(bars) = bars.clone() {
             // Bars are redrawn below each line.
             divert(Some(Box::new(move |line: &str| drop(bars.println(line)))));
         }
-        let mut display = Self::recorded(plan, volume);
+        let mut display = Self::recorded(plan, volume, clock);
         display.bars = bars;
         display
     }
 
-    /// A display of a run that is over: lines only.
-    pub fn recorded(plan: &'a Plan, volume: Volume) -> Self {
+    /// A display without moving lines, as for a run that is over.
+    pub fn recorded(plan: &'a Plan, volume: Volume, clock: Arc<dyn Clock>) -> Self {
+        let now = clock.elapsed();
         let item = |_| ItemState {
             instances: 0,
             ended: 0,
@@ -84,13 +89,13 @@ impl<'a> Display<'a> {
             failed: 0,
             skipped: 0,
             seconds: 0.0,
-            said: Instant::now(),
+            said: now,
         };
         let mut items: Vec<ItemState> = plan.items.iter().map(item).collect();
         for i in &plan.instances {
             items[i.item as usize].instances += 1;
         }
-        Self { plan, volume, bars: None, items, running: BTreeMap::new(), waiting: BTreeMap::new() }
+        Self { plan, volume, clock, bars: None, items, running: BTreeMap::new(), waiting: BTreeMap::new() }
     }
 
     /// Shows an event.
@@ -184,6 +189,7 @@ impl<'a> Display<'a> {
         if self.volume.quiet {
             return;
         }
+        let now = self.clock.elapsed();
         self.waiting.retain(|key, w| {
             let lasts = lines.iter().any(|l| l.key == *key);
             if let Some(bar) = w.bar.take_if(|_| !lasts) {
@@ -193,11 +199,11 @@ impl<'a> Display<'a> {
         });
         for line in lines {
             if let Some(w) = self.waiting.get_mut(&line.key) {
-                let so_far = w.begun.elapsed().as_secs();
+                let so_far = now.saturating_sub(w.begun).as_secs();
                 match &w.bar {
                     Some(bar) => bar.set_message(format!("{so_far} s so far")),
-                    None if w.said.elapsed() >= HEARTBEAT => {
-                        w.said = Instant::now();
+                    None if now.saturating_sub(w.said) >= HEARTBEAT => {
+                        w.said = now;
                         errln!("  … {}; {so_far} s so far", line.what);
                     }
                     None => {}
@@ -208,15 +214,16 @@ impl<'a> Display<'a> {
             if !line.help.is_empty() {
                 self.say(&format!("  {}: {}", paint(Ink::Help, "help"), line.help));
             }
-            let (bar, now) = (self.spinner(&format!("waiting for {}", line.device)), Instant::now());
+            let bar = self.spinner(&format!("waiting for {}", line.device));
             self.waiting.insert(line.key.clone(), Waiting { bar, begun: now, said: now });
         }
     }
 
     fn progress(&mut self, fence: u64, progress: &headstart_protocol::Progress) {
         let Some(running) = self.running.get(&fence) else { return };
+        let now = self.clock.elapsed();
         let item = &mut self.items[self.plan.instances[running.instance as usize].item as usize];
-        let silent = self.volume.quiet || item.said.elapsed() < HEARTBEAT;
+        let silent = self.volume.quiet || now.saturating_sub(item.said) < HEARTBEAT;
         if running.bar.is_none() && silent {
             return;
         }
@@ -230,7 +237,7 @@ impl<'a> Display<'a> {
         match &running.bar {
             Some(bar) => bar.set_message(visible(&text).into_owned()),
             None => {
-                item.said = Instant::now();
+                item.said = now;
                 errln!("  … {}: {text}", self.plan.instances[running.instance as usize].name);
             }
         }
@@ -286,5 +293,77 @@ impl<'a> Display<'a> {
         if !self.volume.quiet {
             say(line);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use headstart_env::simulated::SimulatedClock;
+    use headstart_protocol::Progress;
+
+    use super::*;
+    use crate::loader;
+
+    const PIPELINE: &str = "param names: List<Path> = [\"a\", \"b\", \"c\"]\n\
+        model base = local(\"base\")\n\
+        stage pllm: Pllm = ingest(base: base, source: n) for n in names\n\
+        stage other: Pllm = ingest(base: base, source: \"d\")\n";
+
+    /// Lines about progress, printed while all stages report ten times a second for `seconds`.
+    fn printed(quiet: bool, seconds: u64) -> Vec<String> {
+        // Where messages go is the same for the whole process.
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("p.pllm");
+        std::fs::write(&file, PIPELINE).expect("writable");
+        let checked = headstart_dsl::check(&file.to_string_lossy(), &loader::Disk, &BTreeMap::new());
+        let plan = checked.plan.unwrap_or_else(|| panic!("{:?}", checked.diagnostics));
+        let clock = SimulatedClock::new();
+        let volume = Volume { quiet, verbose: false };
+        let mut display = Display::recorded(&plan, volume, Arc::new(clock.clone()));
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let kept = Arc::clone(&lines);
+        divert(Some(Box::new(move |line| kept.lock().expect("not poisoned").push(line.to_owned()))));
+        let stages: Vec<u32> =
+            (0..).zip(&plan.instances).filter(|(_, i)| i.kind == "ingest").map(|(i, _)| i).collect();
+        assert_eq!(stages.len(), 4);
+        for &instance in &stages {
+            let (fence, attempt, runner) = (u64::from(instance), 1, "local".to_owned());
+            let started = EventKind::AttemptStarted {
+                instance,
+                fence,
+                attempt,
+                runner,
+                key: None,
+                lease_until_ms: None,
+            };
+            display.event(&Event::new(0, started));
+        }
+        for tick in 0..seconds * 10 {
+            for &instance in &stages {
+                let progress =
+                    Progress { done: tick, total: None, unit: "rows".into(), metrics: BTreeMap::new() };
+                let fence = u64::from(instance);
+                display.event(&Event::new(0, EventKind::Progress { instance, fence, progress }));
+            }
+            clock.advance(Duration::from_millis(100));
+        }
+        divert(None);
+        let lines = lines.lock().expect("not poisoned").clone();
+        lines.into_iter().filter(|line| line.starts_with("  … ")).collect()
+    }
+
+    #[test]
+    fn off_a_terminal_a_stage_has_a_line_every_few_seconds_at_most() {
+        let lines = printed(false, 65);
+        // One line every ten seconds for each of the two stages, however many instances report.
+        let of = |name: &str| lines.iter().filter(|line| line.starts_with(&format!("  … {name}"))).count();
+        assert_eq!((of("pllm"), of("other"), lines.len()), (6, 6, 12), "{lines:#?}");
+        assert!(printed(false, 9).is_empty(), "a stage that ends soon has none");
+        assert!(printed(true, 65).is_empty(), "quiet is quiet");
     }
 }

@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use headstart_console::color::{Ink, paint};
 pub use headstart_console::exit::{FAILED, INPUT, INTERNAL, INTERRUPTED, OUTPUT, SUCCESS};
 use headstart_console::{OutputError, errln};
+use headstart_disk::DiskError;
+use headstart_driver::EngineError;
+use headstart_store::StoreError;
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -45,10 +48,38 @@ impl CommandError {
         Self::new(code, "")
     }
 
+    /// A run that could not go on; one that found no room can be resumed.
+    pub fn of_run(e: &EngineError) -> Self {
+        match e {
+            EngineError::DiskFull { run, .. }
+            | EngineError::LogBroken { run, .. }
+            | EngineError::Store(StoreError::LogBroken { id: run, .. }) => {
+                let help = format!("free some space there, then resume: headstart run FILE --resume {run}");
+                Self::failed(e).help(help)
+            }
+            _ => Self::failed(e),
+        }
+    }
+
+    /// `message`, where `cause` is what the disk could not do: a full disk is no wrong input.
+    fn of_disk(cause: Option<&DiskError>, message: impl fmt::Display) -> Self {
+        if cause.is_some_and(|e| headstart_disk::is_full(&e.source)) {
+            Self::failed(message).help(headstart_disk::FULL_HELP)
+        } else {
+            Self::input(message)
+        }
+    }
+
     /// Adds what to do about it.
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
+    }
+
+    /// The exit code.
+    #[cfg(test)]
+    pub fn code(&self) -> u8 {
+        self.code
     }
 
     /// The message.
@@ -68,6 +99,27 @@ impl CommandError {
     }
 }
 
+impl From<DiskError> for CommandError {
+    fn from(e: DiskError) -> Self {
+        Self::of_disk(Some(&e), &e)
+    }
+}
+
+impl From<EngineError> for CommandError {
+    fn from(e: EngineError) -> Self {
+        Self::of_disk(e.disk_error(), &e)
+    }
+}
+
+impl From<headstart_lm::LmError> for CommandError {
+    fn from(e: headstart_lm::LmError) -> Self {
+        match headstart_protocol::Failure::from(e) {
+            full if full.class == headstart_protocol::FailureClass::DiskFull => full.into(),
+            other => Self { help: other.help, ..Self::input(other.message) },
+        }
+    }
+}
+
 impl From<headstart_store::ContentError> for CommandError {
     fn from(e: headstart_store::ContentError) -> Self {
         headstart_store::StoreError::from(e).into()
@@ -82,7 +134,7 @@ impl From<OutputError> for CommandError {
 
 impl From<headstart_store::StoreError> for CommandError {
     fn from(e: headstart_store::StoreError) -> Self {
-        Self::input(e)
+        Self::of_disk(e.disk_error(), &e)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The outputs of a run as files, and as JSON.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use headstart_disk::{Mode, files};
 use headstart_driver::{RunOutput, RunResult};
 use headstart_protocol::expr::Value;
 use headstart_protocol::text::{FileNames, bytes, counted};
@@ -89,11 +90,8 @@ impl Writer<'_> {
                 ))
                 .help("run the pipeline again: it is made again")
             })?;
-            make_folder(&to)?;
-            // A file of an earlier export may be read-only, as contents of the workspace are.
-            let _ = std::fs::remove_file(&to);
-            std::fs::copy(&from, &to).map_err(|e| wrong(&to, &e))?;
-            make_writable(&to)?;
+            // A file of an earlier export may be read-only, as contents of the workspace are: it is replaced.
+            files::copy_atomic(&**self.ws.disk(), &from, &to, Mode::Normal)?;
             self.files += 1;
             self.bytes += file.size;
         }
@@ -108,9 +106,8 @@ impl Writer<'_> {
     }
 
     fn json(&mut self, value: &Json, to: &Path) -> Result<(), CommandError> {
-        make_folder(to)?;
         let text = format!("{value:#}\n");
-        std::fs::write(to, &text).map_err(|e| wrong(to, &e))?;
+        files::write_atomic(&**self.ws.disk(), to, text.as_bytes(), Mode::Normal)?;
         self.files += 1;
         self.bytes += text.len() as u64;
         Ok(())
@@ -128,27 +125,6 @@ fn manifest(ws: &Workspace, a: &ArtifactRef) -> Result<Manifest, CommandError> {
         CommandError::failed(format!("artifact {} is gone from the workspace", a.id.short()))
             .help("run the pipeline again: it is made again")
     })
-}
-
-fn make_folder(file: &Path) -> Result<(), CommandError> {
-    let folder = file.parent().map_or_else(PathBuf::new, Path::to_owned);
-    std::fs::create_dir_all(&folder).map_err(|e| wrong(&folder, &e))
-}
-
-fn make_writable(file: &Path) -> Result<(), CommandError> {
-    let mut permissions = std::fs::metadata(file).map_err(|e| wrong(file, &e))?.permissions();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        permissions.set_mode(permissions.mode() | 0o600);
-    }
-    #[cfg(not(unix))]
-    permissions.set_readonly(false);
-    std::fs::set_permissions(file, permissions).map_err(|e| wrong(file, &e))
-}
-
-fn wrong(path: &Path, e: &std::io::Error) -> CommandError {
-    CommandError::input(format!("cannot write {}: {e}", path.display()))
 }
 
 /// A run's outputs for programs.

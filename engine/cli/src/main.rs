@@ -21,6 +21,8 @@ mod commands;
 mod display;
 mod exit;
 mod export;
+#[cfg(test)]
+mod full_disk;
 mod listen;
 mod loader;
 mod manifests;

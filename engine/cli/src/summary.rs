@@ -7,6 +7,7 @@ use headstart_console::color::{self, Ink, paint};
 use headstart_console::errln;
 use headstart_core::prepare::output_value;
 use headstart_core::{EventKind, Status};
+use headstart_disk::files;
 use headstart_dsl::plan::Place;
 use headstart_protocol::artifacts::{Artifact, Metrics, Pllm};
 use headstart_protocol::expr::Value;
@@ -37,13 +38,9 @@ pub fn terminal(ws: &Workspace, run: &Recorded) -> Result<String, CommandError> 
 /// As [`report`], and if the file cannot be written.
 pub fn write_html(ws: &Workspace, run: &Recorded, path: &Path) -> Result<(), CommandError> {
     let page = headstart_report::html(&report(ws, run)?);
-    let write = || {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        std::fs::write(path, page)
-    };
-    write().map_err(|e| CommandError::input(format!("{}: {e}", path.display())))
+    let disk = &**ws.disk();
+    files::create_dir(disk, files::folder_of(path))?;
+    Ok(files::replace(disk, path, page.as_bytes())?)
 }
 
 /// Counters over all stages that ran.

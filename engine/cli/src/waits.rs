@@ -1,9 +1,11 @@
 //! What a run waits for on its devices, in words.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use headstart_driver::{DeviceWait, WaitReason};
+use headstart_env::Clock;
 use headstart_protocol::text::quoted;
 
 /// A device that takes its work at once is not worth a line.
@@ -14,7 +16,8 @@ const NAMED: usize = 3;
 /// Remembers since when each device is waited for.
 pub struct Waits {
     url: Option<String>,
-    since: BTreeMap<String, Instant>,
+    clock: Arc<dyn Clock>,
+    since: BTreeMap<String, Duration>,
 }
 
 /// A wait, in words.
@@ -31,18 +34,18 @@ pub struct Line {
 
 impl Waits {
     /// Devices may join at `url`.
-    pub fn new(url: Option<String>) -> Self {
-        Self { url, since: BTreeMap::new() }
+    pub fn new(url: Option<String>, clock: Arc<dyn Clock>) -> Self {
+        Self { url, clock, since: BTreeMap::new() }
     }
 
     /// The waits that have lasted for a while.
     pub fn lines(&mut self, awaited: &[DeviceWait]) -> Vec<Line> {
-        let now = Instant::now();
+        let now = self.clock.elapsed();
         self.since.retain(|device, _| awaited.iter().any(|a| a.device == *device));
         let mut lines = Vec::new();
         for a in awaited {
             let since = *self.since.entry(a.device.clone()).or_insert(now);
-            if now.duration_since(since) >= AT_ONCE {
+            if now.saturating_sub(since) >= AT_ONCE {
                 lines.push(self.line(a));
             }
         }
@@ -79,13 +82,16 @@ mod tests {
 
     #[test]
     fn a_wait_says_for_whom_for_what_and_what_to_do() {
-        let mut waits = Waits::new(Some("http://127.0.0.1:7878".into()));
+        let clock = headstart_env::simulated::SimulatedClock::new();
+        let mut waits = Waits::new(Some("http://127.0.0.1:7878".into()), Arc::new(clock.clone()));
         let awaited = |why, stages: &[&str]| DeviceWait {
             device: "phone".into(),
             stages: stages.iter().map(|s| (*s).to_owned()).collect(),
             why,
         };
         assert!(waits.lines(&[awaited(WaitReason::Join, &["me"])]).is_empty(), "not at once");
+        clock.advance(AT_ONCE);
+        assert_eq!(waits.lines(&[awaited(WaitReason::Join, &["me"])]).len(), 1);
         let line = waits.line(&awaited(WaitReason::Join, &["a", "b", "c", "d"]));
         assert_eq!(line.what, "`a`, `b`, `c` and 1 more wait for device phone to join");
         assert_eq!(

@@ -2,7 +2,10 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use common::{Place, Said, said};
 use serde_json::Value as Json;
@@ -34,6 +37,60 @@ fn place() -> Place {
     std::fs::create_dir_all(place.path("p/deep/er")).expect("writable");
     std::fs::create_dir_all(place.path("else")).expect("writable");
     place
+}
+
+/// Everything in a folder: names with what is in the files, links and times of change.
+fn everything(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let changed = |path: &Path| path.metadata().and_then(|m| m.modified()).expect("it is there");
+        found.insert(folder.clone(), (Vec::new(), changed(&folder)));
+        for entry in std::fs::read_dir(&folder).expect("a folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(path.clone(), (std::fs::read(&path).expect("a file"), changed(&path)));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_plan_changes_nothing_in_its_folder_and_makes_no_workspace() {
+    let place = place();
+    let plan = |args: &[&str]| run(&place, "p", &[&["plan", "p.pllm"], args].concat());
+    let writable = |on: bool| {
+        for folder in ["p", "p/deep", "p/deep/er"] {
+            let mut permissions = place.path(folder).metadata().expect("there").permissions();
+            std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, if on { 0o755 } else { 0o555 });
+            std::fs::set_permissions(place.path(folder), permissions).expect("its owner's");
+        }
+    };
+    // Permissions do not bind the superuser; that nothing has changed shows it for everybody.
+    writable(false);
+    let before = everything(&place.path("p"));
+    plan(&[]).code(0).out_has("will run");
+    plan(&["--format", "json"]).code(0);
+    plan(&["--workspace", "nowhere"]).code(0).out_has("will run");
+    assert!(everything(&place.path("p")) == before, "a plan writes nothing");
+    writable(true);
+
+    // With a workspace, only the cache's own files may change: who has it open.
+    run(&place, "p", &["run", "p.pllm"]).code(0);
+    let kept = || {
+        let mut all = everything(&place.path("p"));
+        all.retain(|path, _| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            !name.starts_with("cache.") && !path.ends_with(".headstart")
+        });
+        all
+    };
+    let before = kept();
+    plan(&[]).code(0).out_has("cached");
+    assert!(kept() == before, "a plan writes nothing");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! What a program writes beside an attempt: a file in the run's folder, made when first needed.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use headstart_disk::files::{create_dir, folder_of};
+use headstart_disk::{Disk, DiskError, DiskFile, Open};
 
 /// Bytes of a log that are kept at most: a program that writes without end must not fill the disk.
 const LIMIT: u64 = 16 << 20;
@@ -10,14 +12,15 @@ const LIMIT: u64 = 16 << 20;
 /// The log of one attempt.
 pub(crate) struct AttemptLog {
     path: PathBuf,
-    file: Option<File>,
+    disk: Arc<dyn Disk>,
+    file: Option<Box<dyn DiskFile>>,
     written: u64,
     broken: bool,
 }
 
 impl AttemptLog {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, file: None, written: 0, broken: false }
+    pub(crate) fn new(path: PathBuf, disk: Arc<dyn Disk>) -> Self {
+        Self { path, disk, file: None, written: 0, broken: false }
     }
 
     /// Adds a line. A log that cannot be written never disturbs the attempt.
@@ -29,20 +32,19 @@ impl AttemptLog {
         let end = if self.written > LIMIT { "\n(the rest is left out)\n" } else { "\n" };
         if let Err(e) = self.append(&[line, end]) {
             self.broken = true;
-            tracing::warn!(path = %self.path.display(), error = %e, "the log of an attempt cannot be written");
+            tracing::warn!("the log of an attempt stops here: {e}");
         }
     }
 
-    fn append(&mut self, parts: &[&str]) -> std::io::Result<()> {
+    fn append(&mut self, parts: &[&str]) -> Result<(), DiskError> {
+        let failed = |e| DiskError::at("write", &self.path)(e);
         let file = match &mut self.file {
             Some(file) => file,
             none => {
-                if let Some(dir) = self.path.parent() {
-                    std::fs::create_dir_all(dir)?;
-                }
-                none.insert(OpenOptions::new().create(true).append(true).open(&self.path)?)
+                create_dir(&*self.disk, folder_of(&self.path))?;
+                none.insert(self.disk.open(&self.path, Open::Append).map_err(failed)?)
             }
         };
-        file.write_all(parts.concat().as_bytes())
+        file.write_all(parts.concat().as_bytes()).map_err(failed)
     }
 }

@@ -56,7 +56,7 @@ impl Engine {
         Self::with_env(ws, stages, options, Env::system())
     }
 
-    /// An engine that takes time and chance from `env`.
+    /// An engine that takes time and chance from `env`; it writes to its workspace's disk.
     ///
     /// # Errors
     /// If the workspace cannot be written, or no threads can be started.
@@ -80,7 +80,7 @@ impl Engine {
         };
         let pool = Pool::new(executor, options.slots, options.source_slots)?;
         let hub = Hub::open(ws.clone(), manifests.clone(), options.device_lease, env.clone())?;
-        let fences = Fences::open(ws.dir())?;
+        let fences = Fences::open(ws.dir(), Arc::clone(ws.disk()))?;
         Ok(Self { shared: Arc::new(Shared { ws, stages, manifests, fences, pool, hub, options, env }) })
     }
 

@@ -1,8 +1,10 @@
 //! What can go wrong with a run as a whole.
 
 use headstart_core::ApplyError;
+use headstart_disk::DiskError;
 use headstart_protocol::expr::ResolveError;
 use headstart_store::StoreError;
+use std::path::Path;
 
 /// Why a run could not be begun, continued or recorded. That a stage failed is not among these:
 /// it is part of [`crate::RunResult`].
@@ -49,14 +51,17 @@ pub enum EngineError {
         source: ResolveError,
     },
     /// A file of the engine could not be read or written.
-    #[error("cannot {doing} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        doing: &'static str,
-        /// Where.
-        path: std::path::PathBuf,
-        /// Why not.
-        source: std::io::Error,
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// There was no room for what a stage makes, so the run was stopped: it can be resumed.
+    #[error("run `{run}` was stopped at `{instance}`: {why}")]
+    DiskFull {
+        /// The run.
+        run: String,
+        /// The instance that found no room.
+        instance: String,
+        /// What could not be written, and why.
+        why: String,
     },
     /// The thread that drives the run ended without a result.
     #[error("the thread that drives run `{0}` was lost; resume it: headstart run FILE --resume {0}")]
@@ -65,11 +70,16 @@ pub enum EngineError {
 
 impl EngineError {
     /// For `map_err`: an I/O failure of `doing` at `path`.
-    pub(crate) fn io(
-        doing: &'static str,
-        path: impl Into<std::path::PathBuf>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { doing, path, source }
+    pub(crate) fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| DiskError::at(doing, path.as_ref())(source).into()
+    }
+
+    /// What the disk could not do, if that is the cause.
+    pub fn disk_error(&self) -> Option<&DiskError> {
+        match self {
+            Self::Disk(e) => Some(e),
+            Self::Store(e) => e.disk_error(),
+            _ => None,
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! Fences: numbers that rise over all runs and restarts of a workspace.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use headstart_content::files;
+use headstart_disk::{Disk, Open, files};
 use headstart_store::StoreError;
 
 use crate::error::EngineError;
@@ -16,23 +16,24 @@ const BLOCK: u64 = 1 << 20;
 /// by two processes or after a crash.
 pub(crate) struct Fences {
     dir: PathBuf,
+    disk: Arc<dyn Disk>,
     next: Mutex<(u64, u64)>,
 }
 
 impl Fences {
     /// Reserves the first block.
-    pub(crate) fn open(workspace: &Path) -> Result<Self, EngineError> {
+    pub(crate) fn open(workspace: &Path, disk: Arc<dyn Disk>) -> Result<Self, EngineError> {
         let dir = workspace.join("fences");
-        files::create_dir(&dir).map_err(StoreError::from)?;
-        let first = reserve(&dir)?;
-        Ok(Self { dir, next: Mutex::new((first + 1, first + BLOCK)) })
+        files::create_dir(&*disk, &dir).map_err(StoreError::from)?;
+        let first = reserve(&*disk, &dir)?;
+        Ok(Self { dir, disk, next: Mutex::new((first + 1, first + BLOCK)) })
     }
 
     /// The next fence.
     pub(crate) fn next(&self) -> Result<u64, EngineError> {
         let mut range = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         if range.0 == range.1 {
-            let first = reserve(&self.dir)?;
+            let first = reserve(&*self.disk, &self.dir)?;
             *range = (first + 1, first + BLOCK);
         }
         range.0 += 1;
@@ -42,7 +43,7 @@ impl Fences {
 
 /// Takes the block after the highest that anybody took: its first number. A block is taken by
 /// creating the empty file of its number, which only one process can.
-fn reserve(dir: &Path) -> Result<u64, EngineError> {
+fn reserve(disk: &dyn Disk, dir: &Path) -> Result<u64, EngineError> {
     loop {
         let taken: Vec<u64> = fs::read_dir(dir)
             .map_err(EngineError::io("read", dir))?
@@ -50,13 +51,13 @@ fn reserve(dir: &Path) -> Result<u64, EngineError> {
             .collect();
         let highest = taken.iter().copied().max().unwrap_or(0);
         let mine = dir.join((highest + 1).to_string());
-        match OpenOptions::new().write(true).create_new(true).open(&mine) {
+        match disk.open(&mine, Open::New) {
             Ok(file) => {
-                file.sync_all().map_err(EngineError::io("write", &mine))?;
-                files::sync_dir(dir).map_err(StoreError::from)?;
+                file.sync().map_err(EngineError::io("write", &mine))?;
+                files::sync_dir(disk, dir).map_err(StoreError::from)?;
                 for old in taken.iter().filter(|n| **n < highest) {
                     // Only the highest matters; one that stays does no harm.
-                    let _ = fs::remove_file(dir.join(old.to_string()));
+                    let _ = disk.remove_file(&dir.join(old.to_string()));
                 }
                 return Ok((highest + 1) * BLOCK);
             }
@@ -68,23 +69,29 @@ fn reserve(dir: &Path) -> Result<u64, EngineError> {
 
 #[cfg(test)]
 mod tests {
+    use headstart_disk::SystemDisk;
+
     use super::*;
+
+    fn open(dir: &Path) -> Fences {
+        Fences::open(dir, Arc::new(SystemDisk)).expect("writable")
+    }
 
     #[test]
     fn fences_rise_over_restarts_and_processes() {
         let dir = tempfile::tempdir().expect("a folder");
-        let a = Fences::open(dir.path()).expect("writable");
-        let b = Fences::open(dir.path()).expect("writable");
+        let a = open(dir.path());
+        let b = open(dir.path());
         let (a1, b1, a2) = (a.next().expect("a"), b.next().expect("b"), a.next().expect("a"));
         drop((a, b));
-        let c1 = Fences::open(dir.path()).expect("writable").next().expect("c");
+        let c1 = open(dir.path()).next().expect("c");
         assert!(a1 < a2 && a2 < b1 && b1 < c1, "{a1} {a2} {b1} {c1}");
     }
 
     #[test]
     fn a_block_that_is_used_up_is_followed_by_another() {
         let dir = tempfile::tempdir().expect("a folder");
-        let f = Fences::open(dir.path()).expect("writable");
+        let f = open(dir.path());
         let first = f.next().expect("first");
         f.next.lock().expect("not poisoned").0 = first + BLOCK - 1;
         let second = f.next().expect("of the next block");

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use ed25519_dalek::{Signer, SigningKey};
+use headstart_disk::Disk;
 use headstart_env::{Env, Random};
 use headstart_protocol::task::Task;
 use headstart_protocol::wire::{Claim, Commit, Committed, Grant, Join, Joined, Renew, Renewed, WireError};
@@ -109,7 +110,7 @@ impl Hub {
         env: Env,
     ) -> Result<Self, EngineError> {
         let key = SigningKey::from_bytes(&ws.secret("engine-signing")?);
-        let roster = Roster::open(ws.dir())?;
+        let roster = Roster::open(ws.dir(), Arc::clone(ws.disk()))?;
         let leases = Mutex::new(LeaseTable::new(Arc::clone(&env.clock)));
         Ok(Self { inner: Arc::new(Inner { ws, manifests, key, lease, env, roster, leases }) })
     }
@@ -323,7 +324,7 @@ impl Hub {
         let taken = commits::put_blob(self, token, digest, uploaded);
         if taken.is_err() {
             // Nothing that was not asked for stays here.
-            let _ = std::fs::remove_file(uploaded);
+            let _ = self.inner.ws.disk().remove_file(uploaded);
         }
         taken
     }
@@ -336,6 +337,11 @@ impl Hub {
         let mut leases = self.leases();
         let (device, _) = leases.session(token)?;
         leases.may_upload(&device, digest)
+    }
+
+    /// The workspace's disk, which uploads are written to.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        self.inner.ws.disk()
     }
 
     /// Folder for uploads in progress, on the same file system as the store.

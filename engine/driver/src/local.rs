@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use headstart_core::{Prepared, RunState};
+use headstart_disk::files::TempDir;
+use headstart_disk::{Disk, is_full};
 use headstart_env::Env;
 use headstart_protocol::declared::ProgramRef;
 use headstart_protocol::expr::{Expr, Value};
@@ -82,7 +84,7 @@ impl Executor {
             counters: Mutex::default(),
             throttle: Mutex::new(Throttle::new(PROGRESS)),
             conductor: Mutex::new(conductor.clone()),
-            log: Mutex::new(AttemptLog::new(task.log.clone())),
+            log: Mutex::new(AttemptLog::new(task.log.clone(), Arc::clone(self.ws.disk()))),
         };
         let (result, unchanged) = match self.attempt(&context) {
             // A source is read in every run; what it gives may be known.
@@ -118,14 +120,13 @@ fn is_source(task: &LocalTask) -> bool {
 /// What a failure of the store means for an attempt.
 pub(crate) fn store_failure(e: impl Into<StoreError>) -> Failure {
     let e = e.into();
+    if let Some(disk) = e.disk_error().filter(|e| e.source.kind() != std::io::ErrorKind::NotFound) {
+        let class = if is_full(&disk.source) { FailureClass::DiskFull } else { FailureClass::Transient };
+        return Failure::new(class, e.to_string());
+    }
     let (class, help) = match &e {
         StoreError::Content(ContentError::MissingBlob { .. } | ContentError::MissingArtifact(_)) => {
             (FailureClass::MissingArtifact, Some("run the stage that made it again"))
-        }
-        StoreError::Io { source, .. } | StoreError::Content(ContentError::Io { source, .. })
-            if source.kind() != std::io::ErrorKind::NotFound =>
-        {
-            (FailureClass::Transient, None)
         }
         _ => (FailureClass::Internal, None),
     };
@@ -150,7 +151,7 @@ struct LocalContext<'a> {
 }
 
 enum Scratch {
-    Folder(tempfile::TempDir),
+    Folder(TempDir),
     /// It could not be made; writing into it tells the stage so.
     Nowhere(PathBuf),
 }
@@ -207,6 +208,10 @@ impl Context for LocalContext<'_> {
         let key = self.task.key?;
         self.task.control.keeps.store(true, Ordering::Release);
         Some(self.executor.ws.resume_dir(&key))
+    }
+
+    fn disk(&self) -> &dyn Disk {
+        &**self.executor.ws.disk()
     }
 
     fn path(&self, path: &str) -> PathBuf {

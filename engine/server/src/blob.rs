@@ -4,13 +4,16 @@ use std::io::SeekFrom;
 use std::ops::Range;
 use std::path::Path as FilePath;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use headstart_disk::DiskError;
+use headstart_disk::files::{self, NewFile};
 use headstart_protocol::Digest;
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use crate::app::{App, digest, token};
@@ -108,12 +111,12 @@ pub(crate) async fn put(
     let asked = tokio::task::spawn_blocking(move || hub.may_put_blob(&asks, &digest)).await;
     asked.map_err(|e| Refusal::internal("the engine failed", &e))??;
 
-    let failed = |e: std::io::Error| Refusal::internal("the upload cannot be stored", &e);
-    let dir = app.hub.upload_dir();
-    tokio::fs::create_dir_all(&dir).await.map_err(failed)?;
+    let failed = |e: DiskError| Refusal::internal("the upload cannot be stored", &e);
+    let (disk, dir) = (Arc::clone(app.hub.disk()), app.hub.upload_dir());
+    files::create_dir(&*disk, &dir).map_err(failed)?;
     // Removed when the upload breaks off.
-    let temp = tempfile::Builder::new().prefix("upload-").tempfile_in(&dir).map_err(failed)?.into_temp_path();
-    let mut out = tokio::fs::OpenOptions::new().write(true).open(&temp).await.map_err(failed)?;
+    let mut out = NewFile::in_dir(&*disk, &dir, "upload-").map_err(failed)?;
+    let temp = out.path().to_owned();
     let mut size = 0;
     while let Some(chunk) = next(&mut body).await {
         let chunk = chunk.map_err(|e| Refusal::invalid(format!("the upload broke off: {e}")))?;
@@ -121,11 +124,20 @@ pub(crate) async fn put(
         if size > LARGEST {
             return Err(too_large());
         }
-        out.write_all(&chunk).await.map_err(failed)?;
+        // A chunk goes into the system's memory in microseconds; only the sync at the end takes long.
+        out.file().write_all(&chunk).map_err(|e| failed(DiskError::at("write", &temp)(e)))?;
     }
-    out.sync_all().await.map_err(failed)?;
-    drop(out);
-    let done = tokio::task::spawn_blocking(move || app.hub.put_blob(&token, &digest, &temp)).await;
+    let (file, temp) = out.keep();
+    let done = tokio::task::spawn_blocking(move || {
+        let written = file.sync().map_err(DiskError::at("write", &temp));
+        written.map_err(|e| {
+            // What is not whole has no use.
+            let _ = app.hub.disk().remove_file(&temp);
+            Refusal::internal("the upload cannot be stored", &e)
+        })?;
+        Ok::<_, Refusal>(app.hub.put_blob(&token, &digest, &temp)?)
+    })
+    .await;
     done.map_err(|e| Refusal::internal("the engine failed", &e))??;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use headstart_content::ContentError;
+use headstart_content::{ContentError, DiskError};
 
 /// Why the store could not do something. The cache never causes one: its failures are
 /// logged, set aside and computed again.
@@ -12,15 +12,8 @@ pub enum StoreError {
     #[error(transparent)]
     Content(#[from] ContentError),
     /// A file or folder could not be read or written.
-    #[error("cannot {doing} {}: {source}", path.display())]
-    Io {
-        /// What was tried: `read`, `write`, `create`.
-        doing: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The workspace was written by a newer version.
     #[error(
         "{} is a workspace of format {found}, but this version of Headstart reads up to {ours}; use a newer \
@@ -113,9 +106,16 @@ pub enum StoreError {
 
 impl StoreError {
     /// For `map_err`: an I/O failure of `doing` at `path`.
-    pub(crate) fn io(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { doing, path, source }
+    pub(crate) fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| DiskError::at(doing, path.as_ref())(source).into()
+    }
+
+    /// What the disk could not do, if that is the cause.
+    pub fn disk_error(&self) -> Option<&DiskError> {
+        match self {
+            Self::Disk(e) | Self::Content(ContentError::Disk(e)) => Some(e),
+            _ => None,
+        }
     }
 
     /// A damaged event log.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use headstart_content::files::{self, Mode};
-use headstart_content::{Artifacts, Blobs, ContentStore};
+use headstart_content::{Artifacts, Blobs, ContentStore, read_bounded};
+use headstart_disk::files::{self, TempDir};
+use headstart_disk::{Disk, Mode, SystemDisk};
 use headstart_protocol::Digest;
 use headstart_protocol::text::safe_file_name;
 use serde::de::DeserializeOwned;
@@ -29,6 +30,7 @@ pub struct Workspace {
 
 struct Inner {
     dir: PathBuf,
+    disk: Arc<dyn Disk>,
     contents: ContentStore,
     cache: Cache,
     /// Deleted at the end, after everything that lies in it is closed.
@@ -82,7 +84,15 @@ impl Workspace {
     /// # Errors
     /// If the folder cannot be written, or holds a workspace of a newer format.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        Self::open_as(dir, None)
+        Self::open_on(dir, Arc::new(SystemDisk))
+    }
+
+    /// The same on this disk, through which everything in the workspace is written but the cache's database.
+    ///
+    /// # Errors
+    /// As [`Workspace::open`].
+    pub fn open_on(dir: &Path, disk: Arc<dyn Disk>) -> Result<Self, StoreError> {
+        Self::open_as(dir, disk, None)
     }
 
     /// A workspace in the system's temporary folder, deleted with the returned value. It refers to files
@@ -94,22 +104,31 @@ impl Workspace {
         let temp = tempfile::Builder::new().prefix("headstart-").tempdir();
         let temp = temp.map_err(StoreError::io("create a folder in", std::env::temp_dir()))?;
         let dir = temp.path().to_owned();
-        Self::open_as(&dir, Some(temp))
+        Self::open_as(&dir, Arc::new(SystemDisk), Some(temp))
     }
 
-    fn open_as(dir: &Path, temporary: Option<tempfile::TempDir>) -> Result<Self, StoreError> {
-        files::create_dir(dir)?;
+    fn open_as(
+        dir: &Path,
+        disk: Arc<dyn Disk>,
+        temporary: Option<tempfile::TempDir>,
+    ) -> Result<Self, StoreError> {
+        files::create_dir(&*disk, dir)?;
         let dir = dir.canonicalize().map_err(StoreError::io("open", dir))?;
-        check_format(&dir)?;
-        let contents = ContentStore::open(&dir)?;
+        check_format(&dir, &*disk)?;
+        let contents = ContentStore::open(&dir, Arc::clone(&disk))?;
         let contents = if temporary.is_some() { contents.linking() } else { contents };
         let cache = Cache::new(dir.join("cache.duckdb"));
-        Ok(Self { inner: Arc::new(Inner { dir, contents, cache, _temporary: temporary }) })
+        Ok(Self { inner: Arc::new(Inner { dir, disk, contents, cache, _temporary: temporary }) })
     }
 
     /// Its folder, absolute.
     pub fn dir(&self) -> &Path {
         &self.inner.dir
+    }
+
+    /// The disk that it lies on.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.inner.disk
     }
 
     /// Content by digest.
@@ -139,13 +158,10 @@ impl Workspace {
     ///
     /// # Errors
     /// [`StoreError`] where the folder cannot be made.
-    pub fn scratch(&self, prefix: &str) -> Result<tempfile::TempDir, StoreError> {
+    pub fn scratch(&self, prefix: &str) -> Result<TempDir, StoreError> {
         let dir = self.inner.dir.join("scratch");
-        files::create_dir(&dir)?;
-        tempfile::Builder::new()
-            .prefix(&format!("{}-", safe_file_name(prefix)))
-            .tempdir_in(&dir)
-            .map_err(StoreError::io("create a folder in", &dir))
+        files::create_dir(&*self.inner.disk, &dir)?;
+        Ok(TempDir::in_dir(&self.inner.disk, &dir, &format!("{}-", safe_file_name(prefix)))?)
     }
 
     /// Where stages keep the progress of what has this cache key, so that they resume after a crash. Made by the stage, when it has something to keep.
@@ -156,7 +172,7 @@ impl Workspace {
     /// Deletes the progress of what has this key: it is done.
     pub fn forget_resume(&self, key: &Digest) {
         let dir = self.resume_dir(key);
-        match fs::remove_dir_all(&dir) {
+        match self.inner.disk.remove_dir_all(&dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 tracing::warn!("{}: {e}; it only takes up room", dir.display());
             }
@@ -170,7 +186,7 @@ impl Workspace {
         for entry in entries.flatten() {
             let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
             if age.is_some_and(|age| age >= older) {
-                let _ = fs::remove_dir_all(entry.path());
+                let _ = self.inner.disk.remove_dir_all(&entry.path());
             }
         }
     }
@@ -182,7 +198,8 @@ impl Workspace {
     pub fn create_run(&self, id: &str, header: &impl Serialize) -> Result<RunLog, StoreError> {
         check_run_id(id)?;
         let runs = self.inner.dir.join("runs");
-        files::create_dir(&runs)?;
+        let disk = &self.inner.disk;
+        files::create_dir(&**disk, &runs)?;
         let target = runs.join(id);
         if target.exists() {
             return Err(StoreError::RunExists(id.to_owned()));
@@ -190,19 +207,20 @@ impl Workspace {
         let json = serde_json::to_vec(header)
             .map_err(|source| StoreError::Encode { what: "the header of a run", source })?;
         let lock = files::create_dir_atomic(
+            &**disk,
             &target,
             |_| false,
             |temp| -> Result<Lock, StoreError> {
-                files::write_atomic(&temp.join("plan.json"), &json, Mode::Normal)?;
-                files::write_atomic(&temp.join("log/events"), &log::file_header(), Mode::Normal)?;
-                let lock = Lock::take(&temp.join("lock"), id)?;
-                files::sync_dir(temp)?;
+                files::write_atomic(&**disk, &temp.join("plan.json"), &json, Mode::Normal)?;
+                files::write_atomic(&**disk, &temp.join("log/events"), &log::file_header(), Mode::Normal)?;
+                let lock = Lock::take(&**disk, &temp.join("lock"), id)?;
+                files::sync_dir(&**disk, temp)?;
                 Ok(lock)
             },
         )?;
         let lock = lock.ok_or_else(|| StoreError::RunExists(id.to_owned()))?;
-        files::sync_dir(&runs)?;
-        RunLog::open(id, &target.join("log/events"), lock, Arc::clone(self.inner.contents.unsynced()))
+        files::sync_dir(&**disk, &runs)?;
+        self.open_log(id, &target, lock)
     }
 
     /// Opens a run's log for appending, to resume it. A torn tail is cut off.
@@ -211,8 +229,13 @@ impl Workspace {
     /// If there is no such run, another engine executes it, or its log is damaged.
     pub fn open_run(&self, id: &str) -> Result<RunLog, StoreError> {
         let dir = self.run_dir(id)?;
-        let lock = Lock::take(&dir.join("lock"), id)?;
-        RunLog::open(id, &dir.join("log/events"), lock, Arc::clone(self.inner.contents.unsynced()))
+        let lock = Lock::take(&*self.inner.disk, &dir.join("lock"), id)?;
+        self.open_log(id, &dir, lock)
+    }
+
+    fn open_log(&self, id: &str, run: &Path, lock: Lock) -> Result<RunLog, StoreError> {
+        let contents = Arc::clone(self.inner.contents.unsynced());
+        RunLog::open(id, &run.join("log/events"), &*self.inner.disk, lock, contents)
     }
 
     /// What a run was created with.
@@ -252,7 +275,7 @@ impl Workspace {
     /// # Errors
     /// [`StoreError`] where it cannot be read or written.
     pub fn secret(&self, name: &str) -> Result<[u8; 32], StoreError> {
-        crate::secrets::secret(&self.inner.dir.join("keys"), name)
+        crate::secrets::secret(&*self.inner.disk, &self.inner.dir.join("keys"), name)
     }
 
     /// What it takes up. Reads every folder.
@@ -278,13 +301,13 @@ impl Workspace {
     }
 }
 
-fn check_format(dir: &Path) -> Result<(), StoreError> {
+fn check_format(dir: &Path, disk: &dyn Disk) -> Result<(), StoreError> {
     let path = dir.join("workspace.json");
-    let Some(bytes) = files::read_bounded(&path, LARGEST_FORMAT)? else {
+    let Some(bytes) = read_bounded(&path, LARGEST_FORMAT)? else {
         // A workspace does not belong into version control.
-        files::write_atomic(&dir.join(".gitignore"), b"*\n", Mode::Normal)?;
+        files::write_atomic(disk, &dir.join(".gitignore"), b"*\n", Mode::Normal)?;
         let json = serde_json::to_vec(&Format { format: FORMAT }).expect("a number is JSON");
-        return Ok(files::write_atomic(&path, &json, Mode::Normal)?);
+        return Ok(files::write_atomic(disk, &path, &json, Mode::Normal)?);
     };
     let found: Format = serde_json::from_slice(&bytes).map_err(|e| {
         StoreError::damaged(&path, format!("not understood: {e}; it should be {{\"format\":{FORMAT}}}"))

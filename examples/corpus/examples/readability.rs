@@ -107,6 +107,7 @@ impl Study {
             memory: None,
             resume: None,
             out: out.to_owned(),
+            disk: std::sync::Arc::new(headstart_disk::SystemDisk),
         };
         Ok(self.backend.train(&spec, &Unwatched)?)
     }

@@ -175,7 +175,13 @@ fn quantized_weights_are_widened() {
     let dir = tempfile::tempdir().unwrap();
     let base = base(dir.path());
     let packed = dir.path().join("packed");
-    headstart_lm::gguf::quantize(&base, &packed, headstart_lm::gguf::QuantType::Q8_0).unwrap();
+    headstart_lm::gguf::quantize(
+        &headstart_disk::SystemDisk,
+        &base,
+        &packed,
+        headstart_lm::gguf::QuantType::Q8_0,
+    )
+    .unwrap();
     let rows = peers::rows(5, 0);
     let [a, b] = [&CpuBackend::new(2) as &dyn Backend, &backend()]
         .map(|backend| backend.decoder(&packed, None).unwrap().score(&rows, 64, &Unwatched).unwrap());

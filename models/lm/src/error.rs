@@ -2,19 +2,23 @@
 
 use std::path::PathBuf;
 
+use headstart_disk::DiskError;
 use headstart_protocol::{Failure, FailureClass};
 
 /// Why a model could not be loaded, run or trained.
 #[derive(Debug, thiserror::Error)]
 pub enum LmError {
-    /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    /// A file could not be read.
+    #[error("{}: {}", path.display(), headstart_disk::reason(source))]
     Io {
         /// Which file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
+    /// A file or folder could not be written.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// A file is not what it should be.
     #[error("{}: {why}", path.display())]
     File {
@@ -72,6 +76,7 @@ impl From<LmError> for Failure {
         let message = e.to_string();
         match e {
             LmError::Io { path, source } => Failure::io(&path, &source),
+            LmError::Disk(e) => e.into(),
             LmError::File { help, .. } => Failure { class: FailureClass::Input, message, help },
             LmError::Unsupported(_) | LmError::Input(_) => Failure::input(message),
             LmError::Memory(_) => Failure::new(FailureClass::Memory, message),

@@ -1,11 +1,14 @@
 //! Writing files and folders that appear only when they are complete.
 
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::io::{BufWriter, Write};
+use std::path::Path;
 
 use half::bf16;
+use headstart_disk::{Disk, DiskError, DiskFile};
 use rayon::prelude::*;
 use safetensors::Dtype;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use serde_json::Value;
 
 use crate::error::LmError;
@@ -17,33 +20,13 @@ pub type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
 /// goes only then; when `fill` fails, it stays.
 ///
 /// # Errors
-/// [`LmError::Io`], and what `fill` gives; then nothing is left of the new folder.
-pub fn write_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), LmError>) -> Result<(), LmError> {
-    let temporary = beside(folder, "partial");
-    let clear = |p: &Path| match std::fs::remove_dir_all(p) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(LmError::io(p, e)),
-        _ => Ok(()),
-    };
-    clear(&temporary)?;
-    std::fs::create_dir_all(&temporary).map_err(|e| LmError::io(&temporary, e))?;
-    let done = fill(&temporary).and_then(|()| {
-        let old = beside(folder, "old");
-        clear(&old)?;
-        if folder.exists() {
-            std::fs::rename(folder, &old).map_err(|e| LmError::io(folder, e))?;
-        }
-        std::fs::rename(&temporary, folder).map_err(|e| LmError::io(folder, e))?;
-        clear(&old)
-    });
-    if done.is_err() {
-        let _ = std::fs::remove_dir_all(&temporary);
-    }
-    done
-}
-
-fn beside(folder: &Path, what: &str) -> PathBuf {
-    let name = folder.file_name().and_then(|n| n.to_str()).unwrap_or("out");
-    folder.with_file_name(format!(".{name}.{what}-{}", std::process::id()))
+/// [`LmError::Disk`], and what `fill` gives; then nothing is left of the new folder.
+pub fn write_folder(
+    disk: &dyn Disk,
+    folder: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), LmError>,
+) -> Result<(), LmError> {
+    headstart_disk::files::create_dir_atomic(disk, folder, |_| true, fill).map(drop)
 }
 
 /// Bytes of a model folder's weights.
@@ -56,25 +39,61 @@ pub fn weight_bytes(folder: &Path) -> u64 {
 /// Writes JSON, indented, with a line break at the end.
 ///
 /// # Errors
-/// [`LmError::Io`] where it cannot be written.
-pub fn write_json(path: &Path, json: &Value) -> Result<(), LmError> {
+/// [`LmError::Disk`] where it cannot be written.
+pub fn write_json(disk: &dyn Disk, path: &Path, json: &Value) -> Result<(), LmError> {
     let text = serde_json::to_string_pretty(json).map_err(|e| LmError::Internal(e.to_string()))?;
-    std::fs::write(path, text + "\n").map_err(|e| LmError::io(path, e))
+    Ok(headstart_disk::files::write(disk, path, (text + "\n").as_bytes())?)
 }
 
 /// Writes a safetensors file.
 ///
 /// # Errors
-/// [`LmError::Io`] where it cannot be written.
-pub fn write_safetensors(path: &Path, tensors: Vec<Tensor>) -> Result<(), LmError> {
+/// [`LmError::Disk`] where it cannot be written.
+pub fn write_safetensors(disk: &dyn Disk, path: &Path, tensors: Vec<Tensor>) -> Result<(), LmError> {
     let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
         let view = TensorView::new(*dtype, shape.clone(), bytes);
         view.map(|v| (name.as_str(), v)).map_err(|e| LmError::Internal(format!("tensor {name}: {e}")))
     });
     let views = views.collect::<Result<Vec<_>, _>>()?;
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    safetensors::serialize_to_file(views, Some(metadata), path)
-        .map_err(|e| LmError::io(path, std::io::Error::other(e.to_string())))
+    headstart_disk::files::write_with(disk, path, |file| put_safetensors(file, path, views, metadata))
+}
+
+/// Writes tensors as `safetensors::serialize_to_file` does, byte for byte, but into an open file and with
+/// the disk's own errors. Holds no copy of them.
+///
+/// # Errors
+/// [`LmError::Disk`] where `file`, which is that of `path`, cannot be written.
+pub fn put_safetensors<N: AsRef<str>>(
+    file: &mut dyn DiskFile,
+    path: &Path,
+    mut tensors: Vec<(N, TensorView<'_>)>,
+    metadata: HashMap<String, String>,
+) -> Result<(), LmError> {
+    // The largest types first, so that each tensor begins at a multiple of its type's size.
+    tensors.sort_by(|(left_name, left), (right_name, right)| {
+        right.dtype().cmp(&left.dtype()).then_with(|| left_name.as_ref().cmp(right_name.as_ref()))
+    });
+    let mut end = 0;
+    let infos = tensors.iter().map(|(name, view)| {
+        let begin = end;
+        end += view.data().len();
+        let info =
+            TensorInfo { dtype: view.dtype(), shape: view.shape().to_vec(), data_offsets: (begin, end) };
+        (name.as_ref().to_owned(), info)
+    });
+    let internal = |e: &dyn std::fmt::Display| LmError::Internal(format!("{}: {e}", path.display()));
+    let header = Metadata::new(Some(metadata), infos.collect()).map_err(|e| internal(&e))?;
+    let mut header = serde_json::to_vec(&header).map_err(|e| internal(&e))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let mut write = || {
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        tensors.iter().try_for_each(|(_, view)| out.write_all(view.data()))?;
+        out.flush()
+    };
+    Ok(write().map_err(DiskError::at("write", path))?)
 }
 
 /// Numbers rounded to bf16, as little-endian bytes.
@@ -86,4 +105,28 @@ pub fn bf16_bytes(numbers: &[f32]) -> Vec<u8> {
         }
     });
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use headstart_disk::SystemDisk;
+
+    use super::*;
+
+    #[test]
+    fn tensors_are_written_as_the_safetensors_crate_writes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("model.safetensors");
+        let tensors: Vec<Tensor> = vec![
+            ("b".into(), Dtype::F32, vec![2], vec![1; 8]),
+            ("z".into(), Dtype::BF16, vec![1, 3], vec![2; 6]),
+            ("a".into(), Dtype::F32, vec![1], vec![3; 4]),
+            ("c".into(), Dtype::F64, vec![0], vec![]),
+        ];
+        let views = tensors.iter().map(|t| (&t.0, TensorView::new(t.1, t.2.clone(), &t.3).unwrap()));
+        let metadata = [("format".to_owned(), "pt".to_owned())].into();
+        let expected = safetensors::serialize(views, Some(metadata)).unwrap();
+        write_safetensors(&SystemDisk, &at, tensors).unwrap();
+        assert_eq!(std::fs::read(&at).unwrap(), expected);
+    }
 }

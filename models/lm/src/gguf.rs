@@ -15,6 +15,7 @@ use std::sync::Arc;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
+use headstart_disk::Disk;
 use headstart_kernels::RowOrder;
 use serde_json::json;
 use tokenizers::Tokenizer;
@@ -187,14 +188,16 @@ impl Gguf {
     /// made of the metadata.
     ///
     /// # Errors
-    /// [`LmError::File`] naming what the metadata lack or what is not supported.
-    pub fn describe(&self, folder: &Path) -> Result<(), LmError> {
+    /// [`LmError::File`] naming what the metadata lack or what is not supported, [`LmError::Disk`].
+    pub fn describe(&self, disk: &dyn Disk, folder: &Path) -> Result<(), LmError> {
         let config = self.config()?;
         DecoderConfig::from_json(&self.path, &config)?;
-        files::write_json(&folder.join("config.json"), &config)?;
+        files::write_json(disk, &folder.join("config.json"), &config)?;
         let tokenizer = self.tokenizer()?;
         let path = folder.join("tokenizer.json");
-        tokenizer.save(&path, false).map_err(|e| LmError::Internal(format!("{}: {e}", path.display())))?;
+        let text =
+            tokenizer.to_string(false).map_err(|e| LmError::Internal(format!("{}: {e}", path.display())))?;
+        headstart_disk::files::write(disk, &path, text.as_bytes())?;
         let text = |key: &str| tokenizer.id_to_token(self.token(key)? as u32);
         let template = match self.content.metadata.get("tokenizer.chat_template") {
             Some(Value::String(t)) => Some(t),
@@ -204,7 +207,7 @@ impl Gguf {
             "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": text("bos"), "eos_token": text("eos"),
             "chat_template": template, "clean_up_tokenization_spaces": false,
         });
-        files::write_json(&folder.join("tokenizer_config.json"), &about)
+        files::write_json(disk, &folder.join("tokenizer_config.json"), &about)
     }
 
     fn token(&self, name: &str) -> Option<f64> {

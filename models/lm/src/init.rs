@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use half::bf16;
+use headstart_disk::Disk;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, TokenizerBuilder};
 
 use crate::error::LmError;
+use crate::files::put_safetensors;
 use crate::text::read_json;
 
 /// Begins a user's turn.
@@ -42,6 +44,7 @@ const INIT_STD: f64 = 0.02;
 pub fn train_tokenizer(
     corpus: &mut dyn Iterator<Item = &str>,
     vocab: usize,
+    disk: &dyn Disk,
     out: &Path,
 ) -> Result<usize, LmError> {
     const SMALLEST: usize = 256 + 3;
@@ -71,7 +74,7 @@ pub fn train_tokenizer(
         .build()
         .map_err(failed)?;
     tokenizer.train(&mut trainer, texts.into_iter()).map_err(failed)?;
-    write_json(&out.join("tokenizer.json"), tokenizer.to_string(true).map_err(failed)?)?;
+    write_json(disk, &out.join("tokenizer.json"), tokenizer.to_string(true).map_err(failed)?)?;
     let config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END,
@@ -80,7 +83,7 @@ pub fn train_tokenizer(
         "clean_up_tokenization_spaces": false,
         "chat_template": CHAT_TEMPLATE,
     });
-    write_json(&out.join("tokenizer_config.json"), pretty(&config))?;
+    write_json(disk, &out.join("tokenizer_config.json"), pretty(&config))?;
     Ok(tokenizer.get_vocab_size(true))
 }
 
@@ -99,6 +102,7 @@ pub fn init_model(
     corpus: &[String],
     vocab: usize,
     seed: u64,
+    disk: &dyn Disk,
     out: &Path,
 ) -> Result<(), LmError> {
     let mut config = match read_json(config_json)? {
@@ -110,16 +114,16 @@ pub fn init_model(
         }
     };
     let shape = Shape::read(config_json, &config)?;
-    let vocab = train_tokenizer(&mut corpus.iter().map(String::as_str), vocab, out)?;
+    let vocab = train_tokenizer(&mut corpus.iter().map(String::as_str), vocab, disk, out)?;
     // The trainer gives special tokens the first ids, in their order.
     let end = 2;
     config.insert("vocab_size".into(), json!(vocab));
     config.insert("eos_token_id".into(), json!(end));
     config.insert("bos_token_id".into(), Value::Null);
     config.entry("architectures").or_insert(json!(["LlamaForCausalLM"]));
-    write_json(&out.join("config.json"), pretty(&Value::Object(config)))?;
-    write_json(&out.join("generation_config.json"), pretty(&json!({ "eos_token_id": end })))?;
-    write_weights(&shape, vocab, seed, &out.join("model.safetensors"))
+    write_json(disk, &out.join("config.json"), pretty(&Value::Object(config)))?;
+    write_json(disk, &out.join("generation_config.json"), pretty(&json!({ "eos_token_id": end })))?;
+    write_weights(&shape, vocab, seed, disk, &out.join("model.safetensors"))
 }
 
 /// What of a Llama config decides about the weights.
@@ -212,7 +216,13 @@ impl Shape {
     }
 }
 
-fn write_weights(shape: &Shape, vocab: usize, seed: u64, path: &Path) -> Result<(), LmError> {
+fn write_weights(
+    shape: &Shape,
+    vocab: usize,
+    seed: u64,
+    disk: &dyn Disk,
+    path: &Path,
+) -> Result<(), LmError> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut all = Vec::new();
     for (name, dims, std) in shape.tensors(vocab) {
@@ -231,11 +241,9 @@ fn write_weights(shape: &Shape, vocab: usize, seed: u64, path: &Path) -> Result<
         .iter()
         .map(|(name, dims, bytes)| Ok((name, TensorView::new(shape.dtype, dims.clone(), bytes)?)))
         .collect();
-    let written = views.and_then(|views| {
-        let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        serialize_to_file(views, Some(about), path)
-    });
-    written.map_err(|e: safetensors::SafeTensorError| LmError::file(path, format!("cannot write: {e}")))
+    let views = views.map_err(|e: safetensors::SafeTensorError| LmError::file(path, e.to_string()))?;
+    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    headstart_disk::files::write_with(disk, path, |file| put_safetensors(file, path, views, about))
 }
 
 /// A standard normal number, by Box and Muller's transform.
@@ -249,6 +257,6 @@ fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).expect("a JSON value always serializes")
 }
 
-fn write_json(path: &Path, text: String) -> Result<(), LmError> {
-    std::fs::write(path, text + "\n").map_err(|e| LmError::io(path, e))
+fn write_json(disk: &dyn Disk, path: &Path, text: String) -> Result<(), LmError> {
+    Ok(headstart_disk::files::write(disk, path, (text + "\n").as_bytes())?)
 }

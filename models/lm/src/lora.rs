@@ -10,6 +10,7 @@ mod mlx;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use headstart_disk::Disk;
 use headstart_kernels::{Accum, gemm, mat};
 use rand::Rng;
 use rand::SeedableRng;
@@ -166,8 +167,8 @@ impl Adapter {
     /// Writes the folder, which appears only when it is complete.
     ///
     /// # Errors
-    /// [`LmError::Io`] where a file cannot be written.
-    pub fn save(&self, folder: &Path, write_as: WriteAs) -> Result<(), LmError> {
+    /// [`LmError::Disk`] where a file cannot be written.
+    pub fn save(&self, disk: &dyn Disk, folder: &Path, write_as: WriteAs) -> Result<(), LmError> {
         let mut tensors = Vec::new();
         for (block, (layout, values)) in self.layouts.iter().zip(&self.values).enumerate() {
             for s in &layout.segments {
@@ -179,9 +180,9 @@ impl Adapter {
                 tensors.push((tensor_name(block, s.slot), dtype, s.shape.clone(), bytes));
             }
         }
-        files::write_folder(folder, |temporary| {
-            files::write_json(&temporary.join(config::FILE), &self.config.to_json())?;
-            files::write_safetensors(&temporary.join(WEIGHTS_FILE), tensors)
+        files::write_folder(disk, folder, |temporary| {
+            files::write_json(disk, &temporary.join(config::FILE), &self.config.to_json())?;
+            files::write_safetensors(disk, &temporary.join(WEIGHTS_FILE), tensors)
         })
     }
 }
@@ -207,6 +208,7 @@ fn layouts(config: &AdapterConfig, base: &DecoderConfig) -> Result<Vec<Layout>, 
 #[cfg(test)]
 mod tests {
     use half::bf16;
+    use headstart_disk::SystemDisk;
     use serde_json::json;
 
     use super::*;
@@ -227,7 +229,7 @@ mod tests {
         let folder = dir.path().join("a");
         let spec = LoraSpec { rank: 2, alpha: 4.0, targets: vec!["q_proj".into()], rslora: false };
         let adapter = Adapter::fresh(&spec, &base(), 1).expect("an adapter");
-        adapter.save(&folder, WriteAs::F32).expect("written");
+        adapter.save(&SystemDisk, &folder, WriteAs::F32).expect("written");
         let path = folder.join("adapter_config.json");
         let config = std::fs::read_to_string(&path).expect("its configuration");
         let mut config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
@@ -250,7 +252,7 @@ mod tests {
         // Numbers that bf16 holds.
         a.values.iter_mut().flatten().for_each(|v| *v = bf16::from_f32(*v).to_f32());
         for write_as in [WriteAs::F32, WriteAs::Bf16] {
-            a.save(&folder, write_as).unwrap();
+            a.save(&SystemDisk, &folder, write_as).unwrap();
             let b = Adapter::load(&folder, &base()).unwrap();
             assert_eq!((&a.values, &a.layouts), (&b.values, &b.layouts));
         }
@@ -263,7 +265,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Adapter::fresh(&spec(), &base(), 7)
             .unwrap()
-            .save(dir.path().join("a").as_path(), WriteAs::F32)
+            .save(&SystemDisk, dir.path().join("a").as_path(), WriteAs::F32)
             .unwrap();
         let mut wide = base();
         wide.ffn = 16;
@@ -283,7 +285,7 @@ mod tests {
             let last = a.layouts[1].segments.last().unwrap().clone();
             a.values[1][last.range.end - 1] = odd;
             let folder = dir.path().join("a");
-            a.save(&folder, write_as).unwrap();
+            a.save(&SystemDisk, &folder, write_as).unwrap();
             let e = Adapter::load(&folder, &base()).unwrap_err().to_string();
             assert!(e.contains(&tensor_name(1, last.slot)) && e.contains("not finite"), "{e}");
             let all = Weights::open(&[folder.join(WEIGHTS_FILE)]).unwrap();

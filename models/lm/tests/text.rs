@@ -13,7 +13,7 @@ const CORPUS: [&str; 3] =
     ["What is rain?", "Falling water, dear friend; water that falls.", "Don't stop — 10,000 e-mails…"];
 
 fn tokenizer(dir: &Path) {
-    train_tokenizer(&mut CORPUS.into_iter(), 300, dir).unwrap();
+    train_tokenizer(&mut CORPUS.into_iter(), 300, &headstart_disk::SystemDisk, dir).unwrap();
 }
 
 /// Changes the tokenizer's configuration.

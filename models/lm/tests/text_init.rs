@@ -21,7 +21,7 @@ fn init(config: &Value, seed: u64, out: &Path) -> Result<(), LmError> {
     let path = out.join("asked.json");
     fs::write(&path, config.to_string()).unwrap();
     let corpus = ["What is rain?".to_owned(), "Falling water, water that falls.".to_owned()];
-    init_model(&path, &corpus, 280, seed, out)
+    init_model(&path, &corpus, 280, seed, &headstart_disk::SystemDisk, out)
 }
 
 fn weights(dir: &Path) -> Vec<u8> {

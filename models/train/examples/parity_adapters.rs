@@ -10,6 +10,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use headstart_disk::SystemDisk;
 use headstart_lm::lora::{WriteAs, mlx_to_peft, peft_to_mlx};
 use headstart_lm::{Adapter, Batch, Example, LoraSpec, Model, Net, Unwatched};
 use headstart_train::{Method, TrainSpec, train_examples};
@@ -84,11 +85,11 @@ fn main() -> Any<()> {
         println!("{}", out.display());
         let (given, ids) = (case.join("adapter"), input_ids(case)?);
         let model = Arc::new(Model::load(&case.join("model"))?);
-        Adapter::load(&given, &model.config)?.save(&out.join("saved"), WriteAs::F32)?;
+        Adapter::load(&given, &model.config)?.save(&SystemDisk, &out.join("saved"), WriteAs::F32)?;
         train(&model, &case.join("model"), out.join("trained"), &ids)?;
-        peft_to_mlx(&given, &out.join("mlx"))?;
+        peft_to_mlx(&SystemDisk, &given, &out.join("mlx"))?;
         mlx_to_peft(&out.join("mlx"), &out.join("converted"))?;
-        mlx_to_peft(&case.join("mlx"), &out.join("from_mlx"))?;
+        mlx_to_peft(&SystemDisk, &case.join("mlx"), &out.join("from_mlx"))?;
         for adapter in ["saved", "trained", "converted", "from_mlx"] {
             logits(&model, &out.join(adapter), &ids)?;
         }

@@ -8,12 +8,15 @@
 //! seed and step, so there is no generator to keep.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use headstart_disk::files::write_atomic_with;
+use headstart_disk::{Disk, Mode};
 use headstart_kernels::adamw::Moments;
 use headstart_lm::LmError;
+use headstart_lm::files::put_safetensors;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -62,6 +65,7 @@ pub struct View<'a> {
 /// Writes checkpoints when they are due.
 pub struct Checkpointer {
     file: PathBuf,
+    disk: Arc<dyn Disk>,
     every: Duration,
     fingerprint: String,
     last: Instant,
@@ -70,16 +74,16 @@ pub struct Checkpointer {
 
 impl Checkpointer {
     /// For a training with this fingerprint.
-    pub fn new(resume: &Resume, fingerprint: String) -> Self {
+    pub fn new(resume: &Resume, disk: Arc<dyn Disk>, fingerprint: String) -> Self {
         let every = Duration::try_from_secs_f64(resume.every).unwrap_or_default();
         let file = resume.folder.join(FILE);
-        Self { file, every, fingerprint, last: Instant::now(), took: Duration::ZERO }
+        Self { file, disk, every, fingerprint, last: Instant::now(), took: Duration::ZERO }
     }
 
     /// The training's own progress, if there is any. A file of another training, or a damaged one,
     /// counts as none.
     pub fn load(&self) -> Option<Progress> {
-        let bytes = fs::read(&self.file).ok()?;
+        let bytes = std::fs::read(&self.file).ok()?;
         let read = read(&bytes, &self.fingerprint);
         if read.is_none() {
             tracing::warn!(
@@ -99,7 +103,7 @@ impl Checkpointer {
     /// is only time, should it be cut off.
     pub fn save(&mut self, progress: &View) {
         let begun = Instant::now();
-        if let Err(e) = write(&self.file, &self.fingerprint, progress) {
+        if let Err(e) = write(&*self.disk, &self.file, &self.fingerprint, progress) {
             tracing::warn!("cannot write a checkpoint: {e}");
         }
         self.last = Instant::now();
@@ -107,7 +111,7 @@ impl Checkpointer {
     }
 }
 
-fn write(file: &Path, fingerprint: &str, p: &View) -> Result<(), LmError> {
+fn write(disk: &dyn Disk, file: &Path, fingerprint: &str, p: &View) -> Result<(), LmError> {
     let n = &p.numbers;
     let curve: Vec<f64> = n.curve.iter().flat_map(|(step, loss)| [*step as f64, *loss]).collect();
     let last = [n.train_loss, n.seconds];
@@ -141,26 +145,7 @@ fn write(file: &Path, fingerprint: &str, p: &View) -> Result<(), LmError> {
         ("steps".to_owned(), n.steps.to_string()),
         ("tokens".to_owned(), n.tokens.to_string()),
     ]);
-    replace(file, |partial| {
-        safetensors::serialize_to_file(views, Some(metadata), partial)
-            .map_err(|e| LmError::io(partial, std::io::Error::other(e.to_string())))
-    })
-}
-
-/// Puts a file in the place of another, on disk before it can be seen.
-fn replace(file: &Path, fill: impl FnOnce(&Path) -> Result<(), LmError>) -> Result<(), LmError> {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(|e| LmError::io(folder, e))?;
-    let partial = file.with_extension(format!("partial-{}", std::process::id()));
-    let io = |e| LmError::io(&partial, e);
-    let done = fill(&partial)
-        .and_then(|()| File::open(&partial).and_then(|f| f.sync_all()).map_err(io))
-        .and_then(|()| fs::rename(&partial, file).map_err(|e| LmError::io(file, e)))
-        .and_then(|()| File::open(folder).and_then(|f| f.sync_all()).map_err(|e| LmError::io(folder, e)));
-    if done.is_err() {
-        let _ = fs::remove_file(&partial);
-    }
-    done
+    write_atomic_with(disk, file, Mode::Normal, |open| put_safetensors(open, file, views, metadata))
 }
 
 fn read(bytes: &[u8], fingerprint: &str) -> Option<Progress> {
@@ -194,6 +179,10 @@ fn read(bytes: &[u8], fingerprint: &str) -> Option<Progress> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use headstart_disk::SystemDisk;
+
     use super::*;
 
     fn progress() -> Progress {
@@ -222,11 +211,14 @@ mod tests {
     fn what_is_kept_is_what_is_found_and_only_by_its_own_training() {
         let dir = tempfile::tempdir().unwrap();
         let resume = Resume { folder: dir.path().join("deep/key"), every: 0.0 };
-        let mut keeper = Checkpointer::new(&resume, "a".into());
+        let mut keeper = Checkpointer::new(&resume, Arc::new(SystemDisk), "a".into());
         assert!(keeper.load().is_none() && keeper.due());
         keeper.save(&view(&progress()));
         assert_eq!(keeper.load().unwrap(), progress());
-        assert!(Checkpointer::new(&resume, "b".into()).load().is_none(), "another training's");
+        assert!(
+            Checkpointer::new(&resume, Arc::new(SystemDisk), "b".into()).load().is_none(),
+            "another training's"
+        );
         assert_eq!(fs::read_dir(&resume.folder).unwrap().count(), 1, "nothing temporary is left");
         let file = resume.folder.join(FILE);
         let whole = fs::read(&file).unwrap();
@@ -239,6 +231,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "in the way").unwrap();
-        Checkpointer::new(&Resume { folder: file, every: 0.0 }, "a".into()).save(&view(&progress()));
+        let resume = Resume { folder: file, every: 0.0 };
+        Checkpointer::new(&resume, Arc::new(SystemDisk), "a".into()).save(&view(&progress()));
     }
 }

@@ -113,7 +113,8 @@ fn train_target(
     target.model.stream(plan.streamed);
     let _buffers = limit_pool(plan.activations);
     let resume = spec.resume.as_ref();
-    let checkpointer = resume.map(|r| Checkpointer::new(r, fingerprint(spec, &target, train, eval)));
+    let checkpointer =
+        resume.map(|r| Checkpointer::new(r, Arc::clone(&spec.disk), fingerprint(spec, &target, train, eval)));
     selftest::gradients_flow(&target, plan.keep)?;
     let decay = spec.weight_decay.unwrap_or(if target.is_full() { 0.01 } else { 0.0 });
     let optimizer = AdamW::new(&target.params, AdamWSpec { decay, clip: spec.clip, ..AdamWSpec::default() });

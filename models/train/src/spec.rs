@@ -1,7 +1,9 @@
 //! What a training is asked to do, and what it reports.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use headstart_disk::Disk;
 use headstart_lm::LoraSpec;
 use headstart_protocol::expr::Condition;
 use headstart_protocol::rows::Row;
@@ -61,6 +63,8 @@ pub struct TrainSpec {
     pub resume: Option<Resume>,
     /// Folder that the result is written to.
     pub out: PathBuf,
+    /// What progress and result are written with.
+    pub disk: Arc<dyn Disk>,
 }
 
 /// Where and how often a training keeps its progress.

@@ -1,6 +1,5 @@
 //! The target of a training, an adapter or all weights: how it starts and how it is written.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use headstart_lm::lora::WriteAs;
@@ -76,7 +75,7 @@ impl Target {
     /// Writes the result with these values: the adapter's folder, or the whole model's.
     ///
     /// # Errors
-    /// [`LmError::Io`] where a file cannot be written.
+    /// [`LmError::Disk`] where a file cannot be written.
     pub fn write(&mut self, spec: &TrainSpec, values: Vec<Vec<f32>>) -> Result<(), LmError> {
         match &mut self.adapter {
             Some(adapter) => {
@@ -87,13 +86,14 @@ impl Target {
                             values.next().ok_or_else(|| LmError::Internal("values lack a block".into()))?;
                     }
                 }
-                adapter.save(&spec.out, WriteAs::F32)
+                adapter.save(&*spec.disk, &spec.out, WriteAs::F32)
             }
-            None => self.write_model(&spec.model, &spec.out, &values),
+            None => self.write_model(spec, &values),
         }
     }
 
-    fn write_model(&self, from: &Path, out: &Path, values: &[Vec<f32>]) -> Result<(), LmError> {
+    fn write_model(&self, spec: &TrainSpec, values: &[Vec<f32>]) -> Result<(), LmError> {
+        let (from, disk) = (&spec.model, &*spec.disk);
         let mut tensors = Vec::new();
         for (param, values) in self.params.params.iter().zip(values) {
             for (name, shape, range) in param.tensors() {
@@ -104,15 +104,15 @@ impl Target {
         // Newer files say `dtype`, older ones `torch_dtype`.
         let key = if config.get("torch_dtype").is_some() { "torch_dtype" } else { "dtype" };
         config[key] = json!("bfloat16");
-        files::write_folder(out, |temporary| {
-            files::write_json(&temporary.join("config.json"), &config)?;
+        files::write_folder(disk, &spec.out, |temporary| {
+            files::write_json(disk, &temporary.join("config.json"), &config)?;
             for name in COMPANIONS {
                 let (source, copy) = (from.join(name), temporary.join(name));
                 if source.exists() {
-                    std::fs::copy(&source, &copy).map_err(|e| LmError::io(&source, e))?;
+                    headstart_disk::files::copy(disk, &source, &copy)?;
                 }
             }
-            files::write_safetensors(&temporary.join("model.safetensors"), tensors)
+            files::write_safetensors(disk, &temporary.join("model.safetensors"), tensors)
         })
     }
 }

@@ -30,7 +30,7 @@ fn make_base(dir: &Path) -> PathBuf {
     let corpus: Vec<String> = rows(0, 40).into_iter().flat_map(|r| [r.prompt, r.response]).collect();
     let base = dir.join("base");
     std::fs::create_dir(&base).unwrap();
-    init_model(&config, &corpus, 300, 1, &base).unwrap();
+    init_model(&config, &corpus, 300, 1, &headstart_disk::SystemDisk, &base).unwrap();
     base
 }
 
@@ -64,6 +64,7 @@ fn spec(base: &Path, method: Method, out: PathBuf, resume: Option<PathBuf>) -> T
         memory: None,
         resume: resume.map(|folder| Resume { folder, every: 0.0 }),
         out,
+        disk: std::sync::Arc::new(headstart_disk::SystemDisk),
     }
 }
 

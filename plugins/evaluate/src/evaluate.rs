@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use headstart_disk::files;
 use headstart_kit::{ContextWatch, open_model, read_rows};
 use headstart_lm::{Backend, Decoder, GenerateOptions, RowScore, Watch};
 use headstart_protocol::artifacts::{Artifact, Metrics};
@@ -67,7 +68,7 @@ impl Stage for Evaluate {
             let samples = answer(model.as_mut(), rows, args.positive("max_tokens")?, &watch)?;
             likeness(rows, &samples, &mut value);
             let path = ctx.scratch().join(SAMPLES_FILE);
-            std::fs::write(&path, samples_jsonl(rows, &samples)).map_err(|e| Failure::io(&path, &e))?;
+            files::write(ctx.disk(), &path, samples_jsonl(rows, &samples).as_bytes())?;
             output = output.file(SAMPLES_FILE, path);
         }
         output.value = value.json()?;

@@ -17,6 +17,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use headstart_disk::{Disk, files};
 use headstart_protocol::artifacts::{Candidate, Catalog as Summary, Explanation, SpaceKind};
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure};
 use memmap2::Mmap;
@@ -151,11 +152,11 @@ impl Catalog {
     ///
     /// # Errors
     /// If they cannot be written.
-    pub fn write(&self, folder: &Path) -> Result<(), Failure> {
+    pub fn write(&self, disk: &dyn Disk, folder: &Path) -> Result<(), Failure> {
         let json = serde_json::to_vec(&self.about).expect("plain facts always serialize");
         let at = folder.join(ABOUT_FILE);
-        fs::write(&at, json).map_err(|e| Failure::io(&at, &e))?;
-        let ends = self.pllms.write(&folder.join(PLLMS_FILE))?;
+        files::write(disk, &at, &json)?;
+        let ends = self.pllms.write(disk, &folder.join(PLLMS_FILE))?;
         let half = |m: &Matrix| (Dtype::F16, vec![m.rows, m.cols], Halves::of(m).bytes());
         let halves = |h: &Halves| (Dtype::F16, vec![h.rows(), h.cols], h.bytes());
         let single = |x: &[f64]| {
@@ -178,7 +179,7 @@ impl Catalog {
             ("damping", half(&self.lens.damping)),
             ("lines", (Dtype::U32, vec![ends.len()], ends.iter().flat_map(|x| x.to_le_bytes()).collect())),
         ];
-        write_tensors(&folder.join(TENSORS_FILE), &named)
+        write_tensors(disk, &folder.join(TENSORS_FILE), &named)
     }
 
     /// Reads a `Catalog` artifact.

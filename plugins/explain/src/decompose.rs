@@ -71,7 +71,7 @@ impl Stage for Decompose {
         };
         let mut catalog = build(&members, &lexicon, &atoms, reference.as_ref(), &settings)?;
         catalog.about.pace = pace(&members, ctx)?;
-        catalog.write(ctx.scratch())?;
+        catalog.write(ctx.disk(), ctx.scratch())?;
         let mut output = Output::of(Type::Catalog, &catalog.summary()?)?.uses("space", space_ref);
         for name in [ABOUT_FILE, PLLMS_FILE, TENSORS_FILE] {
             output = output.file(name, ctx.scratch().join(name));
@@ -126,6 +126,16 @@ fn pace(members: &[Member], ctx: &dyn Context) -> Result<Option<Pace>, Failure> 
 
 fn space_of(args: &Args, members: &[Member]) -> Result<ArtifactRef, Failure> {
     let given = args.artifact_opt("space").cloned();
+    if let (Some(named), Some(given)) = (&members[0].divergence.space, &given)
+        && named.id != given.id
+    {
+        return Err(Failure::input(format!(
+            "argument `space` is {}, but the divergences were made in {}",
+            given.id.short(),
+            named.id.short()
+        ))
+        .help("leave `space` out: these divergences name theirs"));
+    }
     let space = members[0].divergence.space.clone().or(given).ok_or_else(|| {
         Failure::input("the divergences do not name their space").help("give it as the argument `space`")
     })?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use headstart_disk::{Disk, files};
 use headstart_protocol::artifacts::Artifact;
 pub use headstart_protocol::artifacts::Divergence as About;
 use headstart_protocol::{ArtifactRef, Context, Failure};
@@ -74,19 +75,24 @@ impl Divergence {
 }
 
 /// Writes `vectors` and `features` (row by row) to a safetensors file.
-pub(crate) fn write(at: &Path, vectors: &[Vec<f32>], features: &[Vec<f32>]) -> Result<(), Failure> {
+pub(crate) fn write(
+    disk: &dyn Disk,
+    at: &Path,
+    vectors: &[Vec<f32>],
+    features: &[Vec<f32>],
+) -> Result<(), Failure> {
     let flat = |rows: &[Vec<f32>]| -> Tensor {
         let shape = vec![rows.len(), rows.first().map_or(0, Vec::len)];
         (Dtype::F32, shape, rows.iter().flatten().flat_map(|x| x.to_le_bytes()).collect())
     };
-    write_tensors(at, &[("vectors", flat(vectors)), ("features", flat(features))])
+    write_tensors(disk, at, &[("vectors", flat(vectors)), ("features", flat(features))])
 }
 
 /// A tensor's type, shape and little-endian bytes.
 pub(crate) type Tensor = (Dtype, Vec<usize>, Vec<u8>);
 
 /// Writes named tensors of little-endian bytes.
-pub(crate) fn write_tensors(at: &Path, tensors: &[(&str, Tensor)]) -> Result<(), Failure> {
+pub(crate) fn write_tensors(disk: &dyn Disk, at: &Path, tensors: &[(&str, Tensor)]) -> Result<(), Failure> {
     let views: BTreeMap<&str, TensorView<'_>> = tensors
         .iter()
         .map(|(name, (dtype, shape, data))| {
@@ -95,7 +101,7 @@ pub(crate) fn write_tensors(at: &Path, tensors: &[(&str, Tensor)]) -> Result<(),
         })
         .collect();
     let bytes = safetensors::serialize(views, None).expect("valid tensors always serialize");
-    fs::write(at, bytes).map_err(|e| Failure::io(at, &e))
+    Ok(files::write(disk, at, &bytes)?)
 }
 
 fn read_f32(tensors: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f64>, String> {

@@ -51,7 +51,7 @@ impl Stage for Embed {
         let embedded = space.contrasts(&pairs)?;
         let features: Vec<Vec<f32>> = pairs.iter().map(feature_difference).collect();
         let at = ctx.scratch().join(VECTORS_FILE);
-        divergence::write(&at, &embedded.vectors, &features)?;
+        divergence::write(ctx.disk(), &at, &embedded.vectors, &features)?;
         let about = About {
             n: pairs.len(),
             d: embedded.vectors[0].len(),

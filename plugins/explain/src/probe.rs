@@ -1,9 +1,9 @@
 //! Stage kind `probe`: the same prompts to every model.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Arc;
 
+use headstart_disk::files;
 use headstart_kit::{ContextWatch, open_model, read_questions};
 use headstart_lm::{Backend, GenerateOptions};
 use headstart_protocol::artifacts::Rows;
@@ -48,7 +48,7 @@ impl Stage for Probe {
         let rows: Vec<Row> =
             prompts.into_iter().zip(answers).map(|(prompt, response)| Row::new(prompt, response)).collect();
         let at = ctx.scratch().join(ROWS_FILE);
-        fs::write(&at, to_jsonl(&rows)).map_err(|e| Failure::io(&at, &e))?;
+        files::write(ctx.disk(), &at, to_jsonl(&rows).as_bytes())?;
         let facts = Rows {
             rows: rows.len(),
             max_tokens: Some(options.max_tokens),
@@ -75,7 +75,7 @@ pub(crate) fn base_of(ctx: &dyn Context, model: &ArtifactRef) -> Result<Option<A
 /// What a model answers to prompts, in order. Answers come from the row cache where it has them;
 /// the model is loaded only if one is missing.
 ///
-/// With a temperature, each prompt is sampled from a stream of its own, derived from the seed and
+/// With a temperature, each prompt is sampled from its own stream, derived from the seed and
 /// the prompt: so an answer depends neither on the prompt's position nor on what was cached.
 pub(crate) fn answers(
     ctx: &dyn Context,

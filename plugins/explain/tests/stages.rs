@@ -4,7 +4,7 @@ mod toy;
 
 use headstart_explain::catalog::{ABOUT_FILE, Catalog, PLLMS_FILE, TENSORS_FILE};
 use headstart_explain::divergence::Divergence;
-use headstart_protocol::{Context, FailureClass, Output, Type, Value};
+use headstart_protocol::{ArtifactRef, Context, FailureClass, Output, Type, Value};
 use headstart_testkit::MemoryContext;
 use toy::{divergences, model, person, pllm, prompts, space, stage, value};
 
@@ -187,6 +187,22 @@ fn adding_a_word_puts_nothing_to_the_pllms() {
     assert_eq!(Catalog::open(&ctx, &with).unwrap().about.words.last().unwrap().word, "shouting");
     run(Some(value(&words)));
     assert_eq!(ctx.counter("forward_passes") - before, 3);
+}
+
+#[test]
+fn a_space_beside_divergences_that_name_another_is_refused() {
+    let ctx = MemoryContext::new();
+    let (base, own, all) = divergences(&ctx, "sentence");
+    let decompose = |space: &ArtifactRef| {
+        let args = [("divergences", Value::List(all.clone())), ("space", value(space))];
+        ctx.run(&*stage("decompose"), args)
+    };
+    decompose(&own).unwrap();
+    let other = space(&ctx, "pooled", &base);
+    let e = decompose(&other).unwrap_err();
+    let said = ["`space`", &other.id.short(), &own.id.short()];
+    assert!(said.iter().all(|part| e.message.contains(part)), "{}", e.message);
+    assert!(e.help.unwrap().contains("leave `space` out"));
 }
 
 #[test]

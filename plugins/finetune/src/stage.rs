@@ -1,11 +1,13 @@
 //! The stage: from arguments to a training, from its report to a pLLM.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headstart_kit::{ContextWatch, ModelFolders, open_model};
 use headstart_lm::LoraSpec;
+use headstart_lm::lora::{AdapterConfig, Targets};
 use headstart_protocol::artifacts::{Artifact, Format, Metrics, Pllm};
 use headstart_protocol::expr::Condition;
 use headstart_protocol::{
@@ -30,6 +32,9 @@ fn checkpoint_seconds() -> f64 {
     let set = std::env::var("HEADSTART_CHECKPOINT_SECONDS").ok().and_then(|s| s.parse::<f64>().ok());
     set.filter(|s| *s >= 0.0 && s.is_finite()).unwrap_or(CHECKPOINT_SECONDS)
 }
+
+/// The rank of a new adapter where none is given, as in [`headstart_protocol::kinds`].
+const DEFAULT_RANK: usize = 8;
 
 /// What `until` can be about.
 const WATCHED: [&str; 3] = ["loss", "train_loss", "step"];
@@ -60,7 +65,7 @@ impl Stage for Finetune {
         let facts = Pllm { metrics: metrics(&report, &spec)?, curve, ..Pllm::new(format) };
         let at = spec.out.join(TRAINING_FILE);
         let training = training(&facts)?;
-        fs::write(&at, format!("{training}\n")).map_err(|e| Failure::io(&at, &e))?;
+        headstart_disk::files::write(ctx.disk(), &at, format!("{training}\n").as_bytes())?;
         let output = Output::of(Type::Pllm, &facts)?.uses("base", base);
         Ok(files(&spec.out)?.into_iter().fold(output, |output, (name, at)| output.file(name, at)))
     }
@@ -115,6 +120,7 @@ impl Finetune {
             memory: ctx.memory(),
             resume: ctx.resume_dir().map(|folder| Resume { folder, every: checkpoint_seconds() }),
             out: ctx.scratch().join("trained"),
+            disk: ctx.disk().shared(),
         })
     }
 }
@@ -162,8 +168,57 @@ fn method(args: &Args, folders: &ModelFolders) -> Result<Method, Failure> {
     if let Some(wrong) = targets.iter().find(|t| !PROJECTIONS.contains(t)) {
         return Err(unknown("targets", wrong, &PROJECTIONS));
     }
-    let targets = targets.into_iter().map(str::to_owned).collect();
-    Ok(Method::Lora(LoraSpec { rank, alpha, rslora: args.bool("rslora")?, targets }))
+    let targets: Vec<String> = targets.into_iter().map(str::to_owned).collect();
+    let spec = LoraSpec { rank, alpha, rslora: args.bool("rslora")?, targets };
+    if let Some(adapter) = &folders.adapter {
+        fixed_by(args, &spec, adapter)?;
+    }
+    Ok(Method::Lora(spec))
+}
+
+/// Refuses what is asked of a new adapter where `from` is one already and says otherwise: it keeps its own
+/// rank, scale and targets.
+fn fixed_by(args: &Args, asked: &LoraSpec, adapter: &Path) -> Result<(), Failure> {
+    let given = [
+        ("rank", asked.rank != DEFAULT_RANK),
+        ("alpha", args.float_opt("alpha").is_some()),
+        ("targets", !args.texts("targets").is_empty()),
+        ("rslora", asked.rslora),
+    ];
+    if given.iter().all(|(_, given)| !given) {
+        return Ok(());
+    }
+    let has = AdapterConfig::load(adapter)?;
+    let sorted = |names: &[String]| names.iter().cloned().collect::<BTreeSet<_>>();
+    for (name, _) in given.into_iter().filter(|(_, given)| *given) {
+        let (equal, asked, has) = match name {
+            "rank" => (
+                has.rank == asked.rank && has.rank_pattern.is_empty(),
+                asked.rank.to_string(),
+                has.rank.to_string(),
+            ),
+            "alpha" => (
+                has.alpha == asked.alpha && has.alpha_pattern.is_empty(),
+                asked.alpha.to_string(),
+                has.alpha.to_string(),
+            ),
+            "rslora" => (has.rslora == asked.rslora, asked.rslora.to_string(), has.rslora.to_string()),
+            _ => {
+                let (equal, own) = match &has.targets {
+                    Targets::Names(names) => (sorted(names) == sorted(&asked.targets), names.join(", ")),
+                    Targets::Pattern(pattern) => (false, pattern.clone()),
+                };
+                (equal, asked.targets.join(", "), own)
+            }
+        };
+        if !equal {
+            return Err(Failure::input(format!(
+                "argument `{name}` is {asked}, but `from` is an adapter whose own is {has}, and is trained as it is"
+            ))
+            .help(format!("leave `{name}` out, or start from a model without an adapter")));
+        }
+    }
+    Ok(())
 }
 
 /// The base of what is trained: an adapter fits the whole model that it was trained on; full

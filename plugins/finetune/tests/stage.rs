@@ -173,6 +173,44 @@ fn an_adapter_goes_on_over_its_own_base() {
 }
 
 #[test]
+fn what_an_adapter_fixes_is_refused_unless_it_is_equal() {
+    let bench = Bench::new(Recorder::default());
+    let config = json!({ "peft_type": "LORA", "r": 4, "lora_alpha": 12, "use_rslora": true,
+        "target_modules": ["v_proj", "q_proj"] });
+    let at = bench.ctx.write("adapter_config.json", &config.to_string());
+    let value = json!({ "format": "lora", "metrics": {} });
+    let output = Output::new(Type::Pllm, value).uses("base", bench.base.clone());
+    let adapter = bench.ctx.put(output.file("adapter_config.json", at));
+    let texts = |all: &[&str]| {
+        Value::List(all.iter().enumerate().map(|(i, t)| (i.to_string(), Value::Text((*t).into()))).collect())
+    };
+    let equal = vec![
+        ("rank", Value::Int(4)),
+        ("alpha", Value::Int(12)),
+        ("rslora", Value::Bool(true)),
+        ("targets", texts(&["q_proj", "v_proj"])),
+    ];
+    bench.run(&adapter, equal).unwrap();
+    bench.run(&adapter, vec![]).unwrap();
+    for (name, value, said) in [
+        ("rank", Value::Int(16), "argument `rank` is 16, but `from` is an adapter whose own is 4"),
+        ("alpha", Value::Int(8), "argument `alpha` is 8, but `from` is an adapter whose own is 12"),
+        (
+            "targets",
+            texts(&["q_proj"]),
+            "argument `targets` is q_proj, but `from` is an adapter whose own is",
+        ),
+    ] {
+        let failure = bench.run(&adapter, vec![(name, value.clone())]).unwrap_err();
+        assert_eq!(failure.class, FailureClass::Input);
+        assert!(failure.message.starts_with(said), "{failure}");
+        assert!(failure.help.unwrap().starts_with(&format!("leave `{name}` out")));
+        // A new adapter is made as it is asked.
+        bench.run(&bench.base, vec![(name, value)]).unwrap();
+    }
+}
+
+#[test]
 fn full_weights_stay_a_version_of_their_first_base() {
     let bench = Bench::new(Recorder::default());
     let full = vec![("method", Value::Text("full".into()))];

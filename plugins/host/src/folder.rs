@@ -13,8 +13,9 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use headstart_disk::{Disk, DiskError, files};
 use headstart_protocol::declared::{is_left_out, program_digest};
-use headstart_protocol::{Digest, Failure};
+use headstart_protocol::{Digest, Failure, FailureClass};
 
 /// Bytes that a program may be made of.
 pub const MAX_BYTES: u64 = 100_000_000;
@@ -31,18 +32,17 @@ pub struct FolderError {
     pub help: Option<String>,
     /// The entry of the declaration's `files` that is meant, where it is one.
     pub entry: Option<String>,
-    /// Whether it may be otherwise the next time.
-    pub may_pass: bool,
+    /// Whose fault it is.
+    pub class: FailureClass,
 }
 
 impl FolderError {
     fn new(message: String) -> Self {
-        Self { message, help: None, entry: None, may_pass: false }
+        Self { message, help: None, entry: None, class: FailureClass::Input }
     }
 
     fn io(at: &Path, e: &io::Error) -> Self {
-        let lasting = matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
-        Self { may_pass: !lasting, ..Self::new(format!("{}: {e}", at.display())) }
+        Failure::io(at, e).into()
     }
 
     fn of(self, entry: &str) -> Self {
@@ -50,14 +50,21 @@ impl FolderError {
     }
 }
 
+impl From<Failure> for FolderError {
+    fn from(f: Failure) -> Self {
+        Self { message: f.message, help: f.help, entry: None, class: f.class }
+    }
+}
+
+impl From<DiskError> for FolderError {
+    fn from(e: DiskError) -> Self {
+        Failure::from(e).into()
+    }
+}
+
 impl From<FolderError> for Failure {
     fn from(e: FolderError) -> Self {
-        let class = if e.may_pass {
-            headstart_protocol::FailureClass::Transient
-        } else {
-            headstart_protocol::FailureClass::Input
-        };
-        Self { class, message: e.message, help: e.help }
+        Self { class: e.class, message: e.message, help: e.help }
     }
 }
 
@@ -148,7 +155,7 @@ impl Folder {
     ///
     /// # Errors
     /// If something cannot be read or written.
-    pub fn copy(&self, to: &Path) -> Result<Copied, FolderError> {
+    pub fn copy(&self, disk: &dyn Disk, to: &Path) -> Result<Copied, FolderError> {
         let up = |name: &String| name.split('/').take_while(|part| *part == "..").count();
         let levels = self.parts.keys().map(up).max().unwrap_or(0);
         let names: Vec<_> = self.root.components().filter(|c| matches!(c, Component::Normal(_))).collect();
@@ -158,7 +165,7 @@ impl Folder {
         // As many folders above the program's own as its files need.
         let kept = names.len() - levels.max(1).min(names.len());
         let folder = names[kept..].iter().fold(to.to_owned(), |at, name| at.join(name));
-        make(&folder)?;
+        files::create_dir(disk, &folder)?;
         let mut digests = BTreeMap::new();
         for (name, part) in &self.parts {
             let at = name.split('/').fold(folder.clone(), |mut at, step| {
@@ -170,18 +177,15 @@ impl Folder {
                 at
             });
             if let Some(parent) = at.parent() {
-                make(parent)?;
+                files::create_dir(disk, parent)?;
             }
             let digest = match part {
                 Part::File(from) => {
-                    fs::copy(from, &at).map_err(|e| FolderError {
-                        message: format!("cannot copy {} to {}: {e}", from.display(), at.display()),
-                        ..FolderError::io(from, &e)
-                    })?;
+                    files::copy(disk, from, &at)?;
                     of_file(&at)?
                 }
                 Part::Link(target) => {
-                    link(target, &at)?;
+                    link(disk, target, &at)?;
                     of_link(target)
                 }
             };
@@ -290,7 +294,7 @@ impl Walk<'_> {
         let m = format!("the program's folder {} holds {what}", self.shown.display());
         Err(FolderError {
             help: Some(
-                "all files of its folder are part of a program: put it into a folder of its own, and give it \
+                "all files of its folder are part of a program: put it into its own folder, and give it \
                  data as arguments (`Path`, `Dataset`)"
                     .into(),
             ),
@@ -317,16 +321,12 @@ fn of_link(to: &Path) -> Digest {
     Digest::of_json(&serde_json::json!({ "link": to.to_string_lossy() }))
 }
 
-fn make(at: &Path) -> Result<(), FolderError> {
-    fs::create_dir_all(at).map_err(|e| FolderError::io(at, &e))
-}
-
-#[cfg(unix)]
-fn link(target: &Path, at: &Path) -> Result<(), FolderError> {
-    std::os::unix::fs::symlink(target, at).map_err(|e| FolderError::io(at, &e))
-}
-
-#[cfg(not(unix))]
-fn link(_target: &Path, at: &Path) -> Result<(), FolderError> {
-    Err(FolderError::new(format!("{}: a link that leads nowhere cannot be copied here", at.display())))
+fn link(disk: &dyn Disk, target: &Path, at: &Path) -> Result<(), FolderError> {
+    match disk.symlink(target, at) {
+        Err(e) if e.kind() == io::ErrorKind::Unsupported => Err(FolderError::new(format!(
+            "{}: a link that leads nowhere cannot be copied here",
+            at.display()
+        ))),
+        done => done.map_err(|e| FolderError::io(at, &e)),
+    }
 }

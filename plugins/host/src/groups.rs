@@ -153,7 +153,7 @@ impl Live {
     }
 }
 
-/// A watcher that knows these groups. It is in a group of its own, so that a Ctrl-C in the terminal
+/// A watcher that knows these groups. It is in a separate group, so that a Ctrl-C in the terminal
 /// does not reach it.
 fn watcher(groups: &BTreeSet<u32>) -> io::Result<(Child, ChildStdin)> {
     let mut command = Command::new("sh");

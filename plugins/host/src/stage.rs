@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use headstart_disk::{Disk, files};
 use headstart_protocol::declared::DeclaredStage;
 use headstart_protocol::{Args, Context, Digest, Failure, FailureClass, Output, Stage, Type};
 use serde_json::Value as Json;
@@ -46,9 +47,9 @@ impl Stage for CustomStage {
         // Beside each other, so that the program begins in an empty folder.
         let (copy, work) = (scratch.join("program"), scratch.join("work"));
         for folder in [&copy, &work] {
-            std::fs::create_dir_all(folder).map_err(|e| Failure::io(folder, &e))?;
+            files::create_dir(ctx.disk(), folder)?;
         }
-        let copied = self.copy(&copy)?;
+        let copied = self.copy(ctx.disk(), &copy)?;
         let arguments = Arguments::of(args, ctx)?;
         let around =
             Around { log: &|line| ctx.log(line), cancelled: &|| ctx.cancelled(), memory: ctx.memory() };
@@ -82,8 +83,8 @@ impl Stage for CustomStage {
 
 impl CustomStage {
     /// Copies the program, if it is still the one that was planned or allowed.
-    fn copy(&self, to: &Path) -> Result<Copied, Failure> {
-        let copied = Folder::open(&self.program, &self.files)?.copy(to)?;
+    fn copy(&self, disk: &dyn Disk, to: &Path) -> Result<Copied, Failure> {
+        let copied = Folder::open(&self.program, &self.files)?.copy(disk, to)?;
         if copied.digest == self.digest {
             return Ok(copied);
         }

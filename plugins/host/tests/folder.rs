@@ -122,7 +122,10 @@ fn links_are_followed_and_odd_things_are_refused_by_name() {
     symlink("nobody@nowhere", place.at("stages/.#tools.py")).expect("a link");
     let copy = tempfile::tempdir().expect("a folder");
     let program = place.at("stages/tools.py");
-    let copied = Folder::open(&program, &[]).expect("opens").copy(copy.path()).expect("copies");
+    let copied = Folder::open(&program, &[])
+        .expect("opens")
+        .copy(&headstart_disk::SystemDisk, copy.path())
+        .expect("copies");
     assert_eq!(copied.digest, place.digest(&[]));
     let words = std::fs::read_to_string(copied.program.parent().expect("a folder").join("shared/words.txt"));
     assert_eq!(words.expect("there"), "changed");
@@ -146,7 +149,7 @@ fn a_copy_keeps_what_leads_out_of_the_folder() {
     let files = ["../../../words.txt".to_owned(), "../../lexicon".to_owned()];
     let copy = tempfile::tempdir().expect("a folder");
     let folder = Folder::open(&place.at("p/q/stages/tools.py"), &files).expect("opens");
-    let copied = folder.copy(copy.path()).expect("copies");
+    let copied = folder.copy(&headstart_disk::SystemDisk, copy.path()).expect("copies");
     assert_eq!(copied.digest, folder.digest().expect("a digest"));
     assert_eq!(copied.program, copy.path().join("p/q/stages/tools.py"));
     let beside = |name: &str| std::fs::read_to_string(copied.program.parent().expect("a folder").join(name));

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use headstart_disk::files;
 use headstart_kit::read_rows;
 use headstart_protocol::artifacts::Rows;
 use headstart_protocol::rows::{self, ROWS_FILE, Row, text_digest};
@@ -16,8 +17,10 @@ use serde_json::{Map, Value};
 
 use crate::conversation::{Turns, conversation, kind};
 
-/// The response key where none is given; only then may every row lack it.
+/// The keys where none are given; only then may every row lack them.
+const PROMPT: &str = "prompt";
 const RESPONSE: &str = "response";
+const MESSAGES: &str = "messages";
 
 /// `jsonl`: rows of JSON Lines files.
 pub struct JsonLines;
@@ -43,10 +46,11 @@ impl Stage for JsonLines {
         if paths.is_empty() {
             return Err(Failure::input("no files: the list of paths is empty"));
         }
-        let mut rows = Vec::new();
+        let (mut rows, mut met) = (Vec::new(), Met::default());
         for path in &paths {
-            rows.extend(keys.read(&ctx.path(path))?);
+            rows.extend(keys.read(&ctx.path(path), &mut met)?);
         }
+        keys.check_effect(&met).map_err(|why| Failure::input(format!("{}: {why}", paths.join(", "))))?;
         if args.bool("sort")? {
             rows.sort_by_cached_key(|row| text_digest(&row.prompt));
         }
@@ -78,8 +82,46 @@ struct Keys<'a> {
     turns: Turns,
 }
 
+/// What was met in the rows of all files.
+#[derive(Default)]
+struct Met {
+    /// Every key of a row.
+    keys: BTreeSet<String>,
+    /// Rows that are conversations, and others.
+    conversations: usize,
+    plain: usize,
+}
+
 impl Keys<'_> {
-    fn read(&self, path: &Path) -> Result<Vec<Row>, Failure> {
+    /// Refuses an argument that no row fits: it would have no effect, and is likely misspelt.
+    fn check_effect(&self, met: &Met) -> Result<(), String> {
+        let there = || met.keys.iter().map(String::as_str);
+        if met.conversations == 0 {
+            if self.messages != MESSAGES {
+                return Err(format!("argument `messages`: {}", missing(self.messages, there())));
+            }
+            if self.turns == Turns::First {
+                let why = missing(self.messages, there());
+                return Err(format!("argument `turns` is for conversations, and no row is one: {why}"));
+            }
+        }
+        if met.plain == 0 {
+            let given = [
+                ("prompt", self.prompt != [PROMPT], self.prompt.join("`, `")),
+                ("response", self.response != RESPONSE, self.response.to_owned()),
+            ];
+            if let Some((name, _, key)) = given.into_iter().find(|(_, given, _)| *given) {
+                let messages = self.messages;
+                return Err(format!(
+                    "argument `{name}` names `{key}`, but every row is a conversation under `{messages}`; {}",
+                    keys_there(there())
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, path: &Path, met: &mut Met) -> Result<Vec<Row>, Failure> {
         let bytes = fs::read(path).map_err(|e| match e.kind() {
             ErrorKind::NotFound => Failure::input(format!("{}: there is no such file", path.display()))
                 .help("a path starts at the pipeline's folder; with `--set`, at the current folder; on a device, at its data folder"),
@@ -88,7 +130,6 @@ impl Keys<'_> {
         let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
         let mut rows = Vec::new();
         let mut answered = false;
-        let mut seen = BTreeSet::new();
         for (i, line) in bytes.split(|b| *b == b'\n').enumerate() {
             let at = |why: String| Failure::input(format!("{}, line {}: {why}", path.display(), i + 1));
             let line = std::str::from_utf8(line).map_err(|e| {
@@ -100,31 +141,41 @@ impl Keys<'_> {
             let object: Map<String, Value> = serde_json::from_str(line)
                 .map_err(|e| at(malformed(&e)).help("each line must be one JSON object"))?;
             answered |= object.contains_key(self.response) || object.contains_key(self.messages);
-            rows.push(self.row(&object).map_err(|why| match why {
+            let (row, is_conversation) = self.row(&object).map_err(|why| match why {
                 Wrong::Key(why) => {
                     at(why).help("name the keys of the file, as in `jsonl(…, prompt: \"question\")`")
                 }
                 Wrong::Value(why) => at(why),
-            })?);
-            if !answered {
-                seen.extend(object.into_iter().map(|(key, _)| key));
+            })?;
+            rows.push(row);
+            if is_conversation {
+                met.conversations += 1
+            } else {
+                met.plain += 1
+            }
+            // Most rows have the keys of the row before.
+            for (key, _) in object {
+                if !met.keys.contains(&key) {
+                    met.keys.insert(key);
+                }
             }
         }
         if rows.is_empty() {
             return Err(Failure::input(format!("{}: the file has no rows", path.display())));
         }
         if !answered && self.response != RESPONSE {
-            let why = missing(self.response, seen.iter().map(String::as_str));
+            let why = missing(self.response, met.keys.iter().map(String::as_str));
             return Err(Failure::input(format!("{}: {why}", path.display())));
         }
         Ok(rows)
     }
 
-    fn row(&self, object: &Map<String, Value>) -> Result<Row, Wrong> {
+    /// A row, and whether it is a conversation.
+    fn row(&self, object: &Map<String, Value>) -> Result<(Row, bool), Wrong> {
         let has_prompt = self.prompt.iter().all(|key| object.contains_key(*key));
         if let Some(messages) = object.get(self.messages).filter(|m| m.is_array() || !has_prompt) {
-            return conversation(messages, self.turns)
-                .map_err(|why| Wrong::Value(format!("`{}`: {why}", self.messages)));
+            let row = conversation(messages, self.turns);
+            return row.map(|row| (row, true)).map_err(|why| Wrong::Value(format!("`{}`: {why}", self.messages)));
         }
         let text = |key: &str| match object.get(key) {
             Some(Value::String(text)) => Ok(Some(text.as_str())),
@@ -144,14 +195,17 @@ impl Keys<'_> {
             return Err(Wrong::Value("the prompt is empty".into()));
         }
         let response = text(self.response)?.unwrap_or_default();
-        Ok(Row::new(parts.join("\n"), response))
+        Ok((Row::new(parts.join("\n"), response), false))
     }
 }
 
 fn missing<'a>(key: &str, there: impl Iterator<Item = &'a str>) -> String {
+    format!("there is no key `{key}`; {}", keys_there(there))
+}
+
+fn keys_there<'a>(there: impl Iterator<Item = &'a str>) -> String {
     let there: Vec<String> = there.map(|k| format!("`{k}`")).collect();
-    let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-    format!("there is no key `{key}`; the keys there are: {there}")
+    format!("the keys there are: {}", if there.is_empty() { "none".to_owned() } else { there.join(", ") })
 }
 
 /// serde_json's message counts lines within the text it is given, which is one line here.
@@ -237,6 +291,6 @@ fn answers(rows: Vec<Row>) -> BTreeMap<String, String> {
 
 fn write(ctx: &dyn Context, rows: &[Row]) -> Result<Output, Failure> {
     let path = ctx.scratch().join(ROWS_FILE);
-    fs::write(&path, rows::to_jsonl(rows)).map_err(|e| Failure::io(&path, &e))?;
+    files::write(ctx.disk(), &path, rows::to_jsonl(rows).as_bytes())?;
     Ok(Output::of(Type::Dataset, &Rows::dataset(rows.len()))?.file(ROWS_FILE, path))
 }

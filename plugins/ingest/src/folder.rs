@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use headstart_disk::Disk;
 use headstart_lm::gguf::Gguf;
 use headstart_lm::{DecoderConfig, TextCodec, Weights, encoder, gguf};
 use headstart_protocol::artifacts::ModelFacts;
@@ -62,10 +63,10 @@ impl ModelFolder {
     ///
     /// # Errors
     /// As [`Self::read`], and if the metadata do not suffice or cannot be written.
-    pub fn take_in(folder: &Path, scratch: &Path) -> Result<Self, Failure> {
+    pub fn take_in(folder: &Path, disk: &dyn Disk, scratch: &Path) -> Result<Self, Failure> {
         match gguf::find(folder)? {
             Some(path) if !folder.join("config.json").exists() => {
-                Gguf::open(&path)?.describe(scratch)?;
+                Gguf::open(&path)?.describe(disk, scratch)?;
                 Self::read_parts(scratch, folder)
             }
             _ => Self::read(folder),

@@ -18,7 +18,7 @@ impl Stage for Local {
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
         let folder = ctx.path(args.text("path")?);
-        let model = ModelFolder::take_in(&folder, ctx.scratch())?;
+        let model = ModelFolder::take_in(&folder, ctx.disk(), ctx.scratch())?;
         Weights::open_model(&folder)?.check_finite()?;
         model.into_model()
     }
@@ -102,7 +102,7 @@ impl Stage for Init {
             );
         }
         let seed = args.count("seed")? as u64;
-        init_model(&config, &corpus, args.count("vocab")?, seed, ctx.scratch())?;
+        init_model(&config, &corpus, args.count("vocab")?, seed, ctx.disk(), ctx.scratch())?;
         ModelFolder::read(ctx.scratch())?.into_model()
     }
 }

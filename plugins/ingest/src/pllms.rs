@@ -40,7 +40,7 @@ impl Stage for Ingest {
         let base_folder = base_folder(ctx, base)?;
         let (format, files) = if is_mlx(&source) {
             let converted = ctx.scratch().join("peft");
-            mlx_to_peft(&source, &converted)?;
+            mlx_to_peft(ctx.disk(), &source, &converted)?;
             (Format::Lora, adapter(&converted, &base_folder)?)
         } else if source.join(ADAPTER_CONFIG).is_file() {
             (Format::Lora, adapter(&source, &base_folder)?)

@@ -73,6 +73,35 @@ fn conversations_are_rows_with_a_history() {
 }
 
 #[test]
+fn keys_that_match_no_row_are_refused_with_those_there_are() {
+    let ctx = MemoryContext::new();
+    let plain = "{\"prompt\":\"a\",\"response\":\"b\"}\n";
+    let chat = "{\"talk\":[{\"role\":\"user\",\"content\":\"a\"}],\"id\":1}\n";
+    let both = [plain, chat].concat();
+    let check = |content: &str, more: Vec<(&'static str, Value)>, parts: &[&str]| {
+        let message = refusal(&ctx, content.as_bytes(), more);
+        for part in ["rows.jsonl"].iter().chain(parts) {
+            assert!(message.contains(part), "`{part}` in: {message}");
+        }
+    };
+    let messages = |key: &str| ("messages", text(key));
+    check(plain, vec![messages("dialog")], &["`messages`", "`dialog`", "there are: `prompt`, `response`"]);
+    check(plain, vec![("turns", text("first"))], &["`turns`", "`messages`", "`prompt`, `response`"]);
+    let [asked, answered] = ["question", "answer"].map(text);
+    check(chat, vec![messages("talk"), ("prompt", asked)], &["`prompt`", "`question`", "`id`, `talk`"]);
+    check(chat, vec![messages("talk"), ("response", answered)], &["`response`", "`answer`", "`id`, `talk`"]);
+    // One row that fits is enough, in whichever file it is.
+    let fits = |content: &str, more: Vec<(&'static str, Value)>| {
+        ctx.write("rows.jsonl", content);
+        read(&ctx, more).unwrap().len()
+    };
+    assert_eq!(fits(&both, vec![messages("talk"), ("turns", text("first"))]), 2);
+    ctx.write("plain.jsonl", plain);
+    let paths = ("path", list(vec![path("plain.jsonl"), path("rows.jsonl")]));
+    assert_eq!(fits(chat, vec![messages("talk"), paths]), 2);
+}
+
+#[test]
 fn sorting_makes_cuts_alike_in_files_of_the_same_prompts() {
     let ctx = MemoryContext::new();
     let line = |i: usize, r: &str| format!("{{\"prompt\":\"q{i}\",\"response\":\"{r}{i}\"}}\n");

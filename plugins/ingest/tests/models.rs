@@ -42,7 +42,7 @@ fn a_gguf_file_alone_is_taken_in_with_its_own_config_and_tokenizer() {
     let ctx = MemoryContext::new();
     let whole = ctx.open(&base(&ctx)).unwrap();
     let (packed, alone) = (ctx.files().join("packed"), ctx.files().join("alone"));
-    quantize(&whole, &packed, QuantType::Q8_0).unwrap();
+    quantize(&headstart_disk::SystemDisk, &whole, &packed, QuantType::Q8_0).unwrap();
     fs::create_dir(&alone).unwrap();
     fs::copy(packed.join("model.gguf"), alone.join("a-model.Q8_0.gguf")).unwrap();
     let taken = ctx.open(&ctx.run(&Local, [("path", path(&alone))]).unwrap()).unwrap();

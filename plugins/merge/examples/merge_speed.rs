@@ -9,6 +9,8 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use headstart_disk::SystemDisk;
+use headstart_disk::files::OutFolder;
 use headstart_lm::Unwatched;
 use headstart_merge::adapter::{AdapterTerm, CONFIG_FILE, WEIGHTS_FILE, merge_adapters};
 use headstart_merge::full::{FullTerm, Method, merge_full};
@@ -50,7 +52,16 @@ fn main() -> Result<(), Problem> {
         let mut bytes = 0;
         for _ in 0..3 {
             let start = Instant::now();
-            bytes = merge_full(&root.join("base"), 0.0, &terms, method, None, &out, &Unwatched)?.bytes;
+            bytes = merge_full(
+                &root.join("base"),
+                0.0,
+                &terms,
+                method,
+                None,
+                OutFolder { disk: &SystemDisk, path: &out },
+                &Unwatched,
+            )?
+            .bytes;
             best = best.min(start.elapsed().as_secs_f64());
         }
         let speed = bytes as f64 / best / 1e9;
@@ -72,7 +83,8 @@ fn adapters(root: &Path) -> Result<(), Problem> {
     std::fs::create_dir_all(&out)?;
     for (name, rank) in [("exact", None), ("to rank 16", Some(16))] {
         let start = Instant::now();
-        let report = merge_adapters(&terms, rank, None, &out, &Unwatched)?;
+        let report =
+            merge_adapters(&terms, rank, None, OutFolder { disk: &SystemDisk, path: &out }, &Unwatched)?;
         let seconds = start.elapsed().as_secs_f64();
         println!(
             "adapters {name:<11} {seconds:>5.3} s  {:>6.2} GB/s  error {:.3}  peak {} MB",

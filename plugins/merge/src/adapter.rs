@@ -15,6 +15,7 @@ mod write;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use headstart_disk::files::OutFolder;
 use headstart_lm::Watch;
 
 pub use concat::concatenate;
@@ -129,7 +130,7 @@ pub fn merge_adapters(
     terms: &[AdapterTerm],
     rank: Option<usize>,
     memory: Option<u64>,
-    out: &Path,
+    out: OutFolder<'_>,
     watch: &dyn Watch,
 ) -> Result<AdapterReport, MergeError> {
     let mut adapters = Vec::with_capacity(terms.len());

@@ -2,13 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use headstart_disk::DiskError;
 use headstart_protocol::{Failure, FailureClass};
 
 /// Why pLLMs could not be merged.
 #[derive(Debug, thiserror::Error)]
 pub enum MergeError {
-    /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    /// A file could not be written.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A file could not be read.
+    #[error("{}: {}", path.display(), headstart_disk::reason(source))]
     Io {
         /// Which file.
         path: PathBuf,
@@ -60,6 +64,7 @@ impl From<MergeError> for Failure {
     fn from(e: MergeError) -> Self {
         let message = e.to_string();
         match e {
+            MergeError::Disk(e) => e.into(),
             MergeError::Io { path, source } => Failure::io(&path, &source),
             MergeError::File { .. } => Failure::input(message),
             MergeError::Mix { help, .. } => Failure::input(message).help(help),

@@ -28,11 +28,11 @@ mod kernel;
 mod plan;
 mod threshold;
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use headstart_disk::files::{self, OutFolder};
+use headstart_disk::{DiskError, DiskFile};
 use headstart_lm::Watch;
 use rayon::prelude::*;
 
@@ -116,7 +116,7 @@ pub fn merge_full(
     terms: &[FullTerm],
     method: Method,
     memory: Option<u64>,
-    out: &Path,
+    out: OutFolder<'_>,
     watch: &dyn Watch,
 ) -> Result<FullReport, MergeError> {
     let weights = effective_weights(terms, base_weight, method)?;
@@ -207,15 +207,18 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run(&self, out: &Path) -> Result<(), MergeError> {
+    fn run(&self, out: OutFolder<'_>) -> Result<(), MergeError> {
         let thresholds = match self.method {
             Method::Ties { density } => threshold::of_shard(self.plan, self.shard, density, self.watch)?,
             _ => Vec::new(),
         };
-        let path = out.join(&self.shard.name);
-        let file = File::create(&path).map_err(|e| MergeError::io(&path, e))?;
+        let path = out.path.join(&self.shard.name);
+        files::write_with(out.disk, &path, |file| self.put(file, &path, &thresholds))
+    }
+
+    fn put(&self, file: &dyn DiskFile, path: &Path, thresholds: &[Vec<f32>]) -> Result<(), MergeError> {
         let write =
-            |bytes: &[u8], at: u64| file.write_all_at(bytes, at).map_err(|e| MergeError::io(&path, e));
+            |bytes: &[u8], at: u64| file.write_all_at(bytes, at).map_err(DiskError::at("write", path));
         write(&self.shard.header, 0)?;
         self.chunks().into_par_iter().try_for_each_init(Workspace::new, |space, (index, start)| {
             if self.watch.cancelled() {

@@ -1,5 +1,6 @@
 //! The stage: the mix's terms, their common base, the output.
 
+use headstart_disk::files::OutFolder;
 use headstart_kit::ContextWatch;
 use headstart_lm::Watch;
 use headstart_protocol::artifacts::{Artifact, Format, MergedModule, Metrics, Parent, Pllm};
@@ -62,7 +63,7 @@ struct Mix {
     terms: Vec<MixTerm>,
 }
 
-/// A term with what its manifest says: no base of its own means that it is a base.
+/// A term with what its manifest says: without a base it is a base itself.
 struct Known<'a> {
     term: &'a MixTerm,
     base: Option<ArtifactRef>,
@@ -106,7 +107,13 @@ impl Mix {
             Ok(AdapterTerm { name: t.name.clone(), weight: t.weight * scale, folder: ctx.open(&t.pllm)? })
         };
         let terms = self.terms.iter().map(open).collect::<Result<Vec<_>, Failure>>()?;
-        let report = merge_adapters(&terms, rank, ctx.memory(), ctx.scratch(), watch)?;
+        let report = merge_adapters(
+            &terms,
+            rank,
+            ctx.memory(),
+            OutFolder { disk: ctx.disk(), path: ctx.scratch() },
+            watch,
+        )?;
         let module = |(name, m): (&String, &ModuleReport)| {
             (name.clone(), MergedModule { rank: m.rank, error: m.error })
         };
@@ -161,7 +168,8 @@ impl Mix {
             Ok(FullTerm { name: t.name.clone(), weight: t.weight, folder: ctx.open(&t.pllm)?, stream })
         };
         let terms = self.terms.iter().map(open).collect::<Result<Vec<_>, Failure>>()?;
-        let report = merge_full(&base, self.base_weight, &terms, method, ctx.memory(), ctx.scratch(), watch)?;
+        let out = OutFolder { disk: ctx.disk(), path: ctx.scratch() };
+        let report = merge_full(&base, self.base_weight, &terms, method, ctx.memory(), out, watch)?;
         let metrics = Metrics::default()
             .with("error", 0.0)
             .with("tensors", report.tensors)

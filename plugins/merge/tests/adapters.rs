@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{AdapterSpec, Dense, add, dense_of, distance, write_config};
+use headstart_disk::SystemDisk;
+use headstart_disk::files::OutFolder;
 use headstart_lm::Unwatched;
 use headstart_merge::MergeError;
 use headstart_merge::adapter::{
@@ -32,7 +34,8 @@ fn merge(
     }
     let out = folder.path().join("out");
     std::fs::create_dir(&out).expect("folder");
-    let report = merge_adapters(&list, rank, None, &out, &Unwatched).expect("merge");
+    let report = merge_adapters(&list, rank, None, OutFolder { disk: &SystemDisk, path: &out }, &Unwatched)
+        .expect("merge");
     let config = std::fs::read_to_string(out.join(CONFIG_FILE)).expect("config");
     let adapter = Adapter::read(&out).expect("what was written can be read");
     let dense = adapter.modules.iter().map(|(k, f)| (k.clone(), dense_of(f))).collect();
@@ -104,7 +107,8 @@ fn an_adapter_that_peft_saved_keeps_its_product() {
     };
     let out = tempfile::tempdir().expect("folder");
     let term = AdapterTerm { name: "fixture".into(), weight: 1.0, folder };
-    merge_adapters(&[term], None, None, out.path(), &Unwatched).expect("merge");
+    merge_adapters(&[term], None, None, OutFolder { disk: &SystemDisk, path: out.path() }, &Unwatched)
+        .expect("merge");
     let merged = Adapter::read(out.path()).expect("readable");
     assert_eq!(merged.modules.len() * 2, tensors.len());
     for (path, f) in &merged.modules {
@@ -159,7 +163,9 @@ fn an_untrained_adapter_can_be_cut() {
     AdapterSpec::new(&[(Q, 6, 8, 4)], 8.0, 3).write(&a);
     std::fs::create_dir(&out).expect("folder");
     let zero = AdapterTerm { name: "a".into(), weight: 0.0, folder: a };
-    let report = merge_adapters(&[zero], Some(2), None, &out, &Unwatched).expect("merge");
+    let report =
+        merge_adapters(&[zero], Some(2), None, OutFolder { disk: &SystemDisk, path: &out }, &Unwatched)
+            .expect("merge");
     assert_eq!((report.error, report.modules[Q].rank), (0.0, 2));
     assert_eq!(dense_of(&Adapter::read(&out).expect("readable").modules[Q]).norm_max(), 0.0);
 }
@@ -174,7 +180,8 @@ fn error_after(spoil: impl FnOnce(&Path)) -> String {
     spoil(&b);
     let term = |name: &str, folder| AdapterTerm { name: name.into(), weight: 0.5, folder };
     let terms = [term("friendly", a), term("formal", b)];
-    let error = merge_adapters(&terms, None, None, &out, &Unwatched).expect_err("spoilt");
+    let error = merge_adapters(&terms, None, None, OutFolder { disk: &SystemDisk, path: &out }, &Unwatched)
+        .expect_err("spoilt");
     assert_eq!(std::fs::read_dir(&out).expect("folder").count(), 0, "nothing half-written");
     error.to_string()
 }
@@ -231,7 +238,13 @@ fn a_memory_limit_is_kept_or_refused() {
     let spec = AdapterSpec::new(&[(Q, 64, 64, 8)], 8.0, 1);
     spec.write(&folder.path().join("a"));
     let term = AdapterTerm { name: "a".into(), weight: 1.0, folder: folder.path().join("a") };
-    let refused =
-        merge_adapters(&[term], None, Some(1000), folder.path(), &Unwatched).expect_err("too little");
+    let refused = merge_adapters(
+        &[term],
+        None,
+        Some(1000),
+        OutFolder { disk: &SystemDisk, path: folder.path() },
+        &Unwatched,
+    )
+    .expect_err("too little");
     assert!(matches!(refused, MergeError::Memory(_)), "{refused}");
 }

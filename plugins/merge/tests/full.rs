@@ -5,6 +5,8 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{Param, numbers, read_model, rng, rounded, write_model};
+use headstart_disk::SystemDisk;
+use headstart_disk::files::OutFolder;
 use headstart_lm::{Unwatched, Watch};
 use headstart_merge::MergeError;
 use headstart_merge::full::{FullTerm, Method, memory_needed, merge_full};
@@ -66,15 +68,33 @@ impl Setup {
     fn run(&self, method: Method, threads: usize) -> Result<PathBuf, MergeError> {
         let out = tempfile::tempdir_in(self.folder.path()).expect("folder").keep();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-        pool.install(|| merge_full(&self.base, 0.0, &self.terms, method, None, &out, &Unwatched))?;
+        pool.install(|| {
+            merge_full(
+                &self.base,
+                0.0,
+                &self.terms,
+                method,
+                None,
+                OutFolder { disk: &SystemDisk, path: &out },
+                &Unwatched,
+            )
+        })?;
         Ok(out)
     }
 
     fn error(&self) -> String {
         let out = self.folder.path().join("out");
         std::fs::create_dir_all(&out).expect("folder");
-        let error = merge_full(&self.base, 0.0, &self.terms, Method::TaskArithmetic, None, &out, &Unwatched)
-            .expect_err("refused");
+        let error = merge_full(
+            &self.base,
+            0.0,
+            &self.terms,
+            Method::TaskArithmetic,
+            None,
+            OutFolder { disk: &SystemDisk, path: &out },
+            &Unwatched,
+        )
+        .expect_err("refused");
         assert_eq!(std::fs::read_dir(&out).expect("folder").count(), 0, "checked before the first byte");
         error.to_string()
     }
@@ -335,7 +355,15 @@ fn memory_does_not_grow_with_the_model_and_a_limit_is_refused_up_front() {
     let need = memory_needed(4, ties, 2);
     assert!(need < 100 << 20, "{need}");
     let run = |limit| {
-        merge_full(&setup.base, 0.0, &setup.terms, ties, Some(limit), setup.folder.path(), &Unwatched)
+        merge_full(
+            &setup.base,
+            0.0,
+            &setup.terms,
+            ties,
+            Some(limit),
+            OutFolder { disk: &SystemDisk, path: setup.folder.path() },
+            &Unwatched,
+        )
     };
     assert!(matches!(run(1 << 20), Err(MergeError::Memory(_))));
 }
@@ -350,6 +378,14 @@ fn a_stop_is_heard() {
     }
     let setup = Setup::new(&[0.5]);
     let out = tempfile::tempdir().expect("folder");
-    let stopped = merge_full(&setup.base, 0.0, &setup.terms, Method::TaskArithmetic, None, out.path(), &Stop);
+    let stopped = merge_full(
+        &setup.base,
+        0.0,
+        &setup.terms,
+        Method::TaskArithmetic,
+        None,
+        OutFolder { disk: &SystemDisk, path: out.path() },
+        &Stop,
+    );
     assert!(matches!(stopped, Err(MergeError::Cancelled)));
 }

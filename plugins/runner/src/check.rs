@@ -48,7 +48,7 @@ fn may_use(at: &Path, granted: &Granted<'_>) -> bool {
     if granted.is_given(at, &real) {
         return true;
     }
-    // In the scratch folder a stage can make links of its own, so links are followed here.
+    // In the scratch folder a stage can make its own links, so links are followed here.
     granted
         .used_scratch()
         .and_then(|scratch| scratch.canonicalize().ok())

@@ -4,6 +4,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use headstart_disk::Disk;
 use headstart_protocol::{ArtifactRef, Context, Failure, Manifest, Progress, RowCache};
 
 /// Passes everything on, and remembers what the stage may put into its output.
@@ -47,6 +48,10 @@ impl Context for Granted<'_> {
 
     fn open(&self, artifact: &ArtifactRef) -> Result<PathBuf, Failure> {
         self.inner.open(artifact).map(|at| self.give(at))
+    }
+
+    fn disk(&self) -> &dyn Disk {
+        self.inner.disk()
     }
 
     fn scratch(&self) -> &Path {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use headstart_disk::files::{OutFolder, create_dir};
 use headstart_kit::{ContextWatch, ModelFolders, open_model};
 use headstart_merge::MergeError;
 use headstart_merge::adapter::{AdapterTerm, merge_adapters};
@@ -42,8 +43,9 @@ impl Merged {
             members.push(pllm.clone());
             base = Some((model, of));
         }
-        std::fs::create_dir_all(folder).map_err(|e| Failure::io(folder, &e))?;
-        match merge_adapters(&terms, None, ctx.memory(), folder, &ContextWatch::new(ctx)) {
+        let out = OutFolder { disk: ctx.disk(), path: folder };
+        create_dir(out.disk, folder)?;
+        match merge_adapters(&terms, None, ctx.memory(), out, &ContextWatch::new(ctx)) {
             Ok(_) => {}
             Err(MergeError::Memory(_)) => return Ok(None),
             Err(e) => return Err(e.into()),

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use half::f16;
+use headstart_disk::files;
 use headstart_explain::catalog::{Catalog, Halves};
 use headstart_explain::divergence::Divergence;
 use headstart_protocol::{Args, Context, Failure, FailureClass, Manifest, Output, Progress, Stage};
@@ -64,11 +65,11 @@ impl Stage for Scale {
                 return Err(Failure::new(FailureClass::Cancelled, "cancelled"));
             }
             let folder = ctx.scratch().join(format!("resampled-{n}"));
-            fs::create_dir_all(&folder).map_err(|e| Failure::io(&folder, &e))?;
-            resample(&real, n, args.int("seed")?.cast_unsigned())?.write(&folder)?;
+            files::create_dir(ctx.disk(), &folder)?;
+            resample(&real, n, args.int("seed")?.cast_unsigned())?.write(ctx.disk(), &folder)?;
             let bytes = size(&folder)?;
             let (read, rank, both) = measure(&folder, &user)?;
-            fs::remove_dir_all(&folder).map_err(|e| Failure::io(&folder, &e))?;
+            ctx.disk().remove_dir_all(&folder).map_err(|e| Failure::io(&folder, &e))?;
             slowest = slowest.max(both);
             let mut row: Vec<Cell> =
                 [n as f64, bytes, (bytes / n as f64).round(), read, rank, both, 0.0].map(Cell::Number).into();

@@ -1,8 +1,8 @@
 //! Tables: what a study ends in, for people in Markdown and for programs in JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 
+use headstart_disk::files;
 use headstart_protocol::artifacts::{Artifact, Metrics};
 pub use headstart_protocol::artifacts::{Cell, Table};
 use headstart_protocol::{Args, Context, Failure, Output, Stage, Type};
@@ -91,7 +91,7 @@ impl TableExt for Table {
         let mut output = Output::of(Type::Metrics, &metrics)?;
         for (name, text) in [(MARKDOWN_FILE, markdown), (JSON_FILE, format!("{json:#}\n"))] {
             let at = ctx.scratch().join(name);
-            fs::write(&at, text).map_err(|e| Failure::io(&at, &e))?;
+            files::write(ctx.disk(), &at, text.as_bytes())?;
             output = output.file(name, at);
         }
         Ok(output)

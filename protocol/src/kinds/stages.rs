@@ -292,8 +292,8 @@ fn finetune() -> Kind {
         version: 1,
         role: Role::Stage,
         doc: "Fine-tunes a model on rows, with the loss on responses only. Starting from an adapter, \
-          it trains that adapter further: its rank, scale and targets stay as they are, and `rank`, `alpha`, \
-          `targets` and `rslora` are for the case that a choice such as `pick.pllm` comes to a base."
+          it trains that adapter further with its own rank, scale and targets: a `rank`, `alpha`, `targets` or \
+          `rslora` that says otherwise is refused."
             .into(),
         args: finetune_args(),
         returns: Type::Pllm,

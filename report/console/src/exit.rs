@@ -2,7 +2,7 @@
 
 /// Success.
 pub const SUCCESS: u8 = 0;
-/// The run failed, or `--check` found something.
+/// The run failed, `--check` found something, or the disk is full.
 pub const FAILED: u8 = 1;
 /// The input is wrong: the command line, the pipeline, a file it names.
 pub const INPUT: u8 = 2;

@@ -1,6 +1,7 @@
 //! `headstart adapter`: LoRA adapters from one format to another.
 
 use headstart_console::errln;
+use headstart_disk::SystemDisk;
 use headstart_lm::lora::{is_mlx, mlx_to_peft, peft_to_mlx};
 
 use crate::Volume;
@@ -31,10 +32,10 @@ fn convert(args: &ConvertAdapter, volume: Volume) -> Result<(), CommandError> {
         return Err(CommandError::input(why).help("name a folder that does not exist yet"));
     }
     let done = match to {
-        AdapterFormat::Mlx => peft_to_mlx(from, out),
-        AdapterFormat::Peft => mlx_to_peft(from, out),
+        AdapterFormat::Mlx => peft_to_mlx(&SystemDisk, from, out),
+        AdapterFormat::Peft => mlx_to_peft(&SystemDisk, from, out),
     };
-    done.map_err(CommandError::input)?;
+    done?;
     if !volume.quiet {
         errln!("wrote {} in {name} format", out.display());
     }

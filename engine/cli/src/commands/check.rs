@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use headstart_console::{errln, outln, print, say};
+use headstart_disk::SystemDisk;
 use headstart_dsl::plan::Plan;
 use headstart_protocol::text::{counted, quoted};
 
@@ -106,8 +107,7 @@ pub fn fmt(args: &Fmt, volume: Volume) -> Result<(), CommandError> {
         } else if file == Path::new("-") {
             print(&formatted)?;
         } else if formatted != text {
-            headstart_files::replace(file, formatted.as_bytes())
-                .map_err(|e| CommandError::input(format!("{}: {e}", file.display())))?;
+            headstart_disk::files::replace(&SystemDisk, file, formatted.as_bytes())?;
             if !volume.quiet {
                 errln!("formatted {}", file.display());
             }

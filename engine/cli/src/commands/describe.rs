@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headstart_console::{errln, print};
+use headstart_disk::SystemDisk;
 use headstart_host::Limits;
 use headstart_protocol::declared::Declaration;
 
@@ -69,6 +70,5 @@ fn ask(program: &Path, limits: Limits) -> Result<Declaration, CommandError> {
 
 /// Writes a file whole or not at all.
 fn write(at: &Path, text: &str) -> Result<(), CommandError> {
-    headstart_files::replace(at, text.as_bytes())
-        .map_err(|e| CommandError::input(format!("{}: {e}", at.display())))
+    Ok(headstart_disk::files::replace(&SystemDisk, at, text.as_bytes())?)
 }

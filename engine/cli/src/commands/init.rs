@@ -1,10 +1,10 @@
 //! `headstart init`: a first pipeline with sample data.
 
-use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use headstart_console::errln;
+use headstart_disk::{Disk, DiskError, Mode, Open, SystemDisk, files};
 use headstart_protocol::text::quoted;
 
 use crate::Volume;
@@ -35,18 +35,18 @@ pub fn run(args: &Init, volume: Volume) -> Result<(), CommandError> {
         return Err(CommandError::input(message)
             .help("nothing is overwritten; name another folder: headstart init DIR"));
     }
-    fs::create_dir_all(&args.dir).map_err(|e| wrong(&args.dir, &e))?;
+    files::create_dir(&SystemDisk, &args.dir)?;
     let mut written: Vec<PathBuf> = Vec::new();
     for (name, text) in FILES {
         let path = args.dir.join(name);
-        let done = OpenOptions::new().write(true).create_new(true).open(&path).and_then(|mut file| {
+        let done = SystemDisk.open(&path, Open::New).and_then(|mut file| {
             written.push(path.clone());
-            file.write_all(text.as_bytes())
+            file.write_all(text.as_bytes()).and_then(|()| file.set_mode(Mode::Normal))
         });
         if let Err(e) = done {
             // What was not there before is not left half there.
-            written.iter().for_each(|path| drop(fs::remove_file(path)));
-            return Err(wrong(&path, &e));
+            written.iter().for_each(|path| drop(SystemDisk.remove_file(path)));
+            return Err(wrong(&path, e));
         }
     }
     if !volume.quiet {
@@ -59,8 +59,9 @@ pub fn run(args: &Init, volume: Volume) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn wrong(path: &Path, e: &std::io::Error) -> CommandError {
-    let exists = e.kind() == ErrorKind::AlreadyExists;
-    let what = if exists { "already exists".to_owned() } else { format!("cannot be written: {e}") };
-    CommandError::input(format!("{} {what}", path.display()))
+fn wrong(path: &Path, e: std::io::Error) -> CommandError {
+    match e.kind() {
+        ErrorKind::AlreadyExists => CommandError::input(format!("{} already exists", path.display())),
+        _ => DiskError::at("write", path)(e).into(),
+    }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use headstart_console::errln;
+use headstart_disk::SystemDisk;
 use headstart_lm::gguf::{QuantType, quantize};
 use headstart_protocol::text::bytes;
 
@@ -24,7 +25,7 @@ pub fn run(command: &ModelCommand, volume: Volume) -> Result<(), CommandError> {
         WeightPacking::Q8_0 => QuantType::Q8_0,
         WeightPacking::Q4K => QuantType::Q4K,
     };
-    quantize(model, out, to).map_err(CommandError::input)?;
+    quantize(&SystemDisk, model, out, to)?;
     if !volume.quiet {
         errln!("wrote {}: {}, from {}", out.display(), bytes(size(out)), bytes(size(model)));
     }

@@ -65,7 +65,7 @@ pub fn run(
 pub fn open_engine(ws: Workspace, backend: Choice, limits: Limits) -> Result<Engine, CommandError> {
     let backend = backend.open().map_err(CommandError::input)?;
     let stages = headstart_builtin::stages(backend);
-    let engine = Engine::open(ws, stages).map_err(CommandError::input)?;
+    let engine = Engine::open(ws, stages)?;
     Ok(engine.with_custom_stages(Arc::new(Trusted { limits })))
 }
 
@@ -96,7 +96,7 @@ async fn drive(engine: &Engine, plan: Plan, args: &Run, volume: Volume) -> Resul
         }
         None => engine.run(plan.clone(), options),
     };
-    let handle = handle.map_err(CommandError::input)?;
+    let handle = handle?;
     let url = server.as_ref().map(listen::Server::url);
     let result = watch(engine, &handle, &plan, url, volume).await;
     if let Some(server) = server {
@@ -122,8 +122,8 @@ pub async fn watch(
     volume: Volume,
 ) -> Result<RunResult, CommandError> {
     let mut events = handle.subscribe();
-    let mut display = Display::new(plan, volume);
-    let mut waits = Waits::new(url);
+    let mut display = Display::new(plan, volume, Arc::clone(&engine.env().clock));
+    let mut waits = Waits::new(url, Arc::clone(&engine.env().clock));
     let mut poll = tokio::time::interval(POLL_INTERVAL);
     let mut asked = false;
     let mut signals = StopSignals::new().map_err(CommandError::internal)?;
@@ -147,7 +147,8 @@ pub async fn watch(
     }
     match handle.wait().await {
         Ok(result) => Ok((*result).clone()),
-        Err(e) => Err(CommandError::failed(e)),
+        // What the run itself says of its end is a failed run, whatever the cause.
+        Err(e) => Err(CommandError::of_run(&e)),
     }
 }
 

@@ -48,7 +48,11 @@ fn replay(run: &Recorded, volume: Volume) -> Result<(), CommandError> {
         lines.push_str(line);
         lines.push('\n');
     })));
-    let mut display = Display::recorded(&run.plan, Volume { quiet: false, ..volume });
+    let mut display = Display::recorded(
+        &run.plan,
+        Volume { quiet: false, ..volume },
+        Arc::new(headstart_env::SystemClock::new()),
+    );
     run.events.iter().for_each(|e| display.event(e));
     drop(display);
     divert(None);

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use headstart_builtin::backend::Choice;
 use headstart_console::errln;
+use headstart_core::RunOutcome;
 use headstart_cron::{Catchup, Dst, Fire, Spec};
+use headstart_disk::files;
 use headstart_driver::{Engine, RunOptions};
 use headstart_dsl::plan::{Plan, Schedule};
 use headstart_protocol::text::counted;
@@ -49,7 +51,9 @@ pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) 
 
 async fn serve(engine: Engine, plan: Plan, args: &Serve, volume: Volume) -> Result<(), CommandError> {
     let server = listen::start(engine.hub().clone(), args.listen).await?;
-    errln!("devices join at {}", server.url());
+    if !volume.quiet {
+        errln!("devices join at {}", server.url());
+    }
     let mut schedulers = tokio::task::JoinSet::new();
     for schedule in plan.schedules.clone() {
         let scheduler = Scheduler::new(engine.clone(), &plan, schedule, args, server.url(), volume)?;
@@ -101,8 +105,7 @@ impl Scheduler {
             _ => Catchup::None,
         };
         let folder = engine.workspace().dir().join("schedules");
-        std::fs::create_dir_all(&folder)
-            .map_err(|e| CommandError::input(format!("{}: {e}", folder.display())))?;
+        files::create_dir(&**engine.workspace().disk(), &folder)?;
         // An edited schedule has no past: its expression is part of the name.
         let identity = format!("{} {} {}", schedule.name, schedule.cron, schedule.timezone);
         let digest = headstart_protocol::Digest::of(identity.as_bytes()).short();
@@ -128,7 +131,7 @@ impl Scheduler {
         if self.last().is_none() {
             self.remember(self.now())?;
         }
-        if let Some(next) = self.spec.next(self.now()) {
+        if let Some(next) = self.spec.next(self.now()).filter(|_| !self.volume.quiet) {
             errln!("{}: next at {} ({})", self.schedule.name, next.nominal, self.schedule.timezone);
         }
         loop {
@@ -193,11 +196,16 @@ impl Scheduler {
         let mut options = RunOptions::new(self.name.clone(), &self.source_dir);
         options.id = Some(id.clone());
         options.device_wait = None;
-        errln!("{}: run {id}", self.schedule.name);
-        let handle = self.engine.run(self.plan.clone(), options).map_err(CommandError::input)?;
+        if !self.volume.quiet {
+            errln!("{}: run {id}", self.schedule.name);
+        }
+        let handle = self.engine.run(self.plan.clone(), options)?;
         let result = watch(&self.engine, &handle, &self.plan, Some(self.url.clone()), self.volume).await?;
-        let outcome = format!("{:?}", result.outcome).to_lowercase();
-        errln!("{}: run {id} {}, {:.1} s", self.schedule.name, outcome, result.seconds);
+        // That a run did not succeed is said in any case.
+        if !self.volume.quiet || result.outcome != RunOutcome::Succeeded {
+            let outcome = format!("{:?}", result.outcome).to_lowercase();
+            errln!("{}: run {id} {}, {:.1} s", self.schedule.name, outcome, result.seconds);
+        }
         Ok(())
     }
 
@@ -206,7 +214,7 @@ impl Scheduler {
     }
 
     fn remember(&self, at: Timestamp) -> Result<(), CommandError> {
-        headstart_files::replace(&self.memory, at.to_string().as_bytes())
-            .map_err(|e| CommandError::input(format!("{}: {e}", self.memory.display())))
+        let disk = &**self.engine.workspace().disk();
+        Ok(files::replace(disk, &self.memory, at.to_string().as_bytes())?)
     }
 }

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::ready::Planned;
 use super::{Conductor, Live, Runner, Stopping};
+use crate::error::EngineError;
 use crate::local::local_task;
 use crate::message::{Control, Lease, LeaseSignal, LocalTask, Message, Throttle};
 
@@ -219,15 +220,25 @@ impl Conductor {
 
     /// An attempt failed: again, or for good.
     pub(super) fn failed(&mut self, instance: u32, fence: u64, failure: Failure) {
-        if let Some(live) = self.live.remove(&fence) {
+        let live = self.live.remove(&fence);
+        if let Some(live) = &live {
             live.supersede();
+        }
+        if failure.class == FailureClass::DiskFull
+            && live.is_some_and(|live| matches!(live.runner, Runner::Local { .. }))
+        {
+            // Nothing is recorded: no other stage would find room either, and a run that is resumed
+            // treats the attempt as one that a crash ended.
+            let (run, instance) = (self.id.clone(), self.state.instance(instance).name.clone());
+            self.broken.get_or_insert(EngineError::DiskFull { run, instance, why: failure.message });
+            return;
         }
         let now = self.now();
         let missing = failure.class == FailureClass::MissingArtifact;
         let retry_at_ms = match failure.class {
             // It was told to stop, so it is neither failed nor done.
             FailureClass::Cancelled if self.stopping.is_some() => Some(now),
-            FailureClass::Transient | FailureClass::Timeout | FailureClass::Lost => {
+            FailureClass::Transient | FailureClass::DiskFull | FailureClass::Timeout | FailureClass::Lost => {
                 self.backoff(instance, now)
             }
             FailureClass::MissingArtifact if self.state.failures(instance) < MISSING_RETRIES => Some(now),

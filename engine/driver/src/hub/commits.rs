@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use headstart_content::{check_file_name, files, hash_file};
+use headstart_content::{check_file_name, hash_file};
 use headstart_core::{Event, EventKind};
+use headstart_disk::files;
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::{Commit, Committed, WireError};
 use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Manifest, Type};
@@ -280,6 +281,7 @@ fn general(failure: &Failure, device: &str, task: &Task) -> Failure {
         FailureClass::Denied => return denied(device, task),
         FailureClass::Input => "the stage's input is wrong",
         FailureClass::Transient => "something outside the stage went wrong",
+        FailureClass::DiskFull => "its disk is full",
         FailureClass::Memory => "the stage needs more memory than there is",
         FailureClass::Cancelled => "the stage was stopped",
         FailureClass::Timeout => "the stage ran past its time limit",
@@ -361,7 +363,7 @@ fn store(
         ws.artifacts().put_manifest(manifest).map_err(internal)?;
     }
     // What else was uploaded for this commit has no use any more.
-    let _ = std::fs::remove_dir_all(waiting);
+    let _ = ws.disk().remove_dir_all(&waiting);
     Ok(BTreeSet::new())
 }
 
@@ -384,5 +386,6 @@ pub(super) fn put_blob(hub: &Hub, token: &str, digest: &Digest, uploaded: &Path)
         return Err(wire(codes::INVALID, message));
     }
     let room = waiting_room(&hub.inner.ws, &device);
-    files::take(uploaded, &room.join(digest.to_string()), true).map_err(internal)
+    let disk = &**hub.inner.ws.disk();
+    files::take(disk, uploaded, &room.join(digest.to_string()), true).map_err(internal)
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use headstart_content::files::{self, Mode};
+use headstart_content::read_bounded;
+use headstart_disk::{Disk, Mode, files};
 use headstart_protocol::wire::{Join, WireError};
 use headstart_protocol::{Digest, Numerics};
 use headstart_store::StoreError;
@@ -39,18 +40,19 @@ pub(crate) struct Known {
 
 pub(crate) struct Roster {
     path: PathBuf,
+    disk: Arc<dyn Disk>,
     known: Mutex<BTreeMap<String, Known>>,
 }
 
 impl Roster {
-    pub(crate) fn open(workspace: &Path) -> Result<Self, EngineError> {
+    pub(crate) fn open(workspace: &Path, disk: Arc<dyn Disk>) -> Result<Self, EngineError> {
         let path = workspace.join("devices.json");
-        let known = match files::read_bounded(&path, LARGEST).map_err(StoreError::from)? {
+        let known = match read_bounded(&path, LARGEST).map_err(StoreError::from)? {
             Some(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|e| EngineError::io("understand", &path)(std::io::Error::other(e)))?,
             None => BTreeMap::new(),
         };
-        Ok(Self { path, known: Mutex::new(known) })
+        Ok(Self { path, disk, known: Mutex::new(known) })
     }
 
     /// Pins the secret of a new device, and compares that of one that is known.
@@ -94,7 +96,7 @@ impl Roster {
             let mut next = known.clone();
             next.insert(name.clone(), now);
             let json = serde_json::to_vec_pretty(&next).map_err(internal)?;
-            files::write_atomic(&self.path, &json, Mode::Secret).map_err(internal)?;
+            files::write_atomic(&*self.disk, &self.path, &json, Mode::Secret).map_err(internal)?;
             *known = next;
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! Appending to a log.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use fs4::fs_std::FileExt;
 use headstart_content::Unsynced;
+use headstart_disk::{Disk, DiskError, DiskFile, Open};
 use serde::Serialize;
 
 use crate::error::StoreError;
@@ -56,17 +57,19 @@ impl RunLog {
     pub(crate) fn open(
         id: &str,
         path: &Path,
+        disk: &dyn Disk,
         lock: Lock,
         contents: Arc<Unsynced>,
     ) -> Result<Self, StoreError> {
-        let (file, chain) = recover(path)?;
+        let (file, chain) = recover(disk, path)?;
         let (queue, incoming) = mpsc::sync_channel(QUEUE);
         let broken = Arc::new(Mutex::new(None));
-        let writer = Writer { file, chain, contents, broken: Arc::clone(&broken), record: Vec::new() };
+        let (path, at) = (path.to_owned(), path);
+        let writer = Writer { file, path, chain, contents, broken: Arc::clone(&broken), record: Vec::new() };
         let writer = std::thread::Builder::new()
             .name(format!("log {id}"))
             .spawn(move || writer.work(&incoming))
-            .map_err(StoreError::io("start a thread to write", path))?;
+            .map_err(StoreError::io("start a thread to write", at))?;
         let inner = Inner { id: id.into(), queue: Some(queue), writer: Some(writer), broken, _lock: lock };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -143,15 +146,13 @@ impl Drop for Inner {
 }
 
 /// Opens a file to read and write, as it is or empty.
-fn open(path: &Path) -> Result<File, StoreError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    options.open(path).map_err(StoreError::io("open", path))
+fn open(disk: &dyn Disk, path: &Path) -> Result<Box<dyn DiskFile>, StoreError> {
+    disk.open(path, Open::Update).map_err(StoreError::io("open", path))
 }
 
 /// Finds the end of the intact part, cuts the torn part, and returns the chain value there.
-fn recover(path: &Path) -> Result<(File, u32), StoreError> {
-    let mut file = open(path)?;
+fn recover(disk: &dyn Disk, path: &Path) -> Result<(Box<dyn DiskFile>, u32), StoreError> {
+    let mut file = open(disk, path)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(StoreError::io("read", path))?;
     let (at, chain) = frame::records(path, &bytes, |_, _, _| Ok(()))?;
@@ -164,7 +165,7 @@ fn recover(path: &Path) -> Result<(File, u32), StoreError> {
         if at == 0 {
             file.write_all(&frame::file_header())?;
         }
-        if cut > 0 || at == 0 { file.sync_all() } else { Ok(()) }
+        if cut > 0 || at == 0 { file.sync() } else { Ok(()) }
     };
     repair().map_err(StoreError::io("write", path))?;
     if cut > 0 && at > 0 {
@@ -174,7 +175,8 @@ fn recover(path: &Path) -> Result<(File, u32), StoreError> {
 }
 
 struct Writer {
-    file: File,
+    file: Box<dyn DiskFile>,
+    path: PathBuf,
     chain: u32,
     /// Contents that events may speak of.
     contents: Arc<Unsynced>,
@@ -258,7 +260,7 @@ impl Writer {
         self.record.clear();
         let next = frame::encode(&mut self.record, &group.lines, group.events, self.chain);
         let written = self.file.write_all(&self.record).and_then(|()| self.file.sync_data());
-        written.map_err(|e| e.to_string())?;
+        written.map_err(|e| DiskError::at("write", &self.path)(e).to_string())?;
         self.chain = next;
         Ok(())
     }
@@ -267,18 +269,18 @@ impl Writer {
 /// The right to append to a run, held by one process at a time and freed when it ends, however it
 /// ends.
 pub(crate) struct Lock {
-    _file: File,
+    _file: Box<dyn DiskFile>,
 }
 
 impl Lock {
     /// Takes the lock at `path`, or says whose it is.
-    pub(crate) fn take(path: &Path, id: &str) -> Result<Self, StoreError> {
-        let mut file = open(path)?;
+    pub(crate) fn take(disk: &dyn Disk, path: &Path, id: &str) -> Result<Self, StoreError> {
+        let mut file = open(disk, path)?;
         // Readers that look whether a run is live hold the lock for a moment.
         let mut locked = false;
         for pause in [0, 1, 5, 20, 50] {
             std::thread::sleep(Duration::from_millis(pause));
-            locked = FileExt::try_lock_exclusive(&file).map_err(StoreError::io("lock", path))?;
+            locked = FileExt::try_lock_exclusive(file.system()).map_err(StoreError::io("lock", path))?;
             if locked {
                 break;
             }
@@ -287,8 +289,9 @@ impl Lock {
             let pid = fs::read_to_string(path).ok().and_then(|s| s.trim().parse().ok());
             return Err(StoreError::RunBusy { id: id.to_owned(), pid });
         }
-        let mark = |f: &mut File| f.set_len(0).and_then(|()| write!(f, "{}", std::process::id()));
-        mark(&mut file).map_err(StoreError::io("write", path))?;
+        file.set_len(0)
+            .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()))
+            .map_err(StoreError::io("write", path))?;
         Ok(Self { _file: file })
     }
 }
@@ -301,32 +304,28 @@ pub(crate) fn is_live(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use headstart_disk::simulated::{Fault, SimulatedDisk};
+
     use super::*;
 
     #[test]
     fn after_a_failed_write_nothing_is_appended_any_more() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (path, lock) = (dir.path().join("events"), dir.path().join("lock"));
-        std::fs::write(&path, frame::file_header()).expect("written");
-        let contents = Arc::new(Unsynced::new(dir.path().to_owned()));
-        let broken = Arc::new(Mutex::new(None));
-        // Open for reading only, so that writing fails.
-        let file = File::open(&path).expect("opens");
-        let writer = Writer {
-            file,
-            chain: frame::first_chain(),
-            contents,
-            broken: Arc::clone(&broken),
-            record: Vec::new(),
-        };
-        let (queue, incoming) = mpsc::sync_channel(QUEUE);
-        let thread = std::thread::spawn(move || writer.work(&incoming));
-        let lock = Lock::take(&lock, "r").expect("locks");
-        let inner = Inner { id: "r".into(), queue: Some(queue), writer: Some(thread), broken, _lock: lock };
-        let log = RunLog { inner: Arc::new(inner) };
-        let first = log.append(&[1]).expect_err("cannot be written");
-        assert!(matches!(first, StoreError::LogBroken { .. }), "{first}");
-        assert!(matches!(log.append(&[2]), Err(StoreError::LogBroken { .. })));
-        assert!(matches!(log.append_lazy(&[3]), Err(StoreError::LogBroken { .. })));
+        let (path, disk) = (dir.path().join("events"), SimulatedDisk::new());
+        let lock = Lock::take(&disk, &dir.path().join("lock"), "r").expect("locks");
+        let contents = Arc::new(Unsynced::new(dir.path().to_owned(), disk.shared()));
+        let log = RunLog::open("r", &path, &disk, lock, contents).expect("opens");
+        log.append(&[1]).expect("written");
+        disk.fail_once(disk.writes() + 1, Fault::Full);
+        let failed = log.append(&[2]).expect_err("cannot be written");
+        let StoreError::LogBroken { why, .. } = &failed else { panic!("{failed}") };
+        assert_eq!(*why, format!("cannot write {}: the disk is full", path.display()));
+        // There is room again, but nobody knows what of the second event is on disk.
+        assert!(matches!(log.append(&[3]), Err(StoreError::LogBroken { .. })));
+        assert!(matches!(log.append_lazy(&[4]), Err(StoreError::LogBroken { .. })));
+        drop(log);
+        let (_, _) = recover(&disk, &path).expect("the torn tail is cut");
+        let left: Vec<i32> = crate::log::read_all(&path).expect("intact");
+        assert_eq!(left, [1]);
     }
 }

@@ -52,7 +52,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["products", ..] => work::products(&Settings::read(&args[1..])?),
         ["quantize", dir, out, to] => {
             let to = [QuantType::Q8_0, QuantType::Q4K].into_iter().find(|p| p.name() == *to);
-            Ok(quantize(Path::new(dir), Path::new(out), to.ok_or("q8_0 or q4_k")?)?)
+            Ok(quantize(
+                &headstart_disk::SystemDisk,
+                Path::new(dir),
+                Path::new(out),
+                to.ok_or("q8_0 or q4_k")?,
+            )?)
         }
         ["lora", dir, ..] => work::lora(Path::new(dir), &Settings::read(&args[2..])?),
         ["score", dir, ..] => work::score(Path::new(dir), &Settings::read(&args[2..])?),

@@ -3,13 +3,13 @@
 
 mod vocabulary;
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use half::f16;
+use headstart_disk::{Disk, DiskError, DiskFile};
 use headstart_kernels::{QuantType, RowOrder};
 use rayon::prelude::*;
 
@@ -50,31 +50,33 @@ struct Planned {
 /// f32.
 ///
 /// # Errors
-/// Those of reading the model, and [`LmError::Io`].
-pub fn quantize(model: &Path, out: &Path, to: QuantType) -> Result<(), LmError> {
+/// Those of reading the model, and [`LmError::Disk`].
+pub fn quantize(disk: &dyn Disk, model: &Path, out: &Path, to: QuantType) -> Result<(), LmError> {
     let config = DecoderConfig::load(model)?;
     let weights = Weights::open_model(model)?;
     let planned = plan(&config, &weights, to)?;
     let mut metadata = describe(&config, model, to);
     metadata.extend(vocabulary::metadata(model, &config)?);
-    files::write_folder(out, |temporary| {
-        copy_companions(model, temporary)?;
+    files::write_folder(disk, out, |temporary| {
+        copy_companions(disk, model, temporary)?;
         let path = temporary.join("model.gguf");
-        write(&path, &metadata, &planned).map_err(|e| match e {
-            Failed::Io(source) => LmError::io(&path, source),
-            Failed::Model(e) => e,
+        headstart_disk::files::write_with(disk, &path, |file| {
+            write(file, &metadata, &planned).map_err(|e| match e {
+                Failed::Io(source) => DiskError::at("write", &path)(source).into(),
+                Failed::Model(e) => e,
+            })
         })
     })
 }
 
 /// Everything of a model's folder but its weights.
-fn copy_companions(from: &Path, to: &Path) -> Result<(), LmError> {
+fn copy_companions(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), LmError> {
     for entry in std::fs::read_dir(from).map_err(|e| LmError::io(from, e))?.flatten() {
         let (path, name) = (entry.path(), entry.file_name());
         let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
         let index = name.to_string_lossy().ends_with(".index.json");
         if path.is_file() && !index && ["json", "jinja", "txt", "model", "md"].contains(&ending) {
-            std::fs::copy(&path, to.join(name)).map_err(|e| LmError::io(&path, e))?;
+            headstart_disk::files::copy(disk, &path, &to.join(name))?;
         }
     }
     Ok(())
@@ -168,7 +170,7 @@ impl From<std::io::Error> for Failed {
     }
 }
 
-fn write(path: &Path, metadata: &[(String, Meta)], tensors: &[Planned]) -> Result<(), Failed> {
+fn write(file: &mut dyn DiskFile, metadata: &[(String, Meta)], tensors: &[Planned]) -> Result<(), Failed> {
     let mut header = Vec::new();
     header.extend(b"GGUF");
     header.extend(3u32.to_le_bytes());
@@ -189,7 +191,7 @@ fn write(path: &Path, metadata: &[(String, Meta)], tensors: &[Planned]) -> Resul
         header.extend((at as u64).to_le_bytes());
         at += t.stored.size(t.weight.len()).next_multiple_of(ALIGNMENT);
     }
-    let mut file = BufWriter::new(File::create(path)?);
+    let mut file = BufWriter::new(file);
     file.write_all(&header)?;
     pad(&mut file, header.len())?;
     for t in tensors {
@@ -197,7 +199,7 @@ fn write(path: &Path, metadata: &[(String, Meta)], tensors: &[Planned]) -> Resul
         debug_assert_eq!(written, t.stored.size(t.weight.len()));
         pad(&mut file, written)?;
     }
-    file.into_inner().map_err(|e| e.into_error())?.sync_all()?;
+    file.into_inner().map_err(|e| e.into_error())?.sync()?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use headstart_disk::Disk;
 use headstart_kernels::Storage;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -111,7 +112,7 @@ impl StoredType {
 /// # Errors
 /// [`LmError::File`] that names a key or a tensor which PEFT's LoRA cannot say: DoRA, full weights,
 /// layers other than a block's linear ones.
-pub fn mlx_to_peft(folder: &Path, out: &Path) -> Result<(), LmError> {
+pub fn mlx_to_peft(disk: &dyn Disk, folder: &Path, out: &Path) -> Result<(), LmError> {
     let path = folder.join(FILE);
     let json = read_json(&path)?;
     let keys = Keys { path: &path, json: &json };
@@ -136,14 +137,14 @@ pub fn mlx_to_peft(folder: &Path, out: &Path) -> Result<(), LmError> {
         tensors.push(pair.a.tensor(tensor_name(block, Slot::LoraA(p, 0, 0.0))));
         tensors.push(pair.b.tensor(tensor_name(block, Slot::LoraB(p))));
     }
-    write(folder, out, &config, WEIGHTS_FILE, tensors)
+    write(disk, folder, out, &config, WEIGHTS_FILE, tensors)
 }
 
 /// Writes an adapter of PEFT's as one for mlx-lm.
 ///
 /// # Errors
 /// [`LmError::File`] that names a key or a tensor which is not supported.
-pub fn peft_to_mlx(folder: &Path, out: &Path) -> Result<(), LmError> {
+pub fn peft_to_mlx(disk: &dyn Disk, folder: &Path, out: &Path) -> Result<(), LmError> {
     let config = AdapterConfig::load(folder)?;
     let file = folder.join(WEIGHTS_FILE);
     let pairs = read(&file, peft_name)?;
@@ -179,24 +180,25 @@ pub fn peft_to_mlx(folder: &Path, out: &Path) -> Result<(), LmError> {
         tensors.push(pair.a.padded(rank).transposed().tensor(name("lora_a")));
         tensors.push(b.transposed().padded(rank).tensor(name("lora_b")));
     }
-    write(folder, out, &mlx, MLX_WEIGHTS_FILE, tensors)
+    write(disk, folder, out, &mlx, MLX_WEIGHTS_FILE, tensors)
 }
 
 fn write(
+    disk: &dyn Disk,
     from: &Path,
     out: &Path,
     config: &Value,
     weights: &str,
     tensors: Vec<files::Tensor>,
 ) -> Result<(), LmError> {
-    files::write_folder(out, |temporary| {
-        files::write_json(&temporary.join(FILE), config)?;
+    files::write_folder(disk, out, |temporary| {
+        files::write_json(disk, &temporary.join(FILE), config)?;
         // What people say about it goes along.
         let about = from.join("headstart.json");
         if about.is_file() {
-            std::fs::copy(&about, temporary.join("headstart.json")).map_err(|e| LmError::io(&about, e))?;
+            headstart_disk::files::copy(disk, &about, &temporary.join("headstart.json"))?;
         }
-        files::write_safetensors(&temporary.join(weights), tensors)
+        files::write_safetensors(disk, &temporary.join(weights), tensors)
     })
 }
 
@@ -315,6 +317,8 @@ fn check(path: &Path, pairs: &Pairs) -> Result<(), LmError> {
 
 #[cfg(test)]
 mod tests {
+    use headstart_disk::SystemDisk;
+
     use super::*;
     use crate::config::DecoderConfig;
     use crate::lora::{Adapter, WriteAs};
@@ -343,7 +347,7 @@ mod tests {
         let layouts = super::super::layouts(&config, &base()).unwrap();
         let numbers = |l: &Layout| (0..l.len()).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
         let values = layouts.iter().map(numbers).collect();
-        Adapter { config, layouts, values }.save(folder, WriteAs::Bf16).unwrap();
+        Adapter { config, layouts, values }.save(&SystemDisk, folder, WriteAs::Bf16).unwrap();
     }
 
     fn there_and_back(change: impl FnOnce(&mut Value)) -> (Value, Value, f32) {
@@ -351,9 +355,9 @@ mod tests {
         let [first, mlx, second] = ["first", "mlx", "second"].map(|n| dir.path().join(n));
         peft(&first, change);
         assert!(!is_mlx(&first));
-        peft_to_mlx(&first, &mlx).unwrap();
+        peft_to_mlx(&SystemDisk, &first, &mlx).unwrap();
         assert!(is_mlx(&mlx));
-        mlx_to_peft(&mlx, &second).unwrap();
+        mlx_to_peft(&SystemDisk, &mlx, &second).unwrap();
         let worst = (0..3).flat_map(|b| {
             let (a, b) = (delta(&first, b), delta(&second, b));
             a.into_iter().zip(b).map(|(a, b)| (a - b).abs()).collect::<Vec<_>>()
@@ -391,18 +395,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (first, mlx) = (dir.path().join("first"), dir.path().join("mlx"));
         peft(&first, |_| {});
-        peft_to_mlx(&first, &mlx).unwrap();
+        peft_to_mlx(&SystemDisk, &first, &mlx).unwrap();
         let out = dir.path().join("out");
         let config = read_json(&mlx.join(FILE)).unwrap();
         let mut dora = config.clone();
         dora["fine_tune_type"] = json!("dora");
-        files::write_json(&mlx.join(FILE), &dora).unwrap();
-        let e = mlx_to_peft(&mlx, &out).unwrap_err().to_string();
+        files::write_json(&SystemDisk, &mlx.join(FILE), &dora).unwrap();
+        let e = mlx_to_peft(&SystemDisk, &mlx, &out).unwrap_err().to_string();
         assert!(e.contains("fine_tune_type") && e.contains("dora"), "{e}");
-        files::write_json(&mlx.join(FILE), &config).unwrap();
+        files::write_json(&SystemDisk, &mlx.join(FILE), &config).unwrap();
         let odd = vec![("model.embed_tokens.lora_a".into(), Dtype::F32, vec![1, 1], vec![0; 4])];
-        files::write_safetensors(&mlx.join(MLX_WEIGHTS_FILE), odd).unwrap();
-        let e = mlx_to_peft(&mlx, &out).unwrap_err().to_string();
+        files::write_safetensors(&SystemDisk, &mlx.join(MLX_WEIGHTS_FILE), odd).unwrap();
+        let e = mlx_to_peft(&SystemDisk, &mlx, &out).unwrap_err().to_string();
         assert!(e.contains("model.embed_tokens.lora_a") && !out.exists(), "{e}");
     }
 }

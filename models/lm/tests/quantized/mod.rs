@@ -83,7 +83,7 @@ pub struct Pair {
 pub fn pair(model: &Path, to: QuantType) -> Pair {
     let folders = tempfile::tempdir().unwrap();
     let (out, plain) = (folders.path().join("packed"), folders.path().join("plain"));
-    quantize(model, &out, to).unwrap();
+    quantize(&headstart_disk::SystemDisk, model, &out, to).unwrap();
     std::fs::create_dir(&plain).unwrap();
     std::fs::copy(out.join("config.json"), plain.join("config.json")).unwrap();
     let file = find(&out).unwrap().unwrap();

@@ -30,7 +30,7 @@ pub fn base(dir: &Path, ends: &[&str]) -> PathBuf {
     let corpus: Vec<String> = rows(64, 0, ends).into_iter().flat_map(|r| [r.prompt, r.response]).collect();
     let base = dir.join("base");
     std::fs::create_dir(&base).unwrap();
-    init_model(&config, &corpus, 300, 1, &base).unwrap();
+    init_model(&config, &corpus, 300, 1, &headstart_disk::SystemDisk, &base).unwrap();
     base
 }
 
@@ -64,5 +64,6 @@ pub fn spec(base: &Path, method: Method, ends: &[&str], out: PathBuf) -> TrainSp
         memory: None,
         resume: None,
         out,
+        disk: std::sync::Arc::new(headstart_disk::SystemDisk),
     }
 }

@@ -7,6 +7,8 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use headstart_disk::files::write_with;
+use headstart_disk::{Disk, DiskError, DiskFile};
 use headstart_protocol::{Digest, Failure};
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
@@ -96,9 +98,13 @@ impl Pllms {
     }
 
     /// Writes a line each; returns where each ends.
-    pub(super) fn write(&self, at: &Path) -> Result<Vec<u32>, Failure> {
-        let io = |e: std::io::Error| Failure::io(at, &e);
-        let mut out = BufWriter::new(File::create(at).map_err(io)?);
+    pub(super) fn write(&self, disk: &dyn Disk, at: &Path) -> Result<Vec<u32>, Failure> {
+        write_with(disk, at, |file| self.put(file, at))
+    }
+
+    fn put(&self, file: &mut dyn DiskFile, at: &Path) -> Result<Vec<u32>, Failure> {
+        let io = |e: std::io::Error| Failure::from(DiskError::at("write", at)(e));
+        let mut out = BufWriter::new(file);
         let mut ends = Vec::with_capacity(self.len());
         let mut end = 0usize;
         for i in 0..self.len() {
@@ -109,7 +115,7 @@ impl Pllms {
             let short = u32::try_from(end);
             ends.push(short.map_err(|_| Failure::input("the catalog's pLLMs take more than 4 GiB of text"))?);
         }
-        out.into_inner().map_err(|e| io(e.into_error()))?.sync_data().map_err(io)?;
+        out.flush().map_err(io)?;
         Ok(ends)
     }
 

@@ -1,8 +1,10 @@
 //! Writing a merged adapter so that PEFT, and we, load it with a scaling of exactly 1.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
 
+use headstart_disk::files::{self, OutFolder};
+use headstart_lm::LmError;
+use headstart_lm::files::put_safetensors;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -29,23 +31,25 @@ impl Config {
     }
 }
 
-pub(super) fn write(adapter: &Adapter, out: &Path) -> Result<(), MergeError> {
-    let config = out.join(CONFIG_FILE);
+pub(super) fn write(adapter: &Adapter, out: OutFolder<'_>) -> Result<(), MergeError> {
+    let config = out.path.join(CONFIG_FILE);
     let mut text = serde_json::to_string_pretty(&configuration(adapter))
         .map_err(|e| MergeError::Internal(e.to_string()))?;
     text.push('\n');
-    std::fs::write(&config, text).map_err(|e| MergeError::io(&config, e))?;
+    files::write(out.disk, &config, text.as_bytes())?;
 
-    let path = out.join(WEIGHTS_FILE);
+    let path = out.path.join(WEIGHTS_FILE);
     let mut views = Vec::with_capacity(2 * adapter.modules.len());
     for (module, f) in &adapter.modules {
         views.push((format!("base_model.model.{module}.lora_A.weight"), view(&f.a)?));
         views.push((format!("base_model.model.{module}.lora_B.weight"), view(&f.b)?));
     }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(metadata), &path).map_err(|e| match e {
-        safetensors::SafeTensorError::IoError(e) => MergeError::io(&path, e),
-        other => MergeError::Internal(other.to_string()),
+    files::write_with(out.disk, &path, |file| {
+        put_safetensors(file, &path, views, metadata).map_err(|e| match e {
+            LmError::Disk(e) => e.into(),
+            other => MergeError::Internal(other.to_string()),
+        })
     })
 }
 

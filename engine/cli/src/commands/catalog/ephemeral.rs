@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use headstart_disk::Disk;
+use headstart_disk::files::TempDir;
 use headstart_protocol::{
     ArtifactRef, Context, Digest, Failure, FailureClass, FileRef, Manifest, NumericRows, Numerics, Output,
     Progress, RowCache,
 };
 use headstart_store::Workspace;
-use tempfile::TempDir;
 
 use crate::exit::CommandError;
 
@@ -94,6 +95,10 @@ impl Context for EphemeralContext<'_> {
 
     fn scratch(&self) -> &Path {
         self.scratch.path()
+    }
+
+    fn disk(&self) -> &dyn Disk {
+        &**self.ws.disk()
     }
 
     fn path(&self, path: &str) -> PathBuf {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use headstart_console::{OutputError, outln, suggest};
+use headstart_disk::files;
 use headstart_explain::divergence::Divergence;
 use headstart_explain::words::Explanation;
 use headstart_protocol::Context;
@@ -161,8 +162,7 @@ fn embed(ws: &Workspace, found: &Found<'_>, rows: &[Row]) -> Result<Divergence, 
     let stages = StageRegistry::new(headstart_builtin::stages(headstart_builtin::backend::cpu()));
     let context = EphemeralContext::new(ws, stages.numerics("embed"))?;
     let at = context.scratch().join(ROWS_FILE);
-    std::fs::write(&at, to_jsonl(rows))
-        .map_err(|e| CommandError::failed(format!("{}: {e}", at.display())))?;
+    files::write(&**ws.disk(), &at, to_jsonl(rows).as_bytes())?;
     let texts = context.put(Output::new(Type::Dataset, json!({ "n": rows.len() })).file(ROWS_FILE, at))?;
     let args = BTreeMap::from([
         ("responses".to_owned(), Value::Artifact(texts)),

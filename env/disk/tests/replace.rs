@@ -2,7 +2,12 @@
 
 use std::fs;
 
-use headstart_files::replace;
+use headstart_disk::SystemDisk;
+use headstart_disk::files;
+
+fn replace(file: &std::path::Path, content: &[u8]) -> Result<(), headstart_disk::DiskError> {
+    files::replace(&SystemDisk, file, content)
+}
 
 fn names(dir: &std::path::Path) -> Vec<String> {
     let entries = fs::read_dir(dir).expect("the folder").flatten();

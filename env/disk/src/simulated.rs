@@ -1,0 +1,391 @@
+//! A disk for tests: it lies on the system's, counts every write, fails where a test says so, and can lose
+//! what was not synced.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::{Disk, DiskFile, Open, SystemDisk};
+
+/// What a write meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// There is no room left (`ENOSPC`): half of what is written arrives.
+    Full,
+    /// It is not allowed (`EACCES`).
+    Denied,
+    /// The disk is broken (`EIO`): half of what is written arrives.
+    Broken,
+}
+
+impl Fault {
+    fn error(self) -> io::Error {
+        match self {
+            Self::Full => ErrorKind::StorageFull.into(),
+            Self::Denied => ErrorKind::PermissionDenied.into(),
+            Self::Broken => io::Error::other("Input/output error"),
+        }
+    }
+}
+
+/// A disk that does as a test says. Clones are one disk.
+///
+/// Writes are numbered from 1: each call that adds something to the disk or makes it durable counts.
+/// Removing something always works, as it does on a full disk.
+#[derive(Clone, Debug, Default)]
+pub struct SimulatedDisk {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    writes: u64,
+    fault: Option<(Fault, u64, u64)>,
+    hit: Vec<PathBuf>,
+    boots: u64,
+    /// Files whose content is newer than what is on disk, with what is.
+    contents: BTreeMap<PathBuf, Vec<u8>>,
+    /// Names that are not on disk yet, in order.
+    names: Vec<Name>,
+}
+
+/// A change of names in a folder.
+#[derive(Debug)]
+enum Name {
+    Created(PathBuf),
+    Renamed { from: PathBuf, to: PathBuf, old: Option<Vec<u8>> },
+    Exchanged { one: PathBuf, other: PathBuf },
+}
+
+impl SimulatedDisk {
+    /// A disk that works.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many writes there were.
+    pub fn writes(&self) -> u64 {
+        self.state().writes
+    }
+
+    /// Lets write number `at`, and all after it, meet `fault` until [`SimulatedDisk::repair`].
+    pub fn fail_from(&self, at: u64, fault: Fault) {
+        self.state().fault = Some((fault, at, u64::MAX));
+    }
+
+    /// Lets only write number `at` meet `fault`.
+    pub fn fail_once(&self, at: u64, fault: Fault) {
+        self.state().fault = Some((fault, at, at));
+    }
+
+    /// From now on everything works.
+    pub fn repair(&self) {
+        self.state().fault = None;
+    }
+
+    /// The files and folders at which a fault was met, in order.
+    pub fn hit(&self) -> Vec<PathBuf> {
+        self.state().hit.clone()
+    }
+
+    /// Cuts the power and starts the system again: contents and names that were not synced are as they were
+    /// when they last were. Folders are taken to be durable once they are created, as they are on file
+    /// systems with a journal as soon as anything in them is.
+    ///
+    /// # Errors
+    /// If the folder below cannot be changed.
+    pub fn lose_unsynced(&self) -> io::Result<()> {
+        let mut state = self.state();
+        for (path, content) in std::mem::take(&mut state.contents) {
+            if path.is_file() {
+                overwrite(&path, &content)?;
+            }
+        }
+        for name in std::mem::take(&mut state.names).into_iter().rev() {
+            match name {
+                Name::Created(path) => match fs::remove_file(&path) {
+                    Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                    _ => {}
+                },
+                // What was in the old place may be removed by now; then the change is taken to be on disk.
+                Name::Exchanged { one, other } if one.exists() && other.exists() => {
+                    SystemDisk.exchange(&one, &other)?;
+                }
+                Name::Exchanged { .. } => {}
+                Name::Renamed { from, to, old } => {
+                    if to.exists() && from.parent().is_some_and(Path::is_dir) {
+                        fs::rename(&to, &from)?;
+                    }
+                    if let Some(old) = old {
+                        fs::write(&to, old)?;
+                    }
+                }
+            }
+        }
+        state.boots += 1;
+        state.fault = None;
+        Ok(())
+    }
+
+    /// Counts a write at `path`.
+    fn write(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.writes += 1;
+        match state.fault {
+            Some((fault, from, to)) if (from..=to).contains(&state.writes) => {
+                state.hit.push(path.to_owned());
+                Err(fault.error())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Puts a content into a file as it is, whatever its permissions.
+fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
+    let permissions = fs::metadata(path)?.permissions();
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let aside = folder.join(".lost");
+    fs::write(&aside, content)?;
+    fs::set_permissions(&aside, permissions)?;
+    fs::rename(&aside, path)
+}
+
+impl State {
+    /// The content of `path` is about to change.
+    fn dirty(&mut self, path: &Path) {
+        if !self.contents.contains_key(path) {
+            self.contents.insert(path.to_owned(), fs::read(path).unwrap_or_default());
+        }
+    }
+
+    /// Paths are other ones from now on; those that `moved` gives nothing for stay. The names of what is moved
+    /// are changes of their own.
+    fn relocate(&mut self, what: &[&Path], moved: impl Fn(&Path) -> Option<PathBuf>) {
+        let contents = std::mem::take(&mut self.contents);
+        self.contents = contents.into_iter().map(|(path, c)| (moved(&path).unwrap_or(path), c)).collect();
+        for name in &mut self.names {
+            let (Name::Created(path) | Name::Renamed { to: path, .. } | Name::Exchanged { other: path, .. }) =
+                name;
+            if !what.contains(&path.as_path())
+                && let Some(now) = moved(path)
+            {
+                *path = now;
+            }
+        }
+    }
+}
+
+/// `path` with `to` in the place of the folder `from` that it lies in or is.
+fn below(path: &Path, from: &Path, to: &Path) -> Option<PathBuf> {
+    let rest = path.strip_prefix(from).ok()?;
+    Some(if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) })
+}
+
+#[derive(Debug)]
+struct SimulatedFile {
+    disk: SimulatedDisk,
+    file: File,
+    path: PathBuf,
+}
+
+impl SimulatedFile {
+    /// Writes through `put`, or half of it.
+    fn put(&self, bytes: &[u8], put: impl Fn(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let allowed = self.disk.write(&self.path);
+        self.disk.state().dirty(&self.path);
+        match allowed {
+            Ok(()) => put(bytes),
+            Err(e) => {
+                if e.kind() != ErrorKind::PermissionDenied {
+                    put(&bytes[..bytes.len() / 2])?;
+                }
+                Err(e)
+            }
+        }
+    }
+}
+
+impl Read for SimulatedFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer)
+    }
+}
+
+impl Write for SimulatedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.put(bytes, |bytes| (&self.file).write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Seek for SimulatedFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+impl DiskFile for SimulatedFile {
+    fn sync(&self) -> io::Result<()> {
+        self.disk.write(&self.path)?;
+        self.disk.state().contents.remove(&self.path);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.disk.write(&self.path)?;
+        self.disk.state().dirty(&self.path);
+        self.file.set_len(len)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.put(bytes, |bytes| DiskFile::write_all_at(&self.file, bytes, offset))
+    }
+
+    fn set_permissions(&self, permissions: Permissions) -> io::Result<()> {
+        self.file.set_permissions(permissions)
+    }
+
+    fn system(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Disk for SimulatedDisk {
+    fn shared(&self) -> Arc<dyn Disk> {
+        Arc::new(self.clone())
+    }
+
+    fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
+        let exists = path.exists();
+        if !exists || how == Open::Create {
+            self.write(path)?;
+        }
+        if exists && how == Open::Create {
+            self.state().dirty(path);
+        }
+        let file = crate::system::options(how).open(path)?;
+        if !exists {
+            let mut state = self.state();
+            state.names.push(Name::Created(path.to_owned()));
+            state.contents.insert(path.to_owned(), Vec::new());
+        }
+        Ok(Box::new(SimulatedFile { disk: self.clone(), file, path: path.to_owned() }))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        if !path.exists() && path.parent().is_some_and(Path::is_dir) {
+            self.write(path)?;
+        }
+        SystemDisk.create_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.write(to)?;
+        let old = to.is_file().then(|| fs::read(to)).transpose()?;
+        SystemDisk.rename(from, to)?;
+        let mut state = self.state();
+        state.contents.remove(to);
+        state.relocate(&[from], |path| below(path, from, to));
+        state.names.push(Name::Renamed { from: from.to_owned(), to: to.to_owned(), old });
+        Ok(())
+    }
+
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        self.write(other)?;
+        SystemDisk.exchange(one, other)?;
+        let mut state = self.state();
+        state.relocate(&[one, other], |path| below(path, one, other).or_else(|| below(path, other, one)));
+        state.names.push(Name::Exchanged { one: one.to_owned(), other: other.to_owned() });
+        Ok(())
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.write(to)?;
+        SystemDisk.hard_link(from, to)?;
+        self.state().names.push(Name::Created(to.to_owned()));
+        Ok(())
+    }
+
+    fn symlink(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.write(to)?;
+        SystemDisk.symlink(from, to)?;
+        self.state().names.push(Name::Created(to.to_owned()));
+        Ok(())
+    }
+
+    fn copy(&self, from: &Path, to: &Path) -> io::Result<u64> {
+        let allowed = self.write(to);
+        let mut state = self.state();
+        if to.exists() {
+            state.dirty(to);
+        } else {
+            state.names.push(Name::Created(to.to_owned()));
+            state.contents.insert(to.to_owned(), Vec::new());
+        }
+        match allowed {
+            Ok(()) => SystemDisk.copy(from, to),
+            Err(e) => {
+                if e.kind() != ErrorKind::PermissionDenied {
+                    let bytes = fs::read(from)?;
+                    fs::write(to, &bytes[..bytes.len() / 2])?;
+                }
+                Err(e)
+            }
+        }
+    }
+
+    fn set_permissions(&self, path: &Path, permissions: Permissions) -> io::Result<()> {
+        SystemDisk.set_permissions(path, permissions)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.remove_file(path)?;
+        self.state().contents.remove(path);
+        Ok(())
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.remove_dir_all(path)?;
+        self.state().contents.retain(|file, _| !file.starts_with(path));
+        Ok(())
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.write(path)?;
+        self.state().contents.remove(path);
+        Ok(())
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.write(path)?;
+        // By folder and not by name: a file renamed from another folder is on disk under its new name.
+        self.state().names.retain(|name| {
+            let (Name::Created(to) | Name::Renamed { to, .. } | Name::Exchanged { other: to, .. }) = name;
+            to.parent() != Some(path)
+        });
+        Ok(())
+    }
+
+    fn sync_file_system(&self, path: &Path) -> io::Result<bool> {
+        self.write(path)?;
+        let mut state = self.state();
+        state.contents.clear();
+        state.names.clear();
+        Ok(true)
+    }
+
+    fn boot_id(&self) -> Option<String> {
+        Some(format!("boot {}", self.state().boots))
+    }
+}
