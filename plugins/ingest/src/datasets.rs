@@ -175,7 +175,9 @@ impl Keys<'_> {
         let has_prompt = self.prompt.iter().all(|key| object.contains_key(*key));
         if let Some(messages) = object.get(self.messages).filter(|m| m.is_array() || !has_prompt) {
             let row = conversation(messages, self.turns);
-            return row.map(|row| (row, true)).map_err(|why| Wrong::Value(format!("`{}`: {why}", self.messages)));
+            return row
+                .map(|row| (row, true))
+                .map_err(|why| Wrong::Value(format!("`{}`: {why}", self.messages)));
         }
         let text = |key: &str| match object.get(key) {
             Some(Value::String(text)) => Ok(Some(text.as_str())),
