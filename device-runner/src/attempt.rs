@@ -109,6 +109,9 @@ impl Attempt {
                 tracing::warn!("{}: {failure}; trying again in {:.0} s", self.task.name, pause.as_secs_f64());
             }
             control.pause(&*env.clock, pause).await;
+            if control.cancelled() {
+                return Err(Failure::new(FailureClass::Cancelled, "stopped before it was tried again"));
+            }
         }
     }
 
@@ -175,6 +178,7 @@ impl Attempt {
         if superseded {
             entry.ended = Ended::Superseded;
         }
+        let mut charges = Vec::new();
         let (outcome, manifests, uploads) = match result {
             Ok(mut made) => {
                 if !superseded {
@@ -182,6 +186,7 @@ impl Attempt {
                     entry.failure = made.failure;
                     entry.withheld = made.withheld;
                 }
+                charges = made.charges;
                 if let Outcome::Succeeded { output, released, usage } = &mut made.outcome {
                     entry.artifact = Some(output.id);
                     entry.released = released.clone();
@@ -205,7 +210,7 @@ impl Attempt {
         };
         let what = summary(&task.name, &outcome, private);
         let commit = Commit { fence: task.fence, outcome, manifests };
-        let pending = (!superseded).then_some(PendingCommit { commit, uploads, what });
+        let pending = (!superseded).then_some(PendingCommit { commit, uploads, what, charges });
         Finished { pending, entry }
     }
 

@@ -13,6 +13,7 @@ use headstart_disk::{SystemDisk, files};
 use headstart_protocol::Stage;
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::ReleaseLimits;
 use crate::error::DeviceError;
 use crate::residency::Allowed;
 use crate::runner::{self, Options, Until};
@@ -65,6 +66,12 @@ enum Command {
         /// Only the stage of this name, as `headstart-device show` prints it; by default all.
         name: Option<String>,
     },
+    /// Show which numbers left this device, and how many more may.
+    Budget {
+        /// Forget what was spent, so that as many numbers may leave again.
+        #[arg(long)]
+        reset: bool,
+    },
     /// Print the completion script of a shell.
     Completions {
         /// The shell.
@@ -99,9 +106,16 @@ struct JoinArgs {
     #[arg(long, value_name = "CONDITIONS", value_delimiter = ',', value_parser = ["charging", "unmetered", "idle"])]
     holds: Vec<String>,
     /// What may leave this device when a pipeline releases it: any of metrics, selection, mix,
-    /// pllm (the weights trained on your data), failures (whether and how stages failed), or none.
+    /// pllm (the weights trained on your data), details (counts, and further numbers of a choice),
+    /// failures (whether and how stages failed), or none.
     #[arg(long, value_name = "WHAT", default_value = "metrics,selection,mix")]
     allow_release: Allowed,
+    /// Numbers that were computed over fewer rows of your data than this do not leave.
+    #[arg(long, value_name = "N", default_value_t = ReleaseLimits::default().min_rows)]
+    min_rows: u64,
+    /// How many numbers about the data folder may leave in all; `headstart-device budget` shows which did.
+    #[arg(long, value_name = "N", default_value_t = ReleaseLimits::default().budget)]
+    release_budget: u64,
     /// A folder with the program of custom stages, or with a folder for each program, with their
     /// `.stages.json` files. Only these programs run here. On Linux they see only what they are given;
     /// elsewhere they can read what you can read.
@@ -183,6 +197,7 @@ pub fn main(stages: impl FnOnce(Option<&str>) -> Result<Vec<Box<dyn Stage>>, Str
         Command::Run(args) => stages().and_then(|stages| run(&args, &cli.state, stages)),
         Command::Show(args) => show(&args, &cli.state, cli.quiet),
         Command::Retry { name } => retry(&cli.state, name.as_deref(), cli.quiet),
+        Command::Budget { reset } => budget(&cli.state, reset, cli.quiet),
         Command::Completions { shell } => {
             generate::completions(Cli::command(), shell).map(|()| 0).map_err(DeviceError::from)
         }
@@ -239,6 +254,7 @@ fn join(args: JoinArgs, state: PathBuf, stages: Vec<Box<dyn Stage>>) -> Result<u
         until,
         holds: args.holds,
         allowed: args.allow_release,
+        limits: ReleaseLimits { min_rows: args.min_rows, budget: args.release_budget },
         stages: args.stages,
         memory: args.limits.memory,
         threads: args.limits.threads(),
@@ -316,6 +332,18 @@ fn retry(state: &Path, name: Option<&str>, quiet: bool) -> Result<u8, DeviceErro
             some => errln!("the next run tries again: {}", some.join(", ")),
         }
     }
+    Ok(0)
+}
+
+fn budget(state: &Path, reset: bool, quiet: bool) -> Result<u8, DeviceError> {
+    if reset {
+        crate::budget::reset(state)?;
+        if !quiet {
+            errln!("the whole budget may be spent again");
+        }
+        return Ok(0);
+    }
+    put(&show::budget(state)?)?;
     Ok(0)
 }
 

@@ -142,30 +142,7 @@ impl DeviceContext<'_> {
                 format!("{path:?}: a stage that the engine calls public may not read this device's files");
             return Err(Failure::input(m));
         }
-        let outside = |why: &str| {
-            Failure::input(format!("{path:?} {why}, and stages may read only what lies in the data folder"))
-                .help("name the file relative to the folder given with --data")
-        };
-        let mut plain = PathBuf::new();
-        for part in Path::new(path).components() {
-            match part {
-                Component::Normal(p) => plain.push(p),
-                Component::CurDir => {}
-                Component::ParentDir if plain.pop() => {}
-                Component::ParentDir => return Err(outside("leads out of the data folder")),
-                Component::RootDir | Component::Prefix(_) => return Err(outside("is an absolute path")),
-            }
-        }
-        let at = self.data.join(plain);
-        // Symbolic links are followed here; of a file that is not there, the folder is checked.
-        let real = at.ancestors().find_map(|a| a.canonicalize().ok()).unwrap_or_default();
-        if !real.starts_with(self.data) {
-            return Err(outside("leads out of the data folder through a symbolic link"));
-        }
-        if real.starts_with(self.state) {
-            return Err(outside("lies in this device's state folder"));
-        }
-        Ok(at)
+        inside(self.data, self.state, path)
     }
 }
 
@@ -227,6 +204,37 @@ impl Context for DeviceContext<'_> {
     fn memory(&self) -> Option<u64> {
         self.memory
     }
+}
+
+/// Where a path of a pipeline lies: below the data folder, and not in the state folder.
+///
+/// # Errors
+/// [`headstart_protocol::FailureClass::Input`] where it leads elsewhere.
+pub fn inside(data: &Path, state: &Path, path: &str) -> Result<PathBuf, Failure> {
+    let outside = |why: &str| {
+        Failure::input(format!("{path:?} {why}, and stages may read only what lies in the data folder"))
+            .help("name the file relative to the folder given with --data")
+    };
+    let mut plain = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(p) => plain.push(p),
+            Component::CurDir => {}
+            Component::ParentDir if plain.pop() => {}
+            Component::ParentDir => return Err(outside("leads out of the data folder")),
+            Component::RootDir | Component::Prefix(_) => return Err(outside("is an absolute path")),
+        }
+    }
+    let at = data.join(plain);
+    // Symbolic links are followed here; of a file that is not there, the folder is checked.
+    let real = at.ancestors().find_map(|a| a.canonicalize().ok()).unwrap_or_default();
+    if !real.starts_with(data) {
+        return Err(outside("leads out of the data folder through a symbolic link"));
+    }
+    if real.starts_with(state) {
+        return Err(outside("lies in this device's state folder"));
+    }
+    Ok(at)
 }
 
 /// Gives artifacts on this device to [`headstart_protocol::expr::resolve`].

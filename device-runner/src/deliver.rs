@@ -3,9 +3,11 @@
 
 use std::path::Path;
 
+use headstart_protocol::release::count;
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Output, canonical_json};
 
+use crate::budget::{Charge, Ledger};
 use crate::device::{Device, Made};
 use crate::release::{Leaving, Releaser, known_names};
 use crate::store::{Held, gather};
@@ -25,16 +27,17 @@ impl Device {
         let gathered = gather(output, None)?;
         let manifest = gathered.manifest.clone();
         let handle = self.handle(task, &manifest.id().to_string());
-        let held = Held { manifest: Some(manifest), ..Held::nothing(task) };
+        let held = Held { manifest: Some(manifest), ..self.held(task, Some(&gathered)) };
         self.store.private.keep(&handle, &held, Some(&gathered), scratch)?;
         let local = ArtifactRef { id: handle, ty: held.ty(), private_to: Some(self.name.clone()) };
         let leaving = if task.release.is_empty() {
             Leaving::default()
         } else {
             let known = known_names(&self.store, fetched)?;
-            let metrics = self.stage(task)?.stage().metrics();
-            Releaser { store: &self.store, allowed: self.allowed, known: &known, metrics: &metrics }
-                .take(task, &local)
+            let numbers = self.stage(task)?.stage().metrics();
+            let too_few = held.rows.filter(|rows| *rows < self.limits.min_rows);
+            let (store, allowed) = (&self.store, self.allowed);
+            Releaser { store, allowed, known: &known, numbers: &numbers, too_few }.take(task, &local)
         };
         self.delivered(task, handle, leaving)
     }
@@ -45,7 +48,7 @@ impl Device {
     /// Why that could not be kept.
     pub(crate) fn absent(&self, task: &Task) -> Result<Made, Failure> {
         let handle = self.handle(task, "absent");
-        self.store.private.keep(&handle, &Held::nothing(task), None, Path::new(""))?;
+        self.store.private.keep(&handle, &self.held(task, None), None, Path::new(""))?;
         Ok(Made { absent: true, ..self.delivered(task, handle, nothing_of(task))? })
     }
 
@@ -56,7 +59,7 @@ impl Device {
     /// [`FailureClass::Internal`] for a task whose output can be no artifact.
     pub(crate) fn failed(&self, task: &Task, failure: Failure) -> Result<Made, Failure> {
         let handle = self.handle(task, "failed");
-        let held = Held { failure: Some(failure.clone()), ..Held::nothing(task) };
+        let held = Held { failure: Some(failure.clone()), ..self.held(task, None) };
         if let Err(e) = self.store.private.keep(&handle, &held, None, Path::new("")) {
             // A later task that reads it will find nothing.
             tracing::error!("{}: that it failed could not be kept: {e}", task.name);
@@ -88,9 +91,46 @@ impl Device {
             Failure::new(FailureClass::Internal, format!("a {} cannot be a stage's output", task.ty))
         })?;
         let output = ArtifactRef { id: handle, ty, private_to: Some(self.name.clone()) };
+        let (leaving, charges) = self.charged(task, handle, leaving);
         let Leaving { released, manifests, uploads, withheld } = leaving;
         let outcome = Outcome::Succeeded { output, released, usage: Usage::default() };
-        Ok(Made { manifests, uploads, withheld, ..Made::of(outcome) })
+        Ok(Made { manifests, uploads, withheld, charges, ..Made::of(outcome) })
+    }
+
+    /// What leaves within the budget, and what that costs. A part that it does not suffice for stays. Weights
+    /// are not counted: they hold far more than numbers could, and leave only by the owner's own word.
+    fn charged(&self, task: &Task, handle: Digest, mut leaving: Leaving) -> (Leaving, Vec<Charge>) {
+        let ledger = Ledger::new(&self.state);
+        let mut charges: Vec<Charge> = Vec::new();
+        for path in &task.release {
+            let part = path.join(".");
+            let numbers = match leaving.released.get(&part) {
+                Some(Released::Json(value)) => count(&task.ty, path, value),
+                // Which public model was chosen.
+                Some(Released::Artifact(a)) if !leaving.manifests.contains_key(&a.id.to_string()) => {
+                    vec![format!("{part} (name)")]
+                }
+                _ => continue,
+            };
+            let charge = |number| Charge { handle, number, name: task.name.clone(), run: task.run.clone() };
+            let wanted = numbers.into_iter().map(charge).collect();
+            let budget = self.limits.budget;
+            match ledger.affords(&self.data, budget, &charges, wanted) {
+                Ok(Some(new)) => charges.extend(new),
+                refused => {
+                    let why = match refused {
+                        Err(e) => e.to_string(),
+                        Ok(_) => format!(
+                            "the budget of {budget} numbers is spent; `headstart-device budget` shows on what"
+                        ),
+                    };
+                    tracing::warn!("{}: {part:?} is not released: {why}", task.name);
+                    leaving.withheld.insert(part.clone(), why);
+                    leaving.released.insert(part, Released::Json(serde_json::Value::Null));
+                }
+            }
+        }
+        (leaving, charges)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use headstart_disk::files;
 use headstart_protocol::declared::{CustomStages, ProgramRef};
 use headstart_protocol::expr::{self, Expr, ResolveError, Resolved, Value};
-use headstart_protocol::release::released_metric;
+use headstart_protocol::release::{Number, released_metric};
 use headstart_protocol::task::{Outcome, Task, Usage};
 use headstart_protocol::wire::program_kind;
 use headstart_protocol::{
@@ -15,6 +15,7 @@ use headstart_protocol::{
 };
 use headstart_runner::{Call, Found, StageRegistry};
 
+use crate::budget::{Charge, ReleaseLimits};
 use crate::context::{Control, DeviceContext, LocalManifests, Phase, foreign};
 use crate::error::DeviceError;
 use crate::quarantine::Quarantine;
@@ -32,9 +33,10 @@ pub struct Device {
     pub state: State,
     /// Its artifacts.
     pub store: Store,
-    data: PathBuf,
+    pub(crate) data: PathBuf,
     stages: StageRegistry,
     pub(crate) allowed: Allowed,
+    pub(crate) limits: ReleaseLimits,
     threads: usize,
     memory: Option<u64>,
     public_rows: Rows,
@@ -56,6 +58,8 @@ pub struct Made {
     pub failure: Option<Failure>,
     /// Parts that the task releases and that do not leave, with the reasons, for the owner.
     pub withheld: BTreeMap<String, String>,
+    /// Numbers that leave, and count against the budget.
+    pub charges: Vec<Charge>,
 }
 
 impl Device {
@@ -85,6 +89,7 @@ impl Device {
             data,
             stages: StageRegistry::new(stages),
             allowed,
+            limits: ReleaseLimits::default(),
             threads: limits.0,
             memory: limits.1,
         })
@@ -94,6 +99,11 @@ impl Device {
     pub fn with_custom_stages(self, custom: Arc<dyn CustomStages>) -> Self {
         self.stages.set_custom(custom);
         self
+    }
+
+    /// The same device, under other limits of what may leave.
+    pub fn with_release_limits(self, limits: ReleaseLimits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Kinds of stages that it can run, sorted; then the programs that it may run.
@@ -130,7 +140,9 @@ impl Device {
             return Err(Failure::input(m).help("run the same version of Headstart on both"));
         }
         residency::check_release(task, self.allowed)?;
-        declared(task, &found.stage().metrics())?;
+        let numbers = found.stage().metrics();
+        declared(task, &numbers)?;
+        residency::check_details(task, &numbers, self.allowed)?;
         let mut here = Ok(());
         for e in task.args.values().chain(&task.when) {
             e.each_artifact(&mut |a| {
@@ -349,12 +361,13 @@ struct Inputs {
     private: bool,
 }
 
-/// Metrics that a task releases are among those that its stage declares.
-fn declared(task: &Task, metrics: &[String]) -> Result<(), Failure> {
-    let released = task.release.iter().filter_map(|path| released_metric(&task.ty, path));
-    match released.into_iter().find(|name| !metrics.iter().any(|m| m == name)) {
+/// Metrics that a task releases are among those that its stage declares, with bounds.
+fn declared(task: &Task, numbers: &[Number]) -> Result<(), Failure> {
+    let mut released = task.release.iter().filter_map(|path| released_metric(&task.ty, path));
+    let declared = |name: &str| numbers.iter().any(|n| n.name == name && n.bounds.is_some());
+    match released.find(|name| !declared(name)) {
         None => Ok(()),
-        Some(name) => Err(undeclared(task, name, metrics)),
+        Some(name) => Err(undeclared(task, name, numbers)),
     }
 }
 
@@ -367,6 +380,7 @@ impl Made {
             absent: false,
             failure: None,
             withheld: BTreeMap::new(),
+            charges: Vec::new(),
         }
     }
 }

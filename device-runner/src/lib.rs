@@ -6,16 +6,18 @@
 //! task releases, what the type allows and what its owner permits; and it keeps a journal of every
 //! message that left, which `headstart-device show --sent` prints.
 //!
-//! What the engine can still observe of a private stage: that it ran, when it began and ended, that
-//! it failed and with what class of failure, and that its result is the same as that of an earlier
-//! run of exactly the same task.
+//! What the engine can still observe of a private stage: that it was asked for, when it began and ended,
+//! and that its result is the same as that of an earlier run of exactly the same task. Not whether it
+//! failed, unless the owner allows that.
 //!
 //! # Layout
 //! - [`runner`]: the device's life: join, claim work, run it, commit the outcome.
 //! - [`device`]: how one task is done: arguments resolved, stage run, output kept or published.
 //! - `link`: the device and the engine that it joins.
 //! - `attempt`: the stage on its thread, downloads before it, renewals beside it.
-//! - [`residency`], [`release`]: what may leave, decided here.
+//! - [`residency`], [`release`]: what may leave, decided here; `lineage`, `budget`: over how many rows it was
+//!   computed, and how many numbers left.
+//! - `deliver`, `quarantine`: what becomes of a private task, and of one that keeps failing.
 //! - [`context`]: what a stage may touch while it runs.
 //! - [`state`], [`store`], [`rows`]: the device's folder: secret, artifacts, row cache.
 //! - [`client`], [`fetch`], [`outbox`]: calls, resumable downloads, results on their way.
@@ -28,6 +30,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod attempt;
+mod budget;
 pub mod cli;
 mod client;
 mod context;
@@ -38,6 +41,7 @@ mod facts;
 mod fetch;
 pub mod history;
 pub mod journal;
+mod lineage;
 mod link;
 pub mod local;
 mod outbox;
@@ -50,6 +54,7 @@ pub mod show;
 mod state;
 mod store;
 
+pub use budget::{ReleaseLimits, reset as reset_budget};
 pub use context::{Control, Phase};
 pub use device::{Device, Made};
 pub use error::DeviceError;

@@ -9,6 +9,7 @@ use headstart_disk::Disk;
 use headstart_protocol::wire::Commit;
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Charge;
 use crate::error::DeviceError;
 use crate::release::Upload;
 use crate::state::{State, write_durably};
@@ -22,6 +23,9 @@ pub struct PendingCommit {
     pub uploads: Vec<Upload>,
     /// What it says, for the journal.
     pub what: String,
+    /// The numbers in it that count against the budget.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub charges: Vec<Charge>,
 }
 
 /// The outbox of a device.

@@ -7,14 +7,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fs4::fs_std::FileExt;
 use headstart_content::read_bounded;
-use headstart_disk::{Disk, DiskFile, Open};
+use headstart_disk::Disk;
 use headstart_protocol::{Digest, Failure};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DeviceError;
-use crate::state::{State, write_durably};
+use crate::state::{State, hold, write_durably};
 
 /// Failed attempts after which a task is quarantined.
 pub const LIMIT: u32 = 3;
@@ -117,7 +116,7 @@ impl Quarantine {
     }
 
     fn change<T>(&self, f: impl FnOnce(&mut BTreeMap<Digest, Failing>) -> T) -> Result<T, DeviceError> {
-        let _held = lock(&*self.disk, &self.lock)?;
+        let _held = hold(&*self.disk, &self.lock)?;
         let mut all = self.all()?;
         let before = all.clone();
         let out = f(&mut all);
@@ -143,17 +142,6 @@ pub fn retry(state: &Path, name: Option<&str>) -> Result<Vec<String>, DeviceErro
     }
     state.next_generation()?;
     Ok(cleared)
-}
-
-/// Holds a lock file until it is dropped, so that a running device and a command beside it do not overwrite
-/// each other's changes.
-pub(crate) fn lock(disk: &dyn Disk, at: &Path) -> Result<Box<dyn DiskFile>, DeviceError> {
-    let open = || {
-        let file = disk.open(at, Open::Update)?;
-        FileExt::lock_exclusive(file.system())?;
-        Ok(file)
-    };
-    open().map_err(|e| DeviceError::state(at, e))
 }
 
 #[cfg(test)]

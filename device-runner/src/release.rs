@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use headstart_protocol::release::{Class, Projection, is_model_file};
+use headstart_protocol::release::{Class, Number, Numbers, Projection, is_model_file};
 use headstart_protocol::task::{Released, Task};
 use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Manifest, Type};
 use serde::{Deserialize, Serialize};
@@ -52,8 +52,11 @@ pub struct Releaser<'a> {
     pub allowed: Allowed,
     /// Names and words of the public artifacts that the task names; see [`known_names`].
     pub known: &'a BTreeSet<String>,
-    /// Names of metrics that the stage declares.
-    pub metrics: &'a [String],
+    /// The numbers that the stage declares.
+    pub numbers: &'a [Number],
+    /// Over how few private rows the output was computed, where these are too few for anything but weights to
+    /// leave.
+    pub too_few: Option<u64>,
 }
 
 impl Releaser<'_> {
@@ -92,6 +95,11 @@ impl Releaser<'_> {
             manifest = self.manifest(&at)?;
         }
         let Some(manifest) = manifest else { return Ok(Released::Json(Json::Null)) };
+        let weights = rest.is_empty() && at.ty == ArtifactType::Pllm && at.private_to.is_some();
+        if let Some(rows) = self.too_few.filter(|_| !weights) {
+            let why = format!("it was computed over {rows} rows of private data, too few for `--min-rows`");
+            return Err(refused(what, &why));
+        }
         if rest.is_empty() {
             match at.ty {
                 // The name of a public artifact: which one was chosen.
@@ -105,15 +113,20 @@ impl Releaser<'_> {
                 _ => return Err(refused(what, "it is not made of numbers")),
             }
         }
-        // What is public is no secret; of other private artifacts, no name of a metric was declared.
-        let public = at.private_to.is_none();
-        let own = at == *output;
-        let metrics = |name: &str| public || (own && self.metrics.iter().any(|m| m == name));
+        // What is public is no secret; of other private artifacts, no number was declared.
+        let numbers = match (at.private_to.is_none(), at == *output) {
+            (true, _) => Numbers::Public,
+            (_, true) => Numbers::Declared(self.numbers),
+            _ => Numbers::Declared(&[]),
+        };
         let known = |name: &str| self.known.contains(name);
-        let projection = Projection { known: &known, metrics: &metrics, mix: self.allowed.has(Class::Mix) };
-        let left = projection.of(&manifest.ty, &manifest.value)?;
+        let left = self.projection(numbers, &known).of(&manifest.ty, &manifest.value)?;
         let part = rest.iter().try_fold(&left, |value, name| value.get(name));
         part.cloned().map(Released::Json).ok_or_else(|| refused(what, "there is no such number in it"))
+    }
+
+    fn projection<'p>(&self, numbers: Numbers<'p>, known: &'p dyn Fn(&str) -> bool) -> Projection<'p> {
+        Projection { known, numbers, mix: self.allowed.has(Class::Mix), details: self.allowed.details }
     }
 
     /// The manifest of an artifact; none where it is absent.
@@ -132,9 +145,8 @@ impl Releaser<'_> {
         what: &str,
         out: &mut Leaving,
     ) -> Result<ArtifactRef, Failure> {
-        let metrics = |name: &str| self.metrics.iter().any(|m| m == name);
         let known = |name: &str| self.known.contains(name);
-        let projection = Projection { known: &known, metrics: &metrics, mix: self.allowed.has(Class::Mix) };
+        let projection = self.projection(Numbers::Declared(self.numbers), &known);
         let mut uses = private.uses;
         if uses.get("base").is_some_and(|b| b.private_to.is_some()) {
             return Err(refused(what, "its base is private to this device itself"));
@@ -159,10 +171,14 @@ fn refused(what: &str, why: &str) -> Failure {
     Failure::input(format!("{what} cannot be released: {why}"))
 }
 
-pub(crate) fn undeclared(task: &Task, metric: &str, declared: &[String]) -> Failure {
-    let why =
-        format!("`{metric}` cannot be released: `{}` does not declare a metric of this name", task.kind);
-    Failure::input(why).help(match declared {
+pub(crate) fn undeclared(task: &Task, metric: &str, declared: &[Number]) -> Failure {
+    let why = format!(
+        "`{metric}` cannot be released: `{}` does not declare a metric of this name with bounds",
+        task.kind
+    );
+    let bounded: Vec<&str> =
+        declared.iter().filter(|n| n.bounds.is_some()).map(|n| n.name.as_str()).collect();
+    Failure::input(why).help(match bounded.as_slice() {
         [] => "add `metrics=[…]` to the stage's declaration".to_owned(),
         some => format!("it declares {}", some.join(", ")),
     })

@@ -8,7 +8,7 @@
 use std::str::FromStr;
 
 use headstart_protocol::expr::{Expr, Residency, Resolved, Value};
-use headstart_protocol::release::{Class, class_of};
+use headstart_protocol::release::{Class, Number, class_of, is_detail};
 use headstart_protocol::task::Task;
 use headstart_protocol::{Failure, FailureClass, Type};
 
@@ -25,6 +25,8 @@ pub struct Allowed {
     pub mix: bool,
     /// The weights of a model that was trained on private data.
     pub pllm: bool,
+    /// Counts, and what else of numbers and choices is a detail.
+    pub details: bool,
     /// Whether stages failed. Without it, a stage over private data is reported as delivered whatever came
     /// of it.
     pub failures: bool,
@@ -33,7 +35,7 @@ pub struct Allowed {
 impl Allowed {
     /// Nothing.
     pub const NONE: Self =
-        Self { metrics: false, selection: false, mix: false, pllm: false, failures: false };
+        Self { metrics: false, selection: false, mix: false, pllm: false, details: false, failures: false };
     /// Numbers and choices, as is the default.
     pub const NUMBERS: Self = Self { metrics: true, selection: true, mix: true, ..Self::NONE };
 
@@ -59,11 +61,12 @@ impl FromStr for Allowed {
                 "selection" => out.selection = true,
                 "mix" => out.mix = true,
                 "pllm" => out.pllm = true,
+                "details" => out.details = true,
                 "failures" => out.failures = true,
                 "none" => {}
                 other => {
                     return Err(format!(
-                        "`{other}` cannot be released; allowed are metrics, selection, mix, pllm, failures, or none"
+                        "`{other}` cannot be released; allowed are metrics, selection, mix, pllm, details, failures, or none"
                     ));
                 }
             }
@@ -109,6 +112,22 @@ fn mentions_path(expr: &Expr) -> bool {
 /// what the engine is told.
 pub fn check_release(task: &Task, allowed: Allowed) -> Result<(), Failure> {
     task.release.iter().try_for_each(|path| allow(&task.ty, path, allowed).map(|_| ()))
+}
+
+/// Checks that no release names a detail that the owner does not allow to leave.
+///
+/// # Errors
+/// [`FailureClass::Denied`].
+pub fn check_details(task: &Task, numbers: &[Number], allowed: Allowed) -> Result<(), Failure> {
+    match task.release.iter().find(|path| is_detail(&task.ty, path, numbers)) {
+        Some(path) if !allowed.details => {
+            let what = described(&task.ty, path);
+            let m = format!("the pipeline releases {what}, a detail: denied by this device's release policy");
+            let help = "to allow details, join with `--allow-release` naming `details` too";
+            Err(Failure::new(FailureClass::Denied, m).help(help))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The class and type of what `path` names in a value of type `ty`, if it may be released.

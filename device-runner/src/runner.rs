@@ -15,6 +15,7 @@ use headstart_protocol::{FailureClass, Stage};
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{Attempt, Finished};
+use crate::budget::{Ledger, ReleaseLimits};
 use crate::client::{CallError, Client};
 use crate::device::Device;
 use crate::error::DeviceError;
@@ -49,6 +50,8 @@ pub struct Options {
     pub holds: Vec<String>,
     /// What its owner allows pipelines to release.
     pub allowed: Allowed,
+    /// How much may leave, whatever may.
+    pub limits: ReleaseLimits,
     /// The folder with the programs of custom stages that it may run; none, if not given.
     pub stages: Option<PathBuf>,
     /// Bytes of memory that it offers.
@@ -105,10 +108,11 @@ pub async fn run_in(
     let journal = Journal::open(&*env.disk, &state.at("sent.jsonl"))?;
     let client = Client::new(&options.url, journal)?;
     let outbox = Outbox::new(&state);
+    let release = options.limits;
     let limits = (options.threads, options.memory);
     let programs = programs(options.stages.as_deref())?;
     let device = Device::new(&options.name, &options.data, state, stages, options.allowed, limits)?;
-    let device = device.with_custom_stages(Arc::new(programs));
+    let device = device.with_custom_stages(Arc::new(programs)).with_release_limits(release);
     let until = options.until;
     let Options { holds, threads, memory, .. } = options;
     let busy = env.clock.elapsed();
@@ -264,6 +268,8 @@ impl Runner {
     /// Sends what waits in the outbox, then asks for work and does it.
     async fn step(&mut self, key: &VerifyingKey) -> Result<Step, CallError> {
         for pending in self.outbox.pending()? {
+            // A device that was killed in between has put it in and not charged it.
+            self.charge(&pending)?;
             self.deliver(&pending).await?;
             self.busy = self.link.env.clock.elapsed();
         }
@@ -323,6 +329,7 @@ impl Runner {
         // The outcome first: without it the history would tell of what never counted.
         if let Some(pending) = &pending {
             self.outbox.put(pending)?;
+            self.charge(pending)?;
         }
         history::append(
             &**self.link.device.state.disk(),
@@ -333,6 +340,15 @@ impl Runner {
             self.deliver(pending).await?;
         }
         Ok(())
+    }
+
+    /// Writes down which numbers an outcome takes out of the device, before any is sent.
+    fn charge(&self, pending: &PendingCommit) -> Result<(), DeviceError> {
+        let device = &self.link.device;
+        if pending.charges.is_empty() {
+            return Ok(());
+        }
+        Ledger::new(&device.state).charge(&device.data, device.limits.budget, &pending.charges)
     }
 
     /// Commits an outcome. The commit goes first: only while it is open does the engine take the

@@ -12,6 +12,7 @@ use headstart_protocol::task::Released;
 use headstart_protocol::text::{bytes, counted};
 use headstart_protocol::{Manifest, Type};
 
+use crate::budget::Ledger;
 use crate::error::DeviceError;
 use crate::history::{self, Ended, Entry};
 use crate::journal;
@@ -41,6 +42,35 @@ pub fn sent(state: &Path) -> Result<String, DeviceError> {
     }
     let total: u64 = lines.iter().map(|l| l.bytes * (1 + l.repeats)).sum();
     let _ = writeln!(out, "\n{}, {} in all", counted(messages(&lines), "message"), bytes(total));
+    Ok(out)
+}
+
+/// What was spent of the budget of each data folder, and on what.
+///
+/// # Errors
+/// [`DeviceError::Input`] where `state` is not a device's folder.
+pub fn budget(state: &Path) -> Result<String, DeviceError> {
+    let all = Ledger::new(&State::look(state)?).all()?;
+    let mut out = String::new();
+    for (folder, spent) in &all {
+        let n = spent.charges.len() as u64;
+        let _ = writeln!(
+            out,
+            "{}: {n} of {} left this device",
+            folder.display(),
+            counted(spent.budget, "number")
+        );
+        let mut by_result: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+        for c in &spent.charges {
+            by_result.entry((c.run.as_str(), c.name.as_str())).or_default().push(&c.number);
+        }
+        for ((run, name), numbers) in by_result {
+            parts::wrapped(&mut out, "  ", &format!("{name} ({run}): {}", numbers.join(", ")));
+        }
+    }
+    if all.is_empty() {
+        out.push_str("no number left this device\n");
+    }
     Ok(out)
 }
 
@@ -151,8 +181,9 @@ fn fate(Known { entry: e, manifest }: &Known) -> (bool, String) {
         Ended::Blocked => (false, "blocked: an input failed".to_owned()),
         Ended::Quarantined => (false, "quarantined: it failed too often and is not run".to_owned()),
         _ if !e.private => (true, "made from public data only; sent whole".to_owned()),
-        _ if !e.released.is_empty() => {
-            let parts = e.released.iter().map(|(path, part)| match part {
+        _ if e.released.keys().any(|path| !e.withheld.contains_key(path)) => {
+            let left = e.released.iter().filter(|(path, _)| !e.withheld.contains_key(*path));
+            let parts = left.map(|(path, part)| match part {
                 _ if !path.is_empty() => path.clone(),
                 Released::Json(_) => "its numbers and names".to_owned(),
                 Released::Artifact(_) => "ALL OF IT".to_owned(),
@@ -174,6 +205,10 @@ fn stages(out: &mut String, known: &[Known]) {
         if let Some(f) = &e.failure {
             parts::wrapped(out, "      ", &f.message);
             f.help.iter().for_each(|h| parts::wrapped(out, "      → ", h));
+        }
+        for (part, why) in &e.withheld {
+            let part = if part.is_empty() { "its numbers" } else { part };
+            parts::wrapped(out, "      ", &format!("{part} did not leave: {why}"));
         }
     }
 }

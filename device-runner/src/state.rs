@@ -5,6 +5,7 @@
 //! engine.key        the engine's public key, pinned at the first join
 //! generation        how often the owner asked for everything to be tried again
 //! quarantine.json   private tasks that keep failing
+//! budget.json       every number that left, by data folder
 //! name              the name under which it last joined
 //! lock              held while a runner is live
 //! sent.jsonl        everything that left the device
@@ -216,6 +217,20 @@ fn read_or_make_secret(disk: &dyn Disk, at: &Path) -> Result<[u8; 32], DeviceErr
     getrandom::fill(&mut secret).map_err(|e| DeviceError::state(at, e.into()))?;
     write_durably(disk, at, &secret)?;
     Ok(secret)
+}
+
+/// Holds a lock file until it is dropped, so that a running device and a command beside it do not overwrite
+/// each other's changes.
+///
+/// # Errors
+/// [`DeviceError::State`].
+pub fn hold(disk: &dyn Disk, at: &Path) -> Result<Box<dyn DiskFile>, DeviceError> {
+    let open = || {
+        let file = disk.open(at, Open::Update)?;
+        FileExt::lock_exclusive(file.system())?;
+        Ok(file)
+    };
+    open().map_err(|e| DeviceError::state(at, e))
 }
 
 /// Writes a file that is there completely or not at all, also after a power cut; readable by its

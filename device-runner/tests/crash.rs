@@ -25,6 +25,7 @@ fn child() {
         until: headstart_device::Until::Once,
         holds: vec![],
         allowed: headstart_device::Allowed::NUMBERS,
+        limits: headstart_device::ReleaseLimits::default(),
         stages: None,
         memory: None,
         threads: 1,

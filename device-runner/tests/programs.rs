@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use headstart_device::{Allowed, Control, Device, Phase, State, for_the_engine, stated};
+use headstart_device::{Allowed, Control, Device, Phase, ReleaseLimits, State, for_the_engine, stated};
 use headstart_host::Allowlist;
 use headstart_protocol::expr::Expr;
 use headstart_protocol::task::{Outcome, Released, Task};
@@ -14,7 +14,7 @@ use serde_json::json;
 const PROGRAM: &str = r#"#!/usr/bin/env python3
 import json, sys
 STAGE = {"name": "length", "version": 2, "doc": "", "args": [{"name": "at", "doc": "", "takes": ["Path"]}],
-         "makes": "Metrics", "metrics": ["length"], "places": ["device"], "cached": True}
+         "makes": "Metrics", "metrics": [{"name": "length", "low": 0, "high": 1000}], "places": ["device"], "cached": True}
 def say(kind, **what):
     print(json.dumps({"headstart": kind, **what}), flush=True)
 json.loads(sys.stdin.readline())
@@ -30,6 +30,7 @@ if line:
 
 struct Phone {
     dir: tempfile::TempDir,
+    min_rows: u64,
 }
 
 impl Phone {
@@ -41,7 +42,7 @@ impl Phone {
         std::fs::write(dir.path().join("data/me.txt"), "dear diary").expect("writes");
         std::fs::write(dir.path().join("data/empty.txt"), "").expect("writes");
         std::fs::write(dir.path().join("data/named.txt"), "name_is_Ann").expect("writes");
-        Self { dir }
+        Self { dir, min_rows: 0 }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -67,6 +68,7 @@ impl Phone {
         Device::new("phone", &self.at("data"), state, Vec::new(), Allowed::NUMBERS, (1, None))
             .expect("a device")
             .with_custom_stages(std::sync::Arc::new(programs))
+            .with_release_limits(ReleaseLimits { min_rows: self.min_rows, ..ReleaseLimits::default() })
     }
 }
 
@@ -100,6 +102,23 @@ fn an_allowed_program_runs_and_its_output_is_private() {
     assert_eq!(released["length"], Released::Json(json!(10)));
     let nothing = Task { args: Default::default(), ..task };
     assert!(stated(&nothing).is_private(), "whatever it takes");
+}
+
+/// A program chooses its numbers, but not over how few rows they are computed: those are counted in the files
+/// that it is given.
+#[test]
+fn a_program_does_not_say_how_many_rows_it_read() {
+    let mut phone = Phone::new();
+    let program = phone.allow();
+    std::fs::write(phone.at("data/many.txt"), "a line\n".repeat(25)).expect("writes");
+    for (min_rows, path, leaves) in [(2, "me.txt", false), (1, "me.txt", true), (20, "many.txt", true)] {
+        phone.min_rows = min_rows;
+        let task = Task { release: vec![vec!["length".into()]], ..task(program, path) };
+        let Outcome::Succeeded { released, .. } = work(&phone.device(), &task).expect("done") else {
+            panic!()
+        };
+        assert_eq!(released["length"] != Released::Json(json!(null)), leaves, "{path} with {min_rows}");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use serde_json::Value as Json;
 
 use crate::digest::Digest;
 use crate::failure::Failure;
+use crate::release::Number;
 use crate::stage::Stage;
 use crate::types::Type;
 
@@ -104,16 +105,68 @@ pub struct DeclaredStage {
     pub args: Vec<DeclaredArg>,
     /// Type of its output: one of [`MAKES`].
     pub makes: String,
-    /// Names of the numbers that it may return, as metrics or beside a pLLM. Where they are declared, it
-    /// can return no others. Only declared ones can be released from a device.
+    /// The numbers that it may return, as metrics or beside a pLLM. Where they are declared, it can return
+    /// no others. Only those that are declared with bounds can be released from a device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub metrics: Vec<String>,
+    pub metrics: Vec<DeclaredNumber>,
     /// Where it may run: `server`, `device`, or both.
     #[serde(default = "everywhere")]
     pub places: Vec<DeclaredPlace>,
     /// Whether its output depends on its arguments alone. One that takes a path is never cached.
     #[serde(default = "yes")]
     pub cached: bool,
+}
+
+/// A number that a program's stage may return.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum DeclaredNumber {
+    /// Its name alone. It never leaves a device.
+    Name(String),
+    /// Its name, and how much of it may leave.
+    Bounded(BoundedNumber),
+}
+
+/// A number and how much of it may leave a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BoundedNumber {
+    /// Its name.
+    pub name: String,
+    /// The smallest value that leaves; of smaller ones, this.
+    pub low: f64,
+    /// The largest.
+    pub high: f64,
+    /// Significant digits that leave: 1 to 3.
+    #[serde(default = "two")]
+    pub digits: u8,
+    /// Whether it leaves only if the owner of the device allows details.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detail: bool,
+}
+
+fn two() -> u8 {
+    2
+}
+
+impl DeclaredNumber {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Name(name) => name,
+            Self::Bounded(number) => &number.name,
+        }
+    }
+
+    /// As much of it as may leave a device.
+    pub fn number(&self) -> Number {
+        match self {
+            Self::Name(name) => Number::unbounded(name),
+            Self::Bounded(BoundedNumber { name, low, high, digits, detail }) => {
+                Number { digits: *digits, detail: *detail, ..Number::new(name, *low, *high) }
+            }
+        }
+    }
 }
 
 /// An argument of a program's stage.
@@ -286,6 +339,18 @@ mod tests {
     }
 
     #[test]
+    fn a_number_may_leave_within_the_bounds_that_it_declares() {
+        let declared = json!([{ "name": "mean", "low": 0, "high": 100, "digits": 3 }, "words"]);
+        let kind = stage(|s| s["metrics"] = declared.clone()).expect("sound");
+        assert_eq!(kind.metrics[0].leaving(12.3456), Some(12.3));
+        assert_eq!(kind.metrics[0].leaving(1234.5), Some(100.0));
+        assert_eq!(kind.metrics[1].leaving(5.0), None, "declared without bounds");
+        let unknown = json!([{ "name": "mean", "low": 0, "high": 100, "round": 3 }]);
+        let read: Result<Vec<DeclaredNumber>, _> = serde_json::from_value(unknown);
+        assert!(read.is_err(), "a field that is not known");
+    }
+
+    #[test]
     fn errors_are_reported() {
         let message = |change: &dyn Fn(&mut Json)| stage(change).expect_err("a mistake");
         let unknown = message(&|s| s["args"][0]["takes"] = json!(["Respones"]));
@@ -303,6 +368,8 @@ mod tests {
             (json!({ "metrics": ["my name is Ann"] }), "no name for a metric"),
             (json!({ "metrics": ["a".repeat(65)] }), "no name for a metric"),
             (json!({ "metrics": ["n"], "makes": "Dataset" }), "which has no metrics to declare"),
+            (json!({ "metrics": [{ "name": "n", "low": 1, "high": 0 }] }), "bounded by 1 and 0"),
+            (json!({ "metrics": [{ "name": "n", "low": 0, "high": 1, "digits": 9 }] }), "has 9 digits"),
             (json!({ "args": [{ "name": "x" }] }), "takes nothing"),
             (json!({ "args": [{ "name": "x", "takes": ["Int"], "default": 0.5 }] }), "cannot be 0.5"),
             (json!({ "args": [{ "name": "x", "takes": ["Int"], "one_of": ["a"] }] }), "both"),

@@ -11,6 +11,7 @@ mod studies;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
+use crate::release::Number;
 use crate::types::Type;
 
 /// What may be written with a kind.
@@ -41,9 +42,9 @@ pub struct Kind {
     pub args: Vec<Arg>,
     /// Type of its output.
     pub returns: Type,
-    /// Names of the numbers that its output may hold, where that is metrics or a pLLM: nothing else of
-    /// them can be released from a device. Names that depend on the input are not among them.
-    pub metrics: Vec<String>,
+    /// The numbers that its output may hold, where that is metrics or a pLLM: nothing else of them can be
+    /// released from a device. Those whose names depend on the input are not among them.
+    pub metrics: Vec<Number>,
     /// Where it may run.
     pub places: Places,
     /// Whether its output depends on its arguments alone. What reads a path does not.
@@ -269,11 +270,7 @@ impl Arg {
 }
 
 fn word(words: &[&str]) -> Accepts {
-    Accepts::Word(names(words))
-}
-
-fn names(names: &[&str]) -> Vec<String> {
-    names.iter().map(|n| (*n).to_owned()).collect()
+    Accepts::Word(words.iter().map(|w| (*w).to_owned()).collect())
 }
 
 static BUILTIN: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
@@ -336,6 +333,17 @@ mod tests {
                     assert_ne!(arg.default, DefaultValue::Required, "{}.{}", kind.name, arg.name);
                 }
                 assert!(!arg.doc.is_empty() && !arg.accepts.is_empty(), "{}.{}", kind.name, arg.name);
+            }
+        }
+    }
+
+    #[test]
+    fn counts_are_details() {
+        for kind in all() {
+            for n in &kind.metrics {
+                let counts = ["tokens", "rows", "n", "answers", "bytes", "forward_passes", "eval_rows"];
+                assert!(n.detail || !counts.contains(&n.name.as_str()), "{}: {n:?}", kind.name);
+                assert!(n.bounds.is_some_and(|(low, high)| low < high), "{}: {n:?}", kind.name);
             }
         }
     }

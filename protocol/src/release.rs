@@ -1,20 +1,27 @@
-//! What may leave a device, type by type. All of it is in this file.
+//! What may leave a device, type by type. All of it is in this file, and in the tables of
+//! `release/numbers.rs`, which say for each stage kind which numbers may.
 //!
 //! A pipeline names what it releases; the checker allows that by [`class_of`] and [`released_metric`],
-//! the owner of the device by [`Class`]. What then leaves is a [`Projection`] of the value: each type
-//! below is taken apart field by field, so that a field that is added to a type must be decided on here
-//! before it compiles. The rules:
+//! the owner of the device by [`Class`]. What then leaves is a [`Projection`] of the value: of each type
+//! only the fields that the schema below lists, so that a field that is added to a type stays on the device
+//! until it is listed here. The rules:
 //!
-//! - Numbers leave: finite ones, under names that the type or the stage kind declares beforehand.
+//! - Numbers leave: finite ones, under names that the schema or the stage kind declares beforehand, with its
+//!   bounds, rounded to two significant digits unless it says otherwise. Counts, and what else is a detail,
+//!   leave only if the owner allows details.
 //! - A name leaves only if it is public already, because it is in the public catalog that the stage read.
 //! - Text never leaves.
 //! - Files leave only as part of a pLLM, if the owner allows that, and only those that a pLLM consists of.
+//!
+//! How many numbers left is counted by [`count`]: each of them, and each name that was chosen.
 
-use serde_json::Value as Json;
+mod numbers;
 
-use crate::artifacts::{
-    Artifact, ArtifactError, BASE, Cost, Expected, Explanation, Forecast, Metrics, Pllm, Selection, Verified,
-};
+use serde_json::{Map, Value as Json};
+
+pub use numbers::{Number, of_kind};
+
+use crate::artifacts::{Artifact, ArtifactError, BASE, Metrics, Pllm, Selection};
 use crate::types::Type;
 
 /// A group of things that the owner of a device allows to leave, or not.
@@ -98,14 +105,109 @@ pub fn released_metric<'p>(ty: &Type, path: &'p [String]) -> Option<&'p str> {
     }
 }
 
+/// A field that may leave, by its path: `*` is any key of a map, which must be a public name, and `[]` any
+/// element of a list.
+struct Field {
+    path: &'static [&'static str],
+    what: What,
+    /// Whether it leaves only if the owner allows details.
+    detail: bool,
+}
+
+/// What a field holds.
+#[derive(Clone, Copy)]
+enum What {
+    /// A public name.
+    Name,
+    /// A truth value.
+    Flag,
+    /// A number within these bounds.
+    Number(f64, f64),
+}
+
+const fn main(path: &'static [&'static str], what: What) -> Field {
+    Field { path, what, detail: false }
+}
+
+const fn detail(path: &'static [&'static str], what: What) -> Field {
+    Field { path, what, detail: true }
+}
+
+const SHARE: What = What::Number(0.0, 1.0);
+const COUNT: What = What::Number(0.0, 1e12);
+const LOSS: What = What::Number(0.0, 100.0);
+const STYLE: What = What::Number(-100.0, 100.0);
+
+/// What may leave of a selection. Not the strategy, the sentence for the user, the reason of a forecast that
+/// is not known, and the number of texts.
+const SELECTION: &[Field] = &[
+    main(&["pllm_name"], What::Name),
+    main(&["style"], What::Name),
+    main(&["is_mix"], What::Flag),
+    main(&["abstained"], What::Flag),
+    main(&["confidence"], SHARE),
+    main(&["strength"], SHARE),
+    main(&["mix", "*"], What::Number(-10.0, 10.0)),
+    main(&["user", "explained"], SHARE),
+    main(&["user", "words", "[]", "word"], What::Name),
+    main(&["user", "words", "[]", "coefficient"], STYLE),
+    main(&["user", "words", "[]", "low"], STYLE),
+    main(&["user", "words", "[]", "high"], STYLE),
+    main(&["forecast", "share_saved"], SHARE),
+    main(&["forecast", "share_saved_low"], SHARE),
+    main(&["forecast", "share_saved_high"], SHARE),
+    main(&["forecast", "steps_scratch"], COUNT),
+    main(&["forecast", "steps_saved"], COUNT),
+    detail(&["forecast", "left"], SHARE),
+    detail(&["forecast", "left_low"], SHARE),
+    detail(&["forecast", "left_high"], SHARE),
+    detail(&["forecast", "steps_scratch_low"], COUNT),
+    detail(&["forecast", "steps_scratch_high"], COUNT),
+    detail(&["forecast", "steps_saved_low"], COUNT),
+    detail(&["forecast", "steps_saved_high"], COUNT),
+    detail(&["forecast", "seconds_saved"], COUNT),
+    detail(&["forecast", "seconds_saved_low"], COUNT),
+    detail(&["forecast", "seconds_saved_high"], COUNT),
+    detail(&["forecast", "learning_rate"], COUNT),
+    detail(&["forecast", "rows_a_step"], COUNT),
+    detail(&["forecast", "bytes"], COUNT),
+    detail(&["forecast", "break_even_bytes_per_second"], COUNT),
+    detail(&["distances", "*"], COUNT),
+    detail(&["verified", "loss", "*"], LOSS),
+    detail(&["verified", "share", "*"], SHARE),
+    detail(&["verified", "base_loss"], LOSS),
+    detail(&["verified", "mix_loss"], LOSS),
+    detail(&["verified", "mix_share"], SHARE),
+    detail(&["verified", "rows"], COUNT),
+    detail(&["verified", "held_back"], What::Flag),
+    detail(&["cost", "forward_passes"], COUNT),
+    detail(&["cost", "bytes"], COUNT),
+    detail(&["cost", "catalog_bytes"], COUNT),
+    detail(&["cost", "seconds"], COUNT),
+];
+
+/// Elements of a list that leave without details.
+const LONGEST: usize = 3;
+
+/// The numbers of metrics that may leave.
+#[derive(Clone, Copy)]
+pub enum Numbers<'a> {
+    /// Those that the stage declares.
+    Declared(&'a [Number]),
+    /// All: the metrics are public, and only which of them were chosen is not.
+    Public,
+}
+
 /// How values are reduced to what may leave.
 pub struct Projection<'a> {
     /// Whether a name is public: that of a pLLM or of a word of the public catalog.
     pub known: &'a dyn Fn(&str) -> bool,
-    /// Names of metrics that the stage declares.
-    pub metrics: &'a dyn Fn(&str) -> bool,
+    /// The numbers of metrics among it.
+    pub numbers: Numbers<'a>,
     /// Whether weights over pLLMs may leave as well.
     pub mix: bool,
+    /// Whether details may leave as well.
+    pub details: bool,
 }
 
 impl Projection<'_> {
@@ -116,88 +218,95 @@ impl Projection<'_> {
     /// nothing is left.
     pub fn of(&self, ty: &Type, value: &Json) -> Result<Json, ArtifactError> {
         match ty.present() {
-            Type::Metrics => self.metrics(Metrics::read(value)?).json(),
-            Type::Selection => self.selection(Selection::read(value)?).json(),
+            Type::Metrics => self.metrics(&Metrics::read(value)?).json(),
+            Type::Selection => {
+                let whole = Selection::read(value)?.json()?;
+                Ok(self.listed(SELECTION, &mut Vec::new(), &whole).unwrap_or(Json::Null))
+            }
             Type::Pllm => self.pllm(Pllm::read(value)?).json(),
             _ => Ok(Json::Null),
         }
     }
 
-    /// Declared numbers leave; a table does not.
-    pub fn metrics(&self, m: Metrics) -> Metrics {
-        let Metrics { mut numbers, table: _, not_finite: _ } = m;
-        numbers.retain(|name, _| (self.metrics)(name));
-        Metrics { numbers, ..Metrics::default() }
-    }
-
-    /// What was chosen, how sure that is, the user's coefficients, distances and losses of the candidates,
-    /// what choosing took and what it should save. Not the sentence for the user, and not how many texts
-    /// there are.
-    pub fn selection(&self, s: Selection) -> Selection {
-        let Selection {
-            pllm_name,
-            style,
-            is_mix,
-            abstained,
-            confidence,
-            strength,
-            strategy: _,
-            mut mix,
-            mut distances,
-            user,
-            sentence: _,
-            forecast,
-            n: _,
-            verified,
-            cost,
-        } = s;
-        mix.retain(|name, _| self.mix && (self.known)(name));
-        distances.retain(|name, _| (self.known)(name));
-        Selection {
-            pllm_name: pllm_name.filter(|name| name == BASE || (self.known)(name)),
-            style: style.filter(|name| (self.known)(name)),
-            is_mix,
-            abstained,
-            confidence,
-            strength,
-            strategy: None,
-            mix,
-            distances,
-            user: self.style(user),
-            sentence: None,
-            forecast: forecast_of(forecast),
-            n: 0,
-            verified: verified.map(|v| self.verified(v)),
-            cost: numbers::<Cost>(cost),
+    /// Declared numbers leave, within their bounds and rounded; a table does not.
+    fn metrics(&self, m: &Metrics) -> Metrics {
+        let mut out = Metrics::default();
+        for (name, x) in m.all() {
+            let left = match self.numbers {
+                Numbers::Public => Some(numbers::rounded(x, numbers::DIGITS)),
+                Numbers::Declared(all) => {
+                    let number = all.iter().find(|n| n.name == name);
+                    number.filter(|n| self.details || !n.detail).and_then(|n| n.leaving(x))
+                }
+            };
+            if let Some(x) = left {
+                put(&mut out, name, x);
+            }
         }
-    }
-
-    /// Words of the public lexicon leave with their coefficients.
-    fn style(&self, style: Explanation) -> Explanation {
-        let Explanation { mut words, explained } = style;
-        words.retain(|w| (self.known)(&w.word));
-        Explanation { words, explained }
-    }
-
-    fn verified(&self, v: Verified) -> Verified {
-        let Verified { mut loss, mut share, base_loss, mix_loss, mix_share, rows, held_back } = v;
-        loss.retain(|name, _| (self.known)(name));
-        share.retain(|name, _| (self.known)(name));
-        Verified { loss, share, base_loss, mix_loss, mix_share, rows, held_back }
+        out
     }
 
     /// What training reported, and the learning curve. Of a merge: public parents with their weights.
     /// Not what people say about it.
-    pub fn pllm(&self, p: Pllm) -> Pllm {
+    fn pllm(&self, p: Pllm) -> Pllm {
         let Pllm { format, metrics, curve, about: _, modules: _, mut lineage } = p;
         lineage.retain(|parent| (self.known)(&parent.name));
-        Pllm {
-            format,
-            metrics: self.metrics(metrics),
-            curve,
-            about: None,
-            modules: Default::default(),
-            lineage,
+        let metrics = self.metrics(&metrics);
+        Pllm { format, metrics, curve, about: None, modules: Default::default(), lineage }
+    }
+
+    /// The fields of a value that the schema lists and that leave here; `None` where none does.
+    fn listed(&self, fields: &[Field], at: &mut Vec<String>, value: &Json) -> Option<Json> {
+        let below = |at: &[String]| fields.iter().filter(|f| f.matches(at)).collect::<Vec<_>>();
+        match value {
+            Json::Object(map) => {
+                let mut out = Map::new();
+                for (key, value) in map {
+                    at.push(key.clone());
+                    let here = below(at);
+                    let is_name = here.iter().any(|f| f.path[at.len() - 1] == "*");
+                    if !here.is_empty()
+                        && (!is_name || (self.known)(key))
+                        && let Some(left) = self.listed(fields, at, value)
+                    {
+                        out.insert(key.clone(), left);
+                    }
+                    at.pop();
+                }
+                (!out.is_empty()).then_some(Json::Object(out))
+            }
+            Json::Array(items) => {
+                at.push("[]".to_owned());
+                let names: Vec<&str> = below(at)
+                    .into_iter()
+                    .filter(|f| matches!(f.what, What::Name) && f.path.len() == at.len() + 1)
+                    .map(|f| f.path[at.len()])
+                    .collect();
+                let left = items.iter().filter_map(|item| self.listed(fields, at, item));
+                // Numbers of an element whose name stays say nothing.
+                let named = left.filter(|item| names.iter().all(|n| item.get(n).is_some()));
+                let most = if self.details { usize::MAX } else { LONGEST };
+                let out = named.take(most).collect();
+                at.pop();
+                Some(Json::Array(out))
+            }
+            leaf => {
+                let field = fields.iter().find(|f| f.path.len() == at.len() && f.matches(at))?;
+                if (field.detail && !self.details) || (field.path[0] == "mix" && !self.mix) {
+                    return None;
+                }
+                match field.what {
+                    What::Flag => leaf.is_boolean().then(|| leaf.clone()),
+                    What::Name => {
+                        let base = field.path == ["pllm_name"] && leaf == BASE;
+                        leaf.as_str().is_some_and(|name| base || (self.known)(name)).then(|| leaf.clone())
+                    }
+                    What::Number(low, high) => {
+                        let x = Number::new("", low, high).leaving(leaf.as_f64()?)?;
+                        Some(if leaf.is_f64() { x.into() } else { whole(x) })
+                    }
+                }
+            }
         }
     }
 
@@ -207,16 +316,68 @@ impl Projection<'_> {
     }
 }
 
-/// A type that is `Copy` owns no text: this does not compile if such a field is added to one.
-fn numbers<T: Copy>(x: T) -> T {
-    x
+impl Field {
+    /// Whether a path leads to the field, or on the way to it.
+    fn matches(&self, at: &[String]) -> bool {
+        at.len() <= self.path.len() && self.path.iter().zip(at).all(|(p, a)| *p == "*" || *p == a)
+    }
 }
 
-/// Numbers leave; a reason, which is text, does not.
-fn forecast_of(forecast: Forecast) -> Forecast {
-    match forecast {
-        Forecast::NotKnown(_) => Forecast::NotKnown("it was not released".into()),
-        Forecast::Known(expected) => Forecast::Known(numbers::<Expected>(expected)),
+/// A whole number where it is one.
+fn whole(x: f64) -> Json {
+    if x.fract() == 0.0 && x.abs() < 9e15 { Json::from(x as i64) } else { x.into() }
+}
+
+fn put(out: &mut Metrics, name: &str, x: f64) {
+    if x.fract() == 0.0 && (0.0..9e15).contains(&x) {
+        out.put(name, x as u64);
+    } else {
+        out.put(name, x);
+    }
+}
+
+/// Whether all that `path` names in a value of type `ty` is a detail. `numbers` are those that the stage
+/// declares.
+pub fn is_detail(ty: &Type, path: &[String], numbers: &[Number]) -> bool {
+    if let Some(name) = released_metric(ty, path) {
+        return numbers.iter().any(|n| n.name == name && n.detail);
+    }
+    let fields: Vec<_> = SELECTION.iter().filter(|f| f.matches(path)).collect();
+    *ty.present() == Type::Selection
+        && !path.is_empty()
+        && !fields.is_empty()
+        && fields.iter().all(|f| f.detail)
+}
+
+/// The numbers that leave with a released value, by their paths: every number and truth value, and every
+/// name that was chosen. That there is nothing is a number too.
+pub fn count(ty: &Type, path: &[String], value: &Json) -> Vec<String> {
+    let mut out = Vec::new();
+    count_in(*ty.present() == Type::Selection, &mut path.to_vec(), value, &mut out);
+    out
+}
+
+fn count_in(selection: bool, at: &mut Vec<String>, value: &Json, out: &mut Vec<String>) {
+    let mut below = |key: String, value: &Json, out: &mut Vec<String>| {
+        at.push(key);
+        count_in(selection, at, value, out);
+        at.pop();
+    };
+    match value {
+        Json::Object(map) => {
+            for (key, value) in map {
+                below(key.clone(), value, out);
+            }
+            let chosen = |f: &Field| f.path.len() == at.len() + 1 && f.path[at.len()] == "*" && f.matches(at);
+            if selection && SELECTION.iter().any(chosen) {
+                out.extend(map.keys().map(|key| format!("{}.{key} (name)", at.join("."))));
+            }
+        }
+        Json::Array(items) => {
+            items.iter().enumerate().for_each(|(n, item)| below(n.to_string(), item, out));
+        }
+        Json::Null => out.push(format!("{} (none)", at.join("."))),
+        _ => out.push(at.join(".")),
     }
 }
 
@@ -245,86 +406,4 @@ fn is_shard(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn path(s: &str) -> Vec<String> {
-        s.split('.').filter(|p| !p.is_empty()).map(str::to_owned).collect()
-    }
-
-    const PROJECTION: Projection<'static> =
-        Projection { known: &|n| ["kind", "warm"].contains(&n), metrics: &|n| n == "loss", mix: true };
-
-    /// Whether a text is anywhere in a value, in keys too.
-    fn holds(value: &Json, text: &str) -> bool {
-        value.to_string().contains(text)
-    }
-
-    #[test]
-    fn only_declared_metrics_leave() {
-        let m = json!({ "loss": 1.5, "my_name_is_Ann": 1, "reached": true });
-        assert_eq!(PROJECTION.of(&Type::Metrics, &m), Ok(json!({ "loss": 1.5 })));
-        let with_text = json!({ "loss": 1.5, "who": "Ann" });
-        assert!(PROJECTION.of(&Type::Metrics, &with_text).is_err(), "not metrics at all");
-        let p = json!({ "format": "lora", "metrics": m, "curve": [[0, 2.0]], "about": { "name": "Ann" },
-            "modules": { "Ann": { "rank": 1, "error": 0.0 } } });
-        let left = PROJECTION.of(&Type::Pllm, &p).expect("a pLLM");
-        assert_eq!(left, json!({ "format": "lora", "metrics": { "loss": 1.5 }, "curve": [[0, 2.0]] }));
-    }
-
-    #[test]
-    fn a_selection_leaves_without_texts_and_unknown_names() {
-        let word = |w: &str| json!({ "word": w, "coefficient": 0.5, "low": 0.1, "high": 0.9 });
-        let s = json!({
-            "pllm_name": "kind", "style": "Ann", "is_mix": true, "abstained": false, "confidence": 0.75, "strength": 0.5,
-            "strategy": "Ann", "mix": { "kind": 0.5, "Ann": 0.5 }, "distances": { "Ann": 1.0, "kind": 0.5 },
-            "user": { "explained": 0.5, "words": [word("warm"), word("Ann")] }, "sentence": "Ann",
-            "forecast": { "not_known": "Ann" }, "n": 12,
-            "verified": { "loss": { "Ann": 1.0, "kind": 2.0 }, "share": { "Ann": 0.5 }, "base_loss": 3.0, "rows": 6 },
-        });
-        let left = PROJECTION.of(&Type::Selection, &s).expect("a selection");
-        assert!(!holds(&left, "Ann"), "{left}");
-        let read = Selection::read(&left).expect("still a selection");
-        assert_eq!((read.pllm_name.as_deref(), read.mix["kind"], read.n), (Some("kind"), 0.5, 0));
-        assert_eq!((read.user.words.len(), read.verified.map(|v| v.loss["kind"])), (1, Some(2.0)));
-        let without = Projection { mix: false, ..PROJECTION }.of(&Type::Selection, &s).expect("a selection");
-        assert_eq!(without["mix"], json!({}));
-        let unknown = Projection { known: &|_| false, ..PROJECTION };
-        let left = unknown.of(&Type::Selection, &s).expect("a selection");
-        assert_eq!(left.get("pllm_name"), None);
-    }
-
-    #[test]
-    fn nothing_of_other_types_leaves() {
-        for ty in [Type::Dataset, Type::Responses, Type::Divergence, Type::Catalog, Type::Space, Type::Model]
-        {
-            assert_eq!(PROJECTION.of(&ty, &json!({ "loss": 1.0, "rows": 3 })), Ok(Json::Null), "{ty}");
-            assert_eq!(class_of(&ty, &[]), None);
-        }
-        assert_eq!(class_of(&Type::Pllm, &path("base")), None);
-        assert_eq!(class_of(&Type::Selection, &path("pllm.base")), None);
-        assert_eq!(class_of(&Type::Text, &[]), None);
-    }
-
-    #[test]
-    fn files_leave_under_published_names_only() {
-        for name in ["adapter_model.safetensors", "model-00001-of-00002.safetensors", "config.json"] {
-            assert!(is_model_file(name), "{name}");
-        }
-        for name in ["Ann.safetensors", "model-Ann-of-00002.safetensors", "rows.jsonl", "a/config.json", ""] {
-            assert!(!is_model_file(name), "{name}");
-        }
-        assert!(PROJECTION.reference("base") && PROJECTION.reference("parent:kind"));
-        assert!(!PROJECTION.reference("parent:Ann") && !PROJECTION.reference("Ann"));
-    }
-
-    #[test]
-    fn paths_name_metrics_of_the_stage() {
-        assert_eq!(released_metric(&Type::Metrics, &path("loss")), Some("loss"));
-        assert_eq!(released_metric(&Type::Pllm.optional(), &path("metrics.loss")), Some("loss"));
-        assert_eq!(released_metric(&Type::Selection, &path("forecast.share_saved")), None);
-        assert_eq!(released_metric(&Type::Metrics, &[]), None);
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@ use crate::artifacts::{Artifact, ArtifactError};
 use crate::expr::{Condition, MixTerm, Value};
 use crate::failure::Failure;
 use crate::numerics::Numerics;
+use crate::release::Number;
 use crate::rows::RowCache;
 use crate::types::Type;
 
@@ -28,8 +29,8 @@ pub trait Stage: Send + Sync {
         None
     }
 
-    /// Names of the numbers that its output may hold: what of metrics can be released from a device.
-    fn metrics(&self) -> Vec<String> {
+    /// The numbers that its output may hold: what of metrics can be released from a device.
+    fn metrics(&self) -> Vec<Number> {
         crate::kinds::find(self.kind()).map(|k| k.metrics.clone()).unwrap_or_default()
     }
 

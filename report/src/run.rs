@@ -62,6 +62,8 @@ pub struct StageBar {
 pub enum StageState {
     /// It ran, and its output counts.
     Succeeded,
+    /// Its device handed in a handle, and alone knows what came of it.
+    Delivered,
     /// Its output was known already.
     Cached,
     /// Its `when` was false.
@@ -86,8 +88,9 @@ pub enum StageState {
 
 impl StageState {
     /// All states, in the order in which they are listed.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Succeeded,
+        Self::Delivered,
         Self::Cached,
         Self::Skipped,
         Self::Failed,
@@ -104,6 +107,7 @@ impl StageState {
     pub fn word(self) -> &'static str {
         match self {
             Self::Succeeded => "succeeded",
+            Self::Delivered => "delivered",
             Self::Cached => "cached",
             Self::Skipped => "skipped",
             Self::Failed => "failed",

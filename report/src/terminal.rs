@@ -431,7 +431,11 @@ type Seconds = Vec<(String, f64)>;
 /// Seconds of stages by place, and within it by kind; the most first.
 fn by_place(report: &RunReport) -> Vec<(String, f64, Seconds)> {
     let mut places: BTreeMap<&str, BTreeMap<&str, f64>> = BTreeMap::new();
-    for s in report.stages.iter().filter(|s| s.state == StageState::Succeeded || s.state.is_failure()) {
+    for s in report
+        .stages
+        .iter()
+        .filter(|s| matches!(s.state, StageState::Succeeded | StageState::Delivered) || s.state.is_failure())
+    {
         *places.entry(&s.place).or_default().entry(&s.kind).or_default() += s.seconds;
     }
     let sorted = |kinds: BTreeMap<&str, f64>| {

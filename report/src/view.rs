@@ -167,6 +167,18 @@ pub fn expected(forecast: &Forecast) -> Option<String> {
     let seconds = e.seconds_saved.map(|s| format!(", about {} less", seconds(s))).unwrap_or_default();
     let link = e.break_even_bytes_per_second.map(|s| (s / 1e3).max(1.0));
     let link = link.map(|s| format!("; worth it on links faster than {s:.0} kB/s")).unwrap_or_default();
+    // Of a released forecast only the main numbers are known.
+    if e.rows_a_step == 0.0 {
+        return Some(format!(
+            "expected: {:.0} % fewer steps than from the base (95 %: {:.0}–{:.0}), {:.0} of {:.0} \
+             as the catalog's pLLMs were trained",
+            e.share_saved * 100.0,
+            e.share_saved_low * 100.0,
+            e.share_saved_high * 100.0,
+            e.steps_saved,
+            e.steps_scratch,
+        ));
+    }
     Some(format!(
         "expected: {:.0} % fewer steps than from the base (95 %: {:.0}–{:.0}), {:.0} of {:.0} \
          as the catalog's pLLMs were trained ({} rows per step, learning rate {}){seconds}; downloads {}{link}",

@@ -26,12 +26,16 @@ pub struct Held {
     /// Why the stage failed. Only this device knows that it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Rows of the smallest private dataset that it was made from; none where no rows were read. What was
+    /// kept by an earlier version has none either, and is counted again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
 }
 
 impl Held {
     /// What is known of a task that made nothing.
     pub fn nothing(task: &Task) -> Self {
-        Self { name: task.name.clone(), run: task.run.clone(), manifest: None, failure: None }
+        Self { name: task.name.clone(), run: task.run.clone(), manifest: None, failure: None, rows: None }
     }
 
     /// The type that local references to it have. Only here is an absent value told apart.
@@ -85,7 +89,10 @@ impl Private {
         gathered: Option<&Gathered>,
         scratch: &Path,
     ) -> Result<(), Failure> {
-        if self.get(handle).is_some_and(|h| h.manifest == held.manifest && h.failure == held.failure) {
+        if self
+            .get(handle)
+            .is_some_and(|h| h.manifest == held.manifest && h.failure == held.failure && h.rows == held.rows)
+        {
             return Ok(());
         }
         let dir = self.dir(handle);

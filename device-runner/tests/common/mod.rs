@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use ed25519_dalek::{Signer, SigningKey};
-use headstart_device::{Allowed, DeviceError, Options, Summary, Until};
+use headstart_device::{Allowed, DeviceError, Options, ReleaseLimits, Summary, Until};
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::{Outcome, Task};
 use headstart_protocol::wire::{Commit, Committed, Grant, Joined, Renew, Renewed, WireError};
@@ -301,6 +301,7 @@ impl Place {
             until: Until::Idle(Duration::from_millis(150)),
             holds: vec![],
             allowed: Allowed::NUMBERS,
+            limits: ReleaseLimits { min_rows: 1, ..ReleaseLimits::default() },
             stages: None,
             memory: None,
             threads: 2,

@@ -52,7 +52,7 @@ async fn however_a_private_stage_ends_the_engine_gets_a_handle() {
     let mut t = phone.task("slow", Type::Metrics, &[("data", Value::Artifact(mine.clone()))]);
     t.timeout_ms = Some(40);
     seen.push(shape(&phone.run(t, vec![stages::slow()]).await));
-    assert!(seen[0].contains("\"done\"") && seen[0].contains("\"private_to\":\"phone\""), "{}", seen[0]);
+    assert!(seen[0].contains("\"succeeded\"") && seen[0].contains("\"private_to\":\"phone\""), "{}", seen[0]);
     assert!(seen.iter().all(|s| *s == seen[0]), "{seen:#?}");
     phone.assert_silent();
     // The owner is told everything.

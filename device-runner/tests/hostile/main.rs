@@ -6,5 +6,6 @@ mod common;
 mod branches;
 mod disguise;
 mod failures;
+mod numbers;
 mod phone;
 mod proof;

@@ -1,6 +1,6 @@
 //! A phone with a diary, and what an engine gets for the tasks that it gives to it.
 
-use headstart_device::{Allowed, history};
+use headstart_device::{Allowed, ReleaseLimits, history};
 use headstart_protocol::expr::{CompareOp, Expr, Value};
 use headstart_protocol::task::{Outcome, Task};
 use headstart_protocol::{ArtifactRef, Output, Stage, Type};
@@ -18,8 +18,9 @@ pub struct Phone {
     pub engine: Engine,
     pub place: Place,
     pub allowed: Allowed,
+    pub limits: ReleaseLimits,
     pub base: ArtifactRef,
-    catalog: ArtifactRef,
+    pub catalog: ArtifactRef,
     fence: u64,
 }
 
@@ -36,7 +37,15 @@ impl Phone {
         let (kind, terse) = (adapter("kind"), adapter("terse"));
         let uses = [("pllm:kind", &kind), ("pllm:terse", &terse)];
         let catalog = engine.publish_using(Type::Catalog, &[("lexicon.json", b"{}")], json!({}), &uses);
-        Self { engine, place, allowed: Allowed::NONE, base, catalog, fence: 0 }
+        Self {
+            engine,
+            place,
+            allowed: Allowed::NONE,
+            limits: ReleaseLimits::default(),
+            base,
+            catalog,
+            fence: 0,
+        }
     }
 
     /// A task of its own fence.
@@ -49,7 +58,7 @@ impl Phone {
     pub async fn run(&self, t: Task, stages: Vec<Box<dyn Stage>>) -> Outcome {
         self.engine.offer(t);
         let mut options = self.place.options(&self.engine);
-        options.allowed = self.allowed;
+        (options.allowed, options.limits) = (self.allowed, self.limits);
         headstart_device::run(options, stages, CancellationToken::new()).await.expect("runs");
         self.engine.commits().pop().expect("a commit").outcome
     }

@@ -127,23 +127,29 @@ impl Checker<'_> {
             (Type::Pllm, [metrics]) => metrics == "metrics",
             _ => false,
         };
-        let help = match (kind.metrics.as_slice(), is_custom) {
-            ([], true) => "declare them in the program: `@headstart.stage(metrics=[…])`".to_owned(),
-            ([], false) => "release the metrics of another stage".to_owned(),
-            (some, _) => {
-                format!("it declares {}", names::quoted(some.iter().map(String::as_str), "and"))
+        let bounded: Vec<&str> =
+            kind.metrics.iter().filter(|m| m.bounds.is_some()).map(|m| m.name.as_str()).collect();
+        let help = match (bounded.as_slice(), is_custom) {
+            ([], true) => {
+                "declare them with their bounds in the program: `metrics=[headstart.Number(\"mean\", 0, 100)]`"
+                    .to_owned()
             }
+            ([], false) => "release the metrics of another stage".to_owned(),
+            (some, _) => format!("it declares {}", names::quoted(some.iter().copied(), "and")),
         };
-        if whole && kind.metrics.is_empty() {
+        if whole && bounded.is_empty() {
             let m = format!("`{}` declares no metrics that could be released", kind.name);
             return Some(Diagnostic::new(Code::E0510, m).at(span, "metrics under unknown names").help(help));
         }
         let metric = released_metric(ty, path)?;
-        if kind.metrics.iter().any(|m| m == metric) {
+        if bounded.contains(&metric) {
             return None;
         }
-        let d = Diagnostic::new(Code::E0510, format!("`{}` does not declare a metric `{metric}`", kind.name));
-        Some(d.at(span, "cannot be released").help(help))
+        let d = match kind.metrics.iter().any(|m| m.name == metric) {
+            true => format!("`{}` declares the metric `{metric}` without bounds", kind.name),
+            false => format!("`{}` does not declare a metric `{metric}`", kind.name),
+        };
+        Some(Diagnostic::new(Code::E0510, d).at(span, "cannot be released").help(help))
     }
 
     /// The instances and field paths that a value consists of.

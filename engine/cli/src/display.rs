@@ -106,13 +106,14 @@ impl<'a> Display<'a> {
             }
             EventKind::Progress { fence, progress, .. } => self.progress(*fence, progress),
             EventKind::CacheHit { instance, .. } => self.ended(*instance, "cached", |s| s.cached += 1),
-            EventKind::Committed { instance, fence, usage, .. } => {
+            EventKind::Committed { instance, fence, usage, output, .. } => {
                 self.stop(*fence);
                 if usage.unchanged {
                     self.ended(*instance, "cached", |s| s.cached += 1);
                 } else {
                     let seconds = usage.seconds;
-                    self.ended(*instance, "succeeded", |s| s.seconds += seconds);
+                    let word = if output.private_to.is_some() { "delivered" } else { "succeeded" };
+                    self.ended(*instance, word, |s| s.seconds += seconds);
                 }
             }
             EventKind::Skipped { instance, .. } => self.ended(*instance, "skipped", |s| s.skipped += 1),
@@ -274,7 +275,6 @@ impl<'a> Display<'a> {
             Place::Device(d) => format!("  on {d}"),
             Place::Server => String::new(),
         };
-        let private = if private { ", private" } else { "" };
         let took = match state {
             ItemState { failed, .. } if *failed > 0 && item.keyed => format!("{failed} failed"),
             ItemState { failed, .. } if *failed > 0 => "failed".to_owned(),
@@ -283,8 +283,15 @@ impl<'a> Display<'a> {
             ItemState { cached: 0, seconds, .. } => format!("{seconds:.1} s"),
             ItemState { cached, seconds, .. } => format!("{seconds:.1} s, {cached} cached"),
         };
-        let mark = if state.failed > 0 { paint(Ink::Error, "✗") } else { paint(Ink::Good, "✓") };
+        // Only the device knows what came of a private stage.
+        let took = if private && state.failed == 0 { format!("delivered, {took}") } else { took };
+        let mark = match private {
+            _ if state.failed > 0 => paint(Ink::Error, "✗"),
+            true => paint(Ink::Help, "◇"),
+            false => paint(Ink::Good, "✓"),
+        };
         let name = format!("{}{count}", item.name);
+        let private = if private { ", private" } else { "" };
         let rest = paint(Ink::Quiet, &format!("{:<10} {took}{place}{private}", item.kind));
         self.say(&format!("{mark} {name:<22} {rest}"));
     }

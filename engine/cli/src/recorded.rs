@@ -49,6 +49,7 @@ impl Recorded {
         let over = self.state.outcome().is_some();
         match status {
             Status::Done(d) if d.is_cached() => StageState::Cached,
+            Status::Done(d) if d.is_private() => StageState::Delivered,
             Status::Done(_) => StageState::Succeeded,
             Status::Skipped => StageState::Skipped,
             Status::Failed(_) if self.quarantined(instance) => StageState::Quarantined,

@@ -34,6 +34,8 @@ fn phone(place: &Place, port: u16) -> Device {
         .arg(place.path("phone"))
         .args(["join", &format!("http://127.0.0.1:{port}"), "--name", "phone"])
         .args(["--data", "examples/first-light/phone", "--holds", "charging,unmetered,idle"])
+        // What is judged by is 14 rows.
+        .args(["--min-rows", "10"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

@@ -76,6 +76,12 @@ impl Done {
     pub fn is_cached(&self) -> bool {
         self.fence.is_none() || self.usage.unchanged
     }
+
+    /// Whether only a device knows the output, and whether there is one at all: it hands in a handle also
+    /// where the stage failed.
+    pub fn is_private(&self) -> bool {
+        self.output.private_to.is_some()
+    }
 }
 
 /// How many instances are in each state.
@@ -89,6 +95,8 @@ pub struct Counts {
     pub running: u32,
     /// Executed and committed.
     pub succeeded: u32,
+    /// Handed in by a device that alone knows what came of it.
+    pub delivered: u32,
     /// Found in the cache, or inputs that did not change.
     pub cached: u32,
     /// Skipped by `when`.
@@ -398,6 +406,7 @@ impl Status {
             Self::Ready { .. } => "ready",
             Self::Running(_) => "running",
             Self::Done(d) if d.is_cached() => "cached",
+            Self::Done(d) if d.is_private() => "delivered",
             Self::Done(_) => "succeeded",
             Self::Skipped => "skipped",
             Self::Failed(_) => "failed",
@@ -413,6 +422,7 @@ impl Counts {
             Status::Ready { .. } => &mut self.ready,
             Status::Running(_) => &mut self.running,
             Status::Done(d) if d.is_cached() => &mut self.cached,
+            Status::Done(d) if d.is_private() => &mut self.delivered,
             Status::Done(_) => &mut self.succeeded,
             Status::Skipped => &mut self.skipped,
             Status::Failed(_) => &mut self.failed,
@@ -426,6 +436,7 @@ impl Counts {
             + self.ready
             + self.running
             + self.succeeded
+            + self.delivered
             + self.cached
             + self.skipped
             + self.failed

@@ -32,7 +32,7 @@ pub(crate) fn record(
         finished: Some(time(finished_ms)),
         stages: counts.total(),
         cached: counts.cached,
-        ran: counts.succeeded,
+        ran: counts.succeeded + counts.delivered,
         failed: counts.failed,
     };
     let stages = state.statuses().map(|(instance, status)| {

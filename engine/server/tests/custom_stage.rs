@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headstart_core::RunOutcome;
-use headstart_device::{Allowed, Options, Until};
+use headstart_device::{Allowed, Options, ReleaseLimits, Until};
 use headstart_driver::{DeviceWait, Engine, EngineOptions, RunOptions, RunResult, WaitReason};
 use headstart_dsl::{MemoryLoader, Plan, check, render};
 use headstart_env::Env;
@@ -34,7 +34,8 @@ output length = release(length)
 const PROGRAM: &str = r#"#!/usr/bin/env python3
 import json, sys
 STAGE = {"name": "length", "version": 1, "doc": "", "makes": "Metrics", "places": ["server", "device"],
-         "args": [{"name": "rows", "doc": "", "takes": ["Dataset"]}], "cached": True, "metrics": ["length"]}
+         "args": [{"name": "rows", "doc": "", "takes": ["Dataset"]}], "cached": True,
+         "metrics": [{"name": "length", "low": 0, "high": 1000}]}
 def say(kind, **what):
     print(json.dumps({"headstart": kind, **what}), flush=True)
 json.loads(sys.stdin.readline())
@@ -49,7 +50,8 @@ say("done", value={"length": len(text)})
 "#;
 
 const DECLARATION: &str = r#"{ "program": "tools.py", "protocol": 1, "stages": [
-  { "name": "length", "version": 1, "makes": "Metrics", "metrics": ["length"], "args": [{ "name": "rows", "takes": ["Dataset"] }] } ] }"#;
+  { "name": "length", "version": 1, "makes": "Metrics", "metrics": [{ "name": "length", "low": 0, "high": 1000 }],
+    "args": [{ "name": "rows", "takes": ["Dataset"] }] } ] }"#;
 
 fn plan() -> Plan {
     let files = MemoryLoader::new().with("p.pllm", PIPELINE).with("stages/tools.py", PROGRAM);
@@ -87,6 +89,7 @@ async fn run(dir: &std::path::Path, stages: bool) -> (Arc<RunResult>, Recorder) 
         until: Until::Stopped,
         holds: vec![],
         allowed: Allowed::NUMBERS,
+        limits: ReleaseLimits { min_rows: 1, ..ReleaseLimits::default() },
         stages: stages.then(|| dir.join("stages")),
         memory: None,
         threads: 1,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headstart_core::RunOutcome;
-use headstart_device::{Allowed, Options, Until};
+use headstart_device::{Allowed, Options, ReleaseLimits, Until};
 use headstart_driver::{Engine, EngineOptions, RunOptions, RunResult};
 use headstart_dsl::{MemoryLoader, Plan, check, render};
 use headstart_protocol::expr::Value;
@@ -103,6 +103,7 @@ impl World {
             until: Until::Stopped,
             holds: vec![],
             allowed: allowed.parse::<Allowed>().expect("known words"),
+            limits: ReleaseLimits { min_rows: 1, ..ReleaseLimits::default() },
             stages: None,
             memory: None,
             threads: 2,
@@ -205,7 +206,7 @@ async fn nothing_private_crosses_or_is_stored_without_release() {
     assert_eq!(choice["mix"], json!({ "kind": 0.9 }));
     assert!(choice.get("sentence").is_none());
     assert_eq!(output(&result, "numbers"), json!({ "loss": 1.5, "steps": 40 }));
-    assert_eq!(output(&result, "after"), json!({ "loss": 1.25, "perplexity": 3.5 }));
+    assert_eq!(output(&result, "after"), json!({ "loss": 1.2 }));
 
     let received = world.recorder.received();
     let bodies: Vec<Vec<u8>> = world.recorder.requests().into_iter().map(|m| m.body).collect();
@@ -222,8 +223,8 @@ async fn nothing_private_crosses_or_is_stored_without_release() {
     // The file's name is in the pipeline, so the engine has it; the device does not send it.
     assert!(!contains(&received, b"me-diary"));
     // The search itself works: what was released did cross and is stored.
-    assert!(contains(&received, b"\"perplexity\":3.5"));
-    assert!(stored.iter().any(|(_, c)| contains(c, b"perplexity")));
+    assert!(contains(&received, b"\"loss\":1.2"));
+    assert!(stored.iter().any(|(_, c)| contains(c, b"\"loss\":1.2")));
     assert!(!world.recorder.requests().iter().any(|m| m.first.starts_with("PUT")));
 
     // Again: only the diary is read; nothing is computed, nothing else asked of the phone.

@@ -26,6 +26,7 @@ A decorated function stays a plain function: call it in a test with `Responses.o
 the program prints goes to the log of the attempt. docs/stages.md has the rest.
 """
 
+import dataclasses
 import datetime
 import hashlib
 import inspect
@@ -195,6 +196,26 @@ _stages = {}
 _files = set()
 
 
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A number that a stage may return, and how much of it may leave a device.
+
+    name: its name
+    low, high: the smallest and the largest value that leave; beyond them, these do
+    digits: significant digits that leave, 1 to 3
+    detail: whether it leaves only if the owner of the device allows details, as for a count
+    """
+    name: str
+    low: float
+    high: float
+    digits: int = 2
+    detail: bool = False
+
+    def _declared(self) -> dict:
+        number = {"name": self.name, "low": self.low, "high": self.high, "digits": self.digits}
+        return number | {"detail": True} if self.detail else number
+
+
 class _Stage:
     def __init__(self, function, declared, hints):
         self.function, self.declared, self.hints = function, declared, hints
@@ -208,8 +229,8 @@ def stage(function=None, *, version=1, server=True, device=True, cached=True, fi
     cached: False where the output depends on more than the arguments
     files: files and folders outside the program's folder that it reads, relative to that folder:
       they are copied with it, and a change of one is a change of the program
-    metrics: names of the numbers that it may return; only these can be released from a device, and
-        where they are declared, it can return no others
+    metrics: the numbers that it may return, each a name or a `Number`; where they are declared, it can
+        return no others. Only a `Number`, which has bounds, can be released from a device
     """
     _files.update(_relative(file) for file in ([files] if isinstance(files, (str, os.PathLike)) else files))
 
@@ -245,10 +266,10 @@ def _declare(f, hints, version, server, device, cached, metrics):
     places = [name for name, may in (("server", server), ("device", device)) if may]
     declared = {"name": f.__name__, "version": version, "doc": doc, "args": args,
                 "makes": _NAMES[hints["return"]], "places": places, "cached": cached}
-    if isinstance(metrics, str):
-        raise TypeError(f"{f.__name__}: `metrics` is a list of names; write `metrics=[{metrics!r}]`")
+    if isinstance(metrics, (str, Number)):
+        raise TypeError(f"{f.__name__}: `metrics` is a list; write `metrics=[{metrics!r}]`")
     if metrics:
-        declared["metrics"] = list(metrics)
+        declared["metrics"] = [m._declared() if isinstance(m, Number) else m for m in metrics]
     return declared
 
 

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use headstart_disk::{Disk, files};
-use headstart_protocol::declared::DeclaredStage;
+use headstart_protocol::declared::{DeclaredNumber, DeclaredStage};
+use headstart_protocol::release::Number;
 use headstart_protocol::{Args, Context, Digest, Failure, FailureClass, Output, Stage, Type};
 use serde_json::Value as Json;
 
@@ -37,8 +38,8 @@ impl Stage for CustomStage {
         &self.kind
     }
 
-    fn metrics(&self) -> Vec<String> {
-        self.declared.metrics.clone()
+    fn metrics(&self) -> Vec<Number> {
+        self.declared.metrics.iter().map(DeclaredNumber::number).collect()
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
@@ -77,7 +78,8 @@ impl Stage for CustomStage {
             return Err(session.ended_badly(status, " after it said that it was done"));
         }
         let ty = Type::from_name(&self.declared.makes).unwrap_or(Type::Metrics);
-        verified(&ty, claim, &work, &arguments.known, &self.declared.metrics).map_err(|m| session.failure(m))
+        let names: Vec<String> = self.declared.metrics.iter().map(|m| m.name().to_owned()).collect();
+        verified(&ty, claim, &work, &arguments.known, &names).map_err(|m| session.failure(m))
     }
 }
 

@@ -76,6 +76,8 @@ fn a_program_declares_what_its_functions_say() {
     );
     assert_eq!((&arg("other").default, &arg("at").default), (&DefaultValue::Absent, &DefaultValue::Required));
     assert!(!kind.cacheable, "it takes a path");
+    let train = declaration.stage("train").expect("the stage").kind("tools").expect("sound");
+    assert_eq!(train.metrics.iter().map(|n| n.leaving(1.2345)).collect::<Vec<_>>(), [Some(1.23), None]);
     assert!(!declaration.stage("train").expect("the stage").cached);
 }
 

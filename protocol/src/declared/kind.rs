@@ -2,12 +2,15 @@
 
 use serde_json::Value as Json;
 
-use super::{DeclarationError, DeclaredArg, DeclaredPlace, DeclaredStage, MAKES};
+use super::{DeclarationError, DeclaredArg, DeclaredNumber, DeclaredPlace, DeclaredStage, MAKES};
 use crate::kinds::{Accepts, Arg, DefaultValue, Kind, Places, Role};
+use crate::release::Number;
 use crate::types::Type;
 
 /// Longest name of a metric that a program can declare, in bytes.
 const LONGEST_METRIC: usize = 64;
+/// Most significant digits of a program's number that leave a device.
+const MOST_DIGITS: u8 = 3;
 
 impl DeclaredStage {
     /// The stage as a kind, called `program.name`.
@@ -63,29 +66,46 @@ impl DeclaredStage {
         })
     }
 
-    /// The declared names of metrics, which are names and not text.
-    fn metrics(&self, returns: &Type) -> Result<Vec<String>, DeclarationError> {
+    /// The declared numbers, whose names are names and not text.
+    fn metrics(&self, returns: &Type) -> Result<Vec<Number>, DeclarationError> {
         let wrong = |m: String, what: &str| Err(DeclarationError::new(m, &[&self.name, "metrics", what]));
-        if let Some(name) = self.metrics.first()
+        if let Some(first) = self.metrics.first()
             && !matches!(returns, Type::Metrics | Type::Pllm)
         {
             return wrong(
                 format!("`{}` makes a {returns}, which has no metrics to declare", self.name),
-                name,
+                first.name(),
             );
         }
-        for (n, name) in self.metrics.iter().enumerate() {
+        for (n, number) in self.metrics.iter().enumerate() {
+            let name = number.name();
             if !is_name(name) || name.len() > LONGEST_METRIC {
                 let m = format!(
                     "{name:?} is no name for a metric: letters, digits and `_`, {LONGEST_METRIC} at most"
                 );
                 return wrong(m, name);
             }
-            if self.metrics[..n].contains(name) {
+            if self.metrics[..n].iter().any(|earlier| earlier.name() == name) {
                 return wrong(format!("`{}` declares the metric `{name}` twice", self.name), name);
             }
+            if let DeclaredNumber::Bounded(b) = number {
+                if !(b.low.is_finite() && b.high.is_finite() && b.low < b.high) {
+                    let m = format!(
+                        "the metric `{name}` is bounded by {} and {}: the first must be less",
+                        b.low, b.high
+                    );
+                    return wrong(m, name);
+                }
+                if !(1..=MOST_DIGITS).contains(&b.digits) {
+                    let m = format!(
+                        "the metric `{name}` has {} digits; it can have 1 to {MOST_DIGITS}",
+                        b.digits
+                    );
+                    return wrong(m, name);
+                }
+            }
         }
-        Ok(self.metrics.clone())
+        Ok(self.metrics.iter().map(DeclaredNumber::number).collect())
     }
 
     fn returns(&self) -> Result<Type, DeclarationError> {

@@ -1,24 +1,9 @@
 //! Stages: what a pipeline does.
 
 use super::Accepts as A;
-use super::{Arg, DefaultValue, Kind, Need, Places, Role, names, optional, required, word};
+use super::{Arg, DefaultValue, Kind, Need, Places, Role, optional, required, word};
+use crate::release::of_kind;
 use crate::types::Type;
-
-/// What a training reports.
-const TRAINING: &[&str] = &[
-    "loss",
-    "start_loss",
-    "train_loss",
-    "steps",
-    "seconds",
-    "tokens",
-    "reached",
-    "trainable",
-    "learning_rate",
-    "batch",
-    "rows",
-    "eval_rows",
-];
 
 pub(super) fn stages() -> Vec<Kind> {
     vec![ingest(), probe(), embed(), decompose(), select(), merge(), finetune(), evaluate(), accuracy()]
@@ -37,7 +22,7 @@ fn ingest() -> Kind {
             required("source", &[A::Path], "the adapter's folder"),
         ],
         returns: Type::Pllm,
-        metrics: names(TRAINING),
+        metrics: of_kind("ingest"),
         places: Places::Anywhere,
         cacheable: false,
         numeric: false,
@@ -278,7 +263,7 @@ fn merge() -> Kind {
                 .needs(Need::Word("method", &["dare"])),
         ],
         returns: Type::Pllm,
-        metrics: names(&["error", "rank", "modules", "tensors", "parameters", "terms"]),
+        metrics: of_kind("merge"),
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
@@ -297,7 +282,7 @@ fn finetune() -> Kind {
             .into(),
         args: finetune_args(),
         returns: Type::Pllm,
-        metrics: names(TRAINING),
+        metrics: of_kind("finetune"),
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
@@ -427,20 +412,7 @@ fn evaluate() -> Kind {
                 .needs(Need::AboveZero("answers")),
         ],
         returns: Type::Metrics,
-        metrics: names(&[
-            "loss",
-            "loss_low",
-            "loss_high",
-            "perplexity",
-            "bits_per_byte",
-            "rows",
-            "tokens",
-            "answers",
-            "bleu",
-            "rouge1",
-            "rouge2",
-            "rougeL",
-        ]),
+        metrics: of_kind("evaluate"),
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
@@ -463,17 +435,7 @@ fn accuracy() -> Kind {
             "keyed by the right pLLM, then by what to group by",
         )],
         returns: Type::Metrics,
-        metrics: names(&[
-            "accuracy",
-            "low",
-            "high",
-            "n",
-            "top2",
-            "abstained",
-            "forward_passes",
-            "bytes",
-            "seconds",
-        ]),
+        metrics: of_kind("accuracy"),
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,

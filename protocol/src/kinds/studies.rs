@@ -1,7 +1,8 @@
 //! Stages that measure how well personalization works: the evidence, as pipelines.
 
 use super::Accepts as A;
-use super::{Arg, DefaultValue, Kind, Need, Places, Role, names, optional, required, word};
+use super::{Arg, DefaultValue, Kind, Need, Places, Role, optional, required, word};
+use crate::release::of_kind;
 use crate::types::Type;
 
 pub(super) fn studies() -> Vec<Kind> {
@@ -19,7 +20,7 @@ fn simulate() -> Kind {
             .into(),
         args: simulate_args(),
         returns: Type::Metrics,
-        metrics: names(&["accuracy", "low", "high", "n"]),
+        metrics: of_kind("simulate"),
         places: Places::Server,
         cacheable: true,
         numeric: true,
@@ -121,7 +122,7 @@ fn scale() -> Kind {
             optional("seed", &[A::Int], DefaultValue::Int(0), "seed of the resampling"),
         ],
         returns: Type::Metrics,
-        metrics: names(&["seconds"]),
+        metrics: of_kind("scale"),
         places: Places::Anywhere,
         cacheable: false,
         numeric: true,
@@ -143,7 +144,7 @@ fn levels() -> Kind {
             "its pLLMs are the levels, in the order of their names",
         )],
         returns: Type::Metrics,
-        metrics: names(&["monotone", "distance_tau"]),
+        metrics: of_kind("levels"),
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,
@@ -179,18 +180,7 @@ fn savings() -> Kind {
             optional("seed", &[A::Int], DefaultValue::Int(0), "seed of the bootstrap"),
         ],
         returns: Type::Metrics,
-        metrics: names(&[
-            "n",
-            "steps_scratch",
-            "steps_tuned",
-            "not_reached",
-            "saved",
-            "saved_low",
-            "saved_high",
-            "saved_mean",
-            "saved_mean_low",
-            "saved_mean_high",
-        ]),
+        metrics: of_kind("savings"),
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,

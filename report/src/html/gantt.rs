@@ -54,7 +54,13 @@ pub(super) fn section(report: &RunReport) -> Markup {
                         }
                     }
                 }
-                figcaption.wide { "A lane is a stage, a bar an attempt of it. Filled: succeeded. Outlined: cached. The right column sums up each stage." }
+                figcaption.wide {
+                    "A lane is a stage, a bar an attempt of it. Filled: succeeded. Outlined: cached. "
+                    @if report.stages.iter().any(|b| b.state == StageState::Delivered) {
+                        "Dashed: delivered by a device, which alone knows what came of it. "
+                    }
+                    "The right column sums up each stage."
+                }
             }
         }
     }
@@ -78,6 +84,7 @@ fn lane(lane: &Lane<'_>, y: f64, x: &dyn Fn(f64) -> f64) -> Markup {
         @for bar in &lane.bars {
             @let class = match bar.state {
                 StageState::Succeeded | StageState::Running => Some("succeeded"),
+                StageState::Delivered => Some("delivered"),
                 StageState::Cached => Some("cached"),
                 StageState::Failed | StageState::Quarantined | StageState::Interrupted => Some("failed"),
                 _ => None,
@@ -98,6 +105,9 @@ fn summary(lane: &Lane<'_>) -> String {
     let mut parts = Vec::new();
     for state in StageState::ALL.into_iter().filter(|s| *s != StageState::Succeeded) {
         let n = lane.bars.iter().filter(|b| b.state == state).count();
+        if n == lane.bars.len() && state == StageState::Delivered {
+            return format!("delivered, {}", seconds(total));
+        }
         if n == lane.bars.len() && n == 1 {
             return state.word().to_owned();
         }

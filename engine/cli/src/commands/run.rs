@@ -239,4 +239,11 @@ fn closing_line(run: &Recorded, result: &RunResult) {
         counted(passes, "forward pass"),
         result.seconds,
     );
+    if run.state.counts().delivered > 0 {
+        errln!(
+            "{}: only the devices know what came of the stages that they delivered: `headstart-device show` \
+             prints it there, and why a stage failed",
+            paint(Ink::Help, "note")
+        );
+    }
 }

@@ -112,6 +112,7 @@ fn row_json(run: &Recorded) -> serde_json::Value {
     json!({
         "run": run.id, "pipeline": run.pipeline, "started": run.started(), "params": run.plan.params,
         "outcome": run.outcome(), "seconds": run.seconds(), "instances": c.total(), "succeeded": c.succeeded,
+        "delivered": c.delivered,
         "cached": c.cached, "skipped": c.skipped, "failed": c.failed, "blocked": c.blocked,
     })
 }

@@ -64,7 +64,7 @@ COMMENT ON COLUMN stage_runs.instance IS 'Number of the instance in the plan';
 COMMENT ON COLUMN stage_runs.name IS 'Its name';
 COMMENT ON COLUMN stage_runs.kind IS 'Its stage kind';
 COMMENT ON COLUMN stage_runs.place IS 'server, or the device';
-COMMENT ON COLUMN stage_runs.outcome IS 'succeeded, cached, skipped, failed or blocked';
+COMMENT ON COLUMN stage_runs.outcome IS 'succeeded, delivered, cached, skipped, failed or blocked';
 COMMENT ON COLUMN stage_runs.key IS 'Its cache key';
 COMMENT ON COLUMN stage_runs.output IS 'Digest of the output, or the handle of a private one';
 COMMENT ON COLUMN stage_runs.attempts IS 'Number of attempts';

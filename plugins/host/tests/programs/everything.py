@@ -63,7 +63,7 @@ def noisy(lines: int = 2) -> Metrics:
     return Metrics(lines=lines)
 
 
-@headstart.stage(cached=False)
+@headstart.stage(cached=False, metrics=[headstart.Number("loss", -100, 100, digits=3), "steps"])
 def train(base: Model, mix: Mix, fail: Literal["no", "raise", "say", "input", "failure", "memory", "exit", "disk"] = "no") -> Pllm:
     """Makes an adapter of nothing."""
     if fail == "raise":
