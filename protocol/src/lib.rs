@@ -46,4 +46,4 @@ pub use stage::{Args, Context, Output, Progress, Stage};
 pub use types::Type;
 
 /// Version of the messages in [`wire`] and of [`task::Task`]. Independent of the crate's version.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;

@@ -1,21 +1,24 @@
-//! The messages between engine and device: JSON over HTTP.
+//! The messages between engine and device: JSON over HTTP over TLS.
 //!
 //! | call | request → response |
 //! | --- | --- |
-//! | `POST /v1/join` | [`Join`] → [`Joined`] |
-//! | `POST /v1/claim` (long poll) | [`Claim`] → [`Grant`], or 204 where nothing is to do |
-//! | `POST /v1/renew` | [`Renew`] → [`Renewed`] |
-//! | `POST /v1/commit` | [`Commit`] → [`Committed`] |
+//! | `POST /v1/hello` | [`Hello`] → [`Welcome`], signed |
+//! | `POST /v1/join` | [`Join`] → [`Joined`], signed |
+//! | `POST /v1/claim` (long poll) | [`Claim`] → [`Grant`], signed, or 204 where nothing is to do |
+//! | `POST /v1/renew` | [`Renew`] → [`Renewal`], signed |
+//! | `POST /v1/commit` | [`Commit`] → [`CommitAnswer`], signed |
 //! | `GET /v1/artifacts/{id}` | → [`crate::Manifest`] |
 //! | `GET /v1/blobs/{digest}` | → bytes; `Range` is honoured |
 //! | `PUT /v1/blobs/{digest}` | bytes → 204; only while a commit with released files is open |
 //!
-//! Every call after `join` carries `Authorization: Bearer TOKEN`. Errors are [`WireError`].
+//! "Signed" is a [`Signed`] whose body is the message. Who calls is proven by the TLS handshake; every call
+//! after `join` names its session in the header [`SESSION`]. Errors are [`WireError`].
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::numerics::Numerics;
 use crate::task::{Outcome, Task};
 
@@ -37,12 +40,77 @@ pub struct Join {
     /// What it is and can: threads, memory.
     #[serde(default)]
     pub facts: Facts,
-    /// A secret that proves that this is the device that joined under this name before.
-    pub secret: String,
+    /// The highest fence that the device was ever granted.
+    #[serde(default)]
+    pub highest_fence: u64,
+    /// The challenge of the engine's [`Welcome`].
+    pub challenge: String,
+    /// A number that the device uses once; the engine's signed answer repeats it.
+    pub nonce: String,
+    /// Signature by the device's key over both keys, challenge, nonce and name, hexadecimal.
+    pub proof: String,
+    /// Proof that the device was invited; absent from devices that the engine knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invitation: Option<Invited>,
+}
+
+/// Proof that a device holds an invitation's token, without the token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Invited {
+    /// The public key that the token gives: names the invitation.
+    pub key: String,
+    /// Signature by that key over the same as [`Join::proof`], hexadecimal.
+    pub proof: String,
+}
+
+/// The header in which calls name their session.
+pub const SESSION: &str = "headstart-session";
+/// Without TLS: the header with the device's public key, hexadecimal.
+pub const DEVICE_KEY: &str = "headstart-device-key";
+/// Without TLS: the header with the BLAKE3 digest of the request's body, hexadecimal.
+pub const BODY_DIGEST: &str = "headstart-body-digest";
+/// Without TLS: the header with the device's signature of the request, hexadecimal.
+pub const REQUEST_SIGNATURE: &str = "headstart-signature";
+
+/// A message that the engine signed for one device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Signed {
+    /// The message, as the JSON text whose digest was signed.
+    pub body: String,
+    /// The attempt's fence; 0 for messages that are about none.
+    #[serde(default)]
+    pub fence: u64,
+    /// When it was issued, in Unix milliseconds of the engine.
+    pub issued_ms: u64,
+    /// When it expires.
+    pub expires_ms: u64,
+    /// Ed25519 signature over the kind of message, both keys, the fields above and the body's digest,
+    /// hexadecimal.
+    pub signature: String,
+}
+
+/// Begins a join.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`crate::PROTOCOL_VERSION`] of the device.
+    pub protocol: u32,
+    /// A number that the device uses once; the engine's signed answer repeats it.
+    pub nonce: String,
+}
+
+/// The engine's answer to [`Hello`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// To be signed by a [`Join`] that follows at once.
+    pub challenge: String,
+    /// The device's.
+    pub nonce: String,
+    /// [`crate::PROTOCOL_VERSION`] of the engine.
+    pub protocol: u32,
 }
 
 /// How a device says among its kinds that it may run the custom stages of a program.
-pub fn program_kind(program: &crate::Digest) -> String {
+pub fn program_kind(program: &Digest) -> String {
     format!("program:{program}")
 }
 
@@ -76,12 +144,12 @@ fn is_zero(n: &u64) -> bool {
 /// The engine's answer to [`Join`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Joined {
-    /// For the `Authorization` header.
-    pub token: String,
-    /// The engine's Ed25519 public key, hexadecimal; the device pins it at its first join.
-    pub key: String,
-    /// [`crate::PROTOCOL_VERSION`] of the engine.
-    pub protocol: u32,
+    /// For the header [`SESSION`]. It is of no use to anybody without the device's key.
+    pub session: String,
+    /// The name under which the engine knows the device.
+    pub device: String,
+    /// The device's nonce.
+    pub nonce: String,
 }
 
 /// Asks for work.
@@ -94,13 +162,11 @@ pub struct Claim {
     pub wait_ms: u64,
 }
 
-/// A claim on one attempt.
+/// A claim on one attempt. Its fence is that of the [`Signed`] message around it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Grant {
-    /// The [`Task`], as the JSON text that was signed.
-    pub task: String,
-    /// Ed25519 signature of `task` by the engine, hexadecimal.
-    pub signature: String,
+    /// What to do.
+    pub task: Task,
     /// Milliseconds until the lease ends unless renewed.
     pub lease_ms: u64,
 }
@@ -113,6 +179,13 @@ pub struct Renew {
     /// Progress; absent from private stages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<crate::stage::Progress>,
+}
+
+/// The engine's answer to [`Renew`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// What to do.
+    pub answer: Renewed,
 }
 
 /// What the engine says to a renewal.
@@ -139,6 +212,32 @@ pub struct Commit {
     pub manifests: BTreeMap<String, crate::Manifest>,
 }
 
+/// The engine's answer to [`Commit`]: only one that names this very commit counts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CommitAnswer {
+    /// BLAKE3 digest of the commit, as it was sent.
+    pub commit: Digest,
+    /// What became of it.
+    #[serde(flatten)]
+    pub answer: CommitResult,
+}
+
+/// What became of a commit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum CommitResult {
+    /// It was taken, or another attempt counts.
+    Taken {
+        /// Which of the two.
+        counts: Committed,
+    },
+    /// It will not be taken, however often it is sent.
+    Refused {
+        /// Why.
+        error: WireError,
+    },
+}
+
 /// What the engine says to a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -157,15 +256,4 @@ pub struct WireError {
     pub code: String,
     /// For people.
     pub message: String,
-}
-
-/// The signed task of a grant.
-impl Grant {
-    /// Reads the task. The signature must have been checked before.
-    ///
-    /// # Errors
-    /// If it is no task that this version knows.
-    pub fn task(&self) -> Result<Task, serde_json::Error> {
-        serde_json::from_str(&self.task)
-    }
 }
