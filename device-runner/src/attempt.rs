@@ -141,7 +141,7 @@ impl Attempt {
                 Ok(Renewed::Cancel) => return Stop::Cancel,
                 Ok(Renewed::Superseded) => return Stop::Superseded,
                 Err(CallError::Refused { status: 404, .. }) => return Stop::Superseded,
-                Err(CallError::UnknownToken) => {
+                Err(CallError::UnknownSession) => {
                     let _ = self.link.join().await;
                 }
                 Err(e) => tracing::debug!("renewal: {e}"),

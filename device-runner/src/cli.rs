@@ -11,10 +11,12 @@ use headstart_console::generate::{self, GenerateError, Shell};
 use headstart_console::{errln, exit, log, print as put, say};
 use headstart_disk::{SystemDisk, files};
 use headstart_protocol::Stage;
+use headstart_transport::PublicKey;
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::ReleaseLimits;
 use crate::error::DeviceError;
+use crate::pairing::Target;
 use crate::residency::Allowed;
 use crate::runner::{self, Options, Until};
 use crate::state::write_durably;
@@ -22,6 +24,9 @@ use crate::{local, quarantine, show};
 
 /// Heading of the options that every command has.
 const GLOBAL: &str = "Global options";
+
+/// Bytes that are read of an invitation on standard input.
+const LONGEST_INVITATION: u64 = 4096;
 
 /// Runs the stages that are placed on this device, on data that stays here.
 #[derive(Parser)]
@@ -55,7 +60,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Join an engine and run the stages that it places on this device.
+    /// Join an engine and run the stages that it places on this device. The first time with an invitation,
+    /// later without: the device stays paired.
     Join(JoinArgs),
     /// Run one task, read as JSON from standard input, on local files, and print its output.
     Run(RunArgs),
@@ -87,11 +93,20 @@ enum Command {
 
 #[derive(clap::Args)]
 struct JoinArgs {
-    /// The engine's address, such as http://10.0.0.5:7878; `headstart run --listen` opens it.
-    url: String,
-    /// This device's name, as in `device("phone")`.
+    /// An invitation, as `headstart devices invite NAME` prints it, or `-` to read it from standard input;
+    /// or the engine's address, such as https://10.0.0.5:7878. Not needed once the device is paired.
+    #[arg(value_name = "INVITATION|URL")]
+    engine: Option<String>,
+    /// This device's name, as in `device("phone")`. With an address only: an invitation holds it.
+    #[arg(long, requires = "engine_key")]
+    name: Option<String>,
+    /// The engine's key, as `headstart devices key` prints it. With an address only: an invitation holds it.
+    #[arg(long, value_name = "KEY", requires_all = ["name", "engine"])]
+    engine_key: Option<PublicKey>,
+    /// Go without TLS to an http:// address. Anybody on the way can read what crosses. The engine needs the
+    /// same flag.
     #[arg(long)]
-    name: String,
+    insecure_plaintext: bool,
     /// Folder at which the pipeline's paths on this device start. Stages can read no other files.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -247,8 +262,8 @@ fn join(args: JoinArgs, state: PathBuf, stages: Vec<Box<dyn Stage>>) -> Result<u
         (false, None) => Until::Stopped,
     };
     let options = Options {
-        url: args.url,
-        name: args.name,
+        target: target(args.engine.as_deref(), args.name, args.engine_key)?,
+        insecure_plaintext: args.insecure_plaintext,
         data: args.data,
         state,
         until,
@@ -267,6 +282,34 @@ fn join(args: JoinArgs, state: PathBuf, stages: Vec<Box<dyn Stage>>) -> Result<u
     // A stage that was left behind must not keep the process alive.
     runtime.shutdown_background();
     Ok(u8::from(summary?.failed > 0))
+}
+
+/// Which engine the command line names.
+fn target(engine: Option<&str>, name: Option<String>, key: Option<PublicKey>) -> Result<Target, DeviceError> {
+    let Some(engine) = engine else { return Ok(Target::Paired) };
+    let mut text = engine.to_owned();
+    if engine == "-" {
+        text.clear();
+        let read = std::io::stdin().take(LONGEST_INVITATION).read_to_string(&mut text);
+        read.map_err(|e| DeviceError::Input(format!("standard input: {e}")))?;
+    }
+    match (text.trim(), name, key) {
+        (url, Some(name), Some(key)) if url.contains("://") => {
+            Ok(Target::Key { url: url.to_owned(), name, key })
+        }
+        (url, ..) if url.contains("://") => Err(DeviceError::Input(format!(
+            "{url}: an address alone does not say which engine is there; ask for an invitation (`headstart devices \
+             invite NAME` on the engine's machine), or name its key with --engine-key KEY and this device with \
+             --name NAME"
+        ))),
+        (_, None, None) => {
+            let invitation = text.parse().map_err(|e| DeviceError::Input(format!("{e}")));
+            invitation.map(|i| Target::Invitation(Box::new(i)))
+        }
+        _ => Err(DeviceError::Input(
+            "an invitation holds the name and the engine's key: leave them out".into(),
+        )),
+    }
 }
 
 /// The first Ctrl-C or SIGTERM asks to stop, the second stops at once.
@@ -367,9 +410,16 @@ mod tests {
         use clap::CommandFactory;
         Cli::command().debug_assert();
         let parse = |args: &str| Cli::try_parse_from(args.split_whitespace());
-        let join = "headstart-device join http://x --name phone --data d";
+        let join = "headstart-device join --data d";
         let Command::Join(args) = parse(join).expect("parses").command else { panic!("not a join") };
         assert_eq!(args.allow_release, Allowed::NUMBERS, "weights never leave unless named");
+        assert_eq!(target(None, None, None).expect("no engine named"), Target::Paired);
+        assert!(parse(&format!("{join} https://x --name phone")).is_err(), "a name needs a key");
+        assert!(parse(&format!("{join} https://x --name phone --engine-key 12")).is_err(), "not a key");
+        let refused = |engine| target(Some(engine), None, None).expect_err("refused").to_string();
+        assert!(refused("https://10.0.0.5:7878").contains("headstart devices invite"));
+        assert!(refused("headstart-invite:abc").contains("incomplete or mistyped"));
+        assert!(refused("phone").contains("not an invitation"));
         assert!(parse("headstart-device --state s show --sent").is_ok());
         assert!(parse("headstart-device show --state s --run r --report r.html").is_ok());
         assert!(parse(&format!("{join} --allow-release datasets")).is_err());

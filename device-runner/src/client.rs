@@ -1,23 +1,40 @@
-//! The calls to the engine. Every message is written into the journal before it is sent.
+//! The calls to the engine. Every message is written into the journal before it is sent, and every answer
+//! that decides anything must bear the engine's signature.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use headstart_env::Env;
 use headstart_protocol::text::{bytes, counted};
-use headstart_protocol::wire::{Claim, Commit, Committed, Grant, Join, Joined, Renew, Renewed, WireError};
+use headstart_protocol::wire::{
+    BODY_DIGEST, Claim, Commit, CommitAnswer, CommitResult, DEVICE_KEY, Grant, Hello, Join, Joined,
+    REQUEST_SIGNATURE, Renew, Renewal, Renewed, SESSION, Signed, Welcome, WireError,
+};
 use headstart_protocol::{Digest, Manifest};
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, RANGE};
+use headstart_transport::proof::RequestClaim;
+use headstart_transport::signed::{self, Kind};
+use headstart_transport::tls::OtherKey;
+use headstart_transport::{Identity, PublicKey};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
 use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::engine_time::EngineTime;
 use crate::error::DeviceError;
 use crate::journal::Journal;
+use crate::pairing::Pairing;
 use crate::release::Upload;
 
 /// How long any call but a long poll may take to be answered.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection that is not used for this long is closed: before the engine closes it.
+const IDLE: Duration = Duration::from_secs(60);
+/// Longest answer that is read, in bytes.
+const LARGEST_ANSWER: usize = 32 << 20;
+/// Longest error that is read, in bytes.
+const LARGEST_ERROR: usize = 64 << 10;
 
 /// Why a call was not answered as hoped.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +42,9 @@ pub enum CallError {
     /// The engine cannot be reached, or has a failure of its own. Trying again may help.
     #[error("the engine cannot be reached: {0}")]
     Unreachable(String),
-    /// The token is not known any more; joining again gives a new one.
-    #[error("the engine does not know this device any more")]
-    UnknownToken,
+    /// The session is not known any more; joining again gives a new one.
+    #[error("the engine does not know this device's session any more")]
+    UnknownSession,
     /// The engine refuses.
     #[error("the engine refuses ({status}, {}): {}", error.code, error.message)]
     Refused {
@@ -36,6 +53,15 @@ pub enum CallError {
         /// Its reason.
         error: WireError,
     },
+    /// What answers shows another key than that of the engine.
+    #[error("another engine answers")]
+    OtherEngine {
+        /// The key that it shows, if it is one.
+        shown: Option<PublicKey>,
+    },
+    /// The answer is not signed by the engine for this device, or is not in time.
+    #[error("the answer does not count: {0}")]
+    Unproven(String),
     /// The answer cannot be read.
     #[error("the engine's answer cannot be read: {0}")]
     Garbled(String),
@@ -58,41 +84,65 @@ impl CallError {
 pub struct Client {
     http: reqwest::Client,
     base: String,
-    token: Mutex<Option<String>>,
+    engine: PublicKey,
+    identity: Identity,
+    /// The channel does not prove who is at its ends.
+    plaintext: bool,
+    session: Mutex<Option<String>>,
+    time: EngineTime,
     journal: Journal,
 }
 
 impl Client {
-    /// A client of the engine at `url`.
+    /// A client of the engine that the device is paired with.
     ///
     /// # Errors
-    /// [`DeviceError::Input`] for a URL that cannot be used.
-    pub fn new(url: &str, journal: Journal) -> Result<Self, DeviceError> {
-        let wrong = |why: &str| {
-            DeviceError::Input(format!(
-                "{url:?} {why}; give the engine's address, such as http://10.0.0.5:7878"
-            ))
-        };
-        let parsed = reqwest::Url::parse(url).map_err(|e| wrong(&format!("is not a URL ({e})")))?;
-        match parsed.scheme() {
-            "http" => {}
-            "https" => {
+    /// [`DeviceError::Input`] for an address that cannot be used, or may not.
+    pub(crate) fn new(
+        pairing: &Pairing,
+        identity: &Identity,
+        insecure_plaintext: bool,
+        journal: Journal,
+        env: &Env,
+    ) -> Result<Self, DeviceError> {
+        let url = &pairing.url;
+        let wrong = |why: &str| DeviceError::Input(format!("{url:?} {why}"));
+        let example = "give the engine's address, such as https://10.0.0.5:7878";
+        let parsed =
+            reqwest::Url::parse(url).map_err(|e| wrong(&format!("is not a URL ({e}); {example}")))?;
+        let plaintext = match parsed.scheme() {
+            "https" => false,
+            "http" if insecure_plaintext => true,
+            "http" => {
                 return Err(wrong(
-                    "needs TLS, which headstart-device does not support: use a VPN or an SSH tunnel",
+                    "is not protected by TLS; use https://. For a recording proxy in a test, \
+                     `--insecure-plaintext` on both sides goes without",
                 ));
             }
-            _ => return Err(wrong("is not an http URL")),
-        }
+            _ => return Err(wrong(&format!("is not an https URL; {example}"))),
+        };
+        let tls = headstart_transport::tls::client_config(identity, pairing.key);
+        let tls = tls.map_err(|e| DeviceError::Internal(format!("TLS: {e}")))?;
         // Redirects are not followed: nothing is to reach another host than the one that was named.
         let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(10))
+            .pool_idle_timeout(IDLE)
             .user_agent(concat!("headstart-device/", env!("CARGO_PKG_VERSION")));
         let local = matches!(parsed.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
         let http = if local { http.no_proxy() } else { http };
         let http = http.build().map_err(|e| DeviceError::Internal(format!("HTTP client: {e}")))?;
-        let base = parsed.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { http, base, token: Mutex::new(None), journal })
+        Ok(Self {
+            http,
+            base: parsed.as_str().trim_end_matches('/').to_owned(),
+            engine: pairing.key,
+            identity: identity.clone(),
+            plaintext,
+            session: Mutex::new(None),
+            time: EngineTime::new(env),
+            journal,
+        })
     }
 
     /// The engine's address.
@@ -100,34 +150,102 @@ impl Client {
         &self.base
     }
 
-    /// Uses the token of a successful join.
-    pub fn set_token(&self, token: String) {
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+    /// The engine's key.
+    pub fn engine(&self) -> PublicKey {
+        self.engine
     }
 
-    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.base));
-        match &*self.token.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
+    /// Whether anybody on the way can read and change what crosses.
+    pub fn is_plaintext(&self) -> bool {
+        self.plaintext
+    }
+
+    /// Uses the session of a successful join.
+    pub fn set_session(&self, session: Option<String>) {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = session;
+    }
+
+    fn request(&self, method: Method, path: &str, body: Digest) -> reqwest::RequestBuilder {
+        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.base));
+        if self.plaintext {
+            let body = body.to_string();
+            let claim = RequestClaim {
+                engine: &self.engine,
+                method: method.as_str(),
+                path,
+                session: session.as_deref().unwrap_or_default(),
+                body: &body,
+            };
+            request = request
+                .header(DEVICE_KEY, self.identity.public().to_string())
+                .header(REQUEST_SIGNATURE, claim.sign(&self.identity))
+                .header(BODY_DIGEST, body);
+        }
+        match session {
+            Some(session) => request.header(SESSION, session),
             None => request,
         }
     }
 
+    /// Sends a message; the raw answer, and the digest of what was sent.
+    async fn send<T: Serialize>(
+        &self,
+        path: &str,
+        message: &T,
+        says: &Says<'_>,
+    ) -> Result<(Response, Digest), CallError> {
+        let body = serde_json::to_vec(message).map_err(|e| CallError::Garbled(e.to_string()))?;
+        self.journal.record(&format!("POST {path}"), &body, says.what, says.fold)?;
+        let digest = Digest::of(&body);
+        let request = self.request(Method::POST, path, digest).header(CONTENT_TYPE, "application/json");
+        let sent = request.timeout(says.timeout).body(body).send().await;
+        Ok((sent.map_err(|e| not_sent(&e))?, digest))
+    }
+
+    /// Sends a message whose answer is signed; the answer and its fence.
     async fn post<T: Serialize, R: DeserializeOwned>(
         &self,
         path: &str,
         message: &T,
+        kind: Kind,
         says: Says<'_>,
-    ) -> Result<Option<R>, CallError> {
-        let body = serde_json::to_vec(message).map_err(|e| CallError::Garbled(e.to_string()))?;
-        self.journal.record(&format!("POST {path}"), &body, says.what, says.fold)?;
-        let request = self.request(Method::POST, path).header("content-type", "application/json");
-        let sent = request.timeout(says.timeout).body(body).send().await;
-        let answer = checked(sent).await?;
+    ) -> Result<Option<(R, u64)>, CallError> {
+        let (answer, _) = self.send(path, message, &says).await?;
+        let answer = checked(answer).await;
+        let answer =
+            if kind == Kind::Joined { answer? } else { answer.map_err(|e| self.unproven_refusal(e))? };
         if answer.status() == StatusCode::NO_CONTENT {
             return Ok(None);
         }
-        json(answer).await.map(Some)
+        self.open(&json(answer).await?, kind).map(Some)
+    }
+
+    /// Reads an answer if the engine signed it for this device and it is in time.
+    fn open<R: DeserializeOwned>(&self, answer: &Signed, kind: Kind) -> Result<(R, u64), CallError> {
+        let opened = signed::open(answer, kind, &self.engine, &self.identity.public());
+        let (body, stamp) = opened.map_err(|e| CallError::Unproven(e.to_string()))?;
+        if kind != Kind::Welcome && !self.time.takes(stamp) {
+            return Err(CallError::Unproven("it has expired".into()));
+        }
+        Ok((body, stamp.fence))
+    }
+
+    /// Asks for a challenge.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn hello(&self, hello: &Hello) -> Result<Welcome, CallError> {
+        let says = Says::plain("asked the engine for a challenge, with this device's public key");
+        let (answer, _) = self.send("/v1/hello", hello, &says).await?;
+        let signed: Signed = json(checked(answer).await?).await?;
+        let (welcome, _): (Welcome, u64) = self.open(&signed, Kind::Welcome)?;
+        if welcome.nonce != hello.nonce {
+            return Err(CallError::Unproven("it answers another device's call".into()));
+        }
+        // It is an answer to a number that was never used before, so it was issued just now.
+        self.time.learn(signed.issued_ms);
+        Ok(welcome)
     }
 
     /// Joins the engine.
@@ -144,17 +262,28 @@ impl Client {
             conditions(&f.holds),
             counted(join.kinds.len() as u64, "stage kind")
         );
-        need(self.post("/v1/join", join, Says::plain(&what)).await?)
+        let (joined, _): (Joined, u64) =
+            need(self.post("/v1/join", join, Kind::Joined, Says::plain(&what)).await?)?;
+        if joined.nonce != join.nonce {
+            return Err(CallError::Unproven("it answers another join".into()));
+        }
+        Ok(joined)
     }
 
-    /// Asks for work, waiting up to `claim.wait_ms` for it.
+    /// Asks for work, waiting up to `claim.wait_ms` for it. The grant's fence is the one that was signed.
     ///
     /// # Errors
     /// Any [`CallError`].
     pub async fn claim(&self, claim: &Claim) -> Result<Option<Grant>, CallError> {
         let what = format!("asked for work; {}", conditions(&claim.facts.holds));
         let timeout = REQUEST_TIMEOUT + Duration::from_millis(claim.wait_ms);
-        self.post("/v1/claim", claim, Says { what: &what, fold: true, timeout }).await
+        let granted = self.post("/v1/claim", claim, Kind::Grant, Says { what: &what, fold: true, timeout });
+        let Some((grant, fence)) = granted.await? else { return Ok(None) };
+        let grant: Grant = grant;
+        if grant.task.fence != fence {
+            return Err(CallError::Unproven("its task has another fence than its signature".into()));
+        }
+        Ok(Some(grant))
     }
 
     /// Keeps a claim.
@@ -166,15 +295,42 @@ impl Client {
             Some(p) => format!("running {name}: {} {}", p.done, p.unit),
             None => format!("running {name}"),
         };
-        need(self.post("/v1/renew", renew, Says { fold: true, ..Says::plain(&what) }).await?)
+        let says = Says { fold: true, ..Says::plain(&what) };
+        let answer = self.post("/v1/renew", renew, Kind::Renewal, says).await;
+        let (renewal, fence): (Renewal, u64) = need(answer?)?;
+        if fence != renew.fence {
+            return Err(CallError::Unproven("it is about another attempt".into()));
+        }
+        Ok(renewal.answer)
     }
 
-    /// Hands in an outcome.
+    /// Without TLS anybody can write a refusal.
+    fn unproven_refusal(&self, e: CallError) -> CallError {
+        match e {
+            CallError::Refused { error, .. } if self.plaintext => CallError::Unproven(error.message),
+            other => other,
+        }
+    }
+
+    /// Hands in an outcome. Only an answer that the engine signed for exactly this commit counts.
     ///
     /// # Errors
-    /// Any [`CallError`].
-    pub async fn commit(&self, commit: &Commit, what: &str) -> Result<Committed, CallError> {
-        need(self.post("/v1/commit", commit, Says::plain(what)).await?)
+    /// Any [`CallError`]; of `missing_blob`, the message lists what is to be uploaded.
+    pub async fn commit(&self, commit: &Commit, what: &str) -> Result<CommitResult, CallError> {
+        let (answer, digest) = self.send("/v1/commit", commit, &Says::plain(what)).await?;
+        let signed: Signed = match answer.status() {
+            StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => json(answer).await?,
+            _ => match checked(answer).await {
+                Ok(_) => return Err(CallError::Unproven("it is not signed".into())),
+                Err(e @ CallError::Refused { .. }) if is_missing_blob(&e) => return Err(e),
+                Err(e) => return Err(self.unproven_refusal(e)),
+            },
+        };
+        let (answer, fence): (CommitAnswer, u64) = self.open(&signed, Kind::Commit)?;
+        if fence != commit.fence || answer.commit != digest {
+            return Err(CallError::Unproven("it is about another commit".into()));
+        }
+        Ok(answer.answer)
     }
 
     /// Asks for the manifest of a public artifact.
@@ -184,7 +340,8 @@ impl Client {
     pub async fn manifest(&self, id: &Digest) -> Result<Manifest, CallError> {
         let path = format!("/v1/artifacts/{id}");
         self.journal.record(&format!("GET {path}"), b"", "asked for a public artifact", false)?;
-        json(checked(self.request(Method::GET, &path).timeout(REQUEST_TIMEOUT).send().await).await?).await
+        let request = self.request(Method::GET, &path, Digest::of(b"")).timeout(REQUEST_TIMEOUT);
+        json(checked(request.send().await.map_err(|e| not_sent(&e))?).await?).await
     }
 
     /// Asks for a file of a public artifact, from byte `from` on. The answer's body is yet to be
@@ -195,11 +352,11 @@ impl Client {
     pub async fn blob(&self, digest: &Digest, from: u64) -> Result<Response, CallError> {
         let path = format!("/v1/blobs/{digest}");
         self.journal.record(&format!("GET {path}"), b"", "asked for a file of a public artifact", false)?;
-        let mut request = self.request(Method::GET, &path);
+        let mut request = self.request(Method::GET, &path, Digest::of(b""));
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));
         }
-        checked(request.send().await).await
+        checked(request.send().await.map_err(|e| not_sent(&e))?).await
     }
 
     /// Uploads a file that a commit refers to.
@@ -213,8 +370,8 @@ impl Client {
         let call = format!("PUT {path}");
         self.journal.record_as(&call, upload.size, upload.digest, &upload.what, false)?;
         let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::new(file));
-        let request = self.request(Method::PUT, &path).header(CONTENT_LENGTH, upload.size).body(body);
-        checked(request.send().await).await.map(|_| ())
+        let request = self.request(Method::PUT, &path, upload.digest).header(CONTENT_LENGTH, upload.size);
+        checked(request.body(body).send().await.map_err(|e| not_sent(&e))?).await.map(|_| ())
     }
 }
 
@@ -235,29 +392,54 @@ fn need<T>(answer: Option<T>) -> Result<T, CallError> {
     answer.ok_or_else(|| CallError::Garbled("it is empty".into()))
 }
 
-async fn checked(sent: reqwest::Result<Response>) -> Result<Response, CallError> {
-    let answer = sent.map_err(|e| CallError::Unreachable(root_cause(&e)))?;
+pub(crate) fn is_missing_blob(e: &CallError) -> bool {
+    matches!(e, CallError::Refused { error, .. } if error.code == "missing_blob")
+}
+
+/// Why a request was not sent, or not answered.
+fn not_sent(e: &reqwest::Error) -> CallError {
+    match OtherKey::in_chain(e) {
+        Some(OtherKey { shown }) => CallError::OtherEngine { shown },
+        None => CallError::Unreachable(root_cause(e)),
+    }
+}
+
+async fn checked(answer: Response) -> Result<Response, CallError> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
     }
-    if status == StatusCode::UNAUTHORIZED {
-        return Err(CallError::UnknownToken);
-    }
-    let text = answer.text().await.unwrap_or_default();
+    let text = bounded(answer, LARGEST_ERROR).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
     let error = serde_json::from_str(&text).unwrap_or_else(|_| WireError {
         code: "http".into(),
         message: text.lines().next().unwrap_or("no reason given").chars().take(200).collect(),
     });
-    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+    if status == StatusCode::UNAUTHORIZED && error.code != "unproven" {
+        return Err(CallError::UnknownSession);
+    }
+    let passes = [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT];
+    if status.is_server_error() || passes.contains(&status) {
         return Err(CallError::Unreachable(format!("it answers {status}: {}", error.message)));
     }
     Err(CallError::Refused { status: status.as_u16(), error })
 }
 
 async fn json<T: DeserializeOwned>(answer: Response) -> Result<T, CallError> {
-    let bytes = answer.bytes().await.map_err(|e| CallError::Unreachable(root_cause(&e)))?;
+    let bytes = bounded(answer, LARGEST_ANSWER).await?;
     serde_json::from_slice(&bytes).map_err(|e| CallError::Garbled(e.to_string()))
+}
+
+/// The whole of an answer that has at most `most` bytes.
+async fn bounded(mut answer: Response, most: usize) -> Result<Vec<u8>, CallError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|e| CallError::Unreachable(root_cause(&e)))? {
+        if bytes.len() + chunk.len() > most {
+            return Err(CallError::Garbled(format!("it is longer than {most} bytes")));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
 }
 
 /// The innermost cause: reqwest's own message repeats the URL and says little.

@@ -12,18 +12,18 @@ pub enum DeviceError {
     /// Something that the caller gave is wrong.
     #[error("{0}")]
     Input(String),
-    /// The engine proves to be another than at the first join.
+    /// The engine is another than the one that the device is paired with.
     #[error(
-        "the engine at {url} has the key {got}…, but this device joined one with the key {pinned}…; \
-         it will not give that engine anything. If the engine was replaced on purpose, remove {} \
-         and join again", file.display()
+        "the engine at {url} has the key {got}, but this device is paired with the key {pinned}; it will \
+         not give that engine anything. If the engine was replaced on purpose, remove {} and pair again with \
+         an invitation", file.display()
     )]
     KeyChanged {
         /// The engine's address.
         url: String,
-        /// First digits of the key it showed.
+        /// Fingerprint of the key that it showed.
         got: String,
-        /// First digits of the pinned key.
+        /// Fingerprint of the pinned key.
         pinned: String,
         /// The file that holds the pinned key.
         file: PathBuf,

@@ -1,8 +1,8 @@
 //! The on-device runner: it claims the stages that are placed on this device and runs them on data
 //! that stays here.
 //!
-//! The device trusts the engine with nothing but public work. It pins the engine's key and checks
-//! every task's signature; it decides by itself what is private; it releases only what a signed
+//! The device trusts the engine with nothing but public work. It is paired with one engine's key, speaks
+//! with no other, and checks the signature of every task; it decides by itself what is private; it releases only what a signed
 //! task releases, what the type allows and what its owner permits; and it keeps a journal of every
 //! message that left, which `headstart-device show --sent` prints.
 //!
@@ -13,7 +13,7 @@
 //! # Layout
 //! - [`runner`]: the device's life: join, claim work, run it, commit the outcome.
 //! - [`device`]: how one task is done: arguments resolved, stage run, output kept or published.
-//! - `link`: the device and the engine that it joins.
+//! - `pairing`: which engine it belongs to. `link`: joining it.
 //! - `attempt`: the stage on its thread, downloads before it, renewals beside it.
 //! - [`residency`], [`release`]: what may leave, decided here; `lineage`, `budget`: over how many rows it was
 //!   computed, and how many numbers left.
@@ -36,6 +36,7 @@ mod client;
 mod context;
 mod deliver;
 mod device;
+mod engine_time;
 mod error;
 mod facts;
 mod fetch;
@@ -45,6 +46,7 @@ mod lineage;
 mod link;
 pub mod local;
 mod outbox;
+mod pairing;
 mod quarantine;
 mod release;
 mod residency;
@@ -58,6 +60,7 @@ pub use budget::{ReleaseLimits, reset as reset_budget};
 pub use context::{Control, Phase};
 pub use device::{Device, Made};
 pub use error::DeviceError;
+pub use pairing::Target;
 pub use quarantine::retry;
 pub use residency::{Allowed, for_the_engine, stated};
 pub use runner::{Options, Summary, Until, run, run_in};

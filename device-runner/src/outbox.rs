@@ -53,11 +53,6 @@ impl Outbox {
         write_durably(&*self.disk, &self.at(pending.commit.fence), &json)
     }
 
-    /// Whether an outcome of this fence waits to be sent.
-    pub fn has(&self, fence: u64) -> bool {
-        self.at(fence).is_file()
-    }
-
     /// All outcomes in the outbox, oldest first. One that cannot be read is set aside.
     ///
     /// # Errors

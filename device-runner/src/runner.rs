@@ -4,25 +4,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use data_encoding::HEXLOWER_PERMISSIVE;
-use ed25519_dalek::{Signature, VerifyingKey};
 use headstart_env::backoff::{Backoff, ExponentialBackoff};
 use headstart_env::{Env, Random};
 use headstart_host::Allowlist;
 use headstart_protocol::task::Task;
-use headstart_protocol::wire::{Claim, Committed, Grant};
+use headstart_protocol::wire::{Claim, CommitResult, Committed, Grant};
 use headstart_protocol::{FailureClass, Stage};
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{Attempt, Finished};
 use crate::budget::{Ledger, ReleaseLimits};
-use crate::client::{CallError, Client};
+use crate::client::{CallError, Client, is_missing_blob};
 use crate::device::Device;
 use crate::error::DeviceError;
 use crate::history;
 use crate::journal::Journal;
 use crate::link::{JoinError, Link};
 use crate::outbox::{Outbox, PendingCommit};
+use crate::pairing::{self, Target};
+use crate::release::Upload;
 use crate::residency::Allowed;
 use crate::state::State;
 
@@ -30,16 +30,18 @@ use crate::state::State;
 const LONG_POLL: Duration = Duration::from_secs(25);
 /// An engine that has no work and answers at once is asked again after this long.
 const SHORTEST_POLL: Duration = Duration::from_millis(200);
-/// Pause after a grant that does not bear the engine's signature.
-const BAD_GRANT: Duration = Duration::from_millis(200);
+/// Pause after an answer that does not count.
+const UNPROVEN: Duration = Duration::from_millis(200);
+/// How often a device that waits for approval asks again.
+const PENDING: Duration = Duration::from_secs(2);
 
 /// How a device joins and works.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The engine's address.
-    pub url: String,
-    /// The device's name, as in `device("phone")`.
-    pub name: String,
+    /// Which engine to join.
+    pub target: Target,
+    /// Whether an `http://` address may be used: what crosses is then not hidden from anybody on the way.
+    pub insecure_plaintext: bool,
     /// The folder with its own data.
     pub data: PathBuf,
     /// Its state folder.
@@ -83,8 +85,8 @@ pub struct Summary {
 /// Joins an engine and works for it until told to stop.
 ///
 /// # Errors
-/// [`DeviceError::Input`] for unusable options or a device or engine that refuses the other,
-/// [`DeviceError::KeyChanged`], and [`DeviceError::Run`] where the engine was not reached in time or
+/// [`DeviceError::Input`] for unusable options, a device that is paired with no engine, or one that the
+/// engine refuses; [`DeviceError::KeyChanged`]; and [`DeviceError::Run`] where the engine was not reached in time or
 /// results are left that it has not acknowledged.
 pub async fn run(
     options: Options,
@@ -106,18 +108,22 @@ pub async fn run_in(
 ) -> Result<Summary, DeviceError> {
     let state = State::open(&options.state, Arc::clone(&env.disk))?;
     let journal = Journal::open(&*env.disk, &state.at("sent.jsonl"))?;
-    let client = Client::new(&options.url, journal)?;
+    let (pairing, invitation) = pairing::resolve(&state, &options.target)?;
+    let client = Client::new(&pairing, state.identity(), options.insecure_plaintext, journal, &env)?;
+    if client.is_plaintext() {
+        tracing::warn!("{}: anybody on the way can read what crosses", client.url());
+    }
     let outbox = Outbox::new(&state);
     let release = options.limits;
     let limits = (options.threads, options.memory);
     let programs = programs(options.stages.as_deref())?;
-    let device = Device::new(&options.name, &options.data, state, stages, options.allowed, limits)?;
+    let device = Device::new(&pairing.name, &options.data, state, stages, options.allowed, limits)?;
     let device = device.with_custom_stages(Arc::new(programs)).with_release_limits(release);
     let until = options.until;
     let Options { holds, threads, memory, .. } = options;
     let busy = env.clock.elapsed();
     let reconnect = Reconnect::new(&env);
-    let link = Arc::new(Link { device: Arc::new(device), client, env, holds, threads, memory });
+    let link = Arc::new(Link { device: Arc::new(device), client, env, invitation, holds, threads, memory });
     let mut runner = Runner { link, until, outbox, stop, busy, reconnect, summary: Summary::default() };
     runner.live().await?;
     Ok(runner.summary)
@@ -182,22 +188,36 @@ struct Runner {
 
 impl Runner {
     async fn live(&mut self) -> Result<(), DeviceError> {
-        let Some(mut key) = self.join_with_retry().await? else { return Ok(()) };
+        if !self.join_with_retry().await? {
+            return Ok(());
+        }
         while !self.stop.is_cancelled() {
             let url = self.link.client.url().to_owned();
-            match self.step(&key).await {
+            match self.step().await {
                 Ok(step) => {
                     self.reconnect.answered(&url);
                     match step {
                         Step::Worked => self.busy = self.link.env.clock.elapsed(),
                         Step::Nothing => {}
-                        Step::BadGrant => self.pause(BAD_GRANT).await,
+                        Step::OldGrant => self.pause(UNPROVEN).await,
                     }
                 }
                 Err(CallError::Journal(e)) => return Err(e),
-                Err(CallError::UnknownToken) => {
-                    let Some(new) = self.join_with_retry().await? else { break };
-                    key = new;
+                Err(CallError::UnknownSession) => {
+                    if !self.join_with_retry().await? {
+                        break;
+                    }
+                }
+                Err(e @ CallError::Unproven(_)) => {
+                    tracing::error!("{url}: {e}");
+                    self.pause(UNPROVEN).await;
+                    // A join tells the device the engine's time again.
+                    if !self.join_with_retry().await? {
+                        break;
+                    }
+                }
+                Err(CallError::Refused { error, .. }) if error.code == "revoked" => {
+                    return Err(DeviceError::Input(format!("{url}: {}", error.message)));
                 }
                 Err(e) => {
                     let pause = self.reconnect.failed(&url, &e.reason());
@@ -237,36 +257,45 @@ impl Runner {
         }
     }
 
-    /// Joins, waiting for the engine to come up. `None` when told to stop before.
-    async fn join_with_retry(&mut self) -> Result<Option<VerifyingKey>, DeviceError> {
+    /// Joins, waiting for the engine to come up and for its owner to approve the device. `false` when told
+    /// to stop before.
+    async fn join_with_retry(&mut self) -> Result<bool, DeviceError> {
+        let mut asked = false;
         loop {
             let url = self.link.client.url().to_owned();
-            match self.link.join().await {
-                Ok(key) => {
+            let (pause, why) = match self.link.join().await {
+                Ok(()) => {
                     self.reconnect.answered(&url);
                     tracing::info!("joined {url} as {:?}", self.link.device.name);
-                    return Ok(Some(key));
+                    return Ok(true);
                 }
                 Err(JoinError::Never(e)) => return Err(e),
-                Err(JoinError::Unreachable(why)) => {
-                    let pause = self.reconnect.failed(&url, &why);
-                    if let Until::Idle(limit) = self.until
-                        && self.idle() >= limit
-                    {
-                        let m = format!("no engine at {url} for {} s ({why})", limit.as_secs());
-                        return Err(DeviceError::Run(m));
+                Err(JoinError::Pending(why)) => {
+                    self.reconnect.answered(&url);
+                    if !std::mem::replace(&mut asked, true) {
+                        tracing::warn!("{url}: {why}");
                     }
-                    self.pause(pause).await;
+                    (PENDING, why)
                 }
+                Err(JoinError::Unreachable(why)) => (self.reconnect.failed(&url, &why), why),
+            };
+            let mut pause = pause;
+            if let Until::Idle(limit) = self.until {
+                if self.idle() >= limit {
+                    let m = format!("no engine at {url} for {} s ({why})", limit.as_secs());
+                    return Err(DeviceError::Run(m));
+                }
+                pause = pause.min(limit.saturating_sub(self.idle()));
             }
+            self.pause(pause).await;
             if self.stop.is_cancelled() {
-                return Ok(None);
+                return Ok(false);
             }
         }
     }
 
     /// Sends what waits in the outbox, then asks for work and does it.
-    async fn step(&mut self, key: &VerifyingKey) -> Result<Step, CallError> {
+    async fn step(&mut self) -> Result<Step, CallError> {
         for pending in self.outbox.pending()? {
             // A device that was killed in between has put it in and not charged it.
             self.charge(&pending)?;
@@ -294,13 +323,13 @@ impl Runner {
             self.pause(wait.min(SHORTEST_POLL).saturating_sub(took)).await;
             return Ok(Step::Nothing);
         };
-        let Some(task) = verified(&grant, key) else {
-            tracing::error!("a grant does not bear the engine's signature: not run");
-            return Ok(Step::BadGrant);
-        };
-        if !self.outbox.has(task.fence) {
-            self.attempt(task, Duration::from_millis(grant.lease_ms)).await?;
+        let Grant { task, lease_ms } = grant;
+        // On disk before anything is done: a grant that somebody recorded never runs twice.
+        if !self.link.device.state.take_fence(task.fence)? {
+            tracing::error!("{}: a grant is not newer than those before: not run", task.name);
+            return Ok(Step::OldGrant);
         }
+        self.attempt(task, Duration::from_millis(lease_ms)).await?;
         Ok(Step::Worked)
     }
 
@@ -357,45 +386,46 @@ impl Runner {
         let fence = pending.commit.fence;
         for _ in 0..3 {
             match self.link.client.commit(&pending.commit, &pending.what).await {
-                Ok(answer) => {
-                    if answer == Committed::Superseded {
+                Ok(CommitResult::Taken { counts }) => {
+                    if counts == Committed::Superseded {
                         tracing::info!("another attempt counts instead: {}", pending.what);
                     }
                     return Ok(self.outbox.done(fence)?);
                 }
-                Err(CallError::Refused { error, .. }) if error.code == "missing_blob" => {
-                    let listed =
-                        pending.uploads.iter().any(|u| error.message.contains(&u.digest.to_string()));
-                    for upload in &pending.uploads {
-                        if !listed || error.message.contains(&upload.digest.to_string()) {
-                            self.link.client.upload(upload, &upload.at).await?;
-                        }
+                Ok(CommitResult::Refused { error }) => return Ok(self.set_aside(pending, &error)?),
+                Err(CallError::Refused { error, .. }) if error.code == "revoked" => {
+                    return Err(CallError::Refused { status: 403, error });
+                }
+                Err(e) if is_missing_blob(&e) => {
+                    let listed = |u: &Upload| e.to_string().contains(&u.digest.to_string());
+                    let any = pending.uploads.iter().any(listed);
+                    for upload in pending.uploads.iter().filter(|u| !any || listed(u)) {
+                        self.link.client.upload(upload, &upload.at).await?;
                     }
                 }
-                Err(e @ (CallError::Refused { .. } | CallError::Garbled(_))) => {
-                    let aside = self.outbox.set_aside(fence)?;
-                    tracing::error!("{e}; the result is kept in {}: {}", aside.display(), pending.what);
-                    return Ok(());
-                }
+                Err(CallError::Refused { error, .. }) => return Ok(self.set_aside(pending, &error)?),
                 Err(e) => return Err(e),
             }
         }
         Err(CallError::Unreachable("it keeps asking for files that it was sent".into()))
+    }
+
+    /// Keeps a result that the engine will never take, where its owner finds it.
+    fn set_aside(&self, pending: &PendingCommit, why: &dyn std::fmt::Display) -> Result<(), DeviceError> {
+        let aside = self.outbox.set_aside(pending.commit.fence)?;
+        tracing::error!(
+            "the engine refuses: {why}; the result is kept in {}: {}",
+            aside.display(),
+            pending.what
+        );
+        Ok(())
     }
 }
 
 enum Step {
     Worked,
     Nothing,
-    BadGrant,
-}
-
-/// The task of a grant, if the engine signed it.
-fn verified(grant: &Grant, key: &VerifyingKey) -> Option<Task> {
-    let bytes = HEXLOWER_PERMISSIVE.decode(grant.signature.as_bytes()).ok()?;
-    let signature = Signature::from_slice(&bytes).ok()?;
-    key.verify_strict(grant.task.as_bytes(), &signature).ok()?;
-    grant.task().inspect_err(|e| tracing::error!("a signed task cannot be read: {e}")).ok()
+    OldGrant,
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
-//! The device's own folder: its secret, the engine's pinned key, and where everything else lies.
+//! The device's own folder: its secret, the engine that it is paired with, and where everything else lies.
 //!
 //! ```text
-//! secret            32 random bytes, never sent; both keys below are derived from it
-//! engine.key        the engine's public key, pinned at the first join
+//! secret            32 random bytes, never sent; the keys below are derived from it
+//! engine.json       the engine that it is paired with: address, key, the device's name
+//! fence             the highest fence that it was granted
 //! generation        how often the owner asked for everything to be tried again
 //! quarantine.json   private tasks that keep failing
 //! budget.json       every number that left, by data folder
-//! name              the name under which it last joined
 //! lock              held while a runner is live
 //! sent.jsonl        everything that left the device
 //! history.jsonl     every attempt, with the details that only this device knows
@@ -22,13 +22,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ed25519_dalek::VerifyingKey;
 use fs4::fs_std::FileExt;
 use headstart_content::read_bounded;
 use headstart_disk::{Disk, DiskFile, Mode, Open, SystemDisk, files};
 use headstart_protocol::Digest;
+use headstart_transport::Identity;
 
 use crate::error::DeviceError;
+use crate::pairing;
 
 /// Bytes of a small file of the state folder at most.
 const SMALL: u64 = 4096;
@@ -50,7 +51,7 @@ pub struct State {
     root: PathBuf,
     disk: Arc<dyn Disk>,
     handle_key: [u8; 32],
-    join_secret: String,
+    identity: Identity,
     /// Held as long as the state is open for running.
     _lock: Option<Box<dyn DiskFile>>,
 }
@@ -61,7 +62,14 @@ impl State {
     /// # Errors
     /// [`DeviceError::Input`] where another runner holds it or the secret is damaged.
     pub fn open(root: &Path, disk: Arc<dyn Disk>) -> Result<Self, DeviceError> {
-        files::create_private_dir(&*disk, root)?;
+        let fresh = !root.exists();
+        files::create_dir(&*disk, root)?;
+        let mut open = files::protect(&*disk, root)? && !fresh;
+        let secret = root.join("secret");
+        open |= secret.exists() && files::protect(&*disk, &secret)?;
+        if open {
+            tracing::warn!("{}: other users could read it; now only its owner can", root.display());
+        }
         for sub in ["outbox", "public", "private", "rows", "scratch", "resume"] {
             files::create_private_dir(&*disk, &root.join(sub))?;
         }
@@ -108,10 +116,9 @@ impl State {
         secret: &[u8; 32],
         lock: Option<Box<dyn DiskFile>>,
     ) -> Self {
-        // Two keys, so that the engine, which is shown the join secret, cannot compute handles.
-        let join = blake3::derive_key("headstart-device 2025 join secret", secret);
+        let identity = blake3::derive_key("headstart-device 2026 identity key", secret);
         let handle_key = blake3::derive_key("headstart-device 2025 artifact handles", secret);
-        Self { root, disk, handle_key, join_secret: Digest(join).to_string(), _lock: lock }
+        Self { root, disk, handle_key, identity: Identity::from_secret(&identity), _lock: lock }
     }
 
     /// A path inside the folder.
@@ -134,25 +141,16 @@ impl State {
         Digest::keyed(&self.handle_key, of)
     }
 
-    /// What proves to the engine that this is the device that joined before.
-    pub fn join_secret(&self) -> &str {
-        &self.join_secret
+    /// The key by which engines know this device.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
-    /// Keeps the name under which the device joined, for the owner's page.
-    ///
-    /// # Errors
-    /// [`DeviceError::State`].
-    pub fn keep_name(&self, name: &str) -> Result<(), DeviceError> {
-        if self.name().as_deref() == Some(name) {
-            return Ok(());
-        }
-        write_durably(&*self.disk, &self.at("name"), name.as_bytes())
-    }
-
-    /// The name under which the device last joined.
+    /// The name by which its engine knows the device.
     pub fn name(&self) -> Option<String> {
-        std::fs::read_to_string(self.at("name")).ok()
+        let paired = pairing::read(self).ok().flatten().map(|p| p.name);
+        // Versions before 0.2 kept it in a file of its own.
+        paired.or_else(|| std::fs::read_to_string(self.at("name")).ok())
     }
 
     /// How often the owner asked for everything to be tried again.
@@ -170,37 +168,34 @@ impl State {
         write_durably(&*self.disk, &self.at("generation"), format!("{next}\n").as_bytes())
     }
 
-    /// Checks the engine's key against the pinned one, or pins it at the first join.
+    /// The highest fence that the device was granted; 0 before the first.
     ///
     /// # Errors
-    /// [`DeviceError::KeyChanged`], and [`DeviceError::Input`] where the text is not a key.
-    pub fn pin(&self, url: &str, key: &str) -> Result<VerifyingKey, DeviceError> {
-        let parsed = parse_key(key).ok_or_else(|| {
-            DeviceError::Input(format!("{url} does not show an Ed25519 key; is it a Headstart engine?"))
-        })?;
-        let file = self.at("engine.key");
-        let pinned = read_bounded(&file, SMALL)?;
-        match pinned.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()) {
-            Some(pinned) if pinned.trim() == key => Ok(parsed),
-            Some(pinned) => Err(DeviceError::KeyChanged {
-                url: url.to_owned(),
-                got: key.chars().take(8).collect(),
-                pinned: pinned.trim().chars().take(8).collect(),
-                file,
-            }),
-            None => {
-                write_durably(&*self.disk, &file, format!("{key}\n").as_bytes())?;
-                Ok(parsed)
-            }
-        }
+    /// [`DeviceError::Input`] where the file is damaged.
+    pub fn highest_fence(&self) -> Result<u64, DeviceError> {
+        let at = self.at("fence");
+        let Some(bytes) = read_bounded(&at, SMALL)? else { return Ok(0) };
+        let number = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+        number.ok_or_else(|| {
+            DeviceError::Input(format!(
+                "{} is damaged: it should hold the number of the last task; without it an old task could be \
+                 run again. Remove it only if nobody else could have recorded this device's traffic",
+                at.display()
+            ))
+        })
     }
-}
 
-/// A public key from 64 hexadecimal digits.
-pub fn parse_key(hex: &str) -> Option<VerifyingKey> {
-    // The digits of a key and of a digest are written alike.
-    let bytes: Digest = hex.parse().ok()?;
-    VerifyingKey::from_bytes(&bytes.0).ok()
+    /// Takes a fence, durably. `false` if it is not higher than every one before.
+    ///
+    /// # Errors
+    /// [`DeviceError::State`].
+    pub fn take_fence(&self, fence: u64) -> Result<bool, DeviceError> {
+        if fence <= self.highest_fence()? {
+            return Ok(false);
+        }
+        write_durably(&*self.disk, &self.at("fence"), fence.to_string().as_bytes())?;
+        Ok(true)
+    }
 }
 
 fn read_or_make_secret(disk: &dyn Disk, at: &Path) -> Result<[u8; 32], DeviceError> {
@@ -247,18 +242,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_secret_is_the_owners_and_neither_key_is_the_secret() {
+    fn the_secret_is_the_owners_and_no_key_is_the_secret() {
         let dir = tempfile::tempdir().expect("tempdir");
         let root = dir.path().join("state");
-        let (handle, join) = {
+        let (handle, key) = {
             let state = State::open(&root, Arc::new(SystemDisk)).expect("opens");
-            (state.handle(b"x"), state.join_secret().to_owned())
+            (state.handle(b"x"), state.identity().public())
         };
-        let secret = std::fs::read(root.join("secret")).expect("secret");
-        let key: [u8; 32] = secret.clone().try_into().expect("32 bytes");
-        assert_ne!(handle, Digest::keyed(&key, b"x"));
-        let join_key: Digest = join.parse().expect("hex");
-        assert_ne!(handle, Digest::keyed(&join_key.0, b"x"), "what the engine is shown computes no handle");
+        let secret: [u8; 32] =
+            std::fs::read(root.join("secret")).expect("secret").try_into().expect("32 bytes");
+        assert_ne!(handle, Digest::keyed(&secret, b"x"));
+        assert_ne!(
+            handle,
+            Digest::keyed(key.as_bytes(), b"x"),
+            "what the engine is shown computes no handle"
+        );
+        assert_ne!(key, Identity::from_secret(&secret).public());
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -266,9 +265,24 @@ mod tests {
             assert_eq!(mode & 0o777, 0o600);
         }
         let again = State::open(&root, Arc::new(SystemDisk)).expect("opens again");
-        assert_eq!((again.handle(b"x"), again.join_secret()), (handle, join.as_str()));
+        assert_eq!((again.handle(b"x"), again.identity().public()), (handle, key));
         assert!(
             matches!(State::open(&root, Arc::new(SystemDisk)), Err(DeviceError::Input(m)) if m.contains("in use"))
         );
+    }
+
+    #[test]
+    fn a_fence_is_taken_once_also_by_another_process() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let state = State::open(dir.path(), Arc::new(SystemDisk)).expect("opens");
+        assert_eq!(state.highest_fence().expect("none yet"), 0);
+        let taken: Vec<bool> =
+            [5, 5, 4, 9].map(|fence| state.take_fence(fence).expect("writable")).into_iter().collect();
+        assert_eq!(taken, [true, false, false, true]);
+        drop(state);
+        let state = State::open(dir.path(), Arc::new(SystemDisk)).expect("opens again");
+        assert!(!state.take_fence(9).expect("readable"));
+        std::fs::write(state.at("fence"), "nine").expect("writes");
+        assert!(matches!(state.take_fence(10), Err(DeviceError::Input(m)) if m.contains("damaged")));
     }
 }

@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 fn child() {
     let Ok(url) = std::env::var("TEST_ENGINE") else { return };
     let path = |name: &str| std::env::var_os(name).expect("set by the parent").into();
+    let key = std::env::var("TEST_KEY").expect("set by the parent").parse().expect("a key");
     let options = headstart_device::Options {
-        url,
-        name: "phone".into(),
+        target: headstart_device::Target::Key { url, name: "phone".into(), key },
+        insecure_plaintext: false,
         data: path("TEST_DATA"),
         state: path("TEST_STATE"),
         until: headstart_device::Until::Once,
@@ -40,6 +41,7 @@ fn child() {
 fn spawn_child(engine: &Engine, place: &Place) -> Child {
     let mut command = Command::new(std::env::current_exe().expect("this test"));
     command.args(["--exact", "child", "--nocapture"]).env("TEST_ENGINE", &engine.url);
+    command.env("TEST_KEY", engine.key().to_string());
     command.env("TEST_DATA", place.data()).env("TEST_STATE", place.state());
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
 }
@@ -112,7 +114,8 @@ async fn kill_between_execution_and_commit() {
 async fn kill_between_execution_and_commit_of_the_real_binary() {
     killed_before_its_commit(|engine, place| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headstart-device"));
-        command.args(["join", &engine.url, "--name", "phone", "--once"]);
+        let key = engine.key().to_string();
+        command.args(["join", &engine.url, "--name", "phone", "--engine-key", &key, "--once"]);
         command.arg("--data").arg(place.data()).arg("--state").arg(place.state());
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
     })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Engine, Place, stages, task};
-use headstart_device::{DeviceError, Until};
+use headstart_device::{DeviceError, Target, Until};
 use headstart_protocol::expr::Value;
 use headstart_protocol::task::{Outcome, Task};
 use headstart_protocol::wire::Renewed;
@@ -36,10 +36,10 @@ fn failure(engine: &Engine) -> headstart_protocol::Failure {
 async fn public_work_is_downloaded_done_and_handed_in_whole() {
     let (engine, place, ran) = (Engine::start().await, Place::new(), Arc::new(AtomicUsize::new(0)));
     engine.offer(probe_task(&engine, 5));
-    engine.lock().forget_token = true;
+    engine.lock().forget_session = true;
     let summary = place.run(&engine, vec![stages::probe(ran.clone())]).await.expect("runs");
     assert_eq!((summary.done, summary.failed), (1, 0));
-    assert_eq!(engine.calls("POST /v1/join").len(), 2, "a forgotten token is asked for again");
+    assert_eq!(engine.calls("POST /v1/join").len(), 2, "a forgotten session is asked for again");
 
     let commits = engine.commits();
     let [commit] = &commits[..] else { panic!("{commits:?}") };
@@ -102,15 +102,16 @@ async fn an_engine_with_another_key_gets_nothing() {
     let error = place.run(&other, vec![stages::probe(Arc::default())]).await.expect_err("refuses");
     assert!(matches!(error, DeviceError::KeyChanged { .. }), "{error}");
     assert_eq!(error.exit_code(), 2);
-    assert!(error.to_string().contains("engine.key"), "says how to reset: {error}");
-    assert_eq!(other.lock().calls, ["POST /v1/join"]);
+    assert!(error.to_string().contains("engine.json"), "says how to reset: {error}");
+    assert!(other.lock().calls.is_empty(), "it is not even called");
 }
 
 #[tokio::test]
 async fn an_engine_that_is_not_up_is_waited_for_but_not_for_ever() {
     let (engine, place) = (Engine::start().await, Place::new());
     let mut options = place.options(&engine);
-    options.url = "http://127.0.0.1:9".into();
+    options.target =
+        Target::Key { url: "https://127.0.0.1:9".into(), name: "phone".into(), key: engine.key() };
     let run = headstart_device::run(options, vec![], CancellationToken::new());
     let error = run.await.expect_err("nobody there");
     assert_eq!((error.exit_code(), error.to_string().contains("127.0.0.1:9")), (1, true), "{error}");

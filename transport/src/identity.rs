@@ -83,7 +83,8 @@ impl PublicKey {
     /// Whether a signature, hexadecimal, is this key's of a transcript.
     pub fn verifies(&self, transcript: &Transcript, signature: &str) -> bool {
         let Some(bytes) = HEXLOWER_PERMISSIVE.decode(signature.as_bytes()).ok() else { return false };
-        let (Ok(signature), Ok(key)) = (Signature::from_slice(&bytes), VerifyingKey::from_bytes(&self.0)) else {
+        let (Ok(signature), Ok(key)) = (Signature::from_slice(&bytes), VerifyingKey::from_bytes(&self.0))
+        else {
             return false;
         };
         key.verify_strict(&transcript.0, &signature).is_ok()
@@ -172,7 +173,8 @@ mod tests {
         assert_eq!(key.to_string().parse(), Ok(key));
         assert_eq!(key.to_string().to_uppercase().parse(), Ok(key));
         assert_eq!(key.fingerprint().len(), 19);
-        for text in [key.fingerprint(), key.fingerprint().replace('-', ""), key.to_string()[..12].to_owned()] {
+        for text in [key.fingerprint(), key.fingerprint().replace('-', ""), key.to_string()[..12].to_owned()]
+        {
             assert!(key.is_meant_by(&text), "{text}");
         }
         assert!(!key.is_meant_by("") && !key.is_meant_by(&key.to_string()[..6]), "too little");
@@ -185,9 +187,8 @@ mod tests {
     #[test]
     fn a_signature_holds_for_its_own_fields_domain_and_key() {
         let me = Identity::from_secret(&[1; 32]);
-        let transcript = |domain: &str, a: &str, b: &str| {
-            Transcript::new(domain).field(a.as_bytes()).field(b.as_bytes())
-        };
+        let transcript =
+            |domain: &str, a: &str, b: &str| Transcript::new(domain).field(a.as_bytes()).field(b.as_bytes());
         let signature = me.sign(&transcript("test", "ab", "c"));
         assert!(me.public().verifies(&transcript("test", "ab", "c"), &signature));
         assert!(!me.public().verifies(&transcript("test", "a", "bc"), &signature), "other fields");

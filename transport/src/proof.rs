@@ -70,7 +70,9 @@ pub struct RequestClaim<'a> {
 impl RequestClaim<'_> {
     fn transcript(&self) -> Transcript {
         let fields = [self.method, self.path, self.session, self.body];
-        fields.iter().fold(Transcript::new("headstart request 2").key(self.engine), |t, f| t.field(f.as_bytes()))
+        fields
+            .iter()
+            .fold(Transcript::new("headstart request 2").key(self.engine), |t, f| t.field(f.as_bytes()))
     }
 
     /// Signs it.
@@ -92,7 +94,8 @@ mod tests {
     fn a_proof_holds_for_one_challenge_name_and_purpose() {
         let (engine, me) = (Identity::from_secret(&[1; 32]).public(), Identity::from_secret(&[2; 32]));
         let key = me.public();
-        let claim = |challenge, name| JoinClaim { engine: &engine, device: &key, challenge, nonce: "n", name };
+        let claim =
+            |challenge, name| JoinClaim { engine: &engine, device: &key, challenge, nonce: "n", name };
         let proof = claim("fresh", "phone").sign(&me);
         assert!(claim("fresh", "phone").verify(&proof));
         assert!(!claim("another", "phone").verify(&proof) && !claim("fresh", "tablet").verify(&proof));
@@ -102,7 +105,8 @@ mod tests {
     #[test]
     fn a_signed_request_is_that_request() {
         let (engine, me) = (Identity::from_secret(&[1; 32]).public(), Identity::from_secret(&[2; 32]));
-        let request = RequestClaim { engine: &engine, method: "POST", path: "/v1/claim", session: "s", body: "b" };
+        let request =
+            RequestClaim { engine: &engine, method: "POST", path: "/v1/claim", session: "s", body: "b" };
         let signature = request.sign(&me);
         assert!(request.verify(&me.public(), &signature));
         for changed in [

@@ -124,12 +124,8 @@ mod tests {
         for kind in [Kind::Welcome, Kind::Joined, Kind::Renewal, Kind::Commit] {
             assert_eq!(read(&signed, kind, &engine, &phone), None, "{kind:?}");
         }
-        let changes: [fn(&mut Signed); 4] = [
-            |m| m.fence += 1,
-            |m| m.issued_ms += 1,
-            |m| m.expires_ms += 1,
-            |m| m.body = "\"tusk\"".into(),
-        ];
+        let changes: [fn(&mut Signed); 4] =
+            [|m| m.fence += 1, |m| m.issued_ms += 1, |m| m.expires_ms += 1, |m| m.body = "\"tusk\"".into()];
         for change in changes {
             let mut changed = signed.clone();
             change(&mut changed);

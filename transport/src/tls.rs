@@ -8,8 +8,8 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectP
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved,
-    ServerConfig, SignatureScheme, client, server, version,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
+    PeerMisbehaved, ServerConfig, SignatureScheme, client, server, version,
 };
 
 use crate::identity::{Identity, PublicKey};
@@ -82,20 +82,21 @@ impl OtherKey {
     pub fn in_chain(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(e) = next {
-            if let Some(Error::InvalidCertificate(CertificateError::Other(OtherError(other)))) = tls_error(e)
+            if let Some(Error::InvalidCertificate(CertificateError::Other(OtherError(other)))) =
+                e.downcast_ref()
                 && let Some(found) = other.downcast_ref::<Self>()
             {
                 return Some(*found);
+            }
+            // An error of I/O names as its source only what is below the error that it wraps.
+            let wrapped = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            if let Some(found) = wrapped.and_then(|inner| Self::in_chain(inner)) {
+                return Some(found);
             }
             next = e.source();
         }
         None
     }
-}
-
-/// An error of the TLS library, which may be wrapped as one of I/O.
-fn tls_error<'e>(e: &'e (dyn std::error::Error + 'static)) -> Option<&'e Error> {
-    e.downcast_ref().or_else(|| e.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref())
 }
 
 /// Only the engine of this key.
@@ -215,11 +216,18 @@ mod tests {
     use super::*;
 
     /// Both sides in memory, until the handshake is over; an error of either.
-    fn handshake(client: ClientConfig, server: ServerConfig) -> Result<(ClientConnection, ServerConnection), Error> {
+    fn handshake(
+        client: ClientConfig,
+        server: ServerConfig,
+    ) -> Result<(ClientConnection, ServerConnection), Error> {
         let name = ServerName::try_from("engine").expect("a name");
         let mut client = Connection::from(ClientConnection::new(Arc::new(client), name)?);
         let mut server = Connection::from(ServerConnection::new(Arc::new(server))?);
-        while client.is_handshaking() || server.is_handshaking() || client.wants_write() || server.wants_write() {
+        while client.is_handshaking()
+            || server.is_handshaking()
+            || client.wants_write()
+            || server.wants_write()
+        {
             pass(&mut client, &mut server)?;
             pass(&mut server, &mut client)?;
         }
@@ -277,8 +285,11 @@ mod tests {
             .with_protocol_versions(&[&version::TLS13])
             .expect("TLS 1.3")
             .with_client_cert_verifier(Arc::new(AnyDevice(provider)))
-            .with_cert_resolver(Arc::new(server::AlwaysResolvesServerRawPublicKeys::new(Arc::new(certified))));
-        let e = handshake(client_config(&phone, engine.public()).expect("a key"), server).expect_err("refused");
+            .with_cert_resolver(Arc::new(server::AlwaysResolvesServerRawPublicKeys::new(Arc::new(
+                certified,
+            ))));
+        let e =
+            handshake(client_config(&phone, engine.public()).expect("a key"), server).expect_err("refused");
         assert!(matches!(e, Error::InvalidCertificate(CertificateError::BadSignature)), "{e:?}");
     }
 

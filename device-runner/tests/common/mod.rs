@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod stages;
+pub mod tls;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -10,18 +11,24 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path as UrlPath, Request, State};
+use axum::extract::{ConnectInfo, Path as UrlPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use ed25519_dalek::{Signer, SigningKey};
-use headstart_device::{Allowed, DeviceError, Options, ReleaseLimits, Summary, Until};
+use headstart_device::{Allowed, DeviceError, Options, ReleaseLimits, Summary, Target, Until};
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::{Outcome, Task};
-use headstart_protocol::wire::{Commit, Committed, Grant, Joined, Renew, Renewed, WireError};
+use headstart_protocol::wire::{
+    Commit, CommitAnswer, CommitResult, Committed, DEVICE_KEY, Grant, Hello, Join, Joined, Renew, Renewal,
+    Renewed, SESSION, Signed, Welcome, WireError,
+};
 use headstart_protocol::{ArtifactRef, Digest, FileRef, Manifest, PROTOCOL_VERSION, Stage, Type};
+use headstart_transport::signed::{self, Kind, Stamp};
+use headstart_transport::{Identity, PublicKey};
+use serde::Serialize;
+use tls::{Peer, TlsListener};
 use tokio_util::sync::CancellationToken;
 
 /// What the engine knows, and how it misbehaves.
@@ -45,10 +52,26 @@ pub struct Inner {
     pub corrupt: Option<Vec<u8>>,
     /// Sign grants with another key.
     pub forge: bool,
+    /// Answer a claim with this, as it is, once.
+    pub replay: Option<Signed>,
+    /// Every grant that was given.
+    pub grants: Vec<Signed>,
+    /// Change what is signed before it is sent.
+    pub tamper: Option<fn(&mut Signed, Kind)>,
+    /// How far the engine's clock is put back when it signs grants, in milliseconds.
+    pub late_ms: u64,
+    /// Refuse joins with this.
+    pub refuse_joins: Option<WireError>,
+    /// Refuse commits with this, unsigned.
+    pub refuse_commits: Option<(u16, WireError)>,
+    /// The key of the device that called last.
+    pub device: Option<PublicKey>,
+    /// Joins, as they came.
+    pub joins: Vec<Join>,
     /// Answer commits with 503.
     pub no_commits: bool,
-    /// Forget the device's token once.
-    pub forget_token: bool,
+    /// Forget the device's session once.
+    pub forget_session: bool,
     pub renewed: Option<Renewed>,
     pub lease_ms: u64,
 }
@@ -56,7 +79,7 @@ pub struct Inner {
 #[derive(Clone)]
 pub struct Engine {
     pub url: String,
-    key: Arc<SigningKey>,
+    pub identity: Identity,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -66,15 +89,23 @@ impl Engine {
     }
 
     pub async fn start_with_key(seed: u8) -> Self {
+        Self::begin(seed, true).await
+    }
+
+    /// An engine that speaks plain HTTP.
+    pub async fn start_plain(seed: u8) -> Self {
+        Self::begin(seed, false).await
+    }
+
+    async fn begin(seed: u8, tls: bool) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let scheme = if tls { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().expect("bound"));
         let inner = Inner { lease_ms: 10_000, ..Inner::default() };
-        let engine = Self {
-            url,
-            key: Arc::new(SigningKey::from_bytes(&[seed; 32])),
-            inner: Arc::new(Mutex::new(inner)),
-        };
+        let engine =
+            Self { url, identity: Identity::from_secret(&[seed; 32]), inner: Arc::new(Mutex::new(inner)) };
         let app = Router::new()
+            .route("/v1/hello", post(hello))
             .route("/v1/join", post(join))
             .route("/v1/claim", post(claim))
             .route("/v1/renew", post(renew))
@@ -83,8 +114,34 @@ impl Engine {
             .route("/v1/blobs/{digest}", get(blob).put(upload))
             .layer(middleware::from_fn_with_state(engine.clone(), record))
             .with_state(engine.clone());
-        tokio::spawn(async move { axum::serve(listener, app).await });
+        if tls {
+            let listener = TlsListener::new(listener, &engine.identity);
+            let app = app.into_make_service_with_connect_info::<Peer>();
+            tokio::spawn(async move { axum::serve(listener, app).await });
+        } else {
+            tokio::spawn(async move { axum::serve(listener, app).await });
+        }
         engine
+    }
+
+    /// The engine's key.
+    pub fn key(&self) -> PublicKey {
+        self.identity.public()
+    }
+
+    fn sign<T: Serialize>(&self, kind: Kind, fence: u64, body: &T) -> Json<Signed> {
+        let inner = self.lock();
+        let device = inner.device.expect("a device called");
+        let late = if kind == Kind::Grant { inner.late_ms } else { 0 };
+        let issued_ms = now_ms() - late;
+        let stamp = Stamp { fence, issued_ms, expires_ms: issued_ms + 120_000 };
+        let forged = Identity::from_secret(&[99; 32]);
+        let key = if inner.forge && kind == Kind::Grant { &forged } else { &self.identity };
+        let mut signed = signed::sign(key, &device, kind, stamp, body).expect("JSON");
+        if let Some(tamper) = inner.tamper {
+            tamper(&mut signed, kind);
+        }
+        Json(signed)
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -140,7 +197,15 @@ impl Engine {
     }
 }
 
+pub fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    u64::try_from(now.as_millis()).expect("for a while")
+}
+
 async fn record(State(engine): State<Engine>, request: Request, next: Next) -> Response {
+    let stated = || request.headers().get(DEVICE_KEY)?.to_str().ok()?.parse().ok();
+    let peer = request.extensions().get::<ConnectInfo<Peer>>();
+    engine.lock().device = peer.map(|p| p.0.key).or_else(stated);
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
     {
@@ -161,47 +226,67 @@ async fn record(State(engine): State<Engine>, request: Request, next: Next) -> R
     next.run(Request::from_parts(parts, Body::from(body))).await
 }
 
-async fn join(State(engine): State<Engine>) -> Json<Joined> {
-    let key = Digest(engine.key.verifying_key().to_bytes()).to_string();
-    Json(Joined { token: "token".into(), key, protocol: PROTOCOL_VERSION })
+async fn hello(State(engine): State<Engine>, Json(hello): Json<Hello>) -> Json<Signed> {
+    let welcome = Welcome { challenge: "a challenge".into(), nonce: hello.nonce, protocol: PROTOCOL_VERSION };
+    engine.sign(Kind::Welcome, 0, &welcome)
+}
+
+async fn join(State(engine): State<Engine>, Json(join): Json<Join>) -> Response {
+    engine.lock().joins.push(join.clone());
+    if let Some(error) = engine.lock().refuse_joins.clone() {
+        return refuse(StatusCode::FORBIDDEN, &error.code, &error.message);
+    }
+    let joined = Joined { session: "session".into(), device: join.device, nonce: join.nonce };
+    engine.sign(Kind::Joined, 0, &joined).into_response()
 }
 
 async fn claim(State(engine): State<Engine>, headers: HeaderMap) -> Response {
-    if std::mem::take(&mut engine.lock().forget_token) {
-        return refuse(StatusCode::UNAUTHORIZED, "unknown_token", "who are you?");
+    if std::mem::take(&mut engine.lock().forget_session) {
+        return refuse(StatusCode::UNAUTHORIZED, "unknown_session", "who are you?");
     }
-    assert_eq!(headers[header::AUTHORIZATION], "Bearer token");
+    assert_eq!(headers[SESSION], "session");
+    if let Some(replayed) = engine.lock().replay.take() {
+        return Json(replayed).into_response();
+    }
     let task = engine.lock().tasks.pop_front();
     // The device itself sees to it that it does not ask in a tight loop.
     let Some(task) = task else { return StatusCode::NO_CONTENT.into_response() };
-    let task = serde_json::to_string(&task).expect("serializes");
-    let forged = SigningKey::from_bytes(&[99; 32]);
-    let key = if engine.lock().forge { &forged } else { &*engine.key };
-    let signature: String = key.sign(task.as_bytes()).to_bytes().iter().map(|b| format!("{b:02x}")).collect();
-    Json(Grant { task, signature, lease_ms: engine.lock().lease_ms }).into_response()
+    let (fence, lease_ms) = (task.fence, engine.lock().lease_ms);
+    let granted = engine.sign(Kind::Grant, fence, &Grant { task, lease_ms });
+    engine.lock().grants.push(granted.0.clone());
+    granted.into_response()
 }
 
-async fn renew(State(engine): State<Engine>, Json(renew): Json<Renew>) -> Json<Renewed> {
-    let mut inner = engine.lock();
-    inner.renewals.push(renew);
-    Json(inner.renewed.unwrap_or(Renewed::Ok))
+async fn renew(State(engine): State<Engine>, Json(renew): Json<Renew>) -> Json<Signed> {
+    let (fence, answer) = (renew.fence, engine.lock().renewed.unwrap_or(Renewed::Ok));
+    engine.lock().renewals.push(renew);
+    engine.sign(Kind::Renewal, fence, &Renewal { answer })
 }
 
-async fn commit(State(engine): State<Engine>, Json(commit): Json<Commit>) -> Response {
-    let mut inner = engine.lock();
-    if inner.no_commits {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "internal", "not now");
+async fn commit(State(engine): State<Engine>, body: axum::body::Bytes) -> Response {
+    let commit: Commit = serde_json::from_slice(&body).expect("a commit");
+    let fence = commit.fence;
+    {
+        let mut inner = engine.lock();
+        if let Some((status, error)) = &inner.refuse_commits {
+            let status = StatusCode::from_u16(*status).expect("a status");
+            return refuse(status, &error.code, &error.message);
+        }
+        if inner.no_commits {
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, "internal", "not now");
+        }
+        let files = commit.manifests.values().flat_map(|m| m.files.values());
+        let lacks: Vec<String> = files
+            .filter(|f| !inner.uploaded.contains_key(&f.digest) && !inner.blobs.contains_key(&f.digest))
+            .map(|f| f.digest.to_string())
+            .collect();
+        if !lacks.is_empty() {
+            return refuse(StatusCode::CONFLICT, "missing_blob", &lacks.join(" "));
+        }
+        inner.commits.push(commit);
     }
-    let files = commit.manifests.values().flat_map(|m| m.files.values());
-    let lacks: Vec<String> = files
-        .filter(|f| !inner.uploaded.contains_key(&f.digest) && !inner.blobs.contains_key(&f.digest))
-        .map(|f| f.digest.to_string())
-        .collect();
-    if !lacks.is_empty() {
-        return refuse(StatusCode::CONFLICT, "missing_blob", &lacks.join(" "));
-    }
-    inner.commits.push(commit);
-    Json(Committed::Accepted).into_response()
+    let answer = CommitResult::Taken { counts: Committed::Accepted };
+    engine.sign(Kind::Commit, fence, &CommitAnswer { commit: Digest::of(&body), answer }).into_response()
 }
 
 async fn manifest(State(engine): State<Engine>, UrlPath(id): UrlPath<String>) -> Response {
@@ -294,8 +379,8 @@ impl Place {
 
     pub fn options(&self, engine: &Engine) -> Options {
         Options {
-            url: engine.url.clone(),
-            name: "phone".into(),
+            target: Target::Key { url: engine.url.clone(), name: "phone".into(), key: engine.key() },
+            insecure_plaintext: engine.url.starts_with("http:"),
             data: self.data(),
             state: self.state(),
             until: Until::Idle(Duration::from_millis(150)),

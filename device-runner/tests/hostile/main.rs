@@ -5,6 +5,7 @@ mod common;
 
 mod branches;
 mod disguise;
+mod engine;
 mod failures;
 mod numbers;
 mod phone;

@@ -25,7 +25,7 @@ async fn recorded(diary: &str) -> (Vec<String>, Vec<headstart_device::history::E
     }
     let ended = phone.history().iter().map(|e| e.ended).collect();
     let messages = phone.engine.lock().messages.clone();
-    let host = phone.engine.url.replace("http://", "");
+    let host = phone.engine.url.replace("https://", "");
     (normalised(&messages, &host), ended)
 }
 
@@ -48,15 +48,15 @@ fn normalised(messages: &[(String, Vec<u8>)], host: &str) -> Vec<String> {
     out
 }
 
-/// Every digest, handle and key: 64 hexadecimal digits.
+/// Every digest, handle, key and nonce: 64 hexadecimal digits; and every signature: 128.
 fn without_digests(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
         let digits = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
-        if digits == 64 {
-            out.push_str(&"#".repeat(64));
-            rest = &rest[64..];
+        if matches!(digits, 64 | 128) {
+            out.push_str(&"#".repeat(digits));
+            rest = &rest[digits..];
         } else {
             let step = digits.max(c.len_utf8());
             out.push_str(&rest[..step]);

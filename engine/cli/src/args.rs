@@ -75,6 +75,9 @@ pub enum Command {
     /// Convert models.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Invite, approve, list and revoke the devices that may join.
+    #[command(subcommand)]
+    Devices(DevicesCommand),
     /// Run a pipeline on its schedules, and serve devices.
     Serve(Serve),
     /// Start the language server, for editors, on standard input and output.
@@ -195,6 +198,10 @@ pub struct Run {
     /// the pipeline places stages on devices.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7878", value_parser = address)]
     pub listen: std::net::SocketAddr,
+    /// Serve devices without TLS. Anybody on the way can read what crosses; devices need the same flag. For
+    /// a recording proxy in a test.
+    #[arg(long)]
+    pub insecure_plaintext: bool,
     /// How long to wait for a device that has not joined, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub device_wait: u64,
@@ -384,6 +391,89 @@ pub enum WeightPacking {
     Q4K,
 }
 
+/// `headstart devices`
+#[derive(Subcommand)]
+pub enum DevicesCommand {
+    /// Print a one-time invitation for a device. Also works while an engine is running.
+    Invite(Invite),
+    /// List all devices.
+    List {
+        /// Output format.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Let a device join that waits for approval, or that was revoked.
+    Approve {
+        /// Its name; or its key's fingerprint or first digits, as the device shows them.
+        #[arg(value_name = "NAME|KEY")]
+        device: String,
+        /// The name to give it, instead of the one that it asks for.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Bar a device from joining, and take back invitations under its name.
+    Revoke {
+        /// The device.
+        name: String,
+    },
+    /// Give a device another name.
+    Rename {
+        /// The device.
+        name: String,
+        /// Its new name.
+        to: String,
+    },
+    /// Set a device's label, for lists.
+    Label {
+        /// The device.
+        name: String,
+        /// The label; an empty one removes it.
+        label: String,
+    },
+    /// Print this workspace's public key, for devices that join without an invitation.
+    Key,
+}
+
+/// `headstart devices invite`
+#[derive(Args)]
+pub struct Invite {
+    /// The name that the device will have, as in `device("phone")`.
+    pub name: String,
+    /// How long the invitation can be used, such as 10m, 1h or 2d.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub expires: std::time::Duration,
+    /// The address at which the device reaches this machine: that of `--listen`, as seen from there.
+    #[arg(long, value_name = "URL", default_value = DEFAULT_URL)]
+    pub url: String,
+    /// Write the invitation's QR code as a picture.
+    #[arg(long, value_name = "FILE.svg")]
+    pub qr: Option<PathBuf>,
+}
+
+/// The address of an engine that listens where it does by default.
+pub const DEFAULT_URL: &str = "https://127.0.0.1:7878";
+/// Longest time of an invitation, in seconds.
+const LONGEST_INVITATION: u64 = 30 * 24 * 3600;
+
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || format!("{text:?} is not a time; write it as in 10m, 1h or 2d, of at most 30d");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err(wrong()),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).ok_or_else(wrong)?;
+    if (1..=LONGEST_INVITATION).contains(&seconds) {
+        Ok(std::time::Duration::from_secs(seconds))
+    } else {
+        Err(wrong())
+    }
+}
+
 /// `headstart serve`
 #[derive(Args)]
 pub struct Serve {
@@ -392,6 +482,10 @@ pub struct Serve {
     /// Address at which devices can join, such as 0.0.0.0:7878 for those of other machines.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7878", value_parser = address)]
     pub listen: std::net::SocketAddr,
+    /// Serve devices without TLS. Anybody on the way can read what crosses; devices need the same flag. For
+    /// a recording proxy in a test.
+    #[arg(long)]
+    pub insecure_plaintext: bool,
     /// Run every schedule once at start.
     #[arg(long)]
     pub now: bool,

@@ -102,6 +102,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, CommandError> {
         Command::Run(args) => {
             commands::run::run(&place(Some(&args.pipeline.file)), cli.backend, args, volume)
         }
+        Command::Devices(command) => done(commands::devices::run(&place(None), command, volume)),
         Command::Serve(args) => {
             done(commands::serve::run(&place(Some(&args.pipeline.file)), cli.backend, args, volume))
         }

@@ -56,21 +56,19 @@ impl Waits {
         let device = &a.device;
         let verb = if a.stages.len() == 1 { "waits" } else { "wait" };
         let what = match &a.why {
+            WaitReason::Pairing => format!("for device {device}, which is not paired"),
+            WaitReason::PairAgain => {
+                format!("for device {device}, which joined with an earlier version and must pair again")
+            }
+            WaitReason::Invited => format!("for device {device} to use its invitation"),
+            WaitReason::Approval(_) => format!("for device {device} to be approved"),
+            WaitReason::Revoked => format!("for device {device}, which was revoked"),
             WaitReason::Join => format!("for device {device} to join"),
             WaitReason::Contact { .. } => format!("for device {device}, which was lost"),
             WaitReason::Conditions(missing) => format!("until device {device} is {}", missing.join(" and ")),
             WaitReason::Unfit(why) => format!("for device {device}, which cannot run it: {why}"),
         };
-        let url = self.url.as_deref().unwrap_or("URL");
-        let join = format!("headstart-device join {url} --name {device} --data FOLDER");
-        let help = match &a.why {
-            WaitReason::Join | WaitReason::Contact { .. } => format!("on the device, run: {join}"),
-            WaitReason::Conditions(missing) => format!(
-                "the device reports conditions with `--holds {}`; it detects mains power by itself",
-                missing.join(",")
-            ),
-            WaitReason::Unfit(_) => String::new(),
-        };
+        let help = a.why.help(device, self.url.as_deref());
         let stages = quoted(&a.stages, NAMED);
         Line { key: what.clone(), device: device.clone(), what: format!("{stages} {verb} {what}"), help }
     }
@@ -83,21 +81,27 @@ mod tests {
     #[test]
     fn a_wait_says_for_whom_for_what_and_what_to_do() {
         let clock = headstart_env::simulated::SimulatedClock::new();
-        let mut waits = Waits::new(Some("http://127.0.0.1:7878".into()), Arc::new(clock.clone()));
+        let mut waits = Waits::new(Some("https://10.0.0.5:7878".into()), Arc::new(clock.clone()));
         let awaited = |why, stages: &[&str]| DeviceWait {
             device: "phone".into(),
             stages: stages.iter().map(|s| (*s).to_owned()).collect(),
             why,
         };
-        assert!(waits.lines(&[awaited(WaitReason::Join, &["me"])]).is_empty(), "not at once");
+        assert!(waits.lines(&[awaited(WaitReason::Pairing, &["me"])]).is_empty(), "not at once");
         clock.advance(AT_ONCE);
-        assert_eq!(waits.lines(&[awaited(WaitReason::Join, &["me"])]).len(), 1);
-        let line = waits.line(&awaited(WaitReason::Join, &["a", "b", "c", "d"]));
-        assert_eq!(line.what, "`a`, `b`, `c` and 1 more wait for device phone to join");
+        assert_eq!(waits.lines(&[awaited(WaitReason::Pairing, &["me"])]).len(), 1);
+        let line = waits.line(&awaited(WaitReason::Pairing, &["a", "b", "c", "d"]));
+        assert_eq!(line.what, "`a`, `b`, `c` and 1 more wait for device phone, which is not paired");
         assert_eq!(
             line.help,
-            "on the device, run: headstart-device join http://127.0.0.1:7878 --name phone --data FOLDER"
+            "invite it here with `headstart devices invite phone --url https://10.0.0.5:7878`, then run on the \
+             device: headstart-device join INVITATION --data FOLDER"
         );
+        let line = waits.line(&awaited(WaitReason::Approval(vec!["abcd-efgh".into()]), &["me"]));
+        assert_eq!(line.what, "`me` waits for device phone to be approved");
+        assert!(line.help.contains("abcd-efgh: headstart devices approve phone"), "{}", line.help);
+        let line = waits.line(&awaited(WaitReason::Join, &["me"]));
+        assert_eq!(line.help, "on the device, run: headstart-device join --data FOLDER");
         let line = waits.line(&awaited(WaitReason::Conditions(vec!["charging".into()]), &["tuned"]));
         assert_eq!(line.what, "`tuned` waits until device phone is charging");
         assert!(line.help.contains("--holds charging"));

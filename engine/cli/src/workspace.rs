@@ -27,6 +27,11 @@ impl<'a> Location<'a> {
         Self { named: named.filter(|n| !n.as_os_str().is_empty()), file, quiet }
     }
 
+    /// Whether the folder was named, and not searched for.
+    pub fn is_named(&self) -> bool {
+        self.named.is_some()
+    }
+
     /// The folder from which the search goes upwards.
     fn start(&self) -> Result<PathBuf, CommandError> {
         let here =

@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("protocol", &["disk"]),
     ("content", &["disk", "protocol"]),
     ("env", &["disk"]),
+    ("transport", &["protocol"]),
     ("testkit", &["disk", "protocol"]),
     ("dsl", &["protocol", "cron"]),
     ("lsp", &["protocol", "dsl"]),
@@ -25,8 +26,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cron", &[]),
     ("files", &[]),
     ("store", &["disk", "protocol", "content"]),
-    ("driver", &["disk", "protocol", "content", "env", "dsl", "core", "store", "runner"]),
-    ("server", &["disk", "protocol", "driver"]),
+    ("driver", &["disk", "protocol", "content", "env", "dsl", "core", "store", "runner", "transport"]),
+    ("server", &["disk", "protocol", "driver", "transport"]),
     ("report", &["protocol"]),
     ("console", &["protocol"]),
     ("kernels", &[]),
@@ -53,7 +54,21 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // Pictures are made from plain data, so the device may draw its owner's page (docs/adr).
-    ("device", &["disk", "protocol", "content", "env", "report", "console", "runner", "builtin", "host"]),
+    (
+        "device",
+        &[
+            "disk",
+            "protocol",
+            "content",
+            "env",
+            "report",
+            "console",
+            "runner",
+            "builtin",
+            "host",
+            "transport",
+        ],
+    ),
     ("corpus", &[]),
     (
         "cli",
@@ -75,6 +90,7 @@ const GUARDED: &[(&str, &[&str])] = &[
     ("petgraph", &["dsl", "core"]),
     ("axum", &["server", "device"]),
     ("tokio", &["env", "driver", "server", "device", "cli"]),
+    ("rustls", &["transport", "server"]),
     ("reqwest", &["device", "server"]),
 ];
 
@@ -294,6 +310,7 @@ fn source_files_stay_readable() {
     let mut folders: Vec<_> = [
         "protocol",
         "content",
+        "transport",
         "env",
         "models",
         "dsl",

@@ -248,8 +248,8 @@ fn a_device_that_never_joins() {
     let waited = said(listening(&place, "4").output().expect("headstart starts")).code(1);
     // While it waits it says for whom, and what to do; then it gives up and says so.
     let at = |text: &str| waited.err.find(text).unwrap_or_else(|| panic!("lacks {text:?}:\n{}", waited.err));
-    assert!(at("`mine` waits for device phone to join") < at("did not join within 4s"));
-    assert!(waited.err.contains("--name phone --data FOLDER"));
+    assert!(at("`mine` waits for device phone, which is not paired") < at("did not join within 4s"));
+    assert!(waited.err.contains("headstart devices invite phone --url https://127.0.0.1:"), "{}", waited.err);
 }
 
 /// What came of it is the device's own business; the run fails only if the owner of the device lets failures
@@ -267,8 +267,10 @@ fn a_device_without_the_file_tells_its_owner_why() {
     let run = |allow: &str, more: &[&str]| {
         let port =
             std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-        let url = format!("http://127.0.0.1:{port}");
-        let mut phone = device(&["join", &url, "--name", "phone", "--allow-release", allow, "--data"])
+        let url = format!("https://127.0.0.1:{port}");
+        let mut phone = device(&[])
+            .args(place.join("phone", &url))
+            .args(["--allow-release", allow, "--data"])
             .arg(place.path("phone"))
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -32,7 +32,7 @@ fn phone(place: &Place, port: u16) -> Device {
         .current_dir(root())
         .arg("--state")
         .arg(place.path("phone"))
-        .args(["join", &format!("http://127.0.0.1:{port}"), "--name", "phone"])
+        .args(place.join("phone", &format!("https://127.0.0.1:{port}")))
         .args(["--data", "examples/first-light/phone", "--holds", "charging,unmetered,idle"])
         // What is judged by is 14 rows.
         .args(["--min-rows", "10"])

@@ -67,3 +67,16 @@ fn its_device_still_knows_what_it_did() {
     device(&["show"]).code(0).out_has("tuned");
     device(&["show", "--sent"]).code(0).out_has("POST commit");
 }
+
+/// Its device was known by a secret, and this version knows devices by their keys.
+#[test]
+fn its_device_must_pair_again_and_is_named() {
+    let (_place, project) = unpacked();
+    headstart(&project, &["devices", "list"]).code(0).out_has("phone").out_has("must pair again");
+    let mut command = Command::new(device_binary());
+    command.current_dir(&project).args(["--state", "state", "join", "--data", "."]).env("NO_COLOR", "1");
+    let refused = said(command.output().expect("headstart-device starts")).code(2);
+    refused.err_has("device `phone`").err_has("earlier version").err_has("headstart devices invite phone");
+    let invited = headstart(&project, &["--quiet", "devices", "invite", "phone"]).code(0);
+    assert!(invited.out.starts_with("headstart-invite:"), "{}", invited.out);
+}

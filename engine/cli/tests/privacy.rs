@@ -56,14 +56,8 @@ fn phone(place: &Place, proxy: &Proxy, allow: &str) -> Device {
     let child = Command::new(device_binary())
         .arg("--state")
         .arg(place.path("state"))
-        .args([
-            "join",
-            &format!("http://127.0.0.1:{}", proxy.port),
-            "--name",
-            "phone",
-            "--allow-release",
-            allow,
-        ])
+        .args(place.join("phone", &format!("http://127.0.0.1:{}", proxy.port)))
+        .args(["--insecure-plaintext", "--allow-release", allow])
         .arg("--data")
         .arg(place.path("phone"))
         .stdout(Stdio::null())
@@ -96,7 +90,9 @@ fn write_inputs(place: &Place) {
 fn run(place: &Place, pipeline: &str, port: u16, more: &[&str]) {
     let listen = format!("127.0.0.1:{port}");
     let file = place.path(pipeline).display().to_string();
-    place.headstart(&[&["run", &file, "--quiet", "--listen", &listen], more].concat()).code(0);
+    // What crosses is to be read.
+    let run = ["run", &file, "--quiet", "--insecure-plaintext", "--listen", &listen];
+    place.headstart(&[&run, more].concat()).code(0);
 }
 
 fn names_of_the_catalog() -> Vec<String> {

@@ -79,8 +79,8 @@ impl Engine {
             env: env.clone(),
         };
         let pool = Pool::new(executor, options.slots, options.source_slots)?;
-        let hub = Hub::open(ws.clone(), manifests.clone(), options.device_lease, env.clone())?;
-        let fences = Fences::open(ws.dir(), Arc::clone(ws.disk()))?;
+        let fences = Arc::new(Fences::open(ws.dir(), Arc::clone(ws.disk()))?);
+        let hub = Hub::open(&ws, manifests.clone(), Arc::clone(&fences), options.device_lease, env.clone())?;
         Ok(Self { shared: Arc::new(Shared { ws, stages, manifests, fences, pool, hub, options, env }) })
     }
 

@@ -1,17 +1,20 @@
 //! Devices: who joined, what is offered to them, what they may read and what they may hand in.
 //!
-//! An HTTP layer maps each method to the call of the same name in [`headstart_protocol::wire`].
+//! An HTTP layer maps each method to the call of the same name in [`headstart_protocol::wire`]. It says by
+//! which key a caller has proven to be who it is; [`Hub::authenticate`] makes a [`Session`] of it, and
+//! without one nothing but [`Hub::hello`] and [`Hub::join`] can be called.
 //! Codes of [`WireError`] and the status that suits them: see [`codes`].
 //!
 //! # Layout
-//! - this file: [`Hub`], joining, claiming, renewing, reading.
-//! - `roster`: all devices that have joined, with the digest of each one's secret; kept on disk.
+//! - this file: [`Hub`], claiming, renewing, reading.
+//! - `join`: hello and join; [`crate::devices`] decides who may.
 //! - `lease_table`: offers, sessions and grants, in memory.
 //! - `commits`: outcomes and uploads: what may leave a device, checked again on this side.
+//! - `waits`: what a run waits for on its devices.
 
 mod commits;
+mod join;
 mod lease_table;
-mod roster;
 mod waits;
 
 use std::path::{Path, PathBuf};
@@ -19,30 +22,42 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use data_encoding::HEXLOWER;
-use ed25519_dalek::{Signer, SigningKey};
 use headstart_disk::Disk;
-use headstart_env::{Env, Random};
+use headstart_env::Env;
 use headstart_protocol::task::Task;
-use headstart_protocol::wire::{Claim, Commit, Committed, Grant, Join, Joined, Renew, Renewed, WireError};
-use headstart_protocol::{Digest, Manifest, Numerics, PROTOCOL_VERSION};
+use headstart_protocol::wire::{
+    Claim, Commit, CommitAnswer, CommitResult, Committed, Grant, Renew, Renewal, Renewed, Signed, WireError,
+};
+use headstart_protocol::{Digest, Manifest, Numerics};
 use headstart_store::Workspace;
+use headstart_transport::signed::{self, Kind, Stamp};
+use headstart_transport::{Identity, PublicKey};
+use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::devices::{self, Devices, Standing};
 use crate::error::EngineError;
+use crate::fence::Fences;
 use crate::manifest_cache::{ManifestCache, artifacts_in};
 use crate::message::{Lease, LeaseSignal, Message};
+pub use join::host_name;
 use lease_table::LeaseTable;
+pub use lease_table::Session;
 pub(crate) use lease_table::{Granted, Offer, Presence};
-use roster::Roster;
 pub use waits::{DeviceWait, WaitReason};
 
 /// Stable codes of the errors that [`Hub`] gives.
 pub mod codes {
-    /// The token is not known, also after a restart of the engine: join again. HTTP 401.
-    pub const UNKNOWN_TOKEN: &str = "unknown_token";
-    /// A device of this name joined before with another secret. HTTP 403.
-    pub const WRONG_SECRET: &str = "wrong_secret";
+    /// The session is not known, also after a restart of the engine: join again. HTTP 401.
+    pub const UNKNOWN_SESSION: &str = "unknown_session";
+    /// The caller has not proven to hold the key that it states. HTTP 401.
+    pub const UNPROVEN: &str = "unproven";
+    /// The engine does not know the device's key, and waits for somebody to approve it. HTTP 403.
+    pub const PENDING: &str = "pending";
+    /// The device may not join any more. HTTP 403.
+    pub const REVOKED: &str = "revoked";
+    /// The invitation is unknown, expired or used. HTTP 403.
+    pub const INVITATION: &str = "invitation";
     /// The device speaks another version of the protocol. HTTP 426.
     pub const PROTOCOL: &str = "protocol_mismatch";
     /// The attempt was not granted to this device, or the artifact is none of its business. HTTP 404.
@@ -59,13 +74,17 @@ pub mod codes {
 
 /// A claim waits for work at most this long, whatever it asks for.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
+/// A signed message is taken for this long; a grant for as long as its lease, if that is longer.
+const MESSAGE_LASTS: Duration = Duration::from_secs(120);
 
 pub(crate) fn wire(code: &str, message: impl Into<String>) -> WireError {
     WireError { code: code.to_owned(), message: message.into() }
 }
 
+/// A failure of the engine. The cause is for its log: it may name folders of the engine's machine.
 fn internal(e: impl std::fmt::Display) -> WireError {
-    wire(codes::INTERNAL, e.to_string())
+    tracing::error!("{e}");
+    wire(codes::INTERNAL, "the engine failed; its log says why")
 }
 
 /// The engine's side of all devices. Clones share one state.
@@ -77,10 +96,13 @@ pub struct Hub {
 struct Inner {
     ws: Workspace,
     manifests: ManifestCache,
-    key: SigningKey,
+    key: Identity,
     lease: Duration,
     env: Env,
-    roster: Roster,
+    devices: Devices,
+    fences: Arc<Fences>,
+    /// Of the challenges of this process.
+    challenge_key: [u8; 32],
     leases: Mutex<LeaseTable>,
 }
 
@@ -104,15 +126,22 @@ pub struct DeviceInfo {
 impl Hub {
     /// The hub of a workspace.
     pub(crate) fn open(
-        ws: Workspace,
+        ws: &Workspace,
         manifests: ManifestCache,
+        fences: Arc<Fences>,
         lease: Duration,
         env: Env,
     ) -> Result<Self, EngineError> {
-        let key = SigningKey::from_bytes(&ws.secret("engine-signing")?);
-        let roster = Roster::open(ws.dir(), Arc::clone(ws.disk()))?;
+        let key = devices::engine_identity(ws)?;
+        let devices = Devices::open(ws, env.clone())?;
+        let mut challenge_key = [0; 32];
+        env.random
+            .fill(&mut challenge_key)
+            .map_err(EngineError::io("get random numbers for", "challenges"))?;
         let leases = Mutex::new(LeaseTable::new(Arc::clone(&env.clock)));
-        Ok(Self { inner: Arc::new(Inner { ws, manifests, key, lease, env, roster, leases }) })
+        let ws = ws.clone();
+        let inner = Inner { ws, manifests, key, lease, env, devices, fences, challenge_key, leases };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     fn leases(&self) -> MutexGuard<'_, LeaseTable> {
@@ -124,36 +153,41 @@ impl Hub {
         now.saturating_add(u64::try_from(self.inner.lease.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// The engine's Ed25519 public key, hexadecimal.
-    pub fn public_key(&self) -> String {
-        HEXLOWER.encode(self.inner.key.verifying_key().as_bytes())
+    /// The engine's identity, for TLS.
+    pub fn identity(&self) -> &Identity {
+        &self.inner.key
     }
 
-    /// Admits a device. The first join under a name pins its secret; the device's earlier tokens
-    /// stay valid, so that an outbox is still accepted.
+    /// The devices of the workspace: who may join.
+    pub fn registry(&self) -> &Devices {
+        &self.inner.devices
+    }
+
+    /// Signs a message for a device.
+    fn sign<T: Serialize>(
+        &self,
+        to: &PublicKey,
+        kind: Kind,
+        fence: u64,
+        body: &T,
+    ) -> Result<Signed, WireError> {
+        let issued_ms = self.inner.env.clock.now_ms();
+        let lasts = if kind == Kind::Grant { self.inner.lease.max(MESSAGE_LASTS) } else { MESSAGE_LASTS };
+        let lasts = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
+        let stamp = Stamp { fence, issued_ms, expires_ms: issued_ms.saturating_add(lasts) };
+        signed::sign(&self.inner.key, to, kind, stamp, body).map_err(internal)
+    }
+
+    /// The session that a caller names, who has proven to hold `key`. To be asked at every call, before its
+    /// body is read.
     ///
     /// # Errors
-    /// [`codes::PROTOCOL`], [`codes::WRONG_SECRET`], [`codes::INVALID`] for an unusable name.
-    pub fn join(&self, join: Join) -> Result<Joined, WireError> {
-        if join.protocol != PROTOCOL_VERSION {
-            let older = if join.protocol < PROTOCOL_VERSION { "device" } else { "engine" };
-            return Err(wire(
-                codes::PROTOCOL,
-                format!(
-                    "device `{}` speaks protocol {}, this engine {PROTOCOL_VERSION}; update the {older}",
-                    join.device, join.protocol
-                ),
-            ));
+    /// [`codes::UNKNOWN_SESSION`], also for a session of another key; [`codes::REVOKED`].
+    pub fn authenticate(&self, key: &PublicKey, token: &str) -> Result<Session, WireError> {
+        match self.inner.devices.approved(key) {
+            Some(name) => self.leases().session(token, key, &name),
+            None => Err(self.inner.devices.stranger(key)),
         }
-        self.inner.roster.admit(&join)?;
-        let token = token(&*self.inner.env.random).map_err(internal)?;
-        let listeners = self.leases().joined(&join, &token);
-        for run in listeners {
-            let (device, version) = (join.device.clone(), join.version.clone());
-            // A run that just ended does not mind.
-            let _ = run.send(Message::DeviceJoined { device, version });
-        }
-        Ok(Joined { token, key: self.public_key(), protocol: PROTOCOL_VERSION })
     }
 
     /// Waits up to `claim.wait_ms` for work that the device qualifies for. `None` where there is
@@ -163,34 +197,40 @@ impl Hub {
     /// again.
     ///
     /// # Errors
-    /// [`codes::UNKNOWN_TOKEN`].
-    pub async fn claim(&self, token: &str, claim: Claim) -> Result<Option<Grant>, WireError> {
+    /// [`codes::REVOKED`] where the device was revoked while it waited; [`codes::INVALID`].
+    pub async fn claim(&self, session: &Session, claim: Claim) -> Result<Option<Signed>, WireError> {
+        if !devices::check_facts(&claim.facts) {
+            return Err(wire(codes::INVALID, "what the device says of itself is too long"));
+        }
         let wait = Duration::from_millis(claim.wait_ms).min(LONGEST_WAIT);
         let clock = Arc::clone(&self.inner.env.clock);
         let until = clock.elapsed() + wait;
-        let (device, lost) = {
+        let device = session.device.as_str();
+        let lost = {
             let mut leases = self.leases();
-            let (device, session) = leases.session(token)?;
-            leases.facts(&device, claim.facts);
-            let lost = leases.left_behind(&device, session);
-            (device, lost)
+            leases.facts(device, claim.facts);
+            leases.left_behind(device, session.number)
         };
         for (run, message) in lost {
             // A run that just ended does not mind.
             let _ = run.send(message);
         }
-        let _waiting = Waiting::begin(self, &device);
+        let _waiting = Waiting::begin(self, device);
         loop {
             // Listening begins before looking, so that no offer is missed in between.
-            let bell = self.leases().bell(&device);
+            let bell = self.leases().bell(device);
             let rung = bell.notified();
             tokio::pin!(rung);
             rung.as_mut().enable();
             loop {
                 // A separate statement: the leases must be free again before anything is awaited.
-                let offer = self.leases().take_offer(&device);
+                let offer = self.leases().take_offer(device);
                 let Some(offer) = offer else { break };
-                if let Some(grant) = self.grant(token, &device, &offer).await? {
+                if self.inner.devices.approved(&session.key).as_deref() != Some(device) {
+                    self.leases().offer(device, offer);
+                    return Err(self.inner.devices.stranger(&session.key));
+                }
+                if let Some(grant) = self.grant(session, &offer).await? {
                     return Ok(Some(grant));
                 }
             }
@@ -202,7 +242,8 @@ impl Hub {
     }
 
     /// Has the run begin the attempt, and signs its task. `None` if the run refuses.
-    async fn grant(&self, token: &str, device: &str, offer: &Offer) -> Result<Option<Grant>, WireError> {
+    async fn grant(&self, session: &Session, offer: &Offer) -> Result<Option<Signed>, WireError> {
+        let device = session.device.as_str();
         let lease = Arc::new(Lease::new(self.lease_until()));
         let (reply, answer) = oneshot::channel();
         let start = Message::StartDevice {
@@ -216,19 +257,15 @@ impl Hub {
         }
         let Ok(task) = answer.await else { return Ok(None) };
         self.open_to(device, &task)?;
-        let text = serde_json::to_string(&*task).map_err(internal)?;
-        let signature = HEXLOWER.encode(&self.inner.key.sign(text.as_bytes()).to_bytes());
         let fence = task.fence;
-        let session = {
-            let mut leases = self.leases();
-            let session = leases.session(token).map_or(0, |(_, session)| session);
-            let granted = Granted::new(device, &offer.run, &offer.conductor, lease, session, Some(*task));
-            leases.grant(fence, offer.instance, granted);
-            session
-        };
-        tracing::debug!(device, fence, session, "granted");
         let lease_ms = u64::try_from(self.inner.lease.as_millis()).unwrap_or(u64::MAX);
-        Ok(Some(Grant { task: text, signature, lease_ms }))
+        let grant = Grant { task: *task, lease_ms };
+        let signed = self.sign(&session.key, Kind::Grant, fence, &grant)?;
+        let granted =
+            Granted::new(device, &offer.run, &offer.conductor, lease, session.number, Some(grant.task));
+        self.leases().grant(fence, offer.instance, granted);
+        tracing::debug!(device, fence, session = session.number, "granted");
+        Ok(Some(signed))
     }
 
     /// Lets a device read what a task reaches.
@@ -243,17 +280,22 @@ impl Hub {
     /// Extends the lease of an attempt and passes its progress on.
     ///
     /// # Errors
-    /// [`codes::UNKNOWN_TOKEN`]; [`codes::NOT_FOUND`] for an attempt of another device.
-    pub fn renew(&self, token: &str, renew: Renew) -> Result<Renewed, WireError> {
+    /// [`codes::NOT_FOUND`] for an attempt of another device.
+    pub fn renew(&self, session: &Session, renew: Renew) -> Result<Signed, WireError> {
+        let fence = renew.fence;
+        let answer = self.renewed(session, renew)?;
+        self.sign(&session.key, Kind::Renewal, fence, &Renewal { answer })
+    }
+
+    fn renewed(&self, session: &Session, renew: Renew) -> Result<Renewed, WireError> {
         let mut leases = self.leases();
-        let (device, session) = leases.session(token)?;
         let past = leases.past(renew.fence);
-        let Some(granted) = leases.granted(renew.fence, &device)? else {
+        let Some(granted) = leases.granted(renew.fence, &session.device)? else {
             // Of a run that has ended; or of one that was not resumed since the engine started, and
             // may still be: its commit will tell.
             return Ok(if past.is_some() { Renewed::Superseded } else { Renewed::Ok });
         };
-        granted.session = session;
+        granted.session = session.number;
         Ok(match granted.lease.signal() {
             LeaseSignal::Superseded => Renewed::Superseded,
             LeaseSignal::Cancel => {
@@ -274,27 +316,37 @@ impl Hub {
         })
     }
 
-    /// Takes an attempt's outcome. Returns when it is on disk. Committing again under the same
-    /// fence gives the same answer.
+    /// Takes an attempt's outcome, whose message had the digest `digest`. Returns when it is on disk.
+    /// Committing again under the same fence gives the same answer. Also what must not be handed in gets a
+    /// signed answer, [`CommitResult::Refused`], and nothing of it is kept.
     ///
     /// # Errors
-    /// [`codes::RESIDENCY`] and [`codes::INVALID`] for what must not be handed in, and nothing of
-    /// it is kept; [`codes::MISSING_BLOB`] if files must be uploaded first: then
-    /// [`Hub::put_blob`] takes them, and the commit is to be repeated.
-    pub async fn commit(&self, token: &str, commit: Commit) -> Result<Committed, WireError> {
-        commits::commit(self, token, commit).await
+    /// [`codes::MISSING_BLOB`] if files must be uploaded first: then [`Hub::put_blob`] takes them, and the
+    /// commit is to be repeated. [`codes::INTERNAL`]: also to be repeated.
+    pub async fn commit(
+        &self,
+        session: &Session,
+        commit: Commit,
+        digest: Digest,
+    ) -> Result<(Signed, CommitResult), WireError> {
+        let fence = commit.fence;
+        let answer = match commits::commit(self, session, commit).await {
+            Ok(counts) => CommitResult::Taken { counts },
+            Err(error) if matches!(error.code.as_str(), codes::MISSING_BLOB | codes::INTERNAL) => {
+                return Err(error);
+            }
+            Err(error) => CommitResult::Refused { error },
+        };
+        let message = CommitAnswer { commit: digest, answer };
+        Ok((self.sign(&session.key, Kind::Commit, fence, &message)?, message.answer))
     }
 
     /// The manifest of a public artifact that one of the device's tasks reaches.
     ///
     /// # Errors
-    /// [`codes::UNKNOWN_TOKEN`], [`codes::NOT_FOUND`].
-    pub fn manifest(&self, token: &str, id: &Digest) -> Result<Manifest, WireError> {
-        {
-            let mut leases = self.leases();
-            let (device, _) = leases.session(token)?;
-            leases.may_read_manifest(&device, id)?;
-        }
+    /// [`codes::NOT_FOUND`].
+    pub fn manifest(&self, session: &Session, id: &Digest) -> Result<Manifest, WireError> {
+        self.leases().may_read_manifest(&session.device, id)?;
         match self.inner.manifests.get(id).map_err(internal)? {
             Some(manifest) => Ok((*manifest).clone()),
             None => Err(wire(codes::NOT_FOUND, format!("artifact {} is not here", id.short()))),
@@ -304,13 +356,9 @@ impl Hub {
     /// Where a file of such an artifact lies, to be sent (whole or by range).
     ///
     /// # Errors
-    /// [`codes::UNKNOWN_TOKEN`], [`codes::NOT_FOUND`].
-    pub fn blob(&self, token: &str, digest: &Digest) -> Result<PathBuf, WireError> {
-        {
-            let mut leases = self.leases();
-            let (device, _) = leases.session(token)?;
-            leases.may_read_blob(&device, digest)?;
-        }
+    /// [`codes::NOT_FOUND`].
+    pub fn blob(&self, session: &Session, digest: &Digest) -> Result<PathBuf, WireError> {
+        self.leases().may_read_blob(&session.device, digest)?;
         let gone = || wire(codes::NOT_FOUND, format!("content {} is not here", digest.short()));
         self.inner.ws.blobs().path(digest).ok_or_else(gone)
     }
@@ -320,8 +368,8 @@ impl Hub {
     ///
     /// # Errors
     /// As [`Hub::may_put_blob`]; [`codes::INVALID`] if the content has another digest.
-    pub fn put_blob(&self, token: &str, digest: &Digest, uploaded: &Path) -> Result<(), WireError> {
-        let taken = commits::put_blob(self, token, digest, uploaded);
+    pub fn put_blob(&self, session: &Session, digest: &Digest, uploaded: &Path) -> Result<(), WireError> {
+        let taken = commits::put_blob(self, session, digest, uploaded);
         if taken.is_err() {
             // Nothing that was not asked for stays here.
             let _ = self.inner.ws.disk().remove_file(uploaded);
@@ -329,14 +377,13 @@ impl Hub {
         taken
     }
 
-    /// Whether an upload of this digest would be taken now; asked before its body is read.
+    /// How many bytes an upload of this digest has, as the commit says that waits for it; asked before its
+    /// body is read.
     ///
     /// # Errors
     /// [`codes::RESIDENCY`] unless a commit of this device is open that needs the file.
-    pub fn may_put_blob(&self, token: &str, digest: &Digest) -> Result<(), WireError> {
-        let mut leases = self.leases();
-        let (device, _) = leases.session(token)?;
-        leases.may_upload(&device, digest)
+    pub fn may_put_blob(&self, session: &Session, digest: &Digest) -> Result<u64, WireError> {
+        self.leases().may_upload(&session.device, digest)
     }
 
     /// The workspace's disk, which uploads are written to.
@@ -349,18 +396,18 @@ impl Hub {
         self.inner.ws.dir().join("scratch")
     }
 
-    /// All devices that ever joined, by name.
+    /// All devices that may join, by name.
     pub fn devices(&self) -> Vec<DeviceInfo> {
         let leases = self.leases();
-        let known = self.inner.roster.all().into_iter();
+        let known = self.inner.devices.known().into_iter();
         known
-            .map(|(name, known)| DeviceInfo {
+            .map(|(name, version, kinds)| DeviceInfo {
                 last_seen_ms: leases.last_seen_ms(&name),
                 running: leases.running(&name),
                 waiting: leases.is_waiting(&name),
                 name,
-                version: known.version,
-                kinds: known.kinds,
+                version,
+                kinds,
             })
             .collect()
     }
@@ -369,7 +416,25 @@ impl Hub {
 impl Hub {
     /// What a run waits for on its devices.
     pub fn device_waits(&self, run: &str) -> Vec<DeviceWait> {
-        self.leases().device_waits(run)
+        let mut waits = self.leases().device_waits(run);
+        for wait in &mut waits {
+            if let Some(why) = self.unpaired(&wait.device) {
+                wait.why = why;
+            }
+        }
+        waits
+    }
+
+    /// What is missing before a device may join at all; `None` if nothing.
+    pub(crate) fn unpaired(&self, device: &str) -> Option<WaitReason> {
+        match self.inner.devices.standing(device).inspect_err(|e| tracing::error!("{e}")).ok()? {
+            Standing::Approved => None,
+            Standing::Invited => Some(WaitReason::Invited),
+            Standing::Pending(fingerprints) => Some(WaitReason::Approval(fingerprints)),
+            Standing::Earlier => Some(WaitReason::PairAgain),
+            Standing::Unknown => Some(WaitReason::Pairing),
+            Standing::Revoked => Some(WaitReason::Revoked),
+        }
     }
 }
 
@@ -407,12 +472,12 @@ impl Hub {
 
     /// What a device computes numbers with, as it said when it last joined.
     pub(crate) fn numerics(&self, device: &str) -> Option<Numerics> {
-        self.inner.roster.numerics(device)
+        self.inner.devices.numerics(device)
     }
 
     /// How often a device's owner asked for everything to be tried again.
     pub(crate) fn generation(&self, device: &str) -> u64 {
-        self.leases().generation(device).max(self.inner.roster.generation(device))
+        self.leases().generation(device).max(self.inner.devices.generation(device))
     }
 
     /// Whether a device can take an offer that waits for it.
@@ -454,10 +519,4 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.hub.leases().waits(&self.device, -1);
     }
-}
-
-fn token(random: &dyn Random) -> std::io::Result<String> {
-    let mut bytes = [0; 32];
-    random.fill(&mut bytes)?;
-    Ok(HEXLOWER.encode(&bytes))
 }

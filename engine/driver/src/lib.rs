@@ -20,7 +20,7 @@
 //! - [`engine`]: the engine over a workspace.
 //! - [`run`]: a run as its caller sees it: options, handle, result.
 //! - [`mod@preview`]: what a run would do, and why.
-//! - [`hub`]: the devices.
+//! - [`hub`]: what devices are given and hand in. [`devices`]: which devices there are.
 //! - [`error`]: what can go wrong with a run as a whole.
 //! - `conductor`: one run, decided by one thread.
 //! - `journal`: log first, then act.
@@ -34,6 +34,7 @@
 
 mod attempt_log;
 mod conductor;
+pub mod devices;
 mod engine;
 mod error;
 mod fence;
@@ -49,6 +50,7 @@ mod reuse;
 mod run;
 mod shared;
 
+pub use devices::{Devices, DevicesError};
 pub use engine::{Engine, preview};
 pub use error::EngineError;
 pub use hub::{DeviceInfo, DeviceWait, Hub, WaitReason};

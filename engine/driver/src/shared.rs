@@ -1,5 +1,6 @@
 //! What an engine shares with its runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use headstart_core::RunState;
@@ -46,7 +47,7 @@ pub(crate) struct Shared {
     pub(crate) ws: Workspace,
     pub(crate) stages: StageRegistry,
     pub(crate) manifests: ManifestCache,
-    pub(crate) fences: Fences,
+    pub(crate) fences: Arc<Fences>,
     pub(crate) pool: Pool,
     pub(crate) hub: Hub,
     pub(crate) options: EngineOptions,

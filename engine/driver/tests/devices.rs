@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::phone::{Phone, begin, done, handle, join_as, personal, single};
+use common::phone::{Phone, begin, committed, done, handle, join, personal, plain_join, proven, single};
 use common::{Bench, options, until};
 use headstart_core::{Event, EventKind, RunOutcome};
 use headstart_driver::hub::codes;
@@ -14,7 +14,7 @@ use headstart_driver::{EngineOptions, RunHandle, RunOptions, WaitReason};
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::{Outcome, Released, Usage};
 use headstart_protocol::wire::{Claim, Commit, Committed, Facts, Join, Renew, Renewed};
-use headstart_protocol::{ArtifactType, Failure, FailureClass, Numerics, PROTOCOL_VERSION};
+use headstart_protocol::{ArtifactType, Digest, Failure, FailureClass, Numerics, PROTOCOL_VERSION};
 use serde_json::json;
 
 /// The HTTP layer moves these futures between threads.
@@ -23,32 +23,32 @@ fn calls_may_move_between_threads() {
     fn moves<T: Send>(_: T) {}
     let bench = Bench::new();
     let hub = bench.engine.hub();
-    moves(hub.claim("", Claim { facts: Facts::default(), wait_ms: 0 }));
+    let session = Phone::join(hub).session;
+    moves(hub.claim(&session, Claim { facts: Facts::default(), wait_ms: 0 }));
     let outcome = Outcome::Skipped;
-    moves(hub.commit("", Commit { fence: 0, outcome, manifests: BTreeMap::new() }));
+    let commit = Commit { fence: 0, outcome, manifests: BTreeMap::new() };
+    moves(hub.commit(&session, commit, Digest::of(b"")));
 }
 
 #[tokio::test]
-async fn a_device_is_known_by_its_secret_and_its_token() {
+async fn a_device_is_known_by_its_key() {
     let mut bench = Bench::new();
     let hub = bench.engine.hub().clone();
-    hub.join(join_as("a secret of the phone")).expect("the first");
-    let other = hub.join(join_as("the secret of a thief")).expect_err("refused");
-    assert_eq!(other.code, codes::WRONG_SECRET);
-    assert_eq!(hub.join(join_as("short")).expect_err("refused").code, codes::INVALID);
-    let escape = Join { device: "../x".into(), ..join_as("a secret of the phone") };
-    assert_eq!(hub.join(escape).expect_err("refused").code, codes::INVALID);
-    let old = Join { protocol: PROTOCOL_VERSION + 1, ..join_as("a secret of the phone") };
-    assert_eq!(hub.join(old).expect_err("refused").code, codes::PROTOCOL);
-    let renew = Renew { fence: 1, progress: None };
-    assert_eq!(hub.renew("no token", renew).expect_err("refused").code, codes::UNKNOWN_TOKEN);
+    let phone = Phone::join(&hub);
+    let me = phone.identity.clone();
+    let escape = proven(&hub, &me, Join { device: "../x".into(), ..plain_join() }, None);
+    assert_eq!(join(&hub, &me, &escape).expect_err("refused").code, codes::INVALID);
+    let old = Join { protocol: PROTOCOL_VERSION + 1, ..proven(&hub, &me, plain_join(), None) };
+    assert_eq!(join(&hub, &me, &old).expect_err("refused").code, codes::PROTOCOL);
+    let key = phone.identity.public();
+    assert_eq!(hub.authenticate(&key, "no session").expect_err("refused").code, codes::UNKNOWN_SESSION);
 
-    let key = hub.public_key();
+    let engine = hub.identity().public();
     bench.restarted(options());
     let hub = bench.engine.hub();
-    assert_eq!(hub.public_key(), key, "the engine's key outlives it");
-    assert_eq!(hub.join(join_as("the secret of a thief")).expect_err("refused").code, codes::WRONG_SECRET);
+    assert_eq!(hub.identity().public(), engine, "the engine's key outlives it");
     assert_eq!(hub.devices()[0].name, "phone");
+    join(hub, &me, &proven(hub, &me, plain_join(), None)).expect("it stays paired");
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn an_expired_lease_is_offered_again_and_the_late_twin_is_superseded() {
     for _ in 0..4 {
         clock.advance(lease / 2);
         let renew = Renew { fence: first.fence, progress: None };
-        assert_eq!(phone.hub.renew(&phone.token, renew).expect("theirs"), Renewed::Ok);
+        assert_eq!(phone.renew(renew).expect("theirs"), Renewed::Ok);
     }
     // Now it falls silent.
     clock.advance(lease);
@@ -69,7 +69,7 @@ async fn an_expired_lease_is_offered_again_and_the_late_twin_is_superseded() {
     assert_eq!((second.attempt, second.instance), (2, first.instance));
     assert!(second.fence > first.fence);
     let renew = Renew { fence: first.fence, progress: None };
-    assert_eq!(phone.hub.renew(&phone.token, renew).expect("theirs"), Renewed::Superseded);
+    assert_eq!(phone.renew(renew).expect("theirs"), Renewed::Superseded);
     let output = handle(ArtifactType::Pllm, "weights");
     let late = phone.commit(first.fence, done(output.clone())).await.expect("answered");
     assert_eq!(late, Committed::Superseded);
@@ -94,13 +94,14 @@ async fn a_device_that_starts_again_is_offered_at_once_what_it_left() {
     let run = begin(&bench, single(&[]));
     let mut phone = Phone::join(bench.engine.hub());
     let first = phone.claim().await;
-    let old_token = phone.token.clone();
+    let old_session = phone.session.clone();
     let mut phone = Phone::join(bench.engine.hub());
     let second = phone.claim().await;
     assert_eq!(second.instance, first.instance);
     let output = handle(ArtifactType::Pllm, "weights");
     let commit = Commit { fence: first.fence, outcome: done(output.clone()), manifests: BTreeMap::new() };
-    let late = phone.hub.commit(&old_token, commit).await.expect("old tokens stay valid");
+    let late = committed(&phone.hub, &old_session, &phone.identity, commit).await;
+    let late = late.expect("old sessions stay valid");
     assert_eq!(late, Committed::Superseded);
     phone.commit(second.fence, done(output)).await.expect("taken");
     assert_eq!(run.wait().await.expect("ends").outcome, RunOutcome::Succeeded);
@@ -113,11 +114,11 @@ async fn a_device_that_never_joins_fails_what_waits_for_it_and_says_how_to_join(
     let patience = Duration::from_millis(100);
     let options = RunOptions {
         device_wait: Some(patience),
-        address: Some("http://10.0.0.5:7878".into()),
+        address: Some("https://10.0.0.5:7878".into()),
         ..bench.run_options()
     };
     let run = bench.engine.run(plan, options).expect("begins");
-    until(|| waits_for(&bench, &run) == Some(WaitReason::Join)).await;
+    until(|| waits_for(&bench, &run) == Some(WaitReason::Pairing)).await;
     clock.advance(patience + Duration::from_millis(1));
     let result = run.wait().await.expect("ends");
     assert_eq!((result.outcome, result.failures[0].instance), (RunOutcome::Failed, mine));
@@ -125,7 +126,8 @@ async fn a_device_that_never_joins_fails_what_waits_for_it_and_says_how_to_join(
     assert!(failure.message.contains("device `phone` did not join within 100ms"), "{}", failure.message);
     assert!(failure.message.contains("`mine`"), "{}", failure.message);
     let help = failure.help.as_deref().expect("help");
-    assert!(help.contains("headstart-device join http://10.0.0.5:7878 --name phone"), "{help}");
+    assert!(help.contains("headstart devices invite phone --url https://10.0.0.5:7878"), "{help}");
+    assert!(help.contains("headstart-device join INVITATION --data FOLDER"), "{help}");
     assert_eq!(result.counts.blocked, 3);
     assert_eq!(result.counts.succeeded, 4, "what needs no device was made");
 }
@@ -218,8 +220,7 @@ async fn a_cancelled_run_tells_its_devices() {
     let mut phone = Phone::join(bench.engine.hub());
     let task = phone.claim().await;
     run.cancel();
-    let renew =
-        || phone.hub.renew(&phone.token, Renew { fence: task.fence, progress: None }).expect("theirs");
+    let renew = || phone.renew(Renew { fence: task.fence, progress: None }).expect("theirs");
     until(|| renew() != Renewed::Ok).await;
     assert_eq!(renew(), Renewed::Cancel);
     let failure = Failure::new(FailureClass::Cancelled, "stopped");
@@ -250,13 +251,14 @@ async fn a_device_goes_on_over_a_restart_of_the_engine() {
     let e = early.commit(task.fence, done(output)).await.expect_err("not resumed yet");
     assert_eq!(e.code, codes::INTERNAL, "the device is to try again: {e}");
     let renew = Renew { fence: task.fence, progress: None };
-    assert_eq!(early.hub.renew(&early.token, renew).expect("may be"), Renewed::Ok);
+    assert_eq!(early.renew(renew).expect("may be"), Renewed::Ok);
     let resumed = bench.engine.resume("resumed", bench.run_options()).expect("resumes");
     let stale = Renew { fence: task.fence, progress: None };
     let hub = bench.engine.hub();
-    assert_eq!(hub.renew(&phone.token, stale.clone()).expect_err("restarted").code, codes::UNKNOWN_TOKEN);
+    let e = hub.authenticate(&phone.identity.public(), &phone.token).expect_err("restarted");
+    assert_eq!(e.code, codes::UNKNOWN_SESSION);
     let again = Phone::join(hub);
-    assert_eq!(hub.renew(&again.token, stale).expect("adopted"), Renewed::Ok);
+    assert_eq!(again.renew(stale).expect("adopted"), Renewed::Ok);
     let released = BTreeMap::from([("metrics".to_owned(), Released::Json(json!({"loss": 0.5})))]);
     let output = handle(ArtifactType::Pllm, "weights");
     let outcome = Outcome::Succeeded { output, released, usage: Usage::default() };

@@ -46,9 +46,9 @@ async fn private_stages_run_on_their_device_and_leave_nothing_behind() {
 
     // The device reads what its tasks reach, and nothing else.
     for a in &task.prefetch {
-        let manifest = phone.hub.manifest(&phone.token, &a.id).expect("public and reached");
+        let manifest = phone.hub.manifest(&phone.session, &a.id).expect("public and reached");
         for file in manifest.files.values() {
-            let path = phone.hub.blob(&phone.token, &file.digest).expect("here");
+            let path = phone.hub.blob(&phone.session, &file.digest).expect("here");
             assert_eq!(Digest::of(&std::fs::read(path).expect("readable")), file.digest);
         }
     }
@@ -58,7 +58,7 @@ async fn private_stages_run_on_their_device_and_leave_nothing_behind() {
         .artifacts()
         .import(&headstart_protocol::Output::new(Type::Metrics, json!({"of": "another pipeline"})));
     let (_, stranger) = stranger.expect("stored");
-    assert_eq!(phone.hub.manifest(&phone.token, &stranger.id).expect_err("refused").code, codes::NOT_FOUND);
+    assert_eq!(phone.hub.manifest(&phone.session, &stranger.id).expect_err("refused").code, codes::NOT_FOUND);
 
     // Neither content, nor plain digests, nor counters are anywhere in the workspace.
     bench.engine.workspace().cache().flush();
@@ -121,14 +121,14 @@ async fn what_must_not_leave_is_refused_even_if_a_device_sends_it() {
     let upload = bench.dir.path().join("upload");
     std::fs::write(&upload, SECRET_TEXT).expect("writable");
     let digest = Digest::of(SECRET_TEXT.as_bytes());
-    let e = phone.hub.put_blob(&phone.token, &digest, &upload).expect_err("nobody asked for it");
+    let e = phone.hub.put_blob(&phone.session, &digest, &upload).expect_err("nobody asked for it");
     assert_eq!(e.code, codes::RESIDENCY);
     assert!(!upload.exists(), "the upload was removed");
 
     // Progress of a private stage goes nowhere, and of its failure only the class is kept.
     let progress = Progress { done: 1, unit: SECRET_TEXT.into(), ..Progress::default() };
     let renew = Renew { fence: task.fence, progress: Some(progress) };
-    assert_eq!(phone.hub.renew(&phone.token, renew).expect("theirs"), Renewed::Ok);
+    assert_eq!(phone.renew(renew).expect("theirs"), Renewed::Ok);
     let failure = Failure::input(format!("line 3 is {SECRET_TEXT}"));
     phone.commit(task.fence, Outcome::Failed { failure }).await.expect("taken");
     let result = run.wait().await.expect("ends");
@@ -209,14 +209,14 @@ async fn a_released_model_is_uploaded_while_its_commit_is_open() {
         std::fs::write(&path, content).expect("writable");
         path
     };
-    let wrong = phone.hub.put_blob(&phone.token, &digest, &upload(b"other bytes")).expect_err("refused");
+    let wrong = phone.hub.put_blob(&phone.session, &digest, &upload(b"other bytes")).expect_err("refused");
     assert_eq!(wrong.code, codes::INVALID);
     assert!(!bench.engine.workspace().blobs().has(&digest));
-    phone.hub.put_blob(&phone.token, &digest, &upload(weights)).expect("asked for");
+    phone.hub.put_blob(&phone.session, &digest, &upload(weights)).expect("asked for");
     assert!(!bench.engine.workspace().blobs().has(&digest), "not before the commit is accepted");
     let taken = phone.commit_with(task.fence, outcome, manifests()).await.expect("complete");
     assert_eq!(taken, Committed::Accepted);
-    let closed = phone.hub.may_put_blob(&phone.token, &digest).expect_err("closed");
+    let closed = phone.hub.may_put_blob(&phone.session, &digest).expect_err("closed");
     assert_eq!(closed.code, codes::RESIDENCY);
     let result = run.wait().await.expect("ends");
     assert_eq!(result.outputs[0].value, Some(Value::Artifact(released.clone())));

@@ -2,35 +2,38 @@
 
 use std::io::SeekFrom;
 use std::ops::Range;
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::Extension;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use headstart_disk::DiskError;
 use headstart_disk::files::{self, NewFile};
+use headstart_disk::{DiskError, DiskFile};
+use headstart_driver::hub::{Session, codes};
 use headstart_protocol::Digest;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
-use crate::app::{App, digest, token};
+use crate::app::{App, digest};
+use crate::guard::Caller;
 use crate::reply::Refusal;
 
 /// Bytes read from disk at once.
 const CHUNK: usize = 256 << 10;
-/// Largest upload, in bytes: more than any model that a device would train.
-const LARGEST: u64 = 64 << 30;
 
 pub(crate) async fn get(
     State(app): State<App>,
+    Extension(session): Extension<Session>,
     headers: HeaderMap,
     Path(name): Path<String>,
 ) -> Result<Response, Refusal> {
-    let (token, digest) = (token(&headers)?.to_owned(), digest(&name)?);
-    let asked = tokio::task::spawn_blocking(move || app.hub.blob(&token, &digest)).await;
+    let digest = digest(&name)?;
+    let asked = tokio::task::spawn_blocking(move || app.hub.blob(&session, &digest)).await;
     let at = asked.map_err(|e| Refusal::internal("the engine failed", &e))??;
     file(&at, &digest, &headers).await
 }
@@ -98,19 +101,52 @@ fn range(header: &str, size: u64) -> Asked {
 
 pub(crate) async fn put(
     State(app): State<App>,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
+    Extension(session): Extension<Session>,
     Path(name): Path<String>,
-    mut body: Body,
+    body: Body,
 ) -> Result<StatusCode, Refusal> {
-    let (token, digest) = (token(&headers)?.to_owned(), digest(&name)?);
-    let too_large = || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid", "the upload is too large");
-    if body.size_hint().lower() > LARGEST {
-        return Err(too_large());
+    let digest = digest(&name)?;
+    if caller.body.is_some_and(|signed| signed != digest) {
+        let message = "the upload is not the one that the device signed";
+        return Err(Refusal::new(StatusCode::UNAUTHORIZED, codes::UNPROVEN, message));
     }
-    let (hub, asks) = (app.hub.clone(), token.clone());
+    let (hub, asks) = (app.hub.clone(), session.clone());
     let asked = tokio::task::spawn_blocking(move || hub.may_put_blob(&asks, &digest)).await;
-    asked.map_err(|e| Refusal::internal("the engine failed", &e))??;
+    let size = asked.map_err(|e| Refusal::internal("the engine failed", &e))??;
+    match body.size_hint().exact() {
+        Some(stated) if stated == size => {}
+        Some(stated) => {
+            let message = format!("the upload has {stated} bytes, and the commit says {size}");
+            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, codes::INVALID, message));
+        }
+        None => {
+            let message = "the upload does not state its size";
+            return Err(Refusal::new(StatusCode::LENGTH_REQUIRED, codes::INVALID, message));
+        }
+    }
+    let limit = app.limits.body + Duration::from_secs(size / app.limits.slowest_upload.max(1));
+    let store = store(&app, body, size);
+    let stored = tokio::time::timeout(limit, store).await.map_err(|_| {
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, codes::INVALID, "the upload did not arrive in time")
+    });
+    let (file, temp) = stored??;
+    let done = tokio::task::spawn_blocking(move || {
+        let written = file.sync().map_err(DiskError::at("write", &temp));
+        written.map_err(|e| {
+            // What is not whole has no use.
+            let _ = app.hub.disk().remove_file(&temp);
+            Refusal::internal("the upload cannot be stored", &e)
+        })?;
+        Ok::<_, Refusal>(app.hub.put_blob(&session, &digest, &temp)?)
+    })
+    .await;
+    done.map_err(|e| Refusal::internal("the engine failed", &e))??;
+    Ok(StatusCode::NO_CONTENT)
+}
 
+/// Writes an upload to a file that is removed when it breaks off.
+async fn store(app: &App, mut body: Body, stated: u64) -> Result<(Box<dyn DiskFile>, PathBuf), Refusal> {
     let failed = |e: DiskError| Refusal::internal("the upload cannot be stored", &e);
     let (disk, dir) = (Arc::clone(app.hub.disk()), app.hub.upload_dir());
     files::create_dir(&*disk, &dir).map_err(failed)?;
@@ -119,27 +155,15 @@ pub(crate) async fn put(
     let temp = out.path().to_owned();
     let mut size = 0;
     while let Some(chunk) = next(&mut body).await {
-        let chunk = chunk.map_err(|e| Refusal::invalid(format!("the upload broke off: {e}")))?;
+        let chunk = chunk.map_err(|_| Refusal::invalid("the upload broke off"))?;
         size += chunk.len() as u64;
-        if size > LARGEST {
-            return Err(too_large());
+        if size > stated {
+            return Err(Refusal::invalid("the upload is longer than it says"));
         }
         // A chunk goes into the system's memory in microseconds; only the sync at the end takes long.
         out.file().write_all(&chunk).map_err(|e| failed(DiskError::at("write", &temp)(e)))?;
     }
-    let (file, temp) = out.keep();
-    let done = tokio::task::spawn_blocking(move || {
-        let written = file.sync().map_err(DiskError::at("write", &temp));
-        written.map_err(|e| {
-            // What is not whole has no use.
-            let _ = app.hub.disk().remove_file(&temp);
-            Refusal::internal("the upload cannot be stored", &e)
-        })?;
-        Ok::<_, Refusal>(app.hub.put_blob(&token, &digest, &temp)?)
-    })
-    .await;
-    done.map_err(|e| Refusal::internal("the engine failed", &e))??;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(out.keep())
 }
 
 /// The next chunk of a body.

@@ -32,8 +32,8 @@ impl Refusal {
 impl From<WireError> for Refusal {
     fn from(error: WireError) -> Self {
         let status = match error.code.as_str() {
-            codes::UNKNOWN_TOKEN => StatusCode::UNAUTHORIZED,
-            codes::WRONG_SECRET => StatusCode::FORBIDDEN,
+            codes::UNKNOWN_SESSION | codes::UNPROVEN => StatusCode::UNAUTHORIZED,
+            codes::PENDING | codes::REVOKED | codes::INVITATION => StatusCode::FORBIDDEN,
             codes::PROTOCOL => StatusCode::UPGRADE_REQUIRED,
             codes::NOT_FOUND => StatusCode::NOT_FOUND,
             codes::RESIDENCY | codes::INVALID => StatusCode::UNPROCESSABLE_ENTITY,

@@ -2,22 +2,25 @@
 
 use std::time::Instant;
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::body::{Body, HttpBody};
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use headstart_driver::Hub;
-use headstart_driver::hub::codes;
-use headstart_protocol::wire::{Claim, Commit, Join, Renew};
+use headstart_driver::hub::{Session, codes};
+use headstart_protocol::Digest;
+use headstart_protocol::wire::{Claim, Commit, CommitResult, Hello, Join, Renew, WireError};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, digest, token};
+use crate::app::{App, digest};
 use crate::blob;
+use crate::connection::Connection;
+use crate::guard::{self, Caller};
+use crate::limits::Limits;
 use crate::reply::Refusal;
 
 /// Longest body of a join, claim or renewal, in bytes.
@@ -27,21 +30,26 @@ const LARGE: usize = 16 << 20;
 /// Longest wait for work, in milliseconds; proxies tend to cut a silent connection after a minute.
 const LONGEST_WAIT_MS: u64 = 50_000;
 
-pub(crate) fn router(hub: Hub, closing: CancellationToken) -> Router {
-    Router::new()
-        .route("/v1/join", post(join))
+pub(crate) fn router(hub: Hub, limits: Limits, closing: CancellationToken) -> Router {
+    let app = App { hub, limits, closing };
+    let sessions = Router::new()
         .route("/v1/claim", post(claim))
         .route("/v1/renew", post(renew))
-        .layer(DefaultBodyLimit::max(SMALL))
-        .route("/v1/commit", post(commit).layer(DefaultBodyLimit::max(LARGE)))
+        .route("/v1/commit", post(commit))
         .route("/v1/artifacts/{id}", get(manifest))
         .route("/v1/blobs/{digest}", get(blob::get).put(blob::put))
+        .route_layer(middleware::from_fn_with_state(app.clone(), guard::session));
+    Router::new()
+        .route("/v1/hello", post(hello))
+        .route("/v1/join", post(join))
+        .merge(sessions)
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, codes::NOT_FOUND, "there is no such call"))
         .method_not_allowed_fallback(async || {
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, codes::INVALID, "this call has another method")
         })
+        .layer(middleware::from_fn_with_state(app.clone(), guard::check))
         .layer(middleware::from_fn(log))
-        .with_state(App { hub, closing })
+        .with_state(app)
 }
 
 /// Logs each request: never its body, and of its path only what is no artifact's name.
@@ -56,55 +64,122 @@ async fn log(request: Request, next: Next) -> Response {
     response
 }
 
-async fn join(State(app): State<App>, body: Body) -> Answer {
-    let join: Join = read(body)?;
-    blocking(move || app.hub.join(join)).await
+async fn hello(State(app): State<App>, Extension(caller): Extension<Caller>, body: Body) -> Answer {
+    let (hello, _): (Hello, _) = read(&app, &caller, body, SMALL).await?;
+    Ok(Json(app.hub.hello(&caller.key, &hello)?).into_response())
 }
 
-async fn claim(State(app): State<App>, headers: HeaderMap, body: Body) -> Answer {
-    let mut claim: Claim = read(body)?;
+async fn join(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Extension(connection): Extension<Connection>,
+    body: Body,
+) -> Answer {
+    let (join, _): (Join, _) = read(&app, &caller, body, SMALL).await?;
+    let answer = blocking(move || app.hub.join(&caller.key, &join)).await?;
+    connection.is_of(caller.key);
+    Ok(answer)
+}
+
+async fn claim(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Extension(session): Extension<Session>,
+    body: Body,
+) -> Answer {
+    let (mut claim, _): (Claim, _) = read(&app, &caller, body, SMALL).await?;
     claim.wait_ms = claim.wait_ms.min(LONGEST_WAIT_MS);
-    let token = token(&headers)?;
-    let grant = tokio::select! {
-        grant = app.hub.claim(token, claim) => grant?,
+    let granted = tokio::select! {
+        granted = app.hub.claim(&session, claim) => granted?,
         () = app.closing.cancelled() => None,
     };
-    Ok(match grant {
-        Some(grant) => Json(grant).into_response(),
-        None => StatusCode::NO_CONTENT.into_response(),
-    })
+    Ok(granted.map_or_else(|| StatusCode::NO_CONTENT.into_response(), |g| Json(g).into_response()))
 }
 
-async fn renew(State(app): State<App>, headers: HeaderMap, body: Body) -> Answer {
-    let renew: Renew = read(body)?;
-    let token = token(&headers)?.to_owned();
-    blocking(move || app.hub.renew(&token, renew)).await
+async fn renew(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Extension(session): Extension<Session>,
+    body: Body,
+) -> Answer {
+    let (renew, _): (Renew, _) = read(&app, &caller, body, SMALL).await?;
+    blocking(move || app.hub.renew(&session, renew)).await
 }
 
-async fn commit(State(app): State<App>, headers: HeaderMap, body: Body) -> Answer {
-    let commit: Commit = read(body)?;
-    Ok(Json(app.hub.commit(token(&headers)?, commit).await?).into_response())
+async fn commit(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Extension(session): Extension<Session>,
+    body: Body,
+) -> Answer {
+    let (commit, digest): (Commit, _) = read(&app, &caller, body, LARGE).await?;
+    let (signed, answer) = app.hub.commit(&session, commit, digest).await?;
+    let status = match answer {
+        CommitResult::Taken { .. } => StatusCode::OK,
+        CommitResult::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+    };
+    Ok((status, Json(signed)).into_response())
 }
 
-async fn manifest(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let token = token(&headers)?.to_owned();
+async fn manifest(
+    State(app): State<App>,
+    Extension(session): Extension<Session>,
+    Path(id): Path<String>,
+) -> Answer {
     let id = digest(&id)?;
-    blocking(move || app.hub.manifest(&token, &id)).await
+    blocking(move || app.hub.manifest(&session, &id)).await
 }
 
 type Answer = Result<Response, Refusal>;
-type Body = Result<Bytes, BytesRejection>;
 
 /// Calls the hub where it may touch the disk.
 async fn blocking<T: serde::Serialize + Send + 'static>(
-    call: impl FnOnce() -> Result<T, headstart_protocol::wire::WireError> + Send + 'static,
+    call: impl FnOnce() -> Result<T, WireError> + Send + 'static,
 ) -> Answer {
     let done = tokio::task::spawn_blocking(call).await;
     let done = done.map_err(|e| Refusal::internal("the engine failed", &e))?;
     Ok(Json(done?).into_response())
 }
 
-fn read<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
-    let body = body.map_err(|e| Refusal::new(e.status(), codes::INVALID, e.body_text()))?;
-    serde_json::from_slice(&body).map_err(|e| Refusal::invalid(format!("the message cannot be read: {e}")))
+/// Reads a message of at most `most` bytes, and its digest.
+async fn read<T: DeserializeOwned>(
+    app: &App,
+    caller: &Caller,
+    body: Body,
+    most: usize,
+) -> Result<(T, Digest), Refusal> {
+    let too_large = || {
+        let message = format!("the message is longer than {most} bytes");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, codes::INVALID, message)
+    };
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_large());
+    }
+    let bytes = match tokio::time::timeout(app.limits.body, axum::body::to_bytes(body, most)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(e)) if is_length_limit(&e) => return Err(too_large()),
+        Ok(Err(_)) => return Err(Refusal::invalid("the message broke off")),
+        Err(_) => {
+            let message = "the message did not arrive in time";
+            return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, codes::INVALID, message));
+        }
+    };
+    let digest = Digest::of(&bytes);
+    if caller.body.is_some_and(|signed| signed != digest) {
+        let message = "the message is not the one that the device signed";
+        return Err(Refusal::new(StatusCode::UNAUTHORIZED, codes::UNPROVEN, message));
+    }
+    let message = serde_json::from_slice(&bytes);
+    Ok((message.map_err(|e| Refusal::invalid(format!("the message cannot be read: {e}")))?, digest))
+}
+
+fn is_length_limit(e: &axum::Error) -> bool {
+    let mut next: Option<&dyn std::error::Error> = Some(e);
+    while let Some(e) = next {
+        if e.to_string().contains("length limit") {
+            return true;
+        }
+        next = e.source();
+    }
+    false
 }

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headstart_core::RunOutcome;
-use headstart_device::{Allowed, Options, ReleaseLimits, Until};
+use headstart_device::{Allowed, Options, ReleaseLimits, Target, Until};
 use headstart_driver::{DeviceWait, Engine, EngineOptions, RunOptions, RunResult, WaitReason};
 use headstart_dsl::{MemoryLoader, Plan, check, render};
 use headstart_env::Env;
 use headstart_env::simulated::SimulatedClock;
 use headstart_protocol::expr::Value;
+use headstart_server::{Channel, Limits};
 use headstart_store::Workspace;
 use record::{Recorded, Recorder};
 use tokio_util::sync::CancellationToken;
@@ -80,10 +81,13 @@ async fn run(dir: &std::path::Path, stages: bool) -> (Arc<RunResult>, Recorder) 
     let (recorder, closing) = (Recorder::new(), CancellationToken::new());
     let hub = engine.hub().clone();
     let listener = Recorded::new(listener, recorder.clone());
-    tokio::spawn(headstart_server::serve(listener, hub, closing.clone().cancelled_owned()));
+    let key = hub.identity().public();
+    let invitation = hub.registry().invite(key, "phone", &url, Duration::from_secs(60)).expect("invited");
+    let (channel, limits) = (Channel::InsecurePlaintext, Limits::default());
+    tokio::spawn(headstart_server::serve(listener, hub, channel, limits, closing.clone().cancelled_owned()));
     let phone = Options {
-        url,
-        name: "phone".into(),
+        target: Target::Invitation(Box::new(invitation)),
+        insecure_plaintext: true,
         data: dir.join("phone"),
         state: dir.join("state"),
         until: Until::Stopped,

@@ -5,19 +5,28 @@
 mod stages;
 
 #[allow(dead_code, reason = "every test uses its part")]
+mod caller;
+#[allow(dead_code, reason = "every test uses its part")]
 mod record;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use caller::{Caller, answer};
 use headstart_core::RunOutcome;
-use headstart_device::{Allowed, Options, ReleaseLimits, Until};
+use headstart_device::{Allowed, Options, ReleaseLimits, Target, Until};
+use headstart_driver::devices::DeviceState;
 use headstart_driver::{Engine, EngineOptions, RunOptions, RunResult};
 use headstart_dsl::{MemoryLoader, Plan, check, render};
 use headstart_protocol::expr::Value;
-use headstart_protocol::{Digest, Manifest};
+use headstart_protocol::task::Outcome;
+use headstart_protocol::wire::{Commit, CommitAnswer, CommitResult, Committed, Grant};
+use headstart_protocol::{ArtifactRef, Digest, FileRef, Manifest};
+use headstart_server::{Channel, Limits};
 use headstart_store::Workspace;
+use headstart_transport::Identity;
+use headstart_transport::signed::Kind;
 use record::{Recorded, Recorder, contains};
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
@@ -73,11 +82,14 @@ impl World {
         let options = EngineOptions { device_lease: Duration::from_secs(5), ..EngineOptions::default() };
         let engine = Engine::with(ws, stages::all(), options).expect("an engine");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        // What crosses is to be read.
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let (recorder, closing) = (Recorder::new(), CancellationToken::new());
         let served = headstart_server::serve(
             Recorded::new(listener, recorder.clone()),
             engine.hub().clone(),
+            Channel::InsecurePlaintext,
+            Limits::default(),
             closing.clone().cancelled_owned(),
         );
         tokio::spawn(served);
@@ -94,10 +106,21 @@ impl World {
         tokio::time::timeout(Duration::from_secs(60), run.wait()).await.expect("in time").expect("ends")
     }
 
+    /// The phone is invited once, and paired from then on.
+    fn target(&self) -> Target {
+        let devices = self.engine.hub().registry();
+        if devices.list().expect("readable").iter().any(|d| d.state == DeviceState::Approved) {
+            return Target::Paired;
+        }
+        let key = self.engine.hub().identity().public();
+        let invitation = devices.invite(key, "phone", &self.url, Duration::from_secs(60)).expect("invited");
+        Target::Invitation(Box::new(invitation))
+    }
+
     fn phone(&self, allowed: &str) -> Options {
         Options {
-            url: self.url.clone(),
-            name: "phone".into(),
+            target: self.target(),
+            insecure_plaintext: true,
             data: self.at("phone"),
             state: self.at("state"),
             until: Until::Stopped,
@@ -278,78 +301,50 @@ async fn what_may_leave_arrives_whole() {
     assert!(files_below(&world.at("workspace")).iter().all(|(_, c)| !contains(c, b"Ottilie")));
 }
 
+/// A device commits a file of five bytes and sends something else.
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_have_fitting_status_codes_and_a_stable_name() {
+async fn an_upload_is_as_long_as_its_commit_says() {
     let world = World::new().await;
-    let http = reqwest::Client::builder().no_proxy().build().expect("client");
-    let ask = async |method: reqwest::Method, path: &str, token: Option<&str>, body: &str| {
-        let mut request = http.request(method, format!("{}{path}", world.url)).body(body.to_owned());
-        if let Some(token) = token {
-            request = request.bearer_auth(token);
-        }
-        let answer = request.send().await.expect("answers");
-        let status = answer.status().as_u16();
-        let error: Json = answer.json().await.unwrap_or_default();
-        (status, error["code"].as_str().unwrap_or_default().to_owned())
-    };
-    use reqwest::Method;
-    let digest = Digest::of(b"x");
-    let claim = json!({ "wait_ms": 0 }).to_string();
-    let cases = [
-        (Method::POST, "/v1/claim".to_owned(), None, claim.clone(), 401, "unknown_token"),
-        (Method::POST, "/v1/claim".to_owned(), Some("guess"), claim, 401, "unknown_token"),
-        (Method::GET, format!("/v1/blobs/{digest}"), Some("guess"), String::new(), 401, "unknown_token"),
-        (Method::PUT, format!("/v1/blobs/{digest}"), Some("guess"), "x".into(), 401, "unknown_token"),
-        (Method::GET, "/v1/blobs/xyz".to_owned(), Some("guess"), String::new(), 400, "invalid"),
-        (Method::POST, "/v1/join".to_owned(), None, "{".to_owned(), 400, "invalid"),
-        (Method::POST, "/v1/join".to_owned(), None, "x".repeat(300 << 10), 413, "invalid"),
-        (Method::GET, "/v1/join".to_owned(), None, String::new(), 405, "invalid"),
-        (Method::GET, "/v2/anything".to_owned(), None, String::new(), 404, "not_found"),
-    ];
-    for (method, path, token, body, status, code) in cases {
-        let got = ask(method.clone(), &path, token, &body).await;
-        assert_eq!(got, (status, code.to_owned()), "{method} {path}");
-    }
-    let join = |secret: &str, protocol: u32| {
-        json!({ "device": "phone", "protocol": protocol, "version": "1", "kinds": [], "secret": secret })
-            .to_string()
-    };
-    let version = headstart_protocol::PROTOCOL_VERSION;
-    let (mine, theirs) = ("m".repeat(64), "t".repeat(64));
-    assert_eq!(ask(Method::POST, "/v1/join", None, &join(&mine, version)).await.0, 200);
-    let other = ask(Method::POST, "/v1/join", None, &join(&theirs, version)).await;
-    assert_eq!(other, (403, "wrong_secret".to_owned()));
-    let newer = ask(Method::POST, "/v1/join", None, &join(&mine, version + 1)).await;
-    assert_eq!(newer, (426, "protocol_mismatch".to_owned()));
-}
+    let text = "model base = local(\"model\")\ndataset questions = jsonl(\"probes.jsonl\")\n\
+                stage there: Responses = probe(base, prompts: questions) { on: device(\"phone\") }\n\
+                output there = there\n";
+    let checked = check("p.pllm", &MemoryLoader::new().with("p.pllm", text), &Default::default());
+    let plan = checked.plan.expect("sound");
+    let run = world.engine.run(plan, RunOptions::new("test", world.at("pipeline"))).expect("starts");
+    let Target::Invitation(invitation) = world.target() else { panic!("not paired yet") };
+    let key = world.engine.hub().identity().public();
+    let mut phone = Caller::new(&world.url, key, Identity::from_secret(&[3; 32]));
+    assert_eq!(phone.join("phone", Some(&invitation)).await.status, 200);
+    let granted = phone.post("/v1/claim", &json!({ "wait_ms": 20_000 })).await;
+    let grant: Grant = phone.read(&granted, Kind::Grant);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_device_that_waits_does_not_hold_up_the_end() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let url = format!("http://{}", listener.local_addr().expect("bound"));
-    let dir = tempfile::tempdir().expect("tempdir");
-    let ws = Workspace::open(dir.path()).expect("a workspace");
-    let engine = Engine::open(ws, stages::all()).expect("an engine");
-    let closing = CancellationToken::new();
-    let hub = engine.hub().clone();
-    let served = tokio::spawn(headstart_server::serve(listener, hub, closing.clone().cancelled_owned()));
-    let http = reqwest::Client::builder().no_proxy().build().expect("client");
-    let join =
-        json!({ "device": "phone", "protocol": 1, "version": "1", "kinds": [], "secret": "s".repeat(64) });
-    let joined = http.post(format!("{url}/v1/join")).body(join.to_string()).send().await.expect("joins");
-    let joined: Json = joined.json().await.expect("JSON");
-    let claim = http
-        .post(format!("{url}/v1/claim"))
-        .bearer_auth(joined["token"].as_str().expect("a token"))
-        .body(json!({ "wait_ms": 30_000 }).to_string())
-        .send();
-    let claim = tokio::spawn(claim);
-    while !engine.hub().devices().iter().any(|d| d.waiting) {
-        tokio::task::yield_now().await;
-    }
-    closing.cancel();
-    // Not after the 30 seconds that it asked for: those would end the test's own time.
-    let answer = claim.await.expect("task");
-    assert_eq!(answer.expect("an answer").status().as_u16(), 204);
-    served.await.expect("task").expect("stops");
+    let (content, digest) = (b"{}\n{}", Digest::of(b"{}\n{}"));
+    let file = FileRef { digest, size: content.len() as u64 };
+    let manifest = Manifest {
+        ty: headstart_protocol::Type::Responses,
+        files: [("rows.jsonl".to_owned(), file)].into(),
+        value: json!({ "rows": 2 }),
+        uses: Default::default(),
+    };
+    let output = ArtifactRef::public(&manifest);
+    let manifests = [(output.id.to_string(), manifest)].into();
+    let outcome = Outcome::Succeeded { output, released: Default::default(), usage: Default::default() };
+    let commit = Commit { fence: grant.task.fence, outcome, manifests };
+    let commit = serde_json::to_value(commit).expect("JSON");
+    assert_eq!(phone.post("/v1/commit", &commit).await.code(), (409, "missing_blob"));
+
+    let path = format!("/v1/blobs/{digest}");
+    let put = |body: reqwest::Body| phone.request(reqwest::Method::PUT, &path, content).body(body);
+    let long = vec![b'x'; 30 << 20];
+    assert_eq!(answer(put(long.into())).await.code(), (413, "invalid"), "longer than it may be");
+    let stream = tokio_util::io::ReaderStream::new(&content[..]);
+    assert_eq!(answer(put(reqwest::Body::wrap_stream(stream))).await.code(), (411, "invalid"));
+    assert_eq!(answer(put("{}\n[]".into())).await.code(), (422, "invalid"), "other bytes");
+    assert_eq!(answer(put(content.to_vec().into())).await.status, 204);
+    let taken = phone.post("/v1/commit", &commit).await;
+    let read: CommitAnswer = phone.read(&taken, Kind::Commit);
+    assert_eq!(read.answer, CommitResult::Taken { counts: Committed::Accepted });
+    assert_eq!(run.wait().await.expect("ends").outcome, RunOutcome::Succeeded);
+    let left = std::fs::read_dir(world.at("workspace/scratch")).expect("a folder").flatten();
+    assert_eq!(left.filter(|e| e.file_name().to_string_lossy().starts_with("upload-")).count(), 0);
 }

@@ -24,7 +24,10 @@ async fn a_served_connection_is_recorded() {
     let serve = axum::serve(Recorded::new(listener, recorder.clone()), app);
     let server = tokio::spawn(async move { serve.await });
     let url = format!("http://{addr}/x");
-    let client = reqwest::Client::builder().no_proxy().build().expect("client");
+    let me = headstart_transport::Identity::from_secret(&[1; 32]);
+    let tls = headstart_transport::tls::client_config(&me, me.public()).expect("a key");
+    let client =
+        reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls).build().expect("client");
     let answer = client.post(url).body("a secret").send().await.expect("sent").text().await.expect("text");
     assert_eq!(answer, "A SECRET");
     server.abort();

@@ -22,7 +22,7 @@ pub(crate) fn secret(disk: &dyn Disk, dir: &Path, name: &str) -> Result<[u8; 32]
         return Ok(found);
     }
     // Two processes may both find none; the lock lets one of them make it.
-    files::create_dir(disk, dir)?;
+    files::create_private_dir(disk, dir)?;
     let lock_path = dir.join(".lock");
     let lock = disk.open(&lock_path, Open::Update).map_err(StoreError::io("create", &lock_path))?;
     fs4::fs_std::FileExt::lock_exclusive(lock.system()).map_err(StoreError::io("lock", &lock_path))?;

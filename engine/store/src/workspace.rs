@@ -112,9 +112,11 @@ impl Workspace {
         disk: Arc<dyn Disk>,
         temporary: Option<tempfile::TempDir>,
     ) -> Result<Self, StoreError> {
+        let fresh = !dir.exists();
         files::create_dir(&*disk, dir)?;
         let dir = dir.canonicalize().map_err(StoreError::io("open", dir))?;
         check_format(&dir, &*disk)?;
+        protect(&dir, &*disk, fresh)?;
         let contents = ContentStore::open(&dir, Arc::clone(&disk))?;
         let contents = if temporary.is_some() { contents.linking() } else { contents };
         let cache = Cache::new(dir.join("cache.duckdb"));
@@ -299,6 +301,23 @@ impl Workspace {
         let dir = self.inner.dir.join("runs").join(id);
         if dir.is_dir() { Ok(dir) } else { Err(StoreError::NoRun(id.to_owned())) }
     }
+}
+
+/// Runs tell what a pipeline does, and `keys/` and `devices.json` who may join: they are their owner's.
+fn protect(dir: &Path, disk: &dyn Disk, fresh: bool) -> Result<(), StoreError> {
+    let secrets = [dir.join("keys"), dir.join("devices.json"), dir.join("devices.pending.json")];
+    let keys = fs::read_dir(dir.join("keys")).into_iter().flatten().flatten();
+    // A lock is no secret.
+    let keys = keys.filter(|e| !e.file_name().to_string_lossy().starts_with('.')).map(|e| e.path());
+    let inside: Vec<PathBuf> = secrets.into_iter().chain(keys).filter(|p| p.exists()).collect();
+    let mut open = files::protect(disk, dir)? && !fresh;
+    for path in &inside {
+        open |= files::protect(disk, path)?;
+    }
+    if open {
+        tracing::warn!("{}: other users could read it; now only its owner can", dir.display());
+    }
+    Ok(())
 }
 
 fn check_format(dir: &Path, disk: &dyn Disk) -> Result<(), StoreError> {

@@ -46,6 +46,30 @@ pub fn create_private_dir(disk: &dyn Disk, path: &Path) -> Result<(), DiskError>
     Ok(())
 }
 
+/// Takes others' rights to a file or folder away, if they have any. Gives whether they had.
+///
+/// # Errors
+/// If the disk does not allow it.
+pub fn protect(disk: &dyn Disk, path: &Path) -> Result<bool, DiskError> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let found = fs::metadata(path).map_err(DiskError::at("read the permissions of", path))?;
+        let mode = found.permissions().mode();
+        if mode & 0o077 == 0 {
+            return Ok(false);
+        }
+        let only_owner = fs::Permissions::from_mode(mode & 0o700);
+        disk.set_permissions(path, only_owner).map_err(DiskError::at("set the permissions of", path))?;
+        Ok(true)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (disk, path);
+        Ok(false)
+    }
+}
+
 /// A folder that somebody is to write into.
 #[derive(Clone, Copy, Debug)]
 pub struct OutFolder<'a> {

@@ -6,6 +6,7 @@ pub(crate) mod catalog;
 pub(crate) mod changes;
 pub(crate) mod check;
 pub(crate) mod describe;
+pub(crate) mod devices;
 pub(crate) mod graph;
 pub(crate) mod init;
 pub(crate) mod lsp;

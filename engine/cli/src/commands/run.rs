@@ -85,8 +85,8 @@ async fn drive(engine: &Engine, plan: Plan, args: &Run, volume: Volume) -> Resul
     let server = if devices.is_empty() {
         None
     } else {
-        let server = listen::start(engine.hub().clone(), args.listen).await?;
-        options.address = Some(server.url());
+        let server = listen::start(engine.hub().clone(), args.listen, args.insecure_plaintext).await?;
+        options.address = server.url_to_name();
         Some(server)
     };
     let handle = match &args.resume {
@@ -97,7 +97,7 @@ async fn drive(engine: &Engine, plan: Plan, args: &Run, volume: Volume) -> Resul
         None => engine.run(plan.clone(), options),
     };
     let handle = handle?;
-    let url = server.as_ref().map(listen::Server::url);
+    let url = server.as_ref().and_then(listen::Server::url_to_name);
     let result = watch(engine, &handle, &plan, url, volume).await;
     if let Some(server) = server {
         server.stop().await;

@@ -50,13 +50,14 @@ pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) 
 }
 
 async fn serve(engine: Engine, plan: Plan, args: &Serve, volume: Volume) -> Result<(), CommandError> {
-    let server = listen::start(engine.hub().clone(), args.listen).await?;
+    let server = listen::start(engine.hub().clone(), args.listen, args.insecure_plaintext).await?;
     if !volume.quiet {
         errln!("devices join at {}", server.url());
     }
     let mut schedulers = tokio::task::JoinSet::new();
     for schedule in plan.schedules.clone() {
-        let scheduler = Scheduler::new(engine.clone(), &plan, schedule, args, server.url(), volume)?;
+        let url = server.url_to_name();
+        let scheduler = Scheduler::new(engine.clone(), &plan, schedule, args, url, volume)?;
         schedulers.spawn(scheduler.run(args.now));
     }
     let mut signals = crate::stop::StopSignals::new().map_err(CommandError::internal)?;
@@ -76,7 +77,7 @@ async fn serve(engine: Engine, plan: Plan, args: &Serve, volume: Volume) -> Resu
 struct Scheduler {
     engine: Engine,
     /// Where devices join.
-    url: String,
+    url: Option<String>,
     volume: Volume,
     plan: Plan,
     schedule: Schedule,
@@ -94,7 +95,7 @@ impl Scheduler {
         plan: &Plan,
         schedule: Schedule,
         args: &Serve,
-        url: String,
+        url: Option<String>,
         volume: Volume,
     ) -> Result<Self, CommandError> {
         let spec =
@@ -200,7 +201,7 @@ impl Scheduler {
             errln!("{}: run {id}", self.schedule.name);
         }
         let handle = self.engine.run(self.plan.clone(), options)?;
-        let result = watch(&self.engine, &handle, &self.plan, Some(self.url.clone()), self.volume).await?;
+        let result = watch(&self.engine, &handle, &self.plan, self.url.clone(), self.volume).await?;
         // That a run did not succeed is said in any case.
         if !self.volume.quiet || result.outcome != RunOutcome::Succeeded {
             let outcome = format!("{:?}", result.outcome).to_lowercase();

@@ -53,6 +53,19 @@ impl Place {
     }
 }
 
+impl Place {
+    /// What brings a device to the engine of this place at `url`: an invitation the first time, its key later.
+    pub fn join(&self, name: &str, url: &str) -> Vec<String> {
+        let list = self.headstart(&["devices", "list", "--format", "json"]);
+        if list.code == 0 && list.out.contains("approved") {
+            let key = self.headstart(&["--quiet", "devices", "key"]).code(0).out.trim().to_owned();
+            return ["join", url, "--name", name, "--engine-key", &key].map(str::to_owned).into();
+        }
+        let invite = self.headstart(&["--quiet", "devices", "invite", name, "--url", url]).code(0);
+        ["join", invite.out.trim()].map(str::to_owned).into()
+    }
+}
+
 /// Copies a folder with everything in it.
 pub fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("writable");

@@ -11,7 +11,7 @@ use headstart_protocol::{Failure, FailureClass};
 
 use super::ready::weight;
 use super::{Conductor, Live, Runner};
-use crate::hub::{Granted, Presence};
+use crate::hub::{Granted, Presence, WaitReason};
 use crate::message::{Lease, Throttle};
 
 /// How often leases and waits are checked: they change without a message.
@@ -118,10 +118,8 @@ impl Conductor {
                 let message = format!("{why}; waiting for it: {}", names.join(", "));
                 let help = match self.engine.hub.unmet_conditions(&self.id, instance, &device) {
                     unmet if unmet.is_empty() => {
-                        let url = self.options.address.as_deref().unwrap_or("URL");
-                        format!(
-                            "on the device, run: headstart-device join {url} --name {device} --data FOLDER"
-                        )
+                        let why = self.engine.hub.unpaired(&device).unwrap_or(WaitReason::Join);
+                        why.help(&device, self.options.address.as_deref())
                     }
                     unmet => format!(
                         "the device reports conditions with `--holds {}`; `wait:` in the stage's settings says how \

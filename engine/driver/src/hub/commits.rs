@@ -17,7 +17,7 @@ use headstart_store::Workspace;
 use serde_json::Value as Json;
 use tokio::sync::oneshot;
 
-use super::{Hub, codes, internal, wire};
+use super::{Hub, Session, codes, internal, wire};
 use crate::message::Message;
 
 /// Longest name or word that a released value may hold, in bytes.
@@ -26,17 +26,17 @@ const LONGEST_WORD: usize = 64;
 const LARGEST_VALUE: usize = 1 << 20;
 
 /// Takes a commit; see [`Hub::commit`].
-pub(super) async fn commit(hub: &Hub, token: &str, commit: Commit) -> Result<Committed, WireError> {
+pub(super) async fn commit(hub: &Hub, session: &Session, commit: Commit) -> Result<Committed, WireError> {
     let fence = commit.fence;
-    let (device, found, past) = {
+    let device = session.device.as_str();
+    let (found, past) = {
         let mut leases = hub.leases();
-        let (device, session) = leases.session(token)?;
         let past = leases.past(fence);
-        let found = leases.granted(fence, &device)?.map(|granted| {
-            granted.session = session;
+        let found = leases.granted(fence, device)?.map(|granted| {
+            granted.session = session.number;
             (granted.instance, granted.conductor.clone(), granted.task.clone(), granted.answer)
         });
-        (device, found, past)
+        (found, past)
     };
     let (instance, conductor, task, answered) = match (found, past) {
         (Some(found), _) => found,
@@ -47,16 +47,19 @@ pub(super) async fn commit(hub: &Hub, token: &str, commit: Commit) -> Result<Com
         return Ok(answer);
     }
     let Some(task) = task else {
-        return Err(internal(format!("the task of attempt {fence} could not be worked out after a restart")));
+        return Err(wire(
+            codes::INTERNAL,
+            format!("the task of attempt {fence} could not be worked out after a restart"),
+        ));
     };
-    let outcome = check(hub, &device, &task, commit)?;
+    let outcome = check(hub, device, &task, commit)?;
 
     let (reply, counts) = oneshot::channel();
     // A run that has ended drops the question.
     let _ = conductor.send(Message::Accepts { instance, fence, reply });
     if counts.await == Ok(true) {
         let Checked { outcome, manifests } = outcome;
-        keep(hub, &device, fence, manifests).await?;
+        keep(hub, device, fence, manifests).await?;
         let (reply, answer) = oneshot::channel();
         let message = Message::Commit { instance, fence, outcome: Box::new(outcome), reply };
         // A run that has ended drops the question.
@@ -78,7 +81,8 @@ async fn of_an_unknown_run(hub: &Hub, fence: u64) -> Result<Committed, WireError
         None => Ok(Committed::Superseded),
         // An error of the engine, so that the device keeps the outcome and tries again.
         Some(run) => {
-            Err(internal(format!("run `{run}` was interrupted; `headstart run --resume {run}` resumes it")))
+            let message = format!("run `{run}` was interrupted; `headstart run --resume {run}` resumes it");
+            Err(wire(codes::INTERNAL, message))
         }
     }
 }
@@ -330,7 +334,7 @@ async fn keep(
     match moved.map_err(internal)?? {
         missing if missing.is_empty() => Ok(()),
         missing => {
-            let list: Vec<String> = missing.iter().map(Digest::to_string).collect();
+            let list: Vec<String> = missing.keys().map(Digest::to_string).collect();
             if let Some(granted) = hub.leases().granted(fence, device)? {
                 granted.wanted = missing;
             }
@@ -344,16 +348,17 @@ fn store(
     ws: &Workspace,
     device: &str,
     manifests: &BTreeMap<Digest, Manifest>,
-) -> Result<BTreeSet<Digest>, WireError> {
-    let files: BTreeSet<Digest> =
-        manifests.values().flat_map(|m| m.files.values().map(|f| f.digest)).collect();
+) -> Result<BTreeMap<Digest, u64>, WireError> {
+    let files: BTreeMap<Digest, u64> =
+        manifests.values().flat_map(|m| m.files.values().map(|f| (f.digest, f.size))).collect();
     let waiting = waiting_room(ws, device);
     let here = |d: &Digest| ws.blobs().has(d) || waiting.join(d.to_string()).is_file();
-    let missing: BTreeSet<Digest> = files.iter().copied().filter(|d| !here(d)).collect();
+    let missing: BTreeMap<Digest, u64> =
+        files.iter().filter(|(d, _)| !here(d)).map(|(d, size)| (*d, *size)).collect();
     if !missing.is_empty() {
         return Ok(missing);
     }
-    for digest in &files {
+    for digest in files.keys() {
         let at = waiting.join(digest.to_string());
         if !ws.blobs().has(digest) {
             ws.blobs().take_file(&at).map_err(internal)?;
@@ -364,7 +369,7 @@ fn store(
     }
     // What else was uploaded for this commit has no use any more.
     let _ = ws.disk().remove_dir_all(&waiting);
-    Ok(BTreeSet::new())
+    Ok(BTreeMap::new())
 }
 
 /// Where uploads wait for their commit.
@@ -373,19 +378,20 @@ fn waiting_room(ws: &Workspace, device: &str) -> PathBuf {
 }
 
 /// Takes an upload; see [`Hub::put_blob`].
-pub(super) fn put_blob(hub: &Hub, token: &str, digest: &Digest, uploaded: &Path) -> Result<(), WireError> {
-    let device = {
-        let mut leases = hub.leases();
-        let (device, _) = leases.session(token)?;
-        leases.may_upload(&device, digest)?;
-        device
-    };
+pub(super) fn put_blob(
+    hub: &Hub,
+    session: &Session,
+    digest: &Digest,
+    uploaded: &Path,
+) -> Result<(), WireError> {
+    let device = session.device.as_str();
+    hub.leases().may_upload(device, digest)?;
     let found = hash_file(uploaded).map_err(internal)?.digest;
     if found != *digest {
         let message = format!("the upload is {}, not {}", found.short(), digest.short());
         return Err(wire(codes::INVALID, message));
     }
-    let room = waiting_room(&hub.inner.ws, &device);
+    let room = waiting_room(&hub.inner.ws, device);
     let disk = &**hub.inner.ws.disk();
     files::take(disk, uploaded, &room.join(digest.to_string()), true).map_err(internal)
 }

@@ -8,6 +8,7 @@ use headstart_env::Clock;
 use headstart_protocol::task::Task;
 use headstart_protocol::wire::{Committed, Facts, Join, WireError, program_kind};
 use headstart_protocol::{ArtifactRef, Digest, Manifest};
+use headstart_transport::PublicKey;
 use tokio::sync::Notify;
 
 use super::{DeviceWait, WaitReason, codes, wire};
@@ -15,6 +16,29 @@ use crate::message::{Lease, LeaseSignal, Message};
 
 /// Outcomes that are remembered after their run, for commits that are repeated late.
 const REMEMBERED: usize = 10_000;
+
+/// A session that was not used for this long has ended.
+const SESSION_IDLE_MS: u64 = 24 * 3600 * 1000;
+/// Sessions that a device may have at once: the latest, and earlier ones that it still answers under.
+const SESSIONS_OF_A_DEVICE: usize = 8;
+
+/// A device that joined, and has proven again that it is the one: by its key, at every call.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The device's name.
+    pub(crate) device: String,
+    /// Rises with every join of any device.
+    pub(crate) number: u64,
+    pub(crate) key: PublicKey,
+    used_ms: u64,
+}
+
+impl Session {
+    /// The device's name.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+}
 
 /// An instance that waits for its device.
 pub(crate) struct Offer {
@@ -55,8 +79,8 @@ pub(crate) struct Granted {
     pub task: Option<Task>,
     /// What a repeated commit is answered.
     pub answer: Option<Committed>,
-    /// Files that a commit waits for.
-    pub wanted: BTreeSet<Digest>,
+    /// Files that a commit waits for, and how long each is.
+    pub wanted: BTreeMap<Digest, u64>,
 }
 
 impl Granted {
@@ -80,7 +104,7 @@ impl Granted {
             name: task.as_ref().map_or_else(String::new, |t| t.name.clone()),
             task,
             answer: None,
-            wanted: BTreeSet::new(),
+            wanted: BTreeMap::new(),
         }
     }
 }
@@ -137,9 +161,9 @@ impl Device {
 pub(crate) struct LeaseTable {
     clock: Arc<dyn Clock>,
     devices: BTreeMap<String, Device>,
-    /// Device and number of the join, by token.
-    tokens: HashMap<String, (String, u64)>,
-    sessions: u64,
+    /// By token.
+    sessions: HashMap<String, Session>,
+    joins: u64,
     grants: BTreeMap<u64, Granted>,
     watchers: BTreeMap<String, (Vec<String>, Sender<Message>)>,
     past: BTreeMap<u64, (String, Committed)>,
@@ -150,8 +174,8 @@ impl LeaseTable {
         Self {
             clock,
             devices: BTreeMap::new(),
-            tokens: HashMap::new(),
-            sessions: 0,
+            sessions: HashMap::new(),
+            joins: 0,
             grants: BTreeMap::new(),
             watchers: BTreeMap::new(),
             past: BTreeMap::new(),
@@ -163,31 +187,55 @@ impl LeaseTable {
     }
 
     /// A device joined; the runs that want to know.
-    pub(crate) fn joined(&mut self, join: &Join, token: &str) -> Vec<Sender<Message>> {
-        self.sessions += 1;
-        let session = self.sessions;
-        self.tokens.insert(token.to_owned(), (join.device.clone(), session));
+    pub(crate) fn joined(
+        &mut self,
+        name: &str,
+        key: PublicKey,
+        join: &Join,
+        token: &str,
+    ) -> Vec<Sender<Message>> {
+        self.joins += 1;
+        let number = self.joins;
         let now = self.clock.now_ms();
-        let device = self.device(&join.device);
-        device.session = session;
+        self.sessions.retain(|_, s| now.saturating_sub(s.used_ms) < SESSION_IDLE_MS);
+        self.drop_oldest_session_of(&key);
+        let session = Session { device: name.to_owned(), number, key, used_ms: now };
+        self.sessions.insert(token.to_owned(), session);
+        let device = self.device(name);
+        device.session = number;
         device.kinds = join.kinds.iter().cloned().collect();
         device.facts = join.facts.clone();
         device.seen_ms = Some(now);
         device.bell.notify_waiters();
         let wants = |(devices, tx): &(Vec<String>, Sender<Message>)| {
-            devices.contains(&join.device).then(|| tx.clone())
+            devices.iter().any(|d| d == name).then(|| tx.clone())
         };
         self.watchers.values().filter_map(wants).collect()
     }
 
-    /// Whose token it is, and from which join.
-    pub(crate) fn session(&mut self, token: &str) -> Result<(String, u64), WireError> {
-        let Some((name, session)) = self.tokens.get(token).cloned() else {
-            return Err(wire(codes::UNKNOWN_TOKEN, "this engine does not know the token; join again"));
-        };
+    /// Makes room for another session of a key.
+    fn drop_oldest_session_of(&mut self, key: &PublicKey) {
+        let mine = || self.sessions.iter().filter(|(_, s)| s.key == *key);
+        if mine().count() >= SESSIONS_OF_A_DEVICE
+            && let Some(oldest) = mine().min_by_key(|(_, s)| s.number).map(|(token, _)| token.clone())
+        {
+            self.sessions.remove(&oldest);
+        }
+    }
+
+    /// The session of a token, if it belongs to this key under this name.
+    pub(crate) fn session(&mut self, token: &str, key: &PublicKey, name: &str) -> Result<Session, WireError> {
         let now = self.clock.now_ms();
-        self.device(&name).seen_ms = Some(now);
-        Ok((name, session))
+        let known = self.sessions.get_mut(token);
+        let known = known
+            .filter(|s| s.key == *key && s.device == name && now.saturating_sub(s.used_ms) < SESSION_IDLE_MS);
+        let Some(session) = known else {
+            return Err(wire(codes::UNKNOWN_SESSION, "this engine does not know the session; join again"));
+        };
+        session.used_ms = now;
+        let session = session.clone();
+        self.device(name).seen_ms = Some(now);
+        Ok(session)
     }
 
     pub(crate) fn facts(&mut self, device: &str, facts: Facts) {
@@ -349,10 +397,11 @@ impl LeaseTable {
         if self.device(device).blobs.contains(digest) { Ok(()) } else { Err(no_business("content", digest)) }
     }
 
-    pub(crate) fn may_upload(&mut self, device: &str, digest: &Digest) -> Result<(), WireError> {
-        let wanted = |g: &Granted| g.device == device && g.answer.is_none() && g.wanted.contains(digest);
-        if self.grants.values().any(wanted) {
-            return Ok(());
+    /// How long an upload of this digest is, as the commit that waits for it says.
+    pub(crate) fn may_upload(&mut self, device: &str, digest: &Digest) -> Result<u64, WireError> {
+        let theirs = |g: &&Granted| g.device == device && g.answer.is_none();
+        if let Some(size) = self.grants.values().filter(theirs).find_map(|g| g.wanted.get(digest)) {
+            return Ok(*size);
         }
         let message =
             format!("no commit of `{device}` waits for content {}; nothing else is taken", digest.short());

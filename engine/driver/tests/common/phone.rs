@@ -4,33 +4,44 @@
 
 use std::collections::BTreeMap;
 
-use ed25519_dalek::{Signature, VerifyingKey};
+use headstart_driver::hub::Session;
 use headstart_driver::{Hub, RunHandle};
 use headstart_dsl::plan::Plan;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
-use headstart_protocol::wire::{Claim, Commit, Committed, Facts, Join, WireError};
+use headstart_protocol::wire::{
+    Claim, Commit, CommitResult, Committed, Facts, Grant, Hello, Invited, Join, Joined, Renew, Renewal,
+    Renewed, Signed, Welcome, WireError,
+};
 use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Manifest, Numerics, PROTOCOL_VERSION, Type};
+use headstart_transport::proof::JoinClaim;
+use headstart_transport::signed::{self, Kind};
+use headstart_transport::{Identity, Invitation};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::{Bench, Pipeline, field, list, out};
 
 pub const SECRET_TEXT: &str = "dear diary, nobody must ever read this";
 
-/// A device: a token, and what it keeps to itself.
+/// A device: its session, and what it keeps to itself.
 pub struct Phone {
     pub hub: Hub,
+    pub session: Session,
+    /// What names the session.
     pub token: String,
-    pub key: VerifyingKey,
+    pub identity: Identity,
     /// Everything that it was ever given or told.
     pub tasks: Vec<Task>,
 }
 
-pub fn unhex<const N: usize>(text: &str) -> [u8; N] {
-    data_encoding::HEXLOWER.decode(text.as_bytes()).expect("hexadecimal").try_into().expect("as long")
+/// The phone's identity.
+pub fn phone() -> Identity {
+    Identity::from_secret(&[7; 32])
 }
 
-pub fn join_as(secret: &str) -> Join {
+/// What a device says of itself; not proven yet.
+pub fn plain_join() -> Join {
     Join {
         device: "phone".into(),
         protocol: PROTOCOL_VERSION,
@@ -38,8 +49,58 @@ pub fn join_as(secret: &str) -> Join {
         kinds: ["jsonl", "embed", "select", "finetune"].map(String::from).to_vec(),
         numerics: None,
         facts: Facts { threads: 2, memory: 4 << 30, ..Facts::default() },
-        secret: secret.into(),
+        highest_fence: 0,
+        challenge: String::new(),
+        nonce: "a number used once".into(),
+        proof: String::new(),
+        invitation: None,
     }
+}
+
+/// A fresh challenge for a device.
+pub fn challenge(hub: &Hub, identity: &Identity) -> String {
+    let hello = Hello { protocol: PROTOCOL_VERSION, nonce: "first".into() };
+    let signed = hub.hello(&identity.public(), &hello).expect("answered");
+    read::<Welcome>(hub, identity, &signed, Kind::Welcome).challenge
+}
+
+/// A join that proves the device's key, and the invitation if there is one.
+pub fn proven(hub: &Hub, identity: &Identity, join: Join, invitation: Option<&Invitation>) -> Join {
+    let challenge = challenge(hub, identity);
+    let (engine, device) = (hub.identity().public(), identity.public());
+    let claim = JoinClaim {
+        engine: &engine,
+        device: &device,
+        challenge: &challenge,
+        nonce: &join.nonce,
+        name: &join.device,
+    };
+    let invited = invitation.map(|i| {
+        let token = i.token_key();
+        Invited { key: token.public().to_string(), proof: claim.sign_invited(&token) }
+    });
+    let proof = claim.sign(identity);
+    Join { proof, invitation: invited, challenge, ..join }
+}
+
+/// Invites a device for an hour.
+pub fn invite(hub: &Hub, name: &str) -> Invitation {
+    let hour = std::time::Duration::from_secs(3600);
+    let engine = hub.identity().public();
+    hub.registry().invite(engine, name, "https://127.0.0.1:7878", hour).expect("invited")
+}
+
+/// Reads what the engine signed for a device.
+pub fn read<T: DeserializeOwned>(hub: &Hub, device: &Identity, message: &Signed, kind: Kind) -> T {
+    signed::open(message, kind, &hub.identity().public(), &device.public()).expect("signed by the engine").0
+}
+
+/// Joins; the session, and what names it.
+pub fn join(hub: &Hub, identity: &Identity, join: &Join) -> Result<(Session, String), WireError> {
+    let signed = hub.join(&identity.public(), join)?;
+    let joined: Joined = read(hub, identity, &signed, Kind::Joined);
+    assert_eq!(joined.nonce, join.nonce);
+    Ok((hub.authenticate(&identity.public(), &joined.session)?, joined.session))
 }
 
 /// What the phone calls its private things elsewhere: nobody can confirm a guess of the content.
@@ -50,27 +111,35 @@ pub fn handle(ty: ArtifactType, content: &str) -> ArtifactRef {
 
 impl Phone {
     pub fn join(hub: &Hub) -> Self {
-        Self::admitted(hub, join_as("a secret of the phone"))
+        Self::admitted(hub, plain_join())
     }
 
     /// A phone that says what it computes with.
     pub fn join_with(hub: &Hub, numerics: Numerics) -> Self {
-        Self::admitted(hub, Join { numerics: Some(numerics), ..join_as("a secret of the phone") })
+        Self::admitted(hub, Join { numerics: Some(numerics), ..plain_join() })
     }
 
-    fn admitted(hub: &Hub, join: Join) -> Self {
-        let joined = hub.join(join).expect("admitted");
-        let key = VerifyingKey::from_bytes(&unhex(&joined.key)).expect("a key");
-        Self { hub: hub.clone(), token: joined.token, key, tasks: Vec::new() }
+    /// Joins, and pairs with an invitation before if it has to.
+    fn admitted(hub: &Hub, what: Join) -> Self {
+        let identity = phone();
+        let invitation = (!hub.registry().is_approved(&identity.public())).then(|| invite(hub, &what.device));
+        let what = proven(hub, &identity, what, invitation.as_ref());
+        let (session, token) = join(hub, &identity, &what).expect("admitted");
+        Self { hub: hub.clone(), session, token, identity, tasks: Vec::new() }
+    }
+
+    pub fn renew(&self, renew: Renew) -> Result<Renewed, WireError> {
+        let signed = self.hub.renew(&self.session, renew)?;
+        Ok(read::<Renewal>(&self.hub, &self.identity, &signed, Kind::Renewal).answer)
     }
 
     pub async fn claim_with(&mut self, holds: &[&str], wait_ms: u64) -> Option<Task> {
         let holds = holds.iter().map(|h| (*h).to_owned()).collect();
         let facts = Facts { threads: 2, memory: 4 << 30, holds, ..Facts::default() };
-        let grant = self.hub.claim(&self.token, Claim { facts, wait_ms }).await.expect("a known token")?;
-        let signature = Signature::from_bytes(&unhex(&grant.signature));
-        self.key.verify_strict(grant.task.as_bytes(), &signature).expect("signed by the engine");
-        let task = grant.task().expect("a task");
+        let claim = Claim { facts, wait_ms };
+        let signed = self.hub.claim(&self.session, claim).await.expect("a known session")?;
+        let Grant { task, .. } = read(&self.hub, &self.identity, &signed, Kind::Grant);
+        assert_eq!(task.fence, signed.fence);
         self.tasks.push(task.clone());
         Some(task)
     }
@@ -89,7 +158,8 @@ impl Phone {
         outcome: Outcome,
         manifests: BTreeMap<String, Manifest>,
     ) -> Result<Committed, WireError> {
-        self.hub.commit(&self.token, Commit { fence, outcome, manifests }).await
+        let commit = Commit { fence, outcome, manifests };
+        committed(&self.hub, &self.session, &self.identity, commit).await
     }
 
     /// Does what it is asked, keeping its output to itself.
@@ -107,6 +177,23 @@ impl Phone {
             let done = Outcome::Succeeded { output, released, usage };
             assert_eq!(self.commit(task.fence, done).await.expect("taken"), Committed::Accepted);
         }
+    }
+}
+
+/// Commits; what the engine signed about exactly this commit.
+pub async fn committed(
+    hub: &Hub,
+    session: &Session,
+    identity: &Identity,
+    commit: Commit,
+) -> Result<Committed, WireError> {
+    let (fence, digest) = (commit.fence, Digest::of(&serde_json::to_vec(&commit).expect("JSON")));
+    let (signed, answer) = hub.commit(session, commit, digest).await?;
+    let read: headstart_protocol::wire::CommitAnswer = read(hub, identity, &signed, Kind::Commit);
+    assert_eq!((signed.fence, read.commit, &read.answer), (fence, digest, &answer));
+    match answer {
+        CommitResult::Taken { counts } => Ok(counts),
+        CommitResult::Refused { error } => Err(error),
     }
 }
 
