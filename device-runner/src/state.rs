@@ -29,7 +29,6 @@ use headstart_protocol::Digest;
 use headstart_transport::Identity;
 
 use crate::error::DeviceError;
-use crate::pairing;
 
 /// Bytes of a small file of the state folder at most.
 const SMALL: u64 = 4096;
@@ -148,7 +147,9 @@ impl State {
 
     /// The name by which its engine knows the device.
     pub fn name(&self) -> Option<String> {
-        let paired = pairing::read(self).ok().flatten().map(|p| p.name);
+        let paired = read_bounded(&self.at("engine.json"), SMALL).ok().flatten();
+        let paired: Option<serde_json::Value> = paired.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let paired = paired.and_then(|p| Some(p.get("name")?.as_str()?.to_owned()));
         // Versions before 0.2 kept it in a file of its own.
         paired.or_else(|| std::fs::read_to_string(self.at("name")).ok())
     }

@@ -42,7 +42,12 @@ fn waiting(place: &Place, port: u16) -> Running {
     let file = place.path("p.pllm").display().to_string();
     let run = ["run", &file, "--listen", &format!("127.0.0.1:{port}"), "--device-wait", "60"];
     let run = place.command(&run).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    Running(run.expect("headstart starts"))
+    let mut run = Running(run.expect("headstart starts"));
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(run.0.try_wait().expect("waits").is_none(), "the engine ended before it listened");
+        std::thread::yield_now();
+    }
+    run
 }
 
 fn invitation(place: &Place, args: &[&str]) -> String {

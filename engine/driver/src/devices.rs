@@ -27,7 +27,7 @@ use pending::PendingFile;
 use registry::{Invited, RegistryFile};
 
 use crate::error::EngineError;
-use crate::hub::{codes, wire};
+use crate::refusal::{codes, wire};
 
 /// Longest name of a device, in bytes.
 const LONGEST_NAME: usize = 64;
@@ -446,7 +446,7 @@ fn host_of(url: &str) -> Option<Option<String>> {
     if authority.len() > 255 || authority.contains(['/', '@', '?', '#', '\\']) {
         return None;
     }
-    let host = crate::hub::host_name(authority)?;
+    let host = crate::hosts::host_name(authority)?;
     Some(host.parse::<std::net::IpAddr>().is_err().then_some(host))
 }
 

@@ -21,6 +21,7 @@
 //! - [`run`]: a run as its caller sees it: options, handle, result.
 //! - [`mod@preview`]: what a run would do, and why.
 //! - [`hub`]: what devices are given and hand in. [`devices`]: which devices there are.
+//! - `refusal`: what a device is told that is refused. `hosts`: hosts of addresses.
 //! - [`error`]: what can go wrong with a run as a whole.
 //! - `conductor`: one run, decided by one thread.
 //! - `journal`: log first, then act.
@@ -38,6 +39,7 @@ pub mod devices;
 mod engine;
 mod error;
 mod fence;
+mod hosts;
 pub mod hub;
 mod index;
 mod journal;
@@ -46,6 +48,7 @@ mod manifest_cache;
 mod message;
 mod pool;
 mod preview;
+mod refusal;
 mod reuse;
 mod run;
 mod shared;

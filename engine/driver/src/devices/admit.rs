@@ -8,7 +8,7 @@ use super::pending::{MOST, Stranger};
 use super::registry::{Device, Registry};
 use super::{Devices, check_name};
 use crate::error::EngineError;
-use crate::hub::{codes, wire};
+use crate::refusal::{codes, wire};
 
 /// That a device was heard of is written down after this long.
 const SEEN_EVERY_MS: u64 = 15 * 60 * 1000;
