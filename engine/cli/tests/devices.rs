@@ -22,6 +22,10 @@ model base = local("BASE")
 private dataset mine = jsonl("me.jsonl") on device("phone")
 stage before: Metrics = evaluate(base, data: mine, answers: 0) { on: device("phone") }
 output before = release(before)
+// Nobody answers to this name, so the engine stays.
+private dataset theirs = jsonl("me.jsonl") on device("nobody")
+stage never: Metrics = evaluate(base, data: theirs, answers: 0) { on: device("nobody") }
+output never = release(never)
 "#;
 
 fn free_port() -> u16 {
@@ -36,6 +40,8 @@ fn device(place: &Place, state: &str, args: &[&str]) -> Said {
 
 /// A workspace, and an engine that waits for a phone in it.
 fn waiting(place: &Place, port: u16) -> Running {
+    // Built before the engine begins to wait.
+    device_binary();
     let base = root().join("examples/models/tiny").display().to_string();
     place.write("p.pllm", &PIPELINE.replace("BASE", &base));
     std::fs::create_dir_all(place.path("data")).expect("writable");

@@ -112,7 +112,7 @@ impl Workspace {
         disk: Arc<dyn Disk>,
         temporary: Option<tempfile::TempDir>,
     ) -> Result<Self, StoreError> {
-        let fresh = !dir.exists();
+        let fresh = temporary.is_some() || !dir.exists();
         files::create_dir(&*disk, dir)?;
         let dir = dir.canonicalize().map_err(StoreError::io("open", dir))?;
         check_format(&dir, &*disk)?;
