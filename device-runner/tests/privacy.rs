@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use common::{Engine, Place, field, read_all, stages, task};
 use headstart_device::{Allowed, history, journal};
 use headstart_protocol::expr::{CompareOp, Expr, Value};
@@ -76,12 +78,17 @@ fn releasing(mut t: Task, paths: &[&str]) -> Task {
 }
 
 /// Runs one task on the device and gives back what the engine got for it.
-async fn one(engine: &Engine, place: &Place, allowed: Allowed, t: Task) -> Outcome {
+async fn one(engine: &Engine, place: &Place, allowed: Allowed, mut t: Task) -> Outcome {
+    // A device takes each fence once; what a task makes does not depend on it.
+    static FENCE: AtomicU64 = AtomicU64::new(1);
+    t.fence = FENCE.fetch_add(1, Ordering::Relaxed);
+    let before = engine.commits().len();
     engine.offer(t);
     let mut options = place.options(engine);
     options.allowed = allowed;
     let stop = CancellationToken::new();
     headstart_device::run(options, stages::private_stages(), stop).await.expect("runs");
+    assert_eq!(engine.commits().len(), before + 1, "it ran");
     engine.commits().pop().expect("a commit").outcome
 }
 
@@ -429,7 +436,7 @@ async fn a_public_output_cannot_be_made_of_private_files() {
     let carry = stages::fake("carry", move |_, _| {
         Ok(headstart_protocol::Output::new(Type::Dataset, json!({})).file("rows.jsonl", at.clone()))
     });
-    engine.offer(task(2, "carry", Type::Dataset, &[]));
+    engine.offer(task(1 << 30, "carry", Type::Dataset, &[]));
     place.run_telling(&engine, vec![carry]).await.expect("runs");
     let outcome = engine.commits().pop().expect("a commit").outcome;
     let Outcome::Failed { failure } = outcome else { panic!("{outcome:?}") };
