@@ -77,7 +77,7 @@ impl Link {
         let (nonce, engine, key) = (self.nonce()?, self.client.engine(), identity.public());
         let name = &self.device.name;
         let claim = JoinClaim { engine: &engine, device: &key, challenge, nonce: &nonce, name };
-        let invited = |invitation: &Box<Invitation>| {
+        let invited = |invitation: &Invitation| {
             let token = invitation.token_key();
             Invited { key: token.public().to_string(), proof: claim.sign_invited(&token) }
         };
@@ -91,7 +91,7 @@ impl Link {
             highest_fence: self.device.state.highest_fence()?,
             challenge: challenge.to_owned(),
             proof: claim.sign(identity),
-            invitation: self.invitation.as_ref().map(invited),
+            invitation: self.invitation.as_deref().map(invited),
             nonce,
         })
     }

@@ -22,7 +22,7 @@ sys.stdin.readline()
 for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(ignored, signal.SIG_IGN)
 child = subprocess.Popen(["sleep", "300"])
-at = pathlib.Path(os.environ["STUBBORN_PIDS"])
+at = pathlib.Path("PIDS")
 at.with_suffix(".new").write_text(f"{os.getpid()} {child.pid}")
 at.with_suffix(".new").rename(at)
 time.sleep(300)
@@ -36,14 +36,15 @@ const PIPELINE: &str = "program raw = \"stages/raw.py\"\nstage n: Metrics = raw.
 /// A run whose stage is running, and the numbers of its program and of that program's child.
 fn start(place: &Place) -> (Child, [u32; 2]) {
     use std::os::unix::fs::PermissionsExt;
-    let program = place.write("stages/raw.py", PROGRAM);
+    let pids = place.path("pids");
+    let program =
+        place.write("stages/raw.py", &PROGRAM.replace("PIDS", pids.to_str().expect("a plain path")));
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("mode");
     place.write("stages/raw.stages.json", DECLARATION);
     let pipeline = place.write("p.pllm", PIPELINE);
-    let pids = place.path("pids");
+    // It writes where the test reads.
     let mut run = place
-        .command(&["run", pipeline.to_str().expect("a plain path")])
-        .env("STUBBORN_PIDS", &pids)
+        .command(&["run", pipeline.to_str().expect("a plain path"), "--unconfined-stages"])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

@@ -66,6 +66,7 @@ fn train(model: &Arc<Model>, folder: &Path, out: PathBuf, ids: &[Vec<u32>]) -> A
         memory: None,
         resume: None,
         out,
+        disk: Arc::new(SystemDisk),
     };
     let rows: Vec<Example> =
         ids.iter().map(|ids| Example { ids: ids.clone(), answers: vec![6..ids.len()], cut: false }).collect();
@@ -88,7 +89,7 @@ fn main() -> Any<()> {
         Adapter::load(&given, &model.config)?.save(&SystemDisk, &out.join("saved"), WriteAs::F32)?;
         train(&model, &case.join("model"), out.join("trained"), &ids)?;
         peft_to_mlx(&SystemDisk, &given, &out.join("mlx"))?;
-        mlx_to_peft(&out.join("mlx"), &out.join("converted"))?;
+        mlx_to_peft(&SystemDisk, &out.join("mlx"), &out.join("converted"))?;
         mlx_to_peft(&SystemDisk, &case.join("mlx"), &out.join("from_mlx"))?;
         for adapter in ["saved", "trained", "converted", "from_mlx"] {
             logits(&model, &out.join(adapter), &ids)?;

@@ -177,7 +177,7 @@ fn what_an_adapter_fixes_is_refused_unless_it_is_equal() {
     let bench = Bench::new(Recorder::default());
     let config = json!({ "peft_type": "LORA", "r": 4, "lora_alpha": 12, "use_rslora": true,
         "target_modules": ["v_proj", "q_proj"] });
-    let at = bench.ctx.write("adapter_config.json", &config.to_string());
+    let at = bench.ctx.write("adapter_config.json", config.to_string());
     let value = json!({ "format": "lora", "metrics": {} });
     let output = Output::new(Type::Pllm, value).uses("base", bench.base.clone());
     let adapter = bench.ctx.put(output.file("adapter_config.json", at));
