@@ -11,14 +11,14 @@ use crate::error::ContentError;
 /// How much is read at a time; from this size on, hashing uses several threads.
 const CHUNK: usize = 4 << 20;
 
-/// Digest and size of a file's content.
+/// Digest and size of a regular file's content.
 ///
 /// Read in pieces rather than mapped: a mapped file that is shortened meanwhile kills the process.
 ///
 /// # Errors
 /// [`ContentError::Disk`].
 pub fn hash_file(path: &Path) -> Result<FileRef, ContentError> {
-    let mut file = File::open(path).map_err(ContentError::io("read", path))?;
+    let mut file = headstart_disk::read::open(path).map_err(ContentError::io("read", path))?;
     let mut hasher = blake3::Hasher::new();
     let expected = file.metadata().map_err(ContentError::io("read", path))?.len();
     let mut buffer = vec![0; CHUNK.min(usize::try_from(expected).unwrap_or(CHUNK) + 1)];

@@ -1,6 +1,5 @@
 //! The command line. Data goes to standard output, everything else to standard error.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use headstart_console::color::{self, ColorWhen, Ink, paint};
 use headstart_console::generate::{self, GenerateError, Shell};
 use headstart_console::{errln, exit, log, print as put, say};
-use headstart_disk::{SystemDisk, files};
+use headstart_disk::{SystemDisk, files, read};
 use headstart_protocol::Stage;
 use headstart_transport::PublicKey;
 use tokio_util::sync::CancellationToken;
@@ -131,6 +130,10 @@ struct JoinArgs {
     /// How many numbers about the data folder may leave in all; `headstart-device budget` shows which did.
     #[arg(long, value_name = "N", default_value_t = ReleaseLimits::default().budget)]
     release_budget: u64,
+    /// How much an engine may place on this disk: downloads, and public results. Less where fewer than 1 GiB
+    /// would stay free.
+    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "20GiB")]
+    disk_quota: u64,
     /// A folder with the program of custom stages, or with a folder for each program, with their
     /// `.stages.json` files. Only these programs run here. On Linux they see only what they are given;
     /// elsewhere they can read what you can read.
@@ -269,6 +272,7 @@ fn join(args: JoinArgs, state: PathBuf, stages: Vec<Box<dyn Stage>>) -> Result<u
         until,
         holds: args.holds,
         allowed: args.allow_release,
+        disk_quota: args.disk_quota,
         limits: ReleaseLimits { min_rows: args.min_rows, budget: args.release_budget },
         stages: args.stages,
         memory: args.limits.memory,
@@ -289,9 +293,8 @@ fn target(engine: Option<&str>, name: Option<String>, key: Option<PublicKey>) ->
     let Some(engine) = engine else { return Ok(Target::Paired) };
     let mut text = engine.to_owned();
     if engine == "-" {
-        text.clear();
-        let read = std::io::stdin().take(LONGEST_INVITATION).read_to_string(&mut text);
-        read.map_err(|e| DeviceError::Input(format!("standard input: {e}")))?;
+        text = read::stream_text(std::io::stdin(), LONGEST_INVITATION)
+            .map_err(|e| DeviceError::Input(format!("standard input: {e}")))?;
     }
     match (text.trim(), name, key) {
         (url, Some(name), Some(key)) if url.contains("://") => {
@@ -344,9 +347,8 @@ fn asked_to_stop(stop: &CancellationToken, second: bool) {
 }
 
 fn run(args: &RunArgs, state: &Path, stages: Vec<Box<dyn Stage>>) -> Result<u8, DeviceError> {
-    let mut text = String::new();
-    let read = std::io::stdin().read_to_string(&mut text);
-    read.map_err(|e| DeviceError::Input(format!("standard input: {e}")))?;
+    let text = read::stream_text(std::io::stdin(), read::SETTINGS)
+        .map_err(|e| DeviceError::Input(format!("standard input: {e}")))?;
     let limits = (args.limits.threads(), args.limits.memory);
     let made = local::run(&text, &args.data, state, stages, limits)?;
     put(&format!("{made:#}\n"))?;

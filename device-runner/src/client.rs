@@ -9,76 +9,27 @@ use headstart_env::Env;
 use headstart_protocol::text::{bytes, counted};
 use headstart_protocol::wire::{
     BODY_DIGEST, Claim, Commit, CommitAnswer, CommitResult, DEVICE_KEY, Grant, Hello, Join, Joined,
-    REQUEST_SIGNATURE, Renew, Renewal, Renewed, SESSION, Signed, Welcome, WireError,
+    REQUEST_SIGNATURE, Renew, Renewal, Renewed, SESSION, Signed, Welcome,
 };
 use headstart_protocol::{Digest, Manifest};
 use headstart_transport::proof::RequestClaim;
 use headstart_transport::signed::{self, Kind};
-use headstart_transport::tls::OtherKey;
 use headstart_transport::{Identity, PublicKey};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
 use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use crate::answer::CallError;
+use crate::answer::{self, REQUEST_TIMEOUT, checked, json, longest_transfer, not_sent};
 use crate::engine_time::EngineTime;
 use crate::error::DeviceError;
 use crate::journal::Journal;
 use crate::pairing::Pairing;
 use crate::release::Upload;
 
-/// How long any call but a long poll may take to be answered.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection that is not used for this long is closed: before the engine closes it.
 const IDLE: Duration = Duration::from_secs(60);
-/// Longest answer that is read, in bytes.
-const LARGEST_ANSWER: usize = 32 << 20;
-/// Longest error that is read, in bytes.
-const LARGEST_ERROR: usize = 64 << 10;
-
-/// Why a call was not answered as hoped.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// The engine cannot be reached, or has a failure of its own. Trying again may help.
-    #[error("the engine cannot be reached: {0}")]
-    Unreachable(String),
-    /// The session is not known any more; joining again gives a new one.
-    #[error("the engine does not know this device's session any more")]
-    UnknownSession,
-    /// The engine refuses.
-    #[error("the engine refuses ({status}, {}): {}", error.code, error.message)]
-    Refused {
-        /// HTTP status.
-        status: u16,
-        /// Its reason.
-        error: WireError,
-    },
-    /// What answers shows another key than that of the engine.
-    #[error("another engine answers")]
-    OtherEngine {
-        /// The key that it shows, if it is one.
-        shown: Option<PublicKey>,
-    },
-    /// The answer is not signed by the engine for this device, or is not in time.
-    #[error("the answer does not count: {0}")]
-    Unproven(String),
-    /// The answer cannot be read.
-    #[error("the engine's answer cannot be read: {0}")]
-    Garbled(String),
-    /// The journal cannot be written, so nothing was sent.
-    #[error(transparent)]
-    Journal(#[from] DeviceError),
-}
-
-impl CallError {
-    /// The reason, without the sentence that the caller says before it.
-    pub fn reason(&self) -> String {
-        match self {
-            Self::Unreachable(why) => why.clone(),
-            other => other.to_string(),
-        }
-    }
-}
 
 /// The engine, as seen from the device.
 pub struct Client {
@@ -218,7 +169,8 @@ impl Client {
         if answer.status() == StatusCode::NO_CONTENT {
             return Ok(None);
         }
-        self.open(&json(answer).await?, kind).map(Some)
+        let most = if kind == Kind::Grant { answer::GRANT } else { answer::SHORT };
+        self.open(&json(answer, most).await?, kind).map(Some)
     }
 
     /// Reads an answer if the engine signed it for this device and it is in time.
@@ -238,7 +190,7 @@ impl Client {
     pub async fn hello(&self, hello: &Hello) -> Result<Welcome, CallError> {
         let says = Says::plain("asked the engine for a challenge, with this device's public key");
         let (answer, _) = self.send("/v1/hello", hello, &says).await?;
-        let signed: Signed = json(checked(answer).await?).await?;
+        let signed: Signed = json(checked(answer).await?, answer::SHORT).await?;
         let (welcome, _): (Welcome, u64) = self.open(&signed, Kind::Welcome)?;
         if welcome.nonce != hello.nonce {
             return Err(CallError::Unproven("it answers another device's call".into()));
@@ -319,7 +271,7 @@ impl Client {
     pub async fn commit(&self, commit: &Commit, what: &str) -> Result<CommitResult, CallError> {
         let (answer, digest) = self.send("/v1/commit", commit, &Says::plain(what)).await?;
         let signed: Signed = match answer.status() {
-            StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => json(answer).await?,
+            StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => json(answer, answer::SHORT).await?,
             _ => match checked(answer).await {
                 Ok(_) => return Err(CallError::Unproven("it is not signed".into())),
                 Err(e @ CallError::Refused { .. }) if is_missing_blob(&e) => return Err(e),
@@ -341,7 +293,7 @@ impl Client {
         let path = format!("/v1/artifacts/{id}");
         self.journal.record(&format!("GET {path}"), b"", "asked for a public artifact", false)?;
         let request = self.request(Method::GET, &path, Digest::of(b"")).timeout(REQUEST_TIMEOUT);
-        json(checked(request.send().await.map_err(|e| not_sent(&e))?).await?).await
+        json(checked(request.send().await.map_err(|e| not_sent(&e))?).await?, answer::MANIFEST).await
     }
 
     /// Asks for a file of a public artifact, from byte `from` on. The answer's body is yet to be
@@ -365,12 +317,14 @@ impl Client {
     /// Any [`CallError`].
     pub async fn upload(&self, upload: &Upload, at: &Path) -> Result<(), CallError> {
         let path = format!("/v1/blobs/{}", upload.digest);
-        let file = tokio::fs::File::open(at).await;
+        let file = headstart_disk::read::open(at);
         let file = file.map_err(|e| CallError::Journal(DeviceError::state(at, e)))?;
         let call = format!("PUT {path}");
         self.journal.record_as(&call, upload.size, upload.digest, &upload.what, false)?;
-        let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::new(file));
+        let body =
+            reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::new(tokio::fs::File::from_std(file)));
         let request = self.request(Method::PUT, &path, upload.digest).header(CONTENT_LENGTH, upload.size);
+        let request = request.timeout(longest_transfer(upload.size));
         checked(request.body(body).send().await.map_err(|e| not_sent(&e))?).await.map(|_| ())
     }
 }
@@ -394,64 +348,6 @@ fn need<T>(answer: Option<T>) -> Result<T, CallError> {
 
 pub(crate) fn is_missing_blob(e: &CallError) -> bool {
     matches!(e, CallError::Refused { error, .. } if error.code == "missing_blob")
-}
-
-/// Why a request was not sent, or not answered.
-fn not_sent(e: &reqwest::Error) -> CallError {
-    match OtherKey::in_chain(e) {
-        Some(OtherKey { shown }) => CallError::OtherEngine { shown },
-        None => CallError::Unreachable(root_cause(e)),
-    }
-}
-
-async fn checked(answer: Response) -> Result<Response, CallError> {
-    let status = answer.status();
-    if status.is_success() {
-        return Ok(answer);
-    }
-    let text = bounded(answer, LARGEST_ERROR).await.unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let error = serde_json::from_str(&text).unwrap_or_else(|_| WireError {
-        code: "http".into(),
-        message: text.lines().next().unwrap_or("no reason given").chars().take(200).collect(),
-    });
-    if status == StatusCode::UNAUTHORIZED && error.code != "unproven" {
-        return Err(CallError::UnknownSession);
-    }
-    let passes = [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT];
-    if status.is_server_error() || passes.contains(&status) {
-        return Err(CallError::Unreachable(format!("it answers {status}: {}", error.message)));
-    }
-    Err(CallError::Refused { status: status.as_u16(), error })
-}
-
-async fn json<T: DeserializeOwned>(answer: Response) -> Result<T, CallError> {
-    let bytes = bounded(answer, LARGEST_ANSWER).await?;
-    serde_json::from_slice(&bytes).map_err(|e| CallError::Garbled(e.to_string()))
-}
-
-/// The whole of an answer that has at most `most` bytes.
-async fn bounded(mut answer: Response, most: usize) -> Result<Vec<u8>, CallError> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|e| CallError::Unreachable(root_cause(&e)))? {
-        if bytes.len() + chunk.len() > most {
-            return Err(CallError::Garbled(format!("it is longer than {most} bytes")));
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes)
-}
-
-/// The innermost cause: reqwest's own message repeats the URL and says little.
-fn root_cause(e: &reqwest::Error) -> String {
-    if e.is_timeout() {
-        return "no answer in time".into();
-    }
-    let mut cause: &dyn std::error::Error = e;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }
 
 /// The conditions that a device says hold, for its journal.

@@ -106,6 +106,12 @@ impl Device {
         Self { limits, ..self }
     }
 
+    /// The same device, on which public artifacts may take up at most so many bytes.
+    pub fn with_disk_quota(mut self, bytes: u64) -> Self {
+        self.store.public.set_quota(bytes);
+        self
+    }
+
     /// Kinds of stages that it can run, sorted; then the programs that it may run.
     pub fn kinds(&self) -> Vec<String> {
         let programs = self.stages.allowed_programs();

@@ -8,12 +8,15 @@ use headstart_disk::Open;
 use headstart_env::Env;
 use headstart_env::backoff::{Backoff, ExponentialBackoff};
 use headstart_protocol::task::Task;
-use headstart_protocol::{ArtifactRef, ArtifactType, Failure, FailureClass, FileRef, Manifest};
+use headstart_protocol::{
+    ArtifactRef, ArtifactType, Digest, Failure, FailureClass, FileRef, Manifest, canonical_json,
+};
 
+use crate::answer::longest_transfer;
 use crate::client::{CallError, Client};
 use crate::context::Control;
 use crate::residency::stated;
-use crate::store::Public;
+use crate::store::{Public, Room};
 
 /// Pauses between tries that bring nothing, and how many there are before a download is given up.
 const RETRY: Backoff = Backoff {
@@ -24,6 +27,8 @@ const RETRY: Backoff = Backoff {
 };
 /// A download that brings nothing for this long is begun again where it is.
 const STALLED: Duration = Duration::from_secs(60);
+/// Artifacts that a task may name, with those that they refer to: a catalog may have 100,000 pLLMs.
+const MOST_ARTIFACTS: usize = 250_000;
 
 /// Downloads what a task may need.
 pub struct Fetcher<'a> {
@@ -57,20 +62,31 @@ impl Fetcher<'_> {
         }
         let mut todo: VecDeque<(ArtifactRef, Need)> = named.into_iter().map(|a| (a, Need::Files)).collect();
         let mut here: BTreeMap<ArtifactRef, Need> = BTreeMap::new();
+        let mut files: BTreeMap<Digest, FileRef> = BTreeMap::new();
+        // Counted once, and only where there is something to download.
+        let mut room = None;
         while let Some((artifact, need)) = todo.pop_front() {
             if artifact.private_to.is_some() || here.get(&artifact).is_some_and(|had| *had >= need) {
                 continue;
             }
-            let manifest = match self.manifest(&artifact).await {
+            let manifest = match self.manifest(&artifact, &mut room).await {
                 Ok(manifest) => manifest,
                 // Mentioned, but not for this device; few stages ask.
                 Err(f) if need == Need::Manifest && f.class == FailureClass::MissingArtifact => continue,
                 Err(f) => return Err(f),
             };
             if need == Need::Files {
-                for file in manifest.files.values() {
-                    self.file(file).await?;
+                let new = manifest.files.into_values().filter(|f| self.store.blob(&f.digest).is_none());
+                for file in new {
+                    let stated = file.size;
+                    // Of two sizes of one content, at least one is wrong: the download will say so.
+                    files.entry(file.digest).and_modify(|f| f.size = f.size.max(stated)).or_insert(file);
                 }
+            }
+            if here.len() >= MOST_ARTIFACTS {
+                let m =
+                    format!("the task names more than {MOST_ARTIFACTS} artifacts, with what they refer to");
+                return Err(Failure::input(m));
             }
             let follow = |(name, used): (String, ArtifactRef)| {
                 Some((used.clone(), Need::of(artifact.ty, need, &name, used.ty, private)?))
@@ -78,10 +94,17 @@ impl Fetcher<'_> {
             todo.extend(manifest.uses.into_iter().filter_map(follow));
             here.insert(artifact, need);
         }
+        // What is too much is refused before the first byte of it.
+        for file in files.values() {
+            room.get_or_insert_with(|| self.store.room()).take(self.store.missing_of(file))?;
+        }
+        for file in files.values() {
+            self.file(file).await?;
+        }
         Ok(here.into_keys().collect())
     }
 
-    async fn manifest(&self, artifact: &ArtifactRef) -> Result<Manifest, Failure> {
+    async fn manifest(&self, artifact: &ArtifactRef, room: &mut Option<Room>) -> Result<Manifest, Failure> {
         if let Some(here) = self.store.manifest(&artifact.id) {
             return Ok(here);
         }
@@ -102,6 +125,8 @@ impl Fetcher<'_> {
                             artifact.id.short()
                         )));
                     }
+                    let size = canonical_json(&manifest).len() as u64;
+                    room.get_or_insert_with(|| self.store.room()).take(size)?;
                     self.store.put_manifest(&artifact.id, &manifest)?;
                     return Ok(manifest);
                 }
@@ -154,7 +179,11 @@ impl Fetcher<'_> {
         let how = if resumed { Open::Append } else { Open::Create };
         let mut out = self.store.disk().open(partial, how).map_err(disk)?;
         let mut at = if resumed { from } else { 0 };
+        let (begun, longest) = (self.env.clock.elapsed(), longest_transfer(file.size.saturating_sub(at)));
         loop {
+            if self.env.clock.elapsed().saturating_sub(begun) > longest {
+                return Err(Cut::Call(CallError::Unreachable("the download is too slow".into())));
+            }
             if self.control.cancelled() {
                 return Err(Cut::Disk(stopped()));
             }

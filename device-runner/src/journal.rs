@@ -1,10 +1,10 @@
 //! What left the device: one line a message, written before the message is sent.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use headstart_disk::read::{LINE, Lines, ROWS};
 use headstart_disk::{Disk, DiskError, DiskFile, Open};
 use headstart_protocol::Digest;
 use serde::{Deserialize, Serialize};
@@ -123,15 +123,14 @@ pub fn read(at: &Path) -> Result<Vec<Sent>, DeviceError> {
 
 /// Reads a JSON Lines file of the state folder.
 pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(at: &Path) -> Result<Vec<T>, DeviceError> {
-    let file = match File::open(at) {
-        Ok(f) => f,
+    let mut lines = match Lines::open(at, LINE, ROWS) {
+        Ok(lines) => lines,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(DeviceError::state(at, e)),
     };
     let mut out = Vec::new();
-    for line in BufReader::new(file).lines() {
-        let line = line.map_err(|e| DeviceError::state(at, e))?;
-        out.extend(serde_json::from_str(&line).ok());
+    while let Some(line) = lines.next_line().map_err(|e| DeviceError::state(at, e))? {
+        out.extend(serde_json::from_slice(line).ok());
     }
     Ok(out)
 }

@@ -20,7 +20,8 @@
 //! - `deliver`, `quarantine`: what becomes of a private task, and of one that keeps failing.
 //! - [`context`]: what a stage may touch while it runs.
 //! - [`state`], [`store`], [`rows`]: the device's folder: secret, artifacts, row cache.
-//! - [`client`], [`fetch`], [`outbox`]: calls, resumable downloads, results on their way.
+//! - [`client`], `answer`, [`fetch`], [`outbox`]: calls, bounded answers, resumable downloads within a quota,
+//!   results on their way.
 //! - [`journal`], [`history`]: what left, and what was done.
 //! - [`facts`]: what the device says of itself.
 //! - [`cli`], [`show`], [`local`]: the command line, what it prints, one task by hand.
@@ -29,6 +30,7 @@
 // One writer: `headstart_console`. The others panic when a pipe is closed.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod answer;
 mod attempt;
 mod budget;
 pub mod cli;
@@ -65,3 +67,4 @@ pub use quarantine::retry;
 pub use residency::{Allowed, for_the_engine, stated};
 pub use runner::{Options, Summary, Until, run, run_in};
 pub use state::State;
+pub use store::DEFAULT_DISK_QUOTA;

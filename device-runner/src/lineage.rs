@@ -3,9 +3,9 @@
 //! Counted on the device from the private datasets themselves, and followed from handle to handle: what a
 //! stage says of itself does not count.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 
+use headstart_disk::read::{LINE, Lines, ROWS};
 use headstart_protocol::expr::Value;
 use headstart_protocol::rows::ROWS_FILE;
 use headstart_protocol::task::Task;
@@ -68,10 +68,10 @@ fn rows_file(made: &Gathered) -> Option<&Path> {
 
 /// Lines of a plain file that hold something; 0 where there is none.
 fn lines(at: &Path) -> u64 {
-    let plain = std::fs::metadata(at).is_ok_and(|m| m.is_file());
-    let Some(file) = plain.then(|| std::fs::File::open(at).ok()).flatten() else { return 0 };
-    let full = |line: &std::io::Result<Vec<u8>>| {
-        line.as_ref().is_ok_and(|l| l.iter().any(|b| !b.is_ascii_whitespace()))
-    };
-    BufReader::new(file).split(b'\n').take_while(Result::is_ok).filter(full).count() as u64
+    let Ok(mut lines) = Lines::open(at, LINE, ROWS) else { return 0 };
+    let mut full = 0;
+    while let Ok(Some(line)) = lines.next_line() {
+        full += u64::from(line.iter().any(|b| !b.is_ascii_whitespace()));
+    }
+    full
 }

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use headstart_disk::Disk;
+use headstart_disk::{Disk, read};
 use headstart_protocol::wire::Commit;
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +66,7 @@ impl Outbox {
         files.sort();
         let mut out = Vec::new();
         for file in files {
-            let text = std::fs::read(&file).map_err(|e| DeviceError::state(&file, e))?;
+            let text = read::whole(&file, read::FACTS).map_err(|e| DeviceError::state(&file, e))?;
             match serde_json::from_slice(&text) {
                 Ok(pending) => out.push(pending),
                 Err(e) => {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use headstart_disk::read;
 use headstart_protocol::release::{Class, Number, Numbers, Projection, is_model_file};
 use headstart_protocol::task::{Released, Task};
 use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Manifest, Type};
@@ -201,7 +202,7 @@ pub fn known_names(store: &Store, public: &[ArtifactRef]) -> Result<BTreeSet<Str
             let folder = store.public.materialize(&artifact.id)?;
             for name in manifest.files.keys().filter(|n| n.ends_with(".json")) {
                 let at = folder.join(name);
-                let text = std::fs::read(&at).map_err(|e| Failure::io(&at, &e))?;
+                let text = read::whole(&at, read::FACTS).map_err(|e| Failure::io(&at, &e))?;
                 let json: Json = serde_json::from_slice(&text).map_err(|e| {
                     Failure::new(FailureClass::Input, format!("{name} of the catalog is not JSON: {e}"))
                 })?;

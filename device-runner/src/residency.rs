@@ -161,7 +161,8 @@ pub fn described(ty: &Type, path: &[String]) -> String {
 pub fn for_the_engine(failure: &Failure, phase: Phase) -> Failure {
     let message = match failure.class {
         FailureClass::Input if phase == Phase::Checking => {
-            "the task does not fit this device: its stage or version, what it reads, or what the engine sent"
+            "the task does not fit this device: its stage or version, what it reads, what the engine sent, or the \
+             room that this takes"
         }
         FailureClass::Input => "the stage's input on the device is wrong",
         FailureClass::Denied => "denied by the device's release policy",

@@ -56,6 +56,8 @@ pub struct Options {
     pub limits: ReleaseLimits,
     /// The folder with the programs of custom stages that it may run; none, if not given.
     pub stages: Option<PathBuf>,
+    /// Bytes that an engine may place on its disk: downloads, and public outputs that are made here.
+    pub disk_quota: u64,
     /// Bytes of memory that it offers.
     pub memory: Option<u64>,
     /// Threads that it offers.
@@ -118,7 +120,10 @@ pub async fn run_in(
     let limits = (options.threads, options.memory);
     let programs = programs(options.stages.as_deref())?;
     let device = Device::new(&pairing.name, &options.data, state, stages, options.allowed, limits)?;
-    let device = device.with_custom_stages(Arc::new(programs)).with_release_limits(release);
+    let device = device
+        .with_custom_stages(Arc::new(programs))
+        .with_release_limits(release)
+        .with_disk_quota(options.disk_quota);
     let until = options.until;
     let Options { holds, threads, memory, .. } = options;
     let busy = env.clock.elapsed();

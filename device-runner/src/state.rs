@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use fs4::fs_std::FileExt;
 use headstart_content::read_bounded;
-use headstart_disk::{Disk, DiskFile, Mode, Open, SystemDisk, files};
+use headstart_disk::{Disk, DiskFile, Mode, Open, SystemDisk, files, read};
 use headstart_protocol::Digest;
 use headstart_transport::Identity;
 
@@ -151,12 +151,12 @@ impl State {
         let paired: Option<serde_json::Value> = paired.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let paired = paired.and_then(|p| Some(p.get("name")?.as_str()?.to_owned()));
         // Versions before 0.2 kept it in a file of its own.
-        paired.or_else(|| std::fs::read_to_string(self.at("name")).ok())
+        paired.or_else(|| read::text(&self.at("name"), SMALL).ok())
     }
 
     /// How often the owner asked for everything to be tried again.
     pub fn generation(&self) -> u64 {
-        let text = std::fs::read_to_string(self.at("generation")).ok();
+        let text = read::text(&self.at("generation"), SMALL).ok();
         text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 

@@ -2,6 +2,7 @@
 
 mod private;
 mod public;
+mod quota;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use headstart_protocol::{ArtifactRef, Failure, FailureClass, Manifest, Output};
 
 pub use private::{Held, Private};
 pub use public::Public;
+pub use quota::{DEFAULT_DISK_QUOTA, Room};
 
 use crate::error::DeviceError;
 use crate::state::State;

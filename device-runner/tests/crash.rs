@@ -27,6 +27,7 @@ fn child() {
         holds: vec![],
         allowed: headstart_device::Allowed::NUMBERS,
         limits: headstart_device::ReleaseLimits::default(),
+        disk_quota: headstart_device::DEFAULT_DISK_QUOTA,
         stages: None,
         memory: None,
         threads: 1,

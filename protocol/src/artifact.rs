@@ -50,9 +50,9 @@ impl Manifest {
         self.uses.iter().find(|(_, used)| used.private_to.is_some()).map(|(name, _)| name.as_str())
     }
 
-    /// Bytes of all its files.
+    /// Bytes of all its files; as many as can be said, where somebody states more.
     pub fn size(&self) -> u64 {
-        self.files.values().map(|f| f.size).sum()
+        self.files.values().fold(0, |sum, f| sum.saturating_add(f.size))
     }
 }
 

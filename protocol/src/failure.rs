@@ -12,9 +12,14 @@ pub struct Failure {
     /// What kind of failure it is; decides about retries.
     pub class: FailureClass,
     /// What happened, where and why: names the file, the tensor, the line.
+    #[serde(deserialize_with = "crate::capped::message")]
     pub message: String,
     /// What to do about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "crate::capped::message_opt"
+    )]
     pub help: Option<String>,
 }
 
@@ -71,7 +76,14 @@ impl Failure {
     pub fn of_io(e: &std::io::Error, message: String) -> Self {
         let class = match e.kind() {
             _ if headstart_disk::is_full(e) => FailureClass::DiskFull,
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => FailureClass::Input,
+            // The path is wrong, or the file is not what it should be: another try finds the same.
+            std::io::ErrorKind::NotFound
+            | std::io::ErrorKind::PermissionDenied
+            | std::io::ErrorKind::IsADirectory
+            | std::io::ErrorKind::NotADirectory
+            | std::io::ErrorKind::InvalidInput
+            | std::io::ErrorKind::InvalidData
+            | std::io::ErrorKind::FileTooLarge => FailureClass::Input,
             _ => FailureClass::Transient,
         };
         let failure = Self::new(class, message);

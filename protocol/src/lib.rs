@@ -22,6 +22,7 @@
 
 mod artifact;
 pub mod artifacts;
+mod capped;
 pub mod declared;
 mod digest;
 pub mod expr;

@@ -1,6 +1,9 @@
 //! The row format shared by datasets and responses, JSON Lines in the file `rows.jsonl`; and a cache of
 //! rows.
 
+use std::io::BufRead;
+
+use headstart_disk::read::{LINE, Lines, Refusal};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -60,14 +63,20 @@ impl Role {
     }
 }
 
-/// A line of a rows file is not a row.
+/// Why rows cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("line {line} is not a row: {why}")]
-pub struct RowError {
-    /// 1-based line number.
-    pub line: usize,
-    /// What is wrong with it.
-    pub why: String,
+pub enum RowError {
+    /// A line is not a row.
+    #[error("line {line} is not a row: {why}")]
+    NotARow {
+        /// 1-based line number.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The lines cannot be read, or one is too long.
+    #[error("{}", headstart_disk::reason(.0))]
+    Unreadable(#[from] std::io::Error),
 }
 
 /// Writes rows as JSON Lines.
@@ -83,12 +92,29 @@ pub fn to_jsonl(rows: &[Row]) -> String {
 /// Reads JSON Lines as written by [`to_jsonl`]; blank lines are skipped.
 ///
 /// # Errors
-/// [`RowError`] with the line that is no row.
+/// [`RowError`] with the line that is no row, or longer than [`LINE`] bytes.
 pub fn from_jsonl(text: &str) -> Result<Vec<Row>, RowError> {
-    let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
-    lines
-        .map(|(i, l)| serde_json::from_str(l).map_err(|e| RowError { line: i + 1, why: e.to_string() }))
-        .collect()
+    from_lines(Lines::new(text.as_bytes(), LINE))
+}
+
+/// The same from lines that are read one at a time.
+///
+/// # Errors
+/// As [`from_jsonl`], and where the lines cannot be read.
+pub fn from_lines(mut lines: Lines<impl BufRead>) -> Result<Vec<Row>, RowError> {
+    let mut rows = Vec::new();
+    let mut number = 0;
+    while let Some(line) = lines.next_line()? {
+        number += 1;
+        let text = std::str::from_utf8(line).map_err(|e| Refusal::NotText { at: e.valid_up_to() });
+        let text = text.map_err(|e| RowError::NotARow { line: number, why: e.to_string() })?;
+        if text.trim().is_empty() {
+            continue;
+        }
+        let row = serde_json::from_str(text);
+        rows.push(row.map_err(|e| RowError::NotARow { line: number, why: e.to_string() })?);
+    }
+    Ok(rows)
 }
 
 /// Digest of a text, as used in the row cache.

@@ -92,9 +92,14 @@ pub struct Progress {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<u64>,
     /// What is counted, plural: `rows`, `steps`, `tensors`.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub unit: String,
     /// Current numbers, such as `loss`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "crate::capped::by_name"
+    )]
     pub metrics: BTreeMap<String, f64>,
 }
 

@@ -14,16 +14,19 @@ use crate::types::Type;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Task {
     /// The run.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub run: String,
     /// The instance's number in the plan.
     pub instance: u32,
     /// Its name, such as `said["friendly"]`.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub name: String,
     /// 1 for the first attempt.
     pub attempt: u32,
     /// Globally monotone; a commit with an older fence than the current is superseded.
     pub fence: u64,
     /// The stage kind.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub kind: String,
     /// Digest of the program of a custom stage; the stage is the last part of
     /// `kind`. A device runs it only if its owner has allowed a program of this digest.
@@ -97,7 +100,11 @@ pub struct Usage {
     #[serde(default)]
     pub seconds: f64,
     /// Counters, such as `forward_passes`, `tokens`, `rows_cached`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "crate::capped::by_name"
+    )]
     pub counters: BTreeMap<String, u64>,
     /// The attempt read an input that is the same as one read before: nothing was computed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

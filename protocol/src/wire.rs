@@ -11,7 +11,8 @@
 //! | `GET /v1/blobs/{digest}` | → bytes; `Range` is honoured |
 //! | `PUT /v1/blobs/{digest}` | bytes → 204; only while a commit with released files is open |
 //!
-//! "Signed" is a [`Signed`] whose body is the message. Who calls is proven by the TLS handshake; every call
+//! Texts are cut to a largest length where a message is parsed (`capped`). "Signed" is a [`Signed`] whose
+//! body is the message. Who calls is proven by the TLS handshake; every call
 //! after `join` names its session in the header [`SESSION`]. Errors are [`WireError`].
 
 use std::collections::BTreeMap;
@@ -26,13 +27,16 @@ use crate::task::{Outcome, Task};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Join {
     /// The device's name, as in `device("phone")`.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub device: String,
     /// [`crate::PROTOCOL_VERSION`] of the device.
     pub protocol: u32,
     /// Version of the device runner.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub version: String,
     /// Stage kinds that it can run; for custom stages, the programs that its owner has allowed, see
     /// [`program_kind`].
+    #[serde(deserialize_with = "crate::capped::names")]
     pub kinds: Vec<String>,
     /// What its stages compute numbers with. Absent from devices of version 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,10 +48,13 @@ pub struct Join {
     #[serde(default)]
     pub highest_fence: u64,
     /// The challenge of the engine's [`Welcome`].
+    #[serde(deserialize_with = "crate::capped::name")]
     pub challenge: String,
     /// A number that the device uses once; the engine's signed answer repeats it.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub nonce: String,
     /// Signature by the device's key over both keys, challenge, nonce and name, hexadecimal.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub proof: String,
     /// Proof that the device was invited; absent from devices that the engine knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,8 +65,10 @@ pub struct Join {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Invited {
     /// The public key that the token gives: names the invitation.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub key: String,
     /// Signature by that key over the same as [`Join::proof`], hexadecimal.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub proof: String,
 }
 
@@ -86,6 +95,7 @@ pub struct Signed {
     pub expires_ms: u64,
     /// Ed25519 signature over the kind of message, both keys, the fields above and the body's digest,
     /// hexadecimal.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub signature: String,
 }
 
@@ -95,6 +105,7 @@ pub struct Hello {
     /// [`crate::PROTOCOL_VERSION`] of the device.
     pub protocol: u32,
     /// A number that the device uses once; the engine's signed answer repeats it.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub nonce: String,
 }
 
@@ -102,8 +113,10 @@ pub struct Hello {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Welcome {
     /// To be signed by a [`Join`] that follows at once.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub challenge: String,
     /// The device's.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub nonce: String,
     /// [`crate::PROTOCOL_VERSION`] of the engine.
     pub protocol: u32,
@@ -124,7 +137,7 @@ pub struct Facts {
     #[serde(default)]
     pub memory: u64,
     /// Conditions that hold now: `charging`, `unmetered`, `idle`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::capped::names")]
     pub holds: Vec<String>,
     /// How often the owner of the device asked for everything to be tried again. What was made on the
     /// device under another number is not taken from the cache: some of it may have failed, which only
@@ -132,7 +145,7 @@ pub struct Facts {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u64,
     /// Further facts, for people.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::capped::texts_by_name")]
     pub other: BTreeMap<String, String>,
 }
 
@@ -145,10 +158,13 @@ fn is_zero(n: &u64) -> bool {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Joined {
     /// For the header [`SESSION`]. It is of no use to anybody without the device's key.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub session: String,
     /// The name under which the engine knows the device.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub device: String,
     /// The device's nonce.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub nonce: String,
 }
 
@@ -253,7 +269,9 @@ pub enum Committed {
 #[error("{message}")]
 pub struct WireError {
     /// Stable name, such as `unknown_device`.
+    #[serde(deserialize_with = "crate::capped::name")]
     pub code: String,
     /// For people.
+    #[serde(deserialize_with = "crate::capped::message")]
     pub message: String,
 }

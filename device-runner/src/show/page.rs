@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use headstart_disk::read;
 use headstart_protocol::Type;
 use headstart_report::{
     Fate, Output, OutputView, OwnerReport, RunReport, Sample, Sent, StageBar, StageState,
@@ -87,7 +88,7 @@ fn output(store: &Store, known: &Known) -> Option<Output> {
 
 /// The sample answers of an evaluation; none where it kept none.
 pub(super) fn samples(folder: &Path) -> Vec<Sample> {
-    let text = std::fs::read_to_string(folder.join("samples.jsonl")).unwrap_or_default();
+    let text = read::text(&folder.join("samples.jsonl"), read::FACTS).unwrap_or_default();
     text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect()
 }
 

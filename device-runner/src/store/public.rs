@@ -7,6 +7,7 @@ use headstart_content::ContentStore;
 use headstart_disk::{Disk, files};
 use headstart_protocol::{Digest, Failure, FailureClass, FileRef, Manifest, Type};
 
+use super::quota::{DEFAULT_DISK_QUOTA, Room};
 use super::{Gathered, content_failure};
 use crate::error::DeviceError;
 
@@ -15,6 +16,7 @@ pub struct Public {
     root: PathBuf,
     disk: Arc<dyn Disk>,
     contents: ContentStore,
+    quota: u64,
 }
 
 impl Public {
@@ -24,7 +26,23 @@ impl Public {
     /// [`DeviceError::State`] where what a power failure left cannot be looked at.
     pub fn open(root: PathBuf, disk: Arc<dyn Disk>) -> Result<Self, DeviceError> {
         let contents = ContentStore::open(&root, Arc::clone(&disk))?;
-        Ok(Self { root, disk, contents })
+        Ok(Self { root, disk, contents, quota: DEFAULT_DISK_QUOTA })
+    }
+
+    /// Lets it take up at most so many bytes.
+    pub fn set_quota(&mut self, bytes: u64) {
+        self.quota = bytes;
+    }
+
+    /// How much more there is room for, as things are now.
+    pub fn room(&self) -> Room {
+        Room::new(&self.root, self.quota)
+    }
+
+    /// Bytes of a file that are yet to be downloaded.
+    pub fn missing_of(&self, file: &FileRef) -> u64 {
+        let partial = self.root.join("partial").join(file.digest.to_string());
+        file.size.saturating_sub(std::fs::metadata(partial).map_or(0, |m| m.len()))
     }
 
     /// The disk that it lies on.
@@ -113,6 +131,10 @@ impl Public {
     /// Any of writing it.
     pub fn add(&self, gathered: &Gathered, scratch: &Path) -> Result<Digest, Failure> {
         let blobs = self.contents.blobs();
+        let mut room = self.room();
+        for file in gathered.manifest.files.values().filter(|f| self.blob(&f.digest).is_none()) {
+            room.take(file.size)?;
+        }
         for (_, from) in &gathered.files {
             let movable = from.starts_with(scratch);
             let stored = if movable { blobs.take_file(from) } else { blobs.put_file(from) };

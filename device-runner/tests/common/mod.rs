@@ -7,6 +7,7 @@ pub mod tls;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use headstart_transport::signed::{self, Kind, Stamp};
 use headstart_transport::{Identity, PublicKey};
 use serde::Serialize;
 use tls::{Peer, TlsListener};
+use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 /// What the engine knows, and how it misbehaves.
@@ -70,6 +72,10 @@ pub struct Inner {
     pub joins: Vec<Join>,
     /// Answer commits with 503.
     pub no_commits: bool,
+    /// Answer calls whose path begins so with bytes that never end.
+    pub endless: Option<&'static str>,
+    /// How many of them were taken.
+    pub endless_bytes: Arc<AtomicU64>,
     /// Forget the device's session once.
     pub forget_session: bool,
     pub renewed: Option<Renewed>,
@@ -223,7 +229,27 @@ async fn record(State(engine): State<Engine>, request: Request, next: Next) -> R
         seen.extend_from_slice(&body);
         inner.traffic.extend_from_slice(&seen);
     }
+    if engine.lock().endless.is_some_and(|path| parts.uri.path().starts_with(path)) {
+        return Body::from_stream(ReaderStream::new(Endless(engine.lock().endless_bytes.clone())))
+            .into_response();
+    }
     next.run(Request::from_parts(parts, Body::from(body))).await
+}
+
+/// Gives as many bytes as anybody takes, and counts them.
+struct Endless(Arc<AtomicU64>);
+
+impl tokio::io::AsyncRead for Endless {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        into: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        let n = into.remaining();
+        into.put_slice(&vec![b'['; n]);
+        self.0.fetch_add(n as u64, Ordering::SeqCst);
+        std::task::Poll::Ready(Ok(()))
+    }
 }
 
 async fn hello(State(engine): State<Engine>, Json(hello): Json<Hello>) -> Json<Signed> {
@@ -314,7 +340,7 @@ async fn blob(
         None => (status, length, part).into_response(),
         Some(n) => {
             let cut = tokio::io::AsyncReadExt::chain(std::io::Cursor::new(part[..n].to_vec()), Broken);
-            let body = Body::from_stream(tokio_util::io::ReaderStream::new(cut));
+            let body = Body::from_stream(ReaderStream::new(cut));
             (status, length, body).into_response()
         }
     }
@@ -387,6 +413,7 @@ impl Place {
             holds: vec![],
             allowed: Allowed::NUMBERS,
             limits: ReleaseLimits { min_rows: 1, ..ReleaseLimits::default() },
+            disk_quota: headstart_device::DEFAULT_DISK_QUOTA,
             stages: None,
             memory: None,
             threads: 2,

@@ -7,6 +7,7 @@ mod branches;
 mod disguise;
 mod engine;
 mod failures;
+mod limits;
 mod numbers;
 mod phone;
 mod proof;

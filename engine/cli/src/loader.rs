@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use headstart_console::say;
+use headstart_disk::read;
 use headstart_dsl::plan::Plan;
 use headstart_dsl::{Checked, FileLoader, Listing, ProgramError};
 use headstart_protocol::Digest;
@@ -17,7 +18,7 @@ pub struct Disk;
 
 impl FileLoader for Disk {
     fn read(&self, path: &str) -> Result<String, String> {
-        std::fs::read_to_string(path).map_err(|e| e.to_string())
+        read::text(Path::new(path), read::PIPELINE).map_err(|e| e.to_string())
     }
 
     fn glob(&self, pattern: &str) -> Result<Listing, String> {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use headstart_disk::read;
+
 use headstart_dsl::{Code, Diagnostic};
 
 use crate::args::Values;
@@ -61,7 +63,9 @@ impl Params {
 
 fn read_file(path: &Path) -> Result<BTreeMap<String, String>, CommandError> {
     let wrong = |e: &dyn std::fmt::Display| CommandError::input(format!("{}: {e}", path.display()));
-    let bytes = std::fs::read(path).map_err(|e| wrong(&e))?;
-    let text = String::from_utf8(bytes).map_err(|_| wrong(&"not UTF-8 text").help("save it as UTF-8"))?;
+    let text = read::text(path, read::SETTINGS).map_err(|e| match read::Refusal::of(&e) {
+        Some(read::Refusal::NotText { .. }) => wrong(&e).help("save it as UTF-8"),
+        _ => wrong(&e),
+    })?;
     headstart_dsl::sets_from_json(&text).map_err(|e| wrong(&e))
 }

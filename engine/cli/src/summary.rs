@@ -7,7 +7,7 @@ use headstart_console::color::{self, Ink, paint};
 use headstart_console::errln;
 use headstart_core::prepare::output_value;
 use headstart_core::{EventKind, Status};
-use headstart_disk::files;
+use headstart_disk::{files, read};
 use headstart_dsl::plan::Place;
 use headstart_protocol::artifacts::{Artifact, Metrics, Pllm};
 use headstart_protocol::expr::Value;
@@ -206,7 +206,7 @@ fn samples(ws: &Workspace, m: &Manifest) -> Vec<Sample> {
 /// The text of an artifact's file, if it has one of this name and it is here.
 fn file(ws: &Workspace, m: &Manifest, name: &str) -> Option<String> {
     let path = ws.blobs().path(&m.files.get(name)?.digest)?;
-    std::fs::read_to_string(path).ok()
+    read::text(&path, read::FACTS).ok()
 }
 
 fn list_text(ws: &Workspace, items: &[(String, Value)]) -> Result<String, CommandError> {

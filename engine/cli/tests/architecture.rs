@@ -3,6 +3,8 @@
 
 #[path = "architecture/file_imports.rs"]
 mod file_imports;
+#[path = "architecture/reads.rs"]
+mod reads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -24,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lsp", &["protocol", "dsl"]),
     ("core", &["protocol", "dsl"]),
     ("cron", &[]),
-    ("files", &[]),
+    ("files", &["disk"]),
     ("store", &["disk", "protocol", "content"]),
     ("driver", &["disk", "protocol", "content", "env", "dsl", "core", "store", "runner", "transport"]),
     ("server", &["disk", "protocol", "driver", "transport"]),
@@ -35,7 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("train", &["disk", "protocol", "kernels", "lm"]),
     ("gpu", &["kernels", "lm", "train"]),
     ("mlx", &["lm", "train"]),
-    ("kit", &["protocol", "lm"]),
+    ("kit", &["disk", "protocol", "lm"]),
     ("stats", &["protocol"]),
     ("ingest", &["disk", "protocol", "lm", "kit"]),
     ("explain", &["disk", "protocol", "lm", "kit", "stats"]),
@@ -92,6 +94,51 @@ const GUARDED: &[(&str, &[&str])] = &[
     ("tokio", &["env", "driver", "server", "device", "cli"]),
     ("rustls", &["transport", "server"]),
     ("reqwest", &["device", "server"]),
+];
+
+/// Where code lies.
+const CODE: [&str; 11] = [
+    "protocol",
+    "content",
+    "transport",
+    "env",
+    "models",
+    "dsl",
+    "engine",
+    "plugins",
+    "report",
+    "device-runner",
+    "examples",
+];
+
+/// The only places that open or read files themselves, with the reason. All others go through
+/// `headstart_disk::read`, which refuses what is no regular file and reads no more than is stated.
+const READERS: &[(&str, &str, &str)] = &[
+    ("env/disk/src/read.rs", "OpenOptions::new", "the module itself"),
+    ("env/disk/src/read.rs", "read_to_end", "the module itself"),
+    ("env/disk/src/system.rs", "File::open", "to sync it; nothing is read"),
+    ("env/disk/src/system.rs", "OpenOptions::new", "to write"),
+    ("env/disk/src/system.rs", "fs::read_to_string", "/proc"),
+    ("env/disk/src/files.rs", "File::open", "tells which side of a copy failed; nothing is read"),
+    ("env/disk/src/simulated.rs", "fs::read", "for tests"),
+    ("content/src/unsynced.rs", "File::open", "to lock its own marker"),
+    ("content/src/unsynced.rs", "fs::read_to_string", "its own marker, of one line"),
+    ("engine/store/src/cache/db.rs", "OpenOptions::new", "to lock its own file"),
+    ("engine/store/src/cache/db.rs", "fs::read_to_string", "its own lock, of one line"),
+    (
+        "engine/store/src/log/reader.rs",
+        "fs::read",
+        "the event log, which the workspace's owner alone can write",
+    ),
+    ("engine/store/src/log/writer.rs", "File::open", "to lock its own file"),
+    ("engine/store/src/log/writer.rs", "fs::read_to_string", "its own lock, of one line"),
+    ("engine/store/src/log/writer.rs", "read_to_end", "the end of the event log"),
+    ("engine/server/src/blob.rs", "File::open", "a verified blob, sent as a stream"),
+    ("engine/cli/src/full_disk.rs", "fs::read", "for tests"),
+    ("device-runner/src/facts.rs", "fs::read_to_string", "/proc and /sys"),
+    ("plugins/host/src/memory.rs", "fs::read_to_string", "/proc"),
+    ("plugins/host/src/process.rs", "read_to_end", "512 bytes of what `read::open` opened"),
+    ("plugins/host/src/confine/toolchain.rs", "read_to_end", "512 bytes of what `read::open` opened"),
 ];
 
 /// How a crate of this workspace is marked.
@@ -275,6 +322,38 @@ fn circles_of_files_are_found() {
 }
 
 #[test]
+fn files_are_read_through_one_module() {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let mut found = BTreeSet::new();
+    for folder in CODE {
+        for path in reads::sources(&root.join(folder)) {
+            let text = std::fs::read_to_string(&path).expect("source is UTF-8");
+            let name = path.strip_prefix(root).expect("inside").to_string_lossy().replace('\\', "/");
+            found.extend(reads::in_source(&text).into_iter().map(|call| (name.clone(), call)));
+        }
+    }
+    let listed: BTreeSet<(String, String)> =
+        READERS.iter().map(|(file, call, _)| ((*file).to_owned(), (*call).to_owned())).collect();
+    let (new, gone): (Vec<_>, Vec<_>) =
+        (found.difference(&listed).collect(), listed.difference(&found).collect());
+    assert!(new.is_empty(), "read these through headstart_disk::read: {new:#?}");
+    assert!(gone.is_empty(), "these are not there any more: {gone:#?}");
+}
+
+#[test]
+fn readers_of_files_are_found_in_source() {
+    let calls = |text: &str| reads::in_source(text).into_iter().collect::<Vec<_>>();
+    assert_eq!(calls("fn f() { std::fs::read(p); }"), ["fs::read"]);
+    assert_eq!(calls("fn f() { x.map(fs::read_to_string); }"), ["fs::read_to_string"]);
+    assert_eq!(
+        calls("impl A { fn f() { File::open(p)?.read_to_end(&mut v); } }"),
+        ["File::open", "read_to_end"]
+    );
+    assert!(calls("#[cfg(test)] mod tests { fn f() { std::fs::read(p); } }").is_empty());
+    assert!(calls("fn f() { read::whole(p, 1); let x = my::read(p); }").is_empty());
+}
+
+#[test]
 fn heavy_libraries_are_linked_in_one_place() {
     for (name, deps) in dependencies() {
         for (guarded, by) in GUARDED {
@@ -307,21 +386,7 @@ fn a_test_build_serves_the_programs_too() {
 fn source_files_stay_readable() {
     let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let mut long = Vec::new();
-    let mut folders: Vec<_> = [
-        "protocol",
-        "content",
-        "transport",
-        "env",
-        "models",
-        "dsl",
-        "engine",
-        "plugins",
-        "report",
-        "device-runner",
-        "examples",
-    ]
-    .map(|d| root.join(d))
-    .into();
+    let mut folders: Vec<_> = CODE.map(|d| root.join(d)).into();
     while let Some(dir) = folders.pop() {
         for entry in std::fs::read_dir(&dir).expect("the folder exists").flatten() {
             let path = entry.path();

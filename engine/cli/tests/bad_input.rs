@@ -294,3 +294,38 @@ fn a_device_without_the_file_tells_its_owner_why() {
     assert!(failed.code == 1 || failed.code == 2, "{}", failed.err);
     failed.err_has("mine: on device `phone`").err_has("headstart-device show");
 }
+
+/// Every place where a command takes a path: what is no regular file is refused by name, and nothing waits for it.
+#[cfg(unix)]
+#[test]
+fn files_that_are_none() {
+    let place = well();
+    let fifo = |name: &str| {
+        let at = place.path(name);
+        let _ = std::fs::remove_file(&at);
+        assert!(std::process::Command::new("mkfifo").arg(&at).status().expect("mkfifo starts").success());
+        at.display().to_string()
+    };
+    let (pipeline, rows, params) = (fifo("fifo.pllm"), fifo("fifo.jsonl"), fifo("fifo.json"));
+    let good = place.path("p.pllm").display().to_string();
+    let (from, zero) = (format!("questions={rows}"), "questions=/dev/zero".to_owned());
+    for (args, name, what) in [
+        (vec!["check", pipeline.as_str()], "fifo.pllm", "is a FIFO"),
+        (vec!["fmt", &pipeline], "fifo.pllm", "is a FIFO"),
+        (vec!["run", &pipeline], "fifo.pllm", "is a FIFO"),
+        (vec!["run", &good, "--params", &params], "fifo.json", "is a FIFO"),
+        (vec!["run", &good, "--set", &from], "fifo.jsonl", "is a FIFO"),
+        (vec!["run", &good, "--set", &zero], "/dev/zero", "is a device"),
+    ] {
+        let said = said(place.command(&args).output().expect("headstart starts"));
+        assert_eq!(said.code, 2, "{args:?}: {}", said.err);
+        assert!(said.err.contains(name) && said.err.contains(what), "{args:?}: {}", said.err);
+    }
+}
+
+#[test]
+fn a_pipeline_file_has_a_largest_size() {
+    let place = well();
+    place.write("p.pllm", &format!("{PIPELINE}{}", " ".repeat(16 << 20)));
+    is_refused(&place, &["p.pllm", "at most 16777216 are read"]);
+}

@@ -57,7 +57,9 @@ impl Workspaces {
 /// Whether a folder is the root of a workspace, whatever its name. Editors have files of the marker's
 /// name with other content.
 fn is_root(folder: &Path) -> bool {
-    let Ok(text) = std::fs::read(folder.join(MARKER)) else { return false };
+    let Ok(text) = headstart_disk::read::whole(&folder.join(MARKER), headstart_disk::read::SETTINGS) else {
+        return false;
+    };
     let Ok(serde_json::Value::Object(object)) = serde_json::from_slice(&text) else { return false };
     let format = object.get("format").is_some_and(serde_json::Value::is_u64);
     format && (object.len() == 1 || folder.join("blobs").is_dir())

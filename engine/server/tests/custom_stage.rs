@@ -94,6 +94,7 @@ async fn run(dir: &std::path::Path, stages: bool) -> (Arc<RunResult>, Recorder) 
         holds: vec![],
         allowed: Allowed::NUMBERS,
         limits: ReleaseLimits { min_rows: 1, ..ReleaseLimits::default() },
+        disk_quota: headstart_device::DEFAULT_DISK_QUOTA,
         stages: stages.then(|| dir.join("stages")),
         memory: None,
         threads: 1,

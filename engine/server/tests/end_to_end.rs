@@ -127,6 +127,7 @@ impl World {
             holds: vec![],
             allowed: allowed.parse::<Allowed>().expect("known words"),
             limits: ReleaseLimits { min_rows: 1, ..ReleaseLimits::default() },
+            disk_quota: headstart_device::DEFAULT_DISK_QUOTA,
             stages: None,
             memory: None,
             threads: 2,

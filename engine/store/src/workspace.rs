@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use headstart_content::{Artifacts, Blobs, ContentStore, read_bounded};
 use headstart_disk::files::{self, TempDir};
-use headstart_disk::{Disk, Mode, SystemDisk};
+use headstart_disk::{Disk, Mode, SystemDisk, read};
 use headstart_protocol::Digest;
 use headstart_protocol::text::safe_file_name;
 use serde::de::DeserializeOwned;
@@ -246,7 +246,7 @@ impl Workspace {
     /// [`StoreError`] where there is no such run or its header cannot be read.
     pub fn read_header<H: DeserializeOwned>(&self, id: &str) -> Result<H, StoreError> {
         let path = self.run_dir(id)?.join("plan.json");
-        let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+        let bytes = read::whole(&path, read::FACTS).map_err(StoreError::io("read", &path))?;
         serde_json::from_slice(&bytes).map_err(|e| StoreError::damaged(&path, format!("not understood: {e}")))
     }
 

@@ -1,20 +1,22 @@
 //! The disk behind a trait, and the one module through which Headstart writes files.
 //!
 //! Engine, devices and stages change the disk only through a [`Disk`], so that a test can fill it, take its
-//! permissions away, or cut its power at any write. Reading goes to the system directly: what is read is
-//! checked by its reader.
+//! permissions away, or cut its power at any write. Reading goes to the system directly, through [`read`] where
+//! somebody else may have made the file.
 //!
-//! The crate needs nothing but the standard library (and `syncfs` on Linux), so that the contract's crate
+//! The crate needs nothing but the standard library (and `rustix` on Unix), so that the contract's crate
 //! and the models can use it.
 //!
 //! # Layout
 //! - [`Disk`], [`DiskFile`]: the traits. [`SystemDisk`]: the system's.
-//! - [`files`]: atomic durable writes, folders that appear whole, bounded reads.
+//! - [`files`]: atomic durable writes, folders that appear whole.
+//! - [`read`]: regular files only, and never more of them than is stated.
 //! - [`DiskError`]: what was tried, where, and why not; [`reason`]: the cause in plain words.
 //! - [`simulated`]: a disk that fails at a write that a test names, and one that loses what was not synced.
 
 mod error;
 pub mod files;
+pub mod read;
 pub mod simulated;
 mod system;
 mod unique;
@@ -26,7 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use error::{DiskError, FULL_HELP, is_full, reason};
-pub use system::SystemDisk;
+pub use system::{SystemDisk, free_space};
 
 /// How a file is opened to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

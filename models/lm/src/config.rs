@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use headstart_disk::read;
+
 use serde_json::Value;
 
 use crate::error::LmError;
@@ -74,6 +76,12 @@ pub struct DecoderConfig {
 /// Model types that one decoder covers.
 const MODEL_TYPES: [&str; 2] = ["llama", "qwen2"];
 
+/// The largest width of a layer, number of layers, and number of tokens that a configuration may state; the
+/// largest published models have a 16th of each. Products of them are numbers that fit.
+const WIDEST: usize = 1 << 20;
+const MOST_LAYERS: usize = 1 << 12;
+const MOST_TOKENS: usize = 1 << 24;
+
 /// Keys that mean a different computation when set to anything but what is listed.
 const NEUTRAL: [(&str, &[&str]); 10] = [
     ("hidden_act", &["silu", "swish"]),
@@ -119,6 +127,27 @@ impl Keys<'_> {
         }
     }
 
+    /// A positive integer up to `most`, or none where the key is absent.
+    ///
+    /// # Errors
+    /// [`LmError::File`] with the key where it is no such number.
+    pub fn at_most(&self, key: &str, most: usize) -> Result<Option<usize>, LmError> {
+        match self.size(key)? {
+            Some(n) if n > most => {
+                Err(self.wrong(key, format_args!("{n} is more than {most}, the most that is read")))
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// A positive integer up to `most` that must be there.
+    ///
+    /// # Errors
+    /// As [`Self::at_most`], and where it is missing.
+    pub fn need_at_most(&self, key: &str, most: usize) -> Result<usize, LmError> {
+        self.at_most(key, most)?.ok_or_else(|| self.wrong(key, "missing"))
+    }
+
     /// A positive integer that must be there.
     ///
     /// # Errors
@@ -153,8 +182,8 @@ impl Keys<'_> {
 /// # Errors
 /// [`LmError::Io`] where it cannot be read, [`LmError::File`] where it is not JSON.
 pub fn read_json(path: &Path) -> Result<Value, LmError> {
-    let text = std::fs::read_to_string(path).map_err(|e| LmError::io(path, e))?;
-    serde_json::from_str(&text).map_err(|e| LmError::file(path, format!("is not JSON: {e}")))
+    let bytes = read::whole(path, read::SETTINGS).map_err(|e| LmError::io(path, e))?;
+    serde_json::from_slice(&bytes).map_err(|e| LmError::file(path, format!("is not JSON: {e}")))
 }
 
 impl DecoderConfig {
@@ -182,9 +211,10 @@ impl DecoderConfig {
             });
         }
         refuse_unsupported(&keys)?;
-        let (hidden, heads) = (keys.need("hidden_size")?, keys.need("num_attention_heads")?);
-        let kv_heads = keys.size("num_key_value_heads")?.unwrap_or(heads);
-        let head_dim = match keys.size("head_dim")? {
+        let hidden = keys.need_at_most("hidden_size", WIDEST)?;
+        let heads = keys.need_at_most("num_attention_heads", WIDEST)?;
+        let kv_heads = keys.at_most("num_key_value_heads", WIDEST)?.unwrap_or(heads);
+        let head_dim = match keys.at_most("head_dim", WIDEST / heads)? {
             Some(d) => d,
             None if hidden % heads == 0 => hidden / heads,
             None => return Err(keys.wrong("num_attention_heads", "does not divide hidden_size")),
@@ -200,13 +230,13 @@ impl DecoderConfig {
         let (rope_theta, rope_scaling) = rope(&keys)?;
         Ok(Self {
             hidden,
-            ffn: keys.need("intermediate_size")?,
-            layers: keys.need("num_hidden_layers")?,
+            ffn: keys.need_at_most("intermediate_size", WIDEST)?,
+            layers: keys.need_at_most("num_hidden_layers", MOST_LAYERS)?,
             heads,
             kv_heads,
             head_dim,
-            vocab: keys.need("vocab_size")?,
-            context: keys.size("max_position_embeddings")?.unwrap_or(2048),
+            vocab: keys.need_at_most("vocab_size", MOST_TOKENS)?,
+            context: keys.at_most("max_position_embeddings", MOST_TOKENS)?.unwrap_or(2048),
             norm_eps: keys.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
             rope_theta,
             rope_scaling,
@@ -351,6 +381,33 @@ mod tests {
         let f = old.rope_frequencies();
         assert_eq!(f[0], 1.0, "a short wavelength is kept");
         assert!((f[3] / (500000f64.powf(-0.75) / 32.0) as f32 - 1.0).abs() < 1e-6, "a long one is divided");
+    }
+
+    /// Whatever a configuration states, nothing of that size is made before the weights were seen.
+    #[test]
+    fn sizes_have_a_largest_value() {
+        for key in [
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "vocab_size",
+            "max_position_embeddings",
+        ] {
+            for huge in [u64::MAX, 1 << 40, (1 << 24) + 1] {
+                let e = read(|j| j[key] = json!(huge)).unwrap_err().to_string();
+                assert!(e.contains(key) && e.contains(&huge.to_string()), "{e}");
+            }
+        }
+        let most = read(|j| {
+            j["hidden_size"] = json!(1 << 20);
+            j["intermediate_size"] = json!(1 << 20);
+            j["num_hidden_layers"] = json!(1 << 12);
+            j["vocab_size"] = json!(1 << 24);
+        });
+        assert!(most.unwrap().parameters() > 1 << 50, "counted without overflow");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use headstart_disk::Disk;
 use headstart_kernels::RowOrder;
@@ -49,6 +49,10 @@ const BLOCK: [(&str, &str); 9] = [
 /// Names outside of blocks.
 const OUTSIDE: [(&str, &str); 3] =
     [("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+/// The widest head that is read.
+const WIDEST_HEAD: f64 = 65_536.0;
+/// Bytes in which a file's metadata end; those of large vocabularies have 20 MB.
+const LONGEST_METADATA: usize = 32 << 20;
 /// Divisors of the rotary frequencies.
 const ROPE: &str = "rope_freqs.weight";
 
@@ -101,7 +105,9 @@ impl Gguf {
     /// [`LmError::File`] where it is none, broken, or of another architecture.
     pub fn open(path: &Path) -> Result<Self, LmError> {
         let file = Arc::new(Mapped::new(path)?);
-        let content = Content::read(&mut Cursor::new(file.bytes())).map_err(|e| LmError::File {
+        // Values take more memory than in the file, so only so many bytes are read as metadata.
+        let head = &file.bytes()[..file.bytes().len().min(LONGEST_METADATA)];
+        let content = Content::read(&mut Cursor::new(head)).map_err(|e| LmError::File {
             path: path.into(),
             why: format!("cannot be read as GGUF: {e}"),
             help: Some("fetch the file again, or make one with `headstart model quantize`".into()),
@@ -157,19 +163,14 @@ impl Gguf {
                 )
             })?;
             let shape = info.shape.dims();
-            let at = self.content.tensor_data_offset + info.offset;
-            let end = at + stored.size(shape.iter().product()) as u64;
-            if end > self.file.bytes().len() as u64 {
-                let why = format!("is cut short: tensor {name} ends at byte {end}");
-                return Err(self.wrong(why, "fetch or copy the file again"));
-            }
+            let at = self.place_of(name, info, stored)?;
             if let StoredType::Quantized(p) = stored
                 && shape.last().is_none_or(|n| n % p.block() != 0)
             {
                 let why = format!("tensor {name} of shape {shape:?} is not in whole blocks of {}", p.block());
                 return Err(self.wrong(why, "fetch the file again"));
             }
-            let weight = Weight::mapped(shape, stored, &self.file, at as usize);
+            let weight = Weight::mapped(shape, stored, &self.file, at);
             let paired = turned && self.architecture == "llama";
             let order = if paired { RowOrder::Pairs(half) } else { RowOrder::Plain };
             all.push((published, weight.ordered(order)));
@@ -177,11 +178,35 @@ impl Gguf {
         Ok(Weights::of(&self.path, all))
     }
 
-    fn head_dim(&self) -> Result<usize, LmError> {
-        match self.number("attention.key_length") {
-            Some(n) => Ok(n as usize),
-            None => Ok((self.need("embedding_length")? / self.need("attention.head_count")?) as usize),
+    /// Where a tensor begins in the file, which holds all of it.
+    fn place_of(&self, name: &str, info: &TensorInfo, stored: StoredType) -> Result<usize, LmError> {
+        let numbers = info.shape.dims().iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+        let end = numbers.and_then(|n| {
+            let at = self.content.tensor_data_offset.checked_add(info.offset)?;
+            // Four bytes a number are the most.
+            let size = n.checked_mul(4).map(|_| stored.size(n))?;
+            Some((at, at.checked_add(size as u64)?))
+        });
+        match end {
+            Some((at, end)) if end <= self.file.bytes().len() as u64 => Ok(at as usize),
+            _ => {
+                let shape = info.shape.dims();
+                let why =
+                    format!("is cut short: tensor {name} of shape {shape:?} ends behind the file's end");
+                Err(self.wrong(why, "fetch or copy the file again"))
+            }
         }
+    }
+
+    fn head_dim(&self) -> Result<usize, LmError> {
+        let dim = match self.number("attention.key_length") {
+            Some(n) => n,
+            None => self.need("embedding_length")? / self.need("attention.head_count")?,
+        };
+        if dim.is_finite() && (1.0..=WIDEST_HEAD).contains(&dim) {
+            return Ok(dim as usize);
+        }
+        Err(self.wrong(format!("its heads are {dim} wide"), "fetch the file again"))
     }
 
     /// Writes config.json, tokenizer.json and tokenizer_config.json as the published model has them,
@@ -266,14 +291,11 @@ impl Gguf {
 
     fn divisors(&self) -> Result<Option<Vec<f32>>, LmError> {
         let Some(info) = self.content.tensor_infos.get(ROPE) else { return Ok(None) };
-        let at = (self.content.tensor_data_offset + info.offset) as usize;
-        let n = info.shape.elem_count();
-        if info.ggml_dtype != GgmlDType::F32 || at + 4 * n > self.file.bytes().len() {
-            return Err(
-                self.wrong(format!("tensor {ROPE} is not of f32, or cut short"), "fetch the file again")
-            );
+        if info.ggml_dtype != GgmlDType::F32 {
+            return Err(self.wrong(format!("tensor {ROPE} is not of f32"), "fetch the file again"));
         }
-        Ok(Some(Weight::mapped(&[n], StoredType::F32, &self.file, at).to_vec()))
+        let at = self.place_of(ROPE, info, StoredType::F32)?;
+        Ok(Some(Weight::mapped(&[info.shape.elem_count()], StoredType::F32, &self.file, at).to_vec()))
     }
 
     /// Llama 3's parameters: the factor is the largest divisor, and all published models share the

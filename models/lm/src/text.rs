@@ -9,6 +9,7 @@ mod template;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use headstart_disk::read;
 use headstart_protocol::rows::{Role, Row};
 use serde_json::Value;
 use tokenizers::Tokenizer;
@@ -229,7 +230,7 @@ fn turns(row: &Row) -> Vec<(&str, &str)> {
 
 /// Loads a tokenizer without its own truncation and padding, which belong to a batch.
 pub(crate) fn load_tokenizer(path: &Path) -> Result<Tokenizer, LmError> {
-    let bytes = std::fs::read(path).map_err(|e| match e.kind() {
+    let bytes = read::whole(path, read::TOKENIZER).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => LmError::File {
             path: path.to_owned(),
             why: "the model has no tokenizer".into(),
@@ -247,7 +248,7 @@ pub(crate) fn load_tokenizer(path: &Path) -> Result<Tokenizer, LmError> {
 
 /// Reads a JSON file; `None` where there is none.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Value>, LmError> {
-    match std::fs::read(path) {
+    match read::whole(path, read::SETTINGS) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|e| LmError::file(path, format!("malformed JSON: {e}"))),

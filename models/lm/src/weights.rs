@@ -2,7 +2,6 @@
 //! file ([`crate::gguf`]).
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,9 +21,9 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// Maps a file.
+    /// Maps a regular file.
     pub(crate) fn new(path: &Path) -> Result<Self, LmError> {
-        let file = File::open(path).map_err(|e| LmError::io(path, e))?;
+        let file = headstart_disk::read::open(path).map_err(|e| LmError::io(path, e))?;
         // SAFETY: the file is opened for reading; model folders and artifacts are not changed in place.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| LmError::io(path, e))?;
         Ok(Self { map, streamed: AtomicBool::new(false) })
@@ -323,12 +322,12 @@ fn map_file(path: &Path) -> Result<Vec<(String, Weight)>, LmError> {
         why,
         help: Some("fetch or copy the file again".into()),
     };
-    let size = std::fs::metadata(path).map_err(|e| LmError::io(path, e))?.len();
+    let file = Arc::new(Mapped::new(path)?);
+    let map = file.bytes();
+    let size = map.len() as u64;
     if size < 8 {
         return Err(wrong(format!("is not a safetensors file: it has {size} bytes")));
     }
-    let file = Arc::new(Mapped::new(path)?);
-    let map = file.bytes();
     let header = u64::from_le_bytes([map[0], map[1], map[2], map[3], map[4], map[5], map[6], map[7]]);
     if header > 1 << 30 || map.get(8) != Some(&b'{') {
         return Err(wrong("is not a safetensors file".into()));
@@ -377,7 +376,7 @@ mod tests {
 
     fn write(dir: &Path, bytes: &[u8]) -> PathBuf {
         let path = dir.join("model.safetensors");
-        File::create(&path).unwrap().write_all(bytes).unwrap();
+        std::fs::File::create(&path).unwrap().write_all(bytes).unwrap();
         path
     }
 

@@ -143,3 +143,26 @@ fn broken_files_say_what_is_wrong() {
     std::fs::write(own.path().join("other.gguf"), &whole).unwrap();
     assert!(find(own.path()).unwrap_err().to_string().contains("several GGUF files"));
 }
+
+/// Numbers in the file that lead out of it, or over the end of what a number can be.
+#[test]
+fn a_tensor_that_does_not_lie_in_the_file_is_refused() {
+    let own = tempfile::tempdir().unwrap();
+    wide_model(own.path());
+    let pair = pair(own.path(), QuantType::Q8_0);
+    let whole = std::fs::read(&pair.file).unwrap();
+    let name = b"token_embd.weight";
+    let at = whole.windows(name.len()).position(|w| w == name).unwrap() + name.len();
+    // Behind a name: how many dimensions (2), each of them, the type, the offset.
+    let (rows, offset) = (at + 4 + 8, at + 4 + 16 + 4);
+    for (place, number) in
+        [(offset, u64::MAX), (offset, u64::MAX - 64), (rows, 1 << 60), (rows, u64::MAX / 2)]
+    {
+        let mut bytes = whole.clone();
+        bytes[place..place + 8].copy_from_slice(&number.to_le_bytes());
+        let path = own.path().join("damaged.gguf");
+        std::fs::write(&path, bytes).unwrap();
+        let e = Gguf::open(&path).and_then(|g| g.weights()).err().unwrap().to_string();
+        assert!(e.contains("damaged.gguf"), "{number}: {e}");
+    }
+}

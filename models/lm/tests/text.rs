@@ -251,3 +251,30 @@ fn a_template_comes_to_an_end() {
     configure(dir.path(), |config| config["chat_template"] = json!(long));
     assert!(load_error(dir.path()).contains("the chat template has 1.0 MB"));
 }
+
+/// What a template writes has a largest size, and so have the files.
+#[test]
+fn a_template_that_writes_without_end_is_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    let endless = "{% for i in range(9000) %}{% for j in range(90) %}{{ 'xxxxxxxxxxxxxxxxxxxxxxxx' }}{% endfor %}{% endfor %}";
+    fs::write(dir.path().join("chat_template.jinja"), endless).unwrap();
+    let e = load_error(dir.path());
+    assert!(e.contains("chat_template.jinja") && e.contains("writes far more"), "{e}");
+    fs::write(dir.path().join("chat_template.jinja"), " ".repeat(2 << 20)).unwrap();
+    let e = load_error(dir.path());
+    assert!(e.contains("has 2097152 bytes, but at most 1048576 are read"), "{e}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_of_a_model_that_is_a_fifo_is_refused_by_name() {
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        let dir = tempfile::tempdir().unwrap();
+        tokenizer(dir.path());
+        let _ = fs::remove_file(dir.path().join(name));
+        assert!(std::process::Command::new("mkfifo").arg(dir.path().join(name)).status().unwrap().success());
+        let e = load_error(dir.path());
+        assert!(e.contains(name) && e.contains("is a FIFO, not a regular file"), "{e}");
+    }
+}

@@ -83,7 +83,7 @@ impl Checkpointer {
     /// The training's own progress, if there is any. A file of another training, or a damaged one,
     /// counts as none.
     pub fn load(&self) -> Option<Progress> {
-        let bytes = std::fs::read(&self.file).ok()?;
+        let bytes = headstart_disk::read::whole(&self.file, headstart_disk::read::TENSORS).ok()?;
         let read = read(&bytes, &self.fingerprint);
         if read.is_none() {
             tracing::warn!(

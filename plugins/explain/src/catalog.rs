@@ -12,12 +12,11 @@
 mod halves;
 mod pllms;
 
-use std::fs::{self, File};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use headstart_disk::{Disk, files};
+use headstart_disk::{Disk, files, read};
 use headstart_protocol::artifacts::{Candidate, Catalog as Summary, Explanation, SpaceKind};
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure};
 use memmap2::Mmap;
@@ -82,7 +81,7 @@ impl About {
         struct Version {
             format: u32,
         }
-        let json = fs::read(at).map_err(|e| Failure::io(at, &e))?;
+        let json = read::whole(at, read::FACTS).map_err(|e| Failure::io(at, &e))?;
         let damaged = |e| Failure::input(format!("{}: these are no facts of a catalog: {e}", at.display()));
         let Version { format } = serde_json::from_slice(&json).map_err(damaged)?;
         if format == FORMAT {
@@ -197,7 +196,7 @@ impl Catalog {
     pub fn read(folder: &Path) -> Result<Self, Failure> {
         let about = About::read(&folder.join(ABOUT_FILE))?;
         let at = folder.join(TENSORS_FILE);
-        let file = File::open(&at).map_err(|e| Failure::io(&at, &e))?;
+        let file = read::open(&at).map_err(|e| Failure::io(&at, &e))?;
         // SAFETY: the file is opened for reading; artifacts are not changed in place.
         let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(|e| Failure::io(&at, &e))?);
         let damaged = |why: String| Failure::input(format!("{}: {why}", at.display()));

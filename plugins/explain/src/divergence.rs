@@ -1,10 +1,9 @@
 //! The files of a `Divergence`: per-prompt vectors and features.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
-use headstart_disk::{Disk, files};
+use headstart_disk::{Disk, files, read};
 use headstart_protocol::artifacts::Artifact;
 pub use headstart_protocol::artifacts::Divergence as About;
 use headstart_protocol::{ArtifactRef, Context, Failure};
@@ -39,7 +38,7 @@ impl Divergence {
         let manifest = ctx.manifest(artifact)?;
         let about = About::of(&manifest).map_err(|e| Failure::input(format!("{what}: {e}")))?;
         let path = ctx.open(artifact)?.join(VECTORS_FILE);
-        let bytes = fs::read(&path).map_err(|e| Failure::io(&path, &e))?;
+        let bytes = read::whole(&path, read::TENSORS).map_err(|e| Failure::io(&path, &e))?;
         let bad = |why: String| Failure::input(format!("{what}: {}: {why}", path.display()));
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
         let vectors = read_f32(&tensors, "vectors", &[about.n, about.d]).map_err(&bad)?;

@@ -13,7 +13,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use headstart_disk::{Disk, DiskError, files};
+use headstart_disk::{Disk, DiskError, files, read};
 use headstart_protocol::declared::{is_left_out, program_digest};
 use headstart_protocol::{Digest, Failure, FailureClass};
 
@@ -305,7 +305,7 @@ impl Walk<'_> {
 
 /// Whether a folder is a workspace of an engine.
 fn is_workspace(at: &Path) -> bool {
-    let text = fs::read(at.join("workspace.json")).unwrap_or_default();
+    let text = read::whole(&at.join("workspace.json"), read::SETTINGS).unwrap_or_default();
     serde_json::from_slice::<serde_json::Value>(&text).is_ok_and(|json| json["format"].is_u64())
 }
 
@@ -314,7 +314,7 @@ fn text(name: &Path) -> Result<&str, FolderError> {
 }
 
 fn of_file(at: &Path) -> Result<Digest, FolderError> {
-    fs::read(at).map(|bytes| Digest::of(&bytes)).map_err(|e| FolderError::io(at, &e))
+    read::whole(at, read::FACTS).map(|bytes| Digest::of(&bytes)).map_err(|e| FolderError::io(at, &e))
 }
 
 fn of_link(to: &Path) -> Digest {

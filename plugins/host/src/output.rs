@@ -1,10 +1,10 @@
 //! What a program says it made, verified.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use headstart_disk::read::{self, LINE, Lines, ROWS};
 use headstart_protocol::artifacts::{Artifact, Format, Metrics, Pllm, Rows};
 use headstart_protocol::declared::is_inside;
 use headstart_protocol::rows::{ROWS_FILE, Row};
@@ -98,7 +98,7 @@ fn file(made: &MadeFile, scratch: &Path) -> Result<PathBuf, String> {
 }
 
 fn sha256(at: &Path) -> std::io::Result<String> {
-    let mut file = File::open(at)?;
+    let mut file = read::open(at)?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0u8; 1 << 16]);
     loop {
         match file.read(&mut buffer)? {
@@ -131,13 +131,15 @@ fn rows(ty: &Type, at: Option<&Path>) -> Result<usize, String> {
     let Some(at) = at else { return Err(format!("makes {ty}, but no file `{ROWS_FILE}`")) };
     let unreadable = |e: std::io::Error| format!("made `{ROWS_FILE}`, which cannot be read: {e}");
     let mut n = 0usize;
-    for (line, text) in BufReader::new(File::open(at).map_err(unreadable)?).lines().enumerate() {
-        let text = text.map_err(unreadable)?;
-        if text.trim().is_empty() {
+    let mut lines = Lines::open(at, LINE, ROWS).map_err(unreadable)?;
+    let mut number = 0;
+    while let Some(line) = lines.next_line().map_err(unreadable)? {
+        number += 1;
+        if line.trim_ascii().is_empty() {
             continue;
         }
-        if let Err(e) = serde_json::from_str::<Row>(&text) {
-            return Err(format!("made `{ROWS_FILE}`, whose line {} is not a row: {e}", line + 1));
+        if let Err(e) = serde_json::from_slice::<Row>(line) {
+            return Err(format!("made `{ROWS_FILE}`, whose line {number} is not a row: {e}"));
         }
         n += 1;
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use headstart_disk::read;
 use headstart_protocol::declared::{
     CustomStages, Declaration, DeclaredPlace, ProgramRef, is_inside, is_left_out,
 };
@@ -116,7 +117,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
 
 /// A program of a folder by its declaration, `at`.
 fn allowed(folder: &Path, at: &Path) -> Result<(PathBuf, Declaration), Failure> {
-    let text = std::fs::read_to_string(at).map_err(|e| Failure::io(at, &e))?;
+    let text = read::text(at, read::SETTINGS).map_err(|e| Failure::io(at, &e))?;
     let wrong = |why: &dyn std::fmt::Display| Failure::input(format!("{}: {why}", at.display()));
     let declaration: Declaration = serde_json::from_str(&text).map_err(|e| wrong(&e))?;
     declaration.check().map_err(|e| wrong(&e))?;

@@ -172,7 +172,7 @@ fn spawn(command: &mut Command) -> std::io::Result<(Child, Group)> {
 /// read it. One that may not be executed is refused for that.
 fn is_text_without_interpreter(program: &Path) -> bool {
     let mut head = Vec::new();
-    let read = std::fs::File::open(program).and_then(|file| file.take(512).read_to_end(&mut head));
+    let read = headstart_disk::read::open(program).and_then(|file| file.take(512).read_to_end(&mut head));
     let is_text = !head.starts_with(b"#!") && !head.contains(&0) && std::str::from_utf8(&head).is_ok();
     read.is_ok() && is_text && is_executable(program)
 }

@@ -1,11 +1,11 @@
 //! Sources of datasets: JSON Lines, simulated users, concatenation.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use headstart_disk::files;
+use headstart_disk::read::{LINE, Lines, ROWS};
 use headstart_kit::read_rows;
 use headstart_protocol::artifacts::Rows;
 use headstart_protocol::rows::{self, ROWS_FILE, Row, text_digest};
@@ -122,16 +122,21 @@ impl Keys<'_> {
     }
 
     fn read(&self, path: &Path, met: &mut Met) -> Result<Vec<Row>, Failure> {
-        let bytes = fs::read(path).map_err(|e| match e.kind() {
+        let unreadable = |e: std::io::Error| {
+            match e.kind() {
             ErrorKind::NotFound => Failure::input(format!("{}: there is no such file", path.display()))
                 .help("a path starts at the pipeline's folder; with `--set`, at the current folder; on a device, at its data folder"),
             _ => Failure::io(path, &e),
-        })?;
-        let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+        }
+        };
+        let mut lines = Lines::open(path, LINE, ROWS).map_err(unreadable)?;
         let mut rows = Vec::new();
         let mut answered = false;
-        for (i, line) in bytes.split(|b| *b == b'\n').enumerate() {
-            let at = |why: String| Failure::input(format!("{}, line {}: {why}", path.display(), i + 1));
+        let mut number = 0;
+        while let Some(line) = lines.next_line().map_err(unreadable)? {
+            number += 1;
+            let at = |why: String| Failure::input(format!("{}, line {number}: {why}", path.display()));
+            let line = if number == 1 { line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line) } else { line };
             let line = std::str::from_utf8(line).map_err(|e| {
                 at(format!("byte {} is not UTF-8", e.valid_up_to() + 1)).help("save the file as UTF-8")
             })?;

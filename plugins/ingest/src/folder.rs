@@ -1,10 +1,9 @@
 //! A model's folder, checked: its files, its config, names and shapes of its tensors.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use headstart_disk::Disk;
+use headstart_disk::{Disk, read};
 use headstart_lm::gguf::Gguf;
 use headstart_lm::{DecoderConfig, TextCodec, Weights, encoder, gguf};
 use headstart_protocol::artifacts::ModelFacts;
@@ -226,7 +225,7 @@ fn no_weights(folder: &Path) -> Failure {
 
 /// Reads a JSON file; `None` where there is none.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Value>, Failure> {
-    match fs::read(path) {
+    match read::whole(path, read::SETTINGS) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|e| Failure::input(format!("{}: malformed JSON: {e}", path.display()))),

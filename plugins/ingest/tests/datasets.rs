@@ -223,3 +223,36 @@ fn a_user_that_cannot_be_drawn_is_refused() {
     assert!(blend(&ctx, 1.5, 5, 0).unwrap_err().message.contains("`share`"));
     assert!(blend(&ctx, 0.5, 0, 0).unwrap_err().message.contains("`rows`"));
 }
+
+/// What has no end would be read for ever, and a FIFO waited for.
+#[cfg(unix)]
+#[test]
+fn only_regular_files_are_read() {
+    let ctx = MemoryContext::new();
+    let fifo = ctx.files().join("fifo.jsonl");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    std::fs::create_dir(ctx.files().join("folder.jsonl")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", ctx.files().join("zero.jsonl")).unwrap();
+    for (name, what) in [("fifo.jsonl", "a FIFO"), ("folder.jsonl", "a folder"), ("zero.jsonl", "a device")] {
+        let failure = read(&ctx, vec![("path", path(name))]).unwrap_err();
+        assert_eq!(failure.class, FailureClass::Input);
+        let expected = format!("{name}: is {what}, not a regular file");
+        assert!(failure.message.contains(&expected), "{}", failure.message);
+    }
+}
+
+/// A line that is too long is not held in memory, and the message names it.
+#[test]
+fn a_line_has_a_largest_length() {
+    let ctx = MemoryContext::new();
+    let row = |n: usize| format!("{{\"prompt\":\"{}\"}}\n", "x".repeat(n));
+    let most = usize::try_from(headstart_disk::read::LINE).unwrap();
+    let longest = row(most - "{\"prompt\":\"\"}".len());
+    ctx.write("rows.jsonl", row(1) + &longest);
+    assert_eq!(read(&ctx, vec![]).unwrap().len(), 2);
+    let message = refusal(&ctx, (row(1) + &row(1) + &row(most)).as_bytes(), vec![]);
+    assert!(
+        message.ends_with("rows.jsonl: line 3 is longer than 16777216 bytes, the most that a line may have"),
+        "{message}"
+    );
+}

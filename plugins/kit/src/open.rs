@@ -1,10 +1,10 @@
 //! From artifacts to what a computation takes: the folders that a backend loads, and rows.
 
-use std::fs;
 use std::path::PathBuf;
 
+use headstart_disk::read::{LINE, Lines, ROWS};
 use headstart_protocol::artifacts::{Artifact, Format, Pllm};
-use headstart_protocol::rows::{ROWS_FILE, Row, from_jsonl};
+use headstart_protocol::rows::{ROWS_FILE, Row, from_lines};
 use headstart_protocol::{ArtifactRef, ArtifactType, Context, Failure};
 
 /// The folders of a model and, for a pLLM that is an adapter, of the adapter.
@@ -40,8 +40,8 @@ pub fn open_model(ctx: &dyn Context, artifact: &ArtifactRef) -> Result<ModelFold
 /// If the file is missing or a line is no row; says which.
 pub fn read_rows(ctx: &dyn Context, artifact: &ArtifactRef, argument: &str) -> Result<Vec<Row>, Failure> {
     let path = ctx.open(artifact)?.join(ROWS_FILE);
-    let text = fs::read_to_string(&path).map_err(|e| Failure::io(&path, &e))?;
-    from_jsonl(&text).map_err(|e| Failure::input(format!("`{argument}`, {}: {e}", path.display())))
+    let lines = Lines::open(&path, LINE, ROWS).map_err(|e| Failure::io(&path, &e))?;
+    from_lines(lines).map_err(|e| Failure::input(format!("`{argument}`, {}: {e}", path.display())))
 }
 
 /// [`read_rows`], where only single questions and their answers make sense.

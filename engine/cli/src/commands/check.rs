@@ -1,10 +1,9 @@
 //! `headstart check` and `fmt`: commands without a workspace.
 
-use std::io::Read;
 use std::path::Path;
 
 use headstart_console::{errln, outln, print, say};
-use headstart_disk::SystemDisk;
+use headstart_disk::{SystemDisk, read};
 use headstart_dsl::plan::Plan;
 use headstart_protocol::text::{counted, quoted};
 
@@ -123,11 +122,8 @@ pub fn fmt(args: &Fmt, volume: Volume) -> Result<(), CommandError> {
 
 fn read(file: &Path) -> Result<String, CommandError> {
     if file == Path::new("-") {
-        let mut text = String::new();
-        return match std::io::stdin().read_to_string(&mut text) {
-            Ok(_) => Ok(text),
-            Err(e) => Err(CommandError::input(format!("standard input: {e}"))),
-        };
+        return read::stream_text(std::io::stdin(), read::PIPELINE)
+            .map_err(|e| CommandError::input(format!("standard input: {e}")));
     }
-    std::fs::read_to_string(file).map_err(|e| CommandError::input(format!("{}: {e}", file.display())))
+    read::text(file, read::PIPELINE).map_err(|e| CommandError::input(format!("{}: {e}", file.display())))
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headstart_console::{errln, print};
-use headstart_disk::SystemDisk;
+use headstart_disk::{SystemDisk, read};
 use headstart_host::Limits;
 use headstart_protocol::declared::Declaration;
 
@@ -32,7 +32,7 @@ pub fn run(args: &Describe, volume: Volume) -> Result<(), CommandError> {
             continue;
         }
         // Compared by meaning: how the file is indented is nobody's business.
-        let before = std::fs::read_to_string(&beside).ok();
+        let before = read::text(&beside, read::SETTINGS).ok();
         let before = before.and_then(|t| serde_json::from_str::<Declaration>(&t).ok());
         if before.as_ref() == Some(&declaration) {
             say(volume, &format!("{}: up to date", beside.display()));

@@ -10,7 +10,7 @@ use headstart_builtin::backend::Choice;
 use headstart_console::errln;
 use headstart_core::RunOutcome;
 use headstart_cron::{Catchup, Dst, Fire, Spec};
-use headstart_disk::files;
+use headstart_disk::{files, read};
 use headstart_driver::{Engine, RunOptions};
 use headstart_dsl::plan::{Plan, Schedule};
 use headstart_protocol::text::counted;
@@ -211,7 +211,7 @@ impl Scheduler {
     }
 
     fn last(&self) -> Option<Timestamp> {
-        std::fs::read_to_string(&self.memory).ok()?.trim().parse().ok()
+        read::text(&self.memory, read::SETTINGS).ok()?.trim().parse().ok()
     }
 
     fn remember(&self, at: Timestamp) -> Result<(), CommandError> {

@@ -1,8 +1,11 @@
 //! The keys of PEFT's adapter_config.json (PEFT 0.21), and which modules they mean.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
 use crate::api::LoraSpec;
@@ -45,6 +48,31 @@ pub struct AdapterConfig {
     pub exclude: Option<Targets>,
     /// Only these blocks, where given.
     pub layers: Option<Vec<usize>>,
+    /// Its expressions, compiled when they are first needed.
+    pub(crate) compiled: Compiled,
+}
+
+/// Compiled expressions by their text: each is matched against every linear layer.
+#[derive(Default)]
+pub(crate) struct Compiled(Mutex<HashMap<String, Regex>>);
+
+impl Clone for Compiled {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Compiled {
+    /// What is compiled follows from the texts.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Compiled")
+    }
 }
 
 /// Keys that change the result in ways that are not supported, with the values that do not.
@@ -75,6 +103,8 @@ const NEUTRAL: [(&str, &[&str]); 21] = [
 
 /// Adapters have ranks up to some hundreds; a number above this is a mistake, or an attack.
 const LARGEST_RANK: usize = 65_536;
+/// Expressions of one key at most: one for each linear layer of a large model are a thousand.
+const MOST_PATTERNS: usize = 4_096;
 
 impl AdapterConfig {
     /// Reads the file in an adapter's folder.
@@ -121,6 +151,7 @@ impl AdapterConfig {
             targets: targets.ok_or_else(|| keys.wrong("target_modules", "missing"))?,
             exclude: targets_or_none(&keys)?,
             layers: layers(&keys)?,
+            compiled: Compiled::default(),
         })
     }
 
@@ -154,6 +185,7 @@ impl AdapterConfig {
             targets: Targets::Names(names),
             exclude: None,
             layers: None,
+            compiled: Compiled::default(),
         })
     }
 
@@ -207,7 +239,15 @@ impl AdapterConfig {
 
     /// As Python's expressions do, these may look ahead.
     fn is_match(&self, pattern: &str, name: &str, key: &str) -> Result<bool, LmError> {
-        let found = Regex::new(pattern).and_then(|r| r.is_match(name));
+        let mut compiled = self.compiled.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = match compiled.get(pattern) {
+            Some(known) => known.is_match(name),
+            None => compile(pattern).and_then(|new| {
+                let found = new.is_match(name);
+                compiled.insert(pattern.to_owned(), new);
+                found
+            }),
+        };
         found.map_err(|e| self.wrong(key, &format!("is not a supported expression: {e}")))
     }
 
@@ -244,6 +284,11 @@ impl AdapterConfig {
     }
 }
 
+/// With limits on the memory of an expression and on the steps of a match.
+fn compile(pattern: &str) -> Result<Regex, fancy_regex::Error> {
+    RegexBuilder::new(pattern).backtrack_limit(100_000).delegate_size_limit(1 << 20).build()
+}
+
 fn targets(keys: &Keys, key: &str) -> Result<Option<Targets>, LmError> {
     match keys.get(key) {
         None => Ok(None),
@@ -269,6 +314,11 @@ fn pattern<T>(
 ) -> Result<Vec<(String, T)>, LmError> {
     let Some(value) = keys.get(key) else { return Ok(Vec::new()) };
     let map = value.as_object().ok_or_else(|| keys.wrong(key, "expected an object"))?;
+    if map.len() > MOST_PATTERNS {
+        return Err(
+            keys.wrong(key, format_args!("{} expressions; at most {MOST_PATTERNS} are read", map.len()))
+        );
+    }
     let read = |(k, v): (&String, &Value)| {
         let v = read(v).ok_or_else(|| keys.wrong(&format!("{key}.{k}"), "expected a positive number"))?;
         Ok((k.clone(), v))

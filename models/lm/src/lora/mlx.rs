@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use headstart_disk::Disk;
+use headstart_disk::{Disk, read};
 use headstart_kernels::Storage;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -230,6 +230,7 @@ fn peft_config(path: PathBuf, pairs: &Pairs, scale: f64, dropout: f64) -> Adapte
         targets,
         exclude: None,
         layers: whole.then(|| blocks.into_iter().collect()),
+        compiled: Default::default(),
     }
 }
 
@@ -273,7 +274,7 @@ fn module_of(module: &str) -> Option<(usize, usize)> {
 
 /// The pairs of a file, as stored.
 fn read(path: &Path, place: fn(&str) -> Place) -> Result<Pairs, LmError> {
-    let bytes = std::fs::read(path).map_err(|e| LmError::io(path, e))?;
+    let bytes = read::whole(path, read::TENSORS).map_err(|e| LmError::io(path, e))?;
     let all = SafeTensors::deserialize(&bytes)
         .map_err(|e| LmError::file(path, format!("not a whole safetensors file: {e}")))?;
     let mut halves: BTreeMap<(usize, usize), [Option<StoredType>; 2]> = BTreeMap::new();

@@ -1,9 +1,11 @@
 //! Chat templates: Jinja, with the settings, globals and loop controls that transformers gives them and
 //! the methods of Python's strings, lists and dictionaries.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use headstart_disk::read;
 use headstart_protocol::text::bytes;
 use minijinja::value::{Value, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, context};
@@ -26,6 +28,9 @@ const FUEL: u64 = 1_000_000;
 const FUEL_PER_TURN: u64 = 20_000;
 /// Bytes of a template at most; published ones have up to 20 kB.
 const LONGEST: usize = 1 << 20;
+
+/// Bytes that a template writes of its own at most, beside eight times what the turns hold.
+const LONGEST_OUTPUT: usize = 1 << 20;
 
 const QUESTION: &str = "What is rain?";
 const ANSWER: &str = "Falling water.";
@@ -56,7 +61,7 @@ impl ChatTemplate {
         eos: Option<String>,
     ) -> Result<Option<Self>, LmError> {
         let path = dir.join("chat_template.jinja");
-        let (path, source) = match std::fs::read_to_string(&path) {
+        let (path, source) = match read::text(&path, LONGEST as u64) {
             Ok(source) => (path, Some(source)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let path = dir.join("tokenizer_config.json");
@@ -160,7 +165,19 @@ impl ChatTemplate {
         let mut env = self.env.clone();
         env.set_fuel(Some(FUEL + FUEL_PER_TURN * turns.len() as u64));
         let template = env.get_template("chat").expect("added in `new`");
-        template.render(variables).map_err(|e| match e.kind() {
+        let said: usize = turns.iter().map(|(_, content)| content.len()).sum();
+        let mut out =
+            Written { text: Vec::new(), most: LONGEST_OUTPUT.saturating_add(said.saturating_mul(8)) };
+        let rendered = template.render_captured_to(variables, &mut out);
+        let rendered = rendered.and_then(|_| {
+            String::from_utf8(out.text).map_err(|e| Error::new(ErrorKind::WriteFailure, e.to_string()))
+        });
+        rendered.map_err(|e| match e.kind() {
+            ErrorKind::WriteFailure => LmError::File {
+                path: self.path.clone(),
+                why: format!("the chat template writes far more than the {} turns hold", turns.len()),
+                help: Some("use the template that was published with the model".into()),
+            },
             ErrorKind::OutOfFuel => LmError::File {
                 path: self.path.clone(),
                 why: format!("the chat template does not come to an end for {} turns", turns.len()),
@@ -168,6 +185,26 @@ impl ChatTemplate {
             },
             _ => LmError::file(&self.path, format!("chat template: {e}")),
         })
+    }
+}
+
+/// What a template writes, up to a largest size.
+struct Written {
+    text: Vec<u8>,
+    most: usize,
+}
+
+impl Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if bytes.len() > self.most.saturating_sub(self.text.len()) {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! A device that chooses among 100,000 pLLMs reads the lines of a few.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -121,7 +120,7 @@ impl Pllms {
 
     /// Opens a file of lines that end where `ends` says.
     pub(super) fn open(at: &Path, ends: Vec<u32>) -> Result<Self, Failure> {
-        let file = File::open(at).map_err(|e| Failure::io(at, &e))?;
+        let file = headstart_disk::read::open(at).map_err(|e| Failure::io(at, &e))?;
         let size = file.metadata().map_err(|e| Failure::io(at, &e))?.len();
         if u64::from(ends.last().copied().unwrap_or(0)) != size || ends.windows(2).any(|w| w[0] > w[1]) {
             return Err(Failure::input(format!("{}: not the lines that the catalog counts", at.display())));

@@ -38,7 +38,7 @@ fn interpreter(program: &Path) -> Option<PathBuf> {
 fn first_line(program: &Path) -> Option<String> {
     use std::io::Read;
     let mut head = Vec::new();
-    std::fs::File::open(program).ok()?.take(512).read_to_end(&mut head).ok()?;
+    headstart_disk::read::open(program).ok()?.take(512).read_to_end(&mut head).ok()?;
     let end = head.iter().position(|b| *b == b'\n')?;
     String::from_utf8(head[..end].to_vec()).ok()
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
+use headstart_disk::read;
+
 use regex::Regex;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -67,7 +69,7 @@ impl Config {
     /// [`MergeError`] where it cannot be read or has an option that is not supported.
     pub fn read(folder: &Path) -> Result<Self, MergeError> {
         let path = folder.join(CONFIG_FILE);
-        let text = std::fs::read_to_string(&path).map_err(|e| MergeError::io(&path, e))?;
+        let text = read::text(&path, read::SETTINGS).map_err(|e| MergeError::io(&path, e))?;
         Self::parse(&text).map_err(|why| MergeError::file(&path, why))
     }
 

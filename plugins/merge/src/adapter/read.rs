@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::{bf16, f16};
+use headstart_disk::read as disk;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -13,7 +14,7 @@ use crate::error::MergeError;
 pub(super) fn read(folder: &Path) -> Result<Adapter, MergeError> {
     let config = Config::read(folder)?;
     let path = folder.join(WEIGHTS_FILE);
-    let bytes = std::fs::read(&path).map_err(|e| MergeError::io(&path, e))?;
+    let bytes = disk::whole(&path, disk::TENSORS).map_err(|e| MergeError::io(&path, e))?;
     let modules = modules(&bytes, &config).map_err(|why| MergeError::file(&path, why))?;
     Ok(Adapter { config, modules })
 }

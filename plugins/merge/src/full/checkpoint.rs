@@ -5,6 +5,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use headstart_disk::read;
+
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use serde::Deserialize;
@@ -126,7 +128,7 @@ impl Checkpoint {
 
     fn add_shard(&mut self, name: &str) -> Result<(), MergeError> {
         let path = self.folder.join(name);
-        let file = File::open(&path).map_err(|e| MergeError::io(&path, e))?;
+        let file = read::open(&path).map_err(|e| MergeError::io(&path, e))?;
         let (header, metadata) = read_header(&path, &file)?;
         for tensor in metadata.offset_keys() {
             let info = metadata.info(&tensor).expect("the key is the metadata's own");
@@ -175,7 +177,7 @@ impl Checkpoint {
 
 fn read_index(folder: &Path) -> Result<Option<Index>, MergeError> {
     let path = folder.join(INDEX_FILE);
-    let text = match std::fs::read_to_string(&path) {
+    let text = match read::text(&path, read::SETTINGS) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(MergeError::io(&path, e)),
@@ -198,7 +200,7 @@ fn is_tied(folder: &Path) -> Result<bool, MergeError> {
         tie_word_embeddings: bool,
     }
     let path = folder.join("config.json");
-    let text = std::fs::read_to_string(&path).map_err(|e| MergeError::io(&path, e))?;
+    let text = read::text(&path, read::SETTINGS).map_err(|e| MergeError::io(&path, e))?;
     let tied: Tied = serde_json::from_str(&text)
         .map_err(|e| MergeError::file(&path, format!("not a model's configuration: {e}")))?;
     Ok(tied.tie_word_embeddings)

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use headstart_disk::Disk;
 use headstart_disk::files::TempDir;
+use headstart_disk::{Disk, read};
 use headstart_protocol::{
     ArtifactRef, Context, Digest, Failure, FailureClass, FileRef, Manifest, NumericRows, Numerics, Output,
     Progress, RowCache,
@@ -58,7 +58,7 @@ impl<'a> EphemeralContext<'a> {
     pub fn put(&self, output: Output) -> Result<ArtifactRef, Failure> {
         let mut files = BTreeMap::new();
         for (name, at) in &output.files {
-            let bytes = std::fs::read(at).map_err(|e| Failure::io(at, &e))?;
+            let bytes = read::whole(at, read::TENSORS).map_err(|e| Failure::io(at, &e))?;
             files.insert(name.clone(), FileRef { digest: Digest::of(&bytes), size: bytes.len() as u64 });
         }
         let folder = output.files.first().and_then(|(_, at)| at.parent()).unwrap_or(self.scratch.path());

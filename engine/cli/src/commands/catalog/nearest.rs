@@ -5,11 +5,12 @@ use std::path::Path;
 
 use headstart_console::{OutputError, outln, suggest};
 use headstart_disk::files;
+use headstart_disk::read::{LINE, Lines, ROWS};
 use headstart_explain::divergence::Divergence;
 use headstart_explain::words::Explanation;
 use headstart_protocol::Context;
 use headstart_protocol::expr::Value;
-use headstart_protocol::rows::{ROWS_FILE, Row, from_jsonl, to_jsonl};
+use headstart_protocol::rows::{ROWS_FILE, Row, from_lines, to_jsonl};
 use headstart_protocol::text::counted;
 use headstart_protocol::{Args, ArtifactRef, Output, Type};
 use headstart_runner::{Call, StageRegistry};
@@ -145,8 +146,8 @@ fn print(
 
 fn read(path: &Path) -> Result<Vec<Row>, CommandError> {
     let at = |e: &dyn std::fmt::Display| CommandError::input(format!("{}: {e}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|e| at(&e))?;
-    let rows = from_jsonl(&text).map_err(|e| {
+    let lines = Lines::open(path, LINE, ROWS).map_err(|e| at(&headstart_disk::reason(&e)))?;
+    let rows = from_lines(lines).map_err(|e| {
         at(&e).help("a line is {\"prompt\": \"a question\", \"response\": \"what was written\"}")
     })?;
     if rows.is_empty() { Err(at(&"there are no rows in it")) } else { Ok(rows) }

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use headstart_disk::read;
+
 use serde_json::Value;
 
 use super::Meta;
@@ -69,7 +71,7 @@ fn none() -> Vec<(String, Meta)> {
 }
 
 fn template(model: &Path) -> Result<Option<String>, LmError> {
-    if let Ok(text) = std::fs::read_to_string(model.join("chat_template.jinja")) {
+    if let Ok(text) = read::text(&model.join("chat_template.jinja"), read::SETTINGS) {
         return Ok(Some(text));
     }
     let config = read_json(&model.join("tokenizer_config.json"))?.unwrap_or_default();

@@ -1,0 +1,8 @@
+#![no_main]
+
+use headstart_fuzz::model_config;
+
+#[global_allocator]
+static ALLOCATOR: headstart_fuzz::Bounded = headstart_fuzz::Bounded;
+
+libfuzzer_sys::fuzz_target!(init: headstart_fuzz::write_if_asked(), |data: &[u8]| model_config(data));
