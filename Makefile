@@ -69,10 +69,11 @@ bench-timings: build ## Hold the timed tests to their bounds
 train-tiny: build ## Train the demonstration model and its catalog from text
 	scripts/train-tiny.sh
 
-# Parse, check and format, side by side (dsl/fuzz/README.md).
+# The language (dsl/fuzz/README.md), then parsers of foreign files and messages (fuzz/README.md).
 FUZZ_SECONDS ?= 1800
-fuzz: ## Fuzz the pipeline language, half an hour a target
+fuzz: ## Fuzz the pipeline language and every parser of foreign files and messages, half an hour a target
 	dsl/fuzz/run.sh $(FUZZ_SECONDS)
+	fuzz/run.sh $(FUZZ_SECONDS)
 
 env: ## Print the variables for calling cargo directly: eval "$(make -s env)"
 	@echo 'export CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)" DUCKDB_LIB_DIR="$(DUCKDB_LIB_DIR)"'
