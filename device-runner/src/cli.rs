@@ -231,6 +231,9 @@ pub fn main(stages: impl FnOnce(Option<&str>) -> Result<Vec<Box<dyn Stage>>, Str
 
 fn fails(e: &DeviceError) -> ExitCode {
     errln!("{}: {e}", paint(Ink::Error, "error"));
+    if let Some(help) = e.help() {
+        errln!("  {}: {help}", paint(Ink::Help, "help"));
+    }
     ExitCode::from(e.exit_code())
 }
 

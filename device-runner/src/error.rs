@@ -15,8 +15,7 @@ pub enum DeviceError {
     /// The engine is another than the one that the device is paired with.
     #[error(
         "the engine at {url} has the key {got}, but this device is paired with the key {pinned}; it will \
-         not give that engine anything. If the engine was replaced on purpose, remove {} and pair again with \
-         an invitation", file.display()
+         not give that engine anything"
     )]
     KeyChanged {
         /// The engine's address.
@@ -35,11 +34,11 @@ pub enum DeviceError {
     #[error(transparent)]
     Content(#[from] ContentError),
     /// A file of the device's own state could not be read or written.
-    #[error("{0}{help}", help = help(&.0.source))]
+    #[error("{0}")]
     State(DiskError),
     /// There was no room for what a stage makes. The engine is told nothing of it: the stage is offered
     /// again.
-    #[error("`{instance}`: {why}; {}", headstart_disk::FULL_HELP)]
+    #[error("`{instance}`: {why}")]
     DiskFull {
         /// The instance that found no room.
         instance: String,
@@ -66,6 +65,21 @@ impl DeviceError {
         DiskError::at("use", path)(source).into()
     }
 
+    /// What its owner can do about it, where the message does not say so already.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::KeyChanged { file, .. } => Some(format!(
+                "if the engine was replaced on purpose, remove {} and pair again with an invitation",
+                file.display()
+            )),
+            Self::Content(ContentError::Disk(e)) | Self::State(e) if is_full(&e.source) => {
+                Some(headstart_disk::FULL_HELP.to_owned())
+            }
+            Self::DiskFull { .. } => Some(headstart_disk::FULL_HELP.to_owned()),
+            _ => None,
+        }
+    }
+
     /// The process's exit code, as in [`headstart_console::exit`].
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -76,9 +90,4 @@ impl DeviceError {
             Self::Output(_) => exit::OUTPUT,
         }
     }
-}
-
-/// What to do about a failure of the disk, as the end of a sentence.
-fn help(e: &std::io::Error) -> String {
-    if is_full(e) { format!("; {}", headstart_disk::FULL_HELP) } else { String::new() }
 }

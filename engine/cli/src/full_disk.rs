@@ -94,14 +94,18 @@ fn check_left(dir: &Path, at: u64) {
     }
 }
 
+/// What a run leaves that nothing happens to, and how many writes it has.
+fn undisturbed(dir: &Path) -> (u64, BTreeMap<String, Vec<u8>>) {
+    prepare(dir);
+    let disk = SimulatedDisk::new();
+    run(dir, &disk).unwrap_or_else(|e| panic!("{e:?}"));
+    (disk.writes(), tree(&dir.join("out")))
+}
+
 #[test]
 fn a_full_disk_is_named_and_leaves_nothing_behind() {
     let top = tempfile::tempdir().expect("a folder");
-    let undisturbed = top.path().join("undisturbed");
-    prepare(&undisturbed);
-    let disk = SimulatedDisk::new();
-    run(&undisturbed, &disk).unwrap_or_else(|e| panic!("{e:?}"));
-    let (writes, expected) = (disk.writes(), tree(&undisturbed.join("out")));
+    let (writes, expected) = undisturbed(&top.path().join("undisturbed"));
     assert!(expected.len() > 4 && writes > 50, "{writes} writes of {:?}", expected.keys());
     let full = u32::try_from(writes).expect("a small run");
     let sample = u64::from(headstart_testkit::cases(12, full).clamp(1, full));
@@ -154,11 +158,7 @@ fn check_committed(ws: &Workspace, at: u64) {
 #[test]
 fn a_power_cut_loses_nothing_that_the_log_speaks_of() {
     let top = tempfile::tempdir().expect("a folder");
-    let undisturbed = top.path().join("undisturbed");
-    prepare(&undisturbed);
-    let disk = SimulatedDisk::new();
-    run(&undisturbed, &disk).unwrap_or_else(|e| panic!("{e:?}"));
-    let (writes, expected) = (disk.writes(), tree(&undisturbed.join("out")));
+    let (writes, expected) = undisturbed(&top.path().join("undisturbed"));
     let full = u32::try_from(writes).expect("a small run");
     let sample = u64::from(headstart_testkit::cases(8, full).clamp(1, full));
     for at in (0..sample).map(|i| 1 + i * writes / sample + writes / (2 * sample)) {
