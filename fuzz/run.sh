@@ -16,7 +16,8 @@ export RUSTC_BOOTSTRAP=1 TOKENIZERS_PARALLELISM=false RAYON_NUM_THREADS=1
 # The versions that the programs are built with.
 cp ../Cargo.lock .
 folder=${CARGO_TARGET_DIR:-$PWD/target}
-cargo fuzz build -s none --target-dir "$folder" || exit 1
+# FUZZ_BUILT=1 takes what was built before.
+[ -n "${FUZZ_BUILT:-}" ] || cargo fuzz build -s none --target-dir "$folder" || exit 1
 triple=$(rustc -vV | sed -n 's/^host: //p')
 bin=$folder/$triple/release
 

@@ -95,8 +95,9 @@ impl Fetcher<'_> {
             here.insert(artifact, need);
         }
         // What is too much is refused before the first byte of it.
-        for file in files.values() {
-            room.get_or_insert_with(|| self.store.room()).take(self.store.missing_of(file))?;
+        if !files.is_empty() {
+            let sizes = files.values().map(|file| self.store.missing_of(file));
+            room.get_or_insert_with(|| self.store.room()).take_all(sizes)?;
         }
         for file in files.values() {
             self.file(file).await?;

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use headstart_disk::read::{LINE, Lines, ROWS};
+use headstart_disk::read::{Lines, ROW, ROWS};
 use headstart_protocol::expr::Value;
 use headstart_protocol::rows::ROWS_FILE;
 use headstart_protocol::task::Task;
@@ -68,7 +68,7 @@ fn rows_file(made: &Gathered) -> Option<&Path> {
 
 /// Lines of a plain file that hold something; 0 where there is none.
 fn lines(at: &Path) -> u64 {
-    let Ok(mut lines) = Lines::open(at, LINE, ROWS) else { return 0 };
+    let Ok(mut lines) = Lines::open(at, ROW, ROWS) else { return 0 };
     let mut full = 0;
     while let Ok(Some(line)) = lines.next_line() {
         full += u64::from(line.iter().any(|b| !b.is_ascii_whitespace()));

@@ -51,11 +51,11 @@ fn texts() -> [String; 4] {
 fn conversation() -> Row {
     let turn = |role, content: &str| Turn { role, content: content.into() };
     let [a, b, ..] = texts();
-    Row { prompt: b, response: "Falling water.".into(), history: vec![
-        turn(Role::System, "Be brief."),
-        turn(Role::User, &a),
-        turn(Role::Assistant, "Yes."),
-    ] }
+    Row {
+        prompt: b,
+        response: "Falling water.".into(),
+        history: vec![turn(Role::System, "Be brief."), turn(Role::User, &a), turn(Role::Assistant, "Yes.")],
+    }
 }
 
 fn base() -> DecoderConfig {
@@ -128,7 +128,8 @@ pub fn safetensors(data: &[u8]) {
 
 /// A GGUF file: every tensor that it names lies in it, and its metadata make a model's folder or an error.
 pub fn gguf(data: &[u8]) {
-    static FOLDER: LazyLock<(Folder, Folder)> = LazyLock::new(|| (Folder::new("gguf"), Folder::new("described")));
+    static FOLDER: LazyLock<(Folder, Folder)> =
+        LazyLock::new(|| (Folder::new("gguf"), Folder::new("described")));
     let path = FOLDER.0.write("model.gguf", data);
     let Ok(file) = Gguf::open(&path) else { return };
     if let Ok(weights) = file.weights() {

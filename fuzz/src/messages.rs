@@ -3,7 +3,8 @@
 use headstart_protocol::declared::Declaration;
 use headstart_protocol::task::{Outcome, Task};
 use headstart_protocol::wire::{
-    Claim, Commit, CommitAnswer, Facts, Grant, Hello, Join, Joined, Renew, Renewal, Signed, Welcome, WireError,
+    Claim, Commit, CommitAnswer, Facts, Grant, Hello, Join, Joined, Renew, Renewal, Signed, Welcome,
+    WireError,
 };
 use headstart_protocol::{Failure, Manifest, Progress};
 use headstart_transport::signed::{Kind, Stamp, open, sign};
@@ -64,11 +65,8 @@ pub fn signed(data: &[u8]) {
     if let Ok(message) = serde_json::from_slice::<Signed>(data) {
         for kind in [Kind::Welcome, Kind::Joined, Kind::Grant, Kind::Renewal, Kind::Commit] {
             let opened = open::<serde_json::Value>(&message, kind, &engine.public(), &device);
-            let stamp = Stamp {
-                fence: message.fence,
-                issued_ms: message.issued_ms,
-                expires_ms: message.expires_ms,
-            };
+            let stamp =
+                Stamp { fence: message.fence, issued_ms: message.issued_ms, expires_ms: message.expires_ms };
             if let Ok((body, found)) = opened {
                 assert_eq!(found, stamp);
                 let own = sign(&engine, &device, kind, stamp, &body).expect("JSON");

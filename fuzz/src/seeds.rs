@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use headstart_disk::SystemDisk;
 use headstart_lm::gguf::{QuantType, quantize};
-use headstart_lm::{init_model, train_tokenizer};
+use headstart_lm::init_model;
 use headstart_protocol::{ArtifactRef, Digest, FileRef, Manifest, Type};
 use headstart_transport::signed::{Kind, Stamp, sign};
 use headstart_transport::{Identity, Invitation};
@@ -26,13 +26,12 @@ fn put(target: &str, name: &str, bytes: impl AsRef<[u8]>) -> Done {
 fn models(scratch: &Path) -> Done {
     let (model, packed) = (scratch.join("model"), scratch.join("packed"));
     fs::create_dir_all(&model)?;
-    let mut corpus = ["What is rain? Falling water.", "Tell me of the sea."].into_iter();
-    let vocab = train_tokenizer(&mut corpus, 270, &SystemDisk, &model)?;
+    let corpus = ["What is rain? Falling water.".to_owned(), "Tell me of the sea.".to_owned()];
     let config = json!({"model_type": "llama", "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1,
-        "vocab_size": vocab, "intermediate_size": 32, "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
+        "intermediate_size": 32, "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
         "tie_word_embeddings": true, "hidden_act": "silu"});
-    fs::write(model.join("config.json"), config.to_string())?;
-    init_model(&model.join("config.json"), 1, &SystemDisk, &model)?;
+    fs::write(scratch.join("config.json"), config.to_string())?;
+    init_model(&scratch.join("config.json"), &corpus, 270, 1, &SystemDisk, &model)?;
     quantize(&SystemDisk, &model, &packed, QuantType::Q8_0)?;
     for entry in fs::read_dir(&packed)? {
         let path = entry?.path();
@@ -42,7 +41,7 @@ fn models(scratch: &Path) -> Done {
     }
     put("tokenizer", "trained.json", fs::read(model.join("tokenizer.json"))?)?;
     put("safetensors", "model.safetensors", fs::read(model.join("model.safetensors"))?)?;
-    put("model_config", "small.json", config.to_string())
+    put("model_config", "small.json", fs::read(model.join("config.json"))?)
 }
 
 fn messages() -> Done {
@@ -66,8 +65,11 @@ fn messages() -> Done {
     let facts = json!({"threads": 2, "memory": 1024, "holds": ["charging"], "other": {"os": "linux"}});
     let all = [
         (0, json!(manifest)),
-        (1, json!({"device": "phone", "protocol": 2, "version": "0.2.0", "kinds": ["probe"], "facts": facts,
-            "highest_fence": 3, "challenge": "c", "nonce": "n", "proof": "00", "invitation": {"key": "k", "proof": "p"}})),
+        (
+            1,
+            json!({"device": "phone", "protocol": 2, "version": "0.2.0", "kinds": ["probe"], "facts": facts,
+            "highest_fence": 3, "challenge": "c", "nonce": "n", "proof": "00", "invitation": {"key": "k", "proof": "p"}}),
+        ),
         (2, json!({"session": "s", "device": "phone", "nonce": "n"})),
         (3, json!({"task": task, "lease_ms": 9000})),
         (4, json!({"fence": 9, "outcome": outcome, "manifests": {"a": manifest}})),
@@ -119,9 +121,10 @@ fn write() -> Done {
     let done = models(&scratch).and_then(|()| messages());
     fs::remove_dir_all(&scratch)?;
     done?;
-    for (i, text) in ["0 3 * * *\nEurope/London", "*/5 8-17 * * mon-fri\nAmerica/New_York", "30 1 31 12 7\nUTC"]
-        .into_iter()
-        .enumerate()
+    for (i, text) in
+        ["0 3 * * *\nEurope/London", "*/5 8-17 * * mon-fri\nAmerica/New_York", "30 1 31 12 7\nUTC"]
+            .into_iter()
+            .enumerate()
     {
         put("cron", &i.to_string(), text)?;
     }

@@ -3,7 +3,7 @@
 
 use std::io::BufRead;
 
-use headstart_disk::read::{LINE, Lines, Refusal};
+use headstart_disk::read::{Lines, ROW, Refusal};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -92,9 +92,9 @@ pub fn to_jsonl(rows: &[Row]) -> String {
 /// Reads JSON Lines as written by [`to_jsonl`]; blank lines are skipped.
 ///
 /// # Errors
-/// [`RowError`] with the line that is no row, or longer than [`LINE`] bytes.
+/// [`RowError`] with the line that is no row, or longer than [`ROW`] bytes.
 pub fn from_jsonl(text: &str) -> Result<Vec<Row>, RowError> {
-    from_lines(Lines::new(text.as_bytes(), LINE))
+    from_lines(Lines::new(text.as_bytes(), ROW))
 }
 
 /// The same from lines that are read one at a time.

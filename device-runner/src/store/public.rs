@@ -131,10 +131,8 @@ impl Public {
     /// Any of writing it.
     pub fn add(&self, gathered: &Gathered, scratch: &Path) -> Result<Digest, Failure> {
         let blobs = self.contents.blobs();
-        let mut room = self.room();
-        for file in gathered.manifest.files.values().filter(|f| self.blob(&f.digest).is_none()) {
-            room.take(file.size)?;
-        }
+        let new = gathered.manifest.files.values().filter(|f| self.blob(&f.digest).is_none());
+        self.room().take_all(new.map(|f| f.size))?;
         for (_, from) in &gathered.files {
             let movable = from.starts_with(scratch);
             let stored = if movable { blobs.take_file(from) } else { blobs.put_file(from) };

@@ -37,7 +37,17 @@ impl Room {
     /// [`FailureClass::Input`] where the quota does not suffice, [`FailureClass::DiskFull`] where the disk
     /// does not.
     pub fn take(&mut self, bytes: u64) -> Result<(), Failure> {
-        self.new = self.new.saturating_add(bytes).saturating_add(FILE);
+        self.take_all([bytes])
+    }
+
+    /// The same for all files of a task, so that the quota speaks before the disk.
+    ///
+    /// # Errors
+    /// As [`Room::take`].
+    pub fn take_all(&mut self, sizes: impl IntoIterator<Item = u64>) -> Result<(), Failure> {
+        for bytes in sizes {
+            self.new = self.new.saturating_add(bytes).saturating_add(FILE);
+        }
         check(self.quota, self.used, self.new, self.free)
     }
 }

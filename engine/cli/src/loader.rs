@@ -62,10 +62,14 @@ pub fn check(file: &Path, values: &Values) -> Result<Checked, CommandError> {
 }
 
 fn is_readable(file: &Path) -> Result<(), CommandError> {
-    if file.is_file() {
-        return Ok(());
-    }
-    let what = if file.exists() { "is not a file" } else { "does not exist" };
+    let what = match read::open(file) {
+        Ok(_) => return Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => "does not exist".to_owned(),
+        Err(e) if e.kind() == std::io::ErrorKind::IsADirectory => "is not a file".to_owned(),
+        Err(e) => {
+            return Err(CommandError::input(format!("{}: {}", file.display(), headstart_disk::reason(&e))));
+        }
+    };
     let error = CommandError::input(format!("{} {what}", file.display()));
     let folder = if file.is_dir() { file } else { file.parent().unwrap_or(Path::new("")) };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };

@@ -327,5 +327,5 @@ fn files_that_are_none() {
 fn a_pipeline_file_has_a_largest_size() {
     let place = well();
     place.write("p.pllm", &format!("{PIPELINE}{}", " ".repeat(16 << 20)));
-    is_refused(&place, &["p.pllm", "at most 16777216 are read"]);
+    run(&place).code(2).err_has("p.pllm").err_has("at most 16777216 are read");
 }

@@ -17,6 +17,9 @@ pub const PIPELINE: u64 = 16 << 20;
 pub const TOKENIZER: u64 = 64 << 20;
 /// Bytes of one line of a JSON Lines file at most.
 pub const LINE: u64 = 16 << 20;
+/// Bytes of one line of rows that Headstart wrote itself at most: a row can take more room than the line that it was
+/// made of.
+pub const ROW: u64 = 4 * LINE;
 /// Bytes of a JSON Lines file at most that is held in memory as rows.
 pub const ROWS: u64 = 4 << 30;
 /// Bytes of a safetensors file at most that is read whole: adapters, and vectors of answers.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use headstart_disk::read::{LINE, Lines, ROWS};
+use headstart_disk::read::{Lines, ROW, ROWS};
 use headstart_protocol::artifacts::{Artifact, Format, Pllm};
 use headstart_protocol::rows::{ROWS_FILE, Row, from_lines};
 use headstart_protocol::{ArtifactRef, ArtifactType, Context, Failure};
@@ -40,7 +40,7 @@ pub fn open_model(ctx: &dyn Context, artifact: &ArtifactRef) -> Result<ModelFold
 /// If the file is missing or a line is no row; says which.
 pub fn read_rows(ctx: &dyn Context, artifact: &ArtifactRef, argument: &str) -> Result<Vec<Row>, Failure> {
     let path = ctx.open(artifact)?.join(ROWS_FILE);
-    let lines = Lines::open(&path, LINE, ROWS).map_err(|e| Failure::io(&path, &e))?;
+    let lines = Lines::open(&path, ROW, ROWS).map_err(|e| Failure::io(&path, &e))?;
     from_lines(lines).map_err(|e| Failure::input(format!("`{argument}`, {}: {e}", path.display())))
 }
 
