@@ -12,18 +12,19 @@ targets=("$@")
 command -v cargo-fuzz > /dev/null || cargo install --locked cargo-fuzz || exit 1
 # libFuzzer's instrumentation is behind flags that the stable compiler takes only with this; no sanitizer, as
 # the memory is counted and overflows are checked by the build itself.
+[ -d /dev/shm ] && export TMPDIR=/dev/shm
 export RUSTC_BOOTSTRAP=1 TOKENIZERS_PARALLELISM=false RAYON_NUM_THREADS=1
 # The versions that the programs are built with.
 cp ../Cargo.lock .
 folder=${CARGO_TARGET_DIR:-$PWD/target}
-# FUZZ_BUILT=1 takes what was built before.
-[ -n "${FUZZ_BUILT:-}" ] || cargo fuzz build -s none --target-dir "$folder" || exit 1
+# FUZZ_BIN=FOLDER takes what was built before.
+[ -n "${FUZZ_BIN:-}" ] || cargo fuzz build -s none --target-dir "$folder" || exit 1
 triple=$(rustc -vV | sed -n 's/^host: //p')
-bin=$folder/$triple/release
+bin=${FUZZ_BIN:-$folder/$triple/release}
 
 mkdir -p logs
 rm -rf corpus/seeds
-HEADSTART_FUZZ_SEEDS=1 "$bin/signed" > /dev/null || exit 1
+HEADSTART_FUZZ_SEEDS=1 "$bin/${targets[0]}" > /dev/null || exit 1
 seed() { # TARGET FILE…: those that are there, under names of their own
   mkdir -p "corpus/seeds/$1"
   local target=$1 n=0

@@ -174,7 +174,10 @@ impl Fetcher<'_> {
     async fn some_of(&self, file: &FileRef, partial: &Path) -> Result<(), Cut> {
         let disk = |e: std::io::Error| Cut::Disk(Failure::io(partial, &e));
         let from = length(partial);
-        let mut answer = self.client.blob(&file.digest, from).await.map_err(Cut::Call)?;
+        let asked = self.client.blob(&file.digest, from);
+        let answered = headstart_env::timeout(&*self.env.clock, STALLED, asked).await;
+        let silent = || Cut::Call(CallError::Unreachable("the download does not begin".into()));
+        let mut answer = answered.ok_or_else(silent)?.map_err(Cut::Call)?;
         let resumed = answer.status() == reqwest::StatusCode::PARTIAL_CONTENT;
         // Written where it is read: a chunk goes into the system's memory in microseconds.
         let how = if resumed { Open::Append } else { Open::Create };

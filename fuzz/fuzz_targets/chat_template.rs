@@ -5,4 +5,4 @@ use headstart_fuzz::chat_template;
 #[global_allocator]
 static ALLOCATOR: headstart_fuzz::Bounded = headstart_fuzz::Bounded;
 
-libfuzzer_sys::fuzz_target!(init: headstart_fuzz::write_if_asked(), |data: &[u8]| chat_template(data));
+libfuzzer_sys::fuzz_target!(init: headstart_fuzz::init(), |data: &[u8]| chat_template(data));

@@ -8,4 +8,15 @@ mod seeds;
 pub use bounded::Bounded;
 pub use files::{adapter_config, chat_template, gguf, model_config, rows, safetensors, tokenizer};
 pub use messages::{cron, messages, signed};
-pub use seeds::write_if_asked;
+
+/// Before the first input: writes the seeds where asked, and lets panics of the tokenizer library be, which the
+/// reader of tokenizers catches: those that it does not catch still end the process.
+pub fn init() {
+    seeds::write_if_asked();
+    let abort = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.location().is_none_or(|at| !at.file().contains("/tokenizers-")) {
+            abort(panic);
+        }
+    }));
+}

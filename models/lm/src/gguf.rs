@@ -26,6 +26,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use crate::config::DecoderConfig;
 use crate::error::LmError;
 use crate::files;
+use crate::text::guarded;
 use crate::weights::{Mapped, StoredType, Weight, Weights};
 
 pub use headstart_kernels::QuantType;
@@ -351,7 +352,7 @@ impl Gguf {
             tensor_infos: HashMap::new(),
             tensor_data_offset: 0,
         };
-        let made = Tokenizer::from_gguf(&content);
+        let made = guarded(&self.path, || Tokenizer::from_gguf(&content))?;
         let mut made = made.map_err(|e| self.wrong(format!("its tokenizer cannot be read: {e}"), HELP))?;
         // candle puts a space before every text here, and knows nothing of single digits.
         let bytes = ByteLevel::new(false, true, true);

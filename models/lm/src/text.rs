@@ -7,6 +7,7 @@
 mod template;
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use headstart_disk::read;
@@ -139,7 +140,7 @@ impl TextCodec {
     /// Text of ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> String {
         // Fails only in decoders that reject their own vocabulary, which none of the supported does.
-        self.tokenizer.decode(ids, true).unwrap_or_default()
+        guarded(&self.path, || self.tokenizer.decode(ids, true).ok()).ok().flatten().unwrap_or_default()
     }
 
     /// Ids that end an answer; never empty. The first is the one that is trained.
@@ -149,7 +150,7 @@ impl TextCodec {
 
     /// Text of one token, special ones included; empty for an id that is none.
     pub fn token_text(&self, id: u32) -> String {
-        self.tokenizer.decode(&[id], false).unwrap_or_default()
+        guarded(&self.path, || self.tokenizer.decode(&[id], false).ok()).ok().flatten().unwrap_or_default()
     }
 
     /// One more than the largest id. A model's own vocabulary may be larger, padded.
@@ -158,9 +159,7 @@ impl TextCodec {
     }
 
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, LmError> {
-        let encoding = self.tokenizer.encode_fast(text, special);
-        let encoding = encoding.map_err(|e| LmError::file(&self.path, format!("cannot tokenize: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+        encode(&self.tokenizer, text, special, self.vocab, &self.path)
     }
 
     /// Ids named by generation_config.json and config.json, and the tokenizer's own, each once.
@@ -228,6 +227,39 @@ fn turns(row: &Row) -> Vec<(&str, &str)> {
     before.chain([(Role::User.name(), row.prompt.as_str()), (ANSWERS, row.response.as_str())]).collect()
 }
 
+/// Runs the tokenizer library, which takes much of a tokenizer.json for granted and panics where that is wrong.
+pub(crate) fn guarded<T>(path: &Path, run: impl FnOnce() -> T) -> Result<T, LmError> {
+    // What it leaves half done is a tokenizer that is dropped, or its cache of words.
+    std::panic::catch_unwind(AssertUnwindSafe(run)).map_err(|_| LmError::File {
+        path: path.to_owned(),
+        why: "the tokenizer library cannot work with this tokenizer".into(),
+        help: Some("take tokenizer.json as it was published with the model".into()),
+    })
+}
+
+/// Ids of a text, each below `vocab`.
+///
+/// # Errors
+/// [`LmError::File`] where the tokenizer fails, or writes an id that it says it does not have.
+pub(crate) fn encode(
+    tokenizer: &Tokenizer,
+    text: &str,
+    special: bool,
+    vocab: usize,
+    path: &Path,
+) -> Result<Vec<u32>, LmError> {
+    let encoding = guarded(path, || tokenizer.encode_fast(text, special))?;
+    let encoding = encoding.map_err(|e| LmError::file(path, format!("cannot tokenize: {e}")))?;
+    let ids = encoding.get_ids();
+    match ids.iter().find(|id| **id as usize >= vocab) {
+        Some(id) => {
+            let why = format!("writes the token id {id}, but its vocabulary ends at {vocab}");
+            Err(LmError::file(path, why))
+        }
+        None => Ok(ids.to_vec()),
+    }
+}
+
 /// Loads a tokenizer without its own truncation and padding, which belong to a batch.
 pub(crate) fn load_tokenizer(path: &Path) -> Result<Tokenizer, LmError> {
     let bytes = read::whole(path, read::TOKENIZER).map_err(|e| match e.kind() {
@@ -238,7 +270,7 @@ pub(crate) fn load_tokenizer(path: &Path) -> Result<Tokenizer, LmError> {
         },
         _ => LmError::io(path, e),
     })?;
-    let mut tokenizer = Tokenizer::from_bytes(&bytes)
+    let mut tokenizer = guarded(path, || Tokenizer::from_bytes(&bytes))?
         .map_err(|e| LmError::file(path, format!("not a tokenizer in the published format: {e}")))?;
     let cleared = tokenizer.with_truncation(None).map(|_| ());
     cleared.map_err(|e| LmError::Internal(format!("clearing truncation: {e}")))?;

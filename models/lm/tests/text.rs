@@ -278,3 +278,29 @@ fn a_file_of_a_model_that_is_a_fifo_is_refused_by_name() {
         assert!(e.contains(name) && e.contains("is a FIFO, not a regular file"), "{e}");
     }
 }
+
+/// The tokenizer library panics on a tokenizer.json that is damaged where it takes the text for granted.
+#[test]
+fn a_tokenizer_that_the_library_fails_on_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    let path = dir.path().join("tokenizer.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let refused = |text: &str| {
+        fs::write(&path, text).unwrap();
+        let codec = TextCodec::load(dir.path());
+        let e = codec.and_then(|codec| codec.text_ids("What is rain?")).unwrap_err().to_string();
+        assert!(e.contains("tokenizer.json"), "{e}");
+        e
+    };
+    let at = text.find("\"decoder\":").unwrap() + "\"decoder\":".len();
+    let e = refused(&format!("{}{{\"type\": \"Byte\nLevel\"}}, {}", &text[..at], &text[at..]));
+    assert!(e.contains("cannot work with this tokenizer"), "{e}");
+    // An id behind the vocabulary would be read behind the end of the embedding.
+    let mut json: Value = serde_json::from_str(&text).unwrap();
+    json["post_processor"] = json!({"type": "TemplateProcessing", "pair": [],
+        "single": [{"SpecialToken": {"id": "X", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"X": {"id": "X", "ids": [4_000_000_000u32], "tokens": ["X"]}}});
+    let e = refused(&json.to_string());
+    assert!(e.contains("4000000000") && e.contains("ends at 300"), "{e}");
+}

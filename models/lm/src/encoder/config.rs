@@ -33,6 +33,8 @@ pub struct Config {
     pub window: usize,
 }
 
+/// Tokens of a window at least: one, between those that open and close it.
+const SHORTEST_WINDOW: usize = 3;
 /// Window where sentence_bert_config.json does not say.
 const DEFAULT_WINDOW: usize = 256;
 
@@ -82,6 +84,10 @@ impl Config {
             return Err(LmError::file(&path, why));
         }
         let positions = number("max_position_embeddings")?;
+        if positions < SHORTEST_WINDOW {
+            let why = format!("`max_position_embeddings` {positions} is less than {SHORTEST_WINDOW} tokens");
+            return Err(LmError::file(&path, why));
+        }
         check_pooling(folder)?;
         Ok(Self {
             hidden,
@@ -104,7 +110,7 @@ fn window(folder: &Path) -> Result<usize, LmError> {
     match json.get("max_seq_length").filter(|v| !v.is_null()) {
         None => Ok(DEFAULT_WINDOW),
         Some(v) => match v.as_u64() {
-            Some(n) if n >= 3 => Ok(n as usize),
+            Some(n) if n >= SHORTEST_WINDOW as u64 => Ok(n as usize),
             _ => {
                 Err(LmError::file(path, format!("`max_seq_length` {v} is not a number of tokens from 3 up")))
             }

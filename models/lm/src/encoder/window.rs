@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use tokenizers::Tokenizer;
 
 use crate::error::LmError;
+use crate::text::encode;
 
 /// A text, or a part of one, as the model reads it.
 pub(super) struct Window {
@@ -39,7 +40,7 @@ impl Cutter {
         vocab: usize,
         path: &Path,
     ) -> Result<Self, LmError> {
-        let empty = encode(tokenizer, "", true, path)?;
+        let empty = encode(tokenizer, "", true, vocab, path)?;
         let [open, close] = empty[..] else {
             let why =
                 format!("puts {} tokens around a text; a bert tokenizer puts [CLS] and [SEP]", empty.len());
@@ -60,8 +61,7 @@ impl Cutter {
         text: usize,
         content: &str,
     ) -> Result<Vec<Window>, LmError> {
-        let mut ids = encode(tokenizer, content, false, &self.path)?;
-        debug_assert!(ids.iter().all(|id| (*id as usize) < self.vocab));
+        let mut ids = encode(tokenizer, content, false, self.vocab, &self.path)?;
         if self.truncate {
             ids.truncate(self.room);
         }
@@ -76,12 +76,6 @@ impl Cutter {
         };
         Ok((0..count).map(window).collect())
     }
-}
-
-fn encode(tokenizer: &Tokenizer, text: &str, special: bool, path: &Path) -> Result<Vec<u32>, LmError> {
-    let encoding = tokenizer.encode_fast(text, special);
-    let encoding = encoding.map_err(|e| LmError::file(path, format!("cannot tokenize: {e}")))?;
-    Ok(encoding.get_ids().to_vec())
 }
 
 /// Puts the vectors of windows together: averaged by tokens and normalised, for every text.
