@@ -1,6 +1,9 @@
 //! Hosts of addresses.
 
 /// The host of `HOST:PORT` or `[HOST]:PORT`, in lower case; `None` if it is none.
+///
+/// Stricter than `http::uri::Authority`, which takes `USER@HOST` and characters that no name of a host has:
+/// what is compared here decides who may call.
 pub(crate) fn host_name(authority: &str) -> Option<String> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -37,6 +40,8 @@ mod tests {
             ("[::1", None),
             ("[evil.example]:1", None),
             ("a/b", None),
+            ("user@localhost", None),
+            ("localhost%00.evil.example", None),
         ] {
             assert_eq!(host_name(authority).as_deref(), host, "{authority}");
         }
