@@ -149,6 +149,11 @@ fn faults_name_file_and_tensor() {
         fs::write(at.join("config.json"), config.replace(from, to)).unwrap();
         expect(&parts);
     }
+    // Too few for the tokens that open and close a text, and one between them.
+    let mut short: serde_json::Value = serde_json::from_str(&config).unwrap();
+    short["max_position_embeddings"] = 2.into();
+    fs::write(at.join("config.json"), short.to_string()).unwrap();
+    expect(&["config.json", "`max_position_embeddings` 2 is less than 3 tokens"]);
     fs::write(at.join("config.json"), &config).unwrap();
     fs::create_dir(at.join("1_Pooling")).unwrap();
     fs::write(at.join("1_Pooling/config.json"), r#"{"pooling_mode_cls_token": true}"#).unwrap();
