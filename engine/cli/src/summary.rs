@@ -7,6 +7,7 @@ use headstart_console::color::{self, Ink, paint};
 use headstart_console::errln;
 use headstart_core::prepare::output_value;
 use headstart_core::{EventKind, Status};
+use headstart_disk::read::{Lines, ROW, ROWS};
 use headstart_disk::{files, read};
 use headstart_dsl::plan::Place;
 use headstart_protocol::artifacts::{Artifact, Metrics, Pllm};
@@ -191,10 +192,18 @@ const SHOWN_ROWS: usize = 3;
 
 /// The first rows of a dataset or of answers, and how many there are.
 fn rows_view(ws: &Workspace, m: &Manifest) -> OutputView {
-    let text = file(ws, m, ROWS_FILE).unwrap_or_default();
-    let first = text.lines().take(SHOWN_ROWS).filter_map(|l| serde_json::from_str::<Row>(l).ok());
-    let sample = |row: Row| Sample { prompt: row.prompt, reference: String::new(), answer: row.response };
-    OutputView::Rows { rows: text.lines().count() as u64, samples: first.map(sample).collect() }
+    let (mut rows, mut samples) = (0, Vec::new());
+    let path = m.files.get(ROWS_FILE).and_then(|file| ws.blobs().path(&file.digest));
+    let mut lines = path.and_then(|path| Lines::open(&path, ROW, ROWS).ok());
+    while let Some(Ok(Some(line))) = lines.as_mut().map(Lines::next_line) {
+        rows += 1;
+        if rows <= SHOWN_ROWS
+            && let Ok(row) = serde_json::from_slice::<Row>(line)
+        {
+            samples.push(Sample { prompt: row.prompt, reference: String::new(), answer: row.response });
+        }
+    }
+    OutputView::Rows { rows: rows as u64, samples }
 }
 
 /// Sample answers that an evaluation kept beside its numbers.
