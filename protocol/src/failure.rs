@@ -76,6 +76,7 @@ impl Failure {
     pub fn of_io(e: &std::io::Error, message: String) -> Self {
         let class = match e.kind() {
             _ if headstart_disk::is_full(e) => FailureClass::DiskFull,
+            std::io::ErrorKind::OutOfMemory => FailureClass::Memory,
             // The path is wrong, or the file is not what it should be: another try finds the same.
             std::io::ErrorKind::NotFound
             | std::io::ErrorKind::PermissionDenied
@@ -87,7 +88,11 @@ impl Failure {
             _ => FailureClass::Transient,
         };
         let failure = Self::new(class, message);
-        if class == FailureClass::DiskFull { failure.help(headstart_disk::FULL_HELP) } else { failure }
+        match class {
+            FailureClass::DiskFull => failure.help(headstart_disk::FULL_HELP),
+            FailureClass::Memory => failure.help("raise `memory:` in its settings block"),
+            _ => failure,
+        }
     }
 }
 

@@ -81,6 +81,11 @@ pub trait Context: Sync {
     fn threads(&self) -> usize;
     /// How many bytes of memory the stage may use, where the pipeline sets a limit.
     fn memory(&self) -> Option<u64>;
+    /// Whether the attempt may read what is private to this place. A process that did is not used for an
+    /// attempt that may not.
+    fn is_private(&self) -> bool {
+        false
+    }
 }
 
 /// How far a stage is.

@@ -76,6 +76,25 @@ pub(crate) fn confine(_command: &mut Command, _program: &Path, _to: &Confinement
     Ok(())
 }
 
+/// Confines this process, which has one thread, for the rest of its life: as [`confine`], and it can start
+/// no other process. False where this system or its kernel cannot confine files.
+///
+/// # Errors
+/// If this system can confine processes, but not this one.
+#[cfg(target_os = "linux")]
+pub fn confine_this_process(to: &Confinement) -> io::Result<bool> {
+    linux::confine_this_process(&to.read, &to.write)
+}
+
+/// As there is no way to confine processes on this system, does nothing.
+///
+/// # Errors
+/// None here.
+#[cfg(not(target_os = "linux"))]
+pub fn confine_this_process(_to: &Confinement) -> io::Result<bool> {
+    Ok(false)
+}
+
 fn say_unconfined(why: &str) {
     UNCONFINED.call_once(|| {
         tracing::warn!(

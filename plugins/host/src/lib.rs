@@ -43,6 +43,7 @@ mod process;
 mod session;
 mod stage;
 
+pub use confine::{Confinement, confine_this_process};
 pub use describe::describe;
 pub use groups::kill_all;
 pub use places::{Allowlist, Trusted};

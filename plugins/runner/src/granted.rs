@@ -94,4 +94,8 @@ impl Context for Granted<'_> {
     fn memory(&self) -> Option<u64> {
         self.inner.memory()
     }
+
+    fn is_private(&self) -> bool {
+        self.inner.is_private()
+    }
 }

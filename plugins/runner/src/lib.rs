@@ -18,4 +18,4 @@ mod run;
 pub use call::Call;
 pub use limit::TimeLimit;
 pub use registry::{Found, StageRegistry};
-pub use run::run;
+pub use run::{run, run_unchecked};

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use headstart_protocol::{Context, Failure, FailureClass, Output, Stage};
+use headstart_protocol::{Args, Context, Failure, FailureClass, Output, Stage};
 
 use crate::call::Call;
 use crate::check;
@@ -16,10 +16,23 @@ use crate::granted::Granted;
 /// The stage's own failure; `internal` if it panics or its output is not what it promised.
 pub fn run(stage: &dyn Stage, call: Call<'_>, ctx: &dyn Context) -> Result<Output, Failure> {
     let granted = Granted::new(ctx);
-    let ran = catch_unwind(AssertUnwindSafe(|| stage.run(call.args, &granted)));
-    let output = ran.unwrap_or_else(|panic| Err(panicked(call.kind, &*panic)))?;
+    let output = run_unchecked(stage, call.kind, call.args, &granted)?;
     check::output(call, &output, &granted)?;
     Ok(output)
+}
+
+/// Runs one attempt of a stage whose output somebody else checks.
+///
+/// # Errors
+/// The stage's own failure; `internal` if it panics.
+pub fn run_unchecked(
+    stage: &dyn Stage,
+    kind: &str,
+    args: &Args,
+    ctx: &dyn Context,
+) -> Result<Output, Failure> {
+    let ran = catch_unwind(AssertUnwindSafe(|| stage.run(args, ctx)));
+    ran.unwrap_or_else(|panic| Err(panicked(kind, &*panic)))
 }
 
 fn panicked(kind: &str, panic: &(dyn Any + Send)) -> Failure {

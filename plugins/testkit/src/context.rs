@@ -38,6 +38,7 @@ pub struct MemoryContext {
     scratch: PathBuf,
     threads: usize,
     memory: Option<u64>,
+    private: bool,
 }
 
 impl Default for MemoryContext {
@@ -64,12 +65,18 @@ impl MemoryContext {
             scratches: AtomicU64::new(0),
         });
         let scratch = store.scratch();
-        Self { store, scratch, threads: 2, memory: None }
+        Self { store, scratch, threads: 2, memory: None, private: false }
     }
 
     /// The same with this memory limit, in bytes.
     pub fn with_memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
+        self
+    }
+
+    /// The same for attempts that may read what is private.
+    pub fn with_private(mut self) -> Self {
+        self.private = true;
         self
     }
 
@@ -82,7 +89,7 @@ impl MemoryContext {
     /// A context of another attempt: the same artifacts, cache and counters, an empty scratch folder.
     pub fn attempt(&self) -> Self {
         let store = Arc::clone(&self.store);
-        Self { scratch: store.scratch(), store, threads: self.threads, memory: self.memory }
+        Self { scratch: store.scratch(), store, ..*self }
     }
 
     /// Where relative paths of arguments lie.
@@ -292,5 +299,9 @@ impl Context for MemoryContext {
 
     fn memory(&self) -> Option<u64> {
         self.memory
+    }
+
+    fn is_private(&self) -> bool {
+        self.private
     }
 }

@@ -15,7 +15,10 @@ use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, set_capabilities, set_capabilities_secure_bits,
     set_no_new_privs,
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
 
 /// The newest interface of Landlock that was tried; older kernels enforce what they know.
 const TRIED: ABI = ABI::V6;
@@ -55,23 +58,59 @@ const DEVICES: &[&str] = &[
 /// # Errors
 /// If the kernel refuses the rules.
 pub(super) fn confine(command: &mut Command, read: &[PathBuf], write: &[PathBuf]) -> io::Result<bool> {
-    let files = files(read, write).map_err(io::Error::other)?;
-    let confined = files.is_some();
-    let network = network().map_err(io::Error::other)?;
-    let arm = move || {
-        drop_capabilities()?;
-        if let Some(files) = &files {
-            restrict(files)?;
-        }
-        // This also keeps the program from gaining rights by executing others.
-        seccompiler::apply_filter(&network).map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied))
+    let path: Vec<PathBuf> = std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect();
+    let path = path.into_iter().filter(|dir| dir.is_absolute() && dir.parent().is_some());
+    let read: Vec<PathBuf> = path.chain(read.iter().cloned()).collect();
+    let rules = Rules {
+        files: files(&read, write).map_err(io::Error::other)?,
+        calls: vec![network().map_err(io::Error::other)?],
     };
-    // SAFETY: between fork and exec, `arm` makes system calls on what was made before; it neither
+    let confined = rules.files.is_some();
+    // SAFETY: between fork and exec, `enter` makes system calls on what was made before; it neither
     // allocates nor locks.
     unsafe {
-        command.pre_exec(arm);
+        command.pre_exec(move || rules.enter());
     }
     Ok(confined)
+}
+
+/// Confines this process, which has one thread, for the rest of its life; it can also start no other.
+/// False where the kernel cannot confine files.
+///
+/// # Errors
+/// If the kernel refuses the rules.
+pub(super) fn confine_this_process(read: &[PathBuf], write: &[PathBuf]) -> io::Result<bool> {
+    let rules = Rules {
+        files: files(read, write).map_err(io::Error::other)?,
+        calls: vec![
+            network().map_err(io::Error::other)?,
+            other_processes().map_err(io::Error::other)?,
+            clone3().map_err(io::Error::other)?,
+        ],
+    };
+    rules.enter()?;
+    Ok(rules.files.is_some())
+}
+
+/// What a process puts itself under.
+struct Rules {
+    files: Option<OwnedFd>,
+    calls: Vec<BpfProgram>,
+}
+
+impl Rules {
+    fn enter(&self) -> io::Result<()> {
+        drop_capabilities()?;
+        if let Some(files) = &self.files {
+            restrict(files)?;
+        }
+        for filter in &self.calls {
+            // This also keeps the process from gaining rights by executing programs.
+            seccompiler::apply_filter(filter)
+                .map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied))?;
+        }
+        Ok(())
+    }
 }
 
 /// The rules for files, and for signals to others; none on a kernel without Landlock.
@@ -80,15 +119,12 @@ fn files(read: &[PathBuf], write: &[PathBuf]) -> Result<Option<OwnedFd>, landloc
     let look = AccessFs::from_read(TRIED);
     let devices: BitFlags<AccessFs> =
         AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::ReadDir | AccessFs::IoctlDev;
-    let path: Vec<PathBuf> = std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect();
-    let path = path.iter().filter(|dir| dir.is_absolute() && dir.parent().is_some());
     let created = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(all)?
         .scope(Scope::from_all(TRIED))?
         .create()?
         .add_rules(path_beneath_rules(SYSTEM, look))?
-        .add_rules(path_beneath_rules(path, look))?
         .add_rules(path_beneath_rules(read, look))?
         .add_rules(path_beneath_rules(DEVICES, devices))?
         .add_rules(path_beneath_rules(write.iter().map(Path::new), all))?;
@@ -117,7 +153,7 @@ fn restrict(files: &OwnedFd) -> io::Result<()> {
 /// A filter under which no socket can be made, by whichever way, and no key of the user be read. Calls that
 /// a program makes within itself (`socketpair`, pipes) stay.
 fn network() -> Result<BpfProgram, seccompiler::BackendError> {
-    let mut calls = vec![
+    let calls = vec![
         libc::SYS_socket,
         libc::SYS_io_uring_setup,
         libc::SYS_io_uring_enter,
@@ -132,14 +168,45 @@ fn network() -> Result<BpfProgram, seccompiler::BackendError> {
         libc::SYS_userfaultfd,
         libc::SYS_perf_event_open,
     ];
-    // The same calls by their numbers in the x32 interface.
+    let rules = with_x32(calls).into_iter().map(|call| (call, Vec::new())).collect();
+    filter(rules, libc::EACCES)
+}
+
+/// A filter under which no program is executed and no process started; threads are.
+fn other_processes() -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut calls = vec![libc::SYS_execve, libc::SYS_execveat];
+    #[cfg(target_arch = "x86_64")]
+    calls.extend([libc::SYS_fork, libc::SYS_vfork]);
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        with_x32(calls).into_iter().map(|call| (call, Vec::new())).collect();
+    let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
+    let no_thread = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(thread), 0)?;
+    for call in with_x32(vec![libc::SYS_clone]) {
+        rules.insert(call, vec![SeccompRule::new(vec![no_thread.clone()])?]);
+    }
+    filter(rules, libc::EACCES)
+}
+
+/// A filter that hides `clone3`, whose arguments no filter can read: libraries then use `clone`.
+fn clone3() -> Result<BpfProgram, seccompiler::BackendError> {
+    let rules = with_x32(vec![libc::SYS_clone3]).into_iter().map(|call| (call, Vec::new())).collect();
+    filter(rules, libc::ENOSYS)
+}
+
+/// System calls, and the same by their numbers in the x32 interface.
+fn with_x32(mut calls: Vec<i64>) -> Vec<i64> {
     if cfg!(target_arch = "x86_64") {
         const X32: i64 = 0x4000_0000;
         calls.extend(calls.clone().iter().map(|call| call | X32));
     }
-    let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> =
-        calls.into_iter().map(|call| (call, Vec::new())).collect();
-    let denied = SeccompAction::Errno(libc::EACCES.unsigned_abs());
+    calls
+}
+
+fn filter(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    error: i32,
+) -> Result<BpfProgram, seccompiler::BackendError> {
+    let denied = SeccompAction::Errno(error.unsigned_abs());
     SeccompFilter::new(rules, SeccompAction::Allow, denied, TargetArch::try_from(std::env::consts::ARCH)?)?
         .try_into()
 }
