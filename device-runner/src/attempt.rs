@@ -100,7 +100,8 @@ impl Attempt {
         loop {
             let result = self.once(&fetched, &control).await;
             // The engine cannot see that a private task failed, so it cannot try again.
-            let again = matches!(&result, Err(f) if f.class == FailureClass::Transient)
+            let may_pass = |class| matches!(class, FailureClass::Transient | FailureClass::Lost);
+            let again = matches!(&result, Err(f) if may_pass(f.class))
                 && control.phase() == Phase::Running
                 && !control.is_public()
                 && !control.cancelled();

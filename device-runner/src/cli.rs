@@ -11,6 +11,7 @@ use headstart_console::{errln, exit, log, print as put, say};
 use headstart_disk::{SystemDisk, files, read};
 use headstart_protocol::Stage;
 use headstart_transport::PublicKey;
+use headstart_worker::{Folders, Workers};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::ReleaseLimits;
@@ -196,9 +197,20 @@ fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is too much"))
 }
 
-/// The whole program, for the stages that are given for a backend's name. Exit codes are those of
-/// [`headstart_console::exit`]; 1 also if results could not be delivered.
-pub fn main(stages: impl FnOnce(Option<&str>) -> Result<Vec<Box<dyn Stage>>, String>) -> ExitCode {
+/// The built-in stages, and what their worker processes need.
+pub struct Built {
+    /// The stages.
+    pub stages: Vec<Box<dyn Stage>>,
+    /// The name of their backend.
+    pub backend: String,
+    /// Public folders outside of the device's that they read: the cache of a model hub.
+    pub read: Vec<PathBuf>,
+}
+
+/// The whole program, for the stages that are given for a backend's name. Each attempt of them runs in a
+/// worker process. Exit codes are those of [`headstart_console::exit`]; 1 also if results could not be
+/// delivered.
+pub fn main(stages: impl FnOnce(Option<&str>) -> Result<Built, String>) -> ExitCode {
     let given: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
     color::set_from(given.iter().skip(1).map(String::as_str));
     let cli = match Cli::try_parse() {
@@ -209,10 +221,14 @@ pub fn main(stages: impl FnOnce(Option<&str>) -> Result<Vec<Box<dyn Stage>>, Str
     let level =
         if cli.verbose == 0 && !cli.quiet { "info" } else { log::level("warn", cli.verbose + 1, false) };
     log::start(if cli.quiet { "warn" } else { level });
-    let stages = || stages(cli.backend.as_deref()).map_err(DeviceError::Input);
+    let stages = |data: &Path| {
+        let built = stages(cli.backend.as_deref()).map_err(DeviceError::Input)?;
+        let folders = folders(&cli.state, data, built.read)?;
+        Ok(headstart_worker::isolate(built.stages, Workers::new(built.backend, folders)))
+    };
     let done = match cli.command {
-        Command::Join(args) => stages().and_then(|stages| join(args, cli.state, stages)),
-        Command::Run(args) => stages().and_then(|stages| run(&args, &cli.state, stages)),
+        Command::Join(args) => stages(&args.data).and_then(|stages| join(args, cli.state, stages)),
+        Command::Run(args) => stages(&args.data).and_then(|stages| run(&args, &cli.state, stages)),
         Command::Show(args) => show(&args, &cli.state, cli.quiet),
         Command::Retry { name } => retry(&cli.state, name.as_deref(), cli.quiet),
         Command::Budget { reset } => budget(&cli.state, reset, cli.quiet),
@@ -227,6 +243,20 @@ pub fn main(stages: impl FnOnce(Option<&str>) -> Result<Vec<Box<dyn Stage>>, Str
         Ok(code) => ExitCode::from(code),
         Err(e) => fails(&e),
     }
+}
+
+/// What worker processes may touch: of what is private only those whose attempts are.
+fn folders(state: &Path, data: &Path, mut read: Vec<PathBuf>) -> Result<Folders, DeviceError> {
+    let absolute = |at: &Path| std::path::absolute(at).map_err(|e| DeviceError::state(at, e));
+    let (state, data) = (absolute(state)?, absolute(data)?);
+    read.push(state.join("public"));
+    Ok(Folders {
+        read,
+        write: vec![state.join("scratch"), state.join("resume-public")],
+        paths: Vec::new(),
+        private_read: vec![state.join("private"), data],
+        private_write: vec![state.join("resume")],
+    })
 }
 
 fn fails(e: &DeviceError) -> ExitCode {

@@ -204,6 +204,10 @@ impl Context for DeviceContext<'_> {
     fn memory(&self) -> Option<u64> {
         self.memory
     }
+
+    fn is_private(&self) -> bool {
+        self.private
+    }
 }
 
 /// Where a path of a pipeline lies: below the data folder, and not in the state folder.

@@ -230,7 +230,7 @@ impl Device {
         // folder never leaves it.
         let numerics = self.stages.numerics(&task.kind);
         let key = Digest::of_json(&(&task.kind, task.version, &args.0, private, numerics));
-        let resume = self.state.at("resume").join(key.to_string());
+        let resume = self.state.at(if private { "resume" } else { "resume-public" }).join(key.to_string());
         let done = self.run(task, &args, private, (&scratch, &resume), control);
         let done = done.and_then(|(output, counters)| {
             if private {

@@ -171,7 +171,7 @@ pub fn for_the_engine(failure: &Failure, phase: Phase) -> Failure {
         FailureClass::Memory => "the device does not have the memory that the stage needs",
         FailureClass::Cancelled => "the stage was stopped",
         FailureClass::Timeout => "the stage ran past its time limit",
-        FailureClass::Lost => "the device stopped while the stage ran",
+        FailureClass::Lost => "the device, or the process of the stage, was stopped while it ran",
         FailureClass::MissingArtifact => "an artifact that the stage needs is gone from the device",
         FailureClass::Internal => "the stage failed on the device",
     };

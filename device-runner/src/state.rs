@@ -15,7 +15,8 @@
 //! private/          what was made here and stays here, by handle
 //! rows/             the row cache
 //! scratch/          folders of running attempts
-//! resume/           progress of interrupted stages; deleted when they succeed, or after 30 days
+//! resume/           progress of interrupted private stages; deleted when they succeed, or after 30 days
+//! resume-public/    the same of public stages
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -69,7 +70,7 @@ impl State {
         if open {
             tracing::warn!("{}: other users could read it; now only its owner can", root.display());
         }
-        for sub in ["outbox", "public", "private", "rows", "scratch", "resume"] {
+        for sub in ["outbox", "public", "private", "rows", "scratch", "resume", "resume-public"] {
             files::create_private_dir(&*disk, &root.join(sub))?;
         }
         let root = root.canonicalize().map_err(|e| DeviceError::state(root, e))?;
@@ -86,7 +87,9 @@ impl State {
         disk.remove_dir_all(&scratch)
             .and_then(|()| disk.create_dir(&scratch))
             .map_err(|e| DeviceError::state(&scratch, e))?;
-        sweep(&*disk, &root.join("resume"));
+        for resume in ["resume", "resume-public"] {
+            sweep(&*disk, &root.join(resume));
+        }
         let secret = read_or_make_secret(&*disk, &root.join("secret"))?;
         Ok(Self::with_secret(root, disk, &secret, Some(lock)))
     }

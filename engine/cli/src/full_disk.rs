@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use headstart_builtin::backend::Choice;
+use headstart_builtin::backend;
 use headstart_core::{Event, EventKind, RunOutcome};
 use headstart_disk::Disk;
 use headstart_disk::simulated::{Fault, SimulatedDisk};
@@ -16,7 +16,7 @@ use headstart_driver::RunOptions;
 use headstart_host::Limits;
 use headstart_store::Workspace;
 
-use crate::commands::run::open_engine;
+use crate::commands::run::engine_over;
 use crate::exit::{CommandError, FAILED};
 use crate::{export, loader};
 
@@ -68,7 +68,9 @@ fn run(dir: &Path, disk: &SimulatedDisk) -> Result<(), CommandError> {
     let checked = headstart_dsl::check(&file.to_string_lossy(), &loader::Disk, &BTreeMap::new());
     let plan = checked.plan.unwrap_or_else(|| panic!("{:?}", checked.diagnostics));
     let ws = Workspace::open_on(&dir.join("ws"), disk.shared())?;
-    let engine = open_engine(ws.clone(), Choice::Cpu, Limits::default())?;
+    // In this process: a worker would write to the system's disk.
+    let stages = headstart_builtin::stages(backend::cpu());
+    let engine = engine_over(ws.clone(), stages, Limits::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let run = engine.run(plan, RunOptions::new("p.pllm", dir))?;
     let result = runtime.block_on(run.wait()).map_err(|e| CommandError::of_run(&e))?;

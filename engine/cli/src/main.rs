@@ -36,7 +36,9 @@ mod workspace;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use headstart_builtin::backend::Choice;
 use headstart_console::{color, generate, log, say};
+use headstart_protocol::Stage;
 
 use crate::args::{Cli, Command};
 use crate::exit::CommandError;
@@ -47,6 +49,9 @@ use crate::workspace::Location;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(code) = headstart_worker::serve_if_asked(worker_stages) {
+        return code;
+    }
     let given: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
     color::set_from(given.iter().skip(1).map(String::as_str));
     let cli = match Cli::try_parse() {
@@ -61,6 +66,13 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(e) => e.report(),
     }
+}
+
+/// The stages of a worker process, over a backend by name. What they log goes to their runner.
+fn worker_stages(backend: &str) -> Result<Vec<Box<dyn Stage>>, String> {
+    log::start("warn");
+    let backend = backend.parse::<Choice>()?.open().map_err(|e| e.to_string())?;
+    Ok(headstart_builtin::stages(backend))
 }
 
 /// Help and the version are results; anything else is an error in the command line.

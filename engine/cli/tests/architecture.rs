@@ -47,6 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("evaluate", &["disk", "protocol", "lm", "kit", "stats"]),
     ("host", &["disk", "protocol"]),
     ("runner", &["disk", "protocol"]),
+    ("worker", &["protocol", "host", "runner"]),
     ("study", &["disk", "protocol", "lm", "stats", "explain", "select"]),
     (
         "builtin",
@@ -66,6 +67,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "report",
             "console",
             "runner",
+            "worker",
             "builtin",
             "host",
             "transport",
@@ -76,7 +78,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "disk", "env", "protocol", "dsl", "lsp", "core", "cron", "files", "store", "driver", "server",
-            "report", "console", "lm", "kit", "runner", "builtin", "host", "explain", "select",
+            "report", "console", "lm", "kit", "runner", "worker", "builtin", "host", "explain", "select",
         ],
     ),
 ];
@@ -136,6 +138,9 @@ const READERS: &[(&str, &str, &str)] = &[
     ("engine/server/src/blob.rs", "File::open", "a verified blob, sent as a stream"),
     ("engine/cli/src/full_disk.rs", "fs::read", "for tests"),
     ("device-runner/src/facts.rs", "fs::read_to_string", "/proc and /sys"),
+    ("plugins/worker/src/memory.rs", "File::open", "/proc"),
+    ("plugins/worker/src/memory.rs", "fs::read_to_string", "/proc and /sys"),
+    ("plugins/worker/src/serve.rs", "File::open", "/dev/null"),
     ("plugins/host/src/memory.rs", "fs::read_to_string", "/proc"),
     ("plugins/host/src/process.rs", "read_to_end", "512 bytes of what `read::open` opened"),
     ("plugins/host/src/confine/toolchain.rs", "read_to_end", "512 bytes of what `read::open` opened"),

@@ -222,19 +222,20 @@ impl Engine {
     }
 }
 
-/// Works out what a run of `plan` would do, by instance, without a workspace to write into: what sources
-/// give is kept only as long as this takes. Results are looked up in `known`, where there is one.
+/// Works out what a run of `plan` would do, by instance. What sources give is kept in `ws`, which may be a
+/// temporary one. Results are looked up in `known`, where there is one.
 ///
 /// # Errors
-/// If the plan places a kind on this machine that is not built in, or there is no temporary folder.
+/// If the plan places a kind on this machine that is not built in.
 pub fn preview(
     plan: &Plan,
     source_dir: &Path,
+    ws: Workspace,
     stages: Vec<Box<dyn Stage>>,
     custom: Arc<dyn CustomStages>,
     known: Option<Workspace>,
 ) -> Result<Vec<Preview>, EngineError> {
-    let engine = Engine::open(Workspace::temporary()?, stages)?.with_custom_stages(custom);
+    let engine = Engine::open(ws, stages)?.with_custom_stages(custom);
     engine.check_kinds(plan)?;
     let known = known.unwrap_or_else(|| engine.shared.ws.clone());
     preview::look(&engine.shared, plan.clone(), source_dir, known)

@@ -33,12 +33,16 @@ impl Stage for Hub {
     }
 
     fn run(&self, args: &Args, _ctx: &dyn Context) -> Result<Output, Failure> {
-        let cache = hub_cache(|name| std::env::var_os(name).map(PathBuf::from));
-        let folder = snapshot(&cache, args.text("repo")?, args.text("revision")?)?;
+        let folder = snapshot(&hub(), args.text("repo")?, args.text("revision")?)?;
         let model = ModelFolder::read(&folder)?;
         Weights::open_model(&folder)?.check_finite()?;
         model.into_model()
     }
+}
+
+/// The folder in which the hub's tools keep models on this machine.
+pub fn hub() -> PathBuf {
+    hub_cache(|name| std::env::var_os(name).map(PathBuf::from))
 }
 
 /// Where the hub's tools keep models: `HF_HUB_CACHE`, else `HF_HOME/hub`, else below the home folder.

@@ -12,8 +12,10 @@ use headstart_dsl::plan::{Declared, Place, Plan};
 use headstart_protocol::Type;
 use headstart_protocol::text::{bytes, plural, quoted};
 use headstart_report::text::seconds;
+use headstart_store::Workspace;
 
 use crate::args::{Format, PlanArgs};
+use crate::commands::run::isolated_stages;
 use crate::exit::CommandError;
 use crate::loader;
 use crate::workspace::Location;
@@ -28,9 +30,10 @@ const NAMED: usize = 3;
 pub fn run(place: &Location<'_>, backend: Choice, args: &PlanArgs) -> Result<(), CommandError> {
     let plan = loader::only(loader::plan(&args.pipeline, loader::Notes::Shown)?, &args.only)?;
     let here = std::env::current_dir().map_err(CommandError::internal)?;
-    let stages = headstart_builtin::stages(backend.open().map_err(CommandError::input)?);
     let custom = Arc::new(headstart_host::Trusted::default());
-    let previews = preview(&plan, &here, stages, custom, place.optional()?);
+    let temporary = Workspace::temporary()?;
+    let stages = isolated_stages(&temporary, backend, true)?;
+    let previews = preview(&plan, &here, temporary, stages, custom, place.optional()?);
     let previews = previews.map_err(CommandError::input)?;
     match args.format {
         Format::Json => print_json(&plan, &previews, backend)?,

@@ -8,11 +8,14 @@ use headstart_builtin::backend::Choice;
 use headstart_console::color::{Ink, paint};
 use headstart_console::{errln, outln, print};
 use headstart_core::RunOutcome;
+use headstart_disk::files;
 use headstart_driver::{Engine, RunHandle, RunOptions, RunResult};
 use headstart_dsl::plan::Plan;
 use headstart_host::{Limits, Trusted};
+use headstart_protocol::Stage;
 use headstart_protocol::text::{counted, quoted};
 use headstart_store::Workspace;
+use headstart_worker::{Folders, Workers};
 
 use crate::Volume;
 use crate::args::{Format, Run};
@@ -63,10 +66,46 @@ pub fn run(
 /// # Errors
 /// If the backend or the workspace cannot be used.
 pub fn open_engine(ws: Workspace, backend: Choice, limits: Limits) -> Result<Engine, CommandError> {
-    let backend = backend.open().map_err(CommandError::input)?;
-    let stages = headstart_builtin::stages(backend);
-    let engine = Engine::open(ws, stages)?;
-    Ok(engine.with_custom_stages(Arc::new(Trusted { limits })))
+    let stages = isolated_stages(&ws, backend, limits.confined)?;
+    engine_over(ws, stages, limits)
+}
+
+/// An engine with these stages, which runs the custom stages that a pipeline names.
+///
+/// # Errors
+/// If the workspace cannot be used.
+pub fn engine_over(
+    ws: Workspace,
+    stages: Vec<Box<dyn Stage>>,
+    limits: Limits,
+) -> Result<Engine, CommandError> {
+    Ok(Engine::open(ws, stages)?.with_custom_stages(Arc::new(Trusted { limits })))
+}
+
+/// All built-in stages, each attempt of which runs in a worker process over this workspace.
+///
+/// # Errors
+/// If the backend or the workspace cannot be used.
+pub fn isolated_stages(
+    ws: &Workspace,
+    backend: Choice,
+    confined: bool,
+) -> Result<Vec<Box<dyn Stage>>, CommandError> {
+    let stages = headstart_builtin::stages(backend.open().map_err(CommandError::input)?);
+    let [open, scratch, resume] = ["open", "scratch", "resume"].map(|name| ws.dir().join(name));
+    // A worker is confined to what exists when it starts.
+    for folder in [&open, &scratch, &resume] {
+        files::create_dir(&**ws.disk(), folder)?;
+    }
+    let folders = Folders {
+        read: vec![open],
+        write: vec![scratch, resume],
+        // A pipeline may name any file of whoever runs it.
+        paths: vec!["/".into()],
+        ..Folders::default()
+    };
+    let workers = Workers { confined, ..Workers::new(backend.to_string(), folders) };
+    Ok(headstart_worker::isolate(stages, workers))
 }
 
 /// That a private model is to leave its device is worth capitals.
