@@ -143,7 +143,7 @@ async fn kill_while_a_stage_runs_loses_that_attempt_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_stage_goes_on_from_its_progress() {
     let (engine, place) = (Engine::start().await, Place::new());
-    let kept = || std::fs::read_dir(place.state().join("resume")).map_or(0, |d| d.flatten().count());
+    let kept = || std::fs::read_dir(place.state().join("resume-public")).map_or(0, |d| d.flatten().count());
     let steady = |fence: u64, n: i64| task(fence, "steady", Type::Metrics, &[("n", Value::Int(n))]);
     engine.offer(steady(1, 5));
     let mut child = spawn_child(&engine, &place);
