@@ -12,7 +12,10 @@ targets=("$@")
 command -v cargo-fuzz > /dev/null || cargo install --locked cargo-fuzz || exit 1
 # libFuzzer's instrumentation is behind flags that the stable compiler takes only with this; no sanitizer, as
 # the memory is counted and overflows are checked by the build itself.
-[ -d /dev/shm ] && export TMPDIR=/dev/shm
+# Files that targets read, in memory where there is such a place.
+TMPDIR=$(mktemp -d "$([ -d /dev/shm ] && echo /dev/shm || echo /tmp)/headstart-fuzz-XXXXXX")
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
 export RUSTC_BOOTSTRAP=1 TOKENIZERS_PARALLELISM=false RAYON_NUM_THREADS=1
 # The versions that the programs are built with.
 cp ../Cargo.lock .
@@ -64,5 +67,4 @@ for target in "${targets[@]}"; do
   grep -h ' cov: ' "logs/$target.log" | tail -n 1
   grep -h 'panicked at\|ERROR: libFuzzer\|FINDING' "logs/$target.log" || true
 done
-rm -rf /dev/shm/headstart-fuzz-*
 exit $failed

@@ -13,14 +13,12 @@ use headstart_protocol::{Stage, Value};
 use headstart_testkit::MemoryContext;
 use serde_json::json;
 
-/// A folder of this process, in memory where there is such a place.
+/// A folder of this process below `TMPDIR`, which `run.sh` puts into memory.
 struct Folder(PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let shared = Path::new("/dev/shm");
-        let root = if shared.is_dir() { shared.to_owned() } else { std::env::temp_dir() };
-        let at = root.join(format!("headstart-fuzz-{name}-{}", std::process::id()));
+        let at = std::env::temp_dir().join(format!("headstart-fuzz-{name}-{}", std::process::id()));
         fs::create_dir_all(&at).expect("a folder");
         Self(at)
     }
