@@ -142,6 +142,9 @@ const READERS: &[(&str, &str, &str)] = &[
     ("plugins/worker/src/memory.rs", "fs::read_to_string", "/proc and /sys"),
     ("plugins/worker/src/serve.rs", "File::open", "/dev/null"),
     ("plugins/host/src/memory.rs", "fs::read_to_string", "/proc"),
+    ("plugins/worker/src/memory.rs", "File::open", "/proc"),
+    ("plugins/worker/src/memory.rs", "fs::read_to_string", "/proc and /sys"),
+    ("plugins/worker/src/serve.rs", "File::open", "/dev/null, in the place of standard input"),
     ("plugins/host/src/process.rs", "read_to_end", "512 bytes of what `read::open` opened"),
     ("plugins/host/src/confine/toolchain.rs", "read_to_end", "512 bytes of what `read::open` opened"),
 ];
