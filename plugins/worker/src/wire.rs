@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn numbers_arrive_as_they_were_sent() {
         // Text with the usual reader gets some of these wrong by a unit in the last place.
-        let numbers = [0.1 + 0.2, 1.0 / 3.0, f64::MIN_POSITIVE, 1e23, 2.2250738585072011e-308, f64::MAX];
+        let numbers = [0.1 + 0.2, 1.0 / 3.0, f64::MIN_POSITIVE, 1e23, 5e-324, f64::MAX];
         let value =
             json!({ "n": numbers, "big": u64::MAX, "small": i64::MIN, "deep": { "text": "ä", "no": null } });
         let output = Output::new(Type::Metrics, value.clone()).file("a/b", PathBuf::from("/x"));
