@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::CallError;
 use crate::context::{Control, Phase};
 use crate::device::Made;
-use crate::fetch::Fetcher;
+use crate::fetch::{Fetcher, Need};
 use crate::history::{Ended, Entry};
 use crate::link::Link;
 use crate::outbox::PendingCommit;
@@ -89,6 +89,14 @@ impl Attempt {
         device.check(&self.task)?;
         let (client, env) = (&self.link.client, &self.link.env);
         let fetcher = Fetcher { client, store: &device.store.public, control: &control, env };
+        if residency::stated(&self.task).is_private()
+            && let Some(gate) = &device.gate
+        {
+            let named = fetcher.named(&self.task).await?;
+            let files = named.values().filter(|(need, _)| *need == Need::Files).map(|(_, manifest)| manifest);
+            let needs = gate.needs(&self.task, files);
+            control.admit(gate.admit(&device.state, &self.task, &needs, &fetcher).await?);
+        }
         let fetched = fetcher.everything(&self.task).await?;
         if residency::stated(&self.task).is_private()
             && let Err(failure) = device.check_quarantine(&self.task)

@@ -1,5 +1,7 @@
 //! The command line. Data goes to standard output, everything else to standard error.
 
+mod approvals;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,18 +11,19 @@ use headstart_console::color::{self, ColorWhen, Ink, paint};
 use headstart_console::generate::{self, GenerateError, Shell};
 use headstart_console::{errln, exit, log, print as put, say};
 use headstart_disk::{SystemDisk, files, read};
-use headstart_protocol::Stage;
+use headstart_protocol::{Digest, Stage};
 use headstart_transport::PublicKey;
 use headstart_worker::{Folders, Workers};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::ReleaseLimits;
+use crate::contract::Approval;
 use crate::error::DeviceError;
 use crate::pairing::Target;
 use crate::residency::Allowed;
 use crate::runner::{self, Options, Until};
 use crate::state::write_durably;
-use crate::{local, quarantine, show};
+use crate::{local, show};
 
 /// Heading of the options that every command has.
 const GLOBAL: &str = "Global options";
@@ -77,6 +80,24 @@ enum Command {
         /// Forget what was spent, so that as many numbers may leave again.
         #[arg(long)]
         reset: bool,
+    },
+    /// Show what may be used over your private data, and what waits for your approval.
+    Contract {
+        /// Print it as JSON.
+        #[arg(long, conflicts_with = "reset")]
+        json: bool,
+        /// Take back everything that was approved. What the engine proposes next is its first proposal again.
+        #[arg(long)]
+        reset: bool,
+    },
+    /// Approve what waits: stages, released fields and models of a run.
+    Approve {
+        /// The digest of the proposal, as `headstart-device contract` prints it. Without it, show what waits.
+        digest: Option<String>,
+        /// Also approve this chat template or tokenizer of the proposal, although it may treat texts differently
+        /// by what they say. Can be given several times; without a proposal, for a model of this device's own.
+        #[arg(long, value_name = "DIGEST")]
+        conditional: Vec<Digest>,
     },
     /// Print the completion script of a shell.
     Completions {
@@ -135,6 +156,13 @@ struct JoinArgs {
     /// would stay free.
     #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "20GiB")]
     disk_quota: u64,
+    /// Who approves what the engine runs over your data: you, with `headstart-device approve` (ask); or, of the
+    /// first proposal of the engine, nobody (first): it is taken as it comes, and everything later waits for you.
+    #[arg(long, value_enum, value_name = "WHO", default_value_t)]
+    approve: Approve,
+    /// Have adapters approved too. Without it, an adapter over an approved model may be replaced by another.
+    #[arg(long)]
+    pin_adapters: bool,
     /// A folder with the program of custom stages, or with a folder for each program, with their
     /// `.stages.json` files. Only these programs run here. On Linux they see only what they are given;
     /// elsewhere they can read what you can read.
@@ -142,6 +170,16 @@ struct JoinArgs {
     stages: Option<PathBuf>,
     #[command(flatten)]
     limits: Limits,
+}
+
+/// Who approves proposals, as the command line says it.
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Approve {
+    /// The owner.
+    #[default]
+    Ask,
+    /// Of the first, nobody.
+    First,
 }
 
 #[derive(clap::Args)]
@@ -230,8 +268,12 @@ pub fn main(stages: impl FnOnce(Option<&str>) -> Result<Built, String>) -> ExitC
         Command::Join(args) => stages(&args.data).and_then(|stages| join(args, cli.state, stages)),
         Command::Run(args) => stages(&args.data).and_then(|stages| run(&args, &cli.state, stages)),
         Command::Show(args) => show(&args, &cli.state, cli.quiet),
-        Command::Retry { name } => retry(&cli.state, name.as_deref(), cli.quiet),
-        Command::Budget { reset } => budget(&cli.state, reset, cli.quiet),
+        Command::Retry { name } => approvals::retry(&cli.state, name.as_deref(), cli.quiet),
+        Command::Budget { reset } => approvals::budget(&cli.state, reset, cli.quiet),
+        Command::Contract { json, reset } => approvals::contract(&cli.state, json, reset, cli.quiet),
+        Command::Approve { digest, conditional } => {
+            approvals::approve(&cli.state, digest.as_deref(), &conditional, cli.quiet)
+        }
         Command::Completions { shell } => {
             generate::completions(Cli::command(), shell).map(|()| 0).map_err(DeviceError::from)
         }
@@ -307,6 +349,11 @@ fn join(args: JoinArgs, state: PathBuf, stages: Vec<Box<dyn Stage>>) -> Result<u
         allowed: args.allow_release,
         disk_quota: args.disk_quota,
         limits: ReleaseLimits { min_rows: args.min_rows, budget: args.release_budget },
+        approval: match args.approve {
+            Approve::Ask => Approval::Ask,
+            Approve::First => Approval::First,
+        },
+        pin_adapters: args.pin_adapters,
         stages: args.stages,
         memory: args.limits.memory,
         threads: args.limits.threads(),
@@ -402,29 +449,6 @@ fn show(args: &ShowArgs, state: &Path, quiet: bool) -> Result<u8, DeviceError> {
     Ok(0)
 }
 
-fn retry(state: &Path, name: Option<&str>, quiet: bool) -> Result<u8, DeviceError> {
-    let cleared = quarantine::retry(state, name)?;
-    if !quiet {
-        match &cleared[..] {
-            [] => errln!("nothing had failed; the next run asks this device for everything again"),
-            some => errln!("the next run tries again: {}", some.join(", ")),
-        }
-    }
-    Ok(0)
-}
-
-fn budget(state: &Path, reset: bool, quiet: bool) -> Result<u8, DeviceError> {
-    if reset {
-        crate::budget::reset(state)?;
-        if !quiet {
-            errln!("the whole budget may be spent again");
-        }
-        return Ok(0);
-    }
-    put(&show::budget(state)?)?;
-    Ok(0)
-}
-
 /// Writes the page, whole and readable by its owner only, or not at all.
 fn write_report(file: &Path, page: &str) -> Result<(), DeviceError> {
     let write = || {
@@ -457,6 +481,11 @@ mod tests {
         assert!(refused("phone").contains("not an invitation"));
         assert!(parse("headstart-device --state s show --sent").is_ok());
         assert!(parse("headstart-device show --state s --run r --report r.html").is_ok());
+        assert!(matches!(args.approve, Approve::Ask) && !args.pin_adapters, "nothing runs unasked");
+        assert!(parse(&format!("{join} --approve first --pin-adapters")).is_ok());
+        assert!(parse(&format!("{join} --approve all")).is_err());
+        assert!(parse("headstart-device contract --json --reset").is_err());
+        assert!(parse("headstart-device approve 00 --conditional zz").is_err(), "not a digest");
         assert!(parse(&format!("{join} --allow-release datasets")).is_err());
         assert!(parse(&format!("{join} --once --exit-when-idle 3")).is_err());
         assert!(parse(&format!("{join} --holds charging,unmetered --memory 1GiB")).is_ok());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use headstart_disk::Disk;
@@ -11,6 +11,7 @@ use headstart_env::Clock;
 use headstart_protocol::expr::{Manifests, ResolveError};
 use headstart_protocol::{ArtifactRef, Context, Failure, Manifest, NumericRows, Progress, RowCache};
 
+use crate::gate::{Admitted, Gate};
 use crate::store::{Store, missing};
 
 /// How soon a pause notices that the attempt is cancelled.
@@ -22,6 +23,7 @@ pub struct Control {
     cancelled: AtomicBool,
     public: AtomicBool,
     phase: Mutex<Phase>,
+    admitted: OnceLock<Admitted>,
     progress: Mutex<Option<Progress>>,
 }
 
@@ -60,6 +62,16 @@ impl Control {
 
     pub(crate) fn enter(&self, phase: Phase) {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// The attempt needs no more than its device's owner approved.
+    pub(crate) fn admit(&self, admitted: Admitted) {
+        // Decided once.
+        let _ = self.admitted.set(admitted);
+    }
+
+    pub(crate) fn admitted(&self) -> Option<&Admitted> {
+        self.admitted.get()
     }
 
     /// Whether everything that the attempt depends on was proven to be public. Until then it is treated
@@ -103,6 +115,8 @@ pub struct DeviceContext<'a> {
     pub state: &'a Path,
     /// Whether the attempt may touch what is private.
     pub private: bool,
+    /// What guards private data; none where the owner runs a task by hand.
+    pub(crate) gate: Option<&'a Gate>,
     /// An empty folder of this attempt.
     pub scratch: PathBuf,
     /// Where it keeps its progress for a later attempt at the same thing.
@@ -154,7 +168,17 @@ impl Context for DeviceContext<'_> {
 
     fn open(&self, artifact: &ArtifactRef) -> Result<PathBuf, Failure> {
         self.check(artifact)?;
-        self.store.materialize(artifact)
+        let guarded = self.gate.zip(self.control.admitted()).filter(|_| self.private);
+        let Some((gate, admitted)) = guarded else { return self.store.materialize(artifact) };
+        let manifest = self.store.manifest(artifact)?;
+        if artifact.private_to.is_none() {
+            let opens = gate.opens(admitted, &self.store.public, artifact, &manifest);
+            opens.map_err(|failure| self.refuse(failure))?;
+            return self.store.materialize(artifact);
+        }
+        let folder = self.store.materialize(artifact)?;
+        gate.opens_own(admitted, &folder, &manifest).map_err(|failure| self.refuse(failure))?;
+        Ok(folder)
     }
 
     fn scratch(&self) -> &Path {
@@ -304,6 +328,7 @@ mod tests {
             data,
             state: &data.join(".headstart-device"),
             private,
+            gate: None,
             scratch: state.path().to_owned(),
             resume: state.path().join("resume"),
             rows: NumericRows::new(&view, None),

@@ -18,6 +18,7 @@ use headstart_runner::{Call, Found, StageRegistry};
 use crate::budget::{Charge, ReleaseLimits};
 use crate::context::{Control, DeviceContext, LocalManifests, Phase, foreign};
 use crate::error::DeviceError;
+use crate::gate::{Gate, not_approved};
 use crate::quarantine::Quarantine;
 use crate::release::{Upload, undeclared};
 use crate::residency::{self, Allowed};
@@ -37,6 +38,8 @@ pub struct Device {
     stages: StageRegistry,
     pub(crate) allowed: Allowed,
     pub(crate) limits: ReleaseLimits,
+    /// What guards private data; none where the owner runs a task by hand.
+    pub(crate) gate: Option<Gate>,
     threads: usize,
     memory: Option<u64>,
     public_rows: Rows,
@@ -90,6 +93,7 @@ impl Device {
             stages: StageRegistry::new(stages),
             allowed,
             limits: ReleaseLimits::default(),
+            gate: None,
             threads: limits.0,
             memory: limits.1,
         })
@@ -110,6 +114,11 @@ impl Device {
     pub fn with_disk_quota(mut self, bytes: u64) -> Self {
         self.store.public.set_quota(bytes);
         self
+    }
+
+    /// The same device, which runs private tasks of an engine only as far as they were approved.
+    pub(crate) fn with_gate(self, gate: Gate) -> Self {
+        Self { gate: Some(gate), ..self }
     }
 
     /// Kinds of stages that it can run, sorted; then the programs that it may run.
@@ -212,6 +221,9 @@ impl Device {
     pub fn work(&self, task: &Task, fetched: &[ArtifactRef], control: &Control) -> Result<Made, Failure> {
         control.enter(Phase::Resolving);
         let Inputs { args, when, private } = self.resolve(task, control)?;
+        if private && self.gate.is_some() && control.admitted().is_none() {
+            return Err(not_approved("the task does not say that it is private"));
+        }
         if !private {
             control.proven_public();
         } else if !task.private {
@@ -263,6 +275,7 @@ impl Device {
             data: &self.data,
             state: self.state.root(),
             private,
+            gate: self.gate.as_ref(),
             scratch: scratch.to_owned(),
             resume: resume.to_owned(),
             rows: NumericRows::new(&rows, found.stage().numerics()),

@@ -19,6 +19,7 @@ pub fn facts(threads: usize, memory: Option<u64>, holds: &[String], generation: 
         memory: memory.or_else(installed_memory).unwrap_or(0),
         holds,
         generation,
+        approvals: 0,
         other: BTreeMap::from([os, arch]),
     }
 }

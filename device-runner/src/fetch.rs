@@ -7,6 +7,8 @@ use std::time::Duration;
 use headstart_disk::Open;
 use headstart_env::Env;
 use headstart_env::backoff::{Backoff, ExponentialBackoff};
+use headstart_inspect::Part;
+use headstart_protocol::contract::is_part;
 use headstart_protocol::task::Task;
 use headstart_protocol::{
     ArtifactRef, ArtifactType, Digest, Failure, FailureClass, FileRef, Manifest, canonical_json,
@@ -15,6 +17,7 @@ use headstart_protocol::{
 use crate::answer::longest_transfer;
 use crate::client::{CallError, Client};
 use crate::context::Control;
+use crate::gate::{Gate, LARGEST_TEXT, Later, Models};
 use crate::residency::stated;
 use crate::store::{Public, Room};
 
@@ -55,18 +58,47 @@ impl Fetcher<'_> {
     /// [`FailureClass::Transient`] where the engine is out of reach, [`FailureClass::Input`] where
     /// what it sends is not what was asked for.
     pub async fn everything(&self, task: &Task) -> Result<Vec<ArtifactRef>, Failure> {
+        let named = self.named(task).await?;
+        let whole = named.values().filter(|(need, _)| *need == Need::Files).map(|(_, manifest)| manifest);
+        let files = whole.flat_map(|manifest| manifest.files.values());
+        self.files(files).await?;
+        Ok(named.into_keys().collect())
+    }
+
+    /// Downloads files that are not here. What is too much is refused before the first byte of it.
+    async fn files(&self, wanted: impl IntoIterator<Item = &FileRef>) -> Result<(), Failure> {
+        let mut files: BTreeMap<Digest, FileRef> = BTreeMap::new();
+        for file in wanted.into_iter().filter(|f| self.store.blob(&f.digest).is_none()) {
+            // Of two sizes of one content, at least one is wrong: the download will say so.
+            let known = files.entry(file.digest).or_insert_with(|| file.clone());
+            known.size = known.size.max(file.size);
+        }
+        if !files.is_empty() {
+            self.store.room().take_all(files.values().map(|file| self.store.missing_of(file)))?;
+        }
+        for file in files.values() {
+            self.file(file).await?;
+        }
+        Ok(())
+    }
+
+    /// Every public artifact that [`Fetcher::everything`] downloads, with how much of it is needed. Only
+    /// manifests are downloaded.
+    ///
+    /// # Errors
+    /// As [`Fetcher::everything`].
+    pub async fn named(&self, task: &Task) -> Result<BTreeMap<ArtifactRef, (Need, Manifest)>, Failure> {
         let private = stated(task).is_private();
         let mut named: VecDeque<ArtifactRef> = task.prefetch.iter().cloned().collect();
         for expr in task.args.values().chain(&task.when) {
             expr.each_artifact(&mut |a| named.push_back(a.clone()));
         }
         let mut todo: VecDeque<(ArtifactRef, Need)> = named.into_iter().map(|a| (a, Need::Files)).collect();
-        let mut here: BTreeMap<ArtifactRef, Need> = BTreeMap::new();
-        let mut files: BTreeMap<Digest, FileRef> = BTreeMap::new();
+        let mut here: BTreeMap<ArtifactRef, (Need, Manifest)> = BTreeMap::new();
         // Counted once, and only where there is something to download.
         let mut room = None;
         while let Some((artifact, need)) = todo.pop_front() {
-            if artifact.private_to.is_some() || here.get(&artifact).is_some_and(|had| *had >= need) {
+            if artifact.private_to.is_some() || here.get(&artifact).is_some_and(|(had, _)| *had >= need) {
                 continue;
             }
             let manifest = match self.manifest(&artifact, &mut room).await {
@@ -75,60 +107,46 @@ impl Fetcher<'_> {
                 Err(f) if need == Need::Manifest && f.class == FailureClass::MissingArtifact => continue,
                 Err(f) => return Err(f),
             };
-            if need == Need::Files {
-                let new = manifest.files.into_values().filter(|f| self.store.blob(&f.digest).is_none());
-                for file in new {
-                    let stated = file.size;
-                    // Of two sizes of one content, at least one is wrong: the download will say so.
-                    files.entry(file.digest).and_modify(|f| f.size = f.size.max(stated)).or_insert(file);
-                }
-            }
             if here.len() >= MOST_ARTIFACTS {
                 let m =
                     format!("the task names more than {MOST_ARTIFACTS} artifacts, with what they refer to");
                 return Err(Failure::input(m));
             }
-            let follow = |(name, used): (String, ArtifactRef)| {
-                Some((used.clone(), Need::of(artifact.ty, need, &name, used.ty, private)?))
+            let follow = |(name, used): (&String, &ArtifactRef)| {
+                Some((used.clone(), Need::of(artifact.ty, need, name, used.ty, private)?))
             };
-            todo.extend(manifest.uses.into_iter().filter_map(follow));
-            here.insert(artifact, need);
+            todo.extend(manifest.uses.iter().filter_map(follow));
+            here.insert(artifact, (need, manifest));
         }
-        // What is too much is refused before the first byte of it.
-        if !files.is_empty() {
-            let sizes = files.values().map(|file| self.store.missing_of(file));
-            room.get_or_insert_with(|| self.store.room()).take_all(sizes)?;
-        }
-        for file in files.values() {
-            self.file(file).await?;
-        }
-        Ok(here.into_keys().collect())
+        Ok(here)
     }
 
     async fn manifest(&self, artifact: &ArtifactRef, room: &mut Option<Room>) -> Result<Manifest, Failure> {
-        if let Some(here) = self.store.manifest(&artifact.id) {
+        let manifest = self.manifest_of(&artifact.id, room).await?;
+        if ArtifactType::of(&manifest.ty) != Some(artifact.ty) {
+            let m = format!("artifact {} is a {}", artifact.id.short(), manifest.ty);
+            return Err(Failure::input(format!("{m}, but the task calls it a {:?}", artifact.ty)));
+        }
+        Ok(manifest)
+    }
+
+    async fn manifest_of(&self, id: &Digest, room: &mut Option<Room>) -> Result<Manifest, Failure> {
+        if let Some(here) = self.store.manifest(id) {
             return Ok(here);
         }
         let mut retries = Retries::new(self);
         loop {
-            match self.client.manifest(&artifact.id).await {
+            match self.client.manifest(id).await {
                 Ok(manifest) => {
-                    if ArtifactType::of(&manifest.ty) != Some(artifact.ty) {
-                        let m = format!("artifact {} is a {}", artifact.id.short(), manifest.ty);
-                        return Err(Failure::input(format!(
-                            "{m}, but the task calls it a {:?}",
-                            artifact.ty
-                        )));
-                    }
                     if let Some(name) = manifest.private_reference() {
                         return Err(Failure::input(format!(
                             "the public artifact {} refers to a private one as `{name}`",
-                            artifact.id.short()
+                            id.short()
                         )));
                     }
                     let size = canonical_json(&manifest).len() as u64;
                     room.get_or_insert_with(|| self.store.room()).take(size)?;
-                    self.store.put_manifest(&artifact.id, &manifest)?;
+                    self.store.put_manifest(id, &manifest)?;
                     return Ok(manifest);
                 }
                 Err(e) => retries.after(&e).await?,
@@ -221,7 +239,7 @@ impl Fetcher<'_> {
 
 /// How much of an artifact is downloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Need {
+pub enum Need {
     /// What it is.
     Manifest,
     /// All of it.
@@ -231,16 +249,28 @@ enum Need {
 impl Need {
     /// How much is needed of what an artifact refers to under `name`.
     fn of(whose: ArtifactType, need: Self, name: &str, used: ArtifactType, private: bool) -> Option<Self> {
-        use ArtifactType::{Catalog, Pllm, Selection, Space};
+        use ArtifactType::{Catalog, Pllm, Selection};
         match (whose, used) {
-            // An adapter needs its base, a space its model.
-            (Pllm, _) if name == "base" => Some(need),
-            (Space, _) => Some(need),
+            _ if is_part(whose, name) => Some(need),
             (Catalog | Selection, Pllm) if private => None,
             // Nothing is to be hidden, so what may be needed is simply downloaded.
             _ if !private && !name.starts_with("parent") => Some(need),
             _ => Some(Self::Manifest),
         }
+    }
+}
+
+impl Models for Fetcher<'_> {
+    fn manifest<'a>(&'a self, id: &'a Digest) -> Later<'a, Manifest> {
+        Box::pin(async move { self.manifest_of(id, &mut None).await })
+    }
+
+    fn parts<'a>(&'a self, gate: &'a Gate, manifest: &'a Manifest) -> Later<'a, Vec<Part>> {
+        Box::pin(async move {
+            let files = headstart_inspect::FILES.iter().filter_map(|name| manifest.files.get(*name));
+            self.files(files.filter(|f| f.size <= LARGEST_TEXT)).await?;
+            gate.parts(self.store, manifest)
+        })
     }
 }
 

@@ -18,6 +18,7 @@
 //! - [`residency`], [`release`]: what may leave, decided here; `lineage`, `budget`: over how many rows it was
 //!   computed, and how many numbers left.
 //! - `deliver`, `quarantine`: what becomes of a private task, and of one that keeps failing.
+//! - `contract`, `gate`: what the owner approved, and whether a task needs no more than that.
 //! - [`context`]: what a stage may touch while it runs.
 //! - [`state`], [`store`], [`rows`]: the device's folder: secret, artifacts, row cache.
 //! - [`client`], `answer`, [`fetch`], [`outbox`]: calls, bounded answers, resumable downloads within a quota,
@@ -36,12 +37,14 @@ mod budget;
 pub mod cli;
 mod client;
 mod context;
+mod contract;
 mod deliver;
 mod device;
 mod engine_time;
 mod error;
 mod facts;
 mod fetch;
+mod gate;
 pub mod history;
 pub mod journal;
 mod lineage;
@@ -60,6 +63,7 @@ mod store;
 
 pub use budget::{ReleaseLimits, reset as reset_budget};
 pub use context::{Control, Phase};
+pub use contract::{Approval, Approved, Contract, Contracts, ModelInfo, Pending};
 pub use device::{Device, Made};
 pub use error::DeviceError;
 pub use pairing::Target;

@@ -1,6 +1,7 @@
 //! The device and the engine that it joins.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use headstart_env::Env;
@@ -10,10 +11,14 @@ use headstart_transport::Invitation;
 use headstart_transport::proof::JoinClaim;
 
 use crate::client::{CallError, Client};
+use crate::contract::Contracts;
 use crate::device::Device;
 use crate::error::DeviceError;
 use crate::facts::facts;
 use crate::pairing::{self, Pairing};
+
+/// How often a device that waits for work looks whether its owner approved something.
+const APPROVALS: Duration = Duration::from_secs(1);
 
 /// The device and its engine.
 pub(crate) struct Link {
@@ -32,7 +37,21 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn facts(&self) -> Facts {
-        facts(self.threads, self.memory, &self.holds, self.device.state.generation())
+        let state = &self.device.state;
+        // A damaged contract is said where a task needs it.
+        let approvals = Contracts::new(state).approvals().unwrap_or(0);
+        Facts { approvals, ..facts(self.threads, self.memory, &self.holds, state.generation()) }
+    }
+
+    /// Waits until the owner approves something or takes it back.
+    pub(crate) async fn approvals_change(&self, known: u64) {
+        let contracts = Contracts::new(&self.device.state);
+        loop {
+            self.env.clock.sleep(APPROVALS).await;
+            if contracts.approvals().is_ok_and(|now| now != known) {
+                return;
+            }
+        }
     }
 
     /// Joins once. Both sides prove who they are.

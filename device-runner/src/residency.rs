@@ -7,6 +7,7 @@
 
 use std::str::FromStr;
 
+use headstart_protocol::contract::NOT_APPROVED;
 use headstart_protocol::expr::{Expr, Residency, Resolved, Value};
 use headstart_protocol::release::{Class, Number, class_of, is_detail};
 use headstart_protocol::task::Task;
@@ -165,6 +166,7 @@ pub fn for_the_engine(failure: &Failure, phase: Phase) -> Failure {
              room that this takes"
         }
         FailureClass::Input => "the stage's input on the device is wrong",
+        FailureClass::Denied if failure.message == NOT_APPROVED && phase == Phase::Checking => NOT_APPROVED,
         FailureClass::Denied => "denied by the device's release policy",
         FailureClass::Transient => "something outside the stage went wrong on the device",
         FailureClass::DiskFull => "the device's disk is full",

@@ -15,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 use crate::attempt::{Attempt, Finished};
 use crate::budget::{Ledger, ReleaseLimits};
 use crate::client::{CallError, Client, is_missing_blob};
+use crate::contract::Approval;
 use crate::device::Device;
 use crate::error::DeviceError;
+use crate::gate::Gate;
 use crate::history;
 use crate::journal::Journal;
 use crate::link::{JoinError, Link};
@@ -54,6 +56,10 @@ pub struct Options {
     pub allowed: Allowed,
     /// How much may leave, whatever may.
     pub limits: ReleaseLimits,
+    /// Who approves what the engine runs over private data.
+    pub approval: Approval,
+    /// Whether adapters have to be approved too, not only the models that they are for.
+    pub pin_adapters: bool,
     /// The folder with the programs of custom stages that it may run; none, if not given.
     pub stages: Option<PathBuf>,
     /// Bytes that an engine may place on its disk: downloads, and public outputs that are made here.
@@ -123,7 +129,8 @@ pub async fn run_in(
     let device = device
         .with_custom_stages(Arc::new(programs))
         .with_release_limits(release)
-        .with_disk_quota(options.disk_quota);
+        .with_disk_quota(options.disk_quota)
+        .with_gate(Gate::new(pairing.key, options.approval, options.pin_adapters));
     let until = options.until;
     let Options { holds, threads, memory, .. } = options;
     let busy = env.clock.elapsed();
@@ -320,6 +327,8 @@ impl Runner {
         let asked = clock.elapsed();
         let grant = tokio::select! {
             grant = self.link.client.claim(&claim) => grant?,
+            // The engine is told at once that it may offer again what was refused.
+            () = self.link.approvals_change(claim.facts.approvals) => return Ok(Step::Nothing),
             () = self.stop.cancelled() => return Ok(Step::Nothing),
         };
         let Some(grant) = grant else {

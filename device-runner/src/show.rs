@@ -1,5 +1,6 @@
 //! What only this device knows, in a form for its owner. Reads the state folder; sends nothing.
 
+pub(crate) mod contract;
 mod page;
 mod parts;
 
@@ -72,6 +73,14 @@ pub fn budget(state: &Path) -> Result<String, DeviceError> {
         out.push_str("no number left this device\n");
     }
     Ok(out)
+}
+
+/// What may run over private data, and what waits for approval.
+///
+/// # Errors
+/// [`DeviceError::Input`] where `state` is not the folder of a paired device, or a file is damaged.
+pub fn approvals(state: &Path) -> Result<String, DeviceError> {
+    Ok(contract::Shown::read(state)?.text())
 }
 
 fn messages(lines: &[journal::Sent]) -> u64 {

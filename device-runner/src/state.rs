@@ -6,6 +6,8 @@
 //! fence             the highest fence that it was granted
 //! generation        how often the owner asked for everything to be tried again
 //! quarantine.json   private tasks that keep failing
+//! contract.json     what its owner approved, by engine
+//! proposals.json    what waits for approval
 //! budget.json       every number that left, by data folder
 //! lock              held while a runner is live
 //! sent.jsonl        everything that left the device

@@ -18,6 +18,8 @@ fn child() {
     let Ok(url) = std::env::var("TEST_ENGINE") else { return };
     let path = |name: &str| std::env::var_os(name).expect("set by the parent").into();
     let key = std::env::var("TEST_KEY").expect("set by the parent").parse().expect("a key");
+    let contract = std::env::var("TEST_CONTRACT").expect("set by the parent");
+    let contract = serde_json::from_str(&contract).expect("a contract");
     let options = headstart_device::Options {
         target: headstart_device::Target::Key { url, name: "phone".into(), key },
         insecure_plaintext: false,
@@ -28,6 +30,8 @@ fn child() {
         allowed: headstart_device::Allowed::NUMBERS,
         limits: headstart_device::ReleaseLimits::default(),
         disk_quota: headstart_device::DEFAULT_DISK_QUOTA,
+        approval: headstart_device::Approval::Fixed(Box::new(contract)),
+        pin_adapters: false,
         stages: None,
         memory: None,
         threads: 1,
@@ -43,6 +47,7 @@ fn spawn_child(engine: &Engine, place: &Place) -> Child {
     let mut command = Command::new(std::env::current_exe().expect("this test"));
     command.args(["--exact", "child", "--nocapture"]).env("TEST_ENGINE", &engine.url);
     command.env("TEST_KEY", engine.key().to_string());
+    command.env("TEST_CONTRACT", serde_json::to_string(&engine.approved()).expect("JSON"));
     command.env("TEST_DATA", place.data()).env("TEST_STATE", place.state());
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
 }
@@ -116,7 +121,17 @@ async fn kill_between_execution_and_commit_of_the_real_binary() {
     killed_before_its_commit(|engine, place| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headstart-device"));
         let key = engine.key().to_string();
-        command.args(["join", &engine.url, "--name", "phone", "--engine-key", &key, "--once"]);
+        command.args([
+            "join",
+            &engine.url,
+            "--name",
+            "phone",
+            "--engine-key",
+            &key,
+            "--once",
+            "--approve",
+            "first",
+        ]);
         command.arg("--data").arg(place.data()).arg("--state").arg(place.state());
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
     })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use headstart_protocol::contract::Proposal;
 use headstart_protocol::declared::DeclaredStage;
 pub use headstart_protocol::declared::Program;
 use headstart_protocol::expr::Expr;
@@ -194,6 +195,18 @@ impl Plan {
         out.sort_unstable();
         out.dedup();
         out
+    }
+
+    /// What the plan places on a device, for its owner to approve; without the models that it is given, which
+    /// only a run knows.
+    pub fn proposal(&self, device: &str) -> Proposal {
+        let mut proposal = Proposal::default();
+        for i in self.instances.iter().filter(|i| matches!(&i.place, Place::Device(d) if d == device)) {
+            let program = self.program(&i.kind).map(|(program, _)| &program.digest);
+            let ty = &self.items[i.item as usize].ty;
+            proposal.add_stage(&i.kind, i.version, program, ty, &i.release);
+        }
+        proposal
     }
 
     /// Names of all devices that the plan places work on, sorted.

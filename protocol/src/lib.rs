@@ -16,6 +16,7 @@
 //! - [`task`]: one attempt of one stage instance, and what became of it.
 //! - [`stage`]: the traits that a stage is written against.
 //! - [`release`]: what may leave a device, type by type.
+//! - [`contract`]: what the owner of a device approves.
 //! - [`rows`]: the row format shared by datasets and responses.
 //! - [`text`]: plurals, bytes and file names in messages.
 //! - [`wire`]: the messages between engine and device.
@@ -23,6 +24,7 @@
 mod artifact;
 pub mod artifacts;
 mod capped;
+pub mod contract;
 pub mod declared;
 mod digest;
 pub mod expr;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::ArtifactRef;
+use crate::contract::Proposal;
 use crate::digest::Digest;
 use crate::expr::Expr;
 use crate::failure::Failure;
@@ -56,6 +57,10 @@ pub struct Task {
     /// unknown to the server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prefetch: Vec<ArtifactRef>,
+    /// All that the run places on this device, for its owner to approve at once. The device does not rely
+    /// on it: it finds out by itself what this task needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposal: Option<Proposal>,
 }
 
 /// A finished attempt.

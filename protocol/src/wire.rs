@@ -144,6 +144,10 @@ pub struct Facts {
     /// the device knows.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u64,
+    /// How often the owner of the device approved something, or took it back: what was refused before may be
+    /// taken now.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub approvals: u64,
     /// Further facts, for people.
     #[serde(default, deserialize_with = "crate::capped::texts_by_name")]
     pub other: BTreeMap<String, String>,

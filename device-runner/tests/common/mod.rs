@@ -18,7 +18,10 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use headstart_device::{Allowed, DeviceError, Options, ReleaseLimits, Summary, Target, Until};
+use headstart_device::{
+    Allowed, Approval, Contract, DeviceError, Options, ReleaseLimits, Summary, Target, Until,
+};
+use headstart_protocol::contract::Role;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::{Outcome, Task};
 use headstart_protocol::wire::{
@@ -36,7 +39,9 @@ use tokio_util::sync::CancellationToken;
 /// What the engine knows, and how it misbehaves.
 #[derive(Default)]
 pub struct Inner {
+    /// What waits, and everything that was ever offered.
     pub tasks: VecDeque<Task>,
+    pub offered: Vec<Task>,
     pub manifests: BTreeMap<Digest, Manifest>,
     pub blobs: BTreeMap<Digest, Vec<u8>>,
     pub uploaded: BTreeMap<Digest, Vec<u8>>,
@@ -46,7 +51,7 @@ pub struct Inner {
     pub calls: Vec<String>,
     /// Every byte that devices sent: request lines, headers, bodies.
     pub traffic: Vec<u8>,
-    /// The same, a message each: request line and headers, and the body.
+    /// The same, a message each: head and body.
     pub messages: Vec<(String, Vec<u8>)>,
     /// Cut the next download after this many bytes.
     pub cut: Option<usize>,
@@ -156,6 +161,7 @@ impl Engine {
 
     /// Offers a task.
     pub fn offer(&self, task: Task) {
+        self.lock().offered.push(task.clone());
         self.lock().tasks.push_back(task);
     }
 
@@ -187,6 +193,19 @@ impl Engine {
 
     pub fn commits(&self) -> Vec<Commit> {
         self.lock().commits.clone()
+    }
+
+    /// What an owner approved who trusts everything that the engine offered so far.
+    pub fn approved(&self) -> Contract {
+        let inner = self.lock();
+        let mut contract = Contract::default();
+        for t in &inner.offered {
+            let approved = &mut contract.approved;
+            approved.add_stage(&t.kind, t.version, t.program.as_ref(), &t.ty, &t.release);
+        }
+        let models = inner.manifests.iter().filter(|(_, m)| Role::of(m) == Role::Model);
+        contract.approved.models.extend(models.map(|(id, _)| *id));
+        contract
     }
 
     /// The last commit's output.
@@ -414,6 +433,8 @@ impl Place {
             allowed: Allowed::NUMBERS,
             limits: ReleaseLimits { min_rows: 1, ..ReleaseLimits::default() },
             disk_quota: headstart_device::DEFAULT_DISK_QUOTA,
+            approval: Approval::Fixed(Box::new(engine.approved())),
+            pin_adapters: false,
             stages: None,
             memory: None,
             threads: 2,
@@ -456,6 +477,7 @@ pub fn task(fence: u64, kind: &str, ty: Type, args: &[(&str, Value)]) -> Task {
         private: false,
         release: vec![],
         prefetch: vec![],
+        proposal: None,
     }
 }
 

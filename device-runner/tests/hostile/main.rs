@@ -4,10 +4,12 @@
 mod common;
 
 mod branches;
+mod contract;
 mod disguise;
 mod engine;
 mod failures;
 mod limits;
 mod numbers;
+mod owner;
 mod phone;
 mod proof;

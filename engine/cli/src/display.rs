@@ -15,6 +15,7 @@ use headstart_core::{Event, EventKind};
 use headstart_dsl::plan::{Place, Plan};
 use headstart_env::Clock;
 use headstart_protocol::FailureClass;
+use headstart_protocol::contract::NOT_APPROVED;
 use headstart_protocol::text::visible;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -121,7 +122,9 @@ impl<'a> Display<'a> {
                 if let Some(fence) = fence {
                     self.stop(*fence);
                 }
-                if failure.class != FailureClass::Cancelled {
+                // What waits for an owner's approval is said among the waits.
+                let waits = retry_at_ms.is_some() && failure.message == NOT_APPROVED;
+                if failure.class != FailureClass::Cancelled && !waits {
                     self.failed(*instance, failure, retry_at_ms.is_some());
                 }
             }

@@ -66,6 +66,7 @@ impl Waits {
             WaitReason::Join => format!("for device {device} to join"),
             WaitReason::Contact { .. } => format!("for device {device}, which was lost"),
             WaitReason::Conditions(missing) => format!("until device {device} is {}", missing.join(" and ")),
+            WaitReason::Contract(_) => format!("for the approval of device {device}'s owner"),
             WaitReason::Unfit(why) => format!("for device {device}, which cannot run it: {why}"),
         };
         let help = a.why.help(device, self.url.as_deref());
@@ -105,5 +106,9 @@ mod tests {
         let line = waits.line(&awaited(WaitReason::Conditions(vec!["charging".into()]), &["tuned"]));
         assert_eq!(line.what, "`tuned` waits until device phone is charging");
         assert!(line.help.contains("--holds charging"));
+        let digest = headstart_protocol::Digest::of(b"proposal");
+        let line = waits.line(&awaited(WaitReason::Contract(digest), &["me"]));
+        assert_eq!(line.what, "`me` waits for the approval of device phone's owner");
+        assert!(line.help.contains(&format!("headstart-device approve {digest}")), "{}", line.help);
     }
 }

@@ -177,3 +177,37 @@ fn an_invitation_is_used_once_while_an_engine_is_live() {
     let insisting = [&plain[..], &["--insecure-plaintext"]].concat();
     device(&place, "other", &insisting).code(2).err_has("this engine speaks TLS only");
 }
+
+/// The whole way: the device refuses, its owner reads what waits and approves it by digest, and the run goes on.
+#[test]
+fn the_owner_approves_what_the_engine_wants_to_run() {
+    let (place, port) = (Place::new(), free_port());
+    let _engine = waiting(&place, port);
+    std::fs::write(place.path("data/me.jsonl"), "{\"prompt\":\"a\",\"response\":\"b\"}\n").expect("writable");
+    let data = place.path("data").display().to_string();
+    let invitation = invitation(&place, &["phone", "--url", &format!("https://127.0.0.1:{port}")]);
+    let join = ["join", &invitation, "--data", &data, "--exit-when-idle", "2"];
+    device(&place, "phone", &join).code(1).err_has("has not approved what the task needs");
+
+    let shown = device(&place, "phone", &["contract"]).code(0);
+    let shown =
+        shown.out_has("Nothing is approved").out_has("stages: evaluate").out_has("treats all content alike");
+    let json = device(&place, "phone", &["contract", "--json"]).code(0);
+    let json: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
+    let waiting = json["pending"].as_array().expect("a list");
+    assert_eq!(waiting.len(), 1, "one approval covers the run: {json:#}");
+    let digest = waiting[0]["digest"].as_str().expect("a digest");
+    assert!(shown.out.contains(&format!("to approve: headstart-device approve {digest}")), "{}", shown.out);
+
+    let asked = device(&place, "phone", &["approve"]).code(2).err_has("nothing was approved");
+    assert!(asked.out.contains(digest), "{}", asked.out);
+    device(&place, "phone", &["approve", &"0".repeat(64)]).code(2).err_has("no proposal");
+    device(&place, "phone", &["approve", digest, "--conditional", &"0".repeat(64)]).code(2);
+    device(&place, "phone", &["approve", digest]).code(0).err_has("approved");
+    device(&place, "phone", &["approve"]).code(0).err_has("nothing waits");
+    let again = ["join", "--data", &data, "--exit-when-idle", "2"];
+    device(&place, "phone", &again).code(0).err_has("before: delivered");
+    device(&place, "phone", &["contract"]).code(0).out_has("Approved");
+    device(&place, "phone", &["contract", "--reset"]).code(0);
+    device(&place, "phone", &["contract"]).code(0).out_has("Nothing is approved");
+}

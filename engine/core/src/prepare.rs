@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use headstart_dsl::plan::Plan;
+use headstart_protocol::contract::Proposal;
 use headstart_protocol::expr::{Expr, Manifests, ResolveError, Resolved, Value, resolve};
 use headstart_protocol::task::{Released, Task};
 use headstart_protocol::{ArtifactRef, Numerics, Type};
@@ -147,6 +148,7 @@ impl Prepared {
         attempt: u32,
         fence: u64,
         prefetch: Vec<ArtifactRef>,
+        proposal: Proposal,
     ) -> Task {
         let inst = state.instance(instance);
         Task {
@@ -166,6 +168,7 @@ impl Prepared {
             private: inst.private_to.is_some(),
             release: inst.release.clone(),
             prefetch,
+            proposal: Some(proposal),
         }
     }
 }

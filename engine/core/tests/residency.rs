@@ -87,7 +87,7 @@ fn what_is_private_stays_an_expression() {
     let expected = Expr::Or { first: boxed(value(&pick)), second: boxed(field(value(&pick), "pllm")) };
     assert_eq!(p.args["from"], expected);
     assert!(p.is_private());
-    let task = p.task(&state, 3, 1, 9, Vec::new());
+    let task = p.task(&state, 3, 1, 9, Vec::new(), Default::default());
     assert!(task.private);
     assert_eq!(task.release, vec![vec!["metrics".to_owned()]]);
 }

@@ -6,9 +6,11 @@
 //! - this file: the loop, recording, the end.
 //! - `ready`: what becomes of an instance that is ready: skipped, found in the cache, queued, offered.
 //! - `attempts`: how attempts start and end, on threads and devices.
+//! - `proposal`: what a device's owner is asked to approve.
 //! - `time`: leases, limits, retries, waits for devices.
 
 mod attempts;
+mod proposal;
 mod ready;
 mod time;
 
@@ -27,6 +29,7 @@ use crate::journal::Journal;
 use crate::message::{Control, Lease, Message, Throttle};
 use crate::run::{Ending, InstanceFailure, OnFailure, RunOptions, RunOutput, RunResult};
 use crate::shared::Shared;
+use proposal::GivenTo;
 
 /// Messages that are handled before their events are handed to the log together.
 const BATCH: usize = 256;
@@ -93,6 +96,9 @@ pub(crate) struct Conductor {
     live: BTreeMap<u64, Live>,
     /// Waiting to be claimed by a device.
     offered: BTreeSet<u32>,
+    /// Private, and waiting until what their device is given is there.
+    held: BTreeSet<u32>,
+    given: GivenTo,
     stopping: Option<Stopping>,
     /// When what was told to stop is given up.
     stop_deadline_ms: Option<u64>,
@@ -118,6 +124,8 @@ impl Conductor {
             retries: BTreeSet::new(),
             live: BTreeMap::new(),
             offered: BTreeSet::new(),
+            held: BTreeSet::new(),
+            given: GivenTo::new(),
             stopping: None,
             stop_deadline_ms: None,
             broken: None,
@@ -140,6 +148,7 @@ impl Conductor {
         let _ = self.readopted.send(());
         let outcome = loop {
             self.process_ready();
+            self.offer_held();
             self.process_timers();
             if let Err(e) = self.journal.commit() {
                 self.broken.get_or_insert(e);
@@ -254,6 +263,7 @@ impl Conductor {
         self.stop_deadline_ms = Some(self.now().saturating_add(grace));
         self.engine.hub.withdraw(&self.id);
         self.offered.clear();
+        self.held.clear();
         for live in self.live.values() {
             live.request_stop();
         }

@@ -245,6 +245,12 @@ impl Hub {
         let reach = self.inner.manifests.reach(named.into_iter().chain(task.prefetch.iter().cloned()));
         let reach = reach.map_err(internal)?;
         self.leases().open_to(device, &reach);
+        // The owner is shown the models of the proposal before the device is given them.
+        for id in task.proposal.iter().flat_map(|p| &p.models) {
+            if let Some(manifest) = self.inner.manifests.get(id).map_err(internal)? {
+                self.leases().open_model_to(device, id, &manifest);
+            }
+        }
         Ok(())
     }
 

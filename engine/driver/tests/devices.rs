@@ -11,6 +11,7 @@ use common::{Bench, options, until};
 use headstart_core::{Event, EventKind, RunOutcome};
 use headstart_driver::hub::codes;
 use headstart_driver::{EngineOptions, RunHandle, RunOptions, WaitReason};
+use headstart_protocol::contract::NOT_APPROVED;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::{Outcome, Released, Usage};
 use headstart_protocol::wire::{Claim, Commit, Committed, Facts, Join, Renew, Renewed};
@@ -189,6 +190,64 @@ async fn a_release_that_the_owner_denies_is_named_by_the_engine() {
     assert!(failure.help.as_deref().is_some_and(|h| h.contains("--allow-release")));
 }
 
+/// It is not offered again before the owner approved something, and the run says what to approve.
+#[tokio::test]
+async fn what_the_owner_has_not_approved_waits_for_it() {
+    let (bench, clock) = Bench::simulated(options());
+    let patience = Duration::from_millis(100);
+    let options = RunOptions { device_wait: Some(patience), ..bench.run_options() };
+    let run = bench.engine.run(single(&["metrics"]), options).expect("begins");
+    let mut phone = Phone::join(bench.engine.hub());
+    let refuse = || Outcome::Failed { failure: Failure::new(FailureClass::Denied, NOT_APPROVED) };
+    let task = phone.claim().await;
+    let digest = task.proposal.expect("a proposal").digest();
+    phone.commit(task.fence, refuse()).await.expect("taken");
+    assert!(phone.claim_with(&[], 0).await.is_none(), "it would refuse it again");
+    let refused_again = {
+        // It waits for work, so it is present.
+        let (hub, session) = (phone.hub.clone(), phone.session.clone());
+        tokio::spawn(async move { hub.claim(&session, claim(0, 30_000)).await })
+    };
+    until(|| waits_for(&bench, &run) == Some(WaitReason::Contract(digest))).await;
+    refused_again.abort();
+    let task = phone.claim_after(1, &[], 5000).await.expect("the owner approved something");
+    assert_eq!(task.attempt, 2);
+    phone.commit(task.fence, refuse()).await.expect("taken");
+    let (hub, session) = (phone.hub.clone(), phone.session.clone());
+    let still_there = tokio::spawn(async move { hub.claim(&session, claim(1, 30_000)).await });
+    until(|| matches!(waits_for(&bench, &run), Some(WaitReason::Contract(_)))).await;
+    clock.advance(patience + Duration::from_millis(1));
+    let result = run.wait().await.expect("ends");
+    still_there.abort();
+    let failure = &result.failures[0].failure;
+    assert!(failure.message.contains("the owner of device `phone` has not approved"), "{failure}");
+    assert!(failure.help.as_ref().is_some_and(|h| h.contains(&format!("approve {digest}"))), "{failure:?}");
+}
+
+/// What a run places on a device and gives to its stages, as far as it exists, is in the first proposal already.
+#[tokio::test]
+async fn the_first_proposal_covers_the_run() {
+    let bench = Bench::new();
+    let (plan, _) = personal();
+    let run = begin(&bench, plan.clone());
+    let mut phone = Phone::join(bench.engine.hub());
+    phone.work(4).await;
+    assert_eq!(run.wait().await.expect("ends").outcome, RunOutcome::Succeeded);
+    let proposals: Vec<_> = phone.tasks.iter().map(|t| t.proposal.clone().expect("a proposal")).collect();
+    let first = &proposals[0];
+    let kinds: Vec<&str> = first.stages.iter().map(|s| s.kind.as_str()).collect();
+    assert_eq!(kinds, ["embed", "finetune", "jsonl", "select"]);
+    assert_eq!(
+        first.releases.iter().map(|r| (r.of.as_str(), r.path.as_str())).collect::<Vec<_>>(),
+        [("finetune", "metrics")]
+    );
+    assert!(!first.models.is_empty(), "the base is there before the first private task");
+    assert!(proposals.iter().all(|p| p == first), "no task asks for more");
+    for id in &first.models {
+        phone.hub.manifest(&phone.session, id).expect("the owner may look at it");
+    }
+}
+
 /// What a device computes with is part of the keys of its numeric stages; one that computes with
 /// something else computes again.
 #[tokio::test]
@@ -206,6 +265,11 @@ async fn a_device_that_computes_with_something_else_finds_nothing_in_the_cache()
         let result = run.wait().await.expect("ends");
         assert_eq!((result.outcome, result.counts.cached), (RunOutcome::Succeeded, cached), "{set}");
     }
+}
+
+/// Asks for work, once the owner approved something so often.
+fn claim(approvals: u64, wait_ms: u64) -> Claim {
+    Claim { facts: Facts { memory: 4 << 30, approvals, ..Facts::default() }, wait_ms }
 }
 
 /// Why the run's first offer is not taken.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headstart_core::RunOutcome;
-use headstart_device::{Allowed, Options, ReleaseLimits, Target, Until};
+use headstart_device::{Allowed, Approval, Options, ReleaseLimits, Target, Until};
 use headstart_driver::{DeviceWait, Engine, EngineOptions, RunOptions, RunResult, WaitReason};
 use headstart_dsl::{MemoryLoader, Plan, check, render};
 use headstart_env::Env;
@@ -95,6 +95,8 @@ async fn run(dir: &std::path::Path, stages: bool) -> (Arc<RunResult>, Recorder) 
         allowed: Allowed::NUMBERS,
         limits: ReleaseLimits { min_rows: 1, ..ReleaseLimits::default() },
         disk_quota: headstart_device::DEFAULT_DISK_QUOTA,
+        approval: Approval::First,
+        pin_adapters: false,
         stages: stages.then(|| dir.join("stages")),
         memory: None,
         threads: 1,

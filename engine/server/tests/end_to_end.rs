@@ -15,10 +15,12 @@ use std::time::Duration;
 
 use caller::{Caller, answer};
 use headstart_core::RunOutcome;
-use headstart_device::{Allowed, Options, ReleaseLimits, Target, Until};
+use headstart_device::{Allowed, Approval, Contracts, Options, ReleaseLimits, State, Target, Until};
+use headstart_disk::SystemDisk;
 use headstart_driver::devices::DeviceState;
-use headstart_driver::{Engine, EngineOptions, RunOptions, RunResult};
+use headstart_driver::{Engine, EngineOptions, RunOptions, RunResult, WaitReason};
 use headstart_dsl::{MemoryLoader, Plan, check, render};
+use headstart_protocol::contract::Proposal;
 use headstart_protocol::expr::Value;
 use headstart_protocol::task::Outcome;
 use headstart_protocol::wire::{Commit, CommitAnswer, CommitResult, Committed, Grant};
@@ -117,7 +119,12 @@ impl World {
         Target::Invitation(Box::new(invitation))
     }
 
+    /// Its owner trusts whatever is proposed first, each time anew.
     fn phone(&self, allowed: &str) -> Options {
+        if self.at("state").exists() {
+            let state = State::open(&self.at("state"), Arc::new(SystemDisk)).expect("opens");
+            Contracts::new(&state).reset().expect("writes");
+        }
         Options {
             target: self.target(),
             insecure_plaintext: true,
@@ -128,6 +135,8 @@ impl World {
             allowed: allowed.parse::<Allowed>().expect("known words"),
             limits: ReleaseLimits { min_rows: 1, ..ReleaseLimits::default() },
             disk_quota: headstart_device::DEFAULT_DISK_QUOTA,
+            approval: Approval::First,
+            pin_adapters: false,
             stages: None,
             memory: None,
             threads: 2,
@@ -218,6 +227,43 @@ fn traces(world: &World) -> Vec<(String, Vec<u8>)> {
         secrets.push((format!("raw digest of {what}"), digest.0.to_vec()));
     }
     secrets
+}
+
+/// The run waits for the device's owner and says with which digest to approve; one approval covers the run.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_waits_until_the_devices_owner_approved_all_of_it() {
+    let (world, plan) = (World::new().await, plan());
+    let options = Options { approval: Approval::Ask, ..world.phone("metrics,selection") };
+    let stop = CancellationToken::new();
+    let phone = tokio::spawn(headstart_device::run(options, stages::all(), stop.clone()));
+    let run = world.engine.run(plan, RunOptions::new("test", world.at("pipeline"))).expect("starts");
+    let wait = || world.engine.hub().device_waits(run.id()).into_iter().next().map(|wait| wait.why);
+    let digest = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            if let Some(WaitReason::Contract(digest)) = wait() {
+                return digest;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let digest = digest.await.expect("in time");
+    let contracts = Contracts::new(&State::look(&world.at("state")).expect("opens"));
+    let engine = world.engine.hub().identity().public();
+    let waiting = contracts.pending(&engine).expect("reads");
+    let digests: Vec<Digest> = waiting.iter().map(headstart_device::Pending::digest).collect();
+    assert_eq!(digests, [digest], "the device asks for what the engine says it asks for");
+    let Proposal { stages, releases, models, .. } = &waiting[0].proposal;
+    let kinds: Vec<&str> = stages.iter().map(|s| s.kind.as_str()).collect();
+    assert_eq!(kinds, ["embed", "evaluate", "finetune", "jsonl", "merge", "select"]);
+    assert_eq!((releases.len(), models.len()), (3, 2), "base and space");
+    contracts
+        .approve(&engine, &waiting[0].proposal, &waiting[0].models, &Default::default())
+        .expect("writes");
+    let result = tokio::time::timeout(Duration::from_secs(60), run.wait()).await.expect("in time");
+    assert_eq!(result.expect("ends").outcome, RunOutcome::Succeeded);
+    assert_eq!(contracts.pending(&engine).expect("reads"), []);
+    stop.cancel();
+    phone.await.expect("no panic").expect("stops well");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,15 +54,18 @@ impl Place {
 }
 
 impl Place {
-    /// What brings a device to the engine of this place at `url`: an invitation the first time, its key later.
+    /// What brings a device to the engine of this place at `url`: an invitation the first time, its key later. Its
+    /// owner trusts the first proposal.
     pub fn join(&self, name: &str, url: &str) -> Vec<String> {
         let list = self.headstart(&["devices", "list", "--format", "json"]);
         if list.code == 0 && list.out.contains("approved") {
             let key = self.headstart(&["--quiet", "devices", "key"]).code(0).out.trim().to_owned();
-            return ["join", url, "--name", name, "--engine-key", &key].map(str::to_owned).into();
+            return ["join", url, "--name", name, "--engine-key", &key, "--approve", "first"]
+                .map(str::to_owned)
+                .into();
         }
         let invite = self.headstart(&["--quiet", "devices", "invite", name, "--url", url]).code(0);
-        ["join", invite.out.trim()].map(str::to_owned).into()
+        ["join", invite.out.trim(), "--approve", "first"].map(str::to_owned).into()
     }
 }
 

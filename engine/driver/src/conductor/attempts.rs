@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use headstart_core::prepare::catalogs_behind;
 use headstart_core::{Event, EventKind, ReleasedParts, Status};
+use headstart_dsl::plan::Place;
 use headstart_env::backoff::Backoff;
 use headstart_protocol::Progress;
+use headstart_protocol::contract::NOT_APPROVED;
 use headstart_protocol::task::{Outcome, Task, Usage};
 use headstart_protocol::wire::Committed;
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass};
@@ -114,10 +116,14 @@ impl Conductor {
             Ok(prefetch) => prefetch,
             Err(failure) => return self.fail_unattempted(instance, failure),
         };
+        let proposal = match self.proposal(&device) {
+            Ok(proposal) => proposal,
+            Err(failure) => return self.fail_unattempted(instance, failure),
+        };
         let Some((fence, attempt)) = self.begin(instance, &device, &planned, Some(lease.until_ms())) else {
             return;
         };
-        let task = planned.prepared.task(&self.state, instance, attempt, fence, prefetch);
+        let task = planned.prepared.task(&self.state, instance, attempt, fence, prefetch, proposal);
         let live = Live {
             instance,
             key: planned.key,
@@ -149,11 +155,13 @@ impl Conductor {
     }
 
     /// The task of an attempt that was granted before the engine was started again.
-    pub(super) fn granted_task(&self, instance: u32, fence: u64) -> Option<Task> {
+    pub(super) fn granted_task(&mut self, instance: u32, fence: u64) -> Option<Task> {
+        let Place::Device(device) = self.state.instance(instance).place.clone() else { return None };
+        let proposal = self.proposal(&device).ok()?;
         let planned = self.plan_running(instance)?;
         let attempt = self.state.attempts(instance);
         let prefetch = self.prefetch(instance).ok()?;
-        Some(planned.prepared.task(&self.state, instance, attempt, fence, prefetch))
+        Some(planned.prepared.task(&self.state, instance, attempt, fence, prefetch, proposal))
     }
 
     /// The cache key of a running attempt, and its pre-image.
@@ -241,6 +249,8 @@ impl Conductor {
             FailureClass::Transient | FailureClass::DiskFull | FailureClass::Timeout | FailureClass::Lost => {
                 self.backoff(instance, now)
             }
+            // The device takes it once its owner has approved it; until then it is not offered.
+            FailureClass::Denied if failure.message == NOT_APPROVED => Some(now),
             FailureClass::MissingArtifact if self.state.failures(instance) < MISSING_RETRIES => Some(now),
             _ => None,
         };

@@ -131,7 +131,11 @@ impl Conductor {
         }
     }
 
-    fn queue(&mut self, instance: u32) {
+    pub(super) fn queue(&mut self, instance: u32) {
+        if self.waits_for_sources(instance) {
+            self.held.insert(instance);
+            return;
+        }
         let inst = self.state.instance(instance);
         match &inst.place {
             Place::Server => {

@@ -118,7 +118,12 @@ impl Conductor {
                 let message = format!("{why}; waiting for it: {}", names.join(", "));
                 let help = match self.engine.hub.unmet_conditions(&self.id, instance, &device) {
                     unmet if unmet.is_empty() => {
-                        let why = self.engine.hub.unpaired(&device).unwrap_or(WaitReason::Join);
+                        let unapproved = match self.engine.hub.presence(&self.id, instance, &device) {
+                            Presence::Unapproved(digest) => Some(WaitReason::Contract(digest)),
+                            _ => None,
+                        };
+                        let unpaired = || self.engine.hub.unpaired(&device);
+                        let why = unapproved.or_else(unpaired).unwrap_or(WaitReason::Join);
                         why.help(&device, self.options.address.as_deref())
                     }
                     unmet => format!(
@@ -159,6 +164,8 @@ impl Conductor {
             Presence::Absent { last_seen_ms: Some(seen) } => {
                 waited(since.max(seen)).then(|| format!("device `{device}` was silent for {patience:?}"))
             }
+            Presence::Unapproved(_) => waited(since)
+                .then(|| format!("the owner of device `{device}` has not approved what the run needs")),
             Presence::Unfit(why) => {
                 waited(since).then(|| format!("device `{device}` cannot run the stage: {why}"))
             }
@@ -173,11 +180,11 @@ impl Conductor {
         let lease_ms = u64::try_from(self.engine.options.device_lease.as_millis()).unwrap_or(u64::MAX);
         for (fence, instance) in live {
             let key = self.state.key(instance);
-            match &self.state.instance(instance).place {
+            match self.state.instance(instance).place.clone() {
                 Place::Device(device) if !was_cancelled => {
                     let lease = Arc::new(Lease::new(self.last_ms.saturating_add(lease_ms)));
                     let task = self.granted_task(instance, fence);
-                    let granted = Granted::new(device, &self.id, &self.me, Arc::clone(&lease), 0, task);
+                    let granted = Granted::new(&device, &self.id, &self.me, Arc::clone(&lease), 0, task);
                     self.engine.hub.adopt(fence, instance, granted);
                     let runner = Runner::Device { lease };
                     // The pre-image is made again if the key is still the same.

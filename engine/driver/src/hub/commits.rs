@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use headstart_content::{check_file_name, hash_file};
 use headstart_core::{Event, EventKind};
 use headstart_disk::files;
+use headstart_protocol::contract::{NOT_APPROVED, Proposal};
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::{Commit, Committed, WireError};
 use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Manifest, Type};
@@ -17,7 +18,7 @@ use headstart_store::Workspace;
 use serde_json::Value as Json;
 use tokio::sync::oneshot;
 
-use super::{Hub, Session, codes, internal, wire};
+use super::{Hub, Session, WaitReason, codes, internal, wire};
 use crate::message::Message;
 
 /// Longest name or word that a released value may hold, in bytes.
@@ -53,6 +54,12 @@ pub(super) async fn commit(hub: &Hub, session: &Session, commit: Commit) -> Resu
         ));
     };
     let outcome = check(hub, device, &task, commit)?;
+    if let Outcome::Failed { failure } = &outcome.outcome
+        && failure.message == NOT_APPROVED
+        && let Some(proposal) = &task.proposal
+    {
+        hub.leases().refused(device, &task.run, task.instance, proposal.digest());
+    }
 
     let (reply, counts) = oneshot::channel();
     // A run that has ended drops the question.
@@ -282,6 +289,7 @@ fn holds_text(value: &Json, words: bool) -> bool {
 /// A failure of a private stage, without anything that the stage said.
 fn general(failure: &Failure, device: &str, task: &Task) -> Failure {
     let what = match failure.class {
+        FailureClass::Denied if failure.message == NOT_APPROVED => return not_approved(device, task),
         FailureClass::Denied => return denied(device, task),
         FailureClass::Input => "the stage's input is wrong",
         FailureClass::Transient => "something outside the stage went wrong",
@@ -307,6 +315,14 @@ fn denied(device: &str, task: &Task) -> Failure {
     let message = format!("the release of {} is denied by device `{device}`", parts.join(", "));
     Failure::new(FailureClass::Denied, message)
         .help("the device's owner allows releases with `headstart-device join --allow-release`")
+}
+
+/// The device's owner has not approved what the run places there.
+fn not_approved(device: &str, task: &Task) -> Failure {
+    let digest = task.proposal.as_ref().map(Proposal::digest);
+    let help =
+        WaitReason::Contract(digest.unwrap_or_else(|| Proposal::default().digest())).help(device, None);
+    Failure::new(FailureClass::Denied, NOT_APPROVED).help(help)
 }
 
 /// The pipeline counts on a public output, and the device keeps it.

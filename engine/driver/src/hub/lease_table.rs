@@ -60,6 +60,8 @@ pub(crate) enum Presence {
     Present,
     /// It was not heard of lately.
     Absent { last_seen_ms: Option<u64> },
+    /// It is there, but its owner has to approve the proposal of this digest.
+    Unapproved(Digest),
     /// It will never qualify.
     Unfit(String),
 }
@@ -120,6 +122,9 @@ struct Device {
     waiting: usize,
     manifests: BTreeSet<Digest>,
     blobs: BTreeSet<Digest>,
+    /// Proposals that its owner had not approved, by run and instance, and how often the owner had approved
+    /// something then.
+    refused: BTreeMap<(String, u32), (Digest, u64)>,
 }
 
 impl Device {
@@ -152,8 +157,16 @@ impl Device {
         offer.only_when.iter().filter(|c| !self.facts.holds.contains(c)).cloned().collect()
     }
 
+    /// The proposal that its owner has not approved, so that it would refuse an offer again.
+    fn unapproved(&self, run: &str, instance: u32) -> Option<Digest> {
+        let (digest, approvals) = self.refused.get(&(run.to_owned(), instance))?;
+        (*approvals == self.facts.approvals).then_some(*digest)
+    }
+
     fn qualifies(&self, offer: &Offer) -> bool {
-        self.unfit(offer).is_none() && self.unmet(offer).is_empty()
+        self.unfit(offer).is_none()
+            && self.unmet(offer).is_empty()
+            && self.unapproved(&offer.run, offer.instance).is_none()
     }
 }
 
@@ -287,6 +300,12 @@ impl LeaseTable {
         device.offers.remove(at)
     }
 
+    /// A device's owner has not approved what an instance's run proposes.
+    pub(crate) fn refused(&mut self, device: &str, run: &str, instance: u32, proposal: Digest) {
+        let device = self.device(device);
+        device.refused.insert((run.to_owned(), instance), (proposal, device.facts.approvals));
+    }
+
     pub(crate) fn withdraw(&mut self, which: impl Fn(&Offer) -> bool) {
         for device in self.devices.values_mut() {
             device.offers.retain(|o| !which(o));
@@ -304,7 +323,7 @@ impl LeaseTable {
         let now = self.clock.now_ms();
         let works = || self.grants.values().any(|g| g.device == device && g.is_live(now));
         if d.waiting > 0 || works() {
-            Presence::Present
+            d.unapproved(run, instance).map_or(Presence::Present, Presence::Unapproved)
         } else {
             Presence::Absent { last_seen_ms: d.seen_ms }
         }
@@ -330,6 +349,7 @@ impl LeaseTable {
                     Presence::Absent { last_seen_ms: None } => WaitReason::Join,
                     Presence::Absent { last_seen_ms: Some(ms) } => WaitReason::Contact { last_seen_ms: ms },
                     Presence::Unfit(why) => WaitReason::Unfit(why),
+                    Presence::Unapproved(digest) => WaitReason::Contract(digest),
                     Presence::Present => match device.unmet(offer) {
                         met if met.is_empty() => continue,
                         missing => WaitReason::Conditions(missing),
@@ -389,6 +409,12 @@ impl LeaseTable {
         }
     }
 
+    pub(crate) fn open_model_to(&mut self, device: &str, id: &Digest, manifest: &Manifest) {
+        let device = self.device(device);
+        device.manifests.insert(*id);
+        device.blobs.extend(manifest.files.values().map(|f| f.digest));
+    }
+
     pub(crate) fn may_read_manifest(&mut self, device: &str, id: &Digest) -> Result<(), WireError> {
         if self.device(device).manifests.contains(id) { Ok(()) } else { Err(no_business("artifact", id)) }
     }
@@ -417,6 +443,9 @@ impl LeaseTable {
     pub(crate) fn forget_run(&mut self, run: &str) {
         self.watchers.remove(run);
         self.withdraw(|o| o.run == run);
+        for device in self.devices.values_mut() {
+            device.refused.retain(|(of, _), _| of != run);
+        }
         let over: Vec<u64> = self.grants.iter().filter(|(_, g)| g.run == run).map(|(f, _)| *f).collect();
         for fence in over {
             if let Some(g) = self.grants.remove(&fence) {

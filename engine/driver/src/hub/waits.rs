@@ -1,5 +1,7 @@
 //! What a run waits for on its devices, for people.
 
+use headstart_protocol::Digest;
+
 /// A device that a run waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceWait {
@@ -33,6 +35,8 @@ pub enum WaitReason {
     },
     /// It is here, but these conditions do not hold.
     Conditions(Vec<String>),
+    /// Its owner has to approve the proposal of this digest first.
+    Contract(Digest),
     /// It is here, but can never run the stages, for this reason.
     Unfit(String),
 }
@@ -62,6 +66,10 @@ impl WaitReason {
             Self::Conditions(missing) => format!(
                 "the device reports conditions with `--holds {}`; it detects mains power by itself",
                 missing.join(",")
+            ),
+            Self::Contract(digest) => format!(
+                "on the device, its owner sees with `headstart-device contract` what the run needs, and allows it \
+                 with `headstart-device approve {digest}`"
             ),
             Self::Unfit(_) => String::new(),
         }

@@ -134,8 +134,13 @@ impl Phone {
     }
 
     pub async fn claim_with(&mut self, holds: &[&str], wait_ms: u64) -> Option<Task> {
+        self.claim_after(0, holds, wait_ms).await
+    }
+
+    /// Asks for work, once its owner approved something so often.
+    pub async fn claim_after(&mut self, approvals: u64, holds: &[&str], wait_ms: u64) -> Option<Task> {
         let holds = holds.iter().map(|h| (*h).to_owned()).collect();
-        let facts = Facts { threads: 2, memory: 4 << 30, holds, ..Facts::default() };
+        let facts = Facts { threads: 2, memory: 4 << 30, holds, approvals, ..Facts::default() };
         let claim = Claim { facts, wait_ms };
         let signed = self.hub.claim(&self.session, claim).await.expect("a known session")?;
         let Grant { task, .. } = read(&self.hub, &self.identity, &signed, Kind::Grant);

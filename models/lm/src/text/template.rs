@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use headstart_disk::read;
+use headstart_inspect::template;
 use headstart_protocol::text::bytes;
 use minijinja::value::{Value, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, context};
@@ -18,16 +19,10 @@ use crate::error::LmError;
 /// Special tokens written by hand in a template look like this in every model family read here.
 static TOKEN: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"<\|[^\s<>|]+\|>").expect("a constant pattern"));
 
-/// Transformers' own block for marking answers; it prints its content.
-static GENERATION: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"\{%(-?)\s*(end)?generation\s*(-?)%\}").expect("a constant pattern"));
-
 /// Instructions of a template that are executed at most, and how many more for each turn: published
 /// templates take a few hundred for a turn.
 const FUEL: u64 = 1_000_000;
 const FUEL_PER_TURN: u64 = 20_000;
-/// Bytes of a template at most; published ones have up to 20 kB.
-const LONGEST: usize = 1 << 20;
 
 /// Bytes that a template writes of its own at most, beside eight times what the turns hold.
 const LONGEST_OUTPUT: usize = 1 << 20;
@@ -60,17 +55,17 @@ impl ChatTemplate {
         bos: Option<String>,
         eos: Option<String>,
     ) -> Result<Option<Self>, LmError> {
-        let path = dir.join("chat_template.jinja");
-        let (path, source) = match read::text(&path, LONGEST as u64) {
+        let path = dir.join(template::FILE);
+        let (path, source) = match read::text(&path, template::LONGEST as u64) {
             Ok(source) => (path, Some(source)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let path = dir.join("tokenizer_config.json");
-                match named_template(config.get("chat_template")) {
+                match template::named(config.get("chat_template")) {
                     Some(source) => (path, Some(source)),
                     None => {
-                        let path = dir.join("chat_template.json");
+                        let path = dir.join(template::JSON_FILE);
                         let json = read_json(&path)?;
-                        let source = json.and_then(|j| named_template(j.get("chat_template")));
+                        let source = json.and_then(|j| template::named(j.get("chat_template")));
                         (path, source)
                     }
                 }
@@ -81,17 +76,15 @@ impl ChatTemplate {
     }
 
     fn new(path: PathBuf, source: &str, bos: Option<String>, eos: Option<String>) -> Result<Self, LmError> {
-        if source.len() > LONGEST {
+        if source.len() > template::LONGEST {
             let why = format!(
-                "the chat template has {}; at most {LONGEST} bytes are read",
-                bytes(source.len() as u64)
+                "the chat template has {}; at most {} bytes are read",
+                bytes(source.len() as u64),
+                template::LONGEST
             );
             return Err(LmError::file(path, why));
         }
-        let source = GENERATION.replace_all(source, |found: &regex::Captures| {
-            let word = if found.get(2).is_some() { "endif" } else { "if true" };
-            format!("{{%{} {word} {}%}}", &found[1], &found[3])
-        });
+        let source = template::executed(source);
         let mut env = Environment::new();
         env.set_trim_blocks(true);
         env.set_lstrip_blocks(true);
@@ -151,6 +144,7 @@ impl ChatTemplate {
     }
 
     fn render(&self, turns: &[(&str, &str)], generation: bool) -> Result<String, LmError> {
+        // These two keys and no others: `headstart_inspect` relies on it.
         let messages: Vec<Value> = turns.iter().map(|(role, content)| context! { role, content }).collect();
         // A token that the tokenizer does not have stays undefined, as in transformers.
         let token = |t: &Option<String>| t.clone().map_or(Value::UNDEFINED, Value::from);
@@ -164,11 +158,11 @@ impl ChatTemplate {
         };
         let mut env = self.env.clone();
         env.set_fuel(Some(FUEL + FUEL_PER_TURN * turns.len() as u64));
-        let template = env.get_template("chat").expect("added in `new`");
+        let chat = env.get_template("chat").expect("added in `new`");
         let said: usize = turns.iter().map(|(_, content)| content.len()).sum();
         let mut out =
             Written { text: Vec::new(), most: LONGEST_OUTPUT.saturating_add(said.saturating_mul(8)) };
-        let rendered = template.render_captured_to(variables, &mut out);
+        let rendered = chat.render_captured_to(variables, &mut out);
         let rendered = rendered.and_then(|_| {
             String::from_utf8(out.text).map_err(|e| Error::new(ErrorKind::WriteFailure, e.to_string()))
         });
@@ -206,16 +200,6 @@ impl Write for Written {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
-}
-
-/// The template in a `chat_template` key: a text, or `[{name, template}]` with one named `default`.
-fn named_template(value: Option<&serde_json::Value>) -> Option<String> {
-    let value = value?;
-    let named = || {
-        let default = value.as_array()?.iter().find(|t| t["name"] == "default")?;
-        default["template"].as_str()
-    };
-    value.as_str().or_else(named).map(str::to_owned)
 }
 
 /// The methods of Python's strings, lists and dictionaries: those of `pycompat`, and three of strings

@@ -1,0 +1,225 @@
+//! Whether a tokenizer's rules are those of a closed list.
+//!
+//! Every tokenizer depends on content: it cuts it into pieces. What is asked here is whether it does so by rules
+//! that published tokenizers share, which see a few characters at a time, or by rules of somebody's making, such
+//! as a regular expression that counts characters from the start of a text.
+
+use headstart_protocol::Digest;
+use serde_json::{Map, Value, json};
+
+/// Patterns by which published tokenizers split text into words.
+const SPLITS: [&str; 8] = [
+    // GPT-2, in two ways of writing.
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    // Llama 3.
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    // Qwen 2 and 3.
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    // GPT-4 and GPT-4o.
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    // Digits, one by one or up to three.
+    r"\p{N}{1,3}",
+];
+
+/// Patterns of normalizers: what is replaced, and by what.
+const REWRITES: [(&str, &str, &str); 5] = [
+    ("String", " ", "▁"),
+    ("String", "▁", " "),
+    ("Regex", " {2,}", " "),
+    ("String", "``", "\""),
+    ("String", "''", "\""),
+];
+
+/// The parts of tokenizer.json that are rules.
+const RULES: [&str; 4] = ["normalizer", "pre_tokenizer", "post_processor", "decoder"];
+
+/// The digest of a tokenizer's rules; its vocabulary is no part of it.
+pub(crate) fn digest(tokenizer: &Value) -> Digest {
+    let rule = |name: &str| tokenizer.get(name).cloned().unwrap_or(Value::Null);
+    let model = tokenizer.get("model");
+    let of_model = |name: &str| model.and_then(|m| m.get(name)).cloned().unwrap_or(Value::Null);
+    let mut rules: Map<String, Value> = RULES.iter().map(|name| ((*name).to_owned(), rule(name))).collect();
+    rules.insert("model".to_owned(), json!([of_model("type"), of_model("dropout")]));
+    Digest::of_json(&rules)
+}
+
+/// Why a tokenizer's rules are not those of the closed list; none where they are.
+pub fn judge(tokenizer: &Value) -> Option<String> {
+    let model = tokenizer.get("model").unwrap_or(&Value::Null);
+    if model.get("dropout").is_some_and(|d| !d.is_null() && d.as_f64() != Some(0.0)) {
+        return Some("its model drops merges by chance".to_owned());
+    }
+    if let Some(ty) = model.get("type").and_then(Value::as_str)
+        && !["BPE", "WordPiece", "Unigram", "WordLevel"].contains(&ty)
+    {
+        return Some(format!("its model is of type {ty}, which is not known"));
+    }
+    RULES.iter().find_map(|name| {
+        let rule = tokenizer.get(*name).filter(|rule| !rule.is_null())?;
+        component(rule, name)
+    })
+}
+
+/// Why a component is not known.
+fn component(rule: &Value, place: &str) -> Option<String> {
+    let unknown = |what: &str| Some(format!("its {place} {what}"));
+    let Some(object) = rule.as_object() else { return unknown("is no object") };
+    let Some(ty) = object.get("type").and_then(Value::as_str) else { return unknown("has no type") };
+    let parts = ["normalizers", "pretokenizers", "processors", "decoders"];
+    if ty == "Sequence" {
+        let lists = object.iter().filter(|(name, _)| *name != "type");
+        return lists.into_iter().find_map(|(name, list)| match list.as_array() {
+            Some(list) if parts.contains(&name.as_str()) => list.iter().find_map(|r| component(r, place)),
+            _ => unknown(&format!("has a sequence with `{name}`")),
+        });
+    }
+    let Some(known) = parameters(ty) else {
+        return unknown(&format!("holds `{ty}`, which is not on the list of known components"));
+    };
+    if let Some(name) = object.keys().find(|name| *name != "type" && !known.contains(&name.as_str())) {
+        return unknown(&format!("holds `{ty}` with the unknown parameter `{name}`"));
+    }
+    let text = |name: &str| object.get(name).and_then(Value::as_str);
+    match ty {
+        "Prepend" if text("prepend") != Some("▁") => unknown("puts a text of its own before every text"),
+        "Metaspace" if text("replacement") != Some("▁") => {
+            unknown("writes spaces as another character than `▁`")
+        }
+        "Replace" => {
+            let pattern = pattern(object.get("pattern"));
+            let by = text("content");
+            let fits = |(how, what, with): &(&str, &str, &str)| {
+                pattern.as_ref().is_some_and(|(h, w)| h == how && w == what) && by == Some(with)
+            };
+            if REWRITES.iter().any(fits) { None } else { unknown("rewrites text by a pattern of its own") }
+        }
+        "Split" => match pattern(object.get("pattern")) {
+            Some((how, what)) if how == "Regex" && SPLITS.contains(&what.as_str()) => None,
+            Some((how, what)) if how == "String" && what == " " => None,
+            _ => unknown("splits text by a pattern of its own"),
+        },
+        "CharDelimiterSplit" if text("delimiter") != Some(" ") => {
+            unknown("splits text at a character of its own")
+        }
+        "Strip" if object.contains_key("content") && text("content") != Some(" ") => {
+            unknown("strips a character of its own")
+        }
+        _ => None,
+    }
+}
+
+/// `{"String": …}` or `{"Regex": …}`.
+fn pattern(value: Option<&Value>) -> Option<(String, String)> {
+    let (how, what) = value?.as_object()?.iter().next()?;
+    Some((how.clone(), what.as_str()?.to_owned()))
+}
+
+/// The parameters of a known component, whose values make no difference here unless [`component`] says so.
+fn parameters(ty: &str) -> Option<&'static [&'static str]> {
+    Some(match ty {
+        "NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" | "StripAccents" | "Nmt" | "Whitespace"
+        | "WhitespaceSplit" | "BertPreTokenizer" | "UnicodeScripts" | "ByteFallback" | "Fuse" => &[],
+        "Strip" => &["strip_left", "strip_right", "content", "start", "stop"],
+        "BertNormalizer" => &["clean_text", "handle_chinese_chars", "strip_accents", "lowercase"],
+        "Prepend" => &["prepend"],
+        "Replace" => &["pattern", "content"],
+        "ByteLevel" => &["add_prefix_space", "trim_offsets", "use_regex"],
+        "Metaspace" => &["replacement", "str_rep", "add_prefix_space", "prepend_scheme", "split"],
+        "Digits" => &["individual_digits"],
+        "Punctuation" => &["behavior"],
+        "Split" => &["pattern", "behavior", "invert"],
+        "CharDelimiterSplit" => &["delimiter"],
+        "TemplateProcessing" => &["single", "pair", "special_tokens"],
+        "BertProcessing" => &["sep", "cls"],
+        "RobertaProcessing" => &["sep", "cls", "trim_offsets", "add_prefix_space"],
+        "WordPiece" => &["prefix", "cleanup"],
+        "BPEDecoder" => &["suffix"],
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(part: &str, rule: Value) -> Option<String> {
+        judge(&json!({ part: rule, "model": { "type": "BPE", "dropout": null } }))
+    }
+
+    #[test]
+    fn published_tokenizers_are_known() {
+        let llama2 = json!({ "type": "Sequence", "normalizers": [
+            { "type": "Prepend", "prepend": "▁" },
+            { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
+        ] });
+        assert_eq!(verdict("normalizer", llama2), None);
+        let bert = json!({ "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+            "strip_accents": null, "lowercase": true });
+        assert_eq!(verdict("normalizer", bert), None);
+        for pattern in SPLITS {
+            let split = json!({ "type": "Sequence", "pretokenizers": [
+                { "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false },
+                { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false },
+            ] });
+            assert_eq!(verdict("pre_tokenizer", split), None, "{pattern}");
+        }
+        let decoder = json!({ "type": "Sequence", "decoders": [
+            { "type": "Replace", "pattern": { "String": "▁" }, "content": " " }, { "type": "ByteFallback" },
+            { "type": "Fuse" }, { "type": "Strip", "content": " ", "start": 1, "stop": 0 },
+        ] });
+        assert_eq!(verdict("decoder", decoder), None);
+        assert_eq!(judge(&json!({ "normalizer": null, "model": { "type": "WordPiece" } })), None);
+    }
+
+    #[test]
+    fn rules_of_somebodys_making_are_not() {
+        let cases = [
+            ("normalizer", json!({ "type": "Replace", "pattern": { "Regex": "^.{7}a" }, "content": "aaaa" })),
+            ("normalizer", json!({ "type": "Replace", "pattern": { "String": "a" }, "content": "aaaa" })),
+            ("normalizer", json!({ "type": "Replace", "pattern": { "String": " " }, "content": "a ▁" })),
+            ("normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "AAAA" })),
+            ("normalizer", json!({ "type": "Prepend", "prepend": "xyz" })),
+            (
+                "normalizer",
+                json!({ "type": "Sequence", "normalizers": [{ "type": "NFC" }, { "type": "New" }] }),
+            ),
+            ("normalizer", json!({ "type": "Sequence", "others": [{ "type": "NFC" }] })),
+            ("normalizer", json!({ "type": "NFC", "since": 3 })),
+            ("normalizer", json!("NFC")),
+            (
+                "pre_tokenizer",
+                json!({ "type": "Split", "pattern": { "Regex": "(?<=^.{5})e" }, "behavior": "Removed",
+                "invert": false }),
+            ),
+            ("pre_tokenizer", json!({ "type": "CharDelimiterSplit", "delimiter": "e" })),
+            (
+                "decoder",
+                json!({ "type": "Metaspace", "replacement": "e", "prepend_scheme": "always", "split": true }),
+            ),
+            (
+                "decoder",
+                json!({ "type": "CTC", "pad_token": "a", "word_delimiter_token": "b", "cleanup": true }),
+            ),
+        ];
+        for (part, rule) in cases {
+            let text = rule.to_string();
+            assert!(verdict(part, rule).is_some_and(|why| why.contains(part)), "{text}");
+        }
+        assert!(judge(&json!({ "model": { "type": "BPE", "dropout": 0.1 } })).is_some());
+        assert!(judge(&json!({ "model": { "type": "Neural" } })).is_some());
+    }
+
+    #[test]
+    fn the_digest_is_that_of_the_rules() {
+        let of = |normalizer: &str, vocab: u64| {
+            digest(
+                &json!({ "normalizer": { "type": normalizer }, "model": { "type": "BPE", "vocab": vocab } }),
+            )
+        };
+        assert_eq!(of("NFC", 1), of("NFC", 2));
+        assert_ne!(of("NFC", 1), of("NFD", 1));
+    }
+}
