@@ -11,6 +11,7 @@ use headstart_protocol::{ArtifactRef, ArtifactType, Digest, FileRef, Manifest, O
 
 use crate::blobs::Blobs;
 use crate::error::ContentError;
+use crate::named::named_by_digest;
 use crate::read::read_bounded;
 use crate::unsynced::Unsynced;
 
@@ -125,49 +126,66 @@ impl Artifacts {
         Ok(Some(manifest))
     }
 
+    /// All manifests, with where they lie, in the order of their ids.
+    pub(crate) fn all(&self) -> Result<Vec<(Digest, PathBuf)>, ContentError> {
+        named_by_digest(&self.manifests)
+    }
+
+    /// The disk that the store lies on.
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        self.unsynced.disk()
+    }
+
+    /// The folder of folders that [`Artifacts::materialize`] makes.
+    pub(crate) fn open_folders(&self) -> &Path {
+        &self.open
+    }
+
     /// The manifest that was stored last among those that `wanted` accepts; what cannot be read is
     /// passed over.
     pub fn newest(&self, wanted: impl Fn(&Manifest) -> bool) -> Option<Manifest> {
-        let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
-        let mut found = Vec::new();
-        for entry in entries(&self.manifests) {
-            let inside = entries(&entry.path()).map(|e| e.path());
-            for path in std::iter::once(entry.path()).chain(inside) {
-                let id = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<Digest>().ok());
-                let stored = fs::metadata(&path).ok().filter(fs::Metadata::is_file);
-                if let (Some(id), Some(stored)) = (id, stored.and_then(|m| m.modified().ok())) {
-                    found.push((stored, id));
-                }
-            }
-        }
+        let stored = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
+        let all = self.all().unwrap_or_default();
+        let mut found: Vec<_> = all.iter().filter_map(|(id, path)| Some((stored(path)?, *id))).collect();
         found.sort_unstable_by(|a, b| b.cmp(a));
         found.into_iter().filter_map(|(_, id)| self.manifest(&id).ok().flatten()).find(|m| wanted(m))
     }
 
-    /// Names of the manifest's files whose content is not here.
+    /// Names of the manifest's files whose content is not here, or not as long as it should be.
     pub fn missing(&self, manifest: &Manifest) -> Vec<String> {
-        let gone = |f: &FileRef| !self.blobs.has(&f.digest);
+        let gone = |f: &FileRef| !self.blobs.has_whole(f);
         manifest.files.iter().filter(|(_, f)| gone(f)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Whether an artifact is here with all its content. Looks whether everything is in its place,
-    /// not whether it is intact; costs some microseconds.
+    /// Whether an artifact is here with all its content. Compares the manifest with its name and each file
+    /// with its size; costs some microseconds.
     pub fn has(&self, id: &Digest) -> bool {
-        /// As much of a manifest as must be read.
-        #[derive(serde::Deserialize)]
-        struct Files {
-            #[serde(default)]
-            files: BTreeMap<String, FileRef>,
+        let manifest = self.manifest(id).ok().flatten();
+        manifest.is_some_and(|m| m.files.values().all(|f| self.blobs.has_whole(f)))
+    }
+
+    /// Whether an artifact is here with all its content, which is read whole where this process has not
+    /// read it yet; see [`Blobs::intact`].
+    ///
+    /// # Errors
+    /// [`ContentError::Disk`].
+    pub fn is_intact(&self, id: &Digest) -> Result<bool, ContentError> {
+        let manifest = match self.manifest(id) {
+            Ok(Some(manifest)) => manifest,
+            Ok(None) | Err(ContentError::Damaged { .. }) => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        for file in manifest.files.values() {
+            if !self.blobs.has_whole(file) || self.blobs.intact(&file.digest)?.is_none() {
+                return Ok(false);
+            }
         }
-        let path = self.path(id);
-        let bytes = path.and_then(|path| read_bounded(&path, LARGEST_MANIFEST).ok().flatten());
-        let Some(bytes) = bytes else { return false };
-        let files = serde_json::from_slice::<Files>(&bytes);
-        files.is_ok_and(|m| m.files.values().all(|f| self.blobs.has(&f.digest)))
+        Ok(true)
     }
 
     /// A folder that holds the artifact's files under their names: hard links to the blobs, so it
-    /// costs no space. It appears complete or not at all, and is reused as long as it is complete.
+    /// costs no space. It appears complete or not at all, and is reused as long as it is complete. What it
+    /// holds was compared with its digests by this process.
     ///
     /// # Errors
     /// [`ContentError::MissingArtifact`], [`ContentError::MissingBlob`], and those of
@@ -175,10 +193,16 @@ impl Artifacts {
     pub fn materialize(&self, id: &Digest) -> Result<PathBuf, ContentError> {
         let manifest = self.manifest(id)?.ok_or(ContentError::MissingArtifact(*id))?;
         let folder = self.open.join(id.to_string());
+        let mut contents = Vec::with_capacity(manifest.files.len());
+        for (name, file) in &manifest.files {
+            check_file_name(name)?;
+            let missing = || ContentError::MissingBlob { digest: file.digest, name: name.clone() };
+            let blob = self.blobs.intact(&file.digest)?.ok_or_else(missing)?;
+            contents.push((name, blob, file));
+        }
+        // Links to what was just read are not read again.
         let complete = |folder: &Path| {
-            manifest.files.iter().all(|(name, file)| {
-                fs::metadata(folder.join(name)).is_ok_and(|m| m.is_file() && m.len() == file.size)
-            })
+            contents.iter().all(|(name, _, f)| self.blobs.is(&folder.join(name), &f.digest).unwrap_or(false))
         };
         if folder.is_dir() && complete(&folder) {
             return Ok(folder);
@@ -190,13 +214,10 @@ impl Artifacts {
             &folder,
             |folder| !complete(folder),
             |temp| -> Result<(), ContentError> {
-                for (name, file) in &manifest.files {
-                    check_file_name(name)?;
-                    let missing = || ContentError::MissingBlob { digest: file.digest, name: name.clone() };
-                    let blob = self.blobs.path(&file.digest).ok_or_else(missing)?;
+                for (name, blob, _) in &contents {
                     let target = temp.join(name);
                     files::create_dir(disk, target.parent().expect("a file lies in a folder"))?;
-                    link(disk, &blob, &target).map_err(ContentError::io("link", &target))?;
+                    link(disk, blob, &target).map_err(ContentError::io("link", &target))?;
                 }
                 Ok(())
             },

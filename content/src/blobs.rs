@@ -11,7 +11,9 @@ use headstart_protocol::{Digest, FileRef};
 
 use crate::error::ContentError;
 use crate::hash::hash_file;
+use crate::named::named_by_digest;
 use crate::unsynced::Unsynced;
+use crate::verified::Verified;
 
 /// Files from this size on are synced at once.
 const LARGE: u64 = 1 << 20;
@@ -27,11 +29,12 @@ pub struct Blobs {
     unsynced: Arc<Unsynced>,
     /// Files outside of the workspace are referred to, not copied.
     links: bool,
+    verified: Arc<Verified>,
 }
 
 impl Blobs {
     pub(crate) fn new(dir: PathBuf, unsynced: Arc<Unsynced>) -> Self {
-        Self { dir, unsynced, links: false }
+        Self { dir, unsynced, links: false, verified: Arc::default() }
     }
 
     /// The same, which refers to files outside of the workspace instead of copying them. For workspaces
@@ -69,9 +72,44 @@ impl Blobs {
         sharded.or_else(|| flat().filter(|path| path.is_file()))
     }
 
+    /// All contents, with where they lie, in the order of their digests.
+    pub(crate) fn all(&self) -> Result<Vec<(Digest, PathBuf)>, ContentError> {
+        named_by_digest(&self.dir)
+    }
+
     /// Whether the content is here.
     pub fn has(&self, digest: &Digest) -> bool {
         self.path(digest).is_some()
+    }
+
+    /// Whether the content is here, as long as it should be. Looks, reads nothing.
+    pub fn has_whole(&self, file: &FileRef) -> bool {
+        let path = self.path(&file.digest);
+        path.and_then(|path| fs::metadata(path).ok()).is_some_and(|m| m.len() == file.size)
+    }
+
+    /// Where the content lies, if it is here and is what its name says. A process reads it whole the first
+    /// time and whenever it has changed since. A damaged one is removed, so that it counts as missing and
+    /// is made again.
+    ///
+    /// # Errors
+    /// [`ContentError::Disk`].
+    pub fn intact(&self, digest: &Digest) -> Result<Option<PathBuf>, ContentError> {
+        let Some(path) = self.path(digest) else { return Ok(None) };
+        if self.verified.is(&path, digest)? {
+            return Ok(Some(path));
+        }
+        tracing::warn!("{} is damaged: it is removed, and made again where it is needed", path.display());
+        self.unsynced.disk().remove_file(&path).map_err(ContentError::io("remove damaged", &path))?;
+        Ok(None)
+    }
+
+    /// Whether a file elsewhere, such as a link to a content, holds what it should.
+    ///
+    /// # Errors
+    /// [`ContentError::Disk`].
+    pub(crate) fn is(&self, path: &Path, digest: &Digest) -> Result<bool, ContentError> {
+        self.verified.is(path, digest)
     }
 
     /// Stores a copy of a file; a file that is here already is only read.
@@ -80,7 +118,7 @@ impl Blobs {
     /// [`ContentError::Disk`].
     pub fn put_file(&self, source: &Path) -> Result<FileRef, ContentError> {
         let found = hash_file(source)?;
-        match self.path(&found.digest) {
+        match self.intact(&found.digest)? {
             Some(path) => {
                 self.unsynced.adopt(&path);
                 Ok(found)
@@ -103,25 +141,11 @@ impl Blobs {
         files::take(self.unsynced.disk(), source, temp.path(), movable)?;
         // The digest is of what was taken, so a file that changes meanwhile does no harm.
         let taken = hash_file(temp.path())?;
-        if let Some(path) = self.path(&taken.digest) {
+        if let Some(path) = self.intact(&taken.digest)? {
             self.unsynced.adopt(&path);
             return Ok(taken);
         }
         self.adopt(temp, taken)
-    }
-
-    /// Reads a blob whole and compares it with its name. `None` where it is not here; a blob whose
-    /// content is wrong is removed, so that it will be made again.
-    ///
-    /// # Errors
-    /// [`ContentError::Disk`].
-    pub fn verify(&self, digest: &Digest) -> Result<Option<bool>, ContentError> {
-        let Some(path) = self.path(digest) else { return Ok(None) };
-        let good = hash_file(&path)?.digest == *digest;
-        if !good {
-            self.unsynced.disk().remove_file(&path).map_err(ContentError::io("remove damaged", &path))?;
-        }
-        Ok(Some(good))
     }
 
     fn temp(&self) -> Result<NewFile<'_>, ContentError> {
@@ -142,6 +166,7 @@ impl Blobs {
             disk.sync_file(temp.path()).map_err(ContentError::io("write", &path))?;
         }
         self.unsynced.place(temp, &path)?;
+        self.verified.add(&path, content.digest);
         Ok(content)
     }
 }

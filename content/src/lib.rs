@@ -19,14 +19,20 @@
 //! - [`read_bounded`]: files that are read whole.
 //! - [`hash_file`]: the digest of a file.
 //! - [`ContentError`]: what can go wrong.
+//! - `named`: files that are named by a digest.
 //! - `unsynced`: contents that are in place but not yet on disk.
+//! - [`Verification`]: what reading everything finds.
+//! - `verified`: files that were found to be what their names say.
 
 mod artifacts;
 mod blobs;
 mod error;
 mod hash;
+mod named;
 mod read;
 mod unsynced;
+mod verified;
+mod verify;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,6 +44,7 @@ pub use hash::hash_file;
 pub use headstart_disk::{Disk, DiskError};
 pub use read::read_bounded;
 pub use unsynced::Unsynced;
+pub use verify::{Damaged, Incomplete, Verification};
 
 /// The contents below a folder. Clones share what is not on disk yet.
 #[derive(Clone, Debug)]

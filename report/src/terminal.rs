@@ -261,8 +261,10 @@ impl Page {
                 let _ = write!(line, "  {}", pad_left(&seconds(s), 8));
             }
             match (n.get("start_loss"), n.get("loss")) {
-                (Some(start), Some(end)) => drop(write!(line, "   loss {start:.3} → {end:.3}")),
-                (None, Some(end)) => drop(write!(line, "   loss {end:.3}")),
+                (Some(start), Some(end)) => {
+                    let _ = write!(line, "   loss {} → {}", metric(start), metric(end));
+                }
+                (None, Some(end)) => drop(write!(line, "   loss {}", metric(end))),
                 _ => {}
             }
             self.line(&line);

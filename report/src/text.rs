@@ -46,8 +46,11 @@ pub fn metric(x: f64) -> String {
         let sign = if x < 0.0 { "−" } else { "" };
         return format!("{sign}{}", grouped(x.abs() as u64));
     }
-    let decimals = if x.abs() >= 100.0 { 1 } else { 3 };
-    minus(&format!("{x:.decimals$}"))
+    let most = if x.abs() >= 100.0 { 1 } else { 3 };
+    // A number that was rounded before it left a device has fewer decimals: further zeros would claim
+    // what is not known.
+    let exact = x.to_string().split_once('.').map_or(0, |(_, decimals)| decimals.len());
+    minus(&format!("{x:.0$}", exact.min(most)))
 }
 
 /// Words as a list in a sentence: `a`, `a and b`, `a, b and c`.
@@ -219,6 +222,7 @@ mod tests {
         );
         assert_eq!([coefficient(-0.301), coefficient(-0.001)], ["−0.30", "0.00"]);
         assert_eq!([metric(1234567.0), metric(0.55123)], ["1\u{202f}234\u{202f}567", "0.551"]);
+        assert_eq!([metric(0.19), metric(-0.5), metric(0.19004)], ["0.19", "−0.5", "0.190"]);
     }
 
     #[test]

@@ -73,6 +73,10 @@ pub enum Command {
     Catalog(Catalog),
     /// Show or clear the cache.
     Cache(Cache),
+    /// Read the whole workspace and say what of it is damaged.
+    Verify(Verify),
+    /// Remove what is damaged, so that it is made again, and cut damaged event logs.
+    Repair(Verify),
     /// Convert LoRA adapters between formats.
     #[command(subcommand)]
     Adapter(AdapterCommand),
@@ -327,6 +331,14 @@ pub struct Cache {
     /// Clear every cached stage and row. Runs and artifacts are kept.
     #[arg(long)]
     pub clear: bool,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `headstart verify` and `headstart repair`
+#[derive(Args)]
+pub struct Verify {
     /// Output format.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

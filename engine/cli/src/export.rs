@@ -83,7 +83,7 @@ impl Writer<'_> {
         let manifest = manifest(self.ws, a)?;
         for (name, file) in &manifest.files {
             let to = dir.join(name);
-            let from = self.ws.blobs().path(&file.digest).ok_or_else(|| {
+            let from = self.ws.blobs().intact(&file.digest)?.ok_or_else(|| {
                 CommandError::failed(format!(
                     "file {name} of artifact {} is gone from the workspace",
                     a.id.short()

@@ -122,6 +122,8 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, CommandError> {
         Command::Runs(args) => done(commands::runs::run(&place(None).existing()?, args, volume)),
         Command::Catalog(args) => done(commands::catalog::run(&place(None).existing()?, args)),
         Command::Cache(args) => done(commands::cache::run(&place(None).existing()?, args, volume)),
+        Command::Verify(args) => commands::verify::verify(&place(None).existing()?, args, volume),
+        Command::Repair(args) => commands::verify::repair(&place(None).existing()?, args, volume),
         Command::Adapter(command) => done(commands::adapter::run(command, volume)),
         Command::Model(command) => done(commands::model::run(command, volume)),
         Command::Lsp => done(commands::lsp::run()),

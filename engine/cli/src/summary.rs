@@ -214,7 +214,7 @@ fn samples(ws: &Workspace, m: &Manifest) -> Vec<Sample> {
 
 /// The text of an artifact's file, if it has one of this name and it is here.
 fn file(ws: &Workspace, m: &Manifest, name: &str) -> Option<String> {
-    let path = ws.blobs().path(&m.files.get(name)?.digest)?;
+    let path = ws.blobs().intact(&m.files.get(name)?.digest).ok()??;
     read::text(&path, read::FACTS).ok()
 }
 

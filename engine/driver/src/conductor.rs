@@ -7,11 +7,13 @@
 //! - `ready`: what becomes of an instance that is ready: skipped, found in the cache, queued, offered.
 //! - `attempts`: how attempts start and end, on threads and devices.
 //! - `proposal`: what a device's owner is asked to approve.
+//! - `rebuild`: results that are gone or damaged and are made again.
 //! - `time`: leases, limits, retries, waits for devices.
 
 mod attempts;
 mod proposal;
 mod ready;
+mod rebuild;
 mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -157,6 +159,10 @@ impl Conductor {
                 break None;
             }
             if let Some(outcome) = self.over() {
+                let exported = outcome == RunOutcome::Succeeded && self.options.exports;
+                if exported && self.rebuild_damaged_outputs() {
+                    continue;
+                }
                 break Some(outcome);
             }
             let pause = self.pause();

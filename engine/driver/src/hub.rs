@@ -337,7 +337,7 @@ impl Hub {
     pub fn blob(&self, session: &Session, digest: &Digest) -> Result<PathBuf, WireError> {
         self.leases().may_read_blob(&session.device, digest)?;
         let gone = || wire(codes::NOT_FOUND, format!("content {} is not here", digest.short()));
-        self.inner.ws.blobs().path(digest).ok_or_else(gone)
+        self.inner.ws.blobs().intact(digest).map_err(internal)?.ok_or_else(gone)
     }
 
     /// Takes an upload that was written to the file `uploaded`, which is moved or removed. Kept

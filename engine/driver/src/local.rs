@@ -125,9 +125,12 @@ pub(crate) fn store_failure(e: impl Into<StoreError>) -> Failure {
         return Failure::new(class, e.to_string());
     }
     let (class, help) = match &e {
-        StoreError::Content(ContentError::MissingBlob { .. } | ContentError::MissingArtifact(_)) => {
-            (FailureClass::MissingArtifact, Some("run the stage that made it again"))
-        }
+        // What is damaged is as good as gone.
+        StoreError::Content(
+            ContentError::MissingBlob { .. }
+            | ContentError::MissingArtifact(_)
+            | ContentError::Damaged { .. },
+        ) => (FailureClass::MissingArtifact, Some("run the stage that made it again")),
         _ => (FailureClass::Internal, None),
     };
     let failure = Failure::new(class, e.to_string());

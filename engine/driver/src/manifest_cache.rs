@@ -22,13 +22,21 @@ impl ManifestCache {
         Self { ws, read: Arc::default() }
     }
 
-    /// The manifest of this id, if it is here.
+    /// The manifest of this id, if it is here. One that is damaged counts as missing: the stage that made
+    /// it writes it again.
     pub(crate) fn get(&self, id: &Digest) -> Result<Option<Arc<Manifest>>, ContentError> {
         let lock = || self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(m) = lock().get(id) {
             return Ok(Some(Arc::clone(m)));
         }
-        let Some(m) = self.ws.artifacts().manifest(id)?.map(Arc::new) else { return Ok(None) };
+        let m = match self.ws.artifacts().manifest(id) {
+            Err(ContentError::Damaged { path, why }) => {
+                tracing::warn!("{}: {why}", path.display());
+                None
+            }
+            read => read?.map(Arc::new),
+        };
+        let Some(m) = m else { return Ok(None) };
         let mut read = lock();
         if read.len() >= KEPT {
             read.clear();
@@ -37,13 +45,28 @@ impl ManifestCache {
         Ok(Some(m))
     }
 
-    /// Whether the artifact is here with all its files. Looks at the disk, not at the memory.
+    /// Whether the artifact is here with all its files, as long as they should be. Looks at the disk, not
+    /// at the memory.
     pub(crate) fn has(&self, id: &Digest) -> bool {
         let has = self.ws.artifacts().has(id);
-        if !has {
+        self.forget_unless(has, id)
+    }
+
+    /// Whether the artifact is here and intact: reads what this process has not read yet. What cannot be
+    /// read is not.
+    pub(crate) fn is_intact(&self, id: &Digest) -> bool {
+        let intact = self.ws.artifacts().is_intact(id).unwrap_or_else(|why| {
+            tracing::warn!("{why}");
+            false
+        });
+        self.forget_unless(intact, id)
+    }
+
+    fn forget_unless(&self, here: bool, id: &Digest) -> bool {
+        if !here {
             self.read.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         }
-        has
+        here
     }
 
     /// All public artifacts that can be reached from `from` through `uses`, themselves among them,

@@ -34,6 +34,9 @@ pub struct RunOptions {
     pub device_wait: Option<Duration>,
     /// The address at which devices reach the engine, for messages.
     pub address: Option<String>,
+    /// Whether the outputs are going to be written somewhere: a cached one is then read whole first, and
+    /// made again where it is damaged.
+    pub exports: bool,
 }
 
 impl RunOptions {
@@ -46,6 +49,7 @@ impl RunOptions {
             on_failure: OnFailure::KeepGoing,
             device_wait: Some(Duration::from_secs(60)),
             address: None,
+            exports: false,
         }
     }
 }

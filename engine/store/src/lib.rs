@@ -21,16 +21,19 @@
 //! - [`Workspace`]: opens all of this.
 //! - [`log`]: event logs, their format and what a crash can leave of it.
 //! - [`cache`]: rows, stages, the index of runs and the catalog, in DuckDB.
+//! - `verify`: [`Workspace::verify`] and [`Workspace::repair`].
 //! - [`StoreError`]: what can go wrong.
 
 pub mod cache;
 mod error;
 mod log;
 mod secrets;
+mod verify;
 mod workspace;
 
 pub use cache::{Cache, CacheEntry};
 pub use error::StoreError;
 pub use headstart_content::{Artifacts, Blobs, ContentError, check_file_name, hash_file};
 pub use log::{RunLog, Ticket};
+pub use verify::{Cut, DamagedRun, Repairs, Report};
 pub use workspace::{RunInfo, Size, Workspace};

@@ -296,7 +296,7 @@ impl Workspace {
         }
     }
 
-    fn run_dir(&self, id: &str) -> Result<PathBuf, StoreError> {
+    pub(crate) fn run_dir(&self, id: &str) -> Result<PathBuf, StoreError> {
         check_run_id(id)?;
         let dir = self.inner.dir.join("runs").join(id);
         if dir.is_dir() { Ok(dir) } else { Err(StoreError::NoRun(id.to_owned())) }

@@ -60,7 +60,8 @@ fn what_is_missing_is_named() {
     assert!(!ws.artifacts().has(&reference.id));
     let error = ws.artifacts().materialize(&reference.id).expect_err("no content");
     assert!(matches!(&error, ContentError::MissingBlob { name, .. } if name == "rows.jsonl"), "{error}");
-    assert!(fs::read_dir(dir.path().join("open")).expect("reads").next().is_none(), "nothing half-made");
+    let made = fs::read_dir(dir.path().join("open")).into_iter().flatten().count();
+    assert_eq!(made, 0, "nothing half-made");
     assert!(matches!(ws.artifacts().materialize(&id), Err(ContentError::MissingArtifact(_))));
     stored(&ws, b"absent");
     ws.artifacts().materialize(&reference.id).expect("complete now");
@@ -81,12 +82,17 @@ fn blobs_are_written_once_and_read_only() {
     assert!(fs::metadata(&path).expect("is there").permissions().readonly());
     assert_eq!(ws.size().blobs, 1);
     assert_eq!(stored(&ws, b"").size, 0);
-    assert_eq!(ws.blobs().verify(&Digest::of(b"other")).expect("reads"), None);
-    assert_eq!(ws.blobs().verify(&found.digest).expect("reads"), Some(true));
+    assert_eq!(ws.blobs().intact(&Digest::of(b"other")).expect("reads"), None);
+    assert_eq!(ws.blobs().intact(&found.digest).expect("reads"), Some(path.clone()));
     fs::remove_file(&path).expect("removed");
     fs::write(&path, b"rotten").expect("written");
-    assert_eq!(ws.blobs().verify(&found.digest).expect("reads"), Some(false));
+    assert!(ws.blobs().has(&found.digest) && !ws.blobs().has_whole(&found));
+    assert_eq!(ws.blobs().intact(&found.digest).expect("reads"), None);
     assert!(!ws.blobs().has(&found.digest), "a rotten blob is made again");
+    fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+    fs::write(&path, b"rotten").expect("written");
+    assert_eq!(stored(&ws, &big), found);
+    assert_eq!(fs::read(&path).expect("reads"), big, "what is stored again replaces what is damaged");
     assert!(ws.blobs().put_file(&dir.path().join("none")).is_err());
 }
 

@@ -224,14 +224,8 @@ pub fn build(
     let (d, raw) = (about.d, about.d + about.k);
     let means: Vec<Vec<f64>> = members.iter().map(|m| m.divergence.rows.mean()).collect();
     let means = Matrix::from_rows(&means);
-    let metric = metric(members, reference, &means, settings.method, settings.whiten);
-    let (vectors, noise): (Vec<Vec<f64>>, Vec<f64>) =
-        members.par_iter().map(|m| whitened_mean(&metric, &m.divergence.rows)).unzip();
-    let vectors = Matrix::from_rows(&vectors);
-    let offset = reference.map_or(vec![0.0; raw], |rows| people_mean(&metric, rows));
-    let seed = derived_seed(settings.seed, "chance");
-    let chance =
-        reference.and_then(|rows| Chance::fit(&whitened_rows(&metric, rows), &vectors, &noise, seed));
+    let Distances { metric, vectors, noise, offset, chance } =
+        distances(members, &means, reference, settings);
     let lens = match settings.method {
         Method::Paper => Lens::paper(d, about.k),
         _ => Lens::fit(atoms, d, &units(&about.features)),
@@ -280,6 +274,35 @@ pub fn build(
         lengths,
         noise: noise.into_iter().map(|x| x as f32).collect(),
     })
+}
+
+/// What distances between pLLMs and users are computed with.
+struct Distances {
+    metric: Metric,
+    /// A whitened vector a pLLM.
+    vectors: Matrix,
+    /// The part of each vector's square that is chance.
+    noise: Vec<f64>,
+    /// What is taken off users' vectors.
+    offset: Vec<f64>,
+    chance: Option<Chance>,
+}
+
+fn distances(
+    members: &[Member],
+    means: &Matrix,
+    reference: Option<&Matrix>,
+    settings: &Settings,
+) -> Distances {
+    let metric = metric(members, reference, means, settings.method, settings.whiten);
+    let (vectors, noise): (Vec<Vec<f64>>, Vec<f64>) =
+        members.par_iter().map(|m| whitened_mean(&metric, &m.divergence.rows)).unzip();
+    let vectors = Matrix::from_rows(&vectors);
+    let offset = reference.map_or(vec![0.0; means.cols], |rows| people_mean(&metric, rows));
+    let seed = derived_seed(settings.seed, "chance");
+    let chance =
+        reference.and_then(|rows| Chance::fit(&whitened_rows(&metric, rows), &vectors, &noise, seed));
+    Distances { metric, vectors, noise, offset, chance }
 }
 
 /// How people's plain texts differ from the base's answers on average, shrunk as far as so few texts leave

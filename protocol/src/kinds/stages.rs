@@ -291,6 +291,14 @@ fn finetune() -> Kind {
 }
 
 fn finetune_args() -> Vec<Arg> {
+    let mut args = finetune_data();
+    args.extend(finetune_adapter());
+    args.extend(finetune_training());
+    args
+}
+
+/// Where training starts, and what decides when it ends.
+fn finetune_data() -> Vec<Arg> {
     vec![
         required("from", &[A::Pllm, A::Model], "where to start"),
         required("data", &[A::Dataset], "the rows"),
@@ -306,6 +314,12 @@ fn finetune_args() -> Vec<Arg> {
             DefaultValue::Absent,
             "stop as soon as this holds of the held-back rows",
         ),
+    ]
+}
+
+/// What is trained: an adapter's shape.
+fn finetune_adapter() -> Vec<Arg> {
+    vec![
         optional(
             "method",
             &[word(&["lora", "full"])],
@@ -342,6 +356,12 @@ fn finetune_args() -> Vec<Arg> {
             "share of an adapter's inputs that are set to zero while training",
         )
         .needs(Need::Word("method", &["lora"])),
+    ]
+}
+
+/// How it is trained.
+fn finetune_training() -> Vec<Arg> {
+    vec![
         optional("learning_rate", &[A::Float], DefaultValue::Float(0.001), "peak learning rate"),
         optional(
             "weight_decay",

@@ -29,6 +29,14 @@ fn simulate() -> Kind {
 }
 
 fn simulate_args() -> Vec<Arg> {
+    let mut args = simulate_texts();
+    args.extend(simulate_users());
+    args.extend(simulate_method());
+    args
+}
+
+/// Whose texts are compared.
+fn simulate_texts() -> Vec<Arg> {
     vec![
         required(
             "styles",
@@ -59,6 +67,12 @@ fn simulate_args() -> Vec<Arg> {
             DefaultValue::Absent,
             "the space, where the divergences do not name it",
         ),
+    ]
+}
+
+/// Which users are drawn.
+fn simulate_users() -> Vec<Arg> {
+    vec![
         optional("probes", &[A::Count], DefaultValue::Int(50), "questions that make the catalog"),
         optional("texts", &[A::Ints], DefaultValue::Absent, "texts of a user; left out, 5, 10 and 50"),
         optional(
@@ -76,6 +90,12 @@ fn simulate_args() -> Vec<Arg> {
         optional("mixed", &[A::Count], DefaultValue::Int(1), "styles that a user mixes in equal parts"),
         optional("users_each", &[A::Count], DefaultValue::Int(10), "users of each style in each split"),
         optional("splits", &[A::Count], DefaultValue::Int(8), "ways in which the questions are split"),
+    ]
+}
+
+/// How the nearest pLLM is found.
+fn simulate_method() -> Vec<Arg> {
+    vec![
         optional(
             "metric",
             &[word(&["whitened", "cosine", "l1"])],

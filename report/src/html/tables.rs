@@ -54,8 +54,8 @@ pub(super) fn head_start(pair: &Pair) -> Markup {
     let rows = [("with", &pair.with), ("without", &pair.without)];
     let most = rows.iter().filter_map(|(_, n)| n.get("steps")).fold(1e-9, f64::max);
     let loss = |n: &Numbers| match (n.get("start_loss"), n.get("loss")) {
-        (Some(a), Some(b)) => format!("{a:.3} → {b:.3}"),
-        (None, Some(b)) => format!("{b:.3}"),
+        (Some(a), Some(b)) => format!("{} → {}", metric(a), metric(b)),
+        (None, Some(b)) => metric(b),
         _ => "—".into(),
     };
     html! {

@@ -16,4 +16,5 @@ pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod serve;
+pub(crate) mod verify;
 pub(crate) mod why;

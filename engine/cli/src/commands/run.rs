@@ -121,6 +121,7 @@ async fn drive(engine: &Engine, plan: Plan, args: &Run, volume: Volume) -> Resul
     let devices = plan.devices();
     let mut options = RunOptions::new(args.pipeline.file.to_string_lossy(), current_dir()?);
     options.device_wait = Some(Duration::from_secs(args.device_wait));
+    options.exports = args.out.is_some();
     let server = if devices.is_empty() {
         None
     } else {

@@ -1,24 +1,19 @@
 //! What becomes of an instance that is ready.
 
-use std::collections::BTreeSet;
-
 use headstart_core::prepare::{Decision, Prepared, prepare};
 use headstart_core::{EventKind, KeyPreimage, Status};
 use headstart_dsl::plan::Place;
-use headstart_protocol::expr::{Expr, ResolveError};
+use headstart_protocol::expr::ResolveError;
 use headstart_protocol::kinds::{self, Role};
 use headstart_protocol::{Digest, Failure, FailureClass};
 
 use super::Conductor;
 use crate::hub::Offer;
-use crate::manifest_cache::artifacts_in;
 use crate::pool::{Job, Weight};
 use crate::reuse;
 
 /// Runners lost on an instance before it is given up: a stage that kills whatever runs it.
 const MAX_LOST: u32 = 5;
-/// How often an output that is gone is made again.
-const MAX_INVALIDATED: u32 = 3;
 
 /// An instance, ready to be attempted.
 pub(super) struct Planned {
@@ -159,42 +154,6 @@ impl Conductor {
                 self.offered.insert(instance);
             }
         }
-    }
-
-    /// Looks for inputs of an instance that are gone, and has them made again. False if none is
-    /// gone, or making them again did not help before.
-    pub(super) fn rebuild_missing_inputs(&mut self, instance: u32) -> bool {
-        let plan = std::sync::Arc::clone(self.state.plan());
-        let inst = &plan.instances[instance as usize];
-        let exprs: Vec<Expr> =
-            inst.args.values().chain(&inst.when).filter_map(|e| self.state.substitute(e)).collect();
-        let Ok(reach) = self.engine.manifests.reach(artifacts_in(&exprs)) else { return false };
-        let gone: BTreeSet<Digest> =
-            reach.keys().map(|a| a.id).filter(|id| !self.engine.manifests.has(id)).collect();
-        let makers: Vec<u32> = self
-            .state
-            .graph()
-            .ancestors(&[instance])
-            .into_iter()
-            .filter(|i| *i != instance)
-            .filter(|i| match self.state.status(*i) {
-                Status::Done(done) => match &done.output.private_to {
-                    None => gone.contains(&done.output.id),
-                    // The engine cannot look; the device said that something is gone.
-                    Some(_) => self.state.graph().inputs(instance).contains(i) && gone.is_empty(),
-                },
-                _ => false,
-            })
-            .collect();
-        let makers: Vec<u32> =
-            makers.into_iter().filter(|i| self.state.invalidated(*i) < MAX_INVALIDATED).collect();
-        for maker in &makers {
-            if let Some(key) = self.state.key(*maker) {
-                self.engine.ws.cache().stage_forget(&key);
-            }
-            self.record(EventKind::Invalidated { instance: *maker });
-        }
-        !makers.is_empty()
     }
 }
 

@@ -97,6 +97,35 @@ impl Db {
         }
     }
 
+    /// Why the file cannot be used: opens and reads all of it, changes nothing. `None` where it is intact, is
+    /// not there, or another process has it open.
+    pub(crate) fn damage(path: &Path) -> Option<String> {
+        if !path.is_file() {
+            return None;
+        }
+        let lock = OpenOptions::new().write(true).open(path.with_file_name("cache.lock")).ok();
+        if lock.as_ref().is_some_and(|lock| !matches!(FileExt::try_lock_exclusive(lock), Ok(true))) {
+            return None;
+        }
+        let read = || -> Result<(), String> {
+            let text = path.to_str().ok_or("the path is not UTF-8, which DuckDB needs")?;
+            Self::connect(Some(text), None)?.read_everything().map_err(|e| e.to_string())
+        };
+        read().err().filter(|why| !is_lock_conflict(why))
+    }
+
+    /// Reads every row of every table; DuckDB compares each block with its checksum.
+    fn read_everything(&self) -> Result<(), duckdb::Error> {
+        let read = self.read();
+        let mut tables = read.prepare("SELECT table_name FROM duckdb_tables() WHERE NOT temporary")?;
+        let names: Vec<String> = tables.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        for name in names {
+            let sql = format!("SELECT count(*) FROM (SELECT hash(t) AS h FROM \"{name}\" t) WHERE h = 0");
+            read.query_row(&sql, [], |row| row.get::<_, i64>(0))?;
+        }
+        Ok(())
+    }
+
     fn connect(path: Option<&str>, lock: Option<File>) -> Result<Self, String> {
         // A file without a lock is one that cannot be written.
         let read_only = path.is_some() && lock.is_none();
@@ -171,7 +200,7 @@ fn is_lock_conflict(why: &str) -> bool {
 }
 
 /// Renames a database that cannot be used, so that an empty one can take its place.
-pub(crate) fn set_aside(path: &Path, why: &str) -> Result<(), String> {
+pub(crate) fn set_aside(path: &Path, why: &str) -> Result<PathBuf, String> {
     let seconds = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs());
     let aside = |p: &Path| -> PathBuf {
         let mut name = p.as_os_str().to_owned();
@@ -197,5 +226,5 @@ pub(crate) fn set_aside(path: &Path, why: &str) -> Result<(), String> {
         path.display(),
         aside.display()
     );
-    Ok(())
+    Ok(aside)
 }

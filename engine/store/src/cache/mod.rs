@@ -36,6 +36,7 @@ use headstart_protocol::ArtifactRef;
 use headstart_protocol::task::Released;
 use serde::{Deserialize, Serialize};
 
+use db::Db;
 pub use db::Home;
 use pending::Shared;
 pub use records::{CoefficientRow, PllmRow, RunRow, StageRunRow, Table};
@@ -105,6 +106,20 @@ impl Cache {
     /// Whether it lives in the workspace's file; opens it. `None` if there is no cache at all.
     pub fn home(&self) -> Option<Home> {
         self.shared().db().map(|db| db.home)
+    }
+
+    /// Why the database cannot be used, if it is damaged: reads all of it. One that another process has open
+    /// is not looked at. To be asked before anything else is.
+    pub fn damage(&self) -> Option<String> {
+        Db::damage(self.path())
+    }
+
+    /// Renames a damaged database, so that an empty one takes its place; gives the new name.
+    ///
+    /// # Errors
+    /// Why it cannot be renamed.
+    pub fn put_aside(&self, why: &str) -> Result<PathBuf, String> {
+        db::set_aside(self.path(), why)
     }
 
     /// Writes everything that was put so far. To be called when a run ends.

@@ -8,6 +8,18 @@ use serde::de::DeserializeOwned;
 use crate::error::StoreError;
 use crate::log::frame;
 
+/// Whether every record of a log is intact, whatever its events are.
+pub(crate) fn check(path: &Path) -> Result<(), StoreError> {
+    let bytes = fs::read(path).map_err(StoreError::io("read", path))?;
+    frame::records(path, &bytes, |at, body, events| {
+        if body.split_inclusive(|b| *b == b'\n').count() == events as usize {
+            return Ok(());
+        }
+        Err(StoreError::corrupt(path, at, "a record holds another number of events than it says"))
+    })
+    .map(drop)
+}
+
 /// All events of a log, without ever blocking its writer; some of them may not be durable
 /// yet. A torn tail is left out: it is still being written, or the engine died while it was.
 pub(crate) fn read_all<E: DeserializeOwned>(path: &Path) -> Result<Vec<E>, StoreError> {
