@@ -271,7 +271,9 @@ impl Client {
     pub async fn commit(&self, commit: &Commit, what: &str) -> Result<CommitResult, CallError> {
         let (answer, digest) = self.send("/v1/commit", commit, &Says::plain(what)).await?;
         let signed: Signed = match answer.status() {
-            StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => json(answer, answer::SHORT).await?,
+            StatusCode::OK | StatusCode::ACCEPTED | StatusCode::UNPROCESSABLE_ENTITY => {
+                json(answer, answer::SHORT).await?
+            }
             _ => match checked(answer).await {
                 Ok(_) => return Err(CallError::Unproven("it is not signed".into())),
                 Err(e @ CallError::Refused { .. }) if is_missing_blob(&e) => return Err(e),

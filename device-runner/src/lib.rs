@@ -24,6 +24,7 @@
 //! - [`client`], `answer`, [`fetch`], [`outbox`]: calls, bounded answers, resumable downloads within a quota,
 //!   results on their way.
 //! - [`journal`], [`history`]: what left, and what was done.
+//! - `reconnect`: pauses while the engine cannot be reached.
 //! - [`facts`]: what the device says of itself.
 //! - [`cli`], [`show`], [`local`]: the command line, what it prints, one task by hand.
 //! - [`error`]: what can stop it.
@@ -53,6 +54,7 @@ pub mod local;
 mod outbox;
 mod pairing;
 mod quarantine;
+mod reconnect;
 mod release;
 mod residency;
 mod rows;

@@ -1,13 +1,14 @@
 //! The device's life: join, claim work, run it, commit the outcome.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use headstart_env::backoff::{Backoff, ExponentialBackoff};
-use headstart_env::{Env, Random};
+use headstart_env::Env;
 use headstart_host::Allowlist;
 use headstart_protocol::task::Task;
+use headstart_protocol::text::counted;
 use headstart_protocol::wire::{Claim, CommitResult, Committed, Grant};
 use headstart_protocol::{FailureClass, Stage};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,7 @@ use crate::journal::Journal;
 use crate::link::{JoinError, Link};
 use crate::outbox::{Outbox, PendingCommit};
 use crate::pairing::{self, Target};
+use crate::reconnect::Reconnect;
 use crate::release::Upload;
 use crate::residency::Allowed;
 use crate::state::State;
@@ -36,6 +38,8 @@ const SHORTEST_POLL: Duration = Duration::from_millis(200);
 const UNPROVEN: Duration = Duration::from_millis(200);
 /// How often a device that waits for approval asks again.
 const PENDING: Duration = Duration::from_secs(2);
+/// How soon a result is sent again that belongs to an interrupted run.
+const INTERRUPTED: Duration = Duration::from_secs(10);
 
 /// How a device joins and works.
 #[derive(Clone, Debug)]
@@ -136,7 +140,8 @@ pub async fn run_in(
     let busy = env.clock.elapsed();
     let reconnect = Reconnect::new(&env);
     let link = Arc::new(Link { device: Arc::new(device), client, env, invitation, holds, threads, memory });
-    let mut runner = Runner { link, until, outbox, stop, busy, reconnect, summary: Summary::default() };
+    let (waiting, summary) = Default::default();
+    let mut runner = Runner { link, until, outbox, waiting, stop, busy, reconnect, summary };
     runner.live().await?;
     Ok(runner.summary)
 }
@@ -151,46 +156,12 @@ fn programs(folder: Option<&Path>) -> Result<Allowlist, DeviceError> {
     Ok(programs)
 }
 
-/// Pauses between tries to reach the engine: short for a while, because an engine is often only
-/// restarted, and seconds at last, because it may be away for days.
-const RECONNECT: Backoff =
-    Backoff { first: Duration::from_millis(100), factor: 1.3, longest: Duration::from_secs(10), tries: None };
-
-/// What is done about an engine that cannot be reached: it is logged once, tried again after pauses
-/// that grow, and once it is back that is logged too.
-struct Reconnect {
-    random: Arc<dyn Random>,
-    pauses: ExponentialBackoff,
-    lost: bool,
-}
-
-impl Reconnect {
-    fn new(env: &Env) -> Self {
-        let random = Arc::clone(&env.random);
-        Self { pauses: RECONNECT.pauses(&*random), random, lost: false }
-    }
-
-    /// The engine could not be reached: how long to wait before the next try.
-    fn failed(&mut self, url: &str, why: &dyn std::fmt::Display) -> Duration {
-        if !std::mem::replace(&mut self.lost, true) {
-            tracing::warn!("the engine at {url} cannot be reached: {why}; trying again until it can");
-        }
-        self.pauses.next().unwrap_or(RECONNECT.longest)
-    }
-
-    /// The engine answered.
-    fn answered(&mut self, url: &str) {
-        if std::mem::take(&mut self.lost) {
-            tracing::info!("the engine at {url} is back");
-        }
-        self.pauses = RECONNECT.pauses(&*self.random);
-    }
-}
-
 struct Runner {
     link: Arc<Link>,
     until: Until,
     outbox: Outbox,
+    /// Results of interrupted runs, by fence: when to send them again.
+    waiting: BTreeMap<u64, Duration>,
     stop: CancellationToken,
     /// When there was something to do last, by the clock.
     busy: Duration,
@@ -236,7 +207,8 @@ impl Runner {
                     self.pause(pause).await;
                 }
             }
-            let waiting = !self.outbox.pending()?.is_empty();
+            let pending = self.outbox.pending()?;
+            let waiting = pending.iter().any(|p| !self.waiting.contains_key(&p.commit.fence));
             if self.is_over(waiting) {
                 break;
             }
@@ -244,7 +216,9 @@ impl Runner {
         match self.outbox.pending()?.len() {
             0 => Ok(()),
             n => Err(DeviceError::Run(format!(
-                "{n} results are not acknowledged by the engine yet; they are kept and sent at the next join"
+                "{} {} not acknowledged by the engine yet, kept and sent at the next join",
+                counted(n, "result"),
+                if n == 1 { "is" } else { "are" }
             ))),
         }
     }
@@ -279,6 +253,8 @@ impl Runner {
                 Ok(()) => {
                     self.reconnect.answered(&url);
                     tracing::info!("joined {url} as {:?}", self.link.device.name);
+                    // It may have resumed what was interrupted.
+                    self.waiting.clear();
                     return Ok(true);
                 }
                 Err(JoinError::Never(e)) => return Err(e),
@@ -306,14 +282,26 @@ impl Runner {
         }
     }
 
-    /// Sends what waits in the outbox, then asks for work and does it.
-    async fn step(&mut self) -> Result<Step, CallError> {
+    /// Sends what is in the outbox; a result of an interrupted run only now and then, beside other work.
+    async fn send_outbox(&mut self) -> Result<(), CallError> {
         for pending in self.outbox.pending()? {
+            let now = self.link.env.clock.elapsed();
+            if self.waiting.get(&pending.commit.fence).is_some_and(|again| now < *again) {
+                continue;
+            }
             // A device that was killed in between has put it in and not charged it.
             self.charge(&pending)?;
             self.deliver(&pending).await?;
-            self.busy = self.link.env.clock.elapsed();
+            if !self.waiting.contains_key(&pending.commit.fence) {
+                self.busy = self.link.env.clock.elapsed();
+            }
         }
+        Ok(())
+    }
+
+    /// Sends what is in the outbox, then asks for work and does it.
+    async fn step(&mut self) -> Result<Step, CallError> {
+        self.send_outbox().await?;
         if self.until == Until::Once && self.summary != Summary::default() {
             return Ok(Step::Nothing);
         }
@@ -396,7 +384,7 @@ impl Runner {
 
     /// Commits an outcome. The commit goes first: only while it is open does the engine take the
     /// files that it refers to, and it says which of them it lacks.
-    async fn deliver(&self, pending: &PendingCommit) -> Result<(), CallError> {
+    async fn deliver(&mut self, pending: &PendingCommit) -> Result<(), CallError> {
         let fence = pending.commit.fence;
         for _ in 0..3 {
             match self.link.client.commit(&pending.commit, &pending.what).await {
@@ -404,7 +392,18 @@ impl Runner {
                     if counts == Committed::Superseded {
                         tracing::info!("another attempt counts instead: {}", pending.what);
                     }
+                    self.waiting.remove(&fence);
                     return Ok(self.outbox.done(fence)?);
+                }
+                Ok(CommitResult::Waits { run }) => {
+                    let again = self.link.env.clock.elapsed() + INTERRUPTED;
+                    if self.waiting.insert(fence, again).is_none() {
+                        tracing::info!(
+                            "run {run} was interrupted: kept until it is resumed: {}",
+                            pending.what
+                        );
+                    }
+                    return Ok(());
                 }
                 Ok(CommitResult::Refused { error }) => return Ok(self.set_aside(pending, &error)?),
                 Err(CallError::Refused { error, .. }) if error.code == "revoked" => {
@@ -440,53 +439,4 @@ enum Step {
     Worked,
     Nothing,
     OldGrant,
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write;
-    use std::sync::{Mutex, PoisonError};
-
-    use headstart_env::simulated::SimulatedClock;
-
-    use super::*;
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_lost_engine_is_logged_once_and_so_is_its_return() {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
-        let pauses: Vec<Duration> = tracing::subscriber::with_default(log, || {
-            let mut reconnect = Reconnect::new(&Env::simulated(&SimulatedClock::new(), 1));
-            reconnect.answered("http://engine");
-            let pauses = (0..100).map(|_| reconnect.failed("http://engine", &"connection refused")).collect();
-            reconnect.answered("http://engine");
-            reconnect.answered("http://engine");
-            assert!(
-                reconnect.failed("http://engine", &"again") < Duration::from_millis(300),
-                "from the start"
-            );
-            pauses
-        });
-        let text = lines.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let text = String::from_utf8(text).expect("text");
-        assert_eq!(text.matches("cannot be reached: connection refused").count(), 1, "{text}");
-        assert_eq!(text.matches("is back").count(), 1, "{text}");
-        assert_eq!(text.lines().count(), 3, "{text}");
-        assert!(pauses[0] < Duration::from_millis(300) && pauses[99] >= RECONNECT.longest, "{pauses:?}");
-    }
 }

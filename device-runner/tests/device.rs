@@ -158,6 +158,24 @@ async fn a_running_stage_is_stopped_by_the_engine_by_time_and_by_its_owner() {
 }
 
 #[tokio::test]
+async fn a_result_of_an_interrupted_run_is_kept_and_other_work_goes_on() {
+    let (engine, place) = (Engine::start().await, Place::new());
+    let probe = || vec![stages::probe(Arc::default())];
+    engine.lock().interrupted.insert(1);
+    engine.offer(probe_task(&engine, 1));
+    engine.offer(probe_task(&engine, 2));
+    let left = place.run(&engine, probe()).await.expect_err("a result is left");
+    assert!(left.to_string().contains("1 result is not acknowledged"), "{left}");
+    let fences = || engine.commits().iter().map(|c| c.fence).collect::<Vec<_>>();
+    assert_eq!(fences(), [2]);
+
+    // Resumed: the next join brings the result.
+    engine.lock().interrupted.clear();
+    place.run(&engine, probe()).await.expect("nothing is left");
+    assert_eq!(fences(), [2, 1]);
+}
+
+#[tokio::test]
 async fn a_panic_is_a_failure_and_the_device_goes_on() {
     let (engine, place) = (Engine::start().await, Place::new());
     let broken = || stages::fake("broken", |_, _| panic!("index out of bounds"));

@@ -256,6 +256,12 @@ pub enum CommitResult {
         /// Why.
         error: WireError,
     },
+    /// It belongs to a run that was interrupted, and is taken once that run is resumed. Until then the device
+    /// keeps it and does other work.
+    Waits {
+        /// The run.
+        run: String,
+    },
 }
 
 /// What the engine says to a commit.

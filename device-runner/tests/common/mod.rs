@@ -81,6 +81,8 @@ pub struct Inner {
     pub endless: Option<&'static str>,
     /// How many of them were taken.
     pub endless_bytes: Arc<AtomicU64>,
+    /// Fences of attempts whose run was interrupted.
+    pub interrupted: std::collections::BTreeSet<u64>,
     /// Forget the device's session once.
     pub forget_session: bool,
     pub renewed: Option<Renewed>,
@@ -316,6 +318,12 @@ async fn commit(State(engine): State<Engine>, body: axum::body::Bytes) -> Respon
         if let Some((status, error)) = &inner.refuse_commits {
             let status = StatusCode::from_u16(*status).expect("a status");
             return refuse(status, &error.code, &error.message);
+        }
+        if inner.interrupted.contains(&fence) {
+            drop(inner);
+            let answer = CommitResult::Waits { run: "run-1".into() };
+            let answer = CommitAnswer { commit: Digest::of(&body), answer };
+            return (StatusCode::ACCEPTED, engine.sign(Kind::Commit, fence, &answer)).into_response();
         }
         if inner.no_commits {
             return refuse(StatusCode::SERVICE_UNAVAILABLE, "internal", "not now");

@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 const PIPELINE: &str = "\
 dataset a = jsonl(\"a.jsonl\")
 dataset b = jsonl(\"b.jsonl\")
-stage all: Dataset = concat([a, b])
+dataset all = concat([a, b])
 output all = all
 ";
 

@@ -308,7 +308,7 @@ impl Hub {
     ) -> Result<(Signed, CommitResult), WireError> {
         let fence = commit.fence;
         let answer = match commits::commit(self, session, commit).await {
-            Ok(counts) => CommitResult::Taken { counts },
+            Ok(answer) => answer,
             Err(error) if matches!(error.code.as_str(), codes::MISSING_BLOB | codes::INTERNAL) => {
                 return Err(error);
             }

@@ -116,6 +116,7 @@ async fn commit(
     let (signed, answer) = app.hub.commit(&session, commit, digest).await?;
     let status = match answer {
         CommitResult::Taken { .. } => StatusCode::OK,
+        CommitResult::Waits { .. } => StatusCode::ACCEPTED,
         CommitResult::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
     };
     Ok((status, Json(signed)).into_response())

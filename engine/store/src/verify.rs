@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use headstart_content::{Damaged, Incomplete, Verification};
-use headstart_disk::files;
 use headstart_disk::Mode;
+use headstart_disk::files;
 
 use crate::error::StoreError;
 use crate::log;

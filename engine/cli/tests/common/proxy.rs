@@ -61,6 +61,26 @@ impl Proxy {
         out
     }
 
+    /// The requests that the device has sent, each whole. Those of a connection are in their order.
+    pub fn requests(&self) -> Vec<Vec<u8>> {
+        let mut out = Vec::new();
+        for connection in lock(&self.record).iter() {
+            let sent = lock(connection).sent.clone();
+            let mut rest = sent.as_slice();
+            while let Some(head) = rest.windows(4).position(|w| w == b"\r\n\r\n") {
+                let text = String::from_utf8_lossy(&rest[..head]).to_ascii_lowercase();
+                assert!(!text.contains("transfer-encoding"), "bodies state their length: {text}");
+                let length = text.lines().find_map(|l| l.strip_prefix("content-length: "));
+                let body: usize = length.map_or(0, |l| l.trim().parse().expect("a length"));
+                // The device may have been ended while it sent.
+                let end = (head + 4 + body).min(rest.len());
+                out.push(rest[..end].to_vec());
+                rest = &rest[end..];
+            }
+        }
+        out
+    }
+
     /// Connections so far.
     pub fn connections(&self) -> usize {
         lock(&self.record).len()

@@ -12,7 +12,7 @@ use headstart_core::{Event, EventKind};
 use headstart_disk::files;
 use headstart_protocol::contract::{NOT_APPROVED, Proposal};
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
-use headstart_protocol::wire::{Commit, Committed, WireError};
+use headstart_protocol::wire::{Commit, CommitResult, Committed, WireError};
 use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Manifest, Type};
 use headstart_store::Workspace;
 use serde_json::Value as Json;
@@ -27,7 +27,8 @@ const LONGEST_WORD: usize = 64;
 const LARGEST_VALUE: usize = 1 << 20;
 
 /// Takes a commit; see [`Hub::commit`].
-pub(super) async fn commit(hub: &Hub, session: &Session, commit: Commit) -> Result<Committed, WireError> {
+pub(super) async fn commit(hub: &Hub, session: &Session, commit: Commit) -> Result<CommitResult, WireError> {
+    let taken = |counts| Ok(CommitResult::Taken { counts });
     let fence = commit.fence;
     let device = session.device.as_str();
     let (found, past) = {
@@ -41,11 +42,11 @@ pub(super) async fn commit(hub: &Hub, session: &Session, commit: Commit) -> Resu
     };
     let (instance, conductor, task, answered) = match (found, past) {
         (Some(found), _) => found,
-        (None, Some(answer)) => return Ok(answer),
+        (None, Some(answer)) => return taken(answer),
         (None, None) => return of_an_unknown_run(hub, fence).await,
     };
     if let Some(answer) = answered {
-        return Ok(answer);
+        return taken(answer);
     }
     let Some(task) = task else {
         return Err(wire(
@@ -72,26 +73,22 @@ pub(super) async fn commit(hub: &Hub, session: &Session, commit: Commit) -> Resu
         // A run that has ended drops the question.
         let _ = conductor.send(message);
         if let Ok(answer) = answer.await {
-            return Ok(answer);
+            return taken(answer);
         }
     }
     hub.answered(fence, Committed::Superseded);
-    Ok(Committed::Superseded)
+    taken(Committed::Superseded)
 }
 
 /// A commit under a fence that this engine does not know: of a run that ended before it started, or
 /// of one that waits to be resumed.
-async fn of_an_unknown_run(hub: &Hub, fence: u64) -> Result<Committed, WireError> {
+async fn of_an_unknown_run(hub: &Hub, fence: u64) -> Result<CommitResult, WireError> {
     let ws = hub.inner.ws.clone();
     let waits = tokio::task::spawn_blocking(move || waits_to_be_resumed(&ws, fence)).await;
-    match waits.map_err(internal)? {
-        None => Ok(Committed::Superseded),
-        // An error of the engine, so that the device keeps the outcome and tries again.
-        Some(run) => {
-            let message = format!("run `{run}` was interrupted; `headstart run --resume {run}` resumes it");
-            Err(wire(codes::INTERNAL, message))
-        }
-    }
+    Ok(match waits.map_err(internal)? {
+        None => CommitResult::Taken { counts: Committed::Superseded },
+        Some(run) => CommitResult::Waits { run },
+    })
 }
 
 /// The unfinished run in which an attempt with this fence was the last of its instance.

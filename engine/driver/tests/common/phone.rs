@@ -199,6 +199,7 @@ pub async fn committed(
     match answer {
         CommitResult::Taken { counts } => Ok(counts),
         CommitResult::Refused { error } => Err(error),
+        CommitResult::Waits { run } => Err(WireError { code: "waits".into(), message: run }),
     }
 }
 
