@@ -102,7 +102,7 @@ async fn an_engine_with_another_key_gets_nothing() {
     let error = place.run(&other, vec![stages::probe(Arc::default())]).await.expect_err("refuses");
     assert!(matches!(error, DeviceError::KeyChanged { .. }), "{error}");
     assert_eq!(error.exit_code(), 2);
-    assert!(error.to_string().contains("engine.json"), "says how to reset: {error}");
+    assert!(error.help().is_some_and(|h| h.contains("engine.json")), "says how to reset: {error}");
     assert!(other.lock().calls.is_empty(), "it is not even called");
 }
 

@@ -313,7 +313,7 @@ async fn a_device_goes_on_over_a_restart_of_the_engine() {
     let early = Phone::join(bench.engine.hub());
     let output = handle(ArtifactType::Pllm, "weights");
     let e = early.commit(task.fence, done(output)).await.expect_err("not resumed yet");
-    assert_eq!((&*e.code, &*e.message), ("waits", "resumed"), "the device keeps it and does other work");
+    assert_eq!(e.code, "waits", "the device keeps it and does other work");
     let renew = Renew { fence: task.fence, progress: None };
     assert_eq!(early.renew(renew).expect("may be"), Renewed::Ok);
     let resumed = bench.engine.resume("resumed", bench.run_options()).expect("resumes");

@@ -1,11 +1,10 @@
 //! Reads a whole workspace and says what of it is damaged; repairs what can be repaired.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use headstart_content::{Damaged, Incomplete, Verification};
 use headstart_disk::Mode;
-use headstart_disk::files;
+use headstart_disk::{files, read};
 
 use crate::error::StoreError;
 use crate::log;
@@ -122,7 +121,7 @@ impl Workspace {
     fn cut(&self, run: &DamagedRun, offset: u64) -> Result<Cut, StoreError> {
         let disk = &**self.disk();
         let _ours = log::Lock::take(disk, &self.run_dir(&run.id)?.join("lock"), &run.id)?;
-        let bytes = fs::read(&run.path).map_err(StoreError::io("read", &run.path))?;
+        let bytes = log::bytes(&run.path)?;
         let kept = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
         let copy = free_name(&run.path);
         files::write_atomic(disk, &copy, &bytes, Mode::Normal)?;
@@ -145,7 +144,8 @@ fn damage_of(id: &str, dir: &Path) -> Vec<DamagedRun> {
         found.push(DamagedRun { id: id.to_owned(), path: path.to_owned(), why, offset });
     };
     let plan = dir.join("plan.json");
-    match fs::read(&plan).map(|bytes| serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)) {
+    match read::whole(&plan, read::FACTS).map(|bytes| serde_json::from_slice::<serde::de::IgnoredAny>(&bytes))
+    {
         Err(e) => damaged(&plan, format!("cannot be read: {e}"), None),
         Ok(Err(e)) => damaged(&plan, format!("not understood: {e}"), None),
         Ok(Ok(_)) => {}

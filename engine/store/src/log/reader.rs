@@ -8,9 +8,14 @@ use serde::de::DeserializeOwned;
 use crate::error::StoreError;
 use crate::log::frame;
 
+/// A log as it is on disk. It is as long as a run is; its engine wrote it.
+pub(crate) fn bytes(path: &Path) -> Result<Vec<u8>, StoreError> {
+    fs::read(path).map_err(StoreError::io("read", path))
+}
+
 /// Whether every record of a log is intact, whatever its events are.
 pub(crate) fn check(path: &Path) -> Result<(), StoreError> {
-    let bytes = fs::read(path).map_err(StoreError::io("read", path))?;
+    let bytes = bytes(path)?;
     frame::records(path, &bytes, |at, body, events| {
         if body.split_inclusive(|b| *b == b'\n').count() == events as usize {
             return Ok(());
@@ -23,7 +28,7 @@ pub(crate) fn check(path: &Path) -> Result<(), StoreError> {
 /// All events of a log, without ever blocking its writer; some of them may not be durable
 /// yet. A torn tail is left out: it is still being written, or the engine died while it was.
 pub(crate) fn read_all<E: DeserializeOwned>(path: &Path) -> Result<Vec<E>, StoreError> {
-    let bytes = fs::read(path).map_err(StoreError::io("read", path))?;
+    let bytes = bytes(path)?;
     let mut out = Vec::new();
     frame::records(path, &bytes, |at, body, events| {
         let before = out.len();
