@@ -145,14 +145,14 @@ fn with_equal_times(body: &str) -> (String, usize) {
     (json.to_string(), bytes)
 }
 
-/// Every session, of 32 hexadecimal digits, every digest, handle, key and nonce, of 64, and every signature, of
+/// Every session, of 32 hexadecimal digits, digest, handle, key and nonce, of 64, challenge, of 80, and signature, of
 /// 128, as as many `#`.
 fn without_digests(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
         let digits = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
-        if matches!(digits, 32 | 64 | 128) {
+        if matches!(digits, 32 | 64 | 80 | 128) {
             out.push_str(&"#".repeat(digits));
             rest = &rest[digits..];
         } else {
