@@ -69,8 +69,9 @@ impl Device {
 
     /// A handle for the outcome of a task. The same task with the same outcome has the same handle,
     /// so that results can be reused; equal outcomes of different tasks have different ones, so
-    /// that the engine learns nothing by comparing them. Limits are part of the task here: one that is
-    /// tried under other limits could otherwise tell by its handle which of them it exceeded.
+    /// that the engine learns nothing by comparing them. Limits and what is downloaded are part of the task
+    /// here: one that is tried under other limits, or without one of the pLLMs that may be chosen, could
+    /// otherwise tell by its handle which limit it exceeded, or which pLLM it wanted.
     pub(crate) fn handle(&self, task: &Task, outcome: &str) -> Digest {
         let kind = match &task.program {
             Some(program) => format!("{}@{program}", task.kind.rsplit('.').next().unwrap_or_default()),
@@ -78,9 +79,13 @@ impl Device {
         };
         let what = (&kind, task.version, &task.ty, &task.args, &task.when, outcome);
         let limits = (task.memory, task.timeout_ms);
-        let text = match limits {
-            (None, None) => canonical_json(&what),
-            limits => canonical_json(&(what, limits)),
+        let mut downloads: Vec<_> = task.prefetch.iter().map(|a| a.id).collect();
+        downloads.sort_unstable();
+        downloads.dedup();
+        let text = match (limits, downloads.is_empty()) {
+            ((None, None), true) => canonical_json(&what),
+            (limits, true) => canonical_json(&(what, limits)),
+            (limits, false) => canonical_json(&(what, limits, downloads)),
         };
         self.state.handle(text.as_bytes())
     }

@@ -79,7 +79,16 @@ impl State {
         let at = root.join("lock");
         let lock = disk.open(&at, Open::Update);
         let lock = lock.map_err(|e| DeviceError::state(&at, e))?;
-        if !lock.system().try_lock_exclusive().map_err(|e| DeviceError::state(&at, e))? {
+        // A process that is being started holds what its parent held, for a moment.
+        let mut locked = false;
+        for pause in [0, 5, 20, 50, 100] {
+            std::thread::sleep(Duration::from_millis(pause));
+            locked = lock.system().try_lock_exclusive().map_err(|e| DeviceError::state(&at, e))?;
+            if locked {
+                break;
+            }
+        }
+        if !locked {
             return Err(DeviceError::Input(format!(
                 "{} is in use by another headstart-device; stop that one, or give this one its own --state",
                 root.display()

@@ -110,8 +110,11 @@ fn an_allowed_program_runs_and_its_output_is_private() {
 fn a_program_does_not_say_how_many_rows_it_read() {
     let mut phone = Phone::new();
     let program = phone.allow();
-    std::fs::write(phone.at("data/many.txt"), "a line\n".repeat(25)).expect("writes");
-    for (min_rows, path, leaves) in [(2, "me.txt", false), (1, "me.txt", true), (20, "many.txt", true)] {
+    let many: String = (0..25).map(|n| format!("line {n}\n")).collect();
+    std::fs::write(phone.at("data/many.txt"), many).expect("writes");
+    std::fs::write(phone.at("data/same.txt"), "a line\n".repeat(25)).expect("writes");
+    let files = [(2, "me.txt", false), (1, "me.txt", true), (20, "many.txt", true), (20, "same.txt", false)];
+    for (min_rows, path, leaves) in files {
         phone.min_rows = min_rows;
         let task = Task { release: vec![vec!["length".into()]], ..task(program, path) };
         let Outcome::Succeeded { released, .. } = work(&phone.device(), &task).expect("done") else {

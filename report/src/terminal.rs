@@ -8,8 +8,8 @@ use headstart_protocol::text::plural;
 use crate::compare::{self, Pair};
 use crate::run::{Output, OutputView, RunReport, StageState};
 use crate::text::{
-    bar, coefficient, counted, cut, fold, grouped, metric, minus, pad, pad_left, percent, seconds, spaced,
-    sureness, width, wrap,
+    bar, coefficient, counted, cut, fold, grouped, metric, metrics, minus, pad, pad_left, percent, seconds,
+    spaced, sureness, width, wrap,
 };
 use crate::view::{Catalog, Numbers, Selection, Share, Style, Word, shares};
 
@@ -262,7 +262,7 @@ impl Page {
             }
             match (n.get("start_loss"), n.get("loss")) {
                 (Some(start), Some(end)) => {
-                    let _ = write!(line, "   loss {} → {}", metric(start), metric(end));
+                    let _ = write!(line, "   loss {}", metrics(start, end).join(" → "));
                 }
                 (None, Some(end)) => drop(write!(line, "   loss {}", metric(end))),
                 _ => {}
@@ -281,9 +281,10 @@ impl Page {
         for (key, label, down) in SHOWN {
             let (Some(before), Some(after)) = (pair.without.get(key), pair.with.get(key)) else { continue };
             let better = if *down { after < before } else { after > before };
-            let after_text = pad_left(&metric(after), 8);
+            let [before, after] = metrics(before, after);
+            let after_text = pad_left(&after, 8);
             let after_text = if better { self.ink(Ink::Good, &after_text) } else { after_text };
-            let line = format!("  {} {} → {after_text}", pad(label, 20), pad_left(&metric(before), 8));
+            let line = format!("  {} {} → {after_text}", pad(label, 20), pad_left(&before, 8));
             self.line(&line);
         }
         for (prompt, reference, before, after) in pair.samples.iter().take(SAMPLES) {

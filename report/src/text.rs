@@ -42,15 +42,28 @@ pub fn coefficient(x: f64) -> String {
 
 /// A metric: whole numbers with thin separators, others with three significant decimals.
 pub fn metric(x: f64) -> String {
-    if x.fract() == 0.0 && x.abs() < 1e15 {
-        let sign = if x < 0.0 { "−" } else { "" };
-        return format!("{sign}{}", grouped(x.abs() as u64));
-    }
-    let most = if x.abs() >= 100.0 { 1 } else { 3 };
-    // A number that was rounded before it left a device has fewer decimals: further zeros would claim
-    // what is not known.
+    metric_with(x, decimals(x))
+}
+
+/// Two numbers that are compared: with as many decimals as the one that has more.
+pub fn metrics(a: f64, b: f64) -> [String; 2] {
+    let most = decimals(a).max(decimals(b));
+    [a, b].map(|x| metric_with(x, most))
+}
+
+/// Decimals that a number is written with. One that was rounded before it left a device has few: further
+/// zeros would claim what is not known.
+fn decimals(x: f64) -> usize {
     let exact = x.to_string().split_once('.').map_or(0, |(_, decimals)| decimals.len());
-    minus(&format!("{x:.0$}", exact.min(most)))
+    exact.min(if x.abs() >= 100.0 { 1 } else { 3 })
+}
+
+fn metric_with(x: f64, decimals: usize) -> String {
+    if decimals == 0 && x.abs() < 1e15 {
+        let sign = if x < 0.0 { "−" } else { "" };
+        return format!("{sign}{}", grouped(x.abs().round() as u64));
+    }
+    minus(&format!("{x:.decimals$}"))
 }
 
 /// Words as a list in a sentence: `a`, `a and b`, `a, b and c`.
@@ -223,6 +236,8 @@ mod tests {
         assert_eq!([coefficient(-0.301), coefficient(-0.001)], ["−0.30", "0.00"]);
         assert_eq!([metric(1234567.0), metric(0.55123)], ["1\u{202f}234\u{202f}567", "0.551"]);
         assert_eq!([metric(0.19), metric(-0.5), metric(0.19004)], ["0.19", "−0.5", "0.190"]);
+        assert_eq!(metrics(4.1, 19.0), ["4.1", "19.0"]);
+        assert_eq!(metrics(7.114, 1.73), ["7.114", "1.730"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 pub mod stages;
 pub mod tls;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -82,7 +82,7 @@ pub struct Inner {
     /// How many of them were taken.
     pub endless_bytes: Arc<AtomicU64>,
     /// Fences of attempts whose run was interrupted.
-    pub interrupted: std::collections::BTreeSet<u64>,
+    pub interrupted: BTreeSet<u64>,
     /// Forget the device's session once.
     pub forget_session: bool,
     pub renewed: Option<Renewed>,
@@ -321,8 +321,8 @@ async fn commit(State(engine): State<Engine>, body: axum::body::Bytes) -> Respon
         }
         if inner.interrupted.contains(&fence) {
             drop(inner);
-            let answer = CommitResult::Waits { run: "run-1".into() };
-            let answer = CommitAnswer { commit: Digest::of(&body), answer };
+            let waits = CommitResult::Waits { run: "run-1".into() };
+            let answer = CommitAnswer { commit: Digest::of(&body), answer: waits };
             return (StatusCode::ACCEPTED, engine.sign(Kind::Commit, fence, &answer)).into_response();
         }
         if inner.no_commits {
@@ -495,14 +495,6 @@ pub fn field(artifact: &ArtifactRef, name: &str) -> Expr {
 }
 
 pub fn read_all(dir: &Path) -> Vec<u8> {
-    let mut out = Vec::new();
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            out.extend(read_all(&path))
-        } else {
-            out.extend(std::fs::read(path).expect("reads"))
-        }
-    }
-    out
+    let paths = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+    paths.flat_map(|p| if p.is_dir() { read_all(&p) } else { std::fs::read(p).expect("reads") }).collect()
 }

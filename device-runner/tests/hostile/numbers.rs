@@ -96,6 +96,35 @@ async fn numbers_over_few_rows_stay_whatever_the_stage_says() {
     }
 }
 
+/// The same row twenty times, as an engine gets by naming a file twenty times, is one row.
+#[tokio::test]
+async fn a_row_that_comes_again_does_not_count_again() {
+    let mut phone = Phone::new(&diary(1).repeat(20)).await;
+    phone.allowed = Allowed::NUMBERS;
+    let mine = phone.diary().await;
+    let t = releasing(&mut phone, &mine, 0, &["loss"]);
+    assert!(json_of(&phone.run(t, vec![evaluate()]).await, "loss").is_null());
+}
+
+/// Which of the pLLMs that may be chosen were downloaded is no part of a handle's meaning: two tasks that differ
+/// in it alone have different handles, whatever was chosen.
+#[tokio::test]
+async fn handles_of_tasks_with_other_downloads_cannot_be_compared() {
+    let (mut phone, mine) = phone(30).await;
+    let one = phone.engine.publish(Type::Dataset, &[("rows.jsonl", b"{}")], json!({ "n": 1 }));
+    let mut handles = Vec::new();
+    for prefetch in [vec![], vec![one.clone()], vec![one]] {
+        let t = releasing(&mut phone, &mine, 0, &[]);
+        let Outcome::Succeeded { output, .. } = phone.run(Task { prefetch, ..t }, vec![evaluate()]).await
+        else {
+            panic!("delivered")
+        };
+        handles.push(output.id);
+    }
+    assert_ne!(handles[0], handles[1]);
+    assert_eq!(handles[1], handles[2], "the same task has the same handle");
+}
+
 #[tokio::test]
 async fn the_budget_is_spent_once_and_lasts() {
     let (mut phone, mine) = phone(30).await;

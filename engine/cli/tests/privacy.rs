@@ -150,6 +150,10 @@ fn nothing_made_of_private_texts_crosses_without_release() {
     for kind in ["vectors", "adapter", "coefficient", "digest"] {
         assert!(own.contains(&kind), "{kind} in the phone's own folder");
     }
+    // What the first run approved releases nothing; here the second is the first again.
+    let mut reset = Command::new(device_binary());
+    reset.arg("--state").arg(place.path("state")).args(["contract", "--reset"]);
+    assert!(reset.output().expect("starts").status.success(), "nothing is approved any more");
     let proxy = Proxy::to(port);
     {
         let _phone = phone(&place, &proxy, "metrics,selection,mix,pllm");

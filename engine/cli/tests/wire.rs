@@ -86,7 +86,7 @@ fn recorded(prepared: &Place, mine: &str) -> Recorded {
         .arg("--state")
         .arg(place.path("state"))
         .args(place.join("phone", &format!("http://127.0.0.1:{}", proxy.port)))
-        .args(["--insecure-plaintext", "--approve", "first", "--allow-release", "none", "--data"])
+        .args(["--insecure-plaintext", "--allow-release", "none", "--data"])
         .arg(place.path("phone"))
         .stdout(Stdio::null())
         .stderr(Stdio::null())

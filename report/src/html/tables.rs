@@ -6,7 +6,7 @@ use super::{breakable, capital};
 use crate::compare::Pair;
 use crate::run::{Output, OutputView, RunReport, Sample};
 use crate::terminal::SHOWN;
-use crate::text::{counted, grouped, metric, percent, seconds, spaced};
+use crate::text::{counted, grouped, metric, metrics, percent, seconds, spaced};
 use crate::view::{Catalog, Numbers, Selection, Share, Style, Word, shares};
 
 const SAMPLES: usize = 3;
@@ -54,7 +54,7 @@ pub(super) fn head_start(pair: &Pair) -> Markup {
     let rows = [("with", &pair.with), ("without", &pair.without)];
     let most = rows.iter().filter_map(|(_, n)| n.get("steps")).fold(1e-9, f64::max);
     let loss = |n: &Numbers| match (n.get("start_loss"), n.get("loss")) {
-        (Some(a), Some(b)) => format!("{} → {}", metric(a), metric(b)),
+        (Some(a), Some(b)) => metrics(a, b).join(" → "),
         (None, Some(b)) => metric(b),
         _ => "—".into(),
     };
@@ -86,18 +86,19 @@ pub(super) fn before_after(pair: &Pair) -> Markup {
     let rows = SHOWN.iter().filter_map(|(key, label, down)| {
         let (before, after) = (pair.without.get(key)?, pair.with.get(key)?);
         let better = if *down { after < before } else { after > before };
-        Some((label, before, after, better))
+        let better = (better, before == after);
+        Some((label, metrics(before, after), better))
     });
     html! {
         table {
             thead { tr { th {} th.n { "before" } th.n { "after" } th {} } }
             tbody {
-                @for (label, before, after, better) in rows {
+                @for (label, [before, after], (better, same)) in rows {
                     tr {
                         th { (label) }
-                        td.n { (metric(before)) }
-                        td.n.better[better] { (metric(after)) }
-                        td { @if better { "better" } @else if before == after { "the same" } @else { "not better" } }
+                        td.n { (before) }
+                        td.n.better[better] { (after) }
+                        td { @if better { "better" } @else if same { "the same" } @else { "not better" } }
                     }
                 }
             }

@@ -16,6 +16,9 @@ const PLAIN_FILTERS: [&str; 4] = ["trim", "string", "safe", "tojson"];
 const TRIMS: [&str; 4] = ["strip", "lstrip", "rstrip", "trim"];
 /// Functions that see nothing but their arguments.
 const FUNCTIONS: [&str; 5] = ["raise_exception", "namespace", "range", "dict", "strftime_now"];
+/// What can be called and is not assigned: as a value it could be called where the call is not followed.
+const CALLABLE: [&str; 9] =
+    ["raise_exception", "namespace", "range", "dict", "strftime_now", "debug", "caller", "self", "super"];
 /// Tests that ask for the type of a value alone.
 const TYPE_TESTS: [&str; 12] = [
     "defined",
@@ -37,6 +40,9 @@ impl Pass<'_> {
     pub(super) fn value(&mut self, e: &Expr) -> Kind {
         match e {
             Expr::Const(_) => Kind::Clean,
+            Expr::Var(v) if self.is_callable(v.id) => {
+                self.conditional("a function or macro is used as a value", line(e))
+            }
             Expr::Var(v) => self.kinds.get(v.id),
             Expr::GetAttr(_) | Expr::GetItem(_) => self.item(e),
             Expr::Slice(s) => {
@@ -94,6 +100,10 @@ impl Pass<'_> {
             }
             Expr::Map(m) => self.map(m, line(e)),
         }
+    }
+
+    fn is_callable(&self, name: &str) -> bool {
+        self.kinds.macro_of(name).is_some() || (!self.kinds.is_assigned(name) && CALLABLE.contains(&name))
     }
 
     /// Something that must not depend on what a message says.
@@ -202,10 +212,10 @@ impl Pass<'_> {
             (Kind::Messages, "length" | "count") => Kind::Clean,
             (Kind::Messages, "list" | "reverse") => Kind::Messages,
             (Kind::Messages, "first" | "last") => Kind::Message,
-            (Kind::Messages, "selectattr" | "rejectattr") if first.is_some_and(|key| key != CONTENT) => {
+            (Kind::Messages, "selectattr" | "rejectattr") if first.is_some_and(is_other_key) => {
                 Kind::Messages
             }
-            (Kind::Messages, "map") if first.is_some_and(|key| key != CONTENT) && is_attribute(&f.args) => {
+            (Kind::Messages, "map") if first.is_some_and(is_other_key) && is_attribute(&f.args) => {
                 Kind::Clean
             }
             (_, name) => self.conditional(format!("what a message says goes through `{name}`"), line),
@@ -225,6 +235,12 @@ impl Pass<'_> {
 
     fn test(&mut self, t: &Test, line: u32) -> Kind {
         self.clean_args(&t.args, "a test");
+        if let Expr::Var(v) = &t.expr
+            && self.is_callable(v.id)
+            && matches!(t.name, "defined" | "undefined")
+        {
+            return Kind::Clean;
+        }
         let kind = self.value(&t.expr);
         let by_type = TYPE_TESTS.contains(&t.name) && t.args.is_empty();
         if !(kind.is_clean() || (by_type && kind != Kind::Mixed)) {
@@ -346,6 +362,11 @@ impl Pass<'_> {
 
 fn is_no_text(c: &Const) -> bool {
     matches!(c.value.kind(), ValueKind::Bool | ValueKind::None | ValueKind::Number)
+}
+
+/// Whether an attribute is none of the content: minijinja takes `content.7` for a path.
+fn is_other_key(key: &str) -> bool {
+    key != CONTENT && !key.contains('.')
 }
 
 /// `map(attribute="key")`: the other form calls a filter.

@@ -224,6 +224,14 @@ fn a_template_that_looks_at_content_is_found() {
             "{% for m in messages %}{% if m.role == 'user' %}{% set m = messages[1] %}{% if m.role == 'assistant' %}\
              {{ m.content | length }}{% endif %}{% endif %}{% endfor %}",
             "{% if tools is none %}{{ messages[0].content | length }}{% endif %}",
+            // Attributes are paths: what begins with the content leads into it.
+            "{{ messages | map(attribute='content.7') | list }}",
+            "{% for m in messages | selectattr('content.7', 'eq', 'a') %}x{% endfor %}",
+            "{% for m in messages | rejectattr('content.0') %}x{% endfor %}",
+            // What is called as the item of a dictionary.
+            "{% macro f() %}{{ messages[0].content }}{% endmacro %}{% set d = {'f': f} %}{{ d.f() | length }}",
+            "{% set d = {'n': namespace} %}{% set ns = d.n() %}{% set ns.x = messages[0].content %}{{ ns.x | length }}",
+            "{% set l = [range] %}{{ l[0](3) }}",
             "{% include messages[0].content %}",
             "{% for m in messages recursive %}{{ loop(m.content) }}{% endfor %}",
             "{% if messages[0].content %}",
