@@ -8,6 +8,9 @@ fn main() -> std::process::ExitCode {
     if let Some(code) = headstart_worker::serve_if_asked(worker_stages) {
         return code;
     }
+    if let Some(code) = headstart_host::supervise_if_asked() {
+        return code;
+    }
     headstart_device::cli::main(|backend| {
         let choice = backend.map_or(Ok(Choice::default()), str::parse)?;
         let stages = headstart_builtin::stages(choice.open().map_err(|e| e.to_string())?);

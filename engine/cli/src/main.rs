@@ -52,6 +52,9 @@ fn main() -> ExitCode {
     if let Some(code) = headstart_worker::serve_if_asked(worker_stages) {
         return code;
     }
+    if let Some(code) = headstart_host::supervise_if_asked() {
+        return code;
+    }
     let given: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
     color::set_from(given.iter().skip(1).map(String::as_str));
     let cli = match Cli::try_parse() {

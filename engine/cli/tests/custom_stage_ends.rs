@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use common::Place;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Ignores every signal that it can, never reads its input, and has a child that does the same.
+/// Ignores every signal that it can, never reads its input, and has a child that does the same; and one that has
+/// left its process group and session, and has no parent any more.
 const PROGRAM: &str = r#"#!/usr/bin/env python3
 import json, os, pathlib, signal, subprocess, sys, time
 STAGE = {"name": "stubborn", "version": 1, "doc": "", "args": [], "makes": "Metrics",
@@ -22,8 +23,18 @@ sys.stdin.readline()
 for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(ignored, signal.SIG_IGN)
 child = subprocess.Popen(["sleep", "300"])
+read, write = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    daemon = os.fork()
+    if daemon == 0:
+        os.execlp("sleep", "sleep", "300")
+    os.write(write, str(daemon).encode())
+    os._exit(0)
+os.wait()
+daemon = os.read(read, 20).decode()
 at = pathlib.Path("PIDS")
-at.with_suffix(".new").write_text(f"{os.getpid()} {child.pid}")
+at.with_suffix(".new").write_text(f"{os.getpid()} {child.pid} {daemon}")
 at.with_suffix(".new").rename(at)
 time.sleep(300)
 "#;
@@ -33,8 +44,8 @@ const DECLARATION: &str = r#"{ "program": "raw.py", "protocol": 1, "stages": [
 
 const PIPELINE: &str = "program raw = \"stages/raw.py\"\nstage n: Metrics = raw.stubborn()\noutput n = n\n";
 
-/// A run whose stage is running, and the numbers of its program and of that program's child.
-fn start(place: &Place) -> (Child, [u32; 2]) {
+/// A run whose stage is running, and the numbers of its program, of that program's child and of its daemon.
+fn start(place: &Place) -> (Child, [u32; 3]) {
     use std::os::unix::fs::PermissionsExt;
     let pids = place.path("pids");
     let program =
@@ -55,9 +66,9 @@ fn start(place: &Place) -> (Child, [u32; 2]) {
         assert!(Instant::now() < by, "the program starts");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let text = std::fs::read_to_string(&pids).expect("two numbers");
-    let pid = |n: usize| text.split(' ').nth(n).expect("two numbers").parse().expect("a number");
-    (run, [pid(0), pid(1)])
+    let text = std::fs::read_to_string(&pids).expect("three numbers");
+    let pid = |n: usize| text.split(' ').nth(n).expect("three numbers").parse().expect("a number");
+    (run, [pid(0), pid(1), pid(2)])
 }
 
 fn send(run: &Child, signal: Signal) {
@@ -85,7 +96,7 @@ fn lives(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-fn end_soon(pids: [u32; 2]) -> bool {
+fn end_soon(pids: [u32; 3]) -> bool {
     let by = Instant::now() + Duration::from_secs(20);
     while pids.into_iter().any(lives) && Instant::now() < by {
         std::thread::sleep(Duration::from_millis(20));
@@ -112,4 +123,29 @@ fn a_command_that_is_killed_takes_the_group_with_it() {
     send(&run, Signal::KILL);
     assert_eq!(run.wait().expect("it ends").signal(), Some(9));
     assert!(end_soon(pids));
+}
+
+/// The supervisor of a program: its parent.
+fn parent_of(pid: u32) -> u32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    let fields = stat.rsplit_once(") ").expect("a name").1;
+    fields.split(' ').nth(1).expect("a parent").parse().expect("a number")
+}
+
+#[test]
+fn a_program_whose_supervisor_is_killed_is_one_attempt_that_failed() {
+    let place = Place::new();
+    let (run, pids) = start(&place);
+    let supervisor = parent_of(pids[0]);
+    assert_ne!(supervisor, run.id());
+    kill_process(Pid::from_raw(supervisor.cast_signed()).expect("a process"), Signal::KILL)
+        .expect("it is there");
+    let output = run.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("killed by signal 9"), "{said}");
+    assert!(!lives(pids[0]), "the program ends with its supervisor");
+    // The others are followed by nobody any more.
+    for pid in &pids[1..] {
+        let _ = kill_process(Pid::from_raw(pid.cast_signed()).expect("a process"), Signal::KILL);
+    }
 }

@@ -58,12 +58,25 @@ static UNCONFINED: Once = Once::new();
 /// If this system can confine programs, but not this one.
 #[cfg(target_os = "linux")]
 pub(crate) fn confine(command: &mut Command, program: &Path, to: &Confinement) -> io::Result<()> {
-    let mut read = to.read.clone();
-    read.extend(toolchain::folders(program));
-    if !linux::confine(command, &read, &to.write)? {
+    if !confine_to(command, &readable(program, to), &to.write)? {
         say_unconfined("this kernel has no Landlock");
     }
     Ok(())
+}
+
+/// What a confined program may read beside the system's programs and libraries.
+#[cfg(target_os = "linux")]
+pub(crate) fn readable(program: &Path, to: &Confinement) -> Vec<PathBuf> {
+    to.read.iter().cloned().chain(toolchain::folders(program)).collect()
+}
+
+/// Confines a command to exactly these. False where the kernel cannot confine files.
+///
+/// # Errors
+/// If the kernel refuses the rules.
+#[cfg(target_os = "linux")]
+pub(crate) fn confine_to(command: &mut Command, read: &[PathBuf], write: &[PathBuf]) -> io::Result<bool> {
+    linux::confine(command, read, write)
 }
 
 /// As there is no way to confine programs on this system, says so once.
@@ -95,7 +108,7 @@ pub fn confine_this_process(_to: &Confinement) -> io::Result<bool> {
     Ok(false)
 }
 
-fn say_unconfined(why: &str) {
+pub(crate) fn say_unconfined(why: &str) {
     UNCONFINED.call_once(|| {
         tracing::warn!(
             "custom stages are not confined: {why}; they can read what you can read and use the network"

@@ -1,23 +1,18 @@
-//! Process groups that must not outlive this process.
+//! Programs that must not outlive this process.
 //!
-//! Every program runs in its own process group. There are three ways in which it ends with
-//! this process:
-//!
-//! | this process ends | the group is killed by |
+//! | this process ends | what a program started is killed by |
 //! | --- | --- |
 //! | a stage ends, fails, is cancelled or runs past its limit | [`Process`](crate::process::Process), when dropped |
 //! | by itself, with stages that still run (second Ctrl-C) | [`kill_all`], which commands call before they exit |
-//! | at once: `kill -9`, SIGTERM without a handler, a crash | the watcher: a shell of a few lines that waits for the end of its standard input |
+//! | at once: `kill -9`, SIGTERM without a handler, a crash | on Linux its supervisor ([`crate::supervise`]); elsewhere the watcher, a shell of a few lines that waits for the end of its standard input |
 //!
-//! On Linux the kernel also kills the program itself, though not what it started, when the thread
-//! that started it ends (`PR_SET_PDEATHSIG`).
-//!
-//! What remains possible: a process that leaves the group (`setsid`) is not followed. Where there is
-//! no `sh`, what a program started survives a `kill -9` of this process, and the log says so once;
-//! on systems other than Linux, so does the program. On systems without process groups the program
-//! alone is killed.
+//! A supervisor ends all that descends from the program, also what has left its process group. Without one (other
+//! systems; executables that do not call `supervise_if_asked`) a program runs in a process group, which is killed: a
+//! process that leaves the group is then not followed. Where there is no `sh` either, what a program started
+//! survives a `kill -9` of this process, and the log says so once. On systems without process groups the
+//! program alone is killed.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -39,11 +34,20 @@ done
 for id in $live; do kill -9 "-$id" 2>/dev/null; done
 "#;
 
+/// How a supervisor is reached.
+#[cfg(target_os = "linux")]
+pub(crate) type Supervisor = std::sync::Arc<std::os::unix::net::UnixStream>;
+/// There are none.
+#[cfg(not(target_os = "linux"))]
+#[derive(Clone, Debug)]
+pub(crate) enum Supervisor {}
+
 static LIVE: Mutex<Live> =
-    Mutex::new(Live { groups: BTreeSet::new(), closed: false, watcher: Watcher::Idle });
+    Mutex::new(Live { groups: BTreeMap::new(), closed: false, watcher: Watcher::Idle });
 
 struct Live {
-    groups: BTreeSet<u32>,
+    /// By number; with their supervisors, which are then in the group, and their programs in others.
+    groups: BTreeMap<u32, Option<Supervisor>>,
     /// This process is about to exit: nothing is started any more.
     closed: bool,
     watcher: Watcher,
@@ -61,55 +65,69 @@ fn live() -> MutexGuard<'static, Live> {
 
 /// A live process group. Dropping it takes it off the list; [`Group::kill`] comes before.
 #[derive(Debug)]
-pub(crate) struct Group(u32);
+pub(crate) struct Group {
+    id: u32,
+    supervisor: Option<Supervisor>,
+}
 
 impl Group {
-    /// Kills every process of the group.
+    /// Kills every process of the group; or has the supervisor kill what it keeps, and then end.
     pub(crate) fn kill(&self) {
-        signal_group(self.0);
+        end(self.id, self.supervisor.as_ref());
+    }
+
+    pub(crate) fn is_supervised(&self) -> bool {
+        self.supervisor.is_some()
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         let mut live = live();
-        live.groups.remove(&self.0);
-        live.tell('-', self.0);
+        live.groups.remove(&self.id);
+        if self.supervisor.is_none() {
+            live.tell('-', self.id);
+        }
     }
 }
 
-/// Starts a command in its own process group.
+/// Starts a command in its own process group. One that is a supervisor is reached by `supervisor`; any other ends with
+/// this process.
 ///
 /// # Errors
 /// Any of starting it; [`io::ErrorKind::Interrupted`] when this process is about to exit.
-pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Group)> {
+pub(crate) fn spawn(command: &mut Command, supervisor: Option<Supervisor>) -> io::Result<(Child, Group)> {
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(command, 0);
     #[cfg(target_os = "linux")]
-    die_with_parent(command);
+    if supervisor.is_none() {
+        crate::parent::die_with_parent(command);
+    }
     // Held while the program starts: `kill_all` must not miss it.
     let mut live = live();
     if live.closed {
         return Err(io::Error::new(io::ErrorKind::Interrupted, "this process is about to exit"));
     }
     let child = command.spawn()?;
-    live.groups.insert(child.id());
-    live.tell('+', child.id());
-    let group = Group(child.id());
-    Ok((child, group))
+    let id = child.id();
+    live.groups.insert(id, supervisor.clone());
+    if supervisor.is_none() {
+        live.tell('+', id);
+    }
+    Ok((child, Group { id, supervisor }))
 }
 
 /// Kills all groups, and lets no other start: for the last moment before this process exits. Waits
 /// until they are gone, a second at most.
 pub fn kill_all() {
-    let groups: Vec<u32> = {
+    let groups = {
         let mut live = live();
         live.closed = true;
-        live.groups.iter().copied().collect()
+        live.groups.clone()
     };
-    groups.iter().for_each(|group| signal_group(*group));
+    groups.iter().for_each(|(group, supervisor)| end(*group, supervisor.as_ref()));
     let by = Instant::now() + GONE;
-    while Instant::now() < by && groups.iter().any(|group| exists(*group)) {
+    while Instant::now() < by && groups.keys().any(|group| exists(*group)) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -132,10 +150,12 @@ impl Live {
             return;
         }
         let idle = matches!(self.watcher, Watcher::Idle);
-        if matches!(self.watcher, Watcher::Unavailable) || (idle && self.groups.is_empty()) {
+        let watched = self.groups.iter().filter(|(_, supervisor)| supervisor.is_none());
+        let watched: Vec<u32> = watched.map(|(group, _)| *group).collect();
+        if matches!(self.watcher, Watcher::Unavailable) || (idle && watched.is_empty()) {
             return;
         }
-        match watcher(&self.groups) {
+        match watcher(&watched) {
             Ok((child, stdin)) => {
                 if let Watcher::Runs(mut old, _) =
                     std::mem::replace(&mut self.watcher, Watcher::Runs(child, stdin))
@@ -155,7 +175,7 @@ impl Live {
 
 /// A watcher that knows these groups. It is in a separate group, so that a Ctrl-C in the terminal
 /// does not reach it.
-fn watcher(groups: &BTreeSet<u32>) -> io::Result<(Child, ChildStdin)> {
+fn watcher(groups: &[u32]) -> io::Result<(Child, ChildStdin)> {
     let mut command = Command::new("sh");
     command.args(["-c", WATCHER]).current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -169,20 +189,13 @@ fn watcher(groups: &BTreeSet<u32>) -> io::Result<(Child, ChildStdin)> {
     Ok((child, stdin))
 }
 
-/// The kernel kills the program when the thread that started it ends.
-#[cfg(target_os = "linux")]
-fn die_with_parent(command: &mut Command) {
-    use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
-    use std::os::unix::process::CommandExt;
-    let parent = getpid();
-    let arm = move || {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The parent may have ended before the signal was armed.
-        if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
-    };
-    // SAFETY: between fork and exec, `arm` makes two system calls and neither allocates nor locks.
-    unsafe {
-        command.pre_exec(arm);
+fn end(group: u32, supervisor: Option<&Supervisor>) {
+    match supervisor {
+        #[cfg(target_os = "linux")]
+        Some(supervisor) => crate::supervise::end(supervisor),
+        #[cfg(not(target_os = "linux"))]
+        Some(supervisor) => match *supervisor {},
+        None => signal_group(group),
     }
 }
 

@@ -14,13 +14,14 @@
 //!
 //! A line that is no message is noise and goes to the attempt's log, as does standard error. What
 //! the program says it made counts only if it then ends with exit status 0, and if every file is
-//! there with the size and SHA-256 that it stated. However the conversation ends, the whole process
-//! group is killed.
+//! there with the size and SHA-256 that it stated. However the conversation ends, the program and all
+//! that it started are killed.
 //!
 //! # Layout
 //! - [`folder`]: what a program is made of, its digest, its copy.
 //! - [`message`], [`lines`]: what is said. [`process`]: the process group and its streams.
-//! - [`groups`]: process groups that must not outlive this process.
+//! - [`groups`], [`supervise`], [`parent`]: programs must not outlive this process, nor what they started.
+//! - [`memory`], [`processes`]: what they hold.
 //! - [`session`]: the conversation, and every way in which it can go wrong.
 //! - [`confine`]: what a program may touch.
 //! - [`arguments`], [`output`]: values on their way to the program and back, verified.
@@ -38,10 +39,16 @@ mod lines;
 mod memory;
 mod message;
 mod output;
+#[cfg(target_os = "linux")]
+mod parent;
 mod places;
 mod process;
+#[cfg(target_os = "linux")]
+mod processes;
 mod session;
 mod stage;
+#[cfg(target_os = "linux")]
+mod supervise;
 
 pub use confine::{Confinement, confine_this_process};
 pub use describe::describe;
@@ -49,3 +56,11 @@ pub use groups::kill_all;
 pub use places::{Allowlist, Trusted};
 pub use session::Limits;
 pub use stage::CustomStage;
+#[cfg(target_os = "linux")]
+pub use supervise::supervise_if_asked;
+
+/// There are no supervisors on this system.
+#[cfg(not(target_os = "linux"))]
+pub fn supervise_if_asked() -> Option<std::process::ExitCode> {
+    None
+}

@@ -4,14 +4,19 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headstart_protocol::{Failure, FailureClass};
 
 use crate::confine::{self, Confinement};
 use crate::groups::{self, Group};
 use crate::lines::{self, Heard};
+use crate::memory;
+#[cfg(target_os = "linux")]
+use crate::supervise;
 
+/// How long a supervisor may take to end what it keeps.
+const ENDING: Duration = Duration::from_secs(5);
 /// Lines of a program that are read ahead. A program that writes faster than it is heard waits.
 const QUEUE: usize = 64;
 
@@ -49,8 +54,9 @@ impl Process {
         if is_text_without_interpreter(launch.program) {
             return Err(no_program(launch.shown));
         }
-        let mut command = Command::new(launch.program);
-        confine::environment(&mut command, launch.work);
+        let mut prepared = Prepared::new(launch).map_err(|e| not_started(launch.shown, &e))?;
+        let command = &mut prepared.command;
+        confine::environment(command, launch.work);
         command.current_dir(launch.work).env("HEADSTART_STAGES", "1");
         // With these the SDK makes absolute paths mean the same in every copy.
         if let Some(copy) = launch.copy {
@@ -58,11 +64,7 @@ impl Process {
             command.env("HEADSTART_PROGRAM_FOLDER", launch.shown.parent().unwrap_or(Path::new("/")));
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if let Some(confinement) = launch.confinement {
-            confine::confine(&mut command, launch.program, confinement)
-                .map_err(|e| not_confined(launch.shown, &e))?;
-        }
-        let (mut child, group) = spawn(&mut command).map_err(|e| not_started(launch.shown, &e))?;
+        let (mut child, group) = prepared.spawn(launch)?;
         let (tx, heard) = sync_channel(QUEUE);
         if let Some(out) = child.stdout.take() {
             let tx = tx.clone();
@@ -75,9 +77,14 @@ impl Process {
         Ok(Self { child, group: Some(group), status: None, stdin, heard })
     }
 
-    /// Number of the process, and of its group.
-    pub fn id(&self) -> u32 {
-        self.child.id()
+    /// Resident bytes of the program and all that it started, where the system tells. Without a supervisor, of
+    /// the process group.
+    pub fn memory(&self) -> Option<u64> {
+        #[cfg(target_os = "linux")]
+        if self.group.as_ref().is_some_and(Group::is_supervised) {
+            return memory::below(self.child.id());
+        }
+        memory::of_group(self.child.id())
     }
 
     /// Sends a line, without waiting until it is read. A program that does not read shows by what
@@ -117,6 +124,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         if let Some(group) = self.group.take() {
             group.kill();
+            if group.is_supervised() {
+                self.wait_for_supervisor();
+            }
             // Where there are no groups.
             let _ = self.child.kill();
         }
@@ -124,6 +134,71 @@ impl Drop for Process {
             let _ = self.child.wait();
         }
     }
+}
+
+impl Process {
+    /// Waits until the supervisor has ended what it keeps, and itself.
+    fn wait_for_supervisor(&mut self) {
+        let by = Instant::now() + ENDING;
+        while !has_exited(&mut self.child) && Instant::now() < by {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// A command that is about to be started.
+struct Prepared {
+    command: Command,
+    /// Both ends of the socket of a supervisor, this one and its own.
+    #[cfg(target_os = "linux")]
+    supervisor: Option<(groups::Supervisor, std::os::unix::net::UnixStream)>,
+}
+
+impl Prepared {
+    #[cfg(target_os = "linux")]
+    fn new(launch: &Launch<'_>) -> std::io::Result<Self> {
+        if !supervise::is_available() {
+            return Ok(Self { command: Command::new(launch.program), supervisor: None });
+        }
+        let (ours, its) = std::os::unix::net::UnixStream::pair()?;
+        Ok(Self { command: supervise::command(&its), supervisor: Some((ours.into(), its)) })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn new(launch: &Launch<'_>) -> std::io::Result<Self> {
+        Ok(Self { command: Command::new(launch.program) })
+    }
+
+    fn spawn(mut self, launch: &Launch<'_>) -> Result<(Child, Group), Failure> {
+        #[cfg(target_os = "linux")]
+        if let Some((ours, its)) = self.supervisor {
+            let started = spawn(&mut self.command, Some(ours.clone()));
+            let (mut child, group) = started.map_err(|e| not_started(launch.shown, &e))?;
+            drop(its);
+            let begun = begin_supervised(&ours, launch);
+            if begun.is_err() {
+                // It has nothing to keep, and ends.
+                group.kill();
+                let _ = child.wait();
+            }
+            return begun.map(|()| (child, group));
+        }
+        if let Some(confinement) = launch.confinement {
+            confine::confine(&mut self.command, launch.program, confinement)
+                .map_err(|e| not_confined(launch.shown, &e))?;
+        }
+        spawn(&mut self.command, None).map_err(|e| not_started(launch.shown, &e))
+    }
+}
+
+/// Has a supervisor start the program.
+#[cfg(target_os = "linux")]
+fn begin_supervised(supervisor: &groups::Supervisor, launch: &Launch<'_>) -> Result<(), Failure> {
+    use supervise::StartError;
+    supervise::begin(supervisor, launch.program, launch.confinement).map_err(|e| match e {
+        StartError::Confine(e) => not_confined(launch.shown, &e),
+        StartError::Start(e) => not_started(launch.shown, &e),
+    })
 }
 
 /// Whether a child has exited, without taking its status.
@@ -155,9 +230,9 @@ fn writer(mut stdin: ChildStdin) -> Sender<String> {
     tx
 }
 
-fn spawn(command: &mut Command) -> std::io::Result<(Child, Group)> {
+fn spawn(command: &mut Command, supervisor: Option<groups::Supervisor>) -> std::io::Result<(Child, Group)> {
     for _ in 0..100 {
-        match groups::spawn(command) {
+        match groups::spawn(command, supervisor.clone()) {
             // Another thread's child may still hold the file open for writing, for a moment.
             Err(e) if e.kind() == ErrorKind::ExecutableFileBusy => {
                 std::thread::sleep(Duration::from_millis(10));
@@ -165,7 +240,7 @@ fn spawn(command: &mut Command) -> std::io::Result<(Child, Group)> {
             done => return done,
         }
     }
-    groups::spawn(command)
+    groups::spawn(command, supervisor)
 }
 
 /// A text that may be executed and does not name its interpreter: some systems would have a shell

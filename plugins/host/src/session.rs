@@ -11,7 +11,6 @@ use headstart_protocol::declared::STAGE_PROTOCOL;
 use headstart_protocol::{Failure, FailureClass};
 
 use crate::lines::Heard;
-use crate::memory;
 use crate::message::{FEATURES, FromProgram, Line, ToProgram, begins_like_a_message};
 use crate::process::{Launch, Process};
 
@@ -229,7 +228,7 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         self.weighed = Instant::now();
-        match memory::of_group(self.process.id()) {
+        match self.process.memory() {
             Some(held) if held > limit => {
                 let m = format!("holds {} MiB of memory, and may use {} MiB", held >> 20, limit >> 20);
                 let failure = Failure::new(FailureClass::Memory, self.sentence(&m));
