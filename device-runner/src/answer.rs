@@ -62,6 +62,11 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Whether the same call may succeed later, without anything else being done.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Garbled(_))
+    }
+
     /// The reason, without the sentence that the caller says before it.
     pub fn reason(&self) -> String {
         match self {

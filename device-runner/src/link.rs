@@ -6,7 +6,7 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use headstart_env::Env;
 use headstart_protocol::PROTOCOL_VERSION;
-use headstart_protocol::wire::{Facts, Hello, Invited, Join};
+use headstart_protocol::wire::{Claim, Facts, Held, Hello, Invited, Join};
 use headstart_transport::Invitation;
 use headstart_transport::proof::JoinClaim;
 
@@ -15,6 +15,7 @@ use crate::contract::Contracts;
 use crate::device::Device;
 use crate::error::DeviceError;
 use crate::facts::facts;
+use crate::outbox::Outbox;
 use crate::pairing::{self, Pairing};
 
 /// How often a device that waits for work looks whether its owner approved something.
@@ -41,6 +42,16 @@ impl Link {
         // A damaged contract is said where a task needs it.
         let approvals = Contracts::new(state).approvals().unwrap_or(0);
         Facts { approvals, ..facts(self.threads, self.memory, &self.holds, state.generation()) }
+    }
+
+    /// A claim. It says what the device was granted, so that a grant whose answer was lost is given again.
+    ///
+    /// # Errors
+    /// [`DeviceError`] where the state folder cannot be read.
+    pub(crate) fn claim(&self, outbox: &Outbox, wait: Duration) -> Result<Claim, DeviceError> {
+        let held = Held { highest: self.device.state.highest_fence()?, fences: outbox.fences()? };
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        Ok(Claim { facts: self.facts(), wait_ms, held: Some(held) })
     }
 
     /// Waits until the owner approves something or takes it back.

@@ -78,6 +78,18 @@ impl Outbox {
         Ok(out)
     }
 
+    /// The fences of all outcomes in the outbox.
+    ///
+    /// # Errors
+    /// [`DeviceError::State`].
+    pub fn fences(&self) -> Result<Vec<u64>, DeviceError> {
+        let entries = std::fs::read_dir(&self.dir).map_err(|e| DeviceError::state(&self.dir, e))?;
+        let fence = |name: std::ffi::OsString| name.to_str()?.strip_suffix(".json")?.parse().ok();
+        let mut fences: Vec<u64> = entries.filter_map(|e| fence(e.ok()?.file_name())).collect();
+        fences.sort_unstable();
+        Ok(fences)
+    }
+
     /// Takes an outcome out that the engine has answered.
     ///
     /// # Errors

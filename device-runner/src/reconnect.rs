@@ -11,6 +11,11 @@ use headstart_env::{Env, Random};
 const RECONNECT: Backoff =
     Backoff { first: Duration::from_millis(100), factor: 1.3, longest: Duration::from_secs(10), tries: None };
 
+/// Pauses before what the engine did not take is sent again, beside other work.
+pub(crate) fn resend_pauses(env: &Env) -> ExponentialBackoff {
+    RECONNECT.pauses(&*env.random)
+}
+
 /// What is done about an engine that cannot be reached: it is logged once, tried again after pauses
 /// that grow, and once it is back that is logged too.
 pub(crate) struct Reconnect {

@@ -9,7 +9,7 @@ use headstart_env::Env;
 use headstart_host::Allowlist;
 use headstart_protocol::task::Task;
 use headstart_protocol::text::counted;
-use headstart_protocol::wire::{Claim, CommitResult, Committed, Grant};
+use headstart_protocol::wire::{CommitResult, Committed, Grant};
 use headstart_protocol::{FailureClass, Stage};
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,7 @@ use crate::journal::Journal;
 use crate::link::{JoinError, Link};
 use crate::outbox::{Outbox, PendingCommit};
 use crate::pairing::{self, Target};
-use crate::reconnect::Reconnect;
+use crate::reconnect::{Reconnect, resend_pauses};
 use crate::release::Upload;
 use crate::residency::Allowed;
 use crate::state::State;
@@ -38,7 +38,7 @@ const SHORTEST_POLL: Duration = Duration::from_millis(200);
 const UNPROVEN: Duration = Duration::from_millis(200);
 /// How often a device that waits for approval asks again.
 const PENDING: Duration = Duration::from_secs(2);
-/// How soon a result is sent again that belongs to an interrupted run.
+/// How soon a result is sent again that the engine cannot take now.
 const INTERRUPTED: Duration = Duration::from_secs(10);
 
 /// How a device joins and works.
@@ -160,7 +160,7 @@ struct Runner {
     link: Arc<Link>,
     until: Until,
     outbox: Outbox,
-    /// Results of interrupted runs, by fence: when to send them again.
+    /// Results that the engine cannot take now, by fence: when to send them again.
     waiting: BTreeMap<u64, Duration>,
     stop: CancellationToken,
     /// When there was something to do last, by the clock.
@@ -282,8 +282,10 @@ impl Runner {
         }
     }
 
-    /// Sends what is in the outbox; a result of an interrupted run only now and then, beside other work.
+    /// Sends what is in the outbox; what the engine cannot take now, only now and then. That one result does not
+    /// get through keeps no other back.
     async fn send_outbox(&mut self) -> Result<(), CallError> {
+        let mut failed = Ok(());
         for pending in self.outbox.pending()? {
             let now = self.link.env.clock.elapsed();
             if self.waiting.get(&pending.commit.fence).is_some_and(|again| now < *again) {
@@ -291,33 +293,52 @@ impl Runner {
             }
             // A device that was killed in between has put it in and not charged it.
             self.charge(&pending)?;
-            self.deliver(&pending).await?;
-            if !self.waiting.contains_key(&pending.commit.fence) {
-                self.busy = self.link.env.clock.elapsed();
+            match self.deliver(&pending).await {
+                Ok(()) if self.waiting.contains_key(&pending.commit.fence) => {}
+                Ok(()) => self.busy = self.link.env.clock.elapsed(),
+                Err(e) if e.may_pass() => failed = Err(e),
+                Err(e) => return Err(e),
             }
         }
-        Ok(())
+        failed
     }
 
-    /// Sends what is in the outbox, then asks for work and does it.
+    /// Sends the outbox beside other work: whether something is left that the engine did not take.
+    async fn send_beside(&mut self) -> Result<bool, CallError> {
+        match self.send_outbox().await {
+            Ok(()) => Ok(false),
+            Err(e) if e.may_pass() => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Sends what is in the outbox, and beside that asks for work and does it.
     async fn step(&mut self) -> Result<Step, CallError> {
-        self.send_outbox().await?;
         if self.until == Until::Once && self.summary != Summary::default() {
+            self.send_outbox().await?;
             return Ok(Step::Nothing);
         }
+        let mut unsent = self.send_beside().await?;
         let clock = Arc::clone(&self.link.env.clock);
         let wait = match self.until {
             Until::Idle(limit) => limit.saturating_sub(self.idle()).min(LONG_POLL),
             _ => LONG_POLL,
         };
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        let claim = Claim { facts: self.link.facts(), wait_ms };
+        let link = self.link.clone();
+        let claim = link.claim(&self.outbox, wait)?;
         let asked = clock.elapsed();
-        let grant = tokio::select! {
-            grant = self.link.client.claim(&claim) => grant?,
-            // The engine is told at once that it may offer again what was refused.
-            () = self.link.approvals_change(claim.facts.approvals) => return Ok(Step::Nothing),
-            () = self.stop.cancelled() => return Ok(Step::Nothing),
+        let (claimed, approvals) = (link.client.claim(&claim), link.approvals_change(claim.facts.approvals));
+        tokio::pin!(claimed, approvals);
+        let mut pauses = resend_pauses(&link.env);
+        let grant = loop {
+            let pause = pauses.next().unwrap_or(LONG_POLL);
+            tokio::select! {
+                grant = &mut claimed => break grant?,
+                // The engine is told at once that it may offer again what was refused.
+                () = &mut approvals => return Ok(Step::Nothing),
+                () = self.stop.cancelled() => return Ok(Step::Nothing),
+                () = clock.sleep(pause), if unsent => unsent = self.send_beside().await?,
+            }
         };
         let Some(grant) = grant else {
             // An engine that answers at once is not asked in a tight loop.
@@ -399,7 +420,7 @@ impl Runner {
                     let again = self.link.env.clock.elapsed() + INTERRUPTED;
                     if self.waiting.insert(fence, again).is_none() {
                         tracing::info!(
-                            "run {run} was interrupted: kept until it is resumed: {}",
+                            "the engine cannot take a result of run {run} now: kept and sent again: {}",
                             pending.what
                         );
                     }

@@ -114,13 +114,16 @@ pub enum Place {
 }
 
 /// How an instance runs: its settings block.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Policy {
     /// Memory limit in bytes.
     pub memory: Option<u64>,
     /// Further attempts after the first; transient failures only.
     pub retry: u32,
+    /// Attempts lost by what the stage can have done before it is quarantined: at least 1.
+    #[serde(skip_serializing_if = "are_the_usual_losses")]
+    pub losses: u32,
     /// Pause before the first retry, doubled each time, in milliseconds.
     pub backoff_ms: Option<u64>,
     /// Limit of one attempt in milliseconds.
@@ -129,6 +132,29 @@ pub struct Policy {
     pub wait_ms: Option<u64>,
     /// Conditions of the device: `charging`, `unmetered`, `idle`.
     pub only_when: Vec<String>,
+}
+
+/// Losses before a stage is quarantined, unless its settings say otherwise.
+const LOSSES: u32 = 5;
+
+/// Left out of plans, so that those of earlier versions stay the same.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn are_the_usual_losses(n: &u32) -> bool {
+    *n == LOSSES
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            memory: None,
+            retry: 0,
+            losses: LOSSES,
+            backoff_ms: None,
+            timeout_ms: None,
+            wait_ms: None,
+            only_when: Vec::new(),
+        }
+    }
 }
 
 /// An output of the pipeline.

@@ -48,6 +48,11 @@ pub const SETTINGS: &[Word] = &[
     word("on", "on: device(\"phone\")", "where it runs: `server` (default), or a device by name"),
     word("memory", "memory: 1GiB", "how much memory it may use; runners with less are not chosen"),
     word("retry", "retry: 2", "further attempts after a temporary failure, 0 (default) to 1000"),
+    word(
+        "losses",
+        "losses: 5",
+        "lost attempts before the stage is quarantined, 1 to 1000, 5 by default: its process was killed",
+    ),
     word("backoff", "backoff: 10s", "the pause before the first retry, doubled each time"),
     word("timeout", "timeout: 2h", "how long one attempt may take"),
     word("wait", "wait: 1d", "how long it may wait for a runner"),

@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use headstart_dsl::plan::{Instance, Place};
+use headstart_dsl::plan::{Instance, Place, Policy};
 use headstart_dsl::{Checked, MemoryLoader, Plan, Severity, check, check_module, format, parse, render};
 use headstart_protocol::{Expr, Value};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -194,6 +194,9 @@ fn show(plan: &Plan) -> String {
             if let Some(v) = value {
                 let _ = write!(out, " {name} {v}");
             }
+        }
+        if p.losses != Policy::default().losses {
+            let _ = write!(out, " losses {}", p.losses);
         }
         if p.retry > 0 {
             let _ = write!(out, " retry {}", p.retry);

@@ -180,6 +180,21 @@ pub struct Claim {
     pub facts: Facts,
     /// How long to wait for work, in milliseconds.
     pub wait_ms: u64,
+    /// What the device was granted so far. With it a claim whose answer was lost can be repeated: the engine
+    /// gives the same grant again. Absent from devices of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+}
+
+/// What a device was granted. A grant above `highest` never reached it; one that is neither above nor among
+/// `fences` is lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The highest fence that it took.
+    pub highest: u64,
+    /// Fences of attempts that it runs, or whose outcome the engine has not acknowledged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fences: Vec<u64>,
 }
 
 /// A claim on one attempt. Its fence is that of the [`Signed`] message around it.
@@ -256,8 +271,8 @@ pub enum CommitResult {
         /// Why.
         error: WireError,
     },
-    /// It belongs to a run that was interrupted, and is taken once that run is resumed. Until then the device
-    /// keeps it and does other work.
+    /// It belongs to a run that another engine executes, or whose log cannot be read now. The device keeps it,
+    /// does other work and sends it again.
     Waits {
         /// The run.
         run: String,
@@ -268,7 +283,8 @@ pub enum CommitResult {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Committed {
-    /// It counts. Said again to a repeated commit of the same fence.
+    /// It counts, also where its run was interrupted and is not resumed yet. Said again to a repeated commit of
+    /// the same fence.
     Accepted,
     /// Another attempt counts.
     Superseded,

@@ -106,7 +106,8 @@ impl Checker<'_> {
                 }
             }
             "memory" => policy.memory = self.bytes(ctx, s),
-            "retry" => policy.retry = self.count(ctx, s).unwrap_or(0),
+            "retry" => policy.retry = self.count(ctx, s, 0).unwrap_or(0),
+            "losses" => policy.losses = self.count(ctx, s, 1).unwrap_or(policy.losses),
             "backoff" => policy.backoff_ms = self.duration(ctx, s),
             "timeout" => policy.timeout_ms = self.duration(ctx, s),
             "wait" => policy.wait_ms = self.duration(ctx, s),
@@ -212,11 +213,12 @@ impl Checker<'_> {
         }
     }
 
-    fn count(&mut self, ctx: &mut Ctx, s: &Setting) -> Option<u32> {
+    fn count(&mut self, ctx: &mut Ctx, s: &Setting, least: u32) -> Option<u32> {
         let Value::Int(n) = self.constant(ctx, s, Type::Int, "2")? else { return None };
-        let count = u32::try_from(n).ok().filter(|n| *n <= 1000);
+        let count = u32::try_from(n).ok().filter(|n| (least..=1000).contains(n));
         if count.is_none() {
-            let d = Diagnostic::new(Code::E0217, format!("`{}` must be a count from 0 to 1000", s.name.text));
+            let m = format!("`{}` must be a count from {least} to 1000", s.name.text);
+            let d = Diagnostic::new(Code::E0217, m);
             self.report(d.at(s.value.span, format!("{n}")));
         }
         count

@@ -222,9 +222,13 @@ pub struct Run {
     /// Run only these and what they need: stages, instances, outputs or modules; may be repeated.
     #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
-    /// Resume an interrupted run.
+    /// Resume this run. Without it, the latest interrupted or cancelled run of the same plan is resumed, if its
+    /// sources have not changed.
     #[arg(long, value_name = "RUN", conflicts_with = "only")]
     pub resume: Option<String>,
+    /// Start a new run, also where one could be resumed.
+    #[arg(long, conflicts_with = "resume")]
+    pub fresh: bool,
     #[command(flatten)]
     pub custom: CustomStages,
     /// Output format.
@@ -284,6 +288,9 @@ pub struct Runs {
     /// Print what `headstart run` printed while the run was running.
     #[arg(long, requires = "run")]
     pub replay: bool,
+    /// Have a failed or quarantined stage tried again when the run is resumed: `said`, or `said["friendly"]`.
+    #[arg(long, value_name = "STAGE", requires = "run", conflicts_with_all = ["replay", "report"])]
+    pub retry: Vec<String>,
     /// Write a self-contained HTML report of the run.
     #[arg(long, value_name = "FILE", requires = "run")]
     pub report: Option<PathBuf>,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use headstart_console::color::{Ink, paint};
 use headstart_console::{divert, errln, say};
-use headstart_core::{Event, EventKind};
+use headstart_core::{Event, EventKind, LossCause};
 use headstart_dsl::plan::{Place, Plan};
 use headstart_env::Clock;
 use headstart_protocol::FailureClass;
@@ -131,13 +131,19 @@ impl<'a> Display<'a> {
             EventKind::Quarantined { instance, lost } => {
                 let name = self.name(*instance);
                 let times = headstart_protocol::text::counted(*lost, "time");
-                errln!("{} {name}: quarantined: its runner was lost {times}", paint(Ink::Error, "✗"));
+                errln!("{} {name}: quarantined: its process was lost {times}", paint(Ink::Error, "✗"));
                 self.ended(*instance, "quarantined", |s| s.failed += 1);
             }
-            EventKind::LeaseExpired { instance, fence } => {
+            EventKind::LeaseExpired { instance, fence, cause } => {
                 self.stop(*fence);
                 let name = self.name(*instance);
-                self.say(&format!("{} {name}: lost its runner", paint(Ink::Warning, "!")));
+                let why = match cause {
+                    Some(LossCause::Engine) => "was running when the engine ended; retrying",
+                    Some(LossCause::Device) => "lost its device; retrying",
+                    Some(LossCause::Stage) => "its lease ran out; retrying",
+                    None => "lost its runner",
+                };
+                self.say(&format!("{} {name}: {why}", paint(Ink::Warning, "!")));
             }
             EventKind::DeviceJoined { device, .. } => {
                 self.say(&format!("{} device {device} joined", paint(Ink::Help, "◇")));

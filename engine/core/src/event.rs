@@ -48,7 +48,8 @@ pub enum EventKind {
         /// Instances in the plan.
         instances: u32,
     },
-    /// The engine was started again and resumed the run where its log ends.
+    /// The engine was started again and resumed the run where its log ends. A run that was cancelled is live
+    /// again.
     RunResumed {},
     /// A device announced itself while the run was waiting or running.
     DeviceJoined {
@@ -99,9 +100,20 @@ pub enum EventKind {
         /// How far.
         progress: Progress,
     },
-    /// The runner did not renew its lease. A commit under this fence still counts as long as no
-    /// other attempt has started.
+    /// The attempt was lost: it ended without an outcome, or its lease was not renewed. A commit under this
+    /// fence still counts as long as no other attempt has started.
     LeaseExpired {
+        /// The instance.
+        instance: u32,
+        /// The attempt's fence.
+        fence: u64,
+        /// Who lost it. Absent from logs of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<LossCause>,
+    },
+    /// The attempt has saved progress from which the next one resumes. Recorded before the event that ends the
+    /// attempt.
+    Checkpointed {
         /// The instance.
         instance: u32,
         /// The attempt's fence.
@@ -169,13 +181,32 @@ pub enum EventKind {
         /// The instance.
         instance: u32,
     },
+    /// A person has an instance tried again that failed or was quarantined. A run that had ended because of it
+    /// has not any more.
+    RetryRequested {
+        /// The instance.
+        instance: u32,
+    },
     /// The run was asked to stop.
     CancelRequested {},
-    /// The run ended. The last event of a log.
+    /// The run ended. The last event of a log, unless the run is resumed.
     RunFinished {
         /// How.
         outcome: RunOutcome,
     },
+}
+
+/// Who lost an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossCause {
+    /// The stage can have caused it: its process was killed, or its lease ran out while its device was in
+    /// contact. Losses of this cause alone quarantine a stage.
+    Stage,
+    /// The engine ended, or gave the attempt up.
+    Engine,
+    /// The device went away, was revoked, or was started again.
+    Device,
 }
 
 /// How a run ended.
@@ -204,6 +235,8 @@ impl EventKind {
             | Self::Failed { instance, .. }
             | Self::Quarantined { instance, .. }
             | Self::Blocked { instance, .. }
+            | Self::Checkpointed { instance, .. }
+            | Self::RetryRequested { instance }
             | Self::Invalidated { instance } => Some(*instance),
             Self::RunStarted { .. }
             | Self::RunResumed {}
@@ -220,10 +253,16 @@ mod tests {
 
     #[test]
     fn events_are_flat_json_objects() {
-        let e = Event::new(7, EventKind::LeaseExpired { instance: 3, fence: 9 });
+        let e = Event::new(7, EventKind::LeaseExpired { instance: 3, fence: 9, cause: None });
         let text = serde_json::to_string(&e).expect("events serialize");
-        assert_eq!(text, r#"{"at_ms":7,"event":"lease_expired","instance":3,"fence":9}"#);
+        assert_eq!(
+            text, r#"{"at_ms":7,"event":"lease_expired","instance":3,"fence":9}"#,
+            "as version 0.1 has it"
+        );
         assert_eq!(serde_json::from_str::<Event>(&text).expect("own text"), e);
+        let lost = EventKind::LeaseExpired { instance: 3, fence: 9, cause: Some(LossCause::Device) };
+        let text = serde_json::to_string(&lost).expect("events serialize");
+        assert!(text.contains(r#""cause":"device""#), "{text}");
         let e = Event::new(8, EventKind::CancelRequested {});
         let text = serde_json::to_string(&e).expect("events serialize");
         assert_eq!(serde_json::from_str::<Event>(&text).expect("own text"), e);

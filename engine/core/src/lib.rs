@@ -18,7 +18,7 @@ mod key;
 pub mod prepare;
 mod state;
 
-pub use event::{Event, EventKind, ReleasedParts, RunOutcome};
+pub use event::{Event, EventKind, LossCause, ReleasedParts, RunOutcome};
 pub use key::{ComputedWith, Difference, KeyPreimage};
 pub use prepare::{Decision, Prepared};
 pub use state::{ApplyError, Changes, Counts, RunState, Status};

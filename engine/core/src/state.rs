@@ -185,6 +185,8 @@ struct Node {
     attempts: u32,
     failures: u32,
     lost: u32,
+    /// Losses that the stage can have caused, since its latest checkpoint.
+    stage_losses: u32,
     invalidated: u32,
     /// Fence of a lease that expired and that no later attempt has replaced.
     open_fence: Option<u64>,
@@ -209,6 +211,8 @@ pub struct RunState {
     running: BTreeMap<u64, u32>,
     last_fence: u64,
     phase: Phase,
+    /// A cancelled run may have been resumed since: then it is live.
+    was_cancelled: bool,
     counts: Counts,
     run: String,
     started_ms: u64,
@@ -224,6 +228,7 @@ impl RunState {
             attempts: 0,
             failures: 0,
             lost: 0,
+            stage_losses: 0,
             invalidated: 0,
             open_fence: None,
             key: None,
@@ -238,6 +243,7 @@ impl RunState {
             running: BTreeMap::new(),
             last_fence: 0,
             phase: Phase::New,
+            was_cancelled: false,
             counts,
             run: String::new(),
             started_ms: 0,
@@ -318,9 +324,14 @@ impl RunState {
         self.nodes[instance as usize].failures
     }
 
-    /// Attempts whose runner was lost.
+    /// Attempts that were lost, by whatever cause.
     pub fn lost(&self, instance: u32) -> u32 {
         self.nodes[instance as usize].lost
+    }
+
+    /// Attempts that were lost by what the stage can have done, since it last saved progress.
+    pub fn stage_losses(&self, instance: u32) -> u32 {
+        self.nodes[instance as usize].stage_losses
     }
 
     /// How often its output was found to be gone.

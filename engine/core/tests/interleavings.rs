@@ -6,8 +6,8 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::*;
-use headstart_core::{ApplyError, Event, EventKind, RunOutcome, RunState, Status};
-use headstart_protocol::{Digest, Failure};
+use headstart_core::{ApplyError, Event, EventKind, LossCause, RunOutcome, RunState, Status};
+use headstart_protocol::{Digest, Failure, FailureClass};
 use proptest::prelude::*;
 
 /// What a scheduler, a runner or bad luck tries; numbers pick among what there is.
@@ -21,6 +21,7 @@ enum Try {
     Fail(usize, bool),
     Invalidate(usize),
     Quarantine(usize),
+    Retry(usize),
 }
 
 fn tries(with_invalidation: bool) -> impl Strategy<Value = Try> {
@@ -33,7 +34,8 @@ fn tries(with_invalidation: bool) -> impl Strategy<Value = Try> {
         2 => n.clone().prop_map(Try::Expire),
         2 => (n.clone(), proptest::bool::weighted(0.7)).prop_map(|(i, retry)| Try::Fail(i, retry)),
         u32::from(with_invalidation) => n.clone().prop_map(Try::Invalidate),
-        1 => n.prop_map(Try::Quarantine),
+        1 => n.clone().prop_map(Try::Quarantine),
+        1 => n.prop_map(Try::Retry),
     ]
 }
 
@@ -164,7 +166,10 @@ impl World {
                 let live: Vec<(u64, u32)> = self.state.running().collect();
                 if !live.is_empty() {
                     let (fence, instance) = live[n % live.len()];
-                    self.apply(EventKind::LeaseExpired { instance, fence }).expect("it is live");
+                    let causes =
+                        [None, Some(LossCause::Stage), Some(LossCause::Engine), Some(LossCause::Device)];
+                    let cause = causes[n % causes.len()];
+                    self.apply(EventKind::LeaseExpired { instance, fence, cause }).expect("it is live");
                 }
             }
             Try::Invalidate(n) => {
@@ -179,10 +184,19 @@ impl World {
             }
             Try::Quarantine(n) => {
                 if let Some(instance) = self.ready(n)
-                    && self.state.lost(instance) > 0
+                    && self.state.stage_losses(instance) > 0
                 {
-                    let lost = self.state.lost(instance);
+                    let lost = self.state.stage_losses(instance);
                     self.apply(EventKind::Quarantined { instance, lost }).expect("ready");
+                }
+            }
+            Try::Retry(n) => {
+                let failed = self.state.statuses().filter(|(_, s)| matches!(s, Status::Failed(_)));
+                let failed: Vec<u32> = failed.map(|(i, _)| i).collect();
+                if !failed.is_empty() {
+                    let instance = failed[n % failed.len()];
+                    self.apply(EventKind::RetryRequested { instance }).expect("it failed");
+                    assert_eq!(self.state.stage_losses(instance) + self.state.failures(instance), 0);
                 }
             }
         }
@@ -274,7 +288,7 @@ fn a_commit_after_the_lease_counts_until_another_attempt_starts() {
     let mut w = World::new(vec![vec![]]);
     w.start(0);
     let first = w.fence;
-    w.apply(EventKind::LeaseExpired { instance: 0, fence: first }).expect("live");
+    w.apply(lost(0, first, LossCause::Stage)).expect("live");
     assert!(w.state.accepts(0, first), "nobody else has begun");
     w.start(0);
     assert_eq!(
@@ -285,6 +299,78 @@ fn a_commit_after_the_lease_counts_until_another_attempt_starts() {
     let second = w.fence;
     w.apply(committed(0, second)).expect("current");
     assert_eq!(w.state.attempts(0), 2);
+}
+
+fn lost(instance: u32, fence: u64, cause: LossCause) -> EventKind {
+    EventKind::LeaseExpired { instance, fence, cause: Some(cause) }
+}
+
+#[test]
+fn only_losses_that_the_stage_can_have_caused_count_against_it() {
+    let mut w = World::new(vec![vec![]]);
+    for cause in [LossCause::Engine, LossCause::Device, LossCause::Stage, LossCause::Stage] {
+        w.start(0);
+        w.apply(lost(0, w.fence, cause)).expect("live");
+    }
+    assert_eq!((w.state.lost(0), w.state.stage_losses(0)), (4, 2));
+    w.start(0);
+    w.apply(EventKind::LeaseExpired { instance: 0, fence: w.fence, cause: None }).expect("live");
+    assert_eq!(w.state.stage_losses(0), 2, "earlier versions did not say whose it was");
+    // Its process was killed, and it is tried again.
+    w.start(0);
+    let failure = Failure::new(FailureClass::Lost, "killed by signal 9");
+    let killed =
+        EventKind::Failed { instance: 0, fence: Some(w.fence), failure, retry_at_ms: Some(w.now + 9) };
+    w.apply(killed).expect("live");
+    assert_eq!((w.state.stage_losses(0), w.state.failures(0)), (3, 0), "not one of its retries");
+    w.start(0);
+    w.apply(EventKind::Checkpointed { instance: 0, fence: w.fence }).expect("live");
+    assert_eq!(w.state.stage_losses(0), 0, "it gets further each time");
+    w.apply(lost(0, w.fence, LossCause::Stage)).expect("live");
+    assert_eq!(w.state.stage_losses(0), 1);
+    w.check();
+}
+
+#[test]
+fn a_person_releases_a_quarantined_stage_of_a_run_that_has_ended() {
+    // 2 needs 0 and 1; both fail.
+    let mut w = World::new(vec![vec![], vec![], vec![0, 1], vec![0]]);
+    for i in [0, 1] {
+        w.start(i);
+        w.apply(lost(i, w.fence, LossCause::Stage)).expect("live");
+        w.apply(EventKind::Quarantined { instance: i, lost: 1 }).expect("ready");
+    }
+    w.apply(EventKind::RunFinished { outcome: RunOutcome::Failed }).expect("nothing is left");
+    w.apply(EventKind::RetryRequested { instance: 0 }).expect("it failed");
+    w.check();
+    assert_eq!(w.state.outcome(), None, "the run is open again");
+    assert!(matches!(w.state.status(0), Status::Ready { .. }) && w.state.stage_losses(0) == 0);
+    assert_eq!(w.state.status(2), &Status::Blocked { because: 1 }, "the other still fails");
+    assert_eq!(w.state.status(3), &Status::Waiting);
+    let again = w.apply(EventKind::RetryRequested { instance: 0 });
+    assert!(matches!(again, Err(ApplyError::WrongStatus { .. })), "{again:?}");
+    w.apply(EventKind::RunResumed {}).expect("live");
+    w.drain();
+}
+
+#[test]
+fn a_cancelled_run_is_resumed_and_one_that_ended_is_not() {
+    let mut w = World::new(vec![vec![], vec![0]]);
+    w.apply(EventKind::CancelRequested {}).expect("live");
+    w.apply(EventKind::RunFinished { outcome: RunOutcome::Cancelled }).expect("nothing runs");
+    w.apply(EventKind::RunResumed {}).expect("cancelled is not over for good");
+    assert!(!w.state.cancelling() && w.state.outcome().is_none());
+    w.drain();
+    assert_eq!(w.state.outcome(), Some(RunOutcome::Succeeded));
+    assert_eq!(w.apply(EventKind::RunResumed {}), Err(ApplyError::Finished));
+    // So did earlier versions: a run that was killed while it was cancelled, resumed, ended as cancelled.
+    let mut w = World::new(vec![vec![]]);
+    w.start(0);
+    w.apply(EventKind::CancelRequested {}).expect("live");
+    w.apply(EventKind::RunResumed {}).expect("live");
+    w.apply(EventKind::LeaseExpired { instance: 0, fence: w.fence, cause: None }).expect("running");
+    w.apply(EventKind::RunFinished { outcome: RunOutcome::Cancelled }).expect("as recorded then");
+    w.check();
 }
 
 #[test]

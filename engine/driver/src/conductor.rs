@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use headstart_core::{ApplyError, Event, EventKind, RunOutcome, RunState, Status, prepare};
 use headstart_protocol::Digest;
+use headstart_store::Checkpoint;
 use tokio::sync::watch;
 
 use crate::error::EngineError;
@@ -59,6 +60,8 @@ struct Live {
     runner: Runner,
     /// Progress is logged at most this often.
     logged: Throttle,
+    /// What it resumes from, if it resumes from something.
+    checkpoint: Option<Checkpoint>,
 }
 
 enum Runner {
@@ -189,8 +192,8 @@ impl Conductor {
     fn handle(&mut self, message: Message) {
         match message {
             Message::StartLocal { instance, reply } => self.start_local(instance, &reply),
-            Message::StartDevice { instance, device, lease, reply } => {
-                self.start_device(instance, device, lease, reply);
+            Message::StartDevice { instance, claimant, lease, reply } => {
+                self.start_device(instance, claimant, lease, reply);
             }
             Message::Finished { instance, fence, result, usage } => {
                 self.finished(instance, fence, result, usage);
@@ -207,7 +210,7 @@ impl Conductor {
             Message::Commit { instance, fence, outcome, reply } => {
                 self.committed(instance, fence, *outcome, reply);
             }
-            Message::LeaseLost { instance, fence } => self.lease_lost(instance, fence),
+            Message::LeaseLost { instance, fence, cause } => self.lease_lost(instance, fence, cause),
             Message::DeviceJoined { device, version } => {
                 self.record(EventKind::DeviceJoined { device, version });
             }

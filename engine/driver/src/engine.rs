@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use headstart_core::{Event, EventKind, RunState};
+use headstart_core::{Event, EventKind, RunOutcome, RunState};
 use headstart_dsl::plan::{Place, Plan};
 use headstart_env::Env;
 use headstart_protocol::declared::CustomStages;
@@ -130,7 +130,7 @@ impl Engine {
         self.conduct(id, RunState::new(plan), first, log, options)
     }
 
-    /// Resumes a run whose engine ended before it did. Of `options`, the address and the
+    /// Resumes a run whose engine ended before it did, or that was cancelled. Of `options`, the address and the
     /// patience with devices count; the rest is as the run was created.
     ///
     /// # Errors
@@ -143,7 +143,7 @@ impl Engine {
         let plan = Arc::new(header.plan);
         let state = RunState::replay(Arc::clone(&plan), &events)
             .map_err(|source| EngineError::Log { run: id.to_owned(), source })?;
-        if state.outcome().is_some() {
+        if state.outcome().is_some_and(|outcome| outcome != RunOutcome::Cancelled) {
             return Err(EngineError::Ended(id.to_owned()));
         }
         let first = if events.is_empty() {

@@ -3,6 +3,7 @@
 use headstart_core::ApplyError;
 use headstart_disk::DiskError;
 use headstart_protocol::expr::ResolveError;
+use headstart_protocol::text::quoted;
 use headstart_store::StoreError;
 use std::path::Path;
 
@@ -26,6 +27,16 @@ pub enum EngineError {
     /// A run that has ended cannot be resumed.
     #[error("run `{0}` has ended; start a new run: finished stages come from the cache")]
     Ended(String),
+    /// No instance of this stage has failed.
+    #[error("nothing called `{stage}` has failed in run `{run}`{}", listed(failed))]
+    NotFailed {
+        /// The run.
+        run: String,
+        /// What was asked for.
+        stage: String,
+        /// What has failed.
+        failed: Vec<String>,
+    },
     /// The log does not fit its plan.
     #[error("the log of run `{run}` contradicts itself: {source}")]
     Log {
@@ -64,8 +75,12 @@ pub enum EngineError {
         why: String,
     },
     /// The thread that drives the run ended without a result.
-    #[error("the thread that drives run `{0}` was lost; resume it: headstart run FILE --resume {0}")]
+    #[error("the thread that drives run `{0}` was lost; the same command resumes it")]
     Lost(String),
+}
+
+fn listed(failed: &[String]) -> String {
+    if failed.is_empty() { String::new() } else { format!("; failed: {}", quoted(failed, 5)) }
 }
 
 impl EngineError {

@@ -8,17 +8,21 @@
 //! # Layout
 //! - this file: [`Hub`], claiming, renewing, reading.
 //! - `join`: hello and join; [`crate::devices`] decides who may.
-//! - `lease_table`: offers, sessions and grants, in memory.
+//! - `lease_table`: sessions and grants, in memory; `device`: what is known of a device, and its offers.
+//! - `conductors`: what runs tell the hub, and ask it.
 //! - `commits`: outcomes and uploads: what may leave a device, checked again on this side.
+//! - `interrupted`: commits of runs that nobody executes.
 //! - `waits`: what a run waits for on its devices.
 
 mod commits;
+mod conductors;
+mod device;
+mod interrupted;
 mod join;
 mod lease_table;
 mod waits;
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,9 +30,9 @@ use headstart_disk::Disk;
 use headstart_env::Env;
 use headstart_protocol::task::Task;
 use headstart_protocol::wire::{
-    Claim, Commit, CommitAnswer, CommitResult, Committed, Grant, Renew, Renewal, Renewed, Signed, WireError,
+    Claim, Commit, CommitAnswer, CommitResult, Grant, Renew, Renewal, Renewed, Signed, WireError,
 };
-use headstart_protocol::{Digest, Manifest, Numerics};
+use headstart_protocol::{Digest, Manifest};
 use headstart_store::Workspace;
 use headstart_transport::signed::{self, Kind, Stamp};
 use headstart_transport::{Identity, PublicKey};
@@ -39,12 +43,13 @@ use crate::devices::{self, Devices, Standing};
 use crate::error::EngineError;
 use crate::fence::Fences;
 use crate::manifest_cache::{ManifestCache, artifacts_in};
-use crate::message::{Lease, LeaseSignal, Message};
+use crate::message::{Claimant, Lease, LeaseSignal, Message};
 pub use crate::refusal::codes;
 pub(crate) use crate::refusal::wire;
+pub(crate) use device::Offer;
 use lease_table::LeaseTable;
 pub use lease_table::Session;
-pub(crate) use lease_table::{Granted, Offer, Presence};
+pub(crate) use lease_table::{Granted, Presence};
 pub use waits::{DeviceWait, WaitReason};
 
 /// A claim waits for work at most this long, whatever it asks for.
@@ -164,8 +169,8 @@ impl Hub {
     /// Waits up to `claim.wait_ms` for work that the device qualifies for. `None` where there is
     /// none (HTTP 204). Dropping the future gives the claim up.
     ///
-    /// A device that claims holds nothing from before its latest join: such attempts are offered
-    /// again.
+    /// A claim can be repeated: a grant above the highest fence that the device took did not reach it, and is
+    /// given again. What the device took and does not hold any more is offered again.
     ///
     /// # Errors
     /// [`codes::REVOKED`] where the device was revoked while it waited; [`codes::INVALID`].
@@ -180,13 +185,14 @@ impl Hub {
         let lost = {
             let mut leases = self.leases();
             leases.facts(device, claim.facts);
-            leases.left_behind(device, session.number)
+            leases.left_behind(device, session.number, claim.held.as_ref())
         };
         for (run, message) in lost {
             // A run that just ended does not mind.
             let _ = run.send(message);
         }
         let _waiting = Waiting::begin(self, device);
+        let turn = self.leases().turn(device);
         loop {
             // Listening begins before looking, so that no offer is missed in between.
             let bell = self.leases().bell(device);
@@ -194,6 +200,12 @@ impl Hub {
             tokio::pin!(rung);
             rung.as_mut().enable();
             loop {
+                let _turn = turn.lock().await;
+                if let Some(held) = &claim.held
+                    && let Some(grant) = self.grant_again(session, held.highest)?
+                {
+                    return Ok(Some(grant));
+                }
                 // A separate statement: the leases must be free again before anything is awaited.
                 let offer = self.leases().take_offer(device);
                 let Some(offer) = offer else { break };
@@ -201,7 +213,7 @@ impl Hub {
                     self.leases().offer(device, offer);
                     return Err(self.inner.devices.stranger(&session.key));
                 }
-                if let Some(grant) = self.grant(session, &offer).await? {
+                if let Some(grant) = self.grant(session, &offer, claim.held.is_some()).await? {
                     return Ok(Some(grant));
                 }
             }
@@ -213,30 +225,38 @@ impl Hub {
     }
 
     /// Has the run begin the attempt, and signs its task. `None` if the run refuses.
-    async fn grant(&self, session: &Session, offer: &Offer) -> Result<Option<Signed>, WireError> {
-        let device = session.device.as_str();
+    async fn grant(
+        &self,
+        session: &Session,
+        offer: &Offer,
+        says_held: bool,
+    ) -> Result<Option<Signed>, WireError> {
         let lease = Arc::new(Lease::new(self.lease_until()));
         let (reply, answer) = oneshot::channel();
-        let start = Message::StartDevice {
-            instance: offer.instance,
-            device: device.to_owned(),
-            lease: Arc::clone(&lease),
-            reply,
-        };
+        let claimant = Claimant { device: session.device.clone(), session: session.number, says_held };
+        let start = Message::StartDevice { instance: offer.instance, claimant, lease, reply };
         if offer.conductor.send(start).is_err() {
             return Ok(None);
         }
         let Ok(task) = answer.await else { return Ok(None) };
+        self.sign_grant(session, *task).map(Some)
+    }
+
+    /// A grant that never reached the device. It cannot make a task run twice: it has the fence that it had, and
+    /// a device takes each fence once.
+    fn grant_again(&self, session: &Session, highest: u64) -> Result<Option<Signed>, WireError> {
+        let task = self.leases().unreceived(session, highest, self.lease_until());
+        task.map(|task| self.sign_grant(session, task)).transpose()
+    }
+
+    fn sign_grant(&self, session: &Session, task: Task) -> Result<Signed, WireError> {
+        let device = session.device.as_str();
         self.open_to(device, &task)?;
-        let fence = task.fence;
+        let (fence, session_number) = (task.fence, session.number);
         let lease_ms = u64::try_from(self.inner.lease.as_millis()).unwrap_or(u64::MAX);
-        let grant = Grant { task: *task, lease_ms };
-        let signed = self.sign(&session.key, Kind::Grant, fence, &grant)?;
-        let granted =
-            Granted::new(device, &offer.run, &offer.conductor, lease, session.number, Some(grant.task));
-        self.leases().grant(fence, offer.instance, granted);
-        tracing::debug!(device, fence, session = session.number, "granted");
-        Ok(Some(signed))
+        let signed = self.sign(&session.key, Kind::Grant, fence, &Grant { task, lease_ms })?;
+        tracing::debug!(device, fence, session = session_number, "granted");
+        Ok(signed)
     }
 
     /// Lets a device read what a task reaches.
@@ -307,7 +327,13 @@ impl Hub {
         digest: Digest,
     ) -> Result<(Signed, CommitResult), WireError> {
         let fence = commit.fence;
-        let answer = match commits::commit(self, session, commit).await {
+        let known = self.leases().knows(fence);
+        let answer = if known {
+            commits::commit(self, session, commit).await
+        } else {
+            interrupted::commit(self, &session.device, commit).await
+        };
+        let answer = match answer {
             Ok(answer) => answer,
             Err(error) if matches!(error.code.as_str(), codes::MISSING_BLOB | codes::INTERNAL) => {
                 return Err(error);
@@ -412,70 +438,6 @@ impl Hub {
             Standing::Unknown => Some(WaitReason::Pairing),
             Standing::Revoked => Some(WaitReason::Revoked),
         }
-    }
-}
-
-/// What conductors tell the hub.
-impl Hub {
-    /// Tells a run when one of its devices joins.
-    pub(crate) fn watch(&self, run: &str, devices: Vec<String>, conductor: &Sender<Message>) {
-        self.leases().watch(run, devices, conductor);
-    }
-
-    /// Offers an instance to its device.
-    pub(crate) fn offer(&self, device: &str, offer: Offer) {
-        self.leases().offer(device, offer);
-    }
-
-    /// Takes back what a run offers.
-    pub(crate) fn withdraw(&self, run: &str) {
-        self.leases().withdraw(|o| o.run == run);
-    }
-
-    /// Takes back one offer.
-    pub(crate) fn withdraw_one(&self, run: &str, instance: u32) {
-        self.leases().withdraw(|o| o.run == run && o.instance == instance);
-    }
-
-    /// Remembers how a commit was answered, for when it is repeated; the first answer stays.
-    pub(crate) fn answered(&self, fence: u64, answer: Committed) {
-        self.leases().answered(fence, answer);
-    }
-
-    /// Forgets a run that has ended, but for the fences that late commits come under.
-    pub(crate) fn forget_run(&self, run: &str) {
-        self.leases().forget_run(run);
-    }
-
-    /// What a device computes numbers with, as it said when it last joined.
-    pub(crate) fn numerics(&self, device: &str) -> Option<Numerics> {
-        self.inner.devices.numerics(device)
-    }
-
-    /// How often a device's owner asked for everything to be tried again.
-    pub(crate) fn generation(&self, device: &str) -> u64 {
-        self.leases().generation(device).max(self.inner.devices.generation(device))
-    }
-
-    /// Whether a device can take an offer that waits for it.
-    pub(crate) fn presence(&self, run: &str, instance: u32, device: &str) -> Presence {
-        self.leases().presence(run, instance, device)
-    }
-
-    /// Conditions of an offer that do not hold on its device.
-    pub(crate) fn unmet_conditions(&self, run: &str, instance: u32, device: &str) -> Vec<String> {
-        self.leases().unmet_conditions(run, instance, device)
-    }
-
-    /// Takes an attempt over that was granted before the engine was started again.
-    pub(crate) fn adopt(&self, fence: u64, instance: u32, granted: Granted) {
-        if let Some(task) = &granted.task
-            && let Err(e) = self.open_to(&granted.device, task)
-        {
-            let device = &granted.device;
-            tracing::warn!(device, error = %e, "what an attempt reads could not be worked out again");
-        }
-        self.leases().grant(fence, instance, granted);
     }
 }
 

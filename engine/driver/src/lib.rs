@@ -23,6 +23,7 @@
 //! - [`hub`]: what devices are given and hand in. [`devices`]: which devices there are.
 //! - `refusal`: what a device is told that is refused. `hosts`: hosts of addresses.
 //! - [`error`]: what can go wrong with a run as a whole.
+//! - `resume`: which run the same command resumes. `retry`: when a failed attempt is tried again.
 //! - `conductor`: one run, decided by one thread.
 //! - `journal`: log first, then act.
 //! - `pool`, `local`: threads for stages, and a stage's view of the world.
@@ -49,6 +50,8 @@ mod message;
 mod pool;
 mod preview;
 mod refusal;
+mod resume;
+mod retry;
 mod reuse;
 mod run;
 mod shared;
@@ -58,6 +61,7 @@ pub use engine::{Engine, preview};
 pub use error::EngineError;
 pub use hub::{DeviceInfo, DeviceWait, Hub, WaitReason};
 pub use preview::Preview;
+pub use resume::{Resumable, request_retry};
 pub use run::{
     InstanceFailure, OnFailure, RunHandle, RunHeader, RunOptions, RunOutput, RunResult, read_header,
     read_plan,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use headstart_core::LossCause;
 use headstart_protocol::Progress;
 use headstart_protocol::declared::Program;
 use headstart_protocol::task::{Outcome, Task, Usage};
@@ -18,8 +19,8 @@ pub(crate) enum Message {
     /// A worker is free to run an instance that was queued. Dropping `reply` refuses.
     StartLocal { instance: u32, reply: SyncSender<LocalTask> },
     /// A device claims an instance that was offered to it. Dropping `reply` refuses. The answer
-    /// comes when the attempt is on disk.
-    StartDevice { instance: u32, device: String, lease: Arc<Lease>, reply: oneshot::Sender<Box<Task>> },
+    /// comes when the attempt is on disk and known to the hub.
+    StartDevice { instance: u32, claimant: Claimant, lease: Arc<Lease>, reply: oneshot::Sender<Box<Task>> },
     /// A worker's attempt ended.
     Finished { instance: u32, fence: u64, result: Result<ArtifactRef, Failure>, usage: Usage },
     /// How far an attempt is.
@@ -28,8 +29,8 @@ pub(crate) enum Message {
     Accepts { instance: u32, fence: u64, reply: oneshot::Sender<bool> },
     /// A device's checked outcome; the answer comes when it is on disk.
     Commit { instance: u32, fence: u64, outcome: Box<Outcome>, reply: oneshot::Sender<Committed> },
-    /// A device has given up an attempt.
-    LeaseLost { instance: u32, fence: u64 },
+    /// An attempt is lost.
+    LeaseLost { instance: u32, fence: u64, cause: LossCause },
     /// A device joined.
     DeviceJoined { device: String, version: String },
     /// Stop.
@@ -38,6 +39,15 @@ pub(crate) enum Message {
     Tick,
     /// The log cannot be written.
     LogBroken(String),
+}
+
+/// Who claims.
+pub(crate) struct Claimant {
+    pub device: String,
+    /// The number of its session.
+    pub session: u64,
+    /// Whether it says with each claim what it holds, so that a grant that it did not get is given again.
+    pub says_held: bool,
 }
 
 /// An attempt for a worker.

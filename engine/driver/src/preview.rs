@@ -127,7 +127,7 @@ impl Look<'_> {
         if kinds::find(&inst.kind).is_none() {
             return Ok(Preview::Run);
         }
-        match self.read(i, &prepared) {
+        match read_source(self.engine, &self.state, i, &prepared, self.source_dir) {
             Ok(output) => {
                 let bytes =
                     self.engine.manifests.get(&output.id).map_err(StoreError::from)?.map_or(0, |m| m.size());
@@ -139,17 +139,26 @@ impl Look<'_> {
             Err(failure) => Ok(Preview::Fails(failure)),
         }
     }
+}
 
-    /// Reads a source, as a run does.
-    fn read(&self, i: u32, prepared: &Prepared) -> Result<ArtifactRef, Failure> {
-        let task = local_task(&self.state, i, 0, prepared, self.source_dir.to_owned());
-        let (tx, rx) = channel();
-        self.engine.pool.executor().run(task, &tx);
-        drop(tx);
-        let ended = rx.into_iter().find_map(|m| match m {
-            Message::Finished { result, .. } => Some(result),
-            _ => None,
-        });
-        ended.unwrap_or_else(|| Err(Failure::new(FailureClass::Internal, "the source gave no result")))
-    }
+/// Reads a source, as a run does.
+///
+/// # Errors
+/// Why it cannot be read.
+pub(crate) fn read_source(
+    engine: &Shared,
+    state: &RunState,
+    instance: u32,
+    prepared: &Prepared,
+    source_dir: &Path,
+) -> Result<ArtifactRef, Failure> {
+    let task = local_task(state, instance, 0, prepared, source_dir.to_owned());
+    let (tx, rx) = channel();
+    engine.pool.executor().run(task, &tx);
+    drop(tx);
+    let ended = rx.into_iter().find_map(|m| match m {
+        Message::Finished { result, .. } => Some(result),
+        _ => None,
+    });
+    ended.unwrap_or_else(|| Err(Failure::new(FailureClass::Internal, "the source gave no result")))
 }

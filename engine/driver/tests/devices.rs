@@ -3,7 +3,6 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use common::phone::{Phone, begin, committed, done, handle, join, personal, plain_join, proven, single};
@@ -25,7 +24,7 @@ fn calls_may_move_between_threads() {
     let bench = Bench::new();
     let hub = bench.engine.hub();
     let session = Phone::join(hub).session;
-    moves(hub.claim(&session, Claim { facts: Facts::default(), wait_ms: 0 }));
+    moves(hub.claim(&session, Claim { facts: Facts::default(), wait_ms: 0, held: None }));
     let outcome = Outcome::Skipped;
     let commit = Commit { fence: 0, outcome, manifests: BTreeMap::new() };
     moves(hub.commit(&session, commit, Digest::of(b"")));
@@ -269,7 +268,8 @@ async fn a_device_that_computes_with_something_else_finds_nothing_in_the_cache()
 
 /// Asks for work, once the owner approved something so often.
 fn claim(approvals: u64, wait_ms: u64) -> Claim {
-    Claim { facts: Facts { memory: 4 << 30, approvals, ..Facts::default() }, wait_ms }
+    let facts = Facts { memory: 4 << 30, approvals, ..Facts::default() };
+    Claim { facts, wait_ms, held: None }
 }
 
 /// Why the run's first offer is not taken.
@@ -296,27 +296,14 @@ async fn a_cancelled_run_tells_its_devices() {
 #[tokio::test]
 async fn a_device_goes_on_over_a_restart_of_the_engine() {
     let mut bench = Bench::new();
-    let run = begin(&bench, single(&["metrics"]));
+    let old = begin(&bench, single(&["metrics"]));
     let mut phone = Phone::join(bench.engine.hub());
     let task = phone.claim().await;
-    // The engine is lost here: what it wrote is resumed by another, under another id because the
-    // first still holds the lock.
-    let ws = bench.engine.workspace().clone();
-    let from = ws.runs()[0].dir.clone();
-    let to = ws.dir().join("runs/resumed");
-    std::fs::create_dir_all(to.join("log")).expect("writable");
-    for file in ["plan.json", "log/events"] {
-        std::fs::copy(from.join(file), to.join(file)).expect("copied");
-    }
-    let old = Arc::new(run);
-    bench.restarted(options());
+    let id = bench.interrupted(old.id(), "resumed");
     let early = Phone::join(bench.engine.hub());
-    let output = handle(ArtifactType::Pllm, "weights");
-    let e = early.commit(task.fence, done(output)).await.expect_err("not resumed yet");
-    assert_eq!(e.code, "waits", "the device keeps it and does other work");
     let renew = Renew { fence: task.fence, progress: None };
     assert_eq!(early.renew(renew).expect("may be"), Renewed::Ok);
-    let resumed = bench.engine.resume("resumed", bench.run_options()).expect("resumes");
+    let resumed = bench.engine.resume(&id, bench.run_options()).expect("resumes");
     let stale = Renew { fence: task.fence, progress: None };
     let hub = bench.engine.hub();
     let e = hub.authenticate(&phone.identity.public(), &phone.token).expect_err("restarted");

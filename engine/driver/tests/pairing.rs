@@ -252,7 +252,7 @@ async fn a_revoked_device_is_out_at_once_also_from_another_process() {
     assert_eq!(hub.authenticate(&key, &phone.token).expect_err("refused").code, codes::REVOKED);
     assert_eq!(joined(hub, &phone.identity, plain_join(), None), codes::REVOKED);
     // Also a call that was let in before.
-    let claim = headstart_protocol::wire::Claim { facts: Default::default(), wait_ms: 5000 };
+    let claim = headstart_protocol::wire::Claim { facts: Default::default(), wait_ms: 5000, held: None };
     let e = hub.claim(&phone.session, claim).await.expect_err("refused");
     assert_eq!(e.code, codes::REVOKED);
     until(|| hub.device_waits(run.id()).iter().any(|w| w.why == WaitReason::Revoked)).await;

@@ -36,4 +36,4 @@ pub use error::StoreError;
 pub use headstart_content::{Artifacts, Blobs, ContentError, check_file_name, hash_file};
 pub use log::{RunLog, Ticket};
 pub use verify::{Cut, DamagedRun, Repairs, Report};
-pub use workspace::{RunInfo, Size, Workspace};
+pub use workspace::{Checkpoint, RunInfo, Size, Workspace};

@@ -59,6 +59,15 @@ pub struct RunInfo {
     pub live: bool,
 }
 
+/// Progress of an attempt that a later one resumes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// When it was saved.
+    pub saved: SystemTime,
+    /// How long its files are together.
+    pub bytes: u64,
+}
+
 /// What a workspace takes up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Size {
@@ -171,6 +180,16 @@ impl Workspace {
         self.inner.dir.join("resume").join(key.to_string())
     }
 
+    /// What tells the latest progress of what has this cache key from earlier ones; `None` if there is none.
+    pub fn checkpoint_of(&self, key: &Digest) -> Option<Checkpoint> {
+        let files = fs::read_dir(self.resume_dir(key)).ok()?;
+        files.flatten().filter_map(|file| file.metadata().ok()).fold(None, |latest, facts| {
+            let saved = facts.modified().ok()?;
+            let (other, bytes) = latest.map_or((saved, 0), |c: Checkpoint| (c.saved, c.bytes));
+            Some(Checkpoint { saved: saved.max(other), bytes: bytes + facts.len() })
+        })
+    }
+
     /// Deletes the progress of what has this key: it is done.
     pub fn forget_resume(&self, key: &Digest) {
         let dir = self.resume_dir(key);
@@ -256,6 +275,21 @@ impl Workspace {
     /// [`StoreError`] where there is no such run or its log is damaged.
     pub fn read_run<E: DeserializeOwned>(&self, id: &str) -> Result<Vec<E>, StoreError> {
         log::read_all(&self.run_dir(id)?.join("log/events"))
+    }
+
+    /// The last event of a run so far; `None` where it has none.
+    ///
+    /// # Errors
+    /// [`StoreError`] where there is no such run or its log is damaged.
+    pub fn last_event<E: DeserializeOwned>(&self, id: &str) -> Result<Option<E>, StoreError> {
+        log::read_last(&self.run_dir(id)?.join("log/events"))
+    }
+
+    /// Whether a run was created with exactly these bytes as its header.
+    pub fn has_header(&self, id: &str, header: &[u8]) -> bool {
+        let Ok(path) = self.run_dir(id).map(|dir| dir.join("plan.json")) else { return false };
+        let same_size = fs::metadata(&path).is_ok_and(|facts| facts.len() == header.len() as u64);
+        same_size && read::whole(&path, read::FACTS).is_ok_and(|bytes| bytes == header)
     }
 
     /// All runs, oldest first.

@@ -9,12 +9,12 @@ use headstart_console::color::{Ink, paint};
 use headstart_console::{errln, outln, print};
 use headstart_core::RunOutcome;
 use headstart_disk::files;
-use headstart_driver::{Engine, RunHandle, RunOptions, RunResult};
+use headstart_driver::{Engine, EngineError, RunHandle, RunOptions, RunResult};
 use headstart_dsl::plan::Plan;
 use headstart_host::{Limits, Trusted};
 use headstart_protocol::Stage;
 use headstart_protocol::text::{counted, quoted};
-use headstart_store::Workspace;
+use headstart_store::{StoreError, Workspace};
 use headstart_worker::{Folders, Workers};
 
 use crate::Volume;
@@ -130,19 +130,41 @@ async fn drive(engine: &Engine, plan: Plan, args: &Run, volume: Volume) -> Resul
         Some(server)
     };
     let handle = match &args.resume {
-        Some(id) => {
-            let id = recorded::find(engine.workspace(), Some(id))?.id;
-            engine.resume(&id, options)
-        }
-        None => engine.run(plan.clone(), options),
+        Some(id) => engine.resume(&recorded::find(engine.workspace(), Some(id))?.id, options)?,
+        None => begin(engine, &plan, options, args.fresh, volume)?,
     };
-    let handle = handle?;
     let url = server.as_ref().and_then(listen::Server::url_to_name);
     let result = watch(engine, &handle, &plan, url, volume).await;
     if let Some(server) = server {
         server.stop().await;
     }
     result
+}
+
+/// Resumes the run that the same command began before, or begins a new one.
+fn begin(
+    engine: &Engine,
+    plan: &Plan,
+    options: RunOptions,
+    fresh: bool,
+    volume: Volume,
+) -> Result<RunHandle, CommandError> {
+    let found = if fresh { None } else { engine.resumable(plan, &options) };
+    if let Some(found) = found {
+        match engine.resume(&found.run, options.clone()) {
+            Ok(handle) => {
+                if !volume.quiet {
+                    let all = counted(found.instances, "stage instance");
+                    errln!("resuming run {}: {} of {all} finished", found.run, found.finished);
+                }
+                return Ok(handle);
+            }
+            // Another process was faster.
+            Err(EngineError::Store(StoreError::RunBusy { .. }) | EngineError::Ended(_)) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(engine.run(plan.clone(), options)?)
 }
 
 /// How often to check what a run waits for: more often than the shortest `--device-wait`, so that a wait
@@ -176,7 +198,7 @@ pub async fn watch(
             },
             () = signals.next() => {
                 if asked {
-                    let help = format!("resume it: headstart run FILE --resume {}", handle.id());
+                    let help = format!("the same command resumes run {}; `--fresh` starts a new one", handle.id());
                     return Err(CommandError::interrupted("stopped at once by a second Ctrl-C or SIGTERM").help(help));
                 }
                 asked = true;
@@ -241,7 +263,7 @@ fn why_not(run: &Recorded, result: &RunResult, volume: Volume) {
         RunOutcome::Succeeded => {}
         RunOutcome::Cancelled => {
             errln!("{}: run {} cancelled by Ctrl-C or SIGTERM", paint(Ink::Error, "error"), run.id);
-            errln!("  {}: start a new run: finished stages come from the cache", paint(Ink::Help, "help"));
+            errln!("  {}: the same command resumes it; `--fresh` starts a new run", paint(Ink::Help, "help"));
         }
         RunOutcome::Failed if volume.quiet => {}
         RunOutcome::Failed => {

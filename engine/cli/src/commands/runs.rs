@@ -23,6 +23,9 @@ use crate::summary;
 pub fn run(ws: &Workspace, args: &Runs, volume: Volume) -> Result<(), CommandError> {
     let Some(prefix) = &args.run else { return list(ws, args.format) };
     let info = find(ws, Some(prefix))?;
+    if !args.retry.is_empty() {
+        return retry(ws, &info.id, &args.retry);
+    }
     let run = read(ws, &info.id)?;
     if let Some(path) = &args.report {
         summary::write_html(ws, &run, path)?;
@@ -37,6 +40,19 @@ pub fn run(ws: &Workspace, args: &Runs, volume: Volume) -> Result<(), CommandErr
         Format::Json => print_json(&run),
         Format::Text => Ok(print(&summary::terminal(ws, &run)?)?),
     }
+}
+
+/// Has stages tried again when the run is resumed.
+fn retry(ws: &Workspace, id: &str, stages: &[String]) -> Result<(), CommandError> {
+    let now_ms = headstart_env::Clock::now_ms(&headstart_env::SystemClock::new());
+    for stage in stages {
+        for name in headstart_driver::request_retry(ws, id, stage, now_ms)? {
+            outln!("{name}: tried again when run {id} is resumed")?;
+        }
+    }
+    let pipeline = headstart_driver::read_header(ws, id)?.pipeline;
+    errln!("{}: resume it: headstart run {pipeline} --resume {id}", paint(Ink::Help, "help"));
+    Ok(())
 }
 
 /// Prints what the display of the run said. Here it is the result, so it goes to standard output.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use headstart_protocol::Progress;
 use headstart_protocol::task::Usage;
+use headstart_protocol::text::counted;
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass};
 
 use super::{ApplyError, Attempt, Changes, Done, Node, Phase, RunState, Status};
-use crate::event::{Event, EventKind, ReleasedParts, RunOutcome};
+use crate::event::{Event, EventKind, LossCause, ReleasedParts, RunOutcome};
 
 impl RunState {
     /// Folds an event in. O(instances that change). On an error, nothing has changed.
@@ -18,7 +19,7 @@ impl RunState {
         match (&self.phase, &event.kind) {
             (Phase::New, EventKind::RunStarted { .. }) => {}
             (Phase::New, _) | (_, EventKind::RunStarted { .. }) => return Err(ApplyError::NotStarted),
-            (Phase::Finished(_), _) => return Err(ApplyError::Finished),
+            (Phase::Finished(outcome), kind) if !reopens(*outcome, kind) => return Err(ApplyError::Finished),
             _ => {}
         }
         if let Some(i) = event.kind.instance()
@@ -29,7 +30,11 @@ impl RunState {
         let now = event.at_ms;
         match &event.kind {
             EventKind::RunStarted { run, instances, .. } => self.start(run, *instances, now),
-            EventKind::RunResumed {} | EventKind::DeviceJoined { .. } => Ok(Changes::default()),
+            EventKind::RunResumed {} => {
+                self.phase = Phase::Live;
+                Ok(Changes::default())
+            }
+            EventKind::DeviceJoined { .. } => Ok(Changes::default()),
             EventKind::CancelRequested {} => Ok(self.cancel()),
             EventKind::RunFinished { outcome } => self.finish(*outcome),
             EventKind::CacheHit { instance, key, output, released, saved_seconds } => {
@@ -39,7 +44,13 @@ impl RunState {
                 self.attempt(*instance, *attempt, *fence, runner, *key, now)
             }
             EventKind::Progress { instance, fence, progress } => self.progress(*instance, *fence, progress),
-            EventKind::LeaseExpired { instance, fence } => self.expire(*instance, *fence, now),
+            EventKind::LeaseExpired { instance, fence, cause } => self.expire(*instance, *fence, *cause, now),
+            EventKind::Checkpointed { instance, fence } => {
+                self.expect_open(*instance, *fence)?;
+                self.node(*instance).stage_losses = 0;
+                Ok(Changes::default())
+            }
+            EventKind::RetryRequested { instance } => self.retry(*instance, now),
             EventKind::Committed { instance, fence, output, released, usage } => {
                 self.commit(*instance, *fence, output, released, usage, now)
             }
@@ -53,8 +64,17 @@ impl RunState {
             }
             EventKind::Failed { instance, fence, failure, retry_at_ms } => {
                 self.expect_attempt(*instance, *fence, "failed")?;
+                let again = fence.is_some() && retry_at_ms.is_some();
                 let node = self.node(*instance);
-                node.failures += 1;
+                match failure.class {
+                    FailureClass::Lost if again => {
+                        node.lost += 1;
+                        node.stage_losses += 1;
+                    }
+                    // Somebody stopped it.
+                    FailureClass::Cancelled if again => node.lost += 1,
+                    _ => node.failures += 1,
+                }
                 node.open_fence = None;
                 Ok(match retry_at_ms {
                     Some(at) => self.rearm(*instance, now, *at),
@@ -63,8 +83,11 @@ impl RunState {
             }
             EventKind::Quarantined { instance, lost } => {
                 self.expect_ready(*instance, "quarantined")?;
-                let message = format!("its runner was lost {lost} times; it is not tried again");
-                Ok(self.fail(*instance, Failure::new(FailureClass::Lost, message)))
+                let times = counted(*lost, "time");
+                let message = format!("quarantined: its process was lost {times}; it is not tried again");
+                let name = &self.instance(*instance).name;
+                let help = format!("`headstart runs {} --retry '{name}'` has it tried again", self.run);
+                Ok(self.fail(*instance, Failure::new(FailureClass::Lost, message).help(help)))
             }
             EventKind::Blocked { instance, .. } => match self.nodes[*instance as usize].status {
                 Status::Blocked { .. } => Ok(Changes::default()),
@@ -76,6 +99,7 @@ impl RunState {
 
     fn cancel(&mut self) -> Changes {
         self.phase = Phase::Cancelling;
+        self.was_cancelled = true;
         Changes::default()
     }
 
@@ -103,10 +127,18 @@ impl RunState {
         Ok(Changes::default())
     }
 
-    fn expire(&mut self, instance: u32, fence: u64, now: u64) -> Result<Changes, ApplyError> {
+    fn expire(
+        &mut self,
+        instance: u32,
+        fence: u64,
+        cause: Option<LossCause>,
+        now: u64,
+    ) -> Result<Changes, ApplyError> {
         self.expect_running(instance, fence)?;
         let node = self.node(instance);
         node.lost += 1;
+        // Earlier versions did not say who lost it: nobody is blamed.
+        node.stage_losses += u32::from(cause == Some(LossCause::Stage));
         node.open_fence = Some(fence);
         Ok(self.rearm(instance, now, 0))
     }
@@ -147,7 +179,7 @@ impl RunState {
         let legal = match outcome {
             RunOutcome::Succeeded => unsettled == 0 && c.failed == 0,
             RunOutcome::Failed => c.running == 0 && c.failed > 0,
-            RunOutcome::Cancelled => c.running == 0 && self.phase == Phase::Cancelling,
+            RunOutcome::Cancelled => c.running == 0 && self.was_cancelled,
         };
         if !legal {
             return Err(ApplyError::NotOver { outcome, unsettled, failed: c.failed });
@@ -235,6 +267,31 @@ impl RunState {
         Changes { ready: Vec::new(), blocked }
     }
 
+    /// A person has an instance tried again: nothing of what it did before counts against it.
+    fn retry(&mut self, instance: u32, now: u64) -> Result<Changes, ApplyError> {
+        if !matches!(self.status(instance), Status::Failed(_)) {
+            return Err(self.wrong(instance, "tried again"));
+        }
+        if matches!(self.phase, Phase::Finished(_)) {
+            self.phase = Phase::Live;
+        }
+        let node = self.node(instance);
+        (node.failures, node.stage_losses) = (0, 0);
+        let freed = |n: &Node| matches!(n.status, Status::Blocked { because } if because == instance);
+        let freed: Vec<u32> =
+            (0..self.nodes.len()).filter(|i| freed(&self.nodes[*i])).map(|i| i as u32).collect();
+        freed.iter().for_each(|i| self.set(*i, Status::Waiting));
+        let mut changes = self.rearm(instance, now, 0);
+        // Something else that they need may have failed as well.
+        let failed: Vec<u32> =
+            self.statuses().filter(|(_, s)| matches!(s, Status::Failed(_))).map(|(i, _)| i).collect();
+        for other in failed {
+            self.block_dependents(other, other, &mut changes.blocked);
+        }
+        changes.blocked.sort_unstable();
+        Ok(changes)
+    }
+
     /// Blocks what waits, directly or not, for `from`. What runs or is done has its inputs.
     fn block_dependents(&mut self, from: u32, because: u32, blocked: &mut Vec<u32>) {
         let graph = Arc::clone(&self.graph);
@@ -320,5 +377,15 @@ impl RunState {
 
     fn expect_open(&self, instance: u32, fence: u64) -> Result<(), ApplyError> {
         if self.accepts(instance, fence) { Ok(()) } else { Err(ApplyError::Superseded { instance, fence }) }
+    }
+}
+
+/// Whether an event makes a run live again that has ended: a cancelled one is resumed, and what failed can be
+/// tried again.
+fn reopens(outcome: RunOutcome, kind: &EventKind) -> bool {
+    match kind {
+        EventKind::RunResumed {} => outcome == RunOutcome::Cancelled,
+        EventKind::RetryRequested { .. } => true,
+        _ => false,
     }
 }

@@ -7,29 +7,23 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use headstart_core::prepare::catalogs_behind;
-use headstart_core::{Event, EventKind, ReleasedParts, Status};
+use headstart_core::{Event, EventKind, LossCause, ReleasedParts, Status};
 use headstart_dsl::plan::Place;
-use headstart_env::backoff::Backoff;
 use headstart_protocol::Progress;
-use headstart_protocol::contract::NOT_APPROVED;
 use headstart_protocol::task::{Outcome, Task, Usage};
 use headstart_protocol::wire::Committed;
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass};
-use headstart_store::CacheEntry;
+use headstart_store::{CacheEntry, Workspace};
 use tokio::sync::oneshot;
 
 use super::ready::Planned;
 use super::{Conductor, Live, Runner, Stopping};
 use crate::error::EngineError;
+use crate::hub::Granted;
 use crate::local::local_task;
-use crate::message::{Control, Lease, LeaseSignal, LocalTask, Message, Throttle};
+use crate::message::{Claimant, Control, Lease, LeaseSignal, LocalTask, Message, Throttle};
+use crate::retry::retry_at;
 
-/// How often a missing artifact may send an attempt back, beyond its own retries.
-const MISSING_RETRIES: u32 = 3;
-/// Pause before the first retry, unless the pipeline says otherwise.
-const BACKOFF: Duration = Duration::from_secs(1);
-/// Longest pause before a retry, before it is varied.
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// How long a stage may take to notice that its time is over before it counts as hung.
 const HUNG_MS: u64 = 30_000;
 /// Progress is written to the log at most this often for an attempt.
@@ -95,21 +89,24 @@ impl Conductor {
         let timeout = self.state.instance(instance).policy.timeout_ms;
         let overdue_ms = timeout.map(|t| self.now().saturating_add(t).saturating_add(HUNG_MS));
         let runner = Runner::Local { control, overdue_ms };
-        let live = Live { instance, key: planned.key, runner, logged: Throttle::new(LOGGED) };
-        self.live.insert(fence, live);
+        let checkpoint = planned.key.as_ref().and_then(|(key, _)| self.engine.ws.checkpoint_of(key));
+        let logged = Throttle::new(LOGGED);
+        self.live.insert(fence, Live { instance, key: planned.key, runner, logged, checkpoint });
         if reply.send(task).is_err() {
-            self.lease_lost(instance, fence);
+            self.lease_lost(instance, fence, LossCause::Engine);
         }
     }
 
-    /// A device claims. It learns of its task when the attempt is on disk.
+    /// A device claims. It learns of its task when the attempt is on disk. From then on the hub gives the
+    /// grant again to a device that did not get it.
     pub(super) fn start_device(
         &mut self,
         instance: u32,
-        device: String,
+        claimant: Claimant,
         lease: Arc<Lease>,
         reply: oneshot::Sender<Box<Task>>,
     ) {
+        let Claimant { device, session, says_held } = claimant;
         self.offered.remove(&instance);
         let Some(planned) = self.startable(instance) else { return };
         let prefetch = match self.prefetch(instance) {
@@ -124,18 +121,16 @@ impl Conductor {
             return;
         };
         let task = planned.prepared.task(&self.state, instance, attempt, fence, prefetch, proposal);
-        let live = Live {
-            instance,
-            key: planned.key,
-            runner: Runner::Device { lease },
-            logged: Throttle::new(LOGGED),
-        };
-        self.live.insert(fence, live);
-        let me = self.me.clone();
+        let (run, me, hub) = (self.id.clone(), self.me.clone(), self.engine.hub.clone());
+        let granted = Granted::new(&device, &run, &me, Arc::clone(&lease), session, Some(task.clone()));
+        let runner = Runner::Device { lease };
+        let logged = Throttle::new(LOGGED);
+        self.live.insert(fence, Live { instance, key: planned.key, runner, logged, checkpoint: None });
         self.journal.then(move || {
-            if reply.send(Box::new(task)).is_err() {
-                // The device went away while it was waiting.
-                let _ = me.send(Message::LeaseLost { instance, fence });
+            hub.granted(fence, instance, granted);
+            if reply.send(Box::new(task)).is_err() && !says_held {
+                // The device went away while it was waiting, and will not say that it got nothing.
+                let _ = me.send(Message::LeaseLost { instance, fence, cause: LossCause::Device });
             }
         });
     }
@@ -232,6 +227,7 @@ impl Conductor {
         if let Some(live) = &live {
             live.supersede();
         }
+        let saved_progress = live.as_ref().is_some_and(|live| live.saved_progress(&self.engine.ws));
         if failure.class == FailureClass::DiskFull
             && live.is_some_and(|live| matches!(live.runner, Runner::Local { .. }))
         {
@@ -246,14 +242,11 @@ impl Conductor {
         let retry_at_ms = match failure.class {
             // It was told to stop, so it is neither failed nor done.
             FailureClass::Cancelled if self.stopping.is_some() => Some(now),
-            FailureClass::Transient | FailureClass::DiskFull | FailureClass::Timeout | FailureClass::Lost => {
-                self.backoff(instance, now)
-            }
-            // The device takes it once its owner has approved it; until then it is not offered.
-            FailureClass::Denied if failure.message == NOT_APPROVED => Some(now),
-            FailureClass::MissingArtifact if self.state.failures(instance) < MISSING_RETRIES => Some(now),
-            _ => None,
+            _ => retry_at(&self.state, instance, &failure, now, &*self.engine.env.random),
         };
+        if failure.class == FailureClass::Lost && saved_progress {
+            self.record(EventKind::Checkpointed { instance, fence });
+        }
         let message = failure.message.clone();
         self.record(EventKind::Failed { instance, fence: Some(fence), failure, retry_at_ms });
         if missing && retry_at_ms.is_some() && !self.rebuild_missing_inputs(instance) {
@@ -262,19 +255,6 @@ impl Conductor {
         } else if retry_at_ms.is_none() {
             self.after_failure();
         }
-    }
-
-    /// When to try again after a failure that may pass; `None` if it was tried often enough.
-    fn backoff(&self, instance: u32, now: u64) -> Option<u64> {
-        let policy = &self.state.instance(instance).policy;
-        let failures = self.state.failures(instance);
-        if failures >= policy.retry {
-            return None;
-        }
-        let first = policy.backoff_ms.map_or(BACKOFF, Duration::from_millis);
-        let backoff = Backoff { first, factor: 2.0, longest: MAX_BACKOFF.max(first), tries: None };
-        let pause = backoff.after(failures as usize, &*self.engine.env.random)?;
-        Some(now.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// A device hands in an outcome, which the hub has checked.
@@ -311,10 +291,10 @@ impl Conductor {
         });
     }
 
-    /// A lease ended without an outcome.
-    pub(super) fn lease_lost(&mut self, instance: u32, fence: u64) {
+    /// An attempt ended without an outcome.
+    pub(super) fn lease_lost(&mut self, instance: u32, fence: u64, cause: LossCause) {
         if self.live.remove(&fence).is_some() {
-            self.record(EventKind::LeaseExpired { instance, fence });
+            self.record(EventKind::LeaseExpired { instance, fence, cause: Some(cause) });
             if self.stopping == Some(Stopping::AfterFailure) {
                 self.fresh.clear();
             }
@@ -336,6 +316,12 @@ impl Conductor {
 }
 
 impl Live {
+    /// Whether it saved progress that the next attempt resumes from.
+    fn saved_progress(&self, ws: &Workspace) -> bool {
+        let now = self.key.as_ref().and_then(|(key, _)| ws.checkpoint_of(key));
+        now.is_some() && now != self.checkpoint
+    }
+
     /// Whether its stage keeps progress for a later attempt.
     fn keeps_progress(&self) -> bool {
         matches!(&self.runner, Runner::Local { control, .. } if control.keeps.load(Ordering::Acquire))

@@ -12,9 +12,6 @@ use crate::hub::Offer;
 use crate::pool::{Job, Weight};
 use crate::reuse;
 
-/// Runners lost on an instance before it is given up: a stage that kills whatever runs it.
-const MAX_LOST: u32 = 5;
-
 /// An instance, ready to be attempted.
 pub(super) struct Planned {
     pub prepared: Prepared,
@@ -34,12 +31,13 @@ impl Conductor {
             let mut keyed = Vec::new();
             for instance in fresh {
                 let Status::Ready { not_before_ms, .. } = *self.state.status(instance) else { continue };
-                if not_before_ms > self.now() {
-                    self.retries.insert((not_before_ms, instance));
-                } else if self.state.lost(instance) >= MAX_LOST {
-                    let lost = self.state.lost(instance);
+                let lost = self.state.stage_losses(instance);
+                if lost >= self.state.instance(instance).policy.losses {
+                    // It ends whatever runs it.
                     self.record(EventKind::Quarantined { instance, lost });
                     self.after_failure();
+                } else if not_before_ms > self.now() {
+                    self.retries.insert((not_before_ms, instance));
                 } else if let Some(planned) = self.plan_attempt(instance) {
                     match planned.key {
                         Some((key, _)) => keyed.push((instance, key)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use headstart_core::Status;
+use headstart_core::{EventKind, LossCause, Status};
 use headstart_dsl::plan::Place;
 use headstart_protocol::{Failure, FailureClass};
 
@@ -62,7 +62,15 @@ impl Conductor {
         let Some(live) = self.live.get(&fence) else { return };
         let instance = live.instance;
         match &live.runner {
-            Runner::Device { .. } => self.lease_lost(instance, fence),
+            Runner::Device { lease } => {
+                let lease_ms =
+                    u64::try_from(self.engine.options.device_lease.as_millis()).unwrap_or(u64::MAX);
+                let renewed_ms = lease.until_ms().saturating_sub(lease_ms);
+                // A device that is heard of, but not about this attempt, has lost it by what the stage does.
+                let stage = self.engine.hub.is_heard_since(fence, renewed_ms);
+                let cause = if stage { LossCause::Stage } else { LossCause::Device };
+                self.lease_lost(instance, fence, cause);
+            }
             Runner::Local { .. } => {
                 self.replace_worker(fence);
                 let name = self.state.instance(instance).name.clone();
@@ -76,7 +84,7 @@ impl Conductor {
     fn abandon(&mut self, fence: u64) {
         self.replace_worker(fence);
         if let Some(live) = self.live.get(&fence) {
-            self.lease_lost(live.instance, fence);
+            self.lease_lost(live.instance, fence, LossCause::Engine);
         }
     }
 
@@ -175,33 +183,30 @@ impl Conductor {
     /// Readopts a run whose engine ended: its own attempts ended with it, those of devices may still
     /// run.
     pub(super) fn readopt(&mut self) {
-        let was_cancelled = self.state.cancelling();
         let live: Vec<(u64, u32)> = self.state.running().collect();
         let lease_ms = u64::try_from(self.engine.options.device_lease.as_millis()).unwrap_or(u64::MAX);
         for (fence, instance) in live {
             let key = self.state.key(instance);
             match self.state.instance(instance).place.clone() {
-                Place::Device(device) if !was_cancelled => {
+                Place::Device(device) => {
                     let lease = Arc::new(Lease::new(self.last_ms.saturating_add(lease_ms)));
                     let task = self.granted_task(instance, fence);
                     let granted = Granted::new(&device, &self.id, &self.me, Arc::clone(&lease), 0, task);
-                    self.engine.hub.adopt(fence, instance, granted);
+                    self.engine.hub.granted(fence, instance, granted);
                     let runner = Runner::Device { lease };
                     // The pre-image is made again if the key is still the same.
                     let key = key.and_then(|k| self.preimage_of(instance).filter(|(again, _)| *again == k));
                     let logged = Throttle::new(Duration::from_secs(1));
-                    self.live.insert(fence, Live { instance, key, runner, logged });
+                    self.live.insert(fence, Live { instance, key, runner, logged, checkpoint: None });
                 }
-                _ => {
-                    self.record(headstart_core::EventKind::LeaseExpired { instance, fence });
+                Place::Server => {
+                    let cause = Some(LossCause::Engine);
+                    self.record(EventKind::LeaseExpired { instance, fence, cause });
                 }
             }
         }
         let ready: Vec<u32> = self.state.ready().collect();
         self.fresh.extend(ready);
-        if was_cancelled {
-            self.stopping = Some(super::Stopping::Cancelled);
-        }
     }
 }
 

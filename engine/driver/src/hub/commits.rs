@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use headstart_content::{check_file_name, hash_file};
-use headstart_core::{Event, EventKind};
 use headstart_disk::files;
 use headstart_protocol::contract::{NOT_APPROVED, Proposal};
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
@@ -26,7 +25,7 @@ const LONGEST_WORD: usize = 64;
 /// Most bytes of a released value, as JSON.
 const LARGEST_VALUE: usize = 1 << 20;
 
-/// Takes a commit; see [`Hub::commit`].
+/// Takes a commit of a run that this process executes, or has executed; see [`Hub::commit`].
 pub(super) async fn commit(hub: &Hub, session: &Session, commit: Commit) -> Result<CommitResult, WireError> {
     let taken = |counts| Ok(CommitResult::Taken { counts });
     let fence = commit.fence;
@@ -43,7 +42,7 @@ pub(super) async fn commit(hub: &Hub, session: &Session, commit: Commit) -> Resu
     let (instance, conductor, task, answered) = match (found, past) {
         (Some(found), _) => found,
         (None, Some(answer)) => return taken(answer),
-        (None, None) => return of_an_unknown_run(hub, fence).await,
+        (None, None) => return taken(Committed::Superseded),
     };
     if let Some(answer) = answered {
         return taken(answer);
@@ -80,37 +79,17 @@ pub(super) async fn commit(hub: &Hub, session: &Session, commit: Commit) -> Resu
     taken(Committed::Superseded)
 }
 
-/// A commit under a fence that this engine does not know: of a run that ended before it started, or
-/// of one that waits to be resumed.
-async fn of_an_unknown_run(hub: &Hub, fence: u64) -> Result<CommitResult, WireError> {
-    let ws = hub.inner.ws.clone();
-    let waits = tokio::task::spawn_blocking(move || waits_to_be_resumed(&ws, fence)).await;
-    Ok(match waits.map_err(internal)? {
-        None => CommitResult::Taken { counts: Committed::Superseded },
-        Some(run) => CommitResult::Waits { run },
-    })
-}
-
-/// The unfinished run in which an attempt with this fence was the last of its instance.
-fn waits_to_be_resumed(ws: &Workspace, fence: u64) -> Option<String> {
-    ws.runs().into_iter().find_map(|run| {
-        // A log that cannot be read cannot be resumed either.
-        let events: Vec<Event> = ws.read_run(&run.id).ok()?;
-        if matches!(events.last().map(|e| &e.kind), Some(EventKind::RunFinished { .. })) {
-            return None;
-        }
-        let started = |e: &Event| matches!(e.kind, EventKind::AttemptStarted { fence: f, .. } if f == fence);
-        events.iter().any(started).then_some(run.id)
-    })
-}
-
 /// An outcome that may be recorded, and the artifacts that come with it.
-struct Checked {
-    outcome: Outcome,
-    manifests: BTreeMap<Digest, Manifest>,
+pub(super) struct Checked {
+    pub(super) outcome: Outcome,
+    pub(super) manifests: BTreeMap<Digest, Manifest>,
 }
 
-fn check(hub: &Hub, device: &str, task: &Task, commit: Commit) -> Result<Checked, WireError> {
+/// What may be recorded of a commit.
+///
+/// # Errors
+/// What must not be handed in.
+pub(super) fn check(hub: &Hub, device: &str, task: &Task, commit: Commit) -> Result<Checked, WireError> {
     let mut manifests = read_manifests(commit.manifests)?;
     let none = |m: &BTreeMap<Digest, Manifest>| match m.keys().next() {
         None => Ok(()),
@@ -357,7 +336,10 @@ async fn keep(
 }
 
 /// Stores everything, or stores nothing and returns what is missing.
-fn store(
+///
+/// # Errors
+/// [`codes::INTERNAL`] where something cannot be written.
+pub(super) fn store(
     ws: &Workspace,
     device: &str,
     manifests: &BTreeMap<Digest, Manifest>,

@@ -1,16 +1,18 @@
 //! Offers, sessions and grants.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
+use headstart_core::LossCause;
 use headstart_env::Clock;
 use headstart_protocol::task::Task;
-use headstart_protocol::wire::{Committed, Facts, Join, WireError, program_kind};
+use headstart_protocol::wire::{Committed, Facts, Held, Join, WireError};
 use headstart_protocol::{ArtifactRef, Digest, Manifest};
 use headstart_transport::PublicKey;
 use tokio::sync::Notify;
 
+use super::device::{Device, Offer, Turn};
 use super::{DeviceWait, WaitReason, codes, wire};
 use crate::message::{Lease, LeaseSignal, Message};
 
@@ -38,19 +40,6 @@ impl Session {
     pub fn device(&self) -> &str {
         &self.device
     }
-}
-
-/// An instance that waits for its device.
-pub(crate) struct Offer {
-    pub run: String,
-    pub conductor: Sender<Message>,
-    pub instance: u32,
-    pub name: String,
-    pub kind: String,
-    /// The program of a custom stage, by digest.
-    pub program: Option<Digest>,
-    pub memory: Option<u64>,
-    pub only_when: Vec<String>,
 }
 
 /// Whether a device can take an offer.
@@ -81,6 +70,8 @@ pub(crate) struct Granted {
     pub task: Option<Task>,
     /// What a repeated commit is answered.
     pub answer: Option<Committed>,
+    /// The device does not hold it any more, and its run was told so.
+    pub given_up: bool,
     /// Files that a commit waits for, and how long each is.
     pub wanted: BTreeMap<Digest, u64>,
 }
@@ -106,67 +97,9 @@ impl Granted {
             name: task.as_ref().map_or_else(String::new, |t| t.name.clone()),
             task,
             answer: None,
+            given_up: false,
             wanted: BTreeMap::new(),
         }
-    }
-}
-
-#[derive(Default)]
-struct Device {
-    bell: Arc<Notify>,
-    offers: VecDeque<Offer>,
-    session: u64,
-    kinds: BTreeSet<String>,
-    facts: Facts,
-    seen_ms: Option<u64>,
-    waiting: usize,
-    manifests: BTreeSet<Digest>,
-    blobs: BTreeSet<Digest>,
-    /// Proposals that its owner had not approved, by run and instance, and how often the owner had approved
-    /// something then.
-    refused: BTreeMap<(String, u32), (Digest, u64)>,
-}
-
-impl Device {
-    /// Why it can never run an offer.
-    fn unfit(&self, offer: &Offer) -> Option<String> {
-        if let Some(digest) = &offer.program {
-            if !self.kinds.contains(&program_kind(digest)) {
-                return Some(format!(
-                    "its owner has not allowed the program of `{}`, or has another version of it; \
-                     `headstart-device join --stages DIR` allows the programs of a folder",
-                    offer.kind
-                ));
-            }
-        } else if !self.kinds.contains(&offer.kind) {
-            return Some(format!("its runner has no `{}`", offer.kind));
-        }
-        match offer.memory {
-            Some(needed) if self.facts.memory > 0 && needed > self.facts.memory => Some(format!(
-                "`{}` needs {} MiB of memory and the device has {} MiB",
-                offer.name,
-                needed >> 20,
-                self.facts.memory >> 20
-            )),
-            _ => None,
-        }
-    }
-
-    /// Conditions of an offer that do not hold now.
-    fn unmet(&self, offer: &Offer) -> Vec<String> {
-        offer.only_when.iter().filter(|c| !self.facts.holds.contains(c)).cloned().collect()
-    }
-
-    /// The proposal that its owner has not approved, so that it would refuse an offer again.
-    fn unapproved(&self, run: &str, instance: u32) -> Option<Digest> {
-        let (digest, approvals) = self.refused.get(&(run.to_owned(), instance))?;
-        (*approvals == self.facts.approvals).then_some(*digest)
-    }
-
-    fn qualifies(&self, offer: &Offer) -> bool {
-        self.unfit(offer).is_none()
-            && self.unmet(offer).is_empty()
-            && self.unapproved(&offer.run, offer.instance).is_none()
     }
 }
 
@@ -180,6 +113,8 @@ pub(crate) struct LeaseTable {
     grants: BTreeMap<u64, Granted>,
     watchers: BTreeMap<String, (Vec<String>, Sender<Message>)>,
     past: BTreeMap<u64, (String, Committed)>,
+    /// Files that commits for interrupted runs wait for, by device.
+    wanted: BTreeMap<String, BTreeMap<Digest, u64>>,
 }
 
 impl LeaseTable {
@@ -192,6 +127,7 @@ impl LeaseTable {
             grants: BTreeMap::new(),
             watchers: BTreeMap::new(),
             past: BTreeMap::new(),
+            wanted: BTreeMap::new(),
         }
     }
 
@@ -270,20 +206,56 @@ impl LeaseTable {
         device.seen_ms = Some(now);
     }
 
-    /// Attempts that the device held before its latest join and has said nothing about since.
-    pub(crate) fn left_behind(&mut self, device: &str, session: u64) -> Vec<(Sender<Message>, Message)> {
-        let lost = self.grants.iter_mut().filter(|(_, g)| {
-            g.device == device
-                && g.session < session
-                && g.answer.is_none()
-                && g.lease.signal() != LeaseSignal::Superseded
-        });
+    /// Attempts that the device took and does not hold any more. Of one that does not say what it holds: those
+    /// from before its latest join that it has said nothing about since.
+    pub(crate) fn left_behind(
+        &mut self,
+        device: &str,
+        session: u64,
+        held: Option<&Held>,
+    ) -> Vec<(Sender<Message>, Message)> {
+        let is_left = |fence: u64, g: &Granted| match held {
+            Some(held) => fence <= held.highest && !held.fences.contains(&fence),
+            None => g.session < session,
+        };
+        let lost = self
+            .grants
+            .iter_mut()
+            .filter(|(fence, g)| g.device == device && g.is_open() && !g.given_up && is_left(**fence, g));
         lost.map(|(fence, g)| {
             // Said once.
-            g.session = session;
-            (g.conductor.clone(), Message::LeaseLost { instance: g.instance, fence: *fence })
+            g.given_up = true;
+            let cause = LossCause::Device;
+            (g.conductor.clone(), Message::LeaseLost { instance: g.instance, fence: *fence, cause })
         })
         .collect()
+    }
+
+    /// The oldest grant of a device that never reached it: above the highest fence that it took. Its lease
+    /// begins again.
+    pub(crate) fn unreceived(&mut self, session: &Session, highest: u64, until_ms: u64) -> Option<Task> {
+        let now = self.clock.now_ms();
+        let mut above = self.grants.range_mut(highest.saturating_add(1)..);
+        let (_, granted) = above.find(|(_, g)| {
+            g.device == session.device && g.is_live(now) && g.lease.signal() == LeaseSignal::Continue
+        })?;
+        let task = granted.task.clone()?;
+        granted.session = session.number;
+        granted.lease.extend(until_ms);
+        Some(task)
+    }
+
+    /// Whether the device of an attempt was heard of since a time, and has not joined again since it was
+    /// granted.
+    pub(crate) fn is_heard_since(&self, fence: u64, since_ms: u64) -> bool {
+        let Some(granted) = self.grants.get(&fence) else { return false };
+        let Some(device) = self.devices.get(&granted.device) else { return false };
+        granted.session == device.session && device.seen_ms.is_some_and(|seen| seen > since_ms)
+    }
+
+    /// Lets one claim of a device be answered at a time.
+    pub(crate) fn turn(&mut self, device: &str) -> Arc<Turn> {
+        Arc::clone(&self.device(device).turn)
     }
 
     pub(crate) fn offer(&mut self, device: &str, offer: Offer) {
@@ -387,6 +359,11 @@ impl LeaseTable {
         }
     }
 
+    /// Whether an attempt was granted by this process, or taken over by it.
+    pub(crate) fn knows(&self, fence: u64) -> bool {
+        self.grants.contains_key(&fence) || self.past.contains_key(&fence)
+    }
+
     pub(crate) fn answered(&mut self, fence: u64, answer: Committed) {
         if let Some(granted) = self.grants.get_mut(&fence) {
             granted.answer.get_or_insert(answer);
@@ -426,12 +403,24 @@ impl LeaseTable {
     /// How long an upload of this digest is, as the commit that waits for it says.
     pub(crate) fn may_upload(&mut self, device: &str, digest: &Digest) -> Result<u64, WireError> {
         let theirs = |g: &&Granted| g.device == device && g.answer.is_none();
-        if let Some(size) = self.grants.values().filter(theirs).find_map(|g| g.wanted.get(digest)) {
+        let mut of_runs = self.grants.values().filter(theirs).map(|g| &g.wanted);
+        let of_interrupted = self.wanted.get(device);
+        if let Some(size) = of_runs.find_map(|w| w.get(digest)).or_else(|| of_interrupted?.get(digest)) {
             return Ok(*size);
         }
         let message =
             format!("no commit of `{device}` waits for content {}; nothing else is taken", digest.short());
         Err(wire(codes::RESIDENCY, message))
+    }
+
+    /// Notes the files that a device's commit for an interrupted run waits for: those of its latest commit
+    /// alone.
+    pub(crate) fn want(&mut self, device: &str, files: BTreeMap<Digest, u64>) {
+        if files.is_empty() {
+            self.wanted.remove(device);
+        } else {
+            self.wanted.insert(device.to_owned(), files);
+        }
     }
 
     pub(crate) fn watch(&mut self, run: &str, devices: Vec<String>, conductor: &Sender<Message>) {
@@ -469,8 +458,12 @@ impl LeaseTable {
 }
 
 impl Granted {
+    fn is_open(&self) -> bool {
+        self.answer.is_none() && self.lease.signal() != LeaseSignal::Superseded
+    }
+
     fn is_live(&self, now: u64) -> bool {
-        self.answer.is_none() && self.lease.signal() != LeaseSignal::Superseded && self.lease.until_ms() > now
+        self.is_open() && !self.given_up && self.lease.until_ms() > now
     }
 }
 

@@ -24,6 +24,8 @@ use serde_json::json;
 pub struct Script {
     pub calls: Mutex<BTreeMap<String, u32>>,
     pub failures_left: AtomicU32,
+    /// How often the process of `probe` and `accuracy` is still to be lost.
+    pub losses_left: AtomicU32,
 }
 
 impl Script {
@@ -33,6 +35,14 @@ impl Script {
 
     pub fn total(&self) -> u32 {
         self.calls.lock().expect("not poisoned").values().sum()
+    }
+
+    /// Loses the process of an attempt, if it is to be.
+    fn lose(&self) -> Result<(), Failure> {
+        match self.losses_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) {
+            Ok(_) => Err(Failure::new(FailureClass::Lost, "killed by signal 9")),
+            Err(_) => Ok(()),
+        }
     }
 
     fn called(&self, kind: &str) {
@@ -81,7 +91,7 @@ pub fn made(ctx: &dyn Context, ty: Type, n: i64) -> Result<Output, Failure> {
 /// - `evaluate` reports progress once and waits until it is asked to stop;
 /// - `merge` has wrong input;
 /// - `blend` ignores its inputs and gives `rows`;
-/// - `accuracy` gives its argument back as a value, without a file;
+/// - `accuracy` gives its argument back as a value, without a file, unless its process is lost;
 /// - `local`, `ingest` and `decompose` make a model, a pLLM over `base`, and a catalog that lists
 ///   the artifacts given to it.
 pub fn stages(script: &Arc<Script>) -> Vec<Box<dyn Stage>> {
@@ -121,7 +131,9 @@ pub fn stages(script: &Arc<Script>) -> Vec<Box<dyn Stage>> {
                 script.called("progress");
             }
             std::fs::create_dir_all(&progress).map_err(|e| Failure::io(&progress, &e))?;
-            std::fs::write(progress.join("tried"), "").map_err(|e| Failure::io(&progress, &e))?;
+            let tries = vec![b'.'; script.calls("probe") as usize];
+            std::fs::write(progress.join("tried"), tries).map_err(|e| Failure::io(&progress, &e))?;
+            script.lose()?;
             let left = &script.failures_left;
             if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
                 return Err(Failure::new(FailureClass::Transient, "the line dropped"));
@@ -142,7 +154,13 @@ pub fn stages(script: &Arc<Script>) -> Vec<Box<dyn Stage>> {
         }),
     );
     add("merge", Box::new(|_, _, _| Err(Failure::input("bases differ"))));
-    add("accuracy", Box::new(|_, args, _| Ok(Output::new(Type::Metrics, json!({ "n": args.int("n")? })))));
+    add(
+        "accuracy",
+        Box::new(|script, args, _| {
+            script.lose()?;
+            Ok(Output::new(Type::Metrics, json!({ "n": args.int("n")? })))
+        }),
+    );
     add("local", Box::new(|_, _, ctx| made(ctx, Type::Model, 0)));
     add(
         "ingest",
@@ -204,6 +222,20 @@ impl Bench {
     pub fn restarted(&mut self, options: EngineOptions) {
         let ws = self.engine.workspace().clone();
         self.engine = Engine::with(ws, stages(&self.script), options).expect("an engine");
+    }
+
+    /// As if the engine had been killed: another engine on the same workspace, and the run as a run that nobody
+    /// executes, under the id that is returned (the first engine still holds the lock of the original).
+    pub fn interrupted(&mut self, run: &str, id: &str) -> String {
+        let runs = self.engine.workspace().dir().join("runs");
+        let (from, to) = (runs.join(run), runs.join(id));
+        std::fs::create_dir_all(to.join("log")).expect("writable");
+        for file in ["plan.json", "log/events"] {
+            std::fs::copy(from.join(file), to.join(file)).expect("copied");
+        }
+        std::fs::rename(from, self.dir.path().join(format!("was-{run}"))).expect("moved");
+        self.restarted(options());
+        id.to_owned()
     }
 
     pub fn run_options(&self) -> RunOptions {

@@ -141,7 +141,7 @@ impl Phone {
     pub async fn claim_after(&mut self, approvals: u64, holds: &[&str], wait_ms: u64) -> Option<Task> {
         let holds = holds.iter().map(|h| (*h).to_owned()).collect();
         let facts = Facts { threads: 2, memory: 4 << 30, holds, approvals, ..Facts::default() };
-        let claim = Claim { facts, wait_ms };
+        let claim = Claim { facts, wait_ms, held: None };
         let signed = self.hub.claim(&self.session, claim).await.expect("a known session")?;
         let Grant { task, .. } = read(&self.hub, &self.identity, &signed, Kind::Grant);
         assert_eq!(task.fence, signed.fence);

@@ -31,7 +31,7 @@ mod writer;
 pub use ticket::Ticket;
 pub use writer::RunLog;
 
-pub(crate) use reader::{bytes, check, read_all};
+pub(crate) use reader::{bytes, check, read_all, read_last};
 pub(crate) use writer::{Lock, is_live};
 
 pub(crate) use frame::file_header;

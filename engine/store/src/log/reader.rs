@@ -49,3 +49,23 @@ pub(crate) fn read_all<E: DeserializeOwned>(path: &Path) -> Result<Vec<E>, Store
     })?;
     Ok(out)
 }
+
+/// The last event of a log; `None` where it has none. As [`read_all`], but the other events are not parsed.
+pub(crate) fn read_last<E: DeserializeOwned>(path: &Path) -> Result<Option<E>, StoreError> {
+    let bytes = bytes(path)?;
+    let mut last = None;
+    frame::records(path, &bytes, |at, body, events| {
+        if let Some(line) = body.split_inclusive(|b| *b == b'\n').next_back() {
+            last = Some((at, line.to_vec(), events));
+        }
+        Ok(())
+    })?;
+    let Some((at, line, events)) = last else { return Ok(None) };
+    let event = serde_json::from_slice(&line).map_err(|source| StoreError::UnknownEvent {
+        path: path.to_owned(),
+        offset: at as u64,
+        number: events as usize,
+        source,
+    })?;
+    Ok(Some(event))
+}
