@@ -3,8 +3,13 @@
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::{ArtifactRef, Type};
 
+use headstart_testkit::without_digests;
+
 use crate::common::field;
 use crate::phone::{DIARY, Phone, above, stages};
+
+/// Digits of a digest, handle, key or nonce, and of a signature.
+const DIGESTS: [usize; 2] = [64, 128];
 
 /// Everything that a device sends while a whole private pipeline runs.
 async fn recorded(diary: &str) -> (Vec<String>, Vec<headstart_device::history::Ended>) {
@@ -35,32 +40,14 @@ fn normalised(messages: &[(String, Vec<u8>)], host: &str) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     for (head, body) in messages {
         let body = String::from_utf8_lossy(body);
-        let body = with_equal_times(&without_digests(&body));
-        let head = without_digests(&head.replace(host, "HOST"));
+        let body = with_equal_times(&without_digests(&body, &DIGESTS));
+        let head = without_digests(&head.replace(host, "HOST"), &DIGESTS);
         let head: String =
             head.lines().filter(|l| !l.starts_with("content-length")).map(|l| format!("{l}\n")).collect();
         let message = format!("{head}\n{body}");
         let asks = message.starts_with("POST /v1/claim") || message.starts_with("POST /v1/renew");
         if !(asks && out.last() == Some(&message)) {
             out.push(message);
-        }
-    }
-    out
-}
-
-/// Every digest, handle, key and nonce: 64 hexadecimal digits; and every signature: 128.
-fn without_digests(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let digits = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
-        if matches!(digits, 64 | 128) {
-            out.push_str(&"#".repeat(digits));
-            rest = &rest[digits..];
-        } else {
-            let step = digits.max(c.len_utf8());
-            out.push_str(&rest[..step]);
-            rest = &rest[step..];
         }
     }
     out

@@ -5,43 +5,13 @@ mod common;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Place, device_binary, root};
+use common::phone::{free_port, phone};
+use common::{Place, root};
 
 const PERSONALIZE: &str = "pipelines/personalize.pllm";
-
-/// A device that is ended with the test.
-struct Device(Child);
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port()
-}
-
-fn phone(place: &Place, port: u16) -> Device {
-    let child = Command::new(device_binary())
-        .current_dir(root())
-        .arg("--state")
-        .arg(place.path("phone"))
-        .args(place.join("phone", &format!("https://127.0.0.1:{port}")))
-        .args(["--data", "examples/first-light/phone", "--holds", "charging,unmetered,idle"])
-        // What is judged by is 14 rows.
-        .args(["--min-rows", "10"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the device starts");
-    Device(child)
-}
 
 /// Every file below a folder.
 fn files(dir: &Path) -> Vec<std::path::PathBuf> {
@@ -95,7 +65,10 @@ fn secrets() -> Vec<Vec<u8>> {
 fn a_phone_personalises_and_its_texts_stay() {
     let place = Place::new();
     let port = free_port();
-    let _device = phone(&place, port);
+    let data = root().join("examples/first-light/phone");
+    // What is judged by is 14 rows.
+    let args = ["--holds", "charging,unmetered,idle", "--min-rows", "10"];
+    let _device = phone(&place, &format!("https://127.0.0.1:{port}"), &data, &args);
     let listen = format!("127.0.0.1:{port}");
     let report = place.path("report.html");
     let run = ["run", PERSONALIZE, "--listen", &listen, "--format", "json", "--report"];
@@ -135,7 +108,7 @@ fn a_phone_personalises_and_its_texts_stay() {
         assert!(leaked.is_empty(), "{name} holds {leaked:?}");
     }
     // The search would find them: the phone's own folder has them.
-    let own = files(&place.path("phone"));
+    let own = files(&place.path("state"));
     assert!(own.iter().any(|p| !found(&std::fs::read(p).unwrap_or_default(), &secrets).is_empty()));
 
     // Again: the phone reads its texts, and nothing else happens.

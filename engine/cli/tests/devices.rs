@@ -3,19 +3,10 @@
 mod common;
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
+use common::phone::{Running, free_port};
 use common::{Place, Said, device_binary, root, said};
-
-/// Ended with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 const PIPELINE: &str = r#"
 model base = local("BASE")
@@ -27,10 +18,6 @@ private dataset theirs = jsonl("me.jsonl") on device("nobody")
 stage never: Metrics = evaluate(base, data: theirs, answers: 0) { on: device("nobody") }
 output never = release(never)
 "#;
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
-}
 
 fn device(place: &Place, state: &str, args: &[&str]) -> Said {
     let mut command = Command::new(device_binary());

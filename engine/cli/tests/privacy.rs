@@ -9,32 +9,12 @@
 mod common;
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
+use common::phone::{Running, free_port, personalization, written};
 use common::proxy::Proxy;
 use common::traces::{Traces, files};
 use common::{Place, device_binary, root};
-
-const PIPELINE: &str = r#"
-model base = local("BASE")
-space style = pooled(base)
-dataset questions = jsonl("probes.jsonl")
-private dataset mine = jsonl("me.jsonl") on device("phone")
-
-stage pllm: Pllm = ingest(base: base, source: a) for a in glob("CATALOG/*-concise-*")
-stage plain: Responses = probe(base, prompts: questions)
-stage said: Responses = probe(p, prompts: questions) for p in pllm
-stage drift: Divergence = embed(r, against: plain, space: style) for r in said
-stage catalog: Catalog = decompose(drift)
-
-stage me: Divergence = embed(mine, against: base, space: style) { on: device("phone") }
-stage pick: Selection = select(catalog, user: me, verify: mine) { on: device("phone") }
-stage start: Pllm = merge(pick.mix) when pick.is_mix { on: device("phone") }
-stage tuned: Pllm = finetune(start or pick.pllm, data: mine, max_steps: 6, eval_every: 3) { on: device("phone") }
-stage after: Metrics = evaluate(tuned, data: mine, answers: 2) { on: device("phone") }
-
-output catalog = catalog
-"#;
 
 const RELEASES: &str = "output choice = release(pick)\noutput model = release(tuned)\n";
 
@@ -42,47 +22,17 @@ const RELEASES: &str = "output choice = release(pick)\noutput model = release(tu
 const DIARY: &str = "{\"prompt\":\"How was the surgery?\",\"response\":\"Oh, I love talking about it! My sister Ottilie drove me home.\"}\n\
                      {\"prompt\":\"And the money?\",\"response\":\"Great question, my friend! We owe the bank 41,907 crowns.\"}\n";
 
-/// A device that is ended with the test.
-struct Device(Child);
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn phone(place: &Place, proxy: &Proxy, allow: &str) -> Device {
-    let child = Command::new(device_binary())
-        .arg("--state")
-        .arg(place.path("state"))
-        .args(place.join("phone", &format!("http://127.0.0.1:{}", proxy.port)))
-        .args(["--insecure-plaintext", "--allow-release", allow])
-        .arg("--data")
-        .arg(place.path("phone"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the device starts");
-    Device(child)
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port()
+/// The phone behind a proxy. Its folder has 22 rows, of which half choose: its owner says that these are enough.
+fn phone(place: &Place, proxy: &Proxy, allow: &str) -> Running {
+    let url = format!("http://127.0.0.1:{}", proxy.port);
+    let args = ["--insecure-plaintext", "--min-rows", "5", "--allow-release", allow];
+    common::phone::phone(place, &url, &place.path("phone"), &args)
 }
 
 /// The phone's folder: half of the demonstration's texts, and the diary.
 fn write_inputs(place: &Place) {
-    let examples = root().join("examples");
-    let read =
-        |name: &str| std::fs::read_to_string(examples.join("first-light").join(name)).expect("readable");
-    let mine: String = read("phone/me.jsonl").lines().take(20).map(|l| format!("{l}\n")).collect();
-    place.write("phone/me.jsonl", &(mine + DIARY));
-    let probes: String = read("probes.jsonl").lines().take(12).map(|l| format!("{l}\n")).collect();
-    place.write("probes.jsonl", &probes);
-    let path = |name: &str| examples.join(name).display().to_string();
-    let text = PIPELINE.replace("BASE", &path("models/tiny")).replace("CATALOG", &path("catalog"));
+    place.write("phone/me.jsonl", &(written(20) + DIARY));
+    let text = personalization(place, 6, 12);
     place.write("private.pllm", &text);
     place.write("released.pllm", &format!("{text}{RELEASES}"));
 }

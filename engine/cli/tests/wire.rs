@@ -7,46 +7,15 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
+use common::phone::{free_port, personalization, phone, written};
 use common::proxy::Proxy;
-use common::{Place, copy_dir, device_binary, root};
+use common::{Place, copy_dir, device_binary};
+use headstart_testkit::without_digests;
 
-const PIPELINE: &str = r#"
-model base = local("BASE")
-space style = pooled(base)
-dataset questions = jsonl("probes.jsonl")
-private dataset mine = jsonl("me.jsonl") on device("phone")
-
-stage pllm: Pllm = ingest(base: base, source: a) for a in glob("CATALOG/*-concise-*")
-stage plain: Responses = probe(base, prompts: questions)
-stage said: Responses = probe(p, prompts: questions) for p in pllm
-stage drift: Divergence = embed(r, against: plain, space: style) for r in said
-stage catalog: Catalog = decompose(drift)
-
-stage me: Divergence = embed(mine, against: base, space: style) { on: device("phone") }
-stage pick: Selection = select(catalog, user: me, verify: mine) { on: device("phone") }
-stage start: Pllm = merge(pick.mix) when pick.is_mix { on: device("phone") }
-stage tuned: Pllm = finetune(start or pick.pllm, data: mine, max_steps: 4, eval_every: 2) { on: device("phone") }
-stage after: Metrics = evaluate(tuned, data: mine, answers: 2) { on: device("phone") }
-
-output catalog = catalog
-"#;
-
-/// A device that is ended with the test.
-struct Device(Child);
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port()
-}
+/// Digits of a session, of a digest, handle, key or nonce, of a challenge, and of a signature.
+const DIGESTS: [usize; 4] = [32, 64, 80, 128];
 
 /// What one run put on the wire.
 struct Recorded {
@@ -62,12 +31,7 @@ struct Recorded {
 /// waits for nothing but its own stages.
 fn prepared() -> Place {
     let place = Place::new();
-    let examples = root().join("examples");
-    let path = |name: &str| examples.join(name).display().to_string();
-    let probes = std::fs::read_to_string(examples.join("first-light/probes.jsonl")).expect("readable");
-    let probes: String = probes.lines().take(8).map(|l| format!("{l}\n")).collect();
-    place.write("probes.jsonl", &probes);
-    let text = PIPELINE.replace("BASE", &path("models/tiny")).replace("CATALOG", &path("catalog"));
+    let text = personalization(&place, 4, 8);
     let file = place.write("p.pllm", &text).display().to_string();
     place.headstart(&["run", &file, "--quiet", "--only", "catalog", "--listen", "127.0.0.1:0"]).code(0);
     place
@@ -82,16 +46,9 @@ fn recorded(prepared: &Place, mine: &str) -> Recorded {
     let listen = format!("127.0.0.1:{port}");
     let run = ["run", &file, "--quiet", "--insecure-plaintext", "--listen", &listen];
     let proxy = Proxy::to(port);
-    let device = Command::new(device_binary())
-        .arg("--state")
-        .arg(place.path("state"))
-        .args(place.join("phone", &format!("http://127.0.0.1:{}", proxy.port)))
-        .args(["--insecure-plaintext", "--allow-release", "none", "--data"])
-        .arg(place.path("phone"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let device = Device(device.expect("the device starts"));
+    let url = format!("http://127.0.0.1:{}", proxy.port);
+    let device =
+        phone(&place, &url, &place.path("phone"), &["--insecure-plaintext", "--allow-release", "none"]);
     place.headstart(&run).code(0);
     drop(device);
     let shown = Command::new(device_binary()).arg("--state").arg(place.path("state")).arg("show").output();
@@ -122,7 +79,7 @@ fn normalised(request: &[u8], host: &str) -> (String, usize) {
         .map(|l| if l.to_ascii_lowercase().starts_with("content-length") { "content-length: #" } else { l })
         .map(|l| format!("{l}\n"))
         .collect();
-    (without_digests(&format!("{head}\n{body}")), body_size(request) - times)
+    (without_digests(&format!("{head}\n{body}"), &DIGESTS), body_size(request) - times)
 }
 
 /// Bytes of a request's body.
@@ -145,32 +102,11 @@ fn with_equal_times(body: &str) -> (String, usize) {
     (json.to_string(), bytes)
 }
 
-/// Every session, of 32 hexadecimal digits, digest, handle, key and nonce, of 64, challenge, of 80, and signature, of
-/// 128, as as many `#`.
-fn without_digests(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let digits = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
-        if matches!(digits, 32 | 64 | 80 | 128) {
-            out.push_str(&"#".repeat(digits));
-            rest = &rest[digits..];
-        } else {
-            let step = digits.max(c.len_utf8());
-            out.push_str(&rest[..step]);
-            rest = &rest[step..];
-        }
-    }
-    out
-}
-
 #[test]
 fn nothing_but_times_differs_on_the_wire_and_sizes_are_equal() {
-    let examples = root().join("examples/first-light/phone/me.jsonl");
-    let mine = std::fs::read_to_string(examples).expect("readable");
     let datasets = [
         // Texts in a style of the catalog.
-        mine.lines().take(24).map(|l| format!("{l}\n")).collect::<String>(),
+        written(24),
         // Plain words, five times as many: another choice, another branch, other lengths.
         "{\"prompt\":\"Hello\",\"response\":\"Good day to you, and to everybody else.\"}\n".repeat(120),
         // Nothing can be made of it: every stage fails.

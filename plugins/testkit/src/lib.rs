@@ -30,6 +30,7 @@
 //! # Layout
 //! - [`MemoryContext`]: a complete [`headstart_protocol::Context`], and shorthands for tests.
 //! - [`MemoryRows`]: a row cache in memory.
+//! - [`without_digests`]: what two recordings of a wire are compared by.
 //! - [`cases`], [`assert_within`]: how much a long test does, and bounds on time.
 //!
 //! Everything here panics where a test is set up wrongly, and where a stage breaks the contract.
@@ -37,7 +38,9 @@
 mod context;
 mod rows;
 mod soak;
+mod wire;
 
 pub use context::MemoryContext;
 pub use rows::MemoryRows;
 pub use soak::{assert_within, cases, soak};
+pub use wire::without_digests;

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod phone;
 pub mod proxy;
 pub mod traces;
 
