@@ -129,6 +129,8 @@ pub struct DeviceContext<'a> {
     pub threads: usize,
     /// Bytes of memory that the stage may use.
     pub memory: Option<u64>,
+    /// Rows below which no number leaves the device.
+    pub least_rows: usize,
     /// What the stage counted.
     pub counters: Mutex<BTreeMap<String, u64>>,
     /// The first thing that the stage tried and may not do. It fails the attempt, whatever the
@@ -231,6 +233,10 @@ impl Context for DeviceContext<'_> {
 
     fn is_private(&self) -> bool {
         self.private
+    }
+
+    fn least_rows(&self) -> usize {
+        self.least_rows
     }
 }
 
@@ -335,6 +341,7 @@ mod tests {
             control: &Control::default(),
             threads: 1,
             memory: None,
+            least_rows: 0,
             counters: Mutex::default(),
             refused: Mutex::default(),
         };

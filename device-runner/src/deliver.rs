@@ -1,14 +1,18 @@
 //! What becomes of a private task: its result is kept here under a handle, and the engine gets the handle,
 //! whether there is a result, a `when` was false, or the stage failed.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use headstart_protocol::release::count;
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
-use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Output, canonical_json};
+use headstart_protocol::{
+    Args, ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Output, canonical_json,
+};
 
 use crate::budget::{Charge, Ledger};
 use crate::device::{Device, Made};
+use crate::lineage::Attempted;
 use crate::release::{Leaving, Releaser, known_names};
 use crate::store::{Held, gather};
 
@@ -20,14 +24,16 @@ impl Device {
     pub(crate) fn keep(
         &self,
         task: &Task,
-        output: Output,
+        args: &Args,
+        (output, counters): (Output, BTreeMap<String, u64>),
         fetched: &[ArtifactRef],
         scratch: &Path,
     ) -> Result<Made, Failure> {
         let gathered = gather(output, None)?;
         let manifest = gathered.manifest.clone();
         let handle = self.handle(task, &manifest.id().to_string());
-        let held = Held { manifest: Some(manifest), ..self.held(task, Some(&gathered)) };
+        let attempted = Attempted { args: Some(args), made: Some(&gathered), counters: &counters };
+        let held = Held { manifest: Some(manifest), ..self.held(task, &attempted) };
         self.store.private.keep(&handle, &held, Some(&gathered), scratch)?;
         let local = ArtifactRef { id: handle, ty: held.ty(), private_to: Some(self.name.clone()) };
         let leaving = if task.release.is_empty() {
@@ -35,9 +41,11 @@ impl Device {
         } else {
             let known = known_names(&self.store, fetched)?;
             let numbers = self.stage(task)?.stage().metrics();
-            let too_few = held.rows.filter(|rows| *rows < self.limits.min_rows);
-            let (store, allowed) = (&self.store, self.allowed);
-            Releaser { store, allowed, known: &known, numbers: &numbers, too_few }.take(task, &local)
+            let lineage = held.lineage.unwrap_or_default();
+            let (store, allowed, min_rows) = (&self.store, self.allowed, self.limits.min_rows);
+            let releaser =
+                Releaser { store, allowed, known: &known, numbers: &numbers, lineage: &lineage, min_rows };
+            releaser.take(task, &local)
         };
         self.delivered(task, handle, leaving)
     }
@@ -48,7 +56,7 @@ impl Device {
     /// Why that could not be kept.
     pub(crate) fn absent(&self, task: &Task) -> Result<Made, Failure> {
         let handle = self.handle(task, "absent");
-        self.store.private.keep(&handle, &self.held(task, None), None, Path::new(""))?;
+        self.store.private.keep(&handle, &self.held(task, &Attempted::NOTHING), None, Path::new(""))?;
         Ok(Made { absent: true, ..self.delivered(task, handle, nothing_of(task))? })
     }
 
@@ -59,7 +67,7 @@ impl Device {
     /// [`FailureClass::Internal`] for a task whose output can be no artifact.
     pub(crate) fn failed(&self, task: &Task, failure: Failure) -> Result<Made, Failure> {
         let handle = self.handle(task, "failed");
-        let held = Held { failure: Some(failure.clone()), ..self.held(task, None) };
+        let held = Held { failure: Some(failure.clone()), ..self.held(task, &Attempted::NOTHING) };
         if let Err(e) = self.store.private.keep(&handle, &held, None, Path::new("")) {
             // A later task that reads it will find nothing.
             tracing::error!("{}: that it failed could not be kept: {e}", task.name);
@@ -97,7 +105,7 @@ impl Device {
         })?;
         let output = ArtifactRef { id: handle, ty, private_to: Some(self.name.clone()) };
         let (leaving, charges) = self.charged(task, handle, leaving);
-        let Leaving { released, manifests, uploads, withheld } = leaving;
+        let Leaving { released, manifests, uploads, withheld, few: _ } = leaving;
         let outcome = Outcome::Succeeded { output, released, usage: Usage::default() };
         Ok(Made { manifests, uploads, withheld, charges, ..Made::of(outcome) })
     }
@@ -109,7 +117,7 @@ impl Device {
         let mut charges: Vec<Charge> = Vec::new();
         for path in &task.release {
             let part = path.join(".");
-            let numbers = match leaving.released.get(&part) {
+            let mut numbers = match leaving.released.get(&part) {
                 Some(Released::Json(value)) => count(&task.ty, path, value),
                 // Which public model was chosen.
                 Some(Released::Artifact(a)) if !leaving.manifests.contains_key(&a.id.to_string()) => {
@@ -117,6 +125,8 @@ impl Device {
                 }
                 _ => continue,
             };
+            // That a number stays, because too few rows are behind it, is a number too.
+            numbers.extend(leaving.few.get(&part).into_iter().flatten().map(|name| format!("{name} (none)")));
             let charge = |number| Charge { handle, number, name: task.name.clone(), run: task.run.clone() };
             let wanted = numbers.into_iter().map(charge).collect();
             let budget = self.limits.budget;

@@ -83,10 +83,15 @@ impl Device {
             DeviceError::Input(format!("{}: {m}", data.display()))
         })?;
         let rows = |name: &str| Rows::new(state.at("rows").join(name), Arc::clone(state.disk()));
+        // Private rows of an earlier version, which every private stage found.
+        let shared_by_all = state.at("rows").join("private");
+        if shared_by_all.exists() {
+            state.disk().remove_dir_all(&shared_by_all).map_err(|e| DeviceError::state(&shared_by_all, e))?;
+        }
         Ok(Self {
             name: name.to_owned(),
             public_rows: rows("public"),
-            private_rows: rows("private"),
+            private_rows: rows("by-source"),
             store: Store::open(&state)?,
             state,
             data,
@@ -241,12 +246,14 @@ impl Device {
         // Resolved arguments name what is private by handles that only this device knows, and the
         // folder never leaves it.
         let numerics = self.stages.numerics(&task.kind);
-        let key = Digest::of_json(&(&task.kind, task.version, &args.0, private, numerics));
+        // Progress of a private attempt is found only by one that reads the same data.
+        let shared = private.then(|| self.shared_rows(task));
+        let key = Digest::of_json(&(&task.kind, task.version, &args.0, shared, numerics));
         let resume = self.state.at(if private { "resume" } else { "resume-public" }).join(key.to_string());
         let done = self.run(task, &args, private, (&scratch, &resume), control);
         let done = done.and_then(|(output, counters)| {
             if private {
-                self.keep(task, output, fetched, &scratch)
+                self.keep(task, &args, (output, counters), fetched, &scratch)
             } else {
                 self.publish(output, counters, &scratch)
             }
@@ -269,7 +276,8 @@ impl Device {
         control: &Control,
     ) -> Result<(Output, BTreeMap<String, u64>), Failure> {
         let found = self.stage(task)?;
-        let rows = RowView { public: &self.public_rows, private: private.then_some(&self.private_rows) };
+        let shared = private.then(|| (&self.private_rows, self.shared_rows(task)));
+        let rows = RowView { public: &self.public_rows, private: shared };
         let ctx = DeviceContext {
             store: &self.store,
             data: &self.data,
@@ -281,6 +289,7 @@ impl Device {
             rows: NumericRows::new(&rows, found.stage().numerics()),
             control,
             threads: self.threads,
+            least_rows: if private { usize::try_from(self.limits.min_rows).unwrap_or(usize::MAX) } else { 0 },
             memory: match (task.memory, self.memory) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),

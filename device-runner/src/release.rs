@@ -7,12 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use headstart_disk::read;
-use headstart_protocol::release::{Class, Number, Numbers, Projection, is_model_file};
+use headstart_protocol::artifacts::{Artifact, Metrics};
+use headstart_protocol::release::{Class, Number, Numbers, Projection, is_model_file, released_metric};
 use headstart_protocol::task::{Released, Task};
+use headstart_protocol::text::counted;
 use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Manifest, Type};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use crate::lineage::{CURVE, Lineage};
 use crate::residency::{Allowed, allow, described};
 use crate::store::Store;
 
@@ -43,6 +46,8 @@ pub struct Leaving {
     pub uploads: Vec<Upload>,
     /// Parts that do not leave, with the reasons.
     pub withheld: BTreeMap<String, String>,
+    /// Numbers of released parts that do not leave because too few rows are behind them, by part.
+    pub few: BTreeMap<String, Vec<String>>,
 }
 
 /// Takes the released parts of a private output.
@@ -55,9 +60,10 @@ pub struct Releaser<'a> {
     pub known: &'a BTreeSet<String>,
     /// The numbers that the stage declares.
     pub numbers: &'a [Number],
-    /// Over how few private rows the output was computed, where these are too few for anything but weights to
-    /// leave.
-    pub too_few: Option<u64>,
+    /// How many private rows are behind the output and its numbers.
+    pub lineage: &'a Lineage,
+    /// Rows below which nothing but weights leaves.
+    pub min_rows: u64,
 }
 
 impl Releaser<'_> {
@@ -96,10 +102,11 @@ impl Releaser<'_> {
             manifest = self.manifest(&at)?;
         }
         let Some(manifest) = manifest else { return Ok(Released::Json(Json::Null)) };
+        // Choices and what else is no number of its own, and everything that was found through a choice.
+        let whole = at != *output || !matches!(at.ty, ArtifactType::Metrics | ArtifactType::Pllm);
         let weights = rest.is_empty() && at.ty == ArtifactType::Pllm && at.private_to.is_some();
-        if let Some(rows) = self.too_few.filter(|_| !weights) {
-            let why = format!("it was computed over {rows} rows of private data, too few for `--min-rows`");
-            return Err(refused(what, &why));
+        if whole && !weights {
+            self.enough(self.lineage.all(), what)?;
         }
         if rest.is_empty() {
             match at.ty {
@@ -108,22 +115,68 @@ impl Releaser<'_> {
                     return Ok(Released::Artifact(at));
                 }
                 ArtifactType::Pllm if self.allowed.pllm => {
-                    return self.pllm(&at, manifest, what, out).map(Released::Artifact);
+                    return self.pllm(&at, path, manifest, what, out).map(Released::Artifact);
                 }
                 ArtifactType::Metrics | ArtifactType::Selection => {}
                 _ => return Err(refused(what, "it is not made of numbers")),
             }
         }
+        let known = |name: &str| self.known.contains(name);
+        let part = |left: &Json| {
+            let part = rest.iter().try_fold(left, |value, name| value.get(name)).cloned();
+            part.ok_or_else(|| refused(what, "there is no such number in it"))
+        };
         // What is public is no secret; of other private artifacts, no number was declared.
         let numbers = match (at.private_to.is_none(), at == *output) {
             (true, _) => Numbers::Public,
             (_, true) => Numbers::Declared(self.numbers),
             _ => Numbers::Declared(&[]),
         };
-        let known = |name: &str| self.known.contains(name);
-        let left = self.projection(numbers, &known).of(&manifest.ty, &manifest.value)?;
-        let part = rest.iter().try_fold(&left, |value, name| value.get(name));
-        part.cloned().map(Released::Json).ok_or_else(|| refused(what, "there is no such number in it"))
+        let all = self.projection(numbers, &known).of(&manifest.ty, &manifest.value)?;
+        if whole {
+            return part(&all).map(Released::Json);
+        }
+        // Which of them would leave if enough rows were behind all.
+        let named = Metrics::read(&part(&all)?).unwrap_or_default();
+        let single = released_metric(&manifest.ty, rest);
+        let leaving: Vec<&str> = single.into_iter().chain(named.all().map(|(name, _)| name)).collect();
+        let few: Vec<&str> = leaving.iter().copied().filter(|name| self.is_few(name)).collect();
+        if few.len() == leaving.len() {
+            let fewest = leaving.iter().filter_map(|name| self.lineage.number(name)).min();
+            self.enough(fewest, what)?;
+        }
+        self.note_few(path, &few, out);
+        let (numbers, _) = self.numbers();
+        let left = self.projection(Numbers::Declared(&numbers), &known).of(&manifest.ty, &manifest.value)?;
+        part(&left).map(Released::Json)
+    }
+
+    /// That enough rows are behind something.
+    fn enough(&self, rows: Option<u64>, what: &str) -> Result<(), Failure> {
+        match rows.filter(|rows| *rows < self.min_rows) {
+            None => Ok(()),
+            Some(rows) => Err(refused(what, &too_few(rows))),
+        }
+    }
+
+    fn is_few(&self, number: &str) -> bool {
+        self.lineage.number(number).is_some_and(|rows| rows < self.min_rows)
+    }
+
+    /// Declared numbers with enough rows behind them, and the others.
+    fn numbers(&self) -> (Vec<Number>, Vec<Number>) {
+        self.numbers.iter().cloned().partition(|n| !self.is_few(&n.name))
+    }
+
+    /// Notes numbers of a part that stay while the others leave.
+    fn note_few(&self, path: &[String], few: &[&str], out: &mut Leaving) {
+        let part = path.join(".");
+        for name in few {
+            let at = if part.is_empty() { (*name).to_owned() } else { format!("{part}.{name}") };
+            let rows = self.lineage.number(name).unwrap_or(0);
+            out.withheld.insert(at.clone(), format!("`{name}` cannot be released: {}", too_few(rows)));
+            out.few.entry(part.clone()).or_default().push(at);
+        }
     }
 
     fn projection<'p>(&self, numbers: Numbers<'p>, known: &'p dyn Fn(&str) -> bool) -> Projection<'p> {
@@ -142,19 +195,30 @@ impl Releaser<'_> {
     fn pllm(
         &self,
         a: &ArtifactRef,
+        path: &[String],
         private: Manifest,
         what: &str,
         out: &mut Leaving,
     ) -> Result<ArtifactRef, Failure> {
         let known = |name: &str| self.known.contains(name);
-        let projection = self.projection(Numbers::Declared(self.numbers), &known);
+        let (numbers, few) = self.numbers();
+        let projection = self.projection(Numbers::Declared(&numbers), &known);
         let mut uses = private.uses;
         if uses.get("base").is_some_and(|b| b.private_to.is_some()) {
             return Err(refused(what, "its base is private to this device itself"));
         }
         // What else it was made from may be private; it works without.
         uses.retain(|name, u| u.private_to.is_none() && projection.reference(name));
-        let value = projection.of(&Type::Pllm, &private.value)?;
+        let mut value = projection.of(&Type::Pllm, &private.value)?;
+        // Weights leave whatever they were made of, because the owner says so; numbers beside them do not.
+        let has = |name: &str| private.value.pointer(&format!("/metrics/{name}")).is_some();
+        let few: Vec<&str> = few.iter().map(|n| n.name.as_str()).filter(|name| has(name)).collect();
+        self.note_few(path, &few, out);
+        if self.is_few(CURVE)
+            && let Some(facts) = value.as_object_mut()
+        {
+            facts.remove("curve");
+        }
         let folder = self.store.materialize(a)?;
         let files = private.files.into_iter().filter(|(name, _)| is_model_file(name));
         let public = Manifest { ty: Type::Pllm, files: files.collect(), value, uses };
@@ -166,6 +230,11 @@ impl Releaser<'_> {
         out.manifests.insert(reference.id.to_string(), public);
         Ok(reference)
     }
+}
+
+fn too_few(rows: u64) -> String {
+    let rows = counted(rows, "row");
+    format!("it has at most {rows} of private data behind it, too few for `--min-rows`")
 }
 
 fn refused(what: &str, why: &str) -> Failure {

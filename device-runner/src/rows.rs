@@ -1,7 +1,8 @@
 //! The row cache of a device: append-only tables in files, one a space or a model and settings.
 //!
 //! What private stages computed lies apart: a public stage must not see it, or an engine that
-//! guesses a text could tell from the time taken whether the device had met it before.
+//! guesses a text could tell from the time taken whether the device had met it before. For the same reason a
+//! private stage sees only what stages computed that read the same data of the owner.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::SeekFrom;
@@ -130,23 +131,27 @@ impl Table {
 pub struct RowView<'a> {
     /// Rows computed by public stages.
     pub public: &'a Rows,
-    /// Rows computed by private stages; a public attempt has none.
-    pub private: Option<&'a Rows>,
+    /// Rows computed by private stages, and the digest of the data that they may be shared with: those that
+    /// were computed over other data are not seen. A public attempt has none.
+    pub private: Option<(&'a Rows, Digest)>,
 }
 
 impl RowView<'_> {
     fn get(&self, table: &str, rows: &[Digest]) -> Vec<Option<Vec<u8>>> {
         let mut found = self.public.get(table, rows);
-        if let Some(private) = self.private {
-            for (slot, more) in found.iter_mut().zip(private.get(table, rows)) {
+        if let Some((private, data)) = self.private {
+            for (slot, more) in found.iter_mut().zip(private.get(&of_data(&data, table), rows)) {
                 *slot = slot.take().or(more);
             }
         }
         found
     }
 
-    fn target(&self) -> &Rows {
-        self.private.unwrap_or(self.public)
+    fn put<'r>(&self, table: &str, rows: impl Iterator<Item = (Digest, std::borrow::Cow<'r, [u8]>)>) {
+        match self.private {
+            None => self.public.put(table, rows),
+            Some((private, data)) => private.put(&of_data(&data, table), rows),
+        }
     }
 }
 
@@ -163,7 +168,7 @@ impl RowCache for RowView<'_> {
 
     fn put_embeddings(&self, space: &Digest, rows: &[(Digest, Vec<f32>)]) {
         let bytes = |v: &[f32]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into();
-        self.target().put(&format!("embeddings-{space}"), rows.iter().map(|(d, v)| (*d, bytes(v))));
+        self.put(&format!("embeddings-{space}"), rows.iter().map(|(d, v)| (*d, bytes(v))));
     }
 
     fn responses(&self, model: &Digest, settings: &Digest, prompts: &[Digest]) -> Vec<Option<String>> {
@@ -173,8 +178,13 @@ impl RowCache for RowView<'_> {
 
     fn put_responses(&self, model: &Digest, settings: &Digest, rows: &[(Digest, String)]) {
         let rows = rows.iter().map(|(d, text)| (*d, text.as_bytes().into()));
-        self.target().put(&responses_table(model, settings), rows);
+        self.put(&responses_table(model, settings), rows);
     }
+}
+
+/// The table of rows that were computed over some data.
+fn of_data(data: &Digest, table: &str) -> String {
+    format!("{data}-{table}")
 }
 
 fn responses_table(model: &Digest, settings: &Digest) -> String {
@@ -222,10 +232,29 @@ mod tests {
         let public = Rows::new(dir.path().join("public"), Arc::new(SystemDisk));
         let private = Rows::new(dir.path().join("private"), Arc::new(SystemDisk));
         let (model, settings, prompt) = (Digest::of(b"m"), Digest::of(b"t"), Digest::of(b"p"));
-        let mine = RowView { public: &public, private: Some(&private) };
+        let mine = RowView { public: &public, private: Some((&private, Digest::of(b"mine"))) };
         mine.put_responses(&model, &settings, &[(prompt, "an answer".into())]);
         let theirs = RowView { public: &public, private: None };
         assert_eq!(theirs.responses(&model, &settings, &[prompt]), [None]);
         assert_eq!(mine.responses(&model, &settings, &[prompt]), [Some("an answer".into())]);
+    }
+
+    /// What another private stage asked the same model is found only by one that reads the same data.
+    #[test]
+    fn private_rows_are_shared_by_what_reads_the_same_data() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let public = Rows::new(dir.path().join("public"), Arc::new(SystemDisk));
+        let private = Rows::new(dir.path().join("private"), Arc::new(SystemDisk));
+        let of =
+            |data: &str| RowView { public: &public, private: Some((&private, Digest::of(data.as_bytes()))) };
+        let (space, text) = (Digest::of(b"s"), Digest::of(b"a text of the diary"));
+        of("diary").put_embeddings(&space, &[(text, vec![1.0])]);
+        assert_eq!(of("diary").embeddings(&space, &[text]), [Some(vec![1.0])]);
+        for other in ["letters", ""] {
+            assert_eq!(of(other).embeddings(&space, &[text]), [None], "{other}");
+        }
+        // What is public is found by all.
+        RowView { public: &public, private: None }.put_embeddings(&space, &[(space, vec![2.0])]);
+        assert_eq!(of("letters").embeddings(&space, &[space]), [Some(vec![2.0])]);
     }
 }

@@ -14,7 +14,7 @@ use serde_json::json;
 const PROGRAM: &str = r#"#!/usr/bin/env python3
 import json, sys
 STAGE = {"name": "length", "version": 2, "doc": "", "args": [{"name": "at", "doc": "", "takes": ["Path"]}],
-         "makes": "Metrics", "metrics": [{"name": "length", "low": 0, "high": 1000}], "places": ["device"], "cached": True}
+         "makes": "Metrics", "metrics": [{"name": "length", "low": 0, "high": 1000}], "rows": ["at"], "places": ["device"], "cached": True}
 def say(kind, **what):
     print(json.dumps({"headstart": kind, **what}), flush=True)
 json.loads(sys.stdin.readline())
@@ -51,9 +51,13 @@ impl Phone {
 
     /// Puts the program where its owner keeps allowed programs, with its declaration.
     fn allow(&self) -> Digest {
+        self.allow_program(PROGRAM)
+    }
+
+    fn allow_program(&self, text: &str) -> Digest {
         use std::os::unix::fs::PermissionsExt;
         let program = self.at("stages/tools.py");
-        std::fs::write(&program, PROGRAM).expect("writes");
+        std::fs::write(&program, text).expect("writes");
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("mode");
         let declared =
             headstart_host::describe(&program, Default::default(), &|_| {}).expect("a declaration");
@@ -121,6 +125,38 @@ fn a_program_does_not_say_how_many_rows_it_read() {
             panic!()
         };
         assert_eq!(released["length"] != Released::Json(json!(null)), leaves, "{path} with {min_rows}");
+    }
+}
+
+/// A program that names no argument counts as having read one row; one that names a number, as many.
+#[test]
+fn what_a_program_says_of_its_rows_bounds_its_numbers() {
+    let mut phone = Phone::new();
+    phone.min_rows = 20;
+    let many: String = (0..25).map(|n| format!("line {n}\n")).collect();
+    std::fs::write(phone.at("data/many.txt"), many).expect("writes");
+    let named = r#""rows": ["at"]"#;
+    let takes = r#"{"name": "at", "doc": "", "takes": ["Path"]}"#;
+    let first = format!(r#"{takes}, {{"name": "first", "doc": "", "takes": ["Int"], "default": 100}}"#);
+    let number = r#"{"name": "length", "low": 0, "high": 1000}"#;
+    let own = r#"{"name": "length", "low": 0, "high": 1000, "rows": ["at"]}"#;
+    let programs = [
+        (PROGRAM.to_owned(), 100, true),
+        (PROGRAM.replace(&format!("{named}, "), ""), 100, false),
+        (PROGRAM.replace(&format!("{named}, "), "").replace(number, own), 100, true),
+        (PROGRAM.replace(takes, &first).replace(named, r#""rows": ["at", "first"]"#), 100, true),
+        (PROGRAM.replace(takes, &first).replace(named, r#""rows": ["at", "first"]"#), 3, false),
+    ];
+    for (text, first, leaves) in programs {
+        let program = phone.allow_program(&text);
+        let mut task = Task { release: vec![vec!["length".into()]], ..task(program, "many.txt") };
+        if text.contains("first") {
+            task.args.insert("first".into(), Expr::value(Value::Int(first)));
+        }
+        let Outcome::Succeeded { released, .. } = work(&phone.device(), &task).expect("done") else {
+            panic!()
+        };
+        assert_eq!(released["length"] != Released::Json(json!(null)), leaves, "{first}: {text}");
     }
 }
 

@@ -204,16 +204,24 @@ class Number:
     low, high: the smallest and the largest value that leave; beyond them, these do
     digits: significant digits that leave, 1 to 3
     detail: whether it leaves only if the owner of the device allows details, as for a count
+    rows: the argument, or arguments, that bound how many different rows are behind it, where these are not
+        the stage's `rows`: an artifact or a file by its rows, a whole number by itself
     """
     name: str
     low: float
     high: float
     digits: int = 2
     detail: bool = False
+    rows: str | list[str] | tuple[str, ...] = ()
 
     def _declared(self) -> dict:
         number = {"name": self.name, "low": self.low, "high": self.high, "digits": self.digits}
-        return number | {"detail": True} if self.detail else number
+        number |= {"detail": True} if self.detail else {}
+        return number | {"rows": _listed(self.rows)} if self.rows else number
+
+
+def _listed(names) -> list:
+    return [names] if isinstance(names, str) else list(names)
 
 
 class _Stage:
@@ -221,7 +229,7 @@ class _Stage:
         self.function, self.declared, self.hints = function, declared, hints
 
 
-def stage(function=None, *, version=1, server=True, device=True, cached=True, files=(), metrics=()):
+def stage(function=None, *, version=1, server=True, device=True, cached=True, files=(), metrics=(), rows=()):
     """Makes a stage of a function. Types are those of its annotations.
 
     version: raise it when results change for the same arguments and the same program
@@ -231,18 +239,21 @@ def stage(function=None, *, version=1, server=True, device=True, cached=True, fi
       they are copied with it, and a change of one is a change of the program
     metrics: the numbers that it may return, each a name or a `Number`; where they are declared, it can
         return no others. Only a `Number`, which has bounds, can be released from a device
+    rows: the argument, or arguments, that bound how many different rows are behind what it makes: an artifact
+        or a file by its rows, a whole number by itself. Left out, it counts as made of one row, and devices
+        release no number of it unless their owners allow numbers over one row
     """
     _files.update(_relative(file) for file in ([files] if isinstance(files, (str, os.PathLike)) else files))
 
     def wrap(f):
         hints = typing.get_type_hints(f)
-        declared = _declare(f, hints, version, server, device, cached, metrics)
+        declared = _declare(f, hints, version, server, device, cached, metrics, rows)
         _stages[declared["name"]] = _Stage(f, declared, hints)
         return f
     return wrap if function is None else wrap(function)
 
 
-def _declare(f, hints, version, server, device, cached, metrics):
+def _declare(f, hints, version, server, device, cached, metrics, rows):
     doc, about = _documentation(f)
     args = []
     for name, parameter in inspect.signature(f).parameters.items():
@@ -270,6 +281,8 @@ def _declare(f, hints, version, server, device, cached, metrics):
         raise TypeError(f"{f.__name__}: `metrics` is a list; write `metrics=[{metrics!r}]`")
     if metrics:
         declared["metrics"] = [m._declared() if isinstance(m, Number) else m for m in metrics]
+    if rows:
+        declared["rows"] = _listed(rows)
     return declared
 
 

@@ -6,6 +6,7 @@
 
 mod kind;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use serde_json::Value as Json;
 
 use crate::digest::Digest;
 use crate::failure::Failure;
-use crate::release::Number;
+use crate::release::{Number, RowBound};
 use crate::stage::Stage;
 use crate::types::Type;
 
@@ -109,6 +110,10 @@ pub struct DeclaredStage {
     /// no others. Only those that are declared with bounds can be released from a device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<DeclaredNumber>,
+    /// Arguments that bound the different rows behind what it makes: each artifact or file by its rows, each
+    /// whole number by itself. Where none are named, nobody knows, and it counts as made of one row.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<String>,
     /// Where it may run: `server`, `device`, or both.
     #[serde(default = "everywhere")]
     pub places: Vec<DeclaredPlace>,
@@ -143,6 +148,9 @@ pub struct BoundedNumber {
     /// Whether it leaves only if the owner of the device allows details.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detail: bool,
+    /// Arguments that bound the different rows behind it; where none are named, those of the stage's `rows` do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<String>,
 }
 
 fn two() -> u8 {
@@ -158,15 +166,22 @@ impl DeclaredNumber {
         }
     }
 
-    /// As much of it as may leave a device.
-    pub fn number(&self) -> Number {
+    /// As much of it as may leave a device, and the rows behind it as far as it says so itself.
+    fn number(&self) -> Number {
         match self {
             Self::Name(name) => Number::unbounded(name),
-            Self::Bounded(BoundedNumber { name, low, high, digits, detail }) => {
-                Number { digits: *digits, detail: *detail, ..Number::new(name, *low, *high) }
-            }
+            Self::Bounded(BoundedNumber { name, low, high, digits, detail, rows }) => Number {
+                digits: *digits,
+                detail: *detail,
+                rows: bounds(rows),
+                ..Number::new(name, *low, *high)
+            },
         }
     }
+}
+
+fn bounds(args: &[String]) -> Vec<RowBound> {
+    args.iter().map(|arg| RowBound::Of(Cow::Owned(arg.clone()))).collect()
 }
 
 /// An argument of a program's stage.
@@ -294,6 +309,21 @@ pub fn is_inside(name: &str) -> bool {
 }
 
 impl DeclaredStage {
+    /// The numbers that it may return.
+    pub fn numbers(&self) -> Vec<Number> {
+        let number = |declared: &DeclaredNumber| {
+            let number = declared.number();
+            let rows = if number.rows.is_empty() { self.row_bounds() } else { number.rows };
+            Number { rows, ..number }
+        };
+        self.metrics.iter().map(number).collect()
+    }
+
+    /// What bounds the different rows behind everything that it makes.
+    pub fn row_bounds(&self) -> Vec<RowBound> {
+        if self.rows.is_empty() { vec![RowBound::One] } else { bounds(&self.rows) }
+    }
+
     /// Whether its output may be taken from the cache: not where it reads a path.
     pub fn cacheable(&self) -> bool {
         let path = |t: &String| t == "Path" || t == "List<Path>";
@@ -345,9 +375,27 @@ mod tests {
         assert_eq!(kind.metrics[0].leaving(12.3456), Some(12.3));
         assert_eq!(kind.metrics[0].leaving(1234.5), Some(100.0));
         assert_eq!(kind.metrics[1].leaving(5.0), None, "declared without bounds");
+        assert_eq!(kind.metrics[0].rows, [RowBound::One], "it does not say of how many rows");
         let unknown = json!([{ "name": "mean", "low": 0, "high": 100, "round": 3 }]);
         let read: Result<Vec<DeclaredNumber>, _> = serde_json::from_value(unknown);
         assert!(read.is_err(), "a field that is not known");
+    }
+
+    #[test]
+    fn rows_of_a_number_are_its_own_or_its_stages() {
+        let own = json!({ "name": "few", "low": 0, "high": 1, "rows": ["others", "threshold"] });
+        let stage: DeclaredStage = serde_json::from_value(json!({
+            "name": "s", "version": 1, "makes": "Metrics", "rows": ["responses"],
+            "args": [{ "name": "responses", "takes": ["Responses"] }, { "name": "others", "takes": ["Dataset"] },
+                { "name": "threshold", "takes": ["Int"] }],
+            "metrics": [{ "name": "all", "low": 0, "high": 1 }, own],
+        }))
+        .expect("a stage");
+        let numbers = stage.kind("tools").expect("sound").metrics;
+        let of = |name: &'static str| RowBound::Of(name.into());
+        assert_eq!(stage.row_bounds(), [of("responses")]);
+        assert_eq!(numbers[0].rows, [of("responses")]);
+        assert_eq!(numbers[1].rows, [of("others"), of("threshold")]);
     }
 
     #[test]
@@ -362,6 +410,8 @@ mod tests {
         for (change, text) in [
             (json!({ "makes": "Catalog" }), "cannot make a Catalog"),
             (json!({ "version": 0 }), "start at 1"),
+            (json!({ "rows": ["threshold", "answers"] }), "`answers`, which is no argument"),
+            (json!({ "metrics": [{ "name": "n", "low": 0, "high": 1, "rows": ["x"] }] }), "names `x`"),
             (json!({ "places": [] }), "nowhere"),
             (json!({ "name": "a b" }), "no name"),
             (json!({ "metrics": ["mean", "mean"] }), "declares the metric `mean` twice"),

@@ -1,5 +1,6 @@
-//! What may leave a device, type by type. All of it is in this file, and in the tables of
-//! `release/numbers.rs`, which say for each stage kind which numbers may.
+//! What may leave a device, type by type. All of it is in this file, in the tables of `release/numbers.rs`,
+//! which say for each stage kind which numbers may, and in those of `release/behind.rs`, which say what bounds
+//! the rows behind them.
 //!
 //! A pipeline names what it releases; the checker allows that by [`class_of`] and [`released_metric`],
 //! the owner of the device by [`Class`]. What then leaves is a [`Projection`] of the value: of each type
@@ -15,10 +16,15 @@
 //!
 //! How many numbers left is counted by [`count`]: each of them, and each name that was chosen.
 
+mod behind;
 mod numbers;
 
 use serde_json::{Map, Value as Json};
 
+pub use behind::{
+    ANSWERED_ROWS, CHOOSING_ROWS, EMBEDDED_ROWS, HELD_BACK_ROWS, RowBound, RowFacts, SCORED_ROWS,
+    TRAINED_ROWS, VERIFYING_ROWS, reads_numbers, rows_of_kind,
+};
 pub use numbers::{Number, of_kind};
 
 use crate::artifacts::{Artifact, ArtifactError, BASE, Metrics, Pllm, Selection};

@@ -14,7 +14,7 @@ use crate::artifacts::{Artifact, ArtifactError};
 use crate::expr::{Condition, MixTerm, Value};
 use crate::failure::Failure;
 use crate::numerics::Numerics;
-use crate::release::Number;
+use crate::release::{Number, RowBound};
 use crate::rows::RowCache;
 use crate::types::Type;
 
@@ -32,6 +32,11 @@ pub trait Stage: Send + Sync {
     /// The numbers that its output may hold: what of metrics can be released from a device.
     fn metrics(&self) -> Vec<Number> {
         crate::kinds::find(self.kind()).map(|k| k.metrics.clone()).unwrap_or_default()
+    }
+
+    /// What bounds the different rows behind everything that it makes.
+    fn rows(&self) -> Vec<RowBound> {
+        crate::release::rows_of_kind(self.kind())
     }
 
     /// Runs one attempt. Blocking: runners call it on a separate thread.
@@ -85,6 +90,11 @@ pub trait Context: Sync {
     /// attempt that may not.
     fn is_private(&self) -> bool {
         false
+    }
+    /// Different rows below which no number leaves this place. A stage that stops as soon as a few rows decide
+    /// looks at so many first.
+    fn least_rows(&self) -> usize {
+        0
     }
 }
 

@@ -10,6 +10,7 @@ use headstart_protocol::{ArtifactType, Digest, Failure, Manifest};
 use serde::{Deserialize, Serialize};
 
 use super::Gathered;
+use crate::lineage::Lineage;
 
 /// Bytes of an artifact's description at most.
 const LARGEST: u64 = 256 << 20;
@@ -26,16 +27,15 @@ pub struct Held {
     /// Why the stage failed. Only this device knows that it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// Rows of the smallest private dataset that it was made from; none where no rows were read. What was
-    /// kept by an earlier version has none either, and is counted again.
+    /// Where it comes from: rows behind it, files. What was kept by an earlier version has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rows: Option<u64>,
+    pub lineage: Option<Lineage>,
 }
 
 impl Held {
     /// What is known of a task that made nothing.
     pub fn nothing(task: &Task) -> Self {
-        Self { name: task.name.clone(), run: task.run.clone(), manifest: None, failure: None, rows: None }
+        Self { name: task.name.clone(), run: task.run.clone(), manifest: None, failure: None, lineage: None }
     }
 
     /// The type that local references to it have. Only here is an absent value told apart.
@@ -89,10 +89,9 @@ impl Private {
         gathered: Option<&Gathered>,
         scratch: &Path,
     ) -> Result<(), Failure> {
-        if self
-            .get(handle)
-            .is_some_and(|h| h.manifest == held.manifest && h.failure == held.failure && h.rows == held.rows)
-        {
+        if self.get(handle).is_some_and(|h| {
+            h.manifest == held.manifest && h.failure == held.failure && h.lineage == held.lineage
+        }) {
             return Ok(());
         }
         let dir = self.dir(handle);

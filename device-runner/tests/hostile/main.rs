@@ -4,6 +4,7 @@
 mod common;
 
 mod branches;
+mod cache;
 mod contract;
 mod disguise;
 mod engine;
@@ -13,3 +14,4 @@ mod numbers;
 mod owner;
 mod phone;
 mod proof;
+mod rows;

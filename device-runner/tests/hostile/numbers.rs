@@ -87,7 +87,7 @@ async fn numbers_over_few_rows_stay_whatever_the_stage_says() {
         assert_eq!(json_of(&outcome, "loss").is_number(), leaves, "{rows} rows");
         if !leaves {
             let page = show::summary(&phone.place.state(), None).expect("prints");
-            assert!(page.contains("computed over 19 rows"), "{page}");
+            assert!(page.contains("at most 19 rows"), "{page}");
             // Its owner may allow less.
             phone.limits.min_rows = 5;
             let t = releasing(&mut phone, &mine, 0, &["loss"]);

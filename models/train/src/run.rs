@@ -1,5 +1,6 @@
 //! A training under way: steps, evaluations, and when it ends.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use headstart_kernels::{mix, simd};
@@ -122,6 +123,7 @@ impl<'a> Run<'a> {
             || self.reached("loss", self.loss())
             || self.reached("step", self.done.steps as f64)
             || (self.done.steps > 0 && self.reached("train_loss", self.done.train_loss));
+        let rows = self.trained();
         let report = TrainReport {
             steps: self.done.steps,
             start_loss: self.done.curve.first().map_or(f64::NAN, |(_, loss)| *loss),
@@ -132,9 +134,20 @@ impl<'a> Run<'a> {
             reached,
             curve: self.done.curve,
             trainable: self.target.params.count(),
+            rows,
+            eval_rows: different(self.eval),
         };
         self.target.write(self.spec, self.best)?;
         Ok(report)
+    }
+
+    /// Different rows that came in its steps.
+    fn trained(&mut self) -> usize {
+        let came = (self.done.steps as u64).saturating_mul(self.batch as u64);
+        // The first epoch takes each row once.
+        let first = came.min(self.train.len() as u64);
+        let rows: Vec<&Example> = (0..first).map(|i| &self.train[self.order.at(i)]).collect();
+        different(rows)
     }
 
     /// The last held-back loss.
@@ -249,4 +262,11 @@ impl<'a> Run<'a> {
             self.done.steps, self.spec.learning_rate
         ))
     }
+}
+
+/// How many of some rows are different, as far as the model sees.
+fn different<'e>(rows: impl IntoIterator<Item = &'e Example>) -> usize {
+    let rows =
+        rows.into_iter().map(|e| (&e.ids, e.answers.iter().map(|r| (r.start, r.end)).collect::<Vec<_>>()));
+    rows.collect::<HashSet<_>>().len()
 }

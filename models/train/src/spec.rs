@@ -101,4 +101,10 @@ pub struct TrainReport {
     pub curve: Vec<(usize, f64)>,
     /// Numbers that were trained.
     pub trainable: u64,
+    /// Different rows that were trained on.
+    #[serde(default)]
+    pub rows: usize,
+    /// Different rows that were held back.
+    #[serde(default)]
+    pub eval_rows: usize,
 }

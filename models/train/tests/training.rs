@@ -67,6 +67,21 @@ fn an_adapter_is_trained_written_and_continued() {
     assert!((f.train(&more).start_loss - report.loss).abs() < 1e-5);
 }
 
+/// A row that comes twice says no more than once, and one that no step came to says nothing.
+#[test]
+fn different_rows_of_a_training_are_counted() {
+    let f = Fixture::new(2);
+    let mut spec = f.spec(lora(), "all");
+    let twice = |rows: &[Row]| [rows, rows].concat();
+    let (data, eval) = (spec.data.len(), spec.eval.len());
+    (spec.data, spec.eval) = (twice(&spec.data), twice(&spec.eval));
+    (spec.batch, spec.max_steps) = (spec.data.len(), 1);
+    let report = f.train(&spec);
+    assert_eq!((report.rows, report.eval_rows), (data, eval));
+    (spec.batch, spec.max_steps, spec.out) = (1, 1, f.path("one"));
+    assert_eq!(f.train(&spec).rows, 1);
+}
+
 #[test]
 fn all_weights_are_trained_and_written_as_a_whole_model() {
     let f = Fixture::new(2);

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use headstart_disk::files;
-use headstart_kit::{ContextWatch, open_model, read_rows};
+use headstart_kit::{ContextWatch, count_rows, different, open_model, read_rows};
 use headstart_lm::{Backend, Decoder, GenerateOptions, RowScore, Watch};
 use headstart_protocol::artifacts::{Artifact, Metrics};
+use headstart_protocol::release::{ANSWERED_ROWS, SCORED_ROWS};
 use headstart_protocol::rows::Row;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
 use serde_json::{Value, json};
@@ -60,11 +61,15 @@ impl Stage for Evaluate {
             self.backend.decoder_within(&folders.model, folders.adapter.as_deref(), ctx.memory())?;
         let context = model.info().context;
         let scores = model.score(&rows, context, &watch)?;
+        // A row whose prompt fills the context has no token that is scored.
+        let scored = || rows.iter().zip(&scores).filter(|(_, s)| s.tokens > 0).map(|(row, _)| row);
+        count_rows(ctx, SCORED_ROWS, || different(scored()));
         let mut value = likelihood(&scores)?;
         let answers = args.count("answers")?.min(rows.len());
         let mut output = Output::new(Type::Metrics, Value::Null);
         if answers > 0 {
             let rows = &rows[..answers];
+            count_rows(ctx, ANSWERED_ROWS, || different(rows));
             let samples = answer(model.as_mut(), rows, args.positive("max_tokens")?, &watch)?;
             likeness(rows, &samples, &mut value);
             let path = ctx.scratch().join(SAMPLES_FILE);

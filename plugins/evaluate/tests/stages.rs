@@ -7,6 +7,7 @@ use headstart_evaluate::{Accuracy, Evaluate, SAMPLES_FILE};
 use headstart_lm::{
     Backend, ComputeFacts, Decoder, Encoder, GenerateOptions, LmError, ModelInfo, NextToken, RowScore, Watch,
 };
+use headstart_protocol::release::{ANSWERED_ROWS, SCORED_ROWS};
 use headstart_protocol::rows::Row;
 use headstart_protocol::{ArtifactRef, Failure, FailureClass, Output, Type, Value};
 use headstart_testkit::MemoryContext;
@@ -84,7 +85,15 @@ impl Decoder for ParrotModel {
 }
 
 fn evaluate(nats: f64, rows: &[(&str, &str)], answers: i64) -> (MemoryContext, Result<ArtifactRef, Failure>) {
-    let ctx = MemoryContext::new();
+    evaluate_in(MemoryContext::new(), nats, rows, answers)
+}
+
+fn evaluate_in(
+    ctx: MemoryContext,
+    nats: f64,
+    rows: &[(&str, &str)],
+    answers: i64,
+) -> (MemoryContext, Result<ArtifactRef, Failure>) {
     let model = ctx.put(Output::new(Type::Model, json!({})));
     let data = ctx.dataset(rows);
     let given = [
@@ -143,6 +152,18 @@ fn answers_are_compared_and_kept() {
             "answer": "one two three four",
         })
     );
+}
+
+/// A row that comes twice is one; only a place that keeps rows to itself asks.
+#[test]
+fn different_rows_are_counted_where_they_are_private() {
+    let rows = [("a", "x"), ("a", "x"), ("b", "y"), ("bare prompt", ""), ("a", "x")];
+    for (ctx, scored, answered) in [(MemoryContext::new().with_private(), 2, 1), (MemoryContext::new(), 0, 0)]
+    {
+        let (ctx, metrics) = evaluate_in(ctx, 1.0, &rows, 2);
+        assert_eq!(ctx.value_of(&metrics.expect("metrics"))["rows"], 4);
+        assert_eq!((ctx.counter(SCORED_ROWS), ctx.counter(ANSWERED_ROWS)), (scored, answered));
+    }
 }
 
 #[test]

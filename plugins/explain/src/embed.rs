@@ -3,8 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use headstart_kit::read_questions;
+use headstart_kit::{count_rows, different, read_questions};
 use headstart_lm::{Backend, GenerateOptions};
+use headstart_protocol::release::EMBEDDED_ROWS;
 use headstart_protocol::rows::Row;
 use headstart_protocol::{Args, ArtifactRef, ArtifactType, Context, Failure, Output, Stage, Type};
 
@@ -32,6 +33,7 @@ impl Stage for Embed {
         if let Some(places) = &picked {
             said = places.iter().map(|&i| said[i].clone()).collect();
         }
+        count_rows(ctx, EMBEDDED_ROWS, || different(&said));
         let (plain, base) = self.plain(args, ctx, &said)?;
         // A base that was asked by an earlier stage was asked for this.
         let prompts: BTreeSet<&str> = said.iter().map(|r| r.prompt.as_str()).collect();

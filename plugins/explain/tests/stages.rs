@@ -4,6 +4,7 @@ mod toy;
 
 use headstart_explain::catalog::{ABOUT_FILE, Catalog, PLLMS_FILE, TENSORS_FILE};
 use headstart_explain::divergence::Divergence;
+use headstart_protocol::release::EMBEDDED_ROWS;
 use headstart_protocol::{ArtifactRef, Context, FailureClass, Output, Type, Value};
 use headstart_testkit::MemoryContext;
 use toy::{divergences, model, person, pllm, prompts, space, stage, value};
@@ -56,6 +57,23 @@ fn embedding_compares_row_by_row_and_names_what_it_compared() {
     assert_eq!((d.rows.rows, d.about.d, d.model, d.base), (6, 24, None, Some(base)));
     assert!(d.rows.row(0)[24] < -0.5, "brief answers are shorter: {}", d.rows.row(0)[24]);
     assert!(d.rows.row(5).iter().all(|x| *x == 0.0), "a plain answer is the base's own");
+}
+
+/// Which rows are taken is known from their number: of a file that is named twice, every second one is the same.
+#[test]
+fn rows_that_are_embedded_twice_count_once() {
+    let ctx = MemoryContext::new().with_private();
+    let base = model(&ctx, "plain");
+    let space = space(&ctx, "pooled", &base);
+    let mine = ctx.dataset(&[("a", "one"), ("b", "two"), ("a", "one"), ("b", "two")]);
+    let args = [
+        ("responses", value(&mine)),
+        ("against", value(&base)),
+        ("space", value(&space)),
+        ("rows", Value::Int(2)),
+    ];
+    let artifact = ctx.run(&*stage("embed"), args).unwrap();
+    assert_eq!((ctx.value_of(&artifact)["n"].as_u64(), ctx.counter(EMBEDDED_ROWS)), (Some(2), 1));
 }
 
 #[test]

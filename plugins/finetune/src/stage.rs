@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use headstart_kit::{ContextWatch, ModelFolders, open_model};
+use headstart_kit::{ContextWatch, ModelFolders, count_rows, open_model};
 use headstart_lm::LoraSpec;
 use headstart_lm::lora::{AdapterConfig, Targets};
 use headstart_protocol::artifacts::{Artifact, Format, Metrics, Pllm};
 use headstart_protocol::expr::Condition;
+use headstart_protocol::release::{HELD_BACK_ROWS, TRAINED_ROWS};
 use headstart_protocol::{
     Args, ArtifactRef, ArtifactType, Context, Failure, FailureClass, Output, Stage, Type,
 };
@@ -60,6 +61,8 @@ impl Stage for Finetune {
         let base = base(ctx, from, &folders, &method)?;
         let spec = self.spec(args, ctx, folders, method)?;
         let report = self.backend.train(&spec, &ContextWatch::new(ctx))?;
+        count_rows(ctx, TRAINED_ROWS, || report.rows as u64);
+        count_rows(ctx, HELD_BACK_ROWS, || report.eval_rows as u64);
         let format = if spec.method == Method::Full { Format::Full } else { Format::Lora };
         let curve = report.curve.iter().map(|&(step, loss)| (step as f64, loss)).collect();
         let facts = Pllm { metrics: metrics(&report, &spec)?, curve, ..Pllm::new(format) };

@@ -58,6 +58,8 @@ impl TrainingBackend for Recorder {
             reached: true,
             curve: vec![(0, 2.5), (3, 1.5)],
             trainable: 7,
+            rows: 18,
+            eval_rows: 2,
         })
     }
 }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use headstart_disk::{Disk, files};
-use headstart_protocol::declared::{DeclaredNumber, DeclaredStage};
-use headstart_protocol::release::Number;
+use headstart_protocol::declared::DeclaredStage;
+use headstart_protocol::release::{Number, RowBound};
 use headstart_protocol::{Args, Context, Digest, Failure, FailureClass, Output, Stage, Type};
 use serde_json::Value as Json;
 
@@ -39,7 +39,11 @@ impl Stage for CustomStage {
     }
 
     fn metrics(&self) -> Vec<Number> {
-        self.declared.metrics.iter().map(DeclaredNumber::number).collect()
+        self.declared.numbers()
+    }
+
+    fn rows(&self) -> Vec<RowBound> {
+        self.declared.row_bounds()
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {

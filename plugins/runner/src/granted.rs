@@ -98,4 +98,8 @@ impl Context for Granted<'_> {
     fn is_private(&self) -> bool {
         self.inner.is_private()
     }
+
+    fn least_rows(&self) -> usize {
+        self.inner.least_rows()
+    }
 }

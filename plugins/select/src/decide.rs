@@ -1,5 +1,6 @@
 //! From a user's rows to a choice.
 
+use std::collections::HashSet;
 use std::sync::OnceLock;
 
 use headstart_explain::catalog::Catalog;
@@ -55,6 +56,12 @@ impl<'a> User<'a> {
         let mut raw = rows.clone();
         (0..raw.rows).for_each(|i| axpy(raw.row_mut(i), -1.0, &catalog.reference));
         Self { catalog, whitened: catalog.whiten(rows), raw, unwhitener: OnceLock::new() }
+    }
+
+    /// Rows that differ.
+    pub fn different(&self) -> u64 {
+        let bits = self.raw.iter().map(|row| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+        bits.collect::<HashSet<_>>().len() as u64
     }
 
     /// Ranks the catalog's pLLMs by their distance to the mean of the rows.

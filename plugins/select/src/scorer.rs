@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use headstart_kit::{ContextWatch, ModelFolders, open_model};
+use headstart_kit::{ContextWatch, ModelFolders, different, open_model};
 use headstart_lm::{Backend, RowScore};
 use headstart_protocol::rows::Row;
 use headstart_protocol::{ArtifactRef, Context, Digest, Failure};
@@ -72,6 +72,12 @@ impl<'a> Scorer<'a> {
     /// Number of all rows.
     pub fn all_rows(&self) -> usize {
         self.rows.len()
+    }
+
+    /// Different rows among the first `n` of which every model that was asked has scored a token.
+    pub fn different(&self, n: usize) -> u64 {
+        let scored = |i: usize| self.scores.values().all(|s| s.get(i).is_none_or(|row| row.tokens > 0));
+        different(self.rows.iter().take(n).enumerate().filter(|(i, _)| scored(*i)).map(|(_, row)| row))
     }
 
     /// A model's scores of the first `n` rows.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use headstart_kit::count_rows;
 use headstart_lm::RowScore;
+use headstart_protocol::release::VERIFYING_ROWS;
 use headstart_protocol::{Context, Digest, Failure};
 
 use crate::decide::{Choice, User};
@@ -13,7 +15,8 @@ use crate::scorer::Scorer;
 use crate::strategy::{Strategy, bayesian, hyperband};
 use crate::verify::{Verdict, can_win, gain, judge, lowest, mean_loss, one_can_win};
 
-/// Rows on which the shortlist is compared first; each further time on twice as many.
+/// Rows on which the shortlist is compared first; each further time on twice as many. Where numbers over fewer rows
+/// may not leave, it is compared on as many as may.
 const FIRST_ROWS: usize = 6;
 
 /// Strengths at which the recognized style is tried as a start, each only where the one before was better
@@ -141,17 +144,19 @@ impl Search<'_> {
         choice: &Choice,
         split: bool,
     ) -> Result<Verified, Failure> {
-        let mut finalists = self.finalists(&mut scorer, choice)?;
+        let mut finalists = self.finalists(&mut scorer, ctx, choice)?;
         if let Some(first) = choice.mix.first() {
             finalists.extend(self.merged(ctx, self.ranked(choice, first.0), &choice.mix, "mix")?);
         }
         let (held_back, all) = (scorer.rows(), scorer.all_rows());
-        let mut rows = if self.strategy == Strategy::Nearest { FIRST_ROWS.min(held_back) } else { held_back };
+        let first = FIRST_ROWS.max(ctx.least_rows()).min(held_back);
+        let mut rows = if self.strategy == Strategy::Nearest { first } else { held_back };
         loop {
             let race = self.race(&mut scorer, finalists, rows, !choice.abstains)?;
             let (open, decided) = race.open_starts(self.seed);
             if rows == all || (decided && (race.verdict.is_sure() || rows >= held_back)) {
                 let split = split && rows <= held_back;
+                count_rows(ctx, VERIFYING_ROWS, || scorer.different(rows));
                 let found = self.conclude(&mut scorer, ctx, race, rows)?;
                 return Ok(Verified { held_back: split, asked: Asked::of(&scorer), ..found });
             }
@@ -299,14 +304,19 @@ impl Search<'_> {
     }
 
     /// The pLLMs that are compared.
-    fn finalists(&self, scorer: &mut Scorer<'_>, choice: &Choice) -> Result<Vec<Finalist>, Failure> {
+    fn finalists(
+        &self,
+        scorer: &mut Scorer<'_>,
+        ctx: &dyn Context,
+        choice: &Choice,
+    ) -> Result<Vec<Finalist>, Failure> {
         let places = match self.strategy {
             Strategy::Nearest => {
                 let nearest = choice.close.iter().take(self.shortlist);
                 return Ok(nearest.copied().map(Finalist::single).collect());
             }
             Strategy::Exhaustive => (0..self.place.catalog.pllms.len()).collect(),
-            Strategy::Hyperband => hyperband(scorer, &self.place.all()?, self.seed)?,
+            Strategy::Hyperband => hyperband(scorer, &self.place.all()?, ctx.least_rows(), self.seed)?,
             Strategy::Bayesian => {
                 let all = self.place.all()?;
                 let budget = self.budget.unwrap_or(all.len());

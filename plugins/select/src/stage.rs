@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use headstart_explain::catalog::Catalog;
 use headstart_explain::divergence::Divergence;
-use headstart_kit::read_rows;
+use headstart_kit::{count_rows, read_rows};
 use headstart_lm::Backend;
+use headstart_protocol::release::CHOOSING_ROWS;
 use headstart_protocol::rows::Row;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage};
 use headstart_stats::derived_seed;
@@ -57,6 +58,7 @@ impl Stage for Select {
                 let part = halves.choosing.as_ref().map(|rows| user.part(rows));
                 let user = part.as_ref().unwrap_or(&user);
                 let choice = user.choose(&settings);
+                count_rows(ctx, CHOOSING_ROWS, || user.different());
                 let search = Search {
                     place: &place,
                     user,
@@ -78,7 +80,10 @@ impl Stage for Select {
                 ))
                 .help("give the user's rows as `verify`, or use the strategy `nearest`"));
             }
-            None => (user.choose(&settings), None),
+            None => {
+                count_rows(ctx, CHOOSING_ROWS, || user.different());
+                (user.choose(&settings), None)
+            }
         };
         let outcome = Outcome {
             place: &place,

@@ -69,12 +69,17 @@ const FIRST: usize = 3;
 /// granted to it.
 const KAPPA: f64 = 2.0;
 
-/// Asks pLLMs as Hyperband does. `pllms` are all of them, by place in the catalog. Returns the places
-/// of those that were asked about all rows.
+/// Asks pLLMs as Hyperband does. `pllms` are all of them, by place in the catalog; none is dropped by fewer than
+/// `least` rows, as far as there are so many. Returns the places of those that were asked about all rows.
 ///
 /// # Errors
 /// As [`Scorer::score`].
-pub fn hyperband(scorer: &mut Scorer<'_>, pllms: &[ArtifactRef], seed: u64) -> Result<Vec<usize>, Failure> {
+pub fn hyperband(
+    scorer: &mut Scorer<'_>,
+    pllms: &[ArtifactRef],
+    least: usize,
+    seed: u64,
+) -> Result<Vec<usize>, Failure> {
     let (n, rows) = (pllms.len(), scorer.rows());
     let mut rng = ChaCha8Rng::seed_from_u64(derived_seed(seed, "hyperband"));
     let last = rows.ilog(ETA) as usize;
@@ -84,7 +89,7 @@ pub fn hyperband(scorer: &mut Scorer<'_>, pllms: &[ArtifactRef], seed: u64) -> R
         alive.shuffle(&mut rng);
         alive.truncate(arms(n, bracket, last));
         for round in 0..=bracket {
-            let asked = (rows / ETA.pow((bracket - round) as u32)).max(1);
+            let asked = (rows / ETA.pow((bracket - round) as u32)).max(least.clamp(1, rows));
             let mut losses = Vec::with_capacity(alive.len());
             for &i in &alive {
                 losses.push((scorer.loss(&pllms[i], asked)?.0, i));

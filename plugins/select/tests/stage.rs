@@ -8,6 +8,7 @@ mod toy;
 use std::sync::Arc;
 
 use headstart_protocol::expr::{Expr, Manifests, ResolveError, resolve};
+use headstart_protocol::release::{CHOOSING_ROWS, VERIFYING_ROWS};
 use headstart_protocol::{ArtifactRef, Manifest, Value};
 use headstart_testkit::MemoryContext;
 use toy::{Toy, divergences, person, stage, value};
@@ -27,7 +28,10 @@ impl Manifests for Place {
 
 impl Place {
     fn new() -> Self {
-        let ctx = MemoryContext::new();
+        Self::within(MemoryContext::new())
+    }
+
+    fn within(ctx: MemoryContext) -> Self {
         let (base, space, all) = divergences(&ctx, "sentence");
         let catalog = ctx.run(&*stage("decompose"), [("divergences", Value::List(all))]).unwrap();
         Self { ctx, base, space, catalog }
@@ -126,6 +130,30 @@ fn likelihood_on_the_users_rows_decides_among_the_shortlist() {
     assert_eq!(asked, 30, "four pLLMs and the base; six of ten rows leave no doubt");
     assert_eq!((&said["verified"]["rows"], &said["verified"]["held_back"]), (&6.into(), &false.into()));
     assert!(place.ctx.counter("forward_passes") >= before + asked);
+}
+
+/// Six rows may decide; where numbers over fewer than eight stay, eight are asked, by the searches too.
+#[test]
+fn as_many_rows_are_asked_as_a_number_needs_to_leave() {
+    for (strategy, least, rows) in [("nearest", 0, 6), ("nearest", 8, 8), ("hyperband", 8, 10)] {
+        let place = Place::within(MemoryContext::new().with_private().with_least_rows(least));
+        let formal = person(&place.ctx, "formal", 10, 40, 50);
+        let brief = person(&place.ctx, "brief", 10, 40, 50);
+        let args = [
+            ("verify", value(&brief)),
+            ("shortlist", Value::Int(4)),
+            ("strategy", Value::Text(strategy.into())),
+        ];
+        let said = place.ctx.value_of(&place.select(&formal, &args));
+        assert_eq!((&said["pllm_name"], &said["verified"]["rows"]), (&"brief".into(), &rows.into()));
+        assert_eq!((place.ctx.counter(CHOOSING_ROWS), place.ctx.counter(VERIFYING_ROWS)), (10, rows));
+    }
+    // Texts that are all the same place nobody, and verify nothing.
+    let place = Place::within(MemoryContext::new().with_private());
+    let rows = vec![("q", "Hello there!"); 12];
+    let same = place.ctx.dataset(&rows);
+    place.select(&same, &[("verify", value(&same))]);
+    assert_eq!((place.ctx.counter(CHOOSING_ROWS), place.ctx.counter(VERIFYING_ROWS)), (1, 1));
 }
 
 #[test]

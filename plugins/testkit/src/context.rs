@@ -39,6 +39,7 @@ pub struct MemoryContext {
     threads: usize,
     memory: Option<u64>,
     private: bool,
+    least_rows: usize,
 }
 
 impl Default for MemoryContext {
@@ -65,12 +66,18 @@ impl MemoryContext {
             scratches: AtomicU64::new(0),
         });
         let scratch = store.scratch();
-        Self { store, scratch, threads: 2, memory: None, private: false }
+        Self { store, scratch, threads: 2, memory: None, private: false, least_rows: 0 }
     }
 
     /// The same with this memory limit, in bytes.
     pub fn with_memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
+        self
+    }
+
+    /// The same for attempts of a place that numbers over fewer rows do not leave.
+    pub fn with_least_rows(mut self, rows: usize) -> Self {
+        self.least_rows = rows;
         self
     }
 
@@ -303,5 +310,9 @@ impl Context for MemoryContext {
 
     fn is_private(&self) -> bool {
         self.private
+    }
+
+    fn least_rows(&self) -> usize {
+        self.least_rows
     }
 }

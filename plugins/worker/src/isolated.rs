@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headstart_protocol::kinds::Role;
-use headstart_protocol::release::Number;
+use headstart_protocol::release::{Number, RowBound};
 use headstart_protocol::{Args, Context, Failure, FailureClass, Numerics, Output, Stage, kinds};
 
 use crate::link::{Broken, Link, Watch};
@@ -54,6 +54,10 @@ impl Stage for Isolated {
         self.inner.metrics()
     }
 
+    fn rows(&self) -> Vec<RowBound> {
+        self.inner.rows()
+    }
+
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
         let kind = self.kind();
         let workers = self.pool.workers();
@@ -70,6 +74,7 @@ impl Stage for Isolated {
             // Drivers of accelerators reserve addresses without end.
             most: most.filter(|_| workers.backend == "cpu"),
             private: ctx.is_private(),
+            least_rows: ctx.least_rows(),
         };
         let mut watch = Attempt {
             kind,

@@ -187,6 +187,10 @@ impl Context for Remote<'_> {
     fn is_private(&self) -> bool {
         self.task.private
     }
+
+    fn least_rows(&self) -> usize {
+        self.task.least_rows
+    }
 }
 
 /// In pieces, so that no frame is large.

@@ -60,6 +60,8 @@ pub(crate) struct Task {
     /// What the kernel is to allow.
     pub most: Option<u64>,
     pub private: bool,
+    /// Rows below which no number leaves.
+    pub least_rows: usize,
 }
 
 /// What a worker says.
@@ -259,6 +261,7 @@ mod tests {
             memory: None,
             most: None,
             private: true,
+            least_rows: 20,
         };
         let frame = frame(&ToWorker::Task(Box::new(task)));
         let ToWorker::Task(task) = super::message(&frame[HEADER..]).expect("understood") else {

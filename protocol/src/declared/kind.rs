@@ -45,6 +45,7 @@ impl DeclaredStage {
             }
             args.push(self.arg(arg)?);
         }
+        self.check_rows()?;
         let needed = args.iter().filter(|a| a.default == DefaultValue::Required);
         let call: Vec<String> = needed.map(|a| format!("{}: …", a.name)).collect();
         Ok(Kind {
@@ -64,6 +65,22 @@ impl DeclaredStage {
             numeric: false,
             example: format!("{program}.{}({})", self.name, call.join(", ")),
         })
+    }
+
+    /// The rows behind what it makes are those of its arguments.
+    fn check_rows(&self) -> Result<(), DeclarationError> {
+        let bounded = self.metrics.iter().filter_map(|number| match number {
+            DeclaredNumber::Bounded(b) => Some(&b.rows),
+            DeclaredNumber::Name(_) => None,
+        });
+        let mut named = self.rows.iter().chain(bounded.flatten());
+        match named.find(|name| !self.args.iter().any(|a| a.name == **name)) {
+            None => Ok(()),
+            Some(name) => {
+                let m = format!("`rows` of `{}` names `{name}`, which is no argument of it", self.name);
+                Err(DeclarationError::new(m, &[&self.name, "rows", name]))
+            }
+        }
     }
 
     /// The declared numbers, whose names are names and not text.
@@ -105,7 +122,7 @@ impl DeclaredStage {
                 }
             }
         }
-        Ok(self.metrics.iter().map(DeclaredNumber::number).collect())
+        Ok(self.numbers())
     }
 
     fn returns(&self) -> Result<Type, DeclarationError> {

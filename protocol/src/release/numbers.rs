@@ -1,5 +1,7 @@
 //! The numbers that each stage kind may report, and how much of each may leave a device.
 
+use super::behind::{RowBound, rows_of_kind, rows_of_number};
+
 /// Significant digits of a number that leaves, unless it says otherwise.
 pub(super) const DIGITS: u8 = 2;
 
@@ -16,17 +18,19 @@ pub struct Number {
     /// Whether it leaves only if the owner of the device allows details: counts, and what follows from
     /// other numbers.
     pub detail: bool,
+    /// What bounds the different rows behind it, beside those of the inputs.
+    pub rows: Vec<RowBound>,
 }
 
 impl Number {
     /// A number within bounds.
     pub fn new(name: impl Into<String>, low: f64, high: f64) -> Self {
-        Self { name: name.into(), bounds: Some((low, high)), digits: DIGITS, detail: false }
+        Self { bounds: Some((low, high)), ..Self::unbounded(name) }
     }
 
     /// A number that never leaves.
     pub fn unbounded(name: impl Into<String>) -> Self {
-        Self { name: name.into(), bounds: None, digits: DIGITS, detail: false }
+        Self { name: name.into(), bounds: None, digits: DIGITS, detail: false, rows: Vec::new() }
     }
 
     /// As much of a value as leaves.
@@ -138,8 +142,11 @@ pub fn of_kind(kind: &str) -> Vec<Number> {
         "savings" => SAVINGS,
         _ => &[],
     };
-    let number =
-        |(name, low, high, detail): &Row| Number { detail: *detail, ..Number::new(*name, *low, *high) };
+    let number = |(name, low, high, detail): &Row| Number {
+        detail: *detail,
+        rows: [rows_of_kind(kind), rows_of_number(kind, name)].concat(),
+        ..Number::new(*name, *low, *high)
+    };
     rows.iter().map(number).collect()
 }
 
