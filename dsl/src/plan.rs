@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use headstart_protocol::contract::Proposal;
+use headstart_protocol::contract::{Proposal, Source, Sources, conditions, stage_name};
 use headstart_protocol::declared::DeclaredStage;
 pub use headstart_protocol::declared::Program;
 use headstart_protocol::expr::Expr;
-use headstart_protocol::{Type, kinds};
+use headstart_protocol::{ArtifactRef, Type, kinds};
 use serde::{Deserialize, Serialize};
 
 /// A checked pipeline.
@@ -231,6 +231,10 @@ impl Plan {
             let program = self.program(&i.kind).map(|(program, _)| &program.digest);
             let ty = &self.items[i.item as usize].ty;
             proposal.add_stage(&i.kind, i.version, program, ty, &i.release);
+            if i.private_to.is_some() {
+                let of = stage_name(&i.kind, program);
+                proposal.conditions.extend(conditions(&of, &i.args, i.when.as_ref(), self));
+            }
         }
         proposal
     }
@@ -248,5 +252,20 @@ impl Plan {
         names.sort();
         names.dedup();
         names
+    }
+}
+
+/// Outputs by the stages that make them, as a device knows them too.
+impl Sources for Plan {
+    fn artifact(&self, artifact: &ArtifactRef) -> Source {
+        Source::Public(format!("{:?}", artifact.ty))
+    }
+
+    fn output(&self, instance: u32) -> Option<Source> {
+        let i = &self.instances[instance as usize];
+        Some(match i.private_to {
+            Some(_) => Source::Private(stage_name(&i.kind, self.program(&i.kind).map(|(p, _)| &p.digest))),
+            None => Source::Public(self.items[i.item as usize].ty.present().to_string()),
+        })
     }
 }

@@ -4,6 +4,8 @@
 //! An engine sends the [`Proposal`] of a run with each task, so that one approval covers the run. The device
 //! finds out by itself what a task needs, in the same form, and runs it only if all of that was approved.
 
+mod conditions;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +14,9 @@ use crate::artifact::{ArtifactRef, ArtifactType, Manifest};
 use crate::digest::Digest;
 use crate::kinds;
 use crate::types::Type;
+
+use conditions::LONGEST_CONDITION;
+pub use conditions::{Source, Sources, StageCondition, conditions};
 
 /// What an engine is told where the owner has not approved what a task needs; of class
 /// [`crate::FailureClass::Denied`].
@@ -41,6 +46,9 @@ pub struct Proposal {
     /// What stages release.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub releases: BTreeSet<ReleasedField>,
+    /// What decides over private values whether, on what, or for how long a stage works.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub conditions: BTreeSet<StageCondition>,
     /// Models and spaces, whose manifests these are the digests of.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub models: BTreeSet<Digest>,
@@ -93,18 +101,15 @@ impl Proposal {
         ty: &Type,
         release: &[Vec<String>],
     ) {
-        let of = match program {
+        let of = stage_name(kind, program);
+        match program {
             None => {
                 self.stages.insert(StageKind { kind: kind.to_owned(), version });
-                kind.to_owned()
             }
             Some(program) => {
-                let stage = kind.rsplit('.').next().unwrap_or_default().to_owned();
-                let of = format!("{stage}@{program}");
-                self.programs.insert(ProgramStage { program: *program, stage });
-                of
+                self.programs.insert(ProgramStage { program: *program, stage: last_part(kind).to_owned() });
             }
-        };
+        }
         let ty = ty.present().to_string();
         let field =
             |path: &Vec<String>| ReleasedField { of: of.clone(), ty: ty.clone(), path: path.join(".") };
@@ -116,6 +121,7 @@ impl Proposal {
         self.stages.extend(other.stages.iter().cloned());
         self.programs.extend(other.programs.iter().cloned());
         self.releases.extend(other.releases.iter().cloned());
+        self.conditions.extend(other.conditions.iter().cloned());
         self.models.extend(other.models.iter().copied());
     }
 
@@ -125,6 +131,7 @@ impl Proposal {
             stages: self.stages.difference(&other.stages).cloned().collect(),
             programs: self.programs.difference(&other.programs).cloned().collect(),
             releases: self.releases.difference(&other.releases).cloned().collect(),
+            conditions: self.conditions.difference(&other.conditions).cloned().collect(),
             models: self.models.difference(&other.models).copied().collect(),
         }
     }
@@ -136,11 +143,33 @@ impl Proposal {
 
     /// Whether it is small enough to be kept and read.
     pub fn is_bounded(&self) -> bool {
-        let counts = [self.stages.len(), self.programs.len(), self.releases.len(), self.models.len()];
+        let counts = [
+            self.stages.len(),
+            self.programs.len(),
+            self.releases.len(),
+            self.conditions.len(),
+            self.models.len(),
+        ];
         let names = self.stages.iter().map(|s| &s.kind).chain(self.programs.iter().map(|p| &p.stage));
         let fields = self.releases.iter().flat_map(|r| [&r.of, &r.ty, &r.path]);
-        counts.into_iter().all(|n| n <= MOST) && names.chain(fields).all(|name| name.len() <= LONGEST)
+        let places = self.conditions.iter().flat_map(|c| [&c.of, &c.at]);
+        counts.into_iter().all(|n| n <= MOST)
+            && names.chain(fields).chain(places).all(|name| name.len() <= LONGEST)
+            && self.conditions.iter().all(|c| c.rule.len() <= LONGEST_CONDITION)
     }
+}
+
+/// How contracts name a stage: its kind, and for a custom stage `stage@digest`, whatever a pipeline calls its
+/// program.
+pub fn stage_name(kind: &str, program: Option<&Digest>) -> String {
+    match program {
+        None => kind.to_owned(),
+        Some(program) => format!("{}@{program}", last_part(kind)),
+    }
+}
+
+fn last_part(kind: &str) -> &str {
+    kind.rsplit('.').next().unwrap_or_default()
 }
 
 /// What an artifact is to a stage that is given it.
@@ -239,6 +268,14 @@ mod tests {
         let mut p = Proposal::default();
         p.add_stage(&"x".repeat(LONGEST + 1), 1, None, &Type::Metrics, &[]);
         assert!(!p.is_bounded());
+        let condition = |rule: String| StageCondition { of: "merge".into(), at: "when".into(), rule };
+        let conditions = |n: usize, rule: &str| Proposal {
+            conditions: (0..n).map(|i| condition(format!("{rule}{i}"))).collect(),
+            ..Proposal::default()
+        };
+        assert!(conditions(MOST, "x").is_bounded());
+        assert!(!conditions(MOST + 1, "x").is_bounded());
+        assert!(!conditions(1, &"x".repeat(LONGEST_CONDITION)).is_bounded());
     }
 
     #[test]

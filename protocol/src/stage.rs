@@ -82,6 +82,10 @@ pub trait Context: Sync {
     fn log(&self, line: &str);
     /// Whether the stage should stop soon and return [`FailureClass::Cancelled`](crate::FailureClass::Cancelled).
     fn cancelled(&self) -> bool;
+    /// Whether the stage should make no headway for now: something that is waited for runs beside it.
+    fn paused(&self) -> bool {
+        false
+    }
     /// How many threads the stage may use.
     fn threads(&self) -> usize;
     /// How many bytes of memory the stage may use, where the pipeline sets a limit.
