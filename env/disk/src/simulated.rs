@@ -43,6 +43,8 @@ pub struct SimulatedDisk {
 struct State {
     writes: u64,
     fault: Option<(Fault, u64, u64)>,
+    /// Bytes that files may still grow by.
+    room: Option<u64>,
     hit: Vec<PathBuf>,
     boots: u64,
     /// Files whose content is newer than what is on disk, with what is.
@@ -84,9 +86,15 @@ impl SimulatedDisk {
         self.state().fault = Some((fault, at, at));
     }
 
+    /// Lets files grow by so many bytes in all; what is removed makes room again. Names and folders take up none.
+    pub fn set_room(&self, bytes: u64) {
+        self.state().room = Some(bytes);
+    }
+
     /// From now on everything works.
     pub fn repair(&self) {
-        self.state().fault = None;
+        let mut state = self.state();
+        (state.fault, state.room) = (None, None);
     }
 
     /// The files and folders at which a fault was met, in order.
@@ -131,6 +139,22 @@ impl SimulatedDisk {
         state.boots += 1;
         state.fault = None;
         Ok(())
+    }
+
+    /// Makes a file of `old` bytes one of `new` bytes, if there is room for it.
+    fn grow(&self, path: &Path, old: u64, new: u64) -> io::Result<()> {
+        let mut state = self.state();
+        let Some(room) = &mut state.room else { return Ok(()) };
+        match room.saturating_add(old).checked_sub(new) {
+            Some(left) => {
+                *room = left;
+                Ok(())
+            }
+            None => {
+                state.hit.push(path.to_owned());
+                Err(Fault::Full.error())
+            }
+        }
     }
 
     /// Counts a write at `path`.
@@ -182,6 +206,11 @@ impl State {
     }
 }
 
+/// Bytes of a file; none where there is none.
+fn size(path: &Path) -> u64 {
+    fs::symlink_metadata(path).map_or(0, |m| if m.is_file() { m.len() } else { 0 })
+}
+
 /// `path` with `to` in the place of the folder `from` that it lies in or is.
 fn below(path: &Path, from: &Path, to: &Path) -> Option<PathBuf> {
     let rest = path.strip_prefix(from).ok()?;
@@ -193,12 +222,23 @@ struct SimulatedFile {
     disk: SimulatedDisk,
     file: File,
     path: PathBuf,
+    appends: bool,
 }
 
 impl SimulatedFile {
-    /// Writes through `put`, or half of it.
-    fn put(&self, bytes: &[u8], put: impl Fn(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        let allowed = self.disk.write(&self.path);
+    /// Writes through `put` at an offset, or half of it.
+    fn put(&self, bytes: &[u8], at: u64, put: impl Fn(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let old = self.file.metadata()?.len();
+        let new = old.max(at.saturating_add(bytes.len() as u64));
+        let mut allowed = self.disk.write(&self.path);
+        if allowed.is_ok() && self.disk.grow(&self.path, old, new).is_err() {
+            // What arrives of it takes up room that is there.
+            let half = old.max(at.saturating_add((bytes.len() / 2) as u64));
+            if self.disk.grow(&self.path, old, half).is_err() {
+                return Err(Fault::Full.error());
+            }
+            allowed = Err(Fault::Full.error());
+        }
         self.disk.state().dirty(&self.path);
         match allowed {
             Ok(()) => put(bytes),
@@ -220,7 +260,8 @@ impl Read for SimulatedFile {
 
 impl Write for SimulatedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.put(bytes, |bytes| (&self.file).write_all(bytes))?;
+        let at = if self.appends { self.file.metadata()?.len() } else { (&self.file).stream_position()? };
+        self.put(bytes, at, |bytes| (&self.file).write_all(bytes))?;
         Ok(bytes.len())
     }
 
@@ -244,12 +285,13 @@ impl DiskFile for SimulatedFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.disk.write(&self.path)?;
+        self.disk.grow(&self.path, self.file.metadata()?.len(), len)?;
         self.disk.state().dirty(&self.path);
         self.file.set_len(len)
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.put(bytes, |bytes| DiskFile::write_all_at(&self.file, bytes, offset))
+        self.put(bytes, offset, |bytes| DiskFile::write_all_at(&self.file, bytes, offset))
     }
 
     fn set_permissions(&self, permissions: Permissions) -> io::Result<()> {
@@ -273,6 +315,7 @@ impl Disk for SimulatedDisk {
         }
         if exists && how == Open::Create {
             self.state().dirty(path);
+            self.grow(path, size(path), 0)?;
         }
         let file = crate::system::options(how).open(path)?;
         if !exists {
@@ -280,7 +323,8 @@ impl Disk for SimulatedDisk {
             state.names.push(Name::Created(path.to_owned()));
             state.contents.insert(path.to_owned(), Vec::new());
         }
-        Ok(Box::new(SimulatedFile { disk: self.clone(), file, path: path.to_owned() }))
+        let appends = how == Open::Append;
+        Ok(Box::new(SimulatedFile { disk: self.clone(), file, path: path.to_owned(), appends }))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -293,7 +337,9 @@ impl Disk for SimulatedDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.write(to)?;
         let old = to.is_file().then(|| fs::read(to)).transpose()?;
+        let replaced = size(to);
         SystemDisk.rename(from, to)?;
+        self.grow(to, replaced, 0)?;
         let mut state = self.state();
         state.contents.remove(to);
         state.relocate(&[from], |path| below(path, from, to));
@@ -325,7 +371,10 @@ impl Disk for SimulatedDisk {
     }
 
     fn copy(&self, from: &Path, to: &Path) -> io::Result<u64> {
-        let allowed = self.write(to);
+        let mut allowed = self.write(to);
+        if allowed.is_ok() {
+            allowed = self.grow(to, size(to), fs::metadata(from)?.len());
+        }
         let mut state = self.state();
         if to.exists() {
             state.dirty(to);
@@ -350,13 +399,17 @@ impl Disk for SimulatedDisk {
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let removed = size(path);
         SystemDisk.remove_file(path)?;
+        self.grow(path, removed, 0)?;
         self.state().contents.remove(path);
         Ok(())
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        let removed = crate::files::usage(path).0;
         SystemDisk.remove_dir_all(path)?;
+        self.grow(path, removed, 0)?;
         self.state().contents.retain(|file, _| !file.starts_with(path));
         Ok(())
     }

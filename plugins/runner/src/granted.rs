@@ -83,6 +83,10 @@ impl Context for Granted<'_> {
         self.inner.log(line);
     }
 
+    fn paused(&self) -> bool {
+        self.inner.paused()
+    }
+
     fn cancelled(&self) -> bool {
         self.inner.cancelled()
     }

@@ -25,6 +25,7 @@ struct Store {
     counters: Mutex<BTreeMap<String, u64>>,
     log: Mutex<Vec<String>>,
     cancelled: AtomicBool,
+    paused: AtomicBool,
     scratches: AtomicU64,
 }
 
@@ -63,6 +64,7 @@ impl MemoryContext {
             counters: Mutex::default(),
             log: Mutex::default(),
             cancelled: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             scratches: AtomicU64::new(0),
         });
         let scratch = store.scratch();
@@ -228,6 +230,11 @@ impl MemoryContext {
         self.store.cancelled.store(true, Ordering::SeqCst);
     }
 
+    /// Has the stage make no headway, or lets it go on.
+    pub fn pause(&self, paused: bool) {
+        self.store.paused.store(paused, Ordering::SeqCst);
+    }
+
     fn blob(&self, digest: &Digest) -> PathBuf {
         self.store.root.path().join("blobs").join(digest.to_string())
     }
@@ -294,6 +301,10 @@ impl Context for MemoryContext {
 
     fn log(&self, line: &str) {
         lock(&self.store.log).push(line.to_owned());
+    }
+
+    fn paused(&self) -> bool {
+        self.store.paused.load(Ordering::SeqCst)
     }
 
     fn cancelled(&self) -> bool {

@@ -84,11 +84,14 @@ impl Stage for Isolated {
             most,
             baseline: worker.held,
             told: None,
+            paused: false,
+            pid: worker.pid(),
             grace: workers.grace,
             last: VecDeque::new(),
             line: Vec::new(),
         };
         let served = serve(&mut worker.link, task, &mut watch);
+        watch.pause(false);
         match served {
             Ok(result) => {
                 worker.link.print(&mut watch);
@@ -189,6 +192,9 @@ struct Attempt<'a> {
     baseline: u64,
     /// When it was told to stop.
     told: Option<Instant>,
+    /// Whether it is held where it is.
+    paused: bool,
+    pid: u32,
     grace: Duration,
     last: VecDeque<u8>,
     line: Vec<u8>,
@@ -196,6 +202,7 @@ struct Attempt<'a> {
 
 impl Watch for Attempt<'_> {
     fn look(&mut self, link: &Link) -> Result<(), Failure> {
+        self.pause(self.ctx.paused() && !self.ctx.cancelled());
         match self.told {
             None if self.ctx.cancelled() => {
                 self.told = Some(Instant::now());
@@ -236,6 +243,15 @@ impl Watch for Attempt<'_> {
 }
 
 impl Attempt<'_> {
+    /// Holds the worker where it is, or lets it go on.
+    fn pause(&mut self, paused: bool) {
+        if paused != self.paused {
+            // A worker that has ended is noticed elsewhere.
+            process::hold(self.pid, paused);
+            self.paused = paused;
+        }
+    }
+
     fn last_output(&self) -> String {
         let (a, b) = self.last.as_slices();
         String::from_utf8_lossy(&[a, b].concat()).into_owned()

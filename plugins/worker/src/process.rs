@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headstart_protocol::{Failure, FailureClass};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::link::Link;
 use crate::memory::Gauge;
@@ -114,6 +115,11 @@ impl Worker {
         })
     }
 
+    /// Its number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How it ended, once its socket is closed: it is waited for a moment, and then killed.
     pub(crate) fn end_after_closing(&mut self) -> Option<ExitStatus> {
         let by = Instant::now() + ENDING;
@@ -139,6 +145,14 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Holds a worker process, and what it started, where it is, or lets it go on.
+pub(crate) fn hold(pid: u32, held: bool) {
+    let signal = if held { Signal::STOP } else { Signal::CONT };
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process_group(pid, signal);
     }
 }
 

@@ -51,6 +51,7 @@ impl Stage for Obedient {
                 }
             }
             "wait" => wait(ctx)?,
+            "beat" => beat(ctx)?,
             "fail" => return Err(Failure::input("as told").help("do not tell it")),
             other => panic!("{other}"),
         };
@@ -130,6 +131,18 @@ fn end_by_signal(number: i32) -> Json {
 fn wait(ctx: &dyn Context) -> Result<Json, Failure> {
     while !ctx.cancelled() {
         std::thread::yield_now();
+    }
+    Err(Failure::new(FailureClass::Cancelled, "stopped"))
+}
+
+/// Says again and again that it is there, and as which process.
+fn beat(ctx: &dyn Context) -> Result<Json, Failure> {
+    for done in 1.. {
+        if ctx.cancelled() {
+            break;
+        }
+        ctx.progress(Progress { done, unit: std::process::id().to_string(), ..Progress::default() });
+        std::thread::sleep(Duration::from_millis(1));
     }
     Err(Failure::new(FailureClass::Cancelled, "stopped"))
 }
@@ -313,6 +326,40 @@ fn what_does_not_stop_is_killed() {
     }
 }
 
+/// It is held where it is, and goes on from there; it can be cancelled meanwhile.
+#[cfg(target_os = "linux")]
+fn a_paused_attempt_makes_no_headway() {
+    fn until(holds: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !holds() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "waited in vain");
+            std::thread::yield_now();
+        }
+    }
+    let stopped = |process: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    };
+    let bench = Bench::new();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| bench.run("beat", &[]));
+        let beats = || bench.ctx.reports();
+        until(|| !beats().is_empty());
+        let process = beats()[0].unit.clone();
+        bench.ctx.pause(true);
+        until(|| stopped(&process));
+        bench.ctx.pause(false);
+        until(|| !stopped(&process));
+        let before = beats().len();
+        until(|| beats().len() > before);
+        bench.ctx.pause(true);
+        until(|| stopped(&process));
+        bench.ctx.cancel();
+        let failure = running.join().expect("the runner goes on").expect_err("cancelled");
+        assert_eq!((failure.class, failure.message.as_str()), (FailureClass::Cancelled, "stopped"));
+    });
+}
+
 /// What a call costs: printed, and held to a bound in `make bench-timings`.
 fn a_call_of_an_idle_worker_is_cheap() {
     let bench = Bench::new();
@@ -362,6 +409,8 @@ fn main() -> ExitCode {
         ),
         trial("a_crash_fails_the_attempt_alone", a_crash_fails_the_attempt_alone),
         trial("what_does_not_stop_is_killed", what_does_not_stop_is_killed),
+        #[cfg(target_os = "linux")]
+        trial("a_paused_attempt_makes_no_headway", a_paused_attempt_makes_no_headway),
         trial("a_call_of_an_idle_worker_is_cheap", a_call_of_an_idle_worker_is_cheap),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
