@@ -1,13 +1,11 @@
-//! One attempt: downloads, the stage on its own thread, lease renewals beside it, its outcome.
+//! One attempt at a task that was claimed: downloads, the work, lease renewals beside it, its outcome.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use headstart_env::backoff::Backoff;
 use headstart_protocol::task::{Outcome, Task};
 use headstart_protocol::wire::{Commit, Renew, Renewed};
-use headstart_protocol::{ArtifactRef, Failure, FailureClass};
-use tokio::sync::oneshot;
+use headstart_protocol::{Failure, FailureClass};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::CallError;
@@ -18,12 +16,10 @@ use crate::history::{Ended, Entry};
 use crate::link::Link;
 use crate::outbox::PendingCommit;
 use crate::residency;
+use crate::work::Work;
 
-/// Pauses before a private stage is tried again after a failure that may pass, and how often it is.
-const RETRY: Backoff =
-    Backoff { first: Duration::from_secs(1), factor: 4.0, longest: Duration::from_secs(60), tries: Some(2) };
 /// How long a stage that was told to stop may take before it is left behind.
-const GRACE: Duration = Duration::from_secs(20);
+pub(crate) const GRACE: Duration = Duration::from_secs(20);
 
 /// An attempt about to run.
 pub(crate) struct Attempt {
@@ -37,8 +33,10 @@ pub(crate) struct Attempt {
 pub(crate) struct Finished {
     /// What the engine is told, unless another attempt took over.
     pub(crate) pending: Option<PendingCommit>,
-    /// What the device remembers.
-    pub(crate) entry: Entry,
+    /// What the device remembers; nothing yet of a task that was taken over.
+    pub(crate) entry: Option<Entry>,
+    /// Whether private values were looked at, so that the engine must not see how it ended.
+    pub(crate) hidden: bool,
 }
 
 /// Why an attempt was told to stop.
@@ -55,6 +53,8 @@ impl Attempt {
     pub(crate) async fn run(self) -> Finished {
         let clock = Arc::clone(&self.link.env.clock);
         let started = clock.elapsed();
+        let device = Arc::clone(&self.link.device);
+        let _waited_for = device.public_work();
         let control = Arc::new(Control::default());
         let (result, stopped) = self.run_until_stopped(&control).await;
         self.finish(result, stopped, clock.elapsed().saturating_sub(started), &control)
@@ -89,52 +89,31 @@ impl Attempt {
         device.check(&self.task)?;
         let (client, env) = (&self.link.client, &self.link.env);
         let fetcher = Fetcher { client, store: &device.store.public, control: &control, env };
+        let mut taken_over = None;
         if residency::stated(&self.task).is_private()
             && let Some(gate) = &device.gate
         {
             let named = fetcher.named(&self.task).await?;
             let files = named.values().filter(|(need, _)| *need == Need::Files).map(|(_, manifest)| manifest);
-            let needs = gate.needs(&self.task, files);
+            let decisions = device.decisions(&self.task);
+            let needs = gate.needs(&self.task, &decisions, files);
             control.admit(gate.admit(&device.state, &self.task, &needs, &fetcher).await?);
+            if device.takes_over(&self.task) {
+                taken_over = Some(needs);
+            } else {
+                device.charge_decisions(&self.task, &decisions)?;
+            }
         }
         let fetched = fetcher.everything(&self.task).await?;
-        if residency::stated(&self.task).is_private()
-            && let Err(failure) = device.check_quarantine(&self.task)
-        {
-            control.enter(Phase::Quarantined);
-            return Err(failure);
+        if let Some(needs) = taken_over {
+            let made = device.take_over(&self.task, &needs)?;
+            control.enter(Phase::TakenOver);
+            return Ok(made);
         }
-        let mut pauses = RETRY.pauses(&*env.random);
-        loop {
-            let result = self.once(&fetched, &control).await;
-            // The engine cannot see that a private task failed, so it cannot try again.
-            let may_pass = |class| matches!(class, FailureClass::Transient | FailureClass::Lost);
-            let again = matches!(&result, Err(f) if may_pass(f.class))
-                && control.phase() == Phase::Running
-                && !control.is_public()
-                && !control.cancelled();
-            let Some(pause) = pauses.next().filter(|_| again) else { return result };
-            if let Err(failure) = &result {
-                tracing::warn!("{}: {failure}; trying again in {:.0} s", self.task.name, pause.as_secs_f64());
-            }
-            control.pause(&*env.clock, pause).await;
-            if control.cancelled() {
-                return Err(Failure::new(FailureClass::Cancelled, "stopped before it was tried again"));
-            }
+        if residency::stated(&self.task).is_private() {
+            device.store.private_room.keep_reserve()?;
         }
-    }
-
-    /// Runs the stage once, on a thread of its own.
-    async fn once(&self, fetched: &[ArtifactRef], control: &Arc<Control>) -> Result<Made, Failure> {
-        let (send, receive) = oneshot::channel();
-        let (device, task) = (self.link.device.clone(), self.task.clone());
-        let (fetched, control) = (fetched.to_vec(), Arc::clone(control));
-        let thread = std::thread::Builder::new().name("stage".into()).stack_size(8 << 20).spawn(move || {
-            let _ = send.send(device.work(&task, &fetched, &control));
-        });
-        let internal = |m: String| Failure::new(FailureClass::Internal, m);
-        thread.map_err(|e| internal(format!("no thread for the stage: {e}")))?;
-        receive.await.unwrap_or_else(|_| Err(internal("the stage's thread died".into())))
+        Work { device: &device, env, task: &self.task, fetched: &fetched, control: &control }.done().await
     }
 
     /// Keeps the lease at a third of its length, until the engine says to stop. An engine that is
@@ -171,15 +150,22 @@ impl Attempt {
             _ => !control.is_public(),
         };
         let result = result.map_err(|f| explained(task, f, stopped));
-        // What the device has no room for says nothing about the stage.
-        let full = matches!(&result, Err(f) if f.class == FailureClass::DiskFull);
+        // What the device has no room for says nothing about a public stage. What a private one needs depends on
+        // private values, so it failed like any other.
+        let hidden = private && control.phase() != Phase::Checking;
+        let full = !hidden && matches!(&result, Err(f) if f.class == FailureClass::DiskFull);
+        if hidden && matches!(&result, Err(f) if f.class == FailureClass::DiskFull) {
+            device.store.private_room.spend_reserve();
+        }
         let asked = matches!(stopped, Some(stop) if stop.is_asked());
         if private && !full && control.phase() == Phase::Running && !asked {
             device.note(task, result.as_ref().err());
         }
         let result = match result {
             // Whether it failed may depend on private values, so it is delivered like any other.
-            Err(f) if private && !full && self.is_hidden(&f, stopped, control) => device.failed(task, f),
+            Err(f) if private && !full && self.is_hidden(&f, stopped, control) => {
+                device.failed(task, f, None)
+            }
             other => other,
         };
         let superseded = stopped == Some(Stop::Superseded);
@@ -200,7 +186,8 @@ impl Attempt {
                     entry.artifact = Some(output.id);
                     entry.released = released.clone();
                     // How long a private `when` took would tell what it came to.
-                    usage.seconds = if private && task.when.is_some() { 0.0 } else { took.as_secs_f64() };
+                    let hidden = task.when.is_some() || control.phase() == Phase::TakenOver;
+                    usage.seconds = if private && hidden { 0.0 } else { took.as_secs_f64() };
                 }
                 (made.outcome, made.manifests, made.uploads)
             }
@@ -220,7 +207,8 @@ impl Attempt {
         let what = summary(&task.name, &outcome, private);
         let commit = Commit { fence: task.fence, outcome, manifests };
         let pending = (!superseded).then_some(PendingCommit { commit, uploads, what, charges });
-        Finished { pending, entry }
+        let entry = (control.phase() != Phase::TakenOver).then_some(entry);
+        Finished { pending, entry, hidden }
     }
 
     /// Whether the engine is not to learn that a private task failed: from the moment on at which private
@@ -255,7 +243,7 @@ fn explained(task: &Task, failure: Failure, stopped: Option<Stop>) -> Failure {
 }
 
 /// What became of a task, as its owner is told.
-fn ended(made: &Made, phase: Phase) -> Ended {
+pub(crate) fn ended(made: &Made, phase: Phase) -> Ended {
     match (phase, &made.failure) {
         (Phase::Blocked, Some(_)) => Ended::Blocked,
         (Phase::Quarantined, Some(_)) => Ended::Quarantined,

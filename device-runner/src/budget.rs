@@ -13,6 +13,7 @@ use headstart_disk::Disk;
 use headstart_protocol::Digest;
 use serde::{Deserialize, Serialize};
 
+use crate::contract::Contracts;
 use crate::error::DeviceError;
 use crate::state::{State, hold, write_durably};
 
@@ -127,6 +128,15 @@ impl Ledger {
         if *spent == before { Ok(()) } else { self.write(&all) }
     }
 
+    /// Writes charges down if the budget suffices for all that are new.
+    ///
+    /// # Errors
+    /// [`DeviceError::State`]; then what they are for must not happen.
+    pub fn spend(&self, data: &Path, budget: u64, charges: Vec<Charge>) -> Result<bool, DeviceError> {
+        let Some(new) = self.affords(data, budget, &[], charges)? else { return Ok(false) };
+        self.charge(data, budget, &new).map(|()| true)
+    }
+
     /// Forgets what was spent: the whole budget may be spent again.
     ///
     /// # Errors
@@ -149,7 +159,10 @@ impl Ledger {
 /// # Errors
 /// [`DeviceError::Input`] where `state` is not a device's folder, [`DeviceError::State`].
 pub fn reset(state: &Path) -> Result<(), DeviceError> {
-    Ledger::new(&State::look(state)?).reset()
+    let state = State::look(state)?;
+    Ledger::new(&state).reset()?;
+    // The engine offers again what was refused.
+    Contracts::new(&state).changed()
 }
 
 #[cfg(test)]

@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use crate::budget::ReleaseLimits;
 use crate::contract::Approval;
 use crate::error::DeviceError;
+use crate::options::{Options, Until};
 use crate::pairing::Target;
 use crate::residency::Allowed;
-use crate::runner::{self, Options, Until};
+use crate::runner;
 use crate::state::write_durably;
 use crate::{local, show};
 
@@ -156,6 +157,10 @@ struct JoinArgs {
     /// would stay free.
     #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "20GiB")]
     disk_quota: u64,
+    /// How much private stages may place on this disk: results, progress, and files while they run. At most half
+    /// of what is free when the device starts.
+    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "10GiB")]
+    private_quota: u64,
     /// Who approves what the engine runs over your data: you, with `headstart-device approve` (ask); or, of the
     /// first proposal of the engine, nobody (first): it is taken as it comes, and everything later waits for you.
     #[arg(long, value_enum, value_name = "WHO", default_value_t)]
@@ -348,6 +353,7 @@ fn join(args: JoinArgs, state: PathBuf, stages: Vec<Box<dyn Stage>>) -> Result<u
         holds: args.holds,
         allowed: args.allow_release,
         disk_quota: args.disk_quota,
+        private_quota: args.private_quota,
         limits: ReleaseLimits { min_rows: args.min_rows, budget: args.release_budget },
         approval: match args.approve {
             Approve::Ask => Approval::Ask,

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use headstart_disk::Disk;
 use headstart_env::Clock;
 use headstart_protocol::expr::{Manifests, ResolveError};
-use headstart_protocol::{ArtifactRef, Context, Failure, Manifest, NumericRows, Progress, RowCache};
+use headstart_protocol::{
+    ArtifactRef, Context, Digest, Failure, FailureClass, Manifest, NumericRows, Progress, RowCache,
+};
 
 use crate::gate::{Admitted, Gate};
 use crate::store::{Store, missing};
@@ -25,6 +27,8 @@ pub struct Control {
     phase: Mutex<Phase>,
     admitted: OnceLock<Admitted>,
     progress: Mutex<Option<Progress>>,
+    /// The handle that was promised for the result of a task that was taken over.
+    promised: Option<Digest>,
 }
 
 /// How far an attempt came.
@@ -40,11 +44,23 @@ pub enum Phase {
     Blocked,
     /// It was not run, because it failed too often before.
     Quarantined,
+    /// It was taken over: the device works on it later.
+    TakenOver,
     /// The stage ran.
     Running,
 }
 
 impl Control {
+    /// That of a task that was taken over.
+    pub(crate) fn taken_over(promised: Digest) -> Self {
+        Self { promised: Some(promised), ..Self::default() }
+    }
+
+    /// The handle of whatever comes of the attempt, where that was promised.
+    pub(crate) fn promised(&self) -> Option<Digest> {
+        self.promised
+    }
+
     /// Asks the attempt to stop soon.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
@@ -136,6 +152,8 @@ pub struct DeviceContext<'a> {
     /// The first thing that the stage tried and may not do. It fails the attempt, whatever the
     /// stage makes of it.
     pub refused: Mutex<Option<Failure>>,
+    /// Public attempts that run beside it.
+    pub(crate) public_work: &'a AtomicUsize,
 }
 
 impl DeviceContext<'_> {
@@ -223,6 +241,10 @@ impl Context for DeviceContext<'_> {
         self.control.cancelled()
     }
 
+    fn paused(&self) -> bool {
+        self.control.promised.is_some() && self.public_work.load(Ordering::Acquire) > 0
+    }
+
     fn threads(&self) -> usize {
         self.threads
     }
@@ -293,6 +315,7 @@ impl Manifests for LocalManifests<'_> {
         let held = self.store.private.get(&artifact.id).ok_or_else(|| missing(artifact))?;
         match &held.failure {
             Some(failure) => Err(ResolveError::InputFailed(blocked(&held.name, failure))),
+            None if held.waits => Err(ResolveError::InputFailed(never_made(&held.name))),
             None => Ok(ArtifactRef { ty: held.ty(), ..artifact.clone() }),
         }
     }
@@ -301,6 +324,13 @@ impl Manifests for LocalManifests<'_> {
 /// The task reads what is private to another device.
 pub fn foreign(owner: &str) -> Failure {
     Failure::input(format!("the task reads what is private to device {owner:?}"))
+}
+
+/// A result whose task was taken over before, and left the queue without one.
+fn never_made(name: &str) -> Failure {
+    let m = format!("{INPUT_FAILED}`{name}`: its task was interrupted, or its result could not be kept");
+    Failure::new(FailureClass::MissingArtifact, m)
+        .help("`headstart-device retry` has the engine ask for it again")
 }
 
 /// What is told of a task whose input failed: the first cause, however far back.
@@ -344,6 +374,7 @@ mod tests {
             least_rows: 0,
             counters: Mutex::default(),
             refused: Mutex::default(),
+            public_work: &AtomicUsize::new(0),
         };
         let at = ctx.path(path);
         match ctx.refused.into_inner().expect("not poisoned") {

@@ -228,6 +228,17 @@ impl Contracts {
         write_durably(&*self.disk, &self.pending, b"{}")
     }
 
+    /// Notes that the owner changed something else that tasks were refused for.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn changed(&self) -> Result<(), DeviceError> {
+        let _held = hold(&*self.disk, &self.lock)?;
+        let mut file = self.read()?;
+        file.approvals += 1;
+        write_durably(&*self.disk, &self.at, &json(&file)?)
+    }
+
     fn read(&self) -> Result<ContractFile, DeviceError> {
         read(&self.at, "so nothing is approved")
     }

@@ -1,5 +1,6 @@
 //! What becomes of a private task: its result is kept here under a handle, and the engine gets the handle,
-//! whether there is a result, a `when` was false, or the stage failed.
+//! whether there is a result, a `when` was false, or the stage failed. Of a task that was taken over, it has
+//! the handle already.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,10 +29,15 @@ impl Device {
         (output, counters): (Output, BTreeMap<String, u64>),
         fetched: &[ArtifactRef],
         scratch: &Path,
+        promised: Option<Digest>,
     ) -> Result<Made, Failure> {
         let gathered = gather(output, None)?;
+        // What lies in the attempt's own folder takes up its room already.
+        let copied = gathered.files.iter().filter(|(_, at)| !at.starts_with(scratch));
+        let copied = copied.filter_map(|(name, _)| gathered.manifest.files.get(name)).map(|f| f.size);
+        self.store.private_room.check(copied.fold(0, u64::saturating_add))?;
         let manifest = gathered.manifest.clone();
-        let handle = self.handle(task, &manifest.id().to_string());
+        let handle = promised.unwrap_or_else(|| self.handle(task, &manifest.id().to_string()));
         let attempted = Attempted { args: Some(args), made: Some(&gathered), counters: &counters };
         let held = Held { manifest: Some(manifest), ..self.held(task, &attempted) };
         self.store.private.keep(&handle, &held, Some(&gathered), scratch)?;
@@ -54,8 +60,8 @@ impl Device {
     ///
     /// # Errors
     /// Why that could not be kept.
-    pub(crate) fn absent(&self, task: &Task) -> Result<Made, Failure> {
-        let handle = self.handle(task, "absent");
+    pub(crate) fn absent(&self, task: &Task, promised: Option<Digest>) -> Result<Made, Failure> {
+        let handle = promised.unwrap_or_else(|| self.handle(task, "absent"));
         self.store.private.keep(&handle, &self.held(task, &Attempted::NOTHING), None, Path::new(""))?;
         Ok(Made { absent: true, ..self.delivered(task, handle, nothing_of(task))? })
     }
@@ -65,8 +71,13 @@ impl Device {
     ///
     /// # Errors
     /// [`FailureClass::Internal`] for a task whose output can be no artifact.
-    pub(crate) fn failed(&self, task: &Task, failure: Failure) -> Result<Made, Failure> {
-        let handle = self.handle(task, "failed");
+    pub(crate) fn failed(
+        &self,
+        task: &Task,
+        failure: Failure,
+        promised: Option<Digest>,
+    ) -> Result<Made, Failure> {
+        let handle = promised.unwrap_or_else(|| self.handle(task, "failed"));
         let held = Held { failure: Some(failure.clone()), ..self.held(task, &Attempted::NOTHING) };
         if let Err(e) = self.store.private.keep(&handle, &held, None, Path::new("")) {
             // A later task that reads it will find nothing.

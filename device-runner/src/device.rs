@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use headstart_disk::files;
@@ -24,7 +25,7 @@ use crate::release::{Upload, undeclared};
 use crate::residency::{self, Allowed};
 use crate::rows::{RowView, Rows};
 use crate::state::State;
-use crate::store::{Store, gather, missing};
+use crate::store::{PrivateRoom, Store, gather, missing};
 
 /// A device: its stages, its data, its store, its owner's permissions.
 pub struct Device {
@@ -44,6 +45,17 @@ pub struct Device {
     memory: Option<u64>,
     public_rows: Rows,
     private_rows: Rows,
+    /// Attempts that the engine waits for. What was taken over waits for them.
+    public_work: AtomicUsize,
+}
+
+/// While it is there, an attempt runs that the engine waits for.
+pub(crate) struct PublicWork<'a>(&'a AtomicUsize);
+
+impl Drop for PublicWork<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// What a task made, before it is put into words for the engine.
@@ -92,6 +104,7 @@ impl Device {
             name: name.to_owned(),
             public_rows: rows("public"),
             private_rows: rows("by-source"),
+            public_work: AtomicUsize::new(0),
             store: Store::open(&state)?,
             state,
             data,
@@ -102,6 +115,17 @@ impl Device {
             threads: limits.0,
             memory: limits.1,
         })
+    }
+
+    /// An attempt begins that the engine waits for.
+    pub(crate) fn public_work(&self) -> PublicWork<'_> {
+        self.public_work.fetch_add(1, Ordering::AcqRel);
+        PublicWork(&self.public_work)
+    }
+
+    /// Whether an attempt runs that the engine waits for.
+    pub(crate) fn has_public_work(&self) -> bool {
+        self.public_work.load(Ordering::Acquire) > 0
     }
 
     /// The same device, which also runs the custom stages that its owner allows.
@@ -115,9 +139,12 @@ impl Device {
         Self { limits, ..self }
     }
 
-    /// The same device, on which public artifacts may take up at most so many bytes.
-    pub fn with_disk_quota(mut self, bytes: u64) -> Self {
-        self.store.public.set_quota(bytes);
+    /// The same device, on which public artifacts may take up at most so many bytes, and what private stages
+    /// make so many.
+    pub fn with_disk_quota(mut self, public: u64, private: u64) -> Self {
+        let private = PrivateRoom::new(&self.state, private);
+        self.store.public.set_quota(public, private.clone());
+        self.store.private_room = private;
         self
     }
 
@@ -238,7 +265,17 @@ impl Device {
             );
         }
         if !when {
-            return if private { self.absent(task) } else { Ok(Made::of(Outcome::Skipped)) };
+            return if private {
+                self.absent(task, control.promised())
+            } else {
+                Ok(Made::of(Outcome::Skipped))
+            };
+        }
+        let again = control.promised().and_then(|promised| Some((self.content_key(task, &args)?, promised)));
+        if let Some((key, promised)) = &again
+            && self.reuse(task, key, promised)
+        {
+            return self.delivered_as(task, *promised).map(Made::of);
         }
         control.enter(Phase::Running);
         let scratch = self.state.at("scratch").join(task.fence.to_string());
@@ -253,11 +290,14 @@ impl Device {
         let done = self.run(task, &args, private, (&scratch, &resume), control);
         let done = done.and_then(|(output, counters)| {
             if private {
-                self.keep(task, &args, (output, counters), fetched, &scratch)
+                self.keep(task, &args, (output, counters), fetched, &scratch, control.promised())
             } else {
                 self.publish(output, counters, &scratch)
             }
         });
+        if let (Some((key, promised)), Ok(_)) = (&again, &done) {
+            self.note_made(key, promised);
+        }
         let over = [Some(&scratch), done.is_ok().then_some(&resume)];
         for folder in over.into_iter().flatten().filter(|f| f.exists()) {
             if let Err(e) = self.state.disk().remove_dir_all(folder) {
@@ -296,6 +336,7 @@ impl Device {
             },
             counters: Mutex::default(),
             refused: Mutex::default(),
+            public_work: &self.public_work,
         };
         let call = Call { kind: &task.kind, ty: &task.ty, args };
         let result = headstart_runner::run(found.stage(), call, &ctx);

@@ -65,6 +65,15 @@ impl DeviceError {
         DiskError::at("use", path)(source).into()
     }
 
+    /// Whether there was no room left on the disk.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Content(ContentError::Disk(e)) | Self::State(e) => is_full(&e.source),
+            Self::DiskFull { .. } => true,
+            _ => false,
+        }
+    }
+
     /// What its owner can do about it, where the message does not say so already.
     pub fn help(&self) -> Option<String> {
         match self {

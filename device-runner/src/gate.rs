@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use headstart_content::read_bounded;
 use headstart_inspect::{Part, PartKind, inspect};
-use headstart_protocol::contract::{NOT_APPROVED, Proposal, Role};
+use headstart_protocol::contract::{NOT_APPROVED, Proposal, Role, StageCondition};
 use headstart_protocol::task::Task;
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, FileRef, Manifest};
 use headstart_transport::PublicKey;
@@ -50,15 +50,29 @@ pub(crate) struct Needs {
     models: Vec<Manifest>,
 }
 
+impl Needs {
+    /// The models among it.
+    pub(crate) fn models(&self) -> impl Iterator<Item = Digest> {
+        self.models.iter().map(Manifest::id)
+    }
+}
+
 impl Gate {
     pub(crate) fn new(engine: PublicKey, approval: Approval, pin_adapters: bool) -> Self {
         Self { engine, approval, pin_adapters, parts: Mutex::default() }
     }
 
-    /// What a task needs, given the public artifacts that are downloaded for it.
-    pub(crate) fn needs<'m>(&self, task: &Task, named: impl IntoIterator<Item = &'m Manifest>) -> Needs {
+    /// What a task needs, given its decisions over private values and the public artifacts that are downloaded
+    /// for it.
+    pub(crate) fn needs<'m>(
+        &self,
+        task: &Task,
+        decisions: &[StageCondition],
+        named: impl IntoIterator<Item = &'m Manifest>,
+    ) -> Needs {
         let mut proposal = Proposal::default();
         proposal.add_stage(&task.kind, task.version, task.program.as_ref(), &task.ty, &task.release);
+        proposal.conditions.extend(decisions.iter().cloned());
         let mut models = Vec::new();
         for manifest in named {
             let counts = match Role::of(manifest) {

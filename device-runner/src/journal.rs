@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use headstart_disk::read::{LINE, Lines, ROWS};
-use headstart_disk::{Disk, DiskError, DiskFile, Open};
+use headstart_disk::{Disk, DiskError, DiskFile, Open, is_full};
 use headstart_protocol::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DeviceError;
+use crate::store::PrivateRoom;
 
 /// One message that left the device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,7 @@ fn is_zero(n: &u64) -> bool {
 pub struct Journal {
     at: PathBuf,
     inner: Mutex<Inner>,
+    room: Option<PrivateRoom>,
 }
 
 struct Inner {
@@ -53,7 +55,13 @@ impl Journal {
     /// [`DeviceError::State`].
     pub fn open(disk: &dyn Disk, at: &Path) -> Result<Self, DeviceError> {
         let file = open_lines(disk, at).map_err(DiskError::at("open", at))?;
-        Ok(Self { at: at.to_owned(), inner: Mutex::new(Inner { file, last: None }) })
+        Ok(Self { at: at.to_owned(), inner: Mutex::new(Inner { file, last: None }), room: None })
+    }
+
+    /// The same journal, for which there is room where the disk is full: a message that is not written down is
+    /// not sent, and what private work took up must not keep the device from speaking.
+    pub fn with_reserve(self, room: PrivateRoom) -> Self {
+        Self { room: Some(room), ..self }
     }
 
     /// Writes down a message that is about to be sent. With `fold`, a message that is byte for
@@ -90,7 +98,16 @@ impl Journal {
         let line = Sent { time, call: call.to_owned(), bytes, digest, what: what.to_owned(), repeats };
         let mut text = serde_json::to_string(&line).expect("a journal line always serializes");
         text.push('\n');
-        inner.file.write_all(text.as_bytes()).map_err(DiskError::at("write", &self.at))?;
+        let file = &mut inner.file;
+        match (file.write_all(text.as_bytes()), &self.room) {
+            (Err(e), Some(room)) if is_full(&e) => {
+                room.spend_reserve();
+                // Some of it may be there.
+                file.write_all(format!("\n{text}").as_bytes())
+            }
+            (written, _) => written,
+        }
+        .map_err(DiskError::at("write", &self.at))?;
         if fold {
             inner.last = Some((digest, call.to_owned(), 0));
         }

@@ -11,14 +11,18 @@
 //! failed, unless the owner allows that.
 //!
 //! # Layout
-//! - [`runner`]: the device's life: join, claim work, run it, commit the outcome.
+//! - [`runner`]: the device's life: join, claim work, run it, commit the outcome. `options`: how it does so.
 //! - [`device`]: how one task is done: arguments resolved, stage run, output kept or published.
 //! - `pairing`: which engine it belongs to. `link`: joining it.
-//! - `attempt`: the stage on its thread, downloads before it, renewals beside it.
+//! - `attempt`: a task that was claimed: downloads, the work, renewals beside it. `work`: the stage on its
+//!   thread, and again.
+//! - `take_over`, `queue`, `background`, `reuse`: private tasks where nothing may leave: delivered at once, kept,
+//!   worked on later, and not twice.
 //! - [`residency`], [`release`]: what may leave, decided here; `lineage`, `budget`: over how many rows it was
 //!   computed, and how many numbers left.
 //! - `deliver`, `quarantine`: what becomes of a private task, and of one that keeps failing.
 //! - `contract`, `gate`: what the owner approved, and whether a task needs no more than that.
+//! - `decisions`: conditions over private values, which its time may tell.
 //! - [`context`]: what a stage may touch while it runs.
 //! - [`state`], [`store`], [`rows`]: the device's folder: secret, artifacts, row cache.
 //! - [`client`], `answer`, [`fetch`], [`outbox`]: calls, bounded answers, resumable downloads within a quota,
@@ -34,11 +38,13 @@
 
 mod answer;
 mod attempt;
+mod background;
 mod budget;
 pub mod cli;
 mod client;
 mod context;
 mod contract;
+mod decisions;
 mod deliver;
 mod device;
 mod engine_time;
@@ -51,26 +57,32 @@ pub mod journal;
 mod lineage;
 mod link;
 pub mod local;
+mod options;
 mod outbox;
 mod pairing;
 mod quarantine;
+mod queue;
 mod reconnect;
 mod release;
 mod residency;
+mod reuse;
 mod rows;
 mod runner;
 pub mod show;
 mod state;
 mod store;
+mod take_over;
+mod work;
 
 pub use budget::{ReleaseLimits, reset as reset_budget};
 pub use context::{Control, Phase};
 pub use contract::{Approval, Approved, Contract, Contracts, ModelInfo, Pending};
 pub use device::{Device, Made};
 pub use error::DeviceError;
+pub use options::{Options, Summary, Until};
 pub use pairing::Target;
 pub use quarantine::retry;
 pub use residency::{Allowed, for_the_engine, stated};
-pub use runner::{Options, Summary, Until, run, run_in};
+pub use runner::{run, run_in};
 pub use state::State;
-pub use store::DEFAULT_DISK_QUOTA;
+pub use store::{DEFAULT_DISK_QUOTA, DEFAULT_PRIVATE_QUOTA};

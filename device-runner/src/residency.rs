@@ -40,6 +40,12 @@ impl Allowed {
     /// Numbers and choices, as is the default.
     pub const NUMBERS: Self = Self { metrics: true, selection: true, mix: true, ..Self::NONE };
 
+    /// Whether nothing of a private task may leave, not even that it failed.
+    pub fn lets_nothing_out(self) -> bool {
+        // Without numbers and choices, there are no details of them.
+        Self { details: false, ..self } == Self::NONE
+    }
+
     /// Whether a class may leave.
     pub fn has(self, class: Class) -> bool {
         match class {
@@ -98,6 +104,11 @@ pub fn proven<'a>(task: &Task, resolved: impl IntoIterator<Item = &'a Resolved>)
         let own = if path || one.value.is_private() { Residency::Private } else { Residency::Public };
         all.and(one.residency).and(own)
     })
+}
+
+/// Whether a task names files of the data folder, which may change between two attempts.
+pub(crate) fn reads_paths(task: &Task) -> bool {
+    task.args.values().chain(&task.when).any(mentions_path)
 }
 
 fn mentions_path(expr: &Expr) -> bool {

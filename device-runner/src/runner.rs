@@ -1,7 +1,7 @@
 //! The device's life: join, claim work, run it, commit the outcome.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,25 +10,28 @@ use headstart_host::Allowlist;
 use headstart_protocol::task::Task;
 use headstart_protocol::text::counted;
 use headstart_protocol::wire::{CommitResult, Committed, Grant};
-use headstart_protocol::{FailureClass, Stage};
+use headstart_protocol::{Failure, FailureClass, Stage};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{Attempt, Finished};
-use crate::budget::{Ledger, ReleaseLimits};
+use crate::background::Background;
+use crate::budget::Ledger;
 use crate::client::{CallError, Client, is_missing_blob};
-use crate::contract::Approval;
 use crate::device::Device;
 use crate::error::DeviceError;
 use crate::gate::Gate;
 use crate::history;
 use crate::journal::Journal;
 use crate::link::{JoinError, Link};
+use crate::options::{Options, Summary, Until};
 use crate::outbox::{Outbox, PendingCommit};
-use crate::pairing::{self, Target};
+use crate::pairing;
+use crate::queue::Queue;
 use crate::reconnect::{Reconnect, resend_pauses};
 use crate::release::Upload;
-use crate::residency::Allowed;
 use crate::state::State;
+use crate::store::PrivateRoom;
 
 /// How long a call for work waits at the engine.
 const LONG_POLL: Duration = Duration::from_secs(25);
@@ -40,59 +43,6 @@ const UNPROVEN: Duration = Duration::from_millis(200);
 const PENDING: Duration = Duration::from_secs(2);
 /// How soon a result is sent again that the engine cannot take now.
 const INTERRUPTED: Duration = Duration::from_secs(10);
-
-/// How a device joins and works.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Which engine to join.
-    pub target: Target,
-    /// Whether an `http://` address may be used: what crosses is then not hidden from anybody on the way.
-    pub insecure_plaintext: bool,
-    /// The folder with its own data.
-    pub data: PathBuf,
-    /// Its state folder.
-    pub state: PathBuf,
-    /// When to stop.
-    pub until: Until,
-    /// Conditions that its owner vouches for: `charging`, `unmetered`, `idle`.
-    pub holds: Vec<String>,
-    /// What its owner allows pipelines to release.
-    pub allowed: Allowed,
-    /// How much may leave, whatever may.
-    pub limits: ReleaseLimits,
-    /// Who approves what the engine runs over private data.
-    pub approval: Approval,
-    /// Whether adapters have to be approved too, not only the models that they are for.
-    pub pin_adapters: bool,
-    /// The folder with the programs of custom stages that it may run; none, if not given.
-    pub stages: Option<PathBuf>,
-    /// Bytes that an engine may place on its disk: downloads, and public outputs that are made here.
-    pub disk_quota: u64,
-    /// Bytes of memory that it offers.
-    pub memory: Option<u64>,
-    /// Threads that it offers.
-    pub threads: usize,
-}
-
-/// When a device stops by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Until {
-    /// Never.
-    Stopped,
-    /// After one task.
-    Once,
-    /// When there was nothing to do for this long.
-    Idle(Duration),
-}
-
-/// What a device did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Attempts that made their output.
-    pub done: usize,
-    /// Attempts that failed.
-    pub failed: usize,
-}
 
 /// Joins an engine and works for it until told to stop.
 ///
@@ -119,7 +69,8 @@ pub async fn run_in(
     env: Env,
 ) -> Result<Summary, DeviceError> {
     let state = State::open(&options.state, Arc::clone(&env.disk))?;
-    let journal = Journal::open(&*env.disk, &state.at("sent.jsonl"))?;
+    let journal = Journal::open(&*env.disk, &state.at("sent.jsonl"))?
+        .with_reserve(PrivateRoom::new(&state, options.private_quota));
     let (pairing, invitation) = pairing::resolve(&state, &options.target)?;
     let client = Client::new(&pairing, state.identity(), options.insecure_plaintext, journal, &env)?;
     if client.is_plaintext() {
@@ -133,17 +84,53 @@ pub async fn run_in(
     let device = device
         .with_custom_stages(Arc::new(programs))
         .with_release_limits(release)
-        .with_disk_quota(options.disk_quota)
+        .with_disk_quota(options.disk_quota, options.private_quota)
         .with_gate(Gate::new(pairing.key, options.approval, options.pin_adapters));
     let until = options.until;
     let Options { holds, threads, memory, .. } = options;
     let busy = env.clock.elapsed();
     let reconnect = Reconnect::new(&env);
-    let link = Arc::new(Link { device: Arc::new(device), client, env, invitation, holds, threads, memory });
-    let (waiting, summary) = Default::default();
-    let mut runner = Runner { link, until, outbox, waiting, stop, busy, reconnect, summary };
-    runner.live().await?;
-    Ok(runner.summary)
+    let device = Arc::new(device);
+    let (halt, leave, wake) = (stop.child_token(), CancellationToken::new(), Arc::new(Notify::new()));
+    let background = Background {
+        device: Arc::clone(&device),
+        env: env.clone(),
+        stop: halt.clone(),
+        leave: leave.clone(),
+        wake: Arc::clone(&wake),
+    };
+    let background = tokio::spawn(background.live());
+    let link =
+        Arc::new(Link { device: Arc::clone(&device), client, env, invitation, holds, threads, memory });
+    let (waiting, summary, handled) = Default::default();
+    let mut runner = Runner { link, until, outbox, waiting, stop, busy, reconnect, summary, handled, wake };
+    let lived = runner.live().await;
+    let mut summary = runner.summary;
+    // The engine sees that the device has gone now, and not when it has worked its queue off.
+    drop(runner);
+    match &lived {
+        Ok(()) => say_what_waits(&device, halt.is_cancelled()),
+        Err(_) => halt.cancel(),
+    }
+    leave.cancel();
+    let worked = background.await.map_err(|e| DeviceError::Internal(format!("background work: {e}")));
+    lived?;
+    let worked = worked??;
+    summary.done += worked.done;
+    summary.failed += worked.failed;
+    Ok(summary)
+}
+
+/// Tells the owner that there is work left which the engine has been told is delivered.
+fn say_what_waits(device: &Device, stopped: bool) {
+    let waiting = Queue::new(&device.state).len().unwrap_or(0);
+    if waiting > 0 {
+        let tasks = counted(waiting, "task");
+        match stopped {
+            true => tracing::info!("{tasks} of delivered work left: the next `join` goes on with them"),
+            false => tracing::info!("left the engine; {tasks} of delivered work left to do"),
+        }
+    }
 }
 
 /// The programs that the device's owner allows, which are said aloud.
@@ -167,6 +154,10 @@ struct Runner {
     busy: Duration,
     reconnect: Reconnect,
     summary: Summary,
+    /// Tasks that were claimed and came to an end here, or were taken over.
+    handled: usize,
+    /// Wakes what works on tasks that were taken over.
+    wake: Arc<Notify>,
 }
 
 impl Runner {
@@ -226,7 +217,7 @@ impl Runner {
     fn is_over(&self, waiting: bool) -> bool {
         match self.until {
             Until::Stopped => false,
-            Until::Once => self.summary != Summary::default() && !waiting,
+            Until::Once => self.handled > 0 && !waiting,
             Until::Idle(limit) => self.idle() >= limit,
         }
     }
@@ -314,7 +305,7 @@ impl Runner {
 
     /// Sends what is in the outbox, and beside that asks for work and does it.
     async fn step(&mut self) -> Result<Step, CallError> {
-        if self.until == Until::Once && self.summary != Summary::default() {
+        if self.until == Until::Once && self.handled > 0 {
             self.send_outbox().await?;
             return Ok(Step::Nothing);
         }
@@ -348,7 +339,9 @@ impl Runner {
         };
         let Grant { task, lease_ms } = grant;
         // On disk before anything is done: a grant that somebody recorded never runs twice.
-        if !self.link.device.state.take_fence(task.fence)? {
+        let Device { state, store, .. } = &*self.link.device;
+        let taken = store.private_room.with_reserve(DeviceError::is_full, || state.take_fence(task.fence))?;
+        if !taken {
             tracing::error!("{}: a grant is not newer than those before: not run", task.name);
             return Ok(Step::OldGrant);
         }
@@ -359,8 +352,12 @@ impl Runner {
     async fn attempt(&mut self, task: Task, lease: Duration) -> Result<(), CallError> {
         tracing::info!("{}: started ({}, attempt {})", task.name, task.kind, task.attempt);
         let attempt = Attempt { link: self.link.clone(), task, lease, stop: self.stop.clone() };
-        let Finished { pending, entry } = attempt.run().await;
-        if let Some(failure) = entry.failure.as_ref().filter(|f| f.class == FailureClass::DiskFull) {
+        let name = attempt.task.name.clone();
+        let Finished { pending, entry, hidden } = attempt.run().await;
+        self.handled += 1;
+        let Some(entry) = entry else { return self.taken_over(&name, pending).await };
+        let full = |f: &&Failure| f.class == FailureClass::DiskFull && !hidden;
+        if let Some(failure) = entry.failure.as_ref().filter(full) {
             // Neither kept nor told: what a device has no room for says nothing about the stage.
             let (instance, why) = (entry.name.clone(), failure.message.clone());
             return Err(CallError::Journal(DeviceError::DiskFull { instance, why }));
@@ -380,18 +377,34 @@ impl Runner {
         }
         // The outcome first: without it the history would tell of what never counted.
         if let Some(pending) = &pending {
-            self.outbox.put(pending)?;
+            self.put(pending, hidden)?;
             self.charge(pending)?;
         }
-        history::append(
-            &**self.link.device.state.disk(),
-            &self.link.device.state.at("history.jsonl"),
-            &entry,
-        )?;
+        self.link.device.remember(&entry);
         if let Some(pending) = &pending {
             self.deliver(pending).await?;
         }
         Ok(())
+    }
+
+    /// Puts an outcome into the outbox. For that of a private stage there is room in any case.
+    fn put(&self, pending: &PendingCommit, private: bool) -> Result<(), DeviceError> {
+        let room = &self.link.device.store.private_room;
+        room.with_reserve(|e: &DeviceError| private && e.is_full(), || self.outbox.put(pending))
+    }
+
+    /// A task was taken over: the engine is told that it is delivered, and the work begins.
+    async fn taken_over(&mut self, name: &str, pending: Option<PendingCommit>) -> Result<(), CallError> {
+        let waiting = Queue::new(&self.link.device.state).len()?;
+        tracing::info!("{name}: delivered; {} to work on here", counted(waiting, "task"));
+        if let Some(pending) = &pending {
+            self.put(pending, true)?;
+        }
+        self.wake.notify_one();
+        match &pending {
+            Some(pending) => self.deliver(pending).await,
+            None => Ok(()),
+        }
     }
 
     /// Writes down which numbers an outcome takes out of the device, before any is sent.

@@ -17,6 +17,7 @@ use crate::budget::Ledger;
 use crate::error::DeviceError;
 use crate::history::{self, Ended, Entry};
 use crate::journal;
+use crate::queue::{Queue, Queued};
 use crate::state::State;
 use crate::store::Store;
 
@@ -100,7 +101,12 @@ struct Known {
 pub fn summary(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
     let opened = State::look(state)?;
     let store = Store::open(&opened)?;
-    let known = known(&opened, &store, run)?;
+    let waiting = Queue::new(&opened).all()?;
+    let known = match known(&opened, &store, run) {
+        // It came only just now.
+        Err(DeviceError::Input(_)) if run.is_none() && !waiting.is_empty() => Vec::new(),
+        known => known?,
+    };
     let of = |ty: Type| {
         known
             .iter()
@@ -140,6 +146,7 @@ pub fn summary(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
     };
     parts::answers(&mut out, &known.iter().filter_map(samples).collect::<Vec<_>>());
     stages(&mut out, &known);
+    waits(&mut out, &waiting);
     let lines = journal::read(&opened.at("sent.jsonl"))?;
     let total: u64 = lines.iter().map(|l| l.bytes * (1 + l.repeats)).sum();
     let _ = writeln!(
@@ -202,6 +209,19 @@ fn fate(Known { entry: e, manifest }: &Known) -> (bool, String) {
         _ if manifest.is_none() => (false, "its result is no longer on this device".to_owned()),
         _ => (false, "stays here".to_owned()),
     }
+}
+
+/// What the engine was told is delivered, and is yet to be worked on.
+fn waits(out: &mut String, waiting: &[Queued]) {
+    if waiting.is_empty() {
+        return;
+    }
+    out.push_str("\nWaits to be worked on here\n");
+    for q in waiting {
+        let since = q.since.strftime("%Y-%m-%d %H:%M:%SZ");
+        let _ = writeln!(out, "  {}  {}, since {since}", q.task.name, q.task.ty);
+    }
+    out.push_str("  The engine has been told that all of it is delivered, as of everything private.\n");
 }
 
 fn stages(out: &mut String, known: &[Known]) {

@@ -13,8 +13,11 @@
 //! sent.jsonl        everything that left the device
 //! history.jsonl     every attempt, with the details that only this device knows
 //! outbox/           commits that the engine has not acknowledged
+//! queue/            private tasks that were taken over and are yet to be worked on
 //! public/           downloaded artifacts, by digest
 //! private/          what was made here and stays here, by handle
+//! made/             which of them was made from the same content as another task asks for
+//! reserve           room for what has to be written down on a full disk
 //! rows/             the row cache
 //! scratch/          folders of running attempts
 //! resume/           progress of interrupted private stages; deleted when they succeed, or after 30 days
@@ -72,7 +75,9 @@ impl State {
         if open {
             tracing::warn!("{}: other users could read it; now only its owner can", root.display());
         }
-        for sub in ["outbox", "public", "private", "rows", "scratch", "resume", "resume-public"] {
+        for sub in
+            ["outbox", "queue", "public", "private", "made", "rows", "scratch", "resume", "resume-public"]
+        {
             files::create_private_dir(&*disk, &root.join(sub))?;
         }
         let root = root.canonicalize().map_err(|e| DeviceError::state(root, e))?;

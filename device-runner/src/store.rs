@@ -3,17 +3,19 @@
 mod private;
 mod public;
 mod quota;
+mod room;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headstart_content::{ContentError, check_file_name, hash_file};
 use headstart_disk::Disk;
-use headstart_protocol::{ArtifactRef, Failure, FailureClass, Manifest, Output};
+use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, Manifest, Output};
 
 pub use private::{Held, Private};
 pub use public::Public;
 pub use quota::{DEFAULT_DISK_QUOTA, Room};
+pub use room::{DEFAULT_PRIVATE_QUOTA, PrivateRoom};
 
 use crate::error::DeviceError;
 use crate::state::State;
@@ -24,6 +26,8 @@ pub struct Store {
     pub public: Public,
     /// Artifacts that only this device knows, by handle.
     pub private: Private,
+    /// The part of the disk that private stages may use.
+    pub private_room: PrivateRoom,
     disk: Arc<dyn Disk>,
 }
 
@@ -34,8 +38,10 @@ impl Store {
     /// [`DeviceError::State`] where what a power failure left cannot be looked at.
     pub fn open(state: &State) -> Result<Self, DeviceError> {
         let disk = Arc::clone(state.disk());
-        let public = Public::open(state.at("public"), Arc::clone(&disk))?;
-        Ok(Self { public, private: Private::new(state.at("private"), Arc::clone(&disk)), disk })
+        let private_room = PrivateRoom::new(state, DEFAULT_PRIVATE_QUOTA);
+        let public = Public::open(state.at("public"), Arc::clone(&disk), private_room.clone())?;
+        let private = Private::new(state.at("private"), Arc::clone(&disk));
+        Ok(Self { public, private, private_room, disk })
     }
 
     /// The disk that it lies on.
@@ -65,6 +71,13 @@ impl Store {
         let held = self.private.get(&artifact.id).filter(|h| h.manifest.is_some());
         held.map(|_| self.private.files(&artifact.id)).ok_or_else(|| missing(artifact))
     }
+}
+
+/// A public artifact that was downloaded is gone.
+pub fn missing_public(id: &Digest) -> Failure {
+    let m = format!("the public artifact {} is not on this device any more", id.short());
+    Failure::new(FailureClass::MissingArtifact, m)
+        .help("`headstart-device retry` has the engine ask for the task again")
 }
 
 /// An artifact is not on this device.

@@ -30,6 +30,7 @@ fn child() {
         allowed: headstart_device::Allowed::NUMBERS,
         limits: headstart_device::ReleaseLimits::default(),
         disk_quota: headstart_device::DEFAULT_DISK_QUOTA,
+        private_quota: headstart_device::DEFAULT_PRIVATE_QUOTA,
         approval: headstart_device::Approval::Fixed(Box::new(contract)),
         pin_adapters: false,
         stages: None,

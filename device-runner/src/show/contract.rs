@@ -185,6 +185,11 @@ fn proposal(
             wrapped(out, "  ", &format!("{what}: {}", words.join(", ")));
         }
     }
+    for c in &p.conditions {
+        // Digests of programs are said where the programs are.
+        let of = shown(c.of.split('@').next().unwrap_or_default());
+        let _ = writeln!(out, "  condition: {of} {} {}", shown(&c.at), rule(&c.rule));
+    }
     for stage in &p.programs {
         let _ = writeln!(out, "  custom stage {} of program {}", shown(&stage.stage), stage.program);
     }
@@ -211,6 +216,12 @@ fn released(r: &ReleasedField) -> String {
 fn shown(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.[]\"/".contains(c);
     if !name.is_empty() && name.chars().all(plain) { name.to_owned() } else { format!("{name:?}") }
+}
+
+/// A condition as it is approved: in quotes where it could be taken for something else.
+fn rule(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_graphic() || c == ' ';
+    if text.chars().all(plain) { text.to_owned() } else { format!("{text:?}") }
 }
 
 fn model(out: &mut String, id: &Digest, info: &ModelInfo, likeness: Option<(&Digest, Vec<&str>)>) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use headstart_content::read_bounded;
 use headstart_disk::{Disk, DiskError, Mode, files};
+use headstart_protocol::contract::stage_name;
 use headstart_protocol::task::Task;
 use headstart_protocol::{ArtifactType, Digest, Failure, Manifest};
 use serde::{Deserialize, Serialize};
@@ -30,12 +31,26 @@ pub struct Held {
     /// Where it comes from: rows behind it, files. What was kept by an earlier version has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage: Option<Lineage>,
+    /// Whether its task was taken over and nothing is made yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
+    /// The stage that made it, as contracts name it. Unknown of what was kept by an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maker: Option<String>,
 }
 
 impl Held {
     /// What is known of a task that made nothing.
     pub fn nothing(task: &Task) -> Self {
-        Self { name: task.name.clone(), run: task.run.clone(), manifest: None, failure: None, lineage: None }
+        Self {
+            name: task.name.clone(),
+            run: task.run.clone(),
+            manifest: None,
+            failure: None,
+            lineage: None,
+            waits: false,
+            maker: Some(stage_name(&task.kind, task.program.as_ref())),
+        }
     }
 
     /// The type that local references to it have. Only here is an absent value told apart.
@@ -77,6 +92,17 @@ impl Private {
         self.root.join(handle.to_string())
     }
 
+    /// Keeps under another handle what is kept under `from`: its files are there once.
+    ///
+    /// # Errors
+    /// Any of writing it.
+    pub fn keep_as(&self, handle: &Digest, held: &Held, from: &Digest) -> Result<(), Failure> {
+        let files = Path::new("..").join(from.to_string()).join("files");
+        self.write(handle, held, |inside| {
+            self.disk.symlink(&files, inside).map_err(DiskError::at("create", inside))
+        })
+    }
+
     /// Keeps an artifact: complete and on disk, or not at all. Files below `scratch` are moved,
     /// others copied.
     ///
@@ -89,26 +115,39 @@ impl Private {
         gathered: Option<&Gathered>,
         scratch: &Path,
     ) -> Result<(), Failure> {
-        if self.get(handle).is_some_and(|h| {
-            h.manifest == held.manifest && h.failure == held.failure && h.lineage == held.lineage
-        }) {
+        let same = |h: &Held| {
+            (&h.manifest, &h.failure, &h.lineage, h.waits, &h.maker)
+                == (&held.manifest, &held.failure, &held.lineage, held.waits, &held.maker)
+        };
+        if self.get(handle).as_ref().is_some_and(same) {
             return Ok(());
         }
-        let dir = self.dir(handle);
+        self.write(handle, held, |inside| {
+            files::create_dir(&*self.disk, inside)?;
+            for (name, from) in gathered.iter().flat_map(|g| &g.files) {
+                let to = inside.join(name);
+                files::take(&*self.disk, from, &to, from.starts_with(scratch))?;
+                files::sync_file(&*self.disk, &to)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes an artifact whose files `fill` puts into a folder.
+    fn write(
+        &self,
+        handle: &Digest,
+        held: &Held,
+        fill: impl FnOnce(&Path) -> Result<(), DiskError>,
+    ) -> Result<(), Failure> {
         // What lies here under this handle is damaged or incomplete.
-        let disk = &*self.disk;
+        let (dir, disk) = (self.dir(handle), &*self.disk);
         files::create_dir_atomic(
             disk,
             &dir,
             |_| true,
             |new| -> Result<(), DiskError> {
-                let inside = new.join("files");
-                files::create_dir(disk, &inside)?;
-                for (name, from) in gathered.iter().flat_map(|g| &g.files) {
-                    let to = inside.join(name);
-                    files::take(disk, from, &to, from.starts_with(scratch))?;
-                    files::sync_file(disk, &to)?;
-                }
+                fill(&new.join("files"))?;
                 let at = new.join("artifact.json");
                 let json =
                     serde_json::to_vec_pretty(held).map_err(|e| DiskError::at("write", &at)(e.into()))?;

@@ -8,6 +8,7 @@ use headstart_disk::{Disk, files};
 use headstart_protocol::{Digest, Failure, FailureClass, FileRef, Manifest, Type};
 
 use super::quota::{DEFAULT_DISK_QUOTA, Room};
+use super::room::PrivateRoom;
 use super::{Gathered, content_failure};
 use crate::error::DeviceError;
 
@@ -17,6 +18,7 @@ pub struct Public {
     disk: Arc<dyn Disk>,
     contents: ContentStore,
     quota: u64,
+    private: PrivateRoom,
 }
 
 impl Public {
@@ -24,19 +26,19 @@ impl Public {
     ///
     /// # Errors
     /// [`DeviceError::State`] where what a power failure left cannot be looked at.
-    pub fn open(root: PathBuf, disk: Arc<dyn Disk>) -> Result<Self, DeviceError> {
+    pub fn open(root: PathBuf, disk: Arc<dyn Disk>, private: PrivateRoom) -> Result<Self, DeviceError> {
         let contents = ContentStore::open(&root, Arc::clone(&disk))?;
-        Ok(Self { root, disk, contents, quota: DEFAULT_DISK_QUOTA })
+        Ok(Self { root, disk, contents, quota: DEFAULT_DISK_QUOTA, private })
     }
 
-    /// Lets it take up at most so many bytes.
-    pub fn set_quota(&mut self, bytes: u64) {
-        self.quota = bytes;
+    /// Lets it take up at most so many bytes, beside the part of the disk that is private stages'.
+    pub fn set_quota(&mut self, bytes: u64, private: PrivateRoom) {
+        (self.quota, self.private) = (bytes, private);
     }
 
     /// How much more there is room for, as things are now.
     pub fn room(&self) -> Room {
-        Room::new(&self.root, self.quota)
+        Room::new(&self.root, self.quota, &self.private)
     }
 
     /// Bytes of a file that are yet to be downloaded.

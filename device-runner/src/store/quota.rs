@@ -7,12 +7,14 @@ use headstart_disk::{files, free_space};
 use headstart_protocol::text::bytes;
 use headstart_protocol::{Failure, FailureClass};
 
+use super::room::PrivateRoom;
+
 /// Bytes that public artifacts may take up, where the owner says nothing else.
 pub const DEFAULT_DISK_QUOTA: u64 = 20 << 30;
 /// Bytes of the disk that are left free, whatever the quota is.
-const RESERVE: u64 = 1 << 30;
+pub(super) const RESERVE: u64 = 1 << 30;
 /// What a file takes beside its content: a block, its name.
-const FILE: u64 = 4 << 10;
+pub(super) const FILE: u64 = 4 << 10;
 
 /// Folders of the public store that hold contents; the others hold links to them.
 const COUNTED: [&str; 3] = ["blobs", "manifests", "partial"];
@@ -26,9 +28,11 @@ pub struct Room {
 }
 
 impl Room {
-    /// Of the store below `root`.
-    pub(super) fn new(root: &Path, quota: u64) -> Self {
-        Self { quota, used: used(root), free: free_space(root).ok(), new: 0 }
+    /// Of the store below `root`. What private stages may still take up is not free: how much of it they did
+    /// must not decide what there is room for.
+    pub(super) fn new(root: &Path, quota: u64, private: &PrivateRoom) -> Self {
+        let free = free_space(root).ok().map(|free| free.saturating_sub(private.left()));
+        Self { quota, used: used(root), free, new: 0 }
     }
 
     /// Promises room for a file of so many bytes more.
@@ -64,8 +68,7 @@ fn used(root: &Path) -> u64 {
 /// where the system does not say.
 ///
 /// Whether they fit into the quota depends on public artifacts alone, so that the engine may be told. What is
-/// free on the disk depends on everything that is there: where it does not suffice, the device stops and asks its
-/// owner, as it does once the disk is full.
+/// free on the disk depends on other programs too: where it does not suffice, the device stops and asks its owner.
 fn check(quota: u64, used: u64, new: u64, free: Option<u64>) -> Result<(), Failure> {
     if used.saturating_add(new) > quota {
         let m = format!(

@@ -21,7 +21,7 @@ use axum::{Json, Router};
 use headstart_device::{
     Allowed, Approval, Contract, DeviceError, Options, ReleaseLimits, Summary, Target, Until,
 };
-use headstart_protocol::contract::Role;
+use headstart_protocol::contract::{Role, Source, Sources, conditions, stage_name};
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::{Outcome, Task};
 use headstart_protocol::wire::{
@@ -87,6 +87,24 @@ pub struct Inner {
     pub forget_session: bool,
     pub renewed: Option<Renewed>,
     pub lease_ms: u64,
+}
+
+/// Private artifacts by the task that made them.
+impl Sources for Inner {
+    fn artifact(&self, artifact: &ArtifactRef) -> Source {
+        if artifact.private_to.is_none() {
+            return Source::Public(format!("{:?}", artifact.ty));
+        }
+        let made =
+            |c: &&Commit| matches!(&c.outcome, Outcome::Succeeded { output, .. } if output == artifact);
+        let fence = self.commits.iter().rev().find(made).map(|c| c.fence);
+        let maker = self.offered.iter().find(|t| Some(t.fence) == fence);
+        Source::Private(maker.map_or_else(String::new, |t| stage_name(&t.kind, t.program.as_ref())))
+    }
+
+    fn output(&self, _: u32) -> Option<Source> {
+        None
+    }
 }
 
 #[derive(Clone)]
@@ -204,6 +222,8 @@ impl Engine {
         for t in &inner.offered {
             let approved = &mut contract.approved;
             approved.add_stage(&t.kind, t.version, t.program.as_ref(), &t.ty, &t.release);
+            let of = stage_name(&t.kind, t.program.as_ref());
+            approved.conditions.extend(conditions(&of, &t.args, t.when.as_ref(), &*inner));
         }
         let models = inner.manifests.iter().filter(|(_, m)| Role::of(m) == Role::Model);
         contract.approved.models.extend(models.map(|(id, _)| *id));
@@ -441,6 +461,7 @@ impl Place {
             allowed: Allowed::NUMBERS,
             limits: ReleaseLimits { min_rows: 1, ..ReleaseLimits::default() },
             disk_quota: headstart_device::DEFAULT_DISK_QUOTA,
+            private_quota: headstart_device::DEFAULT_PRIVATE_QUOTA,
             approval: Approval::Fixed(Box::new(engine.approved())),
             pin_adapters: false,
             stages: None,

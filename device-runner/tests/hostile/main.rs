@@ -5,8 +5,10 @@ mod common;
 
 mod branches;
 mod cache;
+mod conditions;
 mod contract;
 mod disguise;
+mod disk;
 mod engine;
 mod failures;
 mod limits;
@@ -15,3 +17,4 @@ mod owner;
 mod phone;
 mod proof;
 mod rows;
+mod time;

@@ -36,7 +36,7 @@ async fn recorded(diary: &str) -> (Vec<String>, Vec<headstart_device::history::E
 
 /// The messages without keys, handles, secrets, addresses and times. A device asks for work as often as
 /// it takes: that is a time.
-fn normalised(messages: &[(String, Vec<u8>)], host: &str) -> Vec<String> {
+pub fn normalised(messages: &[(String, Vec<u8>)], host: &str) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     for (head, body) in messages {
         let body = String::from_utf8_lossy(body);

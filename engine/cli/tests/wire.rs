@@ -8,6 +8,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::time::Duration;
 
 use common::phone::{free_port, personalization, phone, written};
 use common::proxy::Proxy;
@@ -50,12 +51,13 @@ fn recorded(prepared: &Place, mine: &str) -> Recorded {
     let device =
         phone(&place, &url, &place.path("phone"), &["--insecure-plaintext", "--allow-release", "none"]);
     place.headstart(&run).code(0);
+    let all = proxy.requests();
+    // The run has ended, and the device still works on what it was told.
+    let ended = worked_off(&place);
     drop(device);
-    let shown = Command::new(device_binary()).arg("--state").arg(place.path("state")).arg("show").output();
-    let ended = String::from_utf8_lossy(&shown.expect("shows").stdout).into_owned();
     let host = format!("127.0.0.1:{}", proxy.port);
     let mut found = Recorded { waiting: BTreeSet::new(), others: Vec::new(), ended };
-    let all: Vec<(String, usize)> = proxy.requests().iter().map(|r| normalised(r, &host)).collect();
+    let all: Vec<(String, usize)> = all.iter().map(|r| normalised(r, &host)).collect();
     // Requests of several connections are not in the order in which they were sent.
     for message in all {
         let waits = message.0.starts_with("POST /v1/claim") || message.0.starts_with("POST /v1/renew");
@@ -66,6 +68,19 @@ fn recorded(prepared: &Place, mine: &str) -> Recorded {
     }
     found.others.sort();
     found
+}
+
+/// What the owner is shown once nothing waits on the device.
+fn worked_off(place: &Place) -> String {
+    loop {
+        let shown =
+            Command::new(device_binary()).arg("--state").arg(place.path("state")).arg("show").output();
+        let shown = String::from_utf8_lossy(&shown.expect("shows").stdout).into_owned();
+        if !shown.contains("Waits to be worked on here") {
+            return shown;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// A request without keys, handles, signatures, addresses and times, and its size with all of them.

@@ -95,6 +95,7 @@ async fn run(dir: &std::path::Path, stages: bool) -> (Arc<RunResult>, Recorder) 
         allowed: Allowed::NUMBERS,
         limits: ReleaseLimits { min_rows: 1, ..ReleaseLimits::default() },
         disk_quota: headstart_device::DEFAULT_DISK_QUOTA,
+        private_quota: headstart_device::DEFAULT_PRIVATE_QUOTA,
         approval: Approval::First,
         pin_adapters: false,
         stages: stages.then(|| dir.join("stages")),

@@ -135,6 +135,7 @@ impl World {
             allowed: allowed.parse::<Allowed>().expect("known words"),
             limits: ReleaseLimits { min_rows: 1, ..ReleaseLimits::default() },
             disk_quota: headstart_device::DEFAULT_DISK_QUOTA,
+            private_quota: headstart_device::DEFAULT_PRIVATE_QUOTA,
             approval: Approval::First,
             pin_adapters: false,
             stages: None,
