@@ -20,6 +20,7 @@ mod program;
 mod refs;
 mod residency;
 mod schedule;
+mod schedule_values;
 mod settings;
 mod typed;
 

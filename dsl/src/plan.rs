@@ -179,14 +179,76 @@ pub struct Schedule {
     pub name: String,
     /// The items that it brings up to date; empty is all.
     pub run: Vec<String>,
-    /// Five-field cron expression.
+    /// Five-field cron expression; empty where no time starts it.
     pub cron: String,
-    /// IANA time zone.
+    /// IANA time zone of `cron`; empty where there is none.
     pub timezone: String,
-    /// What happens when the previous run has not ended: `skip`, `queue`, `allow`.
+    /// What happens when the previous run has not ended: `skip`, `queue`, `allow`, `cancel_other`.
     pub overlap: String,
     /// What happens to missed fires: `none`, `last`, `all`.
     pub catchup: String,
+    /// Fires missed longer ago than this are skipped, in milliseconds.
+    #[serde(default = "week", skip_serializing_if = "is_week")]
+    pub catchup_window_ms: u64,
+    /// Missed fires that are caught up at most.
+    #[serde(default = "ten", skip_serializing_if = "is_ten")]
+    pub catchup_max: u32,
+    /// Runs start up to this long after their fires, in milliseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub jitter_ms: u64,
+    /// Patterns of paths whose changes start it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub when_changed: Vec<String>,
+    /// Schedules of the same file whose success starts it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<String>,
+}
+
+impl Schedule {
+    /// One that nothing is said of.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            run: Vec::new(),
+            cron: String::new(),
+            timezone: String::new(),
+            overlap: "skip".to_owned(),
+            catchup: "last".to_owned(),
+            catchup_window_ms: week(),
+            catchup_max: ten(),
+            jitter_ms: 0,
+            when_changed: Vec::new(),
+            after: Vec::new(),
+        }
+    }
+
+    /// What starts it, for people: `0 3 * * * (UTC)`, ``change of `adapters/*` ``.
+    pub fn starts(&self) -> String {
+        let time = (!self.cron.is_empty()).then(|| format!("{} ({})", self.cron, self.timezone));
+        let changes = self.when_changed.iter().map(|p| format!("change of `{p}`"));
+        let after = self.after.iter().map(|s| format!("success of `{s}`"));
+        time.into_iter().chain(changes).chain(after).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn week() -> u64 {
+    7 * 24 * 3600 * 1000
+}
+
+fn is_week(ms: &u64) -> bool {
+    *ms == week()
+}
+
+fn ten() -> u32 {
+    10
+}
+
+fn is_ten(count: &u32) -> bool {
+    *count == ten()
+}
+
+fn is_zero(ms: &u64) -> bool {
+    *ms == 0
 }
 
 impl Plan {

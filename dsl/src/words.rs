@@ -81,13 +81,31 @@ pub const ENTRIES: &[Word] = &[
         "what happens while the previous run is still running (default: `skip`)",
     ),
     word("catchup", "catchup: last", "what happens to missed fires (default: `last`)"),
+    word(
+        "catchup_window",
+        "catchup_window: 12h",
+        "fires that were missed longer ago than this are skipped (default: `7d`)",
+    ),
+    word("catchup_max", "catchup_max: 3", "missed fires that are caught up at most (default: 10)"),
+    word(
+        "jitter",
+        "jitter: 10m",
+        "a run starts up to this long after its fire, always equally long for one schedule (default: at once)",
+    ),
+    word(
+        "when_changed",
+        "when_changed: \"adapters/*\"",
+        "patterns, one or a list: a change of what they match fires",
+    ),
+    word("after", "after: nightly", "schedules of this file, one or a list: a success of theirs fires"),
 ];
 
 /// What `overlap` can be; the first is the default.
 pub const OVERLAP: &[Word] = &[
-    word("skip", "overlap: skip", "the new run is skipped, with a message"),
-    word("queue", "overlap: queue", "the new run waits for the old one"),
+    word("skip", "overlap: skip", "the new run is skipped, which is recorded"),
+    word("queue", "overlap: queue", "the new run waits for those before it"),
     word("allow", "overlap: allow", "both run at once"),
+    word("cancel_other", "overlap: cancel_other", "the old run is cancelled, and the new one follows"),
 ];
 
 /// What `catchup` can be; `last` is the default.

@@ -211,7 +211,7 @@ fn show(plan: &Plan) -> String {
         let _ = writeln!(out, "output {}: {} = {}{released}", o.name, o.ty, expr(plan, &o.value));
     }
     for s in &plan.schedules {
-        let _ = writeln!(
+        let _ = write!(
             out,
             "schedule {} [{}] {} {} {} {}",
             s.name,
@@ -221,6 +221,19 @@ fn show(plan: &Plan) -> String {
             s.overlap,
             s.catchup
         );
+        let default = headstart_dsl::plan::Schedule::named(&s.name);
+        if (s.catchup_window_ms, s.catchup_max) != (default.catchup_window_ms, default.catchup_max) {
+            let _ = write!(out, " within {}ms at most {}", s.catchup_window_ms, s.catchup_max);
+        }
+        if s.jitter_ms > 0 {
+            let _ = write!(out, " jitter {}ms", s.jitter_ms);
+        }
+        for (word, all) in [("when_changed", &s.when_changed), ("after", &s.after)] {
+            if !all.is_empty() {
+                let _ = write!(out, " {word} {}", all.join(" "));
+            }
+        }
+        out.push('\n');
     }
     for (name, value) in &plan.params {
         let _ = writeln!(out, "param {name} = {value}");

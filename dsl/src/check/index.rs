@@ -220,6 +220,8 @@ impl Build<'_, '_> {
                 "only_when" => self.fixed(&s.value, words::CONDITIONS),
                 "overlap" => self.fixed(&s.value, words::OVERLAP),
                 "catchup" => self.fixed(&s.value, words::CATCHUP),
+                // Schedules have names of their own.
+                "after" => {}
                 _ => self.expr(&s.value),
             }
         }

@@ -159,34 +159,10 @@ impl Checker<'_> {
         let mut ty = (**element).clone();
         let t = match (&list.kind, key_typed) {
             (TypedExprKind::All(i), found) => {
-                let item = &self.items[*i];
-                if item.optional {
+                if self.items[*i].optional {
                     ty = ty.optional();
                 }
-                if !item.done {
-                    return None;
-                }
-                match found {
-                    Key::Text(k) => match item.by_key.get(&k) {
-                        Some(n) => TypedExprKind::Instance(*n),
-                        None if item.keys.iter().any(|(k, _)| is_open(k)) || is_open(&k) => {
-                            TypedExprKind::Open
-                        }
-                        None => {
-                            self.report_no_key(&k, key.span, *i);
-                            return None;
-                        }
-                    },
-                    Key::Var(v) => {
-                        let open = item.keys.iter().any(|(k, _)| is_open(k));
-                        let mut known = ctx.vars[v].elements.iter().filter(|(k, _)| !open && !is_open(k));
-                        if let Some((k, _)) = known.find(|(k, _)| !item.by_key.contains_key(k)) {
-                            self.report_no_key(k, key.span, *i);
-                            return None;
-                        }
-                        TypedExprKind::Key(*i, v)
-                    }
-                }
+                self.instance_of(ctx, *i, found, key.span)?
             }
             (TypedExprKind::List(items), Key::Text(k)) => match items.iter().find(|(n, _)| *n == k) {
                 Some((_, t)) => t.clone(),
@@ -206,6 +182,33 @@ impl Checker<'_> {
             }
         };
         Some(TypedExpr::new(t, ty, span))
+    }
+
+    /// The instance of an item that a key names.
+    fn instance_of(&mut self, ctx: &Ctx, i: usize, found: Key, span: Span) -> Option<TypedExprKind> {
+        let item = &self.items[i];
+        if !item.done {
+            return None;
+        }
+        let open = item.keys.iter().any(|(k, _)| is_open(k));
+        match found {
+            Key::Text(k) => match item.by_key.get(&k) {
+                Some(n) => Some(TypedExprKind::Instance(*n)),
+                None if open || is_open(&k) => Some(TypedExprKind::Open),
+                None => {
+                    self.report_no_key(&k, span, i);
+                    None
+                }
+            },
+            Key::Var(v) => {
+                let mut known = ctx.vars[v].elements.iter().filter(|(k, _)| !open && !is_open(k));
+                if let Some((k, _)) = known.find(|(k, _)| !item.by_key.contains_key(k)) {
+                    self.report_no_key(k, span, i);
+                    return None;
+                }
+                Some(TypedExprKind::Key(i, v))
+            }
+        }
     }
 
     /// A key: a text, or a loop variable, which stands for its own key.

@@ -163,14 +163,16 @@ impl Checker<'_> {
                 }
             };
         }
+        self.default_value(ctx, &param, ty)
+    }
+
+    /// What a parameter is where nobody gives it a value.
+    fn default_value(&mut self, ctx: &mut Ctx, param: &ast::Param, ty: Type) -> Option<TypedExpr> {
+        let span = param.name.span;
         let Some(default) = &param.default else {
             if let Type::Optional(_) = ty {
-                return Some(TypedExpr {
-                    kind: TypedExprKind::Const(Value::Absent),
-                    ty,
-                    span,
-                    literal: false,
-                });
+                let kind = TypedExprKind::Const(Value::Absent);
+                return Some(TypedExpr { kind, ty, span, literal: false });
             }
             let name = &param.name.text;
             let d = Diagnostic::new(Code::E0701, format!("the parameter `{name}` has no value"))
@@ -179,7 +181,7 @@ impl Checker<'_> {
             self.report(d);
             return None;
         };
-        let value = self.fitted(ctx, default, &ty, &param, "default")?;
+        let value = self.fitted(ctx, default, &ty, param, "default")?;
         if !ctx.uses.is_empty() || !is_const(&value.kind) {
             let d =
                 Diagnostic::new(Code::E0705, "a default is a constant").at(default.span, "made by stages");

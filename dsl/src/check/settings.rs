@@ -206,14 +206,14 @@ impl Checker<'_> {
         }
     }
 
-    fn duration(&mut self, ctx: &mut Ctx, s: &Setting) -> Option<u64> {
+    pub(super) fn duration(&mut self, ctx: &mut Ctx, s: &Setting) -> Option<u64> {
         match self.constant(ctx, s, Type::Duration, "30m")? {
             Value::Duration(ms) => Some(ms),
             _ => None,
         }
     }
 
-    fn count(&mut self, ctx: &mut Ctx, s: &Setting, least: u32) -> Option<u32> {
+    pub(super) fn count(&mut self, ctx: &mut Ctx, s: &Setting, least: u32) -> Option<u32> {
         let Value::Int(n) = self.constant(ctx, s, Type::Int, "2")? else { return None };
         let count = u32::try_from(n).ok().filter(|n| (least..=1000).contains(n));
         if count.is_none() {

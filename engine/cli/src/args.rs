@@ -1,6 +1,7 @@
 //! The command line.
 
 mod devices;
+mod schedules;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use headstart_host::Limits;
 const GLOBAL: &str = "Global options";
 
 pub use devices::{DEFAULT_URL, DevicesCommand, Invite};
+pub use schedules::{Backfill, Moment, SchedulesCommand};
 
 /// Headstart: a declarative workflow engine for LLM personalization.
 #[derive(Parser)]
@@ -86,8 +88,11 @@ pub enum Command {
     /// Invite, approve, list and revoke the devices that may join.
     #[command(subcommand)]
     Devices(DevicesCommand),
-    /// Run a pipeline on its schedules, and serve devices.
+    /// Run pipelines on their schedules, and serve devices.
     Serve(Serve),
+    /// List and explain schedules; pause, resume, run and backfill them.
+    #[command(subcommand)]
+    Schedules(SchedulesCommand),
     /// Start the language server, for editors, on standard input and output.
     Lsp,
     /// Print the completion script of a shell.
@@ -417,8 +422,11 @@ pub enum WeightPacking {
 /// `headstart serve`
 #[derive(Args)]
 pub struct Serve {
+    /// Pipeline files, or folders of them. They are read again whenever they change.
+    #[arg(value_name = "FILE|FOLDER", required = true)]
+    pub pipelines: Vec<PathBuf>,
     #[command(flatten)]
-    pub pipeline: Pipeline,
+    pub values: Values,
     /// Address at which devices can join, such as 0.0.0.0:7878 for those of other machines.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7878", value_parser = address)]
     pub listen: std::net::SocketAddr,

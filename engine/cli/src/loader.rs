@@ -54,9 +54,17 @@ impl FileLoader for Disk {
 /// # Errors
 /// If the file or a parameter file cannot be read.
 pub fn check(file: &Path, values: &Values) -> Result<Checked, CommandError> {
-    let params = Params::read(values)?;
     is_readable(file)?;
-    let mut checked = headstart_dsl::check(&file.to_string_lossy(), &Disk, params.sets());
+    check_with(file, values, &Disk)
+}
+
+/// Checks a file that `loader` reads.
+///
+/// # Errors
+/// If a parameter file cannot be read.
+pub fn check_with(file: &Path, values: &Values, loader: &dyn FileLoader) -> Result<Checked, CommandError> {
+    let params = Params::read(values)?;
+    let mut checked = headstart_dsl::check(&file.to_string_lossy(), loader, params.sets());
     params.name_sources(&mut checked.diagnostics);
     Ok(checked)
 }

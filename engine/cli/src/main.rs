@@ -119,7 +119,12 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, CommandError> {
         }
         Command::Devices(command) => done(commands::devices::run(&place(None), command, volume)),
         Command::Serve(args) => {
-            done(commands::serve::run(&place(Some(&args.pipeline.file)), cli.backend, args, volume))
+            // A folder's workspace lies in the folder.
+            let first = args.pipelines.first().map(|p| if p.is_dir() { p.join("_") } else { p.clone() });
+            done(commands::serve::run(&place(first.as_deref()), cli.backend, args, volume))
+        }
+        Command::Schedules(command) => {
+            done(commands::schedules::run(&place(None).existing()?, command, volume))
         }
         Command::Why(args) => done(commands::why::run(&place(None).existing()?, args)),
         Command::Runs(args) => done(commands::runs::run(&place(None).existing()?, args, volume)),

@@ -12,7 +12,7 @@ mod branches;
 mod expressions;
 mod kinds;
 
-use minijinja::machinery::ast::{Expr, ForLoop, Macro, Stmt};
+use minijinja::machinery::ast::{Expr, ForLoop, IfCond, Macro, Stmt};
 use minijinja::machinery::{WhitespaceConfig, parse};
 
 use crate::template::{LONGEST, executed};
@@ -79,19 +79,7 @@ impl Pass<'_> {
                 _ => self.conditional("it writes a whole message", line(&s.expr)),
             },
             Stmt::ForLoop(s) => self.for_loop(s),
-            Stmt::IfCond(s) => {
-                let known = self.truth(&s.expr);
-                let mut written = Kind::Clean;
-                for (taken, body) in [(true, &s.true_body), (false, &s.false_body)] {
-                    if known != Some(!taken) {
-                        let before = self.facts.len();
-                        self.assume(&s.expr, taken);
-                        written = written.join(self.body(body));
-                        self.facts.truncate(before);
-                    }
-                }
-                written
-            }
+            Stmt::IfCond(s) => self.branches(s),
             Stmt::WithBlock(s) => {
                 for (target, value) in &s.assignments {
                     let kind = self.value(value);
@@ -133,6 +121,20 @@ impl Pass<'_> {
             Stmt::Extends(s) => self.unknown("inheritance", s.span().start_line),
             Stmt::Include(s) => self.unknown("an include", s.span().start_line),
         }
+    }
+
+    fn branches(&mut self, s: &IfCond) -> Kind {
+        let known = self.truth(&s.expr);
+        let mut written = Kind::Clean;
+        for (taken, body) in [(true, &s.true_body), (false, &s.false_body)] {
+            if known != Some(!taken) {
+                let before = self.facts.len();
+                self.assume(&s.expr, taken);
+                written = written.join(self.body(body));
+                self.facts.truncate(before);
+            }
+        }
+        written
     }
 
     fn unknown(&mut self, what: &str, line: impl Into<u32>) -> Kind {

@@ -58,9 +58,19 @@ pub(super) fn head_start(pair: &Pair) -> Markup {
         (None, Some(b)) => metric(b),
         _ => "—".into(),
     };
+    // An engine sees neither unless the device's owner lets it.
+    let has = |key: &str| rows.iter().any(|(_, n)| n.get(key).is_some());
+    let (timed, aimed) = (has("seconds"), has("reached"));
     html! {
         table {
-            thead { tr { th {} th.n { "steps" } th.track {} th.n { "time" } th.n { "loss, held back" } th { "goal" } } }
+            thead {
+                tr {
+                    th {} th.n { "steps" } th.track {}
+                    @if timed { th.n { "time" } }
+                    th.n { "loss, held back" }
+                    @if aimed { th { "goal" } }
+                }
+            }
             tbody {
                 @for (name, n) in rows {
                     tr {
@@ -71,9 +81,9 @@ pub(super) fn head_start(pair: &Pair) -> Markup {
                                 span class=(if name == "with" { "bar" } else { "bar two" }) style=(format!("width:{:.1}%", 100.0 * s / most)) {}
                             }
                         }
-                        td.n { (n.get("seconds").map_or("—".into(), seconds)) }
+                        @if timed { td.n { (n.get("seconds").map_or("—".into(), seconds)) } }
                         td.n { (loss(n)) }
-                        td { (n.get("reached").map_or("", |r| if r > 0.0 { "met" } else { "not met" })) }
+                        @if aimed { td { (n.get("reached").map_or("", |r| if r > 0.0 { "met" } else { "not met" })) } }
                     }
                 }
             }

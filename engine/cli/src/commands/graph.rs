@@ -78,7 +78,7 @@ fn of_plan(plan: &Plan) -> Graph {
 fn schedules(plan: &Plan) -> Vec<String> {
     let line = |s: &headstart_dsl::plan::Schedule| {
         let run = if s.run.is_empty() { "everything".to_owned() } else { s.run.join(", ") };
-        format!("schedule {}: {} ({}) runs {run}", s.name, s.cron, s.timezone)
+        format!("schedule {}: {} runs {run}", s.name, s.starts())
     };
     plan.schedules.iter().map(line).collect()
 }

@@ -15,6 +15,7 @@ pub(crate) mod model;
 pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod runs;
+pub(crate) mod schedules;
 pub(crate) mod serve;
 pub(crate) mod verify;
 pub(crate) mod why;

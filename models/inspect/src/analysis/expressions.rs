@@ -1,7 +1,7 @@
 //! What expressions come to.
 
 use minijinja::machinery::ast::{
-    BinOpKind, Call, CallArg, CallType, Const, Expr, Filter, Map, Test, UnaryOpKind,
+    BinOpKind, Call, CallArg, CallType, Const, Expr, Filter, IfExpr, List, Map, Test, UnaryOpKind,
 };
 use minijinja::value::ValueKind;
 
@@ -69,36 +69,40 @@ impl Pass<'_> {
                 }
                 Kind::Clean
             }
-            Expr::IfExpr(i) => {
-                let known = self.truth(&i.test_expr);
-                let mut kind = Kind::Absent;
-                if known != Some(false) {
-                    kind = self.value(&i.true_expr);
-                }
-                if let (Some(other), true) = (&i.false_expr, known != Some(true)) {
-                    let other = self.value(other);
-                    kind = self.kinds.join(kind, other);
-                }
-                if kind == Kind::Absent { Kind::Clean } else { kind }
-            }
+            Expr::IfExpr(i) => self.one_of_two(i),
             Expr::Filter(f) => {
                 let kind = f.expr.as_ref().map_or(Kind::Clean, |e| self.value(e));
                 self.filter(f, kind, line(e))
             }
             Expr::Test(t) => self.test(t, line(e)),
             Expr::Call(c) => self.call(c, line(e)),
-            Expr::List(l) => {
-                let kinds = l.items.iter().map(|item| self.value(item)).collect::<Vec<_>>();
-                if kinds.iter().all(|k| k.is_clean()) {
-                    Kind::Clean
-                } else if kinds.iter().all(|k| k.is_clean() || *k == Kind::Message) {
-                    self.kinds.makes_message();
-                    Kind::Messages
-                } else {
-                    self.conditional("what a message says is put into a list", line(e))
-                }
-            }
+            Expr::List(l) => self.list(l, line(e)),
             Expr::Map(m) => self.map(m, line(e)),
+        }
+    }
+
+    fn one_of_two(&mut self, e: &IfExpr) -> Kind {
+        let known = self.truth(&e.test_expr);
+        let mut kind = Kind::Absent;
+        if known != Some(false) {
+            kind = self.value(&e.true_expr);
+        }
+        if let (Some(other), true) = (&e.false_expr, known != Some(true)) {
+            let other = self.value(other);
+            kind = self.kinds.join(kind, other);
+        }
+        if kind == Kind::Absent { Kind::Clean } else { kind }
+    }
+
+    fn list(&mut self, list: &List, line: u32) -> Kind {
+        let kinds = list.items.iter().map(|item| self.value(item)).collect::<Vec<_>>();
+        if kinds.iter().all(|k| k.is_clean()) {
+            Kind::Clean
+        } else if kinds.iter().all(|k| k.is_clean() || *k == Kind::Message) {
+            self.kinds.makes_message();
+            Kind::Messages
+        } else {
+            self.conditional("what a message says is put into a list", line)
         }
     }
 

@@ -1,0 +1,54 @@
+//! `headstart serve`: keeps pipelines fresh on their schedules, and serves devices.
+//!
+//! What becomes of a fire is decided by `headstart-scheduler`; here pipeline files are read again as they change
+//! ([`pipelines`]), runs are started and shown ([`runs`]), and one loop connects the two ([`server`]).
+
+mod pipelines;
+mod runs;
+mod server;
+
+use headstart_builtin::backend::Choice;
+use headstart_console::errln;
+
+use crate::Volume;
+use crate::args::Serve;
+use crate::commands::run::open_engine;
+use crate::exit::CommandError;
+use crate::listen;
+use crate::workspace::Location;
+
+use pipelines::Pipelines;
+use server::Server;
+
+/// Runs the command until it is stopped.
+///
+/// # Errors
+/// If a pipeline has errors, none has a schedule, or the port cannot be opened.
+pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) -> Result<(), CommandError> {
+    let pipelines = Pipelines::open(&args.pipelines, &args.values, volume)?;
+    if pipelines.schedules().next().is_none() {
+        return Err(CommandError::input("the pipeline has no schedule")
+            .help("schedule nightly { run: catalog, cron: \"0 3 * * *\", timezone: \"UTC\" }"));
+    }
+    let engine = open_engine(place.create()?, backend, args.custom.limits())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(CommandError::internal)?;
+    runtime.block_on(async {
+        let port = listen::start(engine.hub().clone(), args.listen, args.insecure_plaintext).await?;
+        if !volume.quiet {
+            errln!("devices join at {}", port.url());
+        }
+        let mut signals = crate::stop::StopSignals::new().map_err(CommandError::internal)?;
+        let mut server = Server::new(engine, pipelines, port.url_to_name(), volume)?;
+        let ended = tokio::select! {
+            () = signals.next() => Ok(()),
+            ended = server.serve(args.now) => ended,
+        };
+        server.say_what_goes_on_later();
+        port.stop().await;
+        ended
+    })
+}
