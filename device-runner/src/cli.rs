@@ -1,6 +1,7 @@
 //! The command line. Data goes to standard output, everything else to standard error.
 
 mod approvals;
+mod signals;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -132,10 +133,10 @@ struct JoinArgs {
     /// Folder at which the pipeline's paths on this device start. Stages can read no other files.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// Stop after one task.
+    /// Leave the engine after one task, and stop once what was delivered is worked on.
     #[arg(long, conflicts_with = "exit_when_idle")]
     once: bool,
-    /// Stop after this many seconds without work.
+    /// Leave the engine after this many seconds without a new task, and stop once what was delivered is worked on.
     #[arg(long, value_name = "SECONDS")]
     exit_when_idle: Option<u64>,
     /// Conditions that hold, separated by commas, for stages with `only_when`. Mains power (charging) is
@@ -144,7 +145,8 @@ struct JoinArgs {
     holds: Vec<String>,
     /// What may leave this device when a pipeline releases it: any of metrics, selection, mix,
     /// pllm (the weights trained on your data), details (counts, and further numbers of a choice),
-    /// failures (whether and how stages failed), or none.
+    /// failures (whether and how stages failed), or none: then private tasks are delivered at once and
+    /// worked on later, so that no time tells anything either.
     #[arg(long, value_name = "WHAT", default_value = "metrics,selection,mix")]
     allow_release: Allowed,
     /// Numbers that were computed over fewer rows of your data than this do not leave.
@@ -367,7 +369,7 @@ fn join(args: JoinArgs, state: PathBuf, stages: Vec<Box<dyn Stage>>) -> Result<u
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|e| DeviceError::Internal(format!("runtime: {e}")))?;
     let stop = CancellationToken::new();
-    runtime.spawn(stop_on_signal(stop.clone()));
+    runtime.spawn(signals::stop_on_signal(stop.clone()));
     let summary = runtime.block_on(runner::run(options, stages, stop));
     // A stage that was left behind must not keep the process alive.
     runtime.shutdown_background();
@@ -399,37 +401,6 @@ fn target(engine: Option<&str>, name: Option<String>, key: Option<PublicKey>) ->
             "an invitation holds the name and the engine's key: leave them out".into(),
         )),
     }
-}
-
-/// The first Ctrl-C or SIGTERM asks to stop, the second stops at once.
-async fn stop_on_signal(stop: CancellationToken) {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-        let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else { return };
-        for second in [false, true] {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            asked_to_stop(&stop, second);
-        }
-    }
-    #[cfg(not(unix))]
-    for second in [false, true] {
-        let _ = tokio::signal::ctrl_c().await;
-        asked_to_stop(&stop, second);
-    }
-}
-
-fn asked_to_stop(stop: &CancellationToken, second: bool) {
-    if second {
-        headstart_host::kill_all();
-        std::process::exit(130);
-    }
-    tracing::info!("stopping; press Ctrl-C again to stop at once");
-    stop.cancel();
 }
 
 fn run(args: &RunArgs, state: &Path, stages: Vec<Box<dyn Stage>>) -> Result<u8, DeviceError> {

@@ -162,6 +162,14 @@ mod tests {
             since: jiff::Timestamp::UNIX_EPOCH,
             models: vec![],
         };
+        // A full queue takes no more, and says so to the device alone.
+        for i in 0..MOST_WAITING {
+            std::fs::write(state.at(format!("queue/full-{i}")), "{}").expect("writes");
+        }
+        assert!(!queue.put(&task(8)).expect("reads"));
+        for i in 0..MOST_WAITING {
+            std::fs::remove_file(state.at(format!("queue/full-{i}"))).expect("removes");
+        }
         [100, 9, 10].into_iter().for_each(|fence| assert!(queue.put(&task(fence)).expect("writes")));
         std::fs::write(state.at("queue/00000000000000000001.json"), "{\"task").expect("torn");
         assert_eq!(queue.len().expect("reads"), 4);

@@ -99,7 +99,11 @@ pub async fn run_in(
         leave: leave.clone(),
         wake: Arc::clone(&wake),
     };
-    let background = tokio::spawn(background.live());
+    // On a thread of its own: what it reads and writes holds up nothing that the engine waits for. It ends with
+    // this call, also where that is given up.
+    let _halted = halt.clone().drop_guard();
+    let runtime = tokio::runtime::Handle::current();
+    let background = tokio::task::spawn_blocking(move || runtime.block_on(background.live()));
     let link =
         Arc::new(Link { device: Arc::clone(&device), client, env, invitation, holds, threads, memory });
     let (waiting, summary, handled) = Default::default();

@@ -27,7 +27,10 @@ fn child() {
         state: path("TEST_STATE"),
         until: headstart_device::Until::Once,
         holds: vec![],
-        allowed: headstart_device::Allowed::NUMBERS,
+        allowed: match std::env::var_os("TEST_SILENT") {
+            Some(_) => headstart_device::Allowed::NONE,
+            None => headstart_device::Allowed::NUMBERS,
+        },
         limits: headstart_device::ReleaseLimits::default(),
         disk_quota: headstart_device::DEFAULT_DISK_QUOTA,
         private_quota: headstart_device::DEFAULT_PRIVATE_QUOTA,
@@ -45,11 +48,21 @@ fn child() {
 }
 
 fn spawn_child(engine: &Engine, place: &Place) -> Child {
+    spawn_child_with(engine, place, &[])
+}
+
+/// One whose owner lets nothing leave.
+fn spawn_silent(engine: &Engine, place: &Place) -> Child {
+    spawn_child_with(engine, place, &[("TEST_SILENT", "1")])
+}
+
+fn spawn_child_with(engine: &Engine, place: &Place, more: &[(&str, &str)]) -> Child {
     let mut command = Command::new(std::env::current_exe().expect("this test"));
     command.args(["--exact", "child", "--nocapture"]).env("TEST_ENGINE", &engine.url);
     command.env("TEST_KEY", engine.key().to_string());
     command.env("TEST_CONTRACT", serde_json::to_string(&engine.approved()).expect("JSON"));
     command.env("TEST_DATA", place.data()).env("TEST_STATE", place.state());
+    command.envs(more.iter().copied());
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
 }
 
@@ -186,6 +199,31 @@ async fn a_killed_stage_goes_on_from_its_progress() {
     until("progress of its own is kept", || kept() == 2).await;
     child.kill().expect("kill -9");
     child.wait().expect("gone");
+}
+
+/// What was delivered before the work began is worked on by the next process, from its progress.
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_while_what_was_taken_over_is_worked_on() {
+    let (engine, place) = (Engine::start().await, Place::new());
+    let kept = || std::fs::read_dir(place.state().join("resume")).map_or(0, |d| d.flatten().count());
+    let waiting = || std::fs::read_dir(place.state().join("queue")).map_or(0, |d| d.flatten().count());
+    engine.offer(Task { private: true, ..task(1, "steady", Type::Metrics, &[("n", Value::Int(5))]) });
+    let mut child = spawn_silent(&engine, &place);
+    until("it is delivered and worked on", || engine.commits().len() == 1 && kept() == 1).await;
+    child.kill().expect("kill -9");
+    child.wait().expect("gone");
+    assert_eq!(waiting(), 1);
+
+    place.write("me.jsonl", "{\"prompt\":\"hello\",\"response\":\"you\"}\n");
+    engine.offer(diary_task(2));
+    assert_eq!(ended(spawn_silent(&engine, &place)).await, Some(0));
+    let commits = engine.commits();
+    assert_eq!(commits.iter().map(|c| c.fence).collect::<Vec<_>>(), [1, 2], "each once");
+    assert!(commits.iter().all(|c| matches!(c.outcome, Outcome::Succeeded { .. })));
+    let ran = history::read(&place.state().join("history.jsonl")).expect("a history");
+    let ended: Vec<_> = ran.iter().map(|e| (e.kind.as_str(), e.ended)).collect();
+    assert_eq!(ended, [("steady", history::Ended::Succeeded), ("jsonl", history::Ended::Succeeded)]);
+    assert_eq!((waiting(), kept()), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

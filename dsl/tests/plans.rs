@@ -48,6 +48,24 @@ fn a_subset_holds_what_is_needed_and_no_more() {
     assert_eq!(inputs, ["drift[\"concise\"]", "drift[\"formal\"]", "drift[\"friendly\"]"]);
 }
 
+/// What the owner of the phone is asked to approve names no instance and no digest.
+#[test]
+fn conditions_over_private_values_are_part_of_the_proposal() {
+    let proposal = design().proposal("phone");
+    let conditions: Vec<String> =
+        proposal.conditions.iter().map(|c| format!("{} {} {}", c.of, c.at, c.rule)).collect();
+    assert_eq!(
+        conditions,
+        [
+            "finetune from merge or select.pllm",
+            "finetune until loss < 1.9",
+            "merge mix select.mix",
+            "merge when select.is_mix",
+        ]
+    );
+    assert!(design().proposal("tablet").conditions.is_empty());
+}
+
 #[test]
 fn a_subset_of_everything_is_everything() {
     let plan = design();

@@ -303,8 +303,8 @@ fn closing_line(run: &Recorded, result: &RunResult) {
     );
     if run.state.counts().delivered > 0 {
         errln!(
-            "{}: only the devices know what came of the stages that they delivered: `headstart-device show` \
-             prints it there, and why a stage failed",
+            "{}: only the devices know what came of the stages that they delivered, and whether they still work on \
+             them: `headstart-device show` prints it there, and why a stage failed",
             paint(Ink::Help, "note")
         );
     }
