@@ -34,7 +34,9 @@ pub struct Blobs {
 
 impl Blobs {
     pub(crate) fn new(dir: PathBuf, unsynced: Arc<Unsynced>) -> Self {
-        Self { dir, unsynced, links: false, verified: Arc::default() }
+        let store = dir.parent().unwrap_or(&dir);
+        let verified = Arc::new(Verified::new(store, unsynced.disk().shared()));
+        Self { dir, unsynced, links: false, verified }
     }
 
     /// The same, which refers to files outside of the workspace instead of copying them. For workspaces
@@ -89,7 +91,8 @@ impl Blobs {
     }
 
     /// Where the content lies, if it is here and is what its name says. A process reads it whole the first
-    /// time and whenever it has changed since. A damaged one is removed, so that it counts as missing and
+    /// time and whenever it has changed since; one of 16 MiB or more is not read by every process, but a week after it
+    /// was read last and whenever it has changed. A damaged one is removed, so that it counts as missing and
     /// is made again.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 //! | `manifests/ab/abcdef….json` | artifacts, by BLAKE3 of their canonical JSON |
 //! | `open/ID/` | an artifact's files under their names, as links to blobs |
 //! | `unsynced/` | markers of processes with contents that are not on disk yet |
+//! | `verified.json` | large contents that were found to be what their names say, and when |
 //!
 //! Devices of version 0.1 kept blobs and manifests without the folders of two digits; they are
 //! still found there.
