@@ -224,7 +224,7 @@ impl<'a> Display<'a> {
             if !line.help.is_empty() {
                 self.say(&format!("  {}: {}", paint(Ink::Help, "help"), line.help));
             }
-            let bar = self.spinner(&format!("waiting for {}", line.device));
+            let bar = self.spinner(&format!("waiting for {}", line.whom));
             self.waiting.insert(line.key.clone(), Waiting { bar, begun: now, said: now });
         }
     }

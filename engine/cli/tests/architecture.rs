@@ -149,8 +149,6 @@ const READERS: &[(&str, &str, &str)] = &[
     ("env/disk/src/simulated.rs", "fs::read", "for tests"),
     ("content/src/unsynced.rs", "File::open", "to lock its own marker"),
     ("content/src/unsynced.rs", "fs::read_to_string", "its own marker, of one line"),
-    ("engine/store/src/cache/db.rs", "OpenOptions::new", "to lock its own file"),
-    ("engine/store/src/cache/db.rs", "fs::read_to_string", "its own lock, of one line"),
     (
         "engine/store/src/log/reader.rs",
         "fs::read",

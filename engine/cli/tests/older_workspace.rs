@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{Place, Said, device_binary, said};
+use headstart_protocol::{Digest, RowCache};
+use headstart_store::Workspace;
 
 /// The run of a person, and the run of the schedule.
 const RUN: &str = "1m8nz8hkf74nd";
@@ -54,6 +56,41 @@ fn its_pipelines_run_on_in_the_same_workspace() {
     // Now there are three, and the new one is not hidden by the older ones, nor the other way round.
     let runs = headstart(&project, &["runs"]).code(0).out_has(RUN).out_has(FIRE);
     assert_eq!(runs.out.matches("succeeded").count(), 3, "{}", runs.out);
+}
+
+/// Its cache was in DuckDB alone.
+#[test]
+fn its_cache_keeps_counting() {
+    let (_place, project) = unpacked();
+    headstart(&project, &["why", "plain"]).code(0);
+    let ws = Workspace::open(&project.join("ws")).expect("opens");
+    let rows = |sql: &str| ws.cache().query(sql).expect("a query").rows;
+    let digest = |text: &Option<String>| -> Digest {
+        text.as_deref().expect("a digest").to_lowercase().parse().expect("a digest")
+    };
+    let stages = rows("SELECT key, entry FROM stage_cache");
+    assert!(stages.len() > 5, "{} stages", stages.len());
+    let vectors = rows("SELECT hex(space), hex(text) FROM embeddings");
+    let answers = rows("SELECT hex(model), hex(settings), hex(prompt), answer FROM responses");
+    assert!(!vectors.is_empty() && !answers.is_empty());
+    // From now on the database is not needed.
+    std::fs::remove_file(ws.cache().path()).expect("removed");
+    for row in &stages {
+        let entry = serde_json::from_str(row[1].as_deref().expect("an entry")).expect("JSON");
+        assert_eq!(ws.cache().stage_get(&digest(&row[0])), Some(entry));
+    }
+    for row in &vectors {
+        assert!(ws.cache().embeddings(&digest(&row[0]), &[digest(&row[1])])[0].is_some());
+    }
+    for row in &answers {
+        let found = ws.cache().responses(&digest(&row[0]), &digest(&row[1]), &[digest(&row[2])]);
+        assert_eq!(found, std::slice::from_ref(&row[3]));
+    }
+    // And it is made again, with the index of runs.
+    headstart(&project, &["cache"]).code(0);
+    assert_eq!(rows("SELECT key, entry FROM stage_cache").len(), stages.len());
+    let runs = rows("SELECT id FROM runs ORDER BY id");
+    assert_eq!(runs, [RUN, FIRE].map(|id| vec![Some(id.to_owned())]));
 }
 
 #[test]

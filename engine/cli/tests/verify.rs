@@ -108,18 +108,40 @@ fn a_damaged_event_log_is_cut_behind_its_last_intact_record() {
 }
 
 #[test]
-fn a_damaged_cache_is_put_aside_and_a_damaged_plan_is_named() {
+fn a_damaged_database_is_made_again_and_a_damaged_plan_is_named() {
     let (place, file) = place();
     run(&place, &file).code(0);
     let ws = place.path("ws");
-    overwrite(&ws.join("cache.duckdb"), |bytes| bytes[..4096].fill(0x55));
+    let database = ws.canonicalize().expect("there").join("cache.duckdb");
+    overwrite(&database, |bytes| bytes[..4096].fill(0x55));
+    let found = verified(&place);
+    let [damaged] = &found["cache"].as_array().expect("a list")[..] else { panic!("{found:#}") };
+    assert_eq!(damaged["path"], database.to_string_lossy().as_ref());
+    // Nothing of the cache is lost meanwhile: it is in the segments.
+    run(&place, &file).code(0).err_has("0 succeeded");
+    overwrite(&database, |bytes| bytes[..4096].fill(0x55));
     let plan = files(&ws.join("runs")).into_iter().find(|f| f.ends_with("plan.json")).expect("a plan");
     overwrite(&plan, |bytes| bytes.truncate(10));
-    let found = verified(&place);
-    assert!(found["cache"].is_string(), "{found:#}");
     let said = place.headstart(&["repair"]).code(1);
-    assert!(said.out.contains("the cache is empty now"), "{}", said.out);
+    assert!(said.out.contains("cache.duckdb again; as it was: "), "{}", said.out);
     assert!(said.out.contains("not repaired run"), "{}", said.out);
-    assert!(verified(&place)["cache"].is_null());
+    assert_eq!(verified(&place)["cache"], serde_json::json!([]));
+    run(&place, &file).code(0).err_has("0 succeeded");
+}
+
+#[test]
+fn a_damaged_segment_is_repaired_from_the_database() {
+    let (place, file) = place();
     run(&place, &file).code(0);
+    let cache = place.path("ws").join("cache");
+    let segment = files(&cache).into_iter().find(|f| f.extension().is_some_and(|e| e == "seg"));
+    overwrite(&segment.expect("a segment"), |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    });
+    assert_eq!(verified(&place)["cache"].as_array().expect("a list").len(), 1);
+    let said = place.headstart(&["repair"]).code(0);
+    assert!(said.out.contains(".seg again; as it was: "), "{}", said.out);
+    assert_eq!(verified(&place)["intact"], true);
+    run(&place, &file).code(0).err_has("0 succeeded");
 }

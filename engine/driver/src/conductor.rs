@@ -6,11 +6,13 @@
 //! - this file: the loop, recording, the end.
 //! - `ready`: what becomes of an instance that is ready: skipped, found in the cache, queued, offered.
 //! - `attempts`: how attempts start and end, on threads and devices.
+//! - `claims`: stages that another run computes.
 //! - `proposal`: what a device's owner is asked to approve.
 //! - `rebuild`: results that are gone or damaged and are made again.
 //! - `time`: leases, limits, retries, waits for devices.
 
 mod attempts;
+mod claims;
 mod proposal;
 mod ready;
 mod rebuild;
@@ -24,6 +26,7 @@ use std::time::Duration;
 use headstart_core::{ApplyError, Event, EventKind, RunOutcome, RunState, Status, prepare};
 use headstart_protocol::Digest;
 use headstart_store::Checkpoint;
+use headstart_store::cache::Claim;
 use tokio::sync::watch;
 
 use crate::error::EngineError;
@@ -32,6 +35,8 @@ use crate::journal::Journal;
 use crate::message::{Control, Lease, Message, Throttle};
 use crate::run::{Ending, InstanceFailure, OnFailure, RunOptions, RunOutput, RunResult};
 use crate::shared::Shared;
+use claims::Claims;
+pub use claims::StageWait;
 use proposal::GivenTo;
 
 /// Messages that are handled before their events are handed to the log together.
@@ -58,6 +63,8 @@ struct Live {
     /// Cache key and its pre-image.
     key: Option<(Digest, String)>,
     runner: Runner,
+    /// So that no other run computes the same.
+    claim: Option<Claim>,
     /// Progress is logged at most this often.
     logged: Throttle,
     /// What it resumes from, if it resumes from something.
@@ -103,6 +110,8 @@ pub(crate) struct Conductor {
     offered: BTreeSet<u32>,
     /// Private, and waiting until what their device is given is there.
     held: BTreeSet<u32>,
+    /// Waiting for what other runs compute.
+    claims: Claims,
     given: GivenTo,
     stopping: Option<Stopping>,
     /// When what was told to stop is given up.
@@ -130,6 +139,7 @@ impl Conductor {
             live: BTreeMap::new(),
             offered: BTreeSet::new(),
             held: BTreeSet::new(),
+            claims: Claims::default(),
             given: GivenTo::new(),
             stopping: None,
             stop_deadline_ms: None,
@@ -273,6 +283,7 @@ impl Conductor {
         self.engine.hub.withdraw(&self.id);
         self.offered.clear();
         self.held.clear();
+        self.forget_claims();
         for live in self.live.values() {
             live.request_stop();
         }
@@ -295,6 +306,7 @@ impl Conductor {
 
     fn finish(mut self, outcome: Option<RunOutcome>) {
         self.engine.hub.withdraw(&self.id);
+        self.forget_claims();
         for live in self.live.values() {
             live.request_stop();
         }

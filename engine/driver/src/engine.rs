@@ -14,7 +14,7 @@ use headstart_runner::StageRegistry;
 use headstart_store::{RunLog, Workspace};
 use tokio::sync::watch;
 
-use crate::conductor::{Conductor, Parts};
+use crate::conductor::{Conductor, Parts, StageWait};
 use crate::error::EngineError;
 use crate::fence::Fences;
 use crate::hub::Hub;
@@ -24,7 +24,7 @@ use crate::manifest_cache::ManifestCache;
 use crate::pool::Pool;
 use crate::preview::{self, Preview};
 use crate::run::{RunHandle, RunHeader, RunOptions};
-use crate::shared::{EngineOptions, Shared};
+use crate::shared::{EngineOptions, Shared, StageWaits};
 
 /// Progress that no attempt has resumed for this long is deleted.
 const ABANDONED: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -81,7 +81,9 @@ impl Engine {
         let pool = Pool::new(executor, options.slots, options.source_slots)?;
         let fences = Arc::new(Fences::open(ws.dir(), Arc::clone(ws.disk()))?);
         let hub = Hub::open(&ws, manifests.clone(), Arc::clone(&fences), options.device_lease, env.clone())?;
-        Ok(Self { shared: Arc::new(Shared { ws, stages, manifests, fences, pool, hub, options, env }) })
+        let stage_waits = StageWaits::default();
+        let shared = Shared { ws, stages, manifests, fences, pool, hub, stage_waits, options, env };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The same engine, which also runs custom stages. Call it before the first run.
@@ -103,6 +105,11 @@ impl Engine {
     /// The devices.
     pub fn hub(&self) -> &Hub {
         &self.shared.hub
+    }
+
+    /// What stages of a run wait for that other runs compute.
+    pub fn stage_waits(&self, run: &str) -> Vec<StageWait> {
+        self.shared.stage_waits.of(run)
     }
 
     /// Begins a run.

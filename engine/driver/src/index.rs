@@ -1,13 +1,49 @@
 //! Writes the tables that people query: runs, their stages, and catalogs.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use headstart_core::{RunOutcome, RunState, Status};
+use headstart_core::{Event, RunOutcome, RunState, Status};
 use headstart_dsl::plan::Place;
 use headstart_protocol::artifacts::{Artifact, Catalog, Coefficient};
 use headstart_protocol::{Digest, Manifest};
 use headstart_store::Workspace;
 use headstart_store::cache::{CoefficientRow, PllmRow, RunRow, StageRunRow};
+
+use crate::run::RunHeader;
+
+/// Puts into the index what it lacks: runs that have ended, and catalogs. For a database that was made again, and
+/// for runs that ended while another process had it.
+///
+/// # Errors
+/// Why the database cannot be queried.
+pub fn complete_index(ws: &Workspace) -> Result<(), String> {
+    let column = |sql: &str| -> Result<BTreeSet<String>, String> {
+        Ok(ws.cache().query(sql)?.rows.into_iter().flatten().flatten().collect())
+    };
+    let known = column("SELECT id FROM runs")?;
+    for run in ws.runs().into_iter().filter(|run| !run.live && !known.contains(&run.id)) {
+        // What is damaged is for `headstart verify`.
+        let (Ok(header), Ok(events)) = (ws.read_header::<RunHeader>(&run.id), ws.read_run::<Event>(&run.id))
+        else {
+            continue;
+        };
+        let Ok(state) = RunState::replay(Arc::new(header.plan), &events) else { continue };
+        if let (Some(outcome), Some(last)) = (state.outcome(), events.last()) {
+            record(ws, &state, &header.pipeline, outcome, last.at_ms);
+        }
+    }
+    let catalogs = "SELECT DISTINCT output FROM stage_cache WHERE type = 'Catalog' AND private_to IS NULL AND \
+                    output NOT IN (SELECT catalog FROM pllms)";
+    for id in column(catalogs)?.iter().filter_map(|id| id.parse::<Digest>().ok()) {
+        if let Ok(Some(manifest)) = ws.artifacts().manifest(&id) {
+            record_catalog(ws, &id, &manifest);
+        }
+    }
+    ws.cache().flush();
+    Ok(())
+}
 
 /// Indexes a run that is about to end.
 pub(crate) fn record(

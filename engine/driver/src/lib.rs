@@ -56,10 +56,12 @@ mod reuse;
 mod run;
 mod shared;
 
+pub use conductor::StageWait;
 pub use devices::{Devices, DevicesError};
 pub use engine::{Engine, preview};
 pub use error::EngineError;
 pub use hub::{DeviceInfo, DeviceWait, Hub, WaitReason};
+pub use index::complete_index;
 pub use preview::Preview;
 pub use resume::{Resumable, request_retry};
 pub use run::{

@@ -1,6 +1,7 @@
 //! What an engine shares with its runs.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use headstart_core::RunState;
@@ -10,6 +11,7 @@ use headstart_protocol::Numerics;
 use headstart_runner::StageRegistry;
 use headstart_store::Workspace;
 
+use crate::conductor::StageWait;
 use crate::fence::Fences;
 use crate::hub::Hub;
 use crate::manifest_cache::ManifestCache;
@@ -50,8 +52,28 @@ pub(crate) struct Shared {
     pub(crate) fences: Arc<Fences>,
     pub(crate) pool: Pool,
     pub(crate) hub: Hub,
+    pub(crate) stage_waits: StageWaits,
     pub(crate) options: EngineOptions,
     pub(crate) env: Env,
+}
+
+/// What the runs of an engine wait for that other runs compute.
+#[derive(Default)]
+pub(crate) struct StageWaits(Mutex<BTreeMap<String, Vec<StageWait>>>);
+
+impl StageWaits {
+    pub(crate) fn set(&self, run: &str, waits: Vec<StageWait>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if waits.is_empty() {
+            all.remove(run);
+        } else {
+            all.insert(run.to_owned(), waits);
+        }
+    }
+
+    pub(crate) fn of(&self, run: &str) -> Vec<StageWait> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(run).cloned().unwrap_or_default()
+    }
 }
 
 impl Shared {

@@ -109,7 +109,13 @@ fn artifacts(ws: &Workspace) -> Result<(), Box<dyn Error>> {
     let path = scratch.path().join("weights");
     std::fs::write(&path, vec![7; 256 << 20])?;
     time("storing a file of 256 MiB", 1, || ws.blobs().put_file(&path))?;
-    time("storing it again", 1, || ws.blobs().put_file(&path))?;
+    let stored = time("storing it again", 1, || ws.blobs().put_file(&path))?;
+    // A file that was changed just now is not remembered.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    for what in ["the next process opens it", "the one after that opens it"] {
+        let next = Workspace::open(ws.dir())?;
+        time(what, 1, || next.blobs().intact(&stored.digest))?.ok_or("it is there")?;
+    }
     Ok(())
 }
 
@@ -118,7 +124,7 @@ fn stages(dir: &std::path::Path) -> Result<(), Box<dyn Error>> {
     let keys: Vec<Digest> = (0..N).map(digest).collect();
     let preimage = format!(r#"{{"kind":"embed","version":1,"args":{{"text":"{}"}}}}"#, "x".repeat(300));
     let ws = Workspace::open(dir)?;
-    time("opening the database, empty", 1, || ws.cache().home());
+    time("opening the cache, empty", 1, || ws.cache().stage_get(&digest(N)));
     time("100,000 stage_put", keys.len(), || {
         for (n, key) in keys.iter().enumerate() {
             let output = ArtifactRef { id: *key, ty: ArtifactType::Divergence, private_to: None };
@@ -126,41 +132,73 @@ fn stages(dir: &std::path::Path) -> Result<(), Box<dyn Error>> {
             ws.cache().stage_put(key, &preimage, &entry);
         }
     });
-    time("writing the rest of them", 1, || ws.cache().flush());
+    time("syncing them", 1, || ws.cache().sync())?;
+    time("folding them into the database", keys.len(), || ws.cache().flush());
     time("closing", 1, || drop(ws));
     let ws = Workspace::open(dir)?;
-    time("opening the database, 100,000 stages", 1, || ws.cache().home());
-    let found =
-        time("100,000 stages: stage_get_many, first", keys.len(), || ws.cache().stage_get_many(&keys));
-    println!("{:<58} {:>9}", "stages found", found.iter().flatten().count());
-    time("100,000 stages: stage_get one by one, then", keys.len(), || {
+    let before = resident();
+    time("opening the cache, 100,000 stages", 1, || ws.cache().stage_get(&digest(N)));
+    println!("{:<58} {:>9.1} MB", "memory that it takes", (resident() - before) / 1e6);
+    time("100,000 stages: stage_get one by one, first", keys.len(), || {
         keys.iter().filter(|k| ws.cache().stage_get(k).is_some()).count()
     });
+    println!("{:<58} {:>9.1} MB", "memory that it takes", (resident() - before) / 1e6);
+    let found = time("100,000 stages: stage_get_many", keys.len(), || ws.cache().stage_get_many(&keys));
+    println!("{:<58} {:>9}", "stages found", found.iter().flatten().count());
+    time("10,000 stages that are not there, one by one", 10_000, || {
+        (0..10_000).filter(|n| ws.cache().stage_get(&digest(N + n)).is_some()).count()
+    });
+    time("1,000 claims, taken and freed", 1000, || {
+        (0..1000).try_for_each(|n| ws.cache().claim(&digest(n), "measure").map(drop))
+    })?;
     Ok(())
 }
 
+/// Bytes of this process in memory, where the system says.
+fn resident() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: f64 = text.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or_default();
+    pages * 4096.0
+}
+
 fn rows(dir: &std::path::Path) -> Result<(), Box<dyn Error>> {
-    const N: u64 = 10_000;
-    let ws = Workspace::open(dir)?;
+    const N: u64 = 1_000_000;
+    const GROUP: u64 = 10_000;
     let vector = |n: u64| (0..384).map(|i| ((n * 384 + i) as f32).sin()).collect::<Vec<f32>>();
-    for space in 0..3 {
-        let rows: Vec<(Digest, Vec<f32>)> = (0..N).map(|n| (digest(n), vector(n + space))).collect();
-        time("10,000 x 384 embeddings: put", rows.len(), || ws.cache().put_embeddings(&digest(space), &rows));
-        time("                         written", rows.len(), || ws.cache().flush());
+    let ws = Workspace::open(dir)?;
+    let groups: Vec<Vec<(Digest, Vec<f32>)>> = (0..4)
+        .map(|group| (0..GROUP).map(|n| (digest(group * GROUP + n), vector(group * GROUP + n))).collect())
+        .collect();
+    for rows in &groups {
+        time("10,000 x 384 embeddings: put", rows.len(), || ws.cache().put_embeddings(&digest(0), rows));
     }
+    time("folding 40,000 of them into the database", 40_000, || ws.cache().flush());
+    drop(groups);
+    let small: Vec<f32> = vec![0.5; 8];
+    time("960,000 x 8 embeddings: put", (N - 40_000) as usize, || {
+        for begin in (40_000..N).step_by(GROUP as usize) {
+            let rows: Vec<(Digest, Vec<f32>)> =
+                (begin..begin + GROUP).map(|n| (digest(n), small.clone())).collect();
+            ws.cache().put_embeddings(&digest(0), &rows);
+        }
+    });
+    time("folding them into the database", (N - 40_000) as usize, || ws.cache().flush());
     drop(ws);
     let ws = Workspace::open(dir)?;
-    time("opening the database, with 30,000 embeddings", 1, || ws.cache().home());
-    let texts: Vec<Digest> = (0..N).map(digest).collect();
+    let before = resident();
+    time("opening the cache, 1,000,000 rows", 1, || ws.cache().stage_get(&digest(N + N)));
+    println!("{:<58} {:>9.1} MB", "memory that it takes", (resident() - before) / 1e6);
+    let texts: Vec<Digest> = (0..GROUP).map(digest).collect();
     for what in ["10,000 x 384 embeddings: get, first", "10,000 x 384 embeddings: get, again"] {
-        let found = time(what, texts.len(), || ws.cache().embeddings(&digest(1), &texts));
+        let found = time(what, texts.len(), || ws.cache().embeddings(&digest(0), &texts));
         assert!(found.iter().flatten().count() == texts.len(), "all are found");
     }
-    time("1,000 embeddings: get", 1000, || ws.cache().embeddings(&digest(1), &texts[..1000]));
-    time("32 embeddings: get", 32, || ws.cache().embeddings(&digest(1), &texts[..32]));
+    time("32 embeddings: get", 32, || ws.cache().embeddings(&digest(0), &texts[..32]));
     time("10,000 responses: get, none there", texts.len(), || {
         ws.cache().responses(&digest(1), &digest(1), &texts)
     });
-    println!("{:<58} {:>9} bytes", "the database", ws.size().cache_bytes);
+    println!("{:<58} {:>9.1} MB", "memory that it takes", (resident() - before) / 1e6);
+    time("a query: how many rows", 1, || ws.cache().query("SELECT count(*) FROM embeddings"))?;
+    println!("{:<58} {:>9} bytes", "segments and database", ws.size().cache_bytes);
     Ok(())
 }

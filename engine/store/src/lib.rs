@@ -1,7 +1,8 @@
 //! The workspace: event logs, content-addressed artifacts, and the DuckDB cache.
 //!
 //! The event logs are the truth about runs and the artifacts the truth about results; both survive
-//! a crash at any point. The cache is neither: deleting it loses time, nothing else.
+//! a crash at any point. The cache is neither: deleting it loses time, nothing else. It knows every stage
+//! that an event log calls committed, because its entries are on disk first.
 //!
 //! A workspace is a folder:
 //!
@@ -15,12 +16,14 @@
 //! | `scratch/` | folders of running attempts |
 //! | `resume/` | progress of interrupted stages, by cache key |
 //! | `keys/` | secrets of this workspace |
-//! | `cache.duckdb`, `cache.lock` | the cache, and who has it open |
+//! | `cache/` | the cache: segments, to which each process appends its own, and their indexes |
+//! | `claims/` | which stages are being computed, and by whom |
+//! | `cache.duckdb` | the cache and an index of runs in tables, made from the above |
 //!
 //! # Layout
 //! - [`Workspace`]: opens all of this.
 //! - [`log`]: event logs, their format and what a crash can leave of it.
-//! - [`cache`]: rows, stages, the index of runs and the catalog, in DuckDB.
+//! - [`cache`]: rows, stages, the index of runs and the catalog, in segments and in DuckDB.
 //! - `verify`: [`Workspace::verify`] and [`Workspace::repair`].
 //! - [`StoreError`]: what can go wrong.
 

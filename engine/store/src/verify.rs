@@ -6,6 +6,7 @@ use headstart_content::{Damaged, Incomplete, Verification};
 use headstart_disk::Mode;
 use headstart_disk::{files, read};
 
+use crate::cache::{CacheRepairs, DamagedCache};
 use crate::error::StoreError;
 use crate::log;
 use crate::workspace::Workspace;
@@ -19,8 +20,8 @@ pub struct Report {
     pub runs: u64,
     /// Runs of which something is damaged.
     pub damaged_runs: Vec<DamagedRun>,
-    /// Where the cache is damaged: why it cannot be used.
-    pub cache: Option<String>,
+    /// Files of the cache that are damaged.
+    pub cache: Vec<DamagedCache>,
 }
 
 /// A run of which something is damaged.
@@ -43,8 +44,8 @@ pub struct Repairs {
     pub removed: Vec<PathBuf>,
     /// Event logs that were cut, and where the damaged ones are kept.
     pub cut: Vec<Cut>,
-    /// Where the damaged cache is kept; an empty one takes its place.
-    pub cache: Option<PathBuf>,
+    /// What was done about the cache.
+    pub cache: CacheRepairs,
     /// What cannot be repaired.
     pub left: Vec<DamagedRun>,
 }
@@ -66,7 +67,7 @@ impl Report {
     /// Whether everything is as it should be. Content that is missing is not: where it is needed, it is made
     /// again.
     pub fn is_intact(&self) -> bool {
-        self.contents.damaged.is_empty() && self.damaged_runs.is_empty() && self.cache.is_none()
+        self.contents.damaged.is_empty() && self.damaged_runs.is_empty() && self.cache.is_empty()
     }
 
     /// Contents and manifests that are damaged.
@@ -81,7 +82,7 @@ impl Report {
 }
 
 impl Workspace {
-    /// Reads everything: contents, artifacts, runs, and whether the cache can be opened. `each` is told how
+    /// Reads everything: contents, artifacts, runs and the cache. `each` is told how
     /// many files were read. A run that an engine is executing is read as far as it is.
     ///
     /// # Errors
@@ -95,7 +96,8 @@ impl Workspace {
     }
 
     /// Repairs what a report names: removes damaged contents, cuts damaged event logs after their last intact
-    /// record and keeps a copy of each, and puts a damaged cache aside.
+    /// record and keeps a copy of each, and makes damaged files of the cache again: the database from the
+    /// segments, and segments from what is intact in them and in the database.
     ///
     /// # Errors
     /// [`StoreError`] where something cannot be removed or written, or an engine is executing a run whose log
@@ -110,11 +112,8 @@ impl Workspace {
                 None => repairs.left.push(run.clone()),
             }
         }
-        if let Some(why) = &report.cache {
-            repairs.cache = Some(
-                self.cache().put_aside(why).map_err(|why| StoreError::damaged(self.cache().path(), why))?,
-            );
-        }
+        let failed = |why| StoreError::damaged(self.cache().path(), why);
+        repairs.cache = self.cache().repair(&report.cache).map_err(failed)?;
         Ok(repairs)
     }
 

@@ -81,7 +81,7 @@ pub struct Size {
     pub runs: u64,
     /// Bytes of plans and event logs.
     pub run_bytes: u64,
-    /// Bytes of the cache database.
+    /// Bytes of the cache: segments, and the database.
     pub cache_bytes: u64,
     /// Bytes of scratch folders.
     pub scratch_bytes: u64,
@@ -96,7 +96,7 @@ impl Workspace {
         Self::open_on(dir, Arc::new(SystemDisk))
     }
 
-    /// The same on this disk, through which everything in the workspace is written but the cache's database.
+    /// The same on this disk, through which everything in the workspace is written but the database.
     ///
     /// # Errors
     /// As [`Workspace::open`].
@@ -128,7 +128,7 @@ impl Workspace {
         protect(&dir, &*disk, fresh)?;
         let contents = ContentStore::open(&dir, Arc::clone(&disk))?;
         let contents = if temporary.is_some() { contents.linking() } else { contents };
-        let cache = Cache::new(dir.join("cache.duckdb"));
+        let cache = Cache::new(&dir, Arc::clone(&disk));
         Ok(Self { inner: Arc::new(Inner { dir, disk, contents, cache, _temporary: temporary }) })
     }
 
@@ -152,7 +152,7 @@ impl Workspace {
         self.inner.contents.artifacts()
     }
 
-    /// The cache. Opens its database when it is first used.
+    /// The cache. Opens its files when it is first used.
     pub fn cache(&self) -> &Cache {
         &self.inner.cache
     }
@@ -256,7 +256,13 @@ impl Workspace {
 
     fn open_log(&self, id: &str, run: &Path, lock: Lock) -> Result<RunLog, StoreError> {
         let contents = Arc::clone(self.inner.contents.unsynced());
-        RunLog::open(id, &run.join("log/events"), &*self.inner.disk, lock, contents)
+        let cache = self.inner.cache.clone();
+        // What a run's events speak of is on disk before they are, and so is what the cache knows of it.
+        let before = move || {
+            contents.sync().map_err(|e| e.to_string())?;
+            cache.sync().map_err(|e| e.to_string())
+        };
+        RunLog::open(id, &run.join("log/events"), &*self.inner.disk, lock, Box::new(before))
     }
 
     /// What a run was created with.
@@ -325,7 +331,7 @@ impl Workspace {
             manifests: dir("manifests").1,
             runs: self.runs().len() as u64,
             run_bytes: dir("runs").0,
-            cache_bytes: cache_file("cache.duckdb") + cache_file("cache.duckdb.wal"),
+            cache_bytes: cache_file("cache.duckdb") + cache_file("cache.duckdb.wal") + dir("cache").0,
             scratch_bytes: dir("scratch").0,
         }
     }

@@ -1,6 +1,8 @@
-//! `headstart cache`: what the workspace takes up, and clearing it.
+//! `headstart cache`: what the workspace takes up, with its database brought up to date, and clearing the cache.
 
+use headstart_console::color::{Ink, paint};
 use headstart_console::{errln, outln};
+use headstart_driver::complete_index;
 use headstart_protocol::text::{bytes, grouped, plural};
 use headstart_store::Workspace;
 
@@ -19,6 +21,10 @@ pub fn run(ws: &Workspace, args: &Cache, volume: Volume) -> Result<(), CommandEr
             errln!("cleared every cached stage and row; the next run computes them again");
         }
         return Ok(());
+    }
+    // What ended while another process had the database is added to it now.
+    if let Err(why) = complete_index(ws) {
+        errln!("{}: the database is not up to date: {why}", paint(Ink::Warning, "warning"));
     }
     let size = ws.size();
     match args.format {

@@ -191,7 +191,10 @@ pub async fn watch(
     let mut signals = StopSignals::new().map_err(CommandError::internal)?;
     loop {
         tokio::select! {
-            _ = poll.tick() => display.waiting(&waits.lines(&engine.hub().device_waits(handle.id()))),
+            _ = poll.tick() => {
+                let (devices, runs) = (engine.hub().device_waits(handle.id()), engine.stage_waits(handle.id()));
+                display.waiting(&waits.lines(&devices, &runs));
+            }
             event = events.recv() => match event {
                 Some(event) => display.event(&event),
                 None => break,

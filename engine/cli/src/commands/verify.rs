@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use headstart_console::color::{Ink, paint};
 use headstart_console::{errln, outln};
+use headstart_driver::complete_index;
 use headstart_protocol::text::{bytes, counted};
+use headstart_store::cache::DamagedCache;
 use headstart_store::{Repairs, Report, Workspace};
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -46,13 +48,17 @@ pub fn repair(ws: &Workspace, args: &Verify, volume: Volume) -> Result<ExitCode,
         show(&report)?;
     }
     let repairs = ws.repair(&report)?;
+    if !report.cache.is_empty() {
+        complete_index(ws).map_err(CommandError::input)?;
+    }
     match args.format {
         Format::Json => {
             outln!("{:#}", json!({ "found": report_json(&report), "repairs": repairs_json(&repairs) }))?
         }
         Format::Text => show_repairs(&repairs)?,
     }
-    Ok(ExitCode::from(if repairs.left.is_empty() { SUCCESS } else { FAILED }))
+    let all = repairs.left.is_empty() && repairs.cache.left.is_empty();
+    Ok(ExitCode::from(if all { SUCCESS } else { FAILED }))
 }
 
 fn read(ws: &Workspace, volume: Volume) -> Result<Report, CommandError> {
@@ -78,8 +84,8 @@ fn show(report: &Report) -> Result<(), CommandError> {
     for run in &report.damaged_runs {
         outln!("{} run {}: {}: {}", paint(Ink::Error, "damaged"), run.id, run.path.display(), run.why)?;
     }
-    if let Some(why) = &report.cache {
-        outln!("{} the cache: {why}", paint(Ink::Error, "damaged"))?;
+    for damaged in &report.cache {
+        outln!("{} the cache: {}: {}", paint(Ink::Error, "damaged"), damaged.path.display(), damaged.why)?;
     }
     let incomplete = report.incomplete();
     for a in incomplete.iter().take(LISTED) {
@@ -111,8 +117,14 @@ fn show_repairs(repairs: &Repairs) -> Result<(), CommandError> {
             cut.copy.display()
         )?;
     }
-    if let Some(aside) = &repairs.cache {
-        outln!("the cache is empty now; as it was: {}", aside.display())?;
+    for (path, aside) in &repairs.cache.repaired {
+        match aside {
+            Some(aside) => outln!("made {} again; as it was: {}", path.display(), aside.display())?,
+            None => outln!("made {} again", path.display())?,
+        }
+    }
+    for left in &repairs.cache.left {
+        outln!("{} the cache: {}: {}", paint(Ink::Error, "not repaired"), left.path.display(), left.why)?;
     }
     for run in &repairs.left {
         outln!("{} run {}: {}: {}", paint(Ink::Error, "not repaired"), run.id, run.path.display(), run.why)?;
@@ -130,16 +142,22 @@ fn report_json(report: &Report) -> serde_json::Value {
         "contents": report.contents.contents, "bytes": report.contents.bytes,
         "artifacts": report.contents.artifacts, "runs": report.runs, "intact": report.is_intact(),
         "damaged": damaged.collect::<Vec<_>>(), "damaged_runs": runs.collect::<Vec<_>>(),
-        "incomplete": incomplete.collect::<Vec<_>>(), "cache": report.cache,
+        "incomplete": incomplete.collect::<Vec<_>>(), "cache": damaged_cache(&report.cache),
     })
 }
 
 fn repairs_json(repairs: &Repairs) -> serde_json::Value {
     let cut = repairs.cut.iter();
     let cut = cut.map(|c| json!({ "run": c.id, "kept": c.kept, "cut": c.lost, "copy": c.copy }));
+    let cache = repairs.cache.repaired.iter();
+    let cache = cache.map(|(path, copy)| json!({ "path": path, "copy": copy }));
     let left = repairs.left.iter().map(|r| json!({ "run": r.id, "path": r.path, "why": r.why }));
     json!({
-        "removed": repairs.removed, "cut": cut.collect::<Vec<_>>(), "cache": repairs.cache,
-        "left": left.collect::<Vec<_>>(),
+        "removed": repairs.removed, "cut": cut.collect::<Vec<_>>(), "left": left.collect::<Vec<_>>(),
+        "cache": cache.collect::<Vec<_>>(), "cache_left": damaged_cache(&repairs.cache.left),
     })
+}
+
+fn damaged_cache(damaged: &[DamagedCache]) -> Vec<serde_json::Value> {
+    damaged.iter().map(|d| json!({ "path": d.path, "why": d.why })).collect()
 }

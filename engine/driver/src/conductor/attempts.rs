@@ -76,6 +76,7 @@ impl Conductor {
     /// leaves this process, and if the process dies, so does the attempt.
     pub(super) fn start_local(&mut self, instance: u32, reply: &SyncSender<LocalTask>) {
         let Some(planned) = self.startable(instance) else { return };
+        let Some(claim) = self.claim(instance, &planned) else { return };
         let Some((fence, _)) = self.begin(instance, "local", &planned, None) else { return };
         let control = Arc::new(Control::default());
         let source_dir = self.options.source_dir.clone();
@@ -91,7 +92,7 @@ impl Conductor {
         let runner = Runner::Local { control, overdue_ms };
         let checkpoint = planned.key.as_ref().and_then(|(key, _)| self.engine.ws.checkpoint_of(key));
         let logged = Throttle::new(LOGGED);
-        self.live.insert(fence, Live { instance, key: planned.key, runner, logged, checkpoint });
+        self.live.insert(fence, Live { instance, key: planned.key, runner, claim, logged, checkpoint });
         if reply.send(task).is_err() {
             self.lease_lost(instance, fence, LossCause::Engine);
         }
@@ -125,7 +126,10 @@ impl Conductor {
         let granted = Granted::new(&device, &run, &me, Arc::clone(&lease), session, Some(task.clone()));
         let runner = Runner::Device { lease };
         let logged = Throttle::new(LOGGED);
-        self.live.insert(fence, Live { instance, key: planned.key, runner, logged, checkpoint: None });
+        self.live.insert(
+            fence,
+            Live { instance, key: planned.key, runner, claim: None, logged, checkpoint: None },
+        );
         self.journal.then(move || {
             hub.granted(fence, instance, granted);
             if reply.send(Box::new(task)).is_err() && !says_held {
@@ -190,14 +194,18 @@ impl Conductor {
         released: ReleasedParts,
         usage: Usage,
     ) {
-        let (key, keeps) = match self.live.remove(&fence) {
+        let (key, keeps, claim) = match self.live.remove(&fence) {
             Some(live) => {
                 live.supersede();
                 let keeps = live.keeps_progress();
-                (live.key, keeps)
+                (live.key, keeps, live.claim)
             }
-            // The lease had expired. The inputs may have changed since, so there is no key.
-            None => (None, false),
+            // The lease had expired. The inputs may have changed since; then there is no key.
+            None => {
+                let begun = self.state.key(instance);
+                let key = begun.and_then(|key| self.preimage_of(instance).filter(|(again, _)| *again == key));
+                (key, false, None)
+            }
         };
         self.offered.remove(&instance);
         let seconds = usage.seconds;
@@ -208,17 +216,21 @@ impl Conductor {
             released: released.clone(),
             usage,
         };
+        if let Some((key, preimage)) = &key {
+            // Before the event: what the log calls committed is in the cache, whenever the system stops.
+            let entry = CacheEntry { output: output.clone(), released, seconds };
+            self.engine.ws.cache().stage_put(key, preimage, &entry);
+        }
         if !self.record(event) {
             return;
         }
         index_catalog(self, &output);
-        if let Some((key, _)) = key.as_ref().filter(|_| keeps) {
-            let (engine, key) = (Arc::clone(&self.engine), *key);
+        if let Some((key, _)) = key.filter(|_| keeps) {
+            let engine = Arc::clone(&self.engine);
             self.journal.then(move || engine.ws.forget_resume(&key));
         }
-        if let Some((key, preimage)) = key {
-            self.engine.ws.cache().stage_put(&key, &preimage, &CacheEntry { output, released, seconds });
-        }
+        // Runs that wait for the result take it when it is on disk.
+        self.journal.then(move || drop(claim));
     }
 
     /// An attempt failed: again, or for good.

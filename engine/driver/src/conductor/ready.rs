@@ -6,6 +6,7 @@ use headstart_dsl::plan::Place;
 use headstart_protocol::expr::ResolveError;
 use headstart_protocol::kinds::{self, Role};
 use headstart_protocol::{Digest, Failure, FailureClass};
+use headstart_store::CacheEntry;
 
 use super::Conductor;
 use crate::hub::Offer;
@@ -109,19 +110,17 @@ impl Conductor {
         let keys: Vec<Digest> = keyed.iter().map(|(_, k)| *k).collect();
         let found = self.engine.ws.cache().stage_get_many(&keys);
         for ((instance, key), entry) in keyed.iter().zip(found) {
-            match entry.and_then(|e| reuse::usable(&self.engine.manifests, &self.state, *instance, e)) {
-                Some(entry) => {
-                    self.record(EventKind::CacheHit {
-                        instance: *instance,
-                        key: *key,
-                        output: entry.output,
-                        released: entry.released,
-                        saved_seconds: entry.seconds,
-                    });
-                }
-                None => self.queue(*instance),
+            if !self.reuse(*instance, *key, entry) {
+                self.queue(*instance);
             }
         }
+    }
+
+    /// Takes a result that the cache remembers, if it serves the instance.
+    pub(super) fn reuse(&mut self, instance: u32, key: Digest, entry: Option<CacheEntry>) -> bool {
+        let entry = entry.and_then(|e| reuse::usable(&self.engine.manifests, &self.state, instance, e));
+        let Some(CacheEntry { output, released, seconds }) = entry else { return false };
+        self.record(EventKind::CacheHit { instance, key, output, released, saved_seconds: seconds })
     }
 
     pub(super) fn queue(&mut self, instance: u32) {

@@ -28,6 +28,7 @@ impl Conductor {
         let lease = self.live.values().filter_map(Live::ends_ms).min();
         let next = [retry, lease, self.stop_deadline_ms].into_iter().flatten().min();
         let next = next.map_or(Duration::from_secs(3600), |at| Duration::from_millis(at.saturating_sub(now)));
+        let next = self.claims_pause(next);
         if self.offered.is_empty() { next } else { next.min(POLL_INTERVAL) }
     }
 
@@ -56,6 +57,7 @@ impl Conductor {
             }
         }
         self.expire_waits(now);
+        self.process_claims(now);
     }
 
     fn end_overdue(&mut self, fence: u64) {
@@ -197,7 +199,8 @@ impl Conductor {
                     // The pre-image is made again if the key is still the same.
                     let key = key.and_then(|k| self.preimage_of(instance).filter(|(again, _)| *again == k));
                     let logged = Throttle::new(Duration::from_secs(1));
-                    self.live.insert(fence, Live { instance, key, runner, logged, checkpoint: None });
+                    self.live
+                        .insert(fence, Live { instance, key, runner, claim: None, logged, checkpoint: None });
                 }
                 Place::Server => {
                     let cause = Some(LossCause::Engine);

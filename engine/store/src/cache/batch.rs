@@ -1,4 +1,4 @@
-//! Puts that are written to the database together.
+//! Rows that are written to the database together.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,13 +12,14 @@ pub(crate) type EmbeddingKey = (Digest, Digest);
 /// A model, settings and a prompt.
 pub(crate) type ResponseKey = (Digest, Digest, Digest);
 
-/// Puts, the last of each key.
+/// Rows, the last of each key.
 #[derive(Default)]
 pub(crate) struct Batch {
     pub(crate) embeddings: HashMap<EmbeddingKey, Vec<f32>>,
     pub(crate) responses: HashMap<ResponseKey, String>,
-    /// Absent values are to be forgotten. Ordered, so that equal runs write equal databases.
-    pub(crate) stages: BTreeMap<Digest, Option<StagePut>>,
+    /// With the microseconds since 1970 of each. Absent values are to be forgotten. Ordered, so that equal runs
+    /// write equal databases.
+    pub(crate) stages: BTreeMap<Digest, (i64, Option<StagePut>)>,
     pub(crate) records: Vec<Record>,
     pub(crate) bytes: usize,
 }
@@ -28,8 +29,6 @@ pub(crate) struct StagePut {
     pub(crate) entry: CacheEntry,
     pub(crate) json: String,
     pub(crate) preimage: String,
-    /// Microseconds since 1970.
-    pub(crate) added: i64,
 }
 
 impl Batch {

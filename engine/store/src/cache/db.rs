@@ -1,12 +1,13 @@
-//! The database behind the cache: opened late, set aside where damaged, in memory where taken.
+//! The database, in which the cache can be queried.
+//!
+//! DuckDB lets one process write a file, or several read it, never both. So nobody keeps it open: whoever folds
+//! segments into it or queries it holds a lock of our own for as long as that takes.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use duckdb::Connection;
-use fs4::fs_std::FileExt;
 
 use super::raw::{RawConnection, RawDatabase};
 use super::schema;
@@ -19,25 +20,22 @@ const SETTINGS: &[(&str, &str)] = &[
     ("preserve_insertion_order", "false"),
 ];
 
-/// Where the rows are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Home {
-    /// In the workspace's file.
-    File,
-    /// In the workspace's file, which may only be read.
-    ReadOnly,
-    /// In memory, because another process has the file open, or it cannot be used.
-    Memory,
+/// Why the database cannot be opened.
+#[derive(Debug)]
+pub(crate) enum OpenError {
+    /// Another program has it open, such as DuckDB's command line.
+    InUse(String),
+    /// It is damaged, or of a version that this one does not know.
+    Unusable(String),
 }
 
-/// An open database. Fields are dropped in their order: connections before the database, and the
-/// lock last.
+/// An open database. Connections are dropped before it.
 pub(crate) struct Db {
     read: Mutex<Connection>,
     write: Mutex<WriteSide>,
     _database: RawDatabase,
-    pub(crate) home: Home,
-    _lock: Option<File>,
+    /// The version of its tables.
+    pub(crate) version: i64,
 }
 
 /// The connections that write.
@@ -49,68 +47,34 @@ pub(crate) struct WriteSide {
 }
 
 impl Db {
-    /// Opens the file; where another process has it, or nothing can be made of it, a database in
-    /// memory. `None` only if DuckDB itself does not work.
-    pub(crate) fn open(path: &Path) -> Option<Self> {
-        match Self::open_file(path) {
-            Ok(db) => return Some(db),
-            Err(why) => tracing::warn!(
-                "{why}; this process works without the cache: it does not see finished stages, and \
-                 what it computes is not kept for later runs"
-            ),
-        }
-        match Self::connect(None, None) {
-            Ok(db) => Some(db),
-            Err(why) => {
-                tracing::warn!("DuckDB does not work here, so there is no cache at all: {why}");
-                None
-            }
-        }
+    /// Opens the database at `path`, or creates it there.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::connect(path, false).map_err(OpenError::of)
     }
 
-    fn open_file(path: &Path) -> Result<Self, String> {
-        // Our own lock, because DuckDB's does not hold within a process and its refusal can be
-        // told from damage only by its wording.
-        let lock_path = path.with_file_name("cache.lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-        if lock.as_ref().is_err_and(is_read_only) && path.is_file() {
-            let text = path.to_str().ok_or("the path is not UTF-8, which DuckDB needs")?;
-            return Self::connect(Some(text), None);
-        }
-        let lock = lock.map_err(|e| format!("cannot open {}: {e}", lock_path.display()))?;
-        match FileExt::try_lock_exclusive(&lock) {
-            Ok(true) => {}
-            Ok(false) => return Err(format!("{} is in use by {}", path.display(), holder(&lock_path))),
-            Err(e) => return Err(format!("cannot lock {}: {e}", lock_path.display())),
-        }
-        // For processes that find it locked; a lock holds without it.
-        let _ = lock.set_len(0).and_then(|()| write!(&lock, "{}", std::process::id()));
+    fn connect(path: &Path, read_only: bool) -> Result<Self, String> {
         let text = path.to_str().ok_or("the path is not UTF-8, which DuckDB needs")?;
-        let clone = || lock.try_clone().map_err(|e| e.to_string());
-        match Self::connect(Some(text), Some(clone()?)) {
-            Ok(db) => Ok(db),
-            Err(why) if is_lock_conflict(&why) => Err(why),
-            Err(why) => {
-                set_aside(path, &why)?;
-                Self::connect(Some(text), Some(clone()?))
-            }
-        }
+        let access: &[(&str, &str)] = if read_only { &[("access_mode", "READ_ONLY")] } else { &[] };
+        let database = RawDatabase::open(Some(text), &[SETTINGS, access].concat())?;
+        // SAFETY: all connections go into one `Db`, which drops them before the database.
+        let (main, read, mut vectors) =
+            unsafe { (database.connect()?, database.connect()?, database.connect_raw()?) };
+        let version = prepare(&main, read_only).map_err(|e| e.to_string())?;
+        vectors.execute(schema::VECTOR_STAGING)?;
+        let write = Mutex::new(WriteSide { main, vectors });
+        Ok(Self { read: Mutex::new(read), write, _database: database, version })
     }
 
-    /// Why the file cannot be used: opens and reads all of it, changes nothing. `None` where it is intact, is
-    /// not there, or another process has it open.
+    /// Why the database cannot be used: opens and reads all of it, changes nothing. `None` where it is intact, is
+    /// not there, or another program has it open.
     pub(crate) fn damage(path: &Path) -> Option<String> {
         if !path.is_file() {
             return None;
         }
-        let lock = OpenOptions::new().write(true).open(path.with_file_name("cache.lock")).ok();
-        if lock.as_ref().is_some_and(|lock| !matches!(FileExt::try_lock_exclusive(lock), Ok(true))) {
-            return None;
-        }
-        let read = || -> Result<(), String> {
-            let text = path.to_str().ok_or("the path is not UTF-8, which DuckDB needs")?;
-            Self::connect(Some(text), None)?.read_everything().map_err(|e| e.to_string())
-        };
+        let read = || Self::connect(path, true)?.read_everything().map_err(|e| e.to_string());
         read().err().filter(|why| !is_lock_conflict(why))
     }
 
@@ -126,29 +90,19 @@ impl Db {
         Ok(())
     }
 
-    fn connect(path: Option<&str>, lock: Option<File>) -> Result<Self, String> {
-        // A file without a lock is one that cannot be written.
-        let read_only = path.is_some() && lock.is_none();
-        let access: &[(&str, &str)] = if read_only { &[("access_mode", "READ_ONLY")] } else { &[] };
-        let database = RawDatabase::open(path, &[SETTINGS, access].concat())?;
-        // SAFETY: all connections go into one `Db`, which drops them before the database.
-        let (main, read, mut vectors) =
-            unsafe { (database.connect()?, database.connect()?, database.connect_raw()?) };
-        prepare(&main).map_err(|e| e.to_string())?;
-        read.execute_batch(schema::WANTED).map_err(|e| e.to_string())?;
-        vectors.execute(schema::VECTOR_STAGING)?;
-        let home = match path {
-            Some(_) if read_only => Home::ReadOnly,
-            Some(_) => Home::File,
-            None => Home::Memory,
-        };
-        Ok(Self {
-            read: Mutex::new(read),
-            write: Mutex::new(WriteSide { main, vectors }),
-            _database: database,
-            home,
-            _lock: lock,
-        })
+    /// Gives a database of version 1 the tables of this version, in which the segments of these names are
+    /// folded as far as is said.
+    ///
+    /// # Errors
+    /// What DuckDB says.
+    pub(crate) fn upgrade(&mut self, folded: &[(String, u64)]) -> Result<(), String> {
+        let side = self.write.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let rows: Vec<String> =
+            folded.iter().map(|(name, to)| format!("INSERT INTO folded VALUES ('{name}', {to});")).collect();
+        let (upgrade, rows) = (schema::UPGRADE, rows.concat());
+        side.main.execute_batch(&format!("BEGIN; {upgrade} {rows} COMMIT;")).map_err(|e| e.to_string())?;
+        self.version = schema::VERSION;
+        Ok(())
     }
 
     pub(crate) fn read(&self) -> MutexGuard<'_, Connection> {
@@ -160,16 +114,18 @@ impl Db {
     }
 }
 
-/// Whether a file cannot be written where it is.
-fn is_read_only(e: &std::io::Error) -> bool {
-    matches!(e.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
+impl OpenError {
+    fn of(why: String) -> Self {
+        if is_lock_conflict(&why) { Self::InUse(why) } else { Self::Unusable(why) }
+    }
 }
 
-fn prepare(main: &Connection) -> Result<(), String> {
+/// Creates tables where there are none; the version of those that are there.
+fn prepare(main: &Connection, read_only: bool) -> Result<i64, String> {
     let text = |e: duckdb::Error| e.to_string();
     let tables = "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'meta' AND NOT temporary";
     let there: i64 = main.query_row(tables, [], |r| r.get(0)).map_err(text)?;
-    if there == 0 {
+    if there == 0 && !read_only {
         // In one transaction: each statement alone would be synced to disk.
         let (create, version) = (schema::CREATE, schema::VERSION);
         let sql = format!("BEGIN; {create} INSERT INTO meta VALUES ('version', {version}); COMMIT;");
@@ -178,53 +134,52 @@ fn prepare(main: &Connection) -> Result<(), String> {
     let version: Option<i64> = main
         .query_row("SELECT max(value) FROM meta WHERE key = 'version'", [], |r| r.get(0))
         .map_err(text)?;
-    if version != Some(schema::VERSION) {
-        let found = version.map_or("none".to_owned(), |v| v.to_string());
-        return Err(format!("the version of its tables is {found}, not {}", schema::VERSION));
+    main.execute_batch(schema::STAGING).map_err(text)?;
+    match version {
+        Some(version @ (schema::FIRST | schema::VERSION)) => Ok(version),
+        Some(other) => Err(format!("the version of its tables is {other}, not {}", schema::VERSION)),
+        None => Err("the version of its tables is missing".to_owned()),
     }
-    main.execute_batch(schema::STAGING).map_err(text)
-}
-
-/// The process that holds a lock, for people.
-fn holder(lock: &Path) -> String {
-    let pid = fs::read_to_string(lock).ok().and_then(|text| text.trim().parse::<u32>().ok());
-    pid.map_or("another process".to_owned(), |pid| format!("another process ({pid})"))
 }
 
 /// DuckDB refuses a file that, say, its own command line has open.
-fn is_lock_conflict(why: &str) -> bool {
+pub(crate) fn is_lock_conflict(why: &str) -> bool {
     let why = why.to_lowercase();
     why.contains("could not set lock")
         || why.contains("conflicting lock")
         || why.contains("used by another process")
 }
 
-/// Renames a database that cannot be used, so that an empty one can take its place.
+/// Whether a failure shows that the file is damaged.
+pub(crate) fn is_damage(why: &str) -> bool {
+    let why = why.to_lowercase();
+    ["corrupt", "checksum", "invalidated", "serializ"].iter().any(|word| why.contains(word))
+}
+
+/// Renames a database that cannot be used, so that another can take its place; gives the new name.
 pub(crate) fn set_aside(path: &Path, why: &str) -> Result<PathBuf, String> {
     let seconds = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs());
-    let aside = |p: &Path| -> PathBuf {
-        let mut name = p.as_os_str().to_owned();
+    let name_of = |n: u32| -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
         name.push(format!(".damaged-{seconds}"));
+        if n > 0 {
+            name.push(format!("-{n}"));
+        }
+        name.into()
+    };
+    let aside = (0..).map(name_of).find(|p| !p.exists()).expect("numbers do not end");
+    let wal = |path: &Path| -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".wal");
         name.into()
     };
     let mut moved = false;
-    let mut wal = path.as_os_str().to_owned();
-    wal.push(".wal");
-    for file in [path, Path::new(&wal)] {
-        match fs::rename(file, aside(file)) {
+    for (from, to) in [(path.to_owned(), aside.clone()), (wal(path), wal(&aside))] {
+        match fs::rename(&from, &to) {
             Ok(()) => moved = true,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(format!("{why}; and it cannot be renamed: {e}")),
         }
     }
-    if !moved {
-        return Err(why.to_owned());
-    }
-    let aside = aside(path);
-    tracing::warn!(
-        "the cache {} cannot be used ({why}): it is renamed to {}, and an empty one takes its place",
-        path.display(),
-        aside.display()
-    );
-    Ok(aside)
+    if moved { Ok(aside) } else { Err(why.to_owned()) }
 }

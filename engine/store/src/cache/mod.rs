@@ -1,45 +1,58 @@
-//! The cache and index in DuckDB: rows, stages, runs, catalogs.
+//! The cache: what stages made by key, embeddings and answers row by row, an index of runs and catalogs.
 //!
-//! Nothing here can fail a run. Puts are first kept in memory, where it is found at once,
-//! and written behind in groups; a crash loses at most the last group. A database that is damaged
-//! is renamed and an empty one takes its place; one that another process has open is replaced by
-//! an empty one in memory. Both are logged as warnings, once.
+//! The entries are in segments, append-only files that any number of processes write and read at once
+//! ([`segment`]). DuckDB holds all of it again in plain tables, for queries: segments are folded into it at the
+//! end of a run and before a query. So a damaged or missing database loses nothing, and no process waits
+//! for another to look something up.
+//!
+//! Nothing that is damaged is handed out, and no damage fails a run: what cannot be proven is computed again.
 //!
 //! The tables are documented in the database itself: `SELECT * FROM duckdb_columns()`.
 //!
 //! # Layout
 //! - [`Cache`]: the whole.
-//! - `db`, `schema`, `raw`: the database, its tables, vectors in bulk.
-//! - `batch`, `pending`, `write`: pending puts, the thread that writes them, and how.
-//! - `stages`, `stage_index`: results of stages by key, the newest of them in memory.
-//! - `rows`, `head`: embeddings and responses, and what their tables have an index over.
+//! - [`segment`]: the files, their entries and indexes. `state`: those of a workspace, and how entries are put.
+//! - `stages`, `rows`: results of stages by key, embeddings and responses. `claims`: who computes a stage.
+//! - `fold`, `batch`, `write`: how segments get into the database. `merge`: small segments become large ones.
+//! - `db`, `schema`, `raw`, `head`: the database, its tables, vectors in bulk, the part of a digest in a column.
 //! - `index`, `records`: runs and catalogs, and queries over everything.
+//! - `import`: the cache of an earlier version. `check`: damage.
 
 mod batch;
+mod check;
+mod claims;
 mod db;
+mod fold;
 mod head;
+mod import;
 mod index;
-mod pending;
+mod merge;
 mod raw;
 mod records;
 mod rows;
 mod schema;
-mod stage_index;
+mod segment;
 mod stages;
+mod state;
 mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
+use headstart_disk::{Disk, DiskError};
 use headstart_protocol::ArtifactRef;
 use headstart_protocol::task::Released;
 use serde::{Deserialize, Serialize};
 
-use db::Db;
-pub use db::Home;
-use pending::Shared;
+pub use check::{CacheRepairs, DamagedCache};
+pub use claims::{Claim, Claimed, Holder};
 pub use records::{CoefficientRow, PllmRow, RunRow, StageRunRow, Table};
+use state::Shared;
+
+/// How long a run waits at its end for another process that folds.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a stage made, as the cache remembers it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,7 +74,7 @@ pub struct Cache {
     handle: Arc<Handle>,
 }
 
-/// Ends the writing thread when the last clone goes.
+/// Ends what this process appends to when the last clone goes.
 struct Handle {
     shared: Arc<Shared>,
 }
@@ -72,19 +85,19 @@ impl Drop for Handle {
     }
 }
 
-/// Every cache that is open in this process: DuckDB must not open a file twice.
+/// Every cache that is open in this process, so that it appends to one segment.
 static OPEN: Mutex<BTreeMap<PathBuf, Weak<Handle>>> = Mutex::new(BTreeMap::new());
 
 impl Cache {
-    /// The cache in the database at `path`, an absolute path. Opens nothing yet.
-    pub(crate) fn new(path: PathBuf) -> Self {
+    /// The cache of the workspace at `dir`, an absolute path. Opens nothing yet.
+    pub(crate) fn new(dir: &Path, disk: Arc<dyn Disk>) -> Self {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, handle| handle.strong_count() > 0);
-        if let Some(handle) = open.get(&path).and_then(Weak::upgrade) {
+        if let Some(handle) = open.get(dir).and_then(Weak::upgrade) {
             return Self { handle };
         }
-        let handle = Arc::new(Handle { shared: Arc::new(Shared::new(path.clone())) });
-        open.insert(path, Arc::downgrade(&handle));
+        let handle = Arc::new(Handle { shared: Arc::new(Shared::new(dir, disk)) });
+        open.insert(dir.to_owned(), Arc::downgrade(&handle));
         Self { handle }
     }
 
@@ -94,36 +107,27 @@ impl Cache {
 
     /// The database file.
     pub fn path(&self) -> &Path {
-        self.shared().path()
+        &self.shared().database
     }
 
-    /// Begins to open the database and to load the stage cache on another thread, so that they are
-    /// ready when they are needed. Worth calling before a plan is checked.
+    /// Begins to open the segments on another thread, so that they are ready when they are needed. Worth
+    /// calling before a plan is checked.
     pub fn warm(&self) {
         self.shared().warm();
     }
 
-    /// Whether it lives in the workspace's file; opens it. `None` if there is no cache at all.
-    pub fn home(&self) -> Option<Home> {
-        self.shared().db().map(|db| db.home)
-    }
-
-    /// Why the database cannot be used, if it is damaged: reads all of it. One that another process has open
-    /// is not looked at. To be asked before anything else is.
-    pub fn damage(&self) -> Option<String> {
-        Db::damage(self.path())
-    }
-
-    /// Renames a damaged database, so that an empty one takes its place; gives the new name.
+    /// Makes durable what was put so far. Appending to a run's log does so first: so a stage that an event
+    /// calls committed is never computed again.
     ///
     /// # Errors
-    /// Why it cannot be renamed.
-    pub fn put_aside(&self, why: &str) -> Result<PathBuf, String> {
-        db::set_aside(self.path(), why)
+    /// If the disk cannot take it.
+    pub fn sync(&self) -> Result<(), DiskError> {
+        self.shared().sync()
     }
 
-    /// Writes everything that was put so far. To be called when a run ends.
+    /// Folds into the database what this process put, for queries. To be called when a run ends. Where another
+    /// process is at it, or a program has the database open, a later call folds it.
     pub fn flush(&self) {
-        self.shared().flush();
+        self.shared().fold_own(PATIENCE);
     }
 }

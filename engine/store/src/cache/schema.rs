@@ -1,7 +1,9 @@
 //! The tables, documented where people see it: in the database.
 
-/// Version of the tables. A database of another version is set aside.
-pub(crate) const VERSION: i64 = 1;
+/// Version of the tables. A database of an unknown version is put aside.
+pub(crate) const VERSION: i64 = 2;
+/// The version in which the database was the only place of the cache.
+pub(crate) const FIRST: i64 = 1;
 
 /// Creates everything.
 pub(crate) const CREATE: &str = r"
@@ -10,22 +12,20 @@ COMMENT ON TABLE meta IS 'Version of these tables';
 
 CREATE TABLE embeddings (
   space BLOB, text BLOB, head UBIGINT, dim INTEGER, vector FLOAT[]);
-CREATE INDEX embeddings_head ON embeddings (head);
 COMMENT ON TABLE embeddings IS 'Vectors of texts: one row a space and text. hex(space) gives a digest as Headstart prints it, in capitals';
 COMMENT ON COLUMN embeddings.space IS 'Digest of the space (the encoder and its settings) and of what computed the vectors';
 COMMENT ON COLUMN embeddings.text IS 'Digest of the text';
-COMMENT ON COLUMN embeddings.head IS 'First eight bytes of the digest of the text as a number, for the index';
+COMMENT ON COLUMN embeddings.head IS 'First eight bytes of the digest of the text as a number';
 COMMENT ON COLUMN embeddings.dim IS 'Length of the vector';
 COMMENT ON COLUMN embeddings.vector IS 'The vector';
 
 CREATE TABLE responses (
   model BLOB, settings BLOB, prompt BLOB, head UBIGINT, answer VARCHAR);
-CREATE INDEX responses_head ON responses (head);
 COMMENT ON TABLE responses IS 'Answers of models to prompts: one row a model, settings and prompt';
 COMMENT ON COLUMN responses.model IS 'Digest of the model or pLLM';
 COMMENT ON COLUMN responses.settings IS 'Digest of the settings of generation and of what computed the answers';
 COMMENT ON COLUMN responses.prompt IS 'Digest of the prompt';
-COMMENT ON COLUMN responses.head IS 'First eight bytes of the digest of the prompt as a number, for the index';
+COMMENT ON COLUMN responses.head IS 'First eight bytes of the digest of the prompt as a number';
 COMMENT ON COLUMN responses.answer IS 'The answer';
 
 CREATE TABLE stage_cache (
@@ -40,6 +40,11 @@ COMMENT ON COLUMN stage_cache.seconds IS 'How long the stage took';
 COMMENT ON COLUMN stage_cache.entry IS 'Output, released parts and seconds, as JSON';
 COMMENT ON COLUMN stage_cache.preimage IS 'What the key is the digest of: kind, version, arguments, inputs, as JSON';
 COMMENT ON COLUMN stage_cache.added IS 'When, UTC';
+
+CREATE TABLE folded (segment VARCHAR, bytes UBIGINT);
+COMMENT ON TABLE folded IS 'How far each segment in the folder cache is folded into these tables';
+COMMENT ON COLUMN folded.segment IS 'Name of the segment';
+COMMENT ON COLUMN folded.bytes IS 'Bytes of it whose entries are here';
 
 CREATE TABLE runs (
   id VARCHAR, pipeline VARCHAR, status VARCHAR, started TIMESTAMP, finished TIMESTAMP,
@@ -92,18 +97,26 @@ COMMENT ON COLUMN coefficients.low IS 'Lower end of its 95 % interval';
 COMMENT ON COLUMN coefficients.high IS 'Upper end of its 95 % interval';
 ";
 
+/// Makes tables of version 1 those of this version.
+pub(crate) const UPGRADE: &str = r"
+DROP INDEX IF EXISTS embeddings_head;
+DROP INDEX IF EXISTS responses_head;
+CREATE TABLE IF NOT EXISTS folded (segment VARCHAR, bytes UBIGINT);
+COMMENT ON TABLE folded IS 'How far each segment in the folder cache is folded into these tables';
+COMMENT ON COLUMN folded.segment IS 'Name of the segment';
+COMMENT ON COLUMN folded.bytes IS 'Bytes of it whose entries are here';
+UPDATE meta SET value = 2 WHERE key = 'version';
+";
+
 /// Staging tables of the connection that writes.
 pub(crate) const STAGING: &str = r"
 CREATE TEMP TABLE stage_in (
   key VARCHAR, output VARCHAR, type VARCHAR, private_to VARCHAR, seconds DOUBLE,
   entry VARCHAR, preimage VARCHAR, added BIGINT);
-CREATE TEMP TABLE forget_in (key VARCHAR);
+CREATE TEMP TABLE forget_in (key VARCHAR, added BIGINT);
 CREATE TEMP TABLE response_in (model BLOB, settings BLOB, prompt BLOB, head UBIGINT, answer VARCHAR);
 ";
 
 /// Staging table of the connection that writes vectors.
 pub(crate) const VECTOR_STAGING: &str =
     "CREATE TEMP TABLE embedding_in (space BLOB, text BLOB, head UBIGINT, dim INTEGER, vector FLOAT[])";
-
-/// Staging table of the connection that reads.
-pub(crate) const WANTED: &str = "CREATE TEMP TABLE wanted (head UBIGINT)";

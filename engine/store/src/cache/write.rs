@@ -1,5 +1,6 @@
 //! How a batch gets into the database.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use duckdb::{Connection, params};
@@ -11,14 +12,12 @@ use super::head::head;
 use super::raw::RawConnection;
 use super::records::{CoefficientRow, PllmRow, Record, RunRow, StageRunRow};
 
-/// Writes a batch: vectors in one transaction, everything else in another.
-pub(crate) fn write(db: &Db, batch: &Batch) -> Result<(), String> {
+/// Writes a batch: vectors in one transaction, then everything else in another, with how far segments are
+/// folded. Vectors that are written twice are kept once.
+pub(crate) fn write(db: &Db, batch: &Batch, folded: &BTreeMap<String, u64>) -> Result<(), String> {
     let mut side = db.write();
     write_vectors(&mut side.vectors, batch)?;
     let main = &side.main;
-    if batch.responses.is_empty() && batch.stages.is_empty() && batch.records.is_empty() {
-        return Ok(());
-    }
     let all = || -> Result<(), duckdb::Error> {
         main.execute_batch("BEGIN")?;
         write_responses(main, batch)?;
@@ -28,6 +27,10 @@ pub(crate) fn write(db: &Db, batch: &Batch) -> Result<(), String> {
                 Record::Run(run, stages) => write_run(main, run, stages)?,
                 Record::Catalog(id, pllms, coefficients) => write_catalog(main, id, pllms, coefficients)?,
             }
+        }
+        for (segment, bytes) in folded {
+            main.execute("DELETE FROM folded WHERE segment = ?", [segment])?;
+            main.execute("INSERT INTO folded VALUES (?, ?)", params![segment, bytes])?;
         }
         main.execute_batch("COMMIT")
     };
@@ -88,34 +91,27 @@ fn write_stages(main: &Connection, batch: &Batch) -> Result<(), duckdb::Error> {
         return Ok(());
     }
     let mut forget = main.appender_to_catalog_and_db("forget_in", "temp", "main")?;
-    for key in batch.stages.keys() {
-        forget.append_row([key.to_string()])?;
+    for (key, (added, _)) in &batch.stages {
+        forget.append_row(params![key.to_string(), added])?;
     }
     forget.flush()?;
     drop(forget);
     let mut stages = main.appender_to_catalog_and_db("stage_in", "temp", "main")?;
-    for (key, put) in &batch.stages {
+    for (key, (added, put)) in &batch.stages {
         let Some(put) = put else { continue };
         let output = &put.entry.output;
         let ty = format!("{:?}", output.ty);
         let (key, id) = (key.to_string(), output.id.to_string());
         let seconds = put.entry.seconds;
-        stages.append_row(params![
-            key,
-            id,
-            ty,
-            output.private_to,
-            seconds,
-            put.json,
-            put.preimage,
-            put.added
-        ])?;
+        stages.append_row(params![key, id, ty, output.private_to, seconds, put.json, put.preimage, added])?;
     }
     stages.flush()?;
     drop(stages);
     main.execute_batch(
-        "DELETE FROM stage_cache WHERE key IN (SELECT key FROM forget_in);
-         INSERT INTO stage_cache SELECT * REPLACE (make_timestamp(added) AS added) FROM stage_in;
+        "DELETE FROM stage_cache USING forget_in f WHERE stage_cache.key = f.key AND
+           stage_cache.added <= make_timestamp(f.added);
+         INSERT INTO stage_cache SELECT * REPLACE (make_timestamp(added) AS added) FROM stage_in n
+           WHERE NOT EXISTS (SELECT 1 FROM stage_cache o WHERE o.key = n.key);
          DELETE FROM forget_in; DELETE FROM stage_in;",
     )
 }

@@ -9,7 +9,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fs4::fs_std::FileExt;
-use headstart_content::Unsynced;
 use headstart_disk::{Disk, DiskError, DiskFile, Open};
 use serde::Serialize;
 
@@ -37,6 +36,9 @@ pub struct RunLog {
     inner: Arc<Inner>,
 }
 
+/// Makes durable what events may speak of, before a record of them is written.
+pub(crate) type Before = Box<dyn Fn() -> Result<(), String> + Send>;
+
 struct Inner {
     id: Arc<str>,
     queue: Option<SyncSender<Append>>,
@@ -59,13 +61,13 @@ impl RunLog {
         path: &Path,
         disk: &dyn Disk,
         lock: Lock,
-        contents: Arc<Unsynced>,
+        before: Before,
     ) -> Result<Self, StoreError> {
         let (file, chain) = recover(disk, path)?;
         let (queue, incoming) = mpsc::sync_channel(QUEUE);
         let broken = Arc::new(Mutex::new(None));
         let (path, at) = (path.to_owned(), path);
-        let writer = Writer { file, path, chain, contents, broken: Arc::clone(&broken), record: Vec::new() };
+        let writer = Writer { file, path, chain, before, broken: Arc::clone(&broken), record: Vec::new() };
         let writer = std::thread::Builder::new()
             .name(format!("log {id}"))
             .spawn(move || writer.work(&incoming))
@@ -178,8 +180,7 @@ struct Writer {
     file: Box<dyn DiskFile>,
     path: PathBuf,
     chain: u32,
-    /// Contents that events may speak of.
-    contents: Arc<Unsynced>,
+    before: Before,
     broken: Arc<Mutex<Option<String>>>,
     record: Vec<u8>,
 }
@@ -238,7 +239,7 @@ impl Writer {
         let already_broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let result = match already_broken {
             Some(why) => Err(why),
-            None => self.contents.sync().map_err(|e| e.to_string()).and_then(|()| self.write(group)),
+            None => (self.before)().and_then(|()| self.write(group)),
         };
         if let Err(why) = &result {
             // After a failed write or sync nobody knows what is on disk, so nothing may follow.
@@ -313,8 +314,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let (path, disk) = (dir.path().join("events"), SimulatedDisk::new());
         let lock = Lock::take(&disk, &dir.path().join("lock"), "r").expect("locks");
-        let contents = Arc::new(Unsynced::new(dir.path().to_owned(), disk.shared()));
-        let log = RunLog::open("r", &path, &disk, lock, contents).expect("opens");
+        let log = RunLog::open("r", &path, &disk, lock, Box::new(|| Ok(()))).expect("opens");
         log.append(&[1]).expect("written");
         disk.fail_once(disk.writes() + 1, Fault::Full);
         let failed = log.append(&[2]).expect_err("cannot be written");
