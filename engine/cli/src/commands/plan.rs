@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use headstart_builtin::backend::Choice;
 use headstart_console::color::{Ink, paint};
 use headstart_console::{errln, outln, print};
+use headstart_disk::{Disk, SystemDisk};
 use headstart_driver::{Preview, preview};
 use headstart_dsl::plan::{Declared, Place, Plan};
 use headstart_protocol::Type;
@@ -32,6 +34,7 @@ pub fn run(place: &Location<'_>, backend: Choice, args: &PlanArgs) -> Result<(),
     let here = std::env::current_dir().map_err(CommandError::internal)?;
     let custom = Arc::new(headstart_host::Trusted::default());
     let temporary = Workspace::temporary()?;
+    let _removed = Removed(temporary.dir().to_owned());
     let stages = isolated_stages(&temporary, backend, true)?;
     let previews = preview(&plan, &here, temporary, stages, custom, place.optional()?);
     let previews = previews.map_err(CommandError::input)?;
@@ -48,6 +51,16 @@ pub fn run(place: &Location<'_>, backend: Choice, args: &PlanArgs) -> Result<(),
         }
     }
     if fails { Err(CommandError::silent(crate::exit::INPUT)) } else { Ok(()) }
+}
+
+/// A folder that goes with the command: threads that still end would keep a temporary workspace.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        // What stays is in the system's temporary folder.
+        let _ = SystemDisk.remove_dir_all(&self.0);
+    }
 }
 
 /// The decision, and the rest of the sentence.
