@@ -7,14 +7,10 @@ use headstart_disk::{files, free_space};
 use headstart_protocol::text::bytes;
 use headstart_protocol::{Failure, FailureClass};
 
-use super::room::PrivateRoom;
+use super::room::{FILE, PrivateRoom, RESERVE};
 
 /// Bytes that public artifacts may take up, where the owner says nothing else.
 pub const DEFAULT_DISK_QUOTA: u64 = 20 << 30;
-/// Bytes of the disk that are left free, whatever the quota is.
-pub(super) const RESERVE: u64 = 1 << 30;
-/// What a file takes beside its content: a block, its name.
-pub(super) const FILE: u64 = 4 << 10;
 
 /// Folders of the public store that hold contents; the others hold links to them.
 const COUNTED: [&str; 3] = ["blobs", "manifests", "partial"];

@@ -11,11 +11,14 @@ use headstart_disk::{Disk, DiskError, files, free_space};
 use headstart_protocol::text::bytes;
 use headstart_protocol::{Failure, FailureClass};
 
-use super::quota::{FILE, RESERVE};
 use crate::state::State;
 
 /// Bytes that private stages may take up, where the owner says nothing else.
 pub const DEFAULT_PRIVATE_QUOTA: u64 = 10 << 30;
+/// Bytes of the disk that downloads leave free, whatever their quota is.
+pub(super) const RESERVE: u64 = 1 << 30;
+/// What a file takes beside its content: a block, its name.
+pub(super) const FILE: u64 = 4 << 10;
 /// Bytes of the disk that private stages leave free, whatever their quota is.
 const FLOOR: u64 = RESERVE / 2;
 /// Bytes that are kept for what has to be written down in any case: a result on its way, and that it is.
