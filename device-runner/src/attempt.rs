@@ -236,7 +236,8 @@ fn explained(task: &Task, failure: Failure, stopped: Option<Stop>) -> Failure {
             headstart_runner::limit::exceeded(&task.name, limit)
         }
         (FailureClass::Cancelled, Some(Stop::Shutdown)) => {
-            Failure::new(FailureClass::Lost, "the device was stopped while it ran")
+            // Not the stage's doing: the engine offers it again, and counts nothing against it.
+            Failure::new(FailureClass::Cancelled, "the device was stopped while it ran")
         }
         _ => failure,
     }

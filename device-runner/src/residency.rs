@@ -181,6 +181,9 @@ pub fn for_the_engine(failure: &Failure, phase: Phase) -> Failure {
         FailureClass::Denied => "denied by the device's release policy",
         FailureClass::Transient => "something outside the stage went wrong on the device",
         FailureClass::DiskFull => "the device's disk is full",
+        FailureClass::Environment => {
+            "the device does not give what the stage needs, such as permission to write"
+        }
         FailureClass::Memory => "the device does not have the memory that the stage needs",
         FailureClass::Cancelled => "the stage was stopped",
         FailureClass::Timeout => "the stage ran past its time limit",

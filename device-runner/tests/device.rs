@@ -154,7 +154,11 @@ async fn a_running_stage_is_stopped_by_the_engine_by_time_and_by_its_owner() {
         later.cancel();
     });
     let summary = headstart_device::run(options, vec![stages::slow()], stop).await.expect("stops");
-    assert_eq!((summary.failed, failure(&engine).class), (1, FailureClass::Lost));
+    assert_eq!(
+        (summary.failed, failure(&engine).class),
+        (1, FailureClass::Cancelled),
+        "no loss of the stage"
+    );
 }
 
 #[tokio::test]

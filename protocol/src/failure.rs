@@ -36,6 +36,9 @@ pub enum FailureClass {
     /// The disk of the machine that runs the stage is full: nothing that the stage did, and nothing that is
     /// remembered of it. A run stops and can be resumed; a device stops and is given the stage again.
     DiskFull,
+    /// The machine that runs the stage does not give what every stage needs: permission to write its folders,
+    /// processes, open files. Like a full disk, it says nothing about the stage.
+    Environment,
     /// The memory limit does not suffice.
     Memory,
     /// The stage was told to stop.
@@ -48,6 +51,14 @@ pub enum FailureClass {
     MissingArtifact,
     /// A defect in Headstart.
     Internal,
+}
+
+impl FailureClass {
+    /// Whether the machine is the cause, and no property of the stage: nothing is remembered against the stage,
+    /// which is tried again later.
+    pub fn is_environment(self) -> bool {
+        matches!(self, Self::DiskFull | Self::Environment)
+    }
 }
 
 impl Failure {
@@ -98,6 +109,11 @@ impl Failure {
 
 impl From<DiskError> for Failure {
     fn from(e: DiskError) -> Self {
-        Self::of_io(&e.source, e.to_string())
+        let message = e.to_string();
+        // What is read may be named by the pipeline; what is written is the runner's own.
+        if !e.doing.starts_with("read") && headstart_disk::is_refused(&e.source) {
+            return Self::new(FailureClass::Environment, message).help(headstart_disk::REFUSED_HELP);
+        }
+        Self::of_io(&e.source, message)
     }
 }

@@ -51,22 +51,30 @@ impl CommandError {
     /// A run that could not go on; one that found no room can be resumed.
     pub fn of_run(e: &EngineError) -> Self {
         match e {
-            EngineError::DiskFull { run, .. }
-            | EngineError::LogBroken { run, .. }
-            | EngineError::Store(StoreError::LogBroken { id: run, .. }) => {
-                let help = format!("free some space there, then resume: headstart run FILE --resume {run}");
-                Self::failed(e).help(help)
+            EngineError::Environment { failure, .. } => Self::failed(e).help(match &failure.help {
+                Some(help) => format!("{help}: it resumes the run"),
+                None => format!("{}: it resumes the run", headstart_disk::FULL_HELP),
+            }),
+            EngineError::LogBroken { .. } | EngineError::Store(StoreError::LogBroken { .. }) => {
+                Self::failed(e).help(
+                    "free some space there, or allow this user to write there; the same command then resumes the run",
+                )
             }
             _ => Self::failed(e),
         }
     }
 
-    /// `message`, where `cause` is what the disk could not do: a full disk is no wrong input.
+    /// `message`, where `cause` is what the disk could not do: a disk that is full or may not be written is no wrong
+    /// input.
     fn of_disk(cause: Option<&DiskError>, message: impl fmt::Display) -> Self {
-        if cause.is_some_and(|e| headstart_disk::is_full(&e.source)) {
-            Self::failed(message).help(headstart_disk::FULL_HELP)
-        } else {
-            Self::input(message)
+        match cause {
+            Some(e) if headstart_disk::is_full(&e.source) => {
+                Self::failed(message).help(headstart_disk::FULL_HELP)
+            }
+            Some(e) if !e.doing.starts_with("read") && headstart_disk::is_refused(&e.source) => {
+                Self::failed(message).help(headstart_disk::REFUSED_HELP)
+            }
+            _ => Self::input(message),
         }
     }
 

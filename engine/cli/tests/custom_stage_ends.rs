@@ -42,7 +42,8 @@ time.sleep(300)
 const DECLARATION: &str = r#"{ "program": "raw.py", "protocol": 1, "stages": [
   { "name": "stubborn", "version": 1, "makes": "Metrics" } ] }"#;
 
-const PIPELINE: &str = "program raw = \"stages/raw.py\"\nstage n: Metrics = raw.stubborn()\noutput n = n\n";
+const PIPELINE: &str =
+    "program raw = \"stages/raw.py\"\nstage n: Metrics = raw.stubborn() { losses: 1 }\noutput n = n\n";
 
 /// A run whose stage is running, and the numbers of its program, of that program's child and of its daemon.
 fn start(place: &Place) -> (Child, [u32; 3]) {
@@ -143,6 +144,7 @@ fn a_program_whose_supervisor_is_killed_is_one_attempt_that_failed() {
     let output = run.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("killed by signal 9"), "{said}");
+    assert!(said.contains("quarantined") && said.contains("--retry 'n'"), "{said}");
     assert!(!lives(pids[0]), "the program ends with its supervisor");
     // The others are followed by nobody any more.
     for pid in &pids[1..] {

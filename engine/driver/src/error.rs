@@ -2,6 +2,7 @@
 
 use headstart_core::ApplyError;
 use headstart_disk::DiskError;
+use headstart_protocol::Failure;
 use headstart_protocol::expr::ResolveError;
 use headstart_protocol::text::quoted;
 use headstart_store::StoreError;
@@ -64,15 +65,16 @@ pub enum EngineError {
     /// A file of the engine could not be read or written.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// There was no room for what a stage makes, so the run was stopped: it can be resumed.
-    #[error("run `{run}` was stopped at `{instance}`: {why}")]
-    DiskFull {
+    /// The machine does not give what a stage needs, such as room on the disk, so the run was stopped: it can be
+    /// resumed.
+    #[error("run `{run}` was stopped at `{instance}`: {}", failure.message)]
+    Environment {
         /// The run.
         run: String,
-        /// The instance that found no room.
+        /// The instance that could not be run.
         instance: String,
-        /// What could not be written, and why.
-        why: String,
+        /// What the machine does not give.
+        failure: Failure,
     },
     /// The thread that drives the run ended without a result.
     #[error("the thread that drives run `{0}` was lost; the same command resumes it")]

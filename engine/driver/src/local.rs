@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use headstart_core::{Prepared, RunState};
 use headstart_disk::files::TempDir;
-use headstart_disk::{Disk, is_full};
+use headstart_disk::{Disk, FULL_HELP, REFUSED_HELP, is_full, is_refused};
 use headstart_env::Env;
 use headstart_protocol::declared::ProgramRef;
 use headstart_protocol::expr::{Expr, Value};
@@ -121,8 +121,14 @@ fn is_source(task: &LocalTask) -> bool {
 pub(crate) fn store_failure(e: impl Into<StoreError>) -> Failure {
     let e = e.into();
     if let Some(disk) = e.disk_error().filter(|e| e.source.kind() != std::io::ErrorKind::NotFound) {
-        let class = if is_full(&disk.source) { FailureClass::DiskFull } else { FailureClass::Transient };
-        return Failure::new(class, e.to_string());
+        let message = e.to_string();
+        return match &disk.source {
+            full if is_full(full) => Failure::new(FailureClass::DiskFull, message).help(FULL_HELP),
+            refused if is_refused(refused) => {
+                Failure::new(FailureClass::Environment, message).help(REFUSED_HELP)
+            }
+            _ => Failure::new(FailureClass::Transient, message),
+        };
     }
     let (class, help) = match &e {
         // What is damaged is as good as gone.

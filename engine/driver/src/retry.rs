@@ -26,7 +26,9 @@ pub(crate) fn retry_at(
 ) -> Option<u64> {
     let failures = state.failures(instance);
     let tries = match failure.class {
-        FailureClass::Transient | FailureClass::DiskFull | FailureClass::Timeout => {
+        // Its device lacks something, and may get it: as often as that takes.
+        class if class.is_environment() => state.lost(instance),
+        FailureClass::Transient | FailureClass::Timeout => {
             (failures < state.instance(instance).policy.retry).then_some(failures)?
         }
         // Before the next attempt, losses are counted.

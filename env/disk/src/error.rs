@@ -7,6 +7,9 @@ use std::{error, fmt};
 /// What to do about a full disk.
 pub const FULL_HELP: &str = "free some space there, then run the same command again";
 
+/// What to do about a disk that refuses to be written.
+pub const REFUSED_HELP: &str = "allow this user to write there, then run the same command again";
+
 /// Something that could not be done with a file or folder.
 #[derive(Debug)]
 pub struct DiskError {
@@ -40,6 +43,11 @@ impl error::Error for DiskError {
 /// Whether there was no room left.
 pub fn is_full(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+/// Whether writing was not allowed.
+pub fn is_refused(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
 }
 
 /// The cause in plain words.

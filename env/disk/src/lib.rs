@@ -27,7 +27,7 @@ use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-pub use error::{DiskError, FULL_HELP, is_full, reason};
+pub use error::{DiskError, FULL_HELP, REFUSED_HELP, is_full, is_refused, reason};
 pub use system::{SystemDisk, free_space};
 
 /// How a file is opened to be written.

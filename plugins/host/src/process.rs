@@ -287,6 +287,11 @@ fn not_started(program: &Path, e: &std::io::Error) -> Failure {
         ErrorKind::PermissionDenied => {
             Failure::input(format!("{at} may not be executed")).help(format!("`chmod +x {at}` allows it"))
         }
+        ErrorKind::OutOfMemory | ErrorKind::WouldBlock => {
+            let m = format!("{at} is not started: {e}");
+            Failure::new(FailureClass::Environment, m)
+                .help("memory or processes are used up: end something, then run the same command again")
+        }
         ErrorKind::Interrupted => {
             Failure::new(FailureClass::Cancelled, format!("{at} is not started: the runner is stopping"))
         }

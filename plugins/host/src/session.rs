@@ -291,9 +291,13 @@ impl<'a> Session<'a> {
     }
 
     /// A failure by the way the program ended. Nobody knows what an exit status or a signal means,
-    /// so `retry:` tries again.
+    /// so `retry:` tries again; one that somebody killed is lost.
     pub fn ended_badly(&self, status: ExitStatus, then: &str) -> Failure {
-        self.may_pass(format!("{}{then}", ended(status)))
+        let what = format!("{}{then}", ended(status));
+        if was_killed(status) {
+            return Failure::new(FailureClass::Lost, self.sentence(&what));
+        }
+        self.may_pass(what)
     }
 
     fn sentence(&self, what: &str) -> String {
@@ -306,6 +310,14 @@ impl<'a> Session<'a> {
         }
         text
     }
+}
+
+/// Whether somebody killed it: a person, or a system that ran out of memory.
+fn was_killed(status: ExitStatus) -> bool {
+    #[cfg(unix)]
+    return matches!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9 | 15));
+    #[cfg(not(unix))]
+    return false;
 }
 
 /// How a program ended, in words.

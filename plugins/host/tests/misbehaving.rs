@@ -72,7 +72,7 @@ fn every_misbehaviour_has_its_message_and_class() {
         ("lingers", FailureClass::Transient, &["did not end within 0.7 s"]),
         ("text_metric", FailureClass::Input, &["`x` is \"many\", not a number"]),
         ("unknown_use", FailureClass::Input, &["not among its arguments"]),
-        ("killed", FailureClass::Transient, &["killed by signal 9"]),
+        ("killed", FailureClass::Lost, &["killed by signal 9"]),
         ("fails", FailureClass::Transient, &["failed: the moon is in the way", "the last line of the log"]),
     ] {
         let failure = run(how, &MemoryContext::new()).0.expect_err(how);

@@ -218,7 +218,9 @@ pub(crate) fn too_much(kind: &str, holds: Option<u64>, most: Option<u64>) -> Fai
 
 /// A worker that cannot be started.
 pub(crate) fn not_started(kind: &str, e: &io::Error) -> Failure {
-    Failure::new(FailureClass::Transient, format!("stage `{kind}`: no worker process can be started: {e}"))
+    let m = format!("stage `{kind}`: no worker process can be started: {e}");
+    Failure::new(FailureClass::Environment, m)
+        .help("memory, processes or open files are used up: end something, then run the same command again")
 }
 
 #[cfg(test)]

@@ -71,8 +71,10 @@ impl RunState {
                         node.lost += 1;
                         node.stage_losses += 1;
                     }
-                    // Somebody stopped it.
-                    FailureClass::Cancelled if again => node.lost += 1,
+                    // Somebody stopped it, or the machine does not give what it needs.
+                    class if again && (class == FailureClass::Cancelled || class.is_environment()) => {
+                        node.lost += 1;
+                    }
                     _ => node.failures += 1,
                 }
                 node.open_fence = None;

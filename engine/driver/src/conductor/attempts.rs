@@ -240,13 +240,13 @@ impl Conductor {
             live.supersede();
         }
         let saved_progress = live.as_ref().is_some_and(|live| live.saved_progress(&self.engine.ws));
-        if failure.class == FailureClass::DiskFull
+        if failure.class.is_environment()
             && live.is_some_and(|live| matches!(live.runner, Runner::Local { .. }))
         {
-            // Nothing is recorded: no other stage would find room either, and a run that is resumed
-            // treats the attempt as one that a crash ended.
+            // Nothing is recorded: no other stage would fare better, and a run that is resumed treats the attempt
+            // as one that a crash ended.
             let (run, instance) = (self.id.clone(), self.state.instance(instance).name.clone());
-            self.broken.get_or_insert(EngineError::DiskFull { run, instance, why: failure.message });
+            self.broken.get_or_insert(EngineError::Environment { run, instance, failure });
             return;
         }
         let now = self.now();

@@ -270,6 +270,7 @@ fn general(failure: &Failure, device: &str, task: &Task) -> Failure {
         FailureClass::Input => "the stage's input is wrong",
         FailureClass::Transient => "something outside the stage went wrong",
         FailureClass::DiskFull => "its disk is full",
+        FailureClass::Environment => "the device does not give what the stage needs",
         FailureClass::Memory => "the stage needs more memory than there is",
         FailureClass::Cancelled => "the stage was stopped",
         FailureClass::Timeout => "the stage ran past its time limit",
