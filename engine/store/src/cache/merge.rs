@@ -178,8 +178,10 @@ impl Shared {
 }
 
 /// Of each entry the segment, place and time of its newest frame.
-fn newest(paths: &[PathBuf]) -> Result<HashMap<Hash, (usize, u64, Option<i64>)>, DiskError> {
-    let mut newest: HashMap<Hash, (usize, u64, Option<i64>)> = HashMap::new();
+type Newest = HashMap<Hash, (usize, u64, Option<i64>)>;
+
+fn newest(paths: &[PathBuf]) -> Result<Newest, DiskError> {
+    let mut newest = Newest::new();
     for (i, path) in paths.iter().enumerate() {
         each_frame(path, |loc, kind, body| {
             let added = added_of(kind, body);

@@ -1,7 +1,7 @@
 //! The cache: what stages made by key, embeddings and answers row by row, an index of runs and catalogs.
 //!
 //! The entries are in segments, append-only files that any number of processes write and read at once
-//! ([`segment`]). DuckDB holds all of it again in plain tables, for queries: segments are folded into it at the
+//! (`segment`). DuckDB holds all of it again in plain tables, for queries: segments are folded into it at the
 //! end of a run and before a query. So a damaged or missing database loses nothing, and no process waits
 //! for another to look something up.
 //!
@@ -11,7 +11,7 @@
 //!
 //! # Layout
 //! - [`Cache`]: the whole.
-//! - [`segment`]: the files, their entries and indexes. `state`: those of a workspace, and how entries are put.
+//! - `segment`: the files, their entries and indexes. `state`: those of a workspace, and how entries are put.
 //! - `stages`, `rows`: results of stages by key, embeddings and responses. `claims`: who computes a stage.
 //! - `fold`, `batch`, `write`: how segments get into the database. `merge`: small segments become large ones.
 //! - `db`, `schema`, `raw`, `head`: the database, its tables, vectors in bulk, the part of a digest in a column.
