@@ -10,7 +10,9 @@ use std::sync::{Mutex, PoisonError};
 
 use headstart_content::read_bounded;
 use headstart_inspect::{Part, PartKind, inspect};
-use headstart_protocol::contract::{NOT_APPROVED, Proposal, Role, StageCondition};
+use headstart_protocol::contract::{
+    NOT_APPROVED, Proposal, Role, StageArguments, StageCondition, stage_name,
+};
 use headstart_protocol::task::Task;
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, FileRef, Manifest};
 use headstart_transport::PublicKey;
@@ -72,6 +74,8 @@ impl Gate {
     ) -> Needs {
         let mut proposal = Proposal::default();
         proposal.add_stage(&task.kind, task.version, task.program.as_ref(), &task.ty, &task.release);
+        let of = stage_name(&task.kind, task.program.as_ref());
+        proposal.arguments.insert(StageArguments::of(&of, &task.args));
         proposal.conditions.extend(decisions.iter().cloned());
         let mut models = Vec::new();
         for manifest in named {

@@ -75,6 +75,19 @@ impl Device {
         Held { lineage: Some(self.lineage(task, attempted)), ..Held::nothing(task) }
     }
 
+    /// What is known of a result that was made before, where a task with the same arguments gives it.
+    pub(crate) fn read_under(&self, task: &Task, made: Lineage) -> Lineage {
+        let read = self.rows_read(task);
+        let numbers =
+            made.numbers.into_iter().map(|(name, rows)| (name, fewest(Some(rows), read).unwrap_or(rows)));
+        Lineage {
+            rows: fewest(made.rows, read),
+            answered: made.answered,
+            numbers: numbers.collect(),
+            sources: made.sources.into_iter().chain(self.sources(task)).collect(),
+        }
+    }
+
     /// With which tasks one may share rows and progress: those that read the same files of the owner.
     pub(crate) fn shared_rows(&self, task: &Task) -> Digest {
         Digest::of_json(&(&self.data, self.sources(task)))
@@ -164,7 +177,17 @@ fn number_at<'p>(manifest: &Manifest, path: &[&'p str]) -> Option<&'p str> {
     }
 }
 
-/// The learning curve of a pLLM among its numbers.
+/// Whether a manifest's value holds a number of this name.
+fn has_number(manifest: &Manifest, name: &str) -> bool {
+    let numbers = match manifest.ty.present() {
+        Type::Metrics => Some(&manifest.value),
+        Type::Pllm => manifest.value.get("metrics"),
+        _ => None,
+    };
+    numbers.is_some_and(|numbers| numbers.get(name).is_some())
+}
+
+/// The learning curve of a pLLM has behind it what this one of its numbers has.
 pub(crate) const CURVE: &str = "loss";
 
 #[cfg(test)]

@@ -53,7 +53,10 @@ impl Device {
             return false;
         }
         let Held { name, run, .. } = Held::nothing(task);
-        let kept = self.store.private.keep_as(promised, &Held { name, run, ..held }, &from);
+        // What it is read under now, such as a `when`, is behind it too.
+        let lineage = held.lineage.clone().map(|lineage| self.read_under(task, lineage));
+        let held = Held { name, run, lineage, ..held };
+        let kept = self.store.private.keep_as(promised, &held, &from);
         kept.inspect_err(|e| tracing::debug!("{}: made again: {e}", task.name)).is_ok()
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headstart_protocol::contract::{Proposal, Source, Sources, conditions, stage_name};
+use headstart_protocol::contract::{Proposal, Source, Sources, StageArguments, conditions, stage_name};
 use headstart_protocol::declared::DeclaredStage;
 pub use headstart_protocol::declared::Program;
 use headstart_protocol::expr::Expr;
@@ -295,6 +295,7 @@ impl Plan {
             proposal.add_stage(&i.kind, i.version, program, ty, &i.release);
             if i.private_to.is_some() {
                 let of = stage_name(&i.kind, program);
+                proposal.arguments.insert(StageArguments::of(&of, &i.args));
                 proposal.conditions.extend(conditions(&of, &i.args, i.when.as_ref(), self));
             }
         }

@@ -4,6 +4,7 @@
 //! An engine sends the [`Proposal`] of a run with each task, so that one approval covers the run. The device
 //! finds out by itself what a task needs, in the same form, and runs it only if all of that was approved.
 
+mod arguments;
 mod conditions;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use crate::digest::Digest;
 use crate::kinds;
 use crate::types::Type;
 
+pub use arguments::StageArguments;
 use conditions::LONGEST_CONDITION;
 pub use conditions::{Source, Sources, StageCondition, conditions};
 
@@ -46,6 +48,9 @@ pub struct Proposal {
     /// What stages release.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub releases: BTreeSet<ReleasedField>,
+    /// What stands in the pipeline as arguments of stages: paths, which rows and how many, prompts, seeds.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub arguments: BTreeSet<StageArguments>,
     /// What decides over private values whether, on what, or for how long a stage works.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub conditions: BTreeSet<StageCondition>,
@@ -121,6 +126,7 @@ impl Proposal {
         self.stages.extend(other.stages.iter().cloned());
         self.programs.extend(other.programs.iter().cloned());
         self.releases.extend(other.releases.iter().cloned());
+        self.arguments.extend(other.arguments.iter().cloned());
         self.conditions.extend(other.conditions.iter().cloned());
         self.models.extend(other.models.iter().copied());
     }
@@ -131,6 +137,7 @@ impl Proposal {
             stages: self.stages.difference(&other.stages).cloned().collect(),
             programs: self.programs.difference(&other.programs).cloned().collect(),
             releases: self.releases.difference(&other.releases).cloned().collect(),
+            arguments: self.arguments.difference(&other.arguments).cloned().collect(),
             conditions: self.conditions.difference(&other.conditions).cloned().collect(),
             models: self.models.difference(&other.models).copied().collect(),
         }
@@ -147,6 +154,7 @@ impl Proposal {
             self.stages.len(),
             self.programs.len(),
             self.releases.len(),
+            self.arguments.len(),
             self.conditions.len(),
             self.models.len(),
         ];
@@ -156,6 +164,7 @@ impl Proposal {
         counts.into_iter().all(|n| n <= MOST)
             && names.chain(fields).chain(places).all(|name| name.len() <= LONGEST)
             && self.conditions.iter().all(|c| c.rule.len() <= LONGEST_CONDITION)
+            && self.arguments.iter().all(|a| a.of.len() <= LONGEST && a.is_bounded(LONGEST))
     }
 }
 

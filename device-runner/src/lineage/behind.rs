@@ -6,7 +6,7 @@ use headstart_protocol::task::Task;
 use headstart_protocol::{Args, Stage};
 
 use super::reads::Reads;
-use super::{Attempted, Counted, Lineage, count, rows_file};
+use super::{Attempted, Counted, Lineage, count, has_number, rows_file};
 use crate::device::Device;
 
 /// The smaller of two counts, where there are two.
@@ -64,8 +64,10 @@ impl Device {
         let within = |bounds: &[RowBound]| bounds.iter().map(|bound| bound.rows(&facts)).fold(read, fewest);
         let stage: &dyn Stage = stage.stage();
         lineage.rows = within(&stage.rows());
+        let made = attempted.made.map(|m| &m.manifest);
+        let there = |n: &&Number| made.is_some_and(|m| has_number(m, &n.name));
         let bounded = |n: &Number| Some((n.name.clone(), within(&n.rows)?));
-        lineage.numbers = stage.metrics().iter().filter_map(bounded).collect();
+        lineage.numbers = stage.metrics().iter().filter(there).filter_map(bounded).collect();
         lineage
     }
 }

@@ -185,6 +185,14 @@ fn proposal(
             wrapped(out, "  ", &format!("{what}: {}", words.join(", ")));
         }
     }
+    for a in &p.arguments {
+        let of = shown(a.of.split('@').next().unwrap_or_default());
+        let unusual: Vec<String> =
+            a.unusual().map(|(name, text)| format!("{}: {}", shown(name), rule(text))).collect();
+        if !unusual.is_empty() {
+            wrapped(out, "  ", &format!("{of} with {}", unusual.join(", ")));
+        }
+    }
     for c in &p.conditions {
         // Digests of programs are said where the programs are.
         let of = shown(c.of.split('@').next().unwrap_or_default());

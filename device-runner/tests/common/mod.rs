@@ -21,7 +21,7 @@ use axum::{Json, Router};
 use headstart_device::{
     Allowed, Approval, Contract, DeviceError, Options, ReleaseLimits, Summary, Target, Until,
 };
-use headstart_protocol::contract::{Role, Source, Sources, conditions, stage_name};
+use headstart_protocol::contract::{Role, Source, Sources, StageArguments, conditions, stage_name};
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::{Outcome, Task};
 use headstart_protocol::wire::{
@@ -223,6 +223,7 @@ impl Engine {
             let approved = &mut contract.approved;
             approved.add_stage(&t.kind, t.version, t.program.as_ref(), &t.ty, &t.release);
             let of = stage_name(&t.kind, t.program.as_ref());
+            approved.arguments.insert(StageArguments::of(&of, &t.args));
             approved.conditions.extend(conditions(&of, &t.args, t.when.as_ref(), &*inner));
         }
         let models = inner.manifests.iter().filter(|(_, m)| Role::of(m) == Role::Model);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use headstart_device::history::Ended;
 use headstart_device::{Approval, Contract};
-use headstart_protocol::contract::Proposal;
+use headstart_protocol::contract::{Proposal, StageArguments};
 use headstart_protocol::expr::{CompareOp, Expr, Value};
 use headstart_protocol::task::{Outcome, Task};
 use headstart_protocol::{Digest, Output, Type};
@@ -52,6 +52,7 @@ async fn the_first_proposal_is_approved_as_it_comes_and_nothing_later() {
     let mut proposal = Proposal::default();
     proposal.add_stage("finetune", task(1, "finetune", Type::Pllm, &[]).version, None, &Type::Pllm, &[]);
     proposal.models.insert(model.id);
+    proposal.arguments.insert(StageArguments::of("finetune", &owner.tuned(&model).args));
     t.proposal = Some(proposal);
     assert!(delivered(&owner.run(t).await));
     let t = owner.tuned(&model);
@@ -323,6 +324,7 @@ async fn a_fixed_contract_is_all_there_is() {
     let mut contract = Contract::default();
     contract.approved.add_stage(&t.kind, t.version, None, &t.ty, &[]);
     contract.approved.models.insert(model.id);
+    contract.approved.arguments.insert(StageArguments::of("finetune", &t.args));
     owner.approval = Approval::Fixed(Box::new(contract));
     assert!(delivered(&owner.run(t).await));
     let other = owner.model(&[("config.json", "{\"x\":1}")]);
@@ -349,6 +351,8 @@ async fn a_model_of_the_device_itself_is_looked_into_as_well() {
     let mut t = owner.task("local", Type::Model, &[("path", Value::Path("model".into()))]);
     let mut proposal = Proposal::default();
     proposal.add_stage("finetune", task(1, "finetune", Type::Pllm, &[]).version, None, &Type::Pllm, &[]);
+    let model = owner.model(&[]);
+    proposal.arguments.insert(StageArguments::of("finetune", &owner.tuned(&model).args));
     t.proposal = Some(proposal);
     let own = match owner.run_with(t, vec![local()]).await {
         Outcome::Succeeded { output, .. } => output,

@@ -87,6 +87,15 @@ async fn an_argument_that_is_private_itself_bounds_rows_too() {
     let mut t = task(&mut phone, "evaluate", Type::Metrics, &[("data", value(&mine))], &[""]);
     t.args.insert("answers".into(), field(&counted, "rows"));
     assert_eq!(told(&phone.run(t, vec![measures()]).await, ""), json!({ "loss": 1.5 }));
+    // Of what was not measured, no rows are behind anything.
+    let none = [("data", value(&mine)), ("answers", Value::Int(0))];
+    let t = task(&mut phone, "evaluate", Type::Metrics, &none, &[]);
+    let likelihood =
+        stages::fake("evaluate", |_, _| Ok(Output::new(Type::Metrics, json!({ "loss": 1, "odd": 2 }))));
+    let odd = phone.handle(t, vec![likelihood]).await;
+    let mut t = task(&mut phone, "evaluate", Type::Metrics, &[("data", value(&mine))], &["loss"]);
+    t.args.insert("max_tokens".into(), field(&odd, "odd"));
+    assert_eq!(told(&phone.run(t, vec![measures()]).await, "loss"), json!(1.5));
     // A number over one answer decides how many are answered: whatever comes of it is over one answer.
     let one = [("data", value(&mine)), ("answers", Value::Int(1))];
     let t = task(&mut phone, "evaluate", Type::Metrics, &one, &[]);

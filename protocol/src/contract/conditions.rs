@@ -106,7 +106,7 @@ fn condition(c: &Condition) -> String {
 }
 
 /// A number with 15 digits: the last bits of one can change on its way as JSON.
-fn number(x: f64) -> String {
+pub(super) fn number(x: f64) -> String {
     let digits: f64 = format!("{x:.14e}").parse().unwrap_or(x);
     digits.to_string()
 }
