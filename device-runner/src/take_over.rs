@@ -16,6 +16,10 @@ use crate::queue::{MOST_WAITING, Queue, Queued};
 use crate::residency::{self, reads_paths};
 use crate::store::Held;
 
+/// Handles that the device keeps something for at most. How many there are follows from the tasks alone, so that
+/// a task may be refused for it.
+const MOST_HANDLES: usize = 100_000;
+
 impl Device {
     /// Whether a task is taken over.
     pub(crate) fn takes_over(&self, task: &Task) -> bool {
@@ -47,6 +51,12 @@ impl Device {
         let (private, room) = (&self.store.private, &self.store.private_room);
         let full = |f: &Failure| f.class == FailureClass::DiskFull;
         if private.get(&handle).is_none() {
+            if private.holds(MOST_HANDLES) {
+                let m = format!("results of {MOST_HANDLES} private tasks are kept on this device");
+                return Err(
+                    Failure::input(m).help("remove old ones from the folder `private` of its state folder")
+                );
+            }
             let held = Held { waits: true, ..Held::nothing(task) };
             room.with_reserve(full, || private.keep(&handle, &held, None, self.state.root()))?;
         }

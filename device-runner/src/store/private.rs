@@ -83,6 +83,11 @@ impl Private {
         complete.then_some(held)
     }
 
+    /// Whether as many handles as this stand for something here.
+    pub fn holds(&self, most: usize) -> bool {
+        std::fs::read_dir(&self.root).is_ok_and(|entries| entries.take(most).count() == most)
+    }
+
     /// The folder of an artifact's files.
     pub fn files(&self, handle: &Digest) -> PathBuf {
         self.dir(handle).join("files")
@@ -156,5 +161,47 @@ impl Private {
         )
         .and_then(|_| files::sync_dir(disk, &self.root))
         .map_err(Failure::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headstart_disk::SystemDisk;
+    use headstart_protocol::Type;
+
+    use super::*;
+
+    fn held(name: &str) -> Held {
+        let manifest = Manifest {
+            ty: Type::Metrics,
+            files: Default::default(),
+            value: serde_json::json!({ "name": name }),
+            uses: Default::default(),
+        };
+        Held {
+            name: name.into(),
+            run: "r".into(),
+            manifest: Some(manifest),
+            failure: None,
+            lineage: None,
+            waits: false,
+            maker: None,
+        }
+    }
+
+    #[test]
+    fn a_promise_is_replaced_by_what_was_made_and_handles_are_counted() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let private = Private::new(dir.path().to_owned(), Arc::new(SystemDisk));
+        let (one, other) = (Digest::of(b"one"), Digest::of(b"other"));
+        let promise = Held { waits: true, manifest: None, ..held("x") };
+        private.keep(&one, &promise, None, dir.path()).expect("writes");
+        assert!(private.get(&one).is_some_and(|h| h.waits));
+        private.keep(&one, &held("x"), None, dir.path()).expect("writes");
+        assert_eq!(private.get(&one), Some(held("x")));
+        assert!(private.holds(1) && !private.holds(2));
+        private.keep_as(&other, &held("y"), &one).expect("writes");
+        assert_eq!(private.get(&other), Some(held("y")));
+        assert!(private.holds(2) && !private.holds(3));
     }
 }
