@@ -15,44 +15,12 @@ use headstart_disk::read::{Lines, ROW, ROWS};
 use headstart_protocol::rows::{ROWS_FILE, Row};
 use headstart_protocol::task::Task;
 use headstart_protocol::{Args, Digest, Manifest, Type};
-use serde::{Deserialize, Serialize};
-
-pub(crate) use behind::fewest;
 
 use crate::device::Device;
-use crate::store::{Gathered, Held};
+use crate::store::{CURVE, Gathered, Held, Lineage, fewest};
 
 /// Rows beyond which nobody counts.
 const ENOUGH: u64 = 1_000_000;
-
-/// What is known of where a private result comes from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lineage {
-    /// Different rows at most behind its files; none where nothing private was read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rows: Option<u64>,
-    /// Of rows that it holds, how many at most are different and have a response.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answered: Option<u64>,
-    /// Different rows at most behind each number that its stage declares.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub numbers: BTreeMap<String, u64>,
-    /// Files of the data folder, and what else of the owner's, that it was made from.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub sources: BTreeSet<String>,
-}
-
-impl Lineage {
-    /// Rows at most behind a number; what is not declared may be any of them.
-    pub(crate) fn number(&self, name: &str) -> Option<u64> {
-        self.numbers.get(name).copied().or_else(|| self.all())
-    }
-
-    /// Rows at most behind everything in it.
-    pub(crate) fn all(&self) -> Option<u64> {
-        self.numbers.values().copied().chain(self.rows).min()
-    }
-}
 
 /// What a task was made with, beside the task.
 pub(crate) struct Attempted<'a> {
@@ -186,9 +154,6 @@ fn has_number(manifest: &Manifest, name: &str) -> bool {
     };
     numbers.is_some_and(|numbers| numbers.get(name).is_some())
 }
-
-/// The learning curve of a pLLM has behind it what this one of its numbers has.
-pub(crate) const CURVE: &str = "loss";
 
 #[cfg(test)]
 mod tests {

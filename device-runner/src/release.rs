@@ -15,9 +15,8 @@ use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClas
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::lineage::{CURVE, Lineage};
 use crate::residency::{Allowed, allow, described};
-use crate::store::Store;
+use crate::store::{CURVE, Lineage, Store};
 
 /// Longest public name that a release may mention, in bytes.
 const LONGEST_NAME: usize = 64;

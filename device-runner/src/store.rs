@@ -1,5 +1,6 @@
 //! What the device holds: public artifacts, downloaded or made here, and private ones.
 
+mod origin;
 mod private;
 mod public;
 mod quota;
@@ -12,6 +13,8 @@ use headstart_content::{ContentError, check_file_name, hash_file};
 use headstart_disk::Disk;
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, Manifest, Output};
 
+pub use origin::Lineage;
+pub(crate) use origin::{CURVE, fewest};
 pub use private::{Held, Private};
 pub use public::Public;
 pub use quota::{DEFAULT_DISK_QUOTA, Room};

@@ -21,6 +21,7 @@
 //! - [`text`]: plurals, bytes and file names in messages.
 //! - [`wire`]: the messages between engine and device.
 
+mod args;
 mod artifact;
 pub mod artifacts;
 mod capped;
@@ -39,13 +40,14 @@ pub mod text;
 mod types;
 pub mod wire;
 
+pub use args::Args;
 pub use artifact::{ArtifactRef, ArtifactType, FileRef, Manifest};
 pub use digest::{Digest, ParseDigestError, canonical_json};
 pub use expr::{Expr, MixTerm, Value};
 pub use failure::{Failure, FailureClass};
 pub use numerics::{NumericRows, Numerics};
 pub use rows::RowCache;
-pub use stage::{Args, Context, Output, Progress, Stage};
+pub use stage::{Context, Output, Progress, Stage};
 pub use types::Type;
 
 /// Version of the messages in [`wire`] and of [`task::Task`]. Independent of the crate's version.

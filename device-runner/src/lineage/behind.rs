@@ -6,13 +6,9 @@ use headstart_protocol::task::Task;
 use headstart_protocol::{Args, Stage};
 
 use super::reads::Reads;
-use super::{Attempted, Counted, Lineage, count, has_number, rows_file};
+use super::{Attempted, Counted, count, has_number, rows_file};
 use crate::device::Device;
-
-/// The smaller of two counts, where there are two.
-pub(crate) fn fewest(a: Option<u64>, b: Option<u64>) -> Option<u64> {
-    a.into_iter().chain(b).min()
-}
+use crate::store::{Lineage, fewest};
 
 /// What bounds are computed from on a device.
 struct Facts<'a> {

@@ -8,10 +8,10 @@ use headstart_protocol::rows::ROWS_FILE;
 use headstart_protocol::task::Task;
 use headstart_protocol::{ArtifactRef, Digest};
 
-use super::{Lineage, carries_rows, count, fewest, number_at};
+use super::{carries_rows, count, number_at};
 use crate::context::inside;
 use crate::device::Device;
-use crate::store::Held;
+use crate::store::{Held, Lineage, fewest};
 
 /// How much of an artifact is read.
 #[derive(Clone, Copy, PartialEq, Eq)]

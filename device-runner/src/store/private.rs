@@ -11,7 +11,7 @@ use headstart_protocol::{ArtifactType, Digest, Failure, Manifest};
 use serde::{Deserialize, Serialize};
 
 use super::Gathered;
-use crate::lineage::Lineage;
+use super::origin::Lineage;
 
 /// Bytes of an artifact's description at most.
 const LARGEST: u64 = 256 << 20;

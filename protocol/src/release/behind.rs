@@ -7,8 +7,8 @@
 
 use std::borrow::Cow;
 
+use crate::args::Args;
 use crate::expr::Value;
-use crate::stage::Args;
 
 /// Different rows that an `evaluate` scored.
 pub const SCORED_ROWS: &str = "rows_scored";
