@@ -48,11 +48,14 @@ fn state(policy: &Policy, now: Timestamp) -> State {
 
 /// The runs that are started.
 fn started(actions: &[Action]) -> Vec<&str> {
-    let run = |a| match a {
-        &Action::Start { ref run, .. } => Some(run.as_str()),
+    actions.iter().filter_map(start).collect()
+}
+
+fn start(action: &Action) -> Option<&str> {
+    match action {
+        Action::Start { run, .. } => Some(run),
         _ => None,
-    };
-    actions.iter().filter_map(run).collect()
+    }
 }
 
 fn skips(state: &State) -> Vec<(u64, String)> {
