@@ -145,6 +145,10 @@ impl Unsynced {
 
 impl Drop for Unsynced {
     fn drop(&mut self) {
+        // A temporary store may be removed before the last thread lets go of it.
+        if !self.dir.exists() {
+            return;
+        }
         match self.sync() {
             Ok(()) => {
                 if let Some((_, path)) = lock(&self.state).marker.take() {
@@ -179,7 +183,11 @@ pub(crate) fn recover(dir: &Path, disk: &dyn Disk) -> Result<(), ContentError> {
             let since = marker.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
             check_newer(dir, disk, since.checked_sub(SLACK).unwrap_or(SystemTime::UNIX_EPOCH))?;
         }
-        disk.remove_file(path).map_err(ContentError::io("remove", path))?;
+        match disk.remove_file(path) {
+            // Its process removed it itself, between the look at it and now.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            done => done.map_err(ContentError::io("remove", path))?,
+        }
     }
     Ok(())
 }
