@@ -54,7 +54,7 @@ fn completion_of_settings_fields_and_members() {
     );
     let all = offered("stage x: Metrics = evaluate(base, data: questions) { on: | }\n");
     assert!(all.contains(&"device(\"phone\")".to_owned()), "{all:?}");
-    assert_eq!(offered("schedule s { overlap: | }\n"), ["allow", "queue", "skip"]);
+    assert_eq!(offered("schedule s { overlap: | }\n"), ["allow", "cancel_other", "queue", "skip"]);
     assert!(offered("schedule s { | }\n").contains(&"cron".to_owned()));
     assert_eq!(
         offered("import \"./lib/x.pllm\" as other {  }\nimport \"./lib/x.pllm\" as lib2 { | }\n"),
