@@ -74,9 +74,10 @@ impl ContentStore {
         Ok(Self { artifacts, unsynced })
     }
 
-    /// The same, which refers to files outside of its folder instead of copying them. For stores that last
-    /// as long as a command.
+    /// The same, which refers to files outside of its folder instead of copying them, and makes nothing durable. For
+    /// stores that last as long as a command.
     pub fn linking(mut self) -> Self {
+        self.unsynced.never_sync();
         self.artifacts = self.artifacts.linking();
         self
     }

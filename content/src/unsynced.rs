@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -37,6 +38,8 @@ pub struct Unsynced {
     state: Mutex<State>,
     /// Held while syncing, so that later calls wait for what was taken before.
     syncing: Mutex<()>,
+    /// Whether the store goes with its command, so that nothing of it need ever be on disk.
+    fleeting: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +55,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Unsynced {
     /// Of the store in `dir` on `disk`.
     pub fn new(dir: PathBuf, disk: Arc<dyn Disk>) -> Self {
-        Self { dir, disk, state: Mutex::default(), syncing: Mutex::default() }
+        Self { dir, disk, state: Mutex::default(), syncing: Mutex::default(), fleeting: false.into() }
+    }
+
+    /// Makes nothing durable from now on: the store goes with its command.
+    pub(crate) fn never_sync(&self) {
+        self.fleeting.store(true, Ordering::Relaxed);
     }
 
     /// The disk that the store lies on.
@@ -68,6 +76,10 @@ impl Unsynced {
             // Files that are only open for reading cannot be synced there.
             temp.file().sync().map_err(ContentError::io("write", path))?;
         }
+        if self.fleeting.load(Ordering::Relaxed) {
+            temp.persist(path)?;
+            return Ok(());
+        }
         let mut state = lock(&self.state);
         if state.marker.is_none() {
             state.marker = Some(self.mark()?);
@@ -81,7 +93,7 @@ impl Unsynced {
     /// it and not synced it yet.
     pub(crate) fn adopt(&self, path: &Path) {
         let age = fs::metadata(path).and_then(|m| m.modified()).map(|t| t.elapsed().unwrap_or_default());
-        if age.is_ok_and(|age| age < RECENT) {
+        if age.is_ok_and(|age| age < RECENT) && !self.fleeting.load(Ordering::Relaxed) {
             lock(&self.state).files.insert(path.to_owned());
         }
     }
@@ -145,10 +157,6 @@ impl Unsynced {
 
 impl Drop for Unsynced {
     fn drop(&mut self) {
-        // A temporary store may be removed before the last thread lets go of it.
-        if !self.dir.exists() {
-            return;
-        }
         match self.sync() {
             Ok(()) => {
                 if let Some((_, path)) = lock(&self.state).marker.take() {
