@@ -243,13 +243,7 @@ impl RunState {
             return Changes { ready: vec![instance], blocked: Vec::new() };
         }
         self.set(instance, Status::Waiting);
-        let graph = Arc::clone(&self.graph);
-        let lost_input = graph.inputs(instance).iter().find_map(|i| match &self.nodes[*i as usize].status {
-            Status::Failed(_) => Some(*i),
-            Status::Blocked { because } => Some(*because),
-            _ => None,
-        });
-        match lost_input {
+        match self.lost_input(instance) {
             Some(because) => {
                 self.set(instance, Status::Blocked { because });
                 let mut blocked = vec![instance];
@@ -284,14 +278,30 @@ impl RunState {
             (0..self.nodes.len()).filter(|i| freed(&self.nodes[*i])).map(|i| i as u32).collect();
         freed.iter().for_each(|i| self.set(*i, Status::Waiting));
         let mut changes = self.rearm(instance, now, 0);
-        // Something else that they need may have failed as well.
-        let failed: Vec<u32> =
-            self.statuses().filter(|(_, s)| matches!(s, Status::Failed(_))).map(|(i, _)| i).collect();
-        for other in failed {
-            self.block_dependents(other, other, &mut changes.blocked);
-        }
+        self.block_again(freed, &mut changes.blocked);
         changes.blocked.sort_unstable();
         Ok(changes)
+    }
+
+    /// What failed, directly or not, so that an instance does not get an input.
+    fn lost_input(&self, instance: u32) -> Option<u32> {
+        self.graph.inputs(instance).iter().find_map(|i| match &self.nodes[*i as usize].status {
+            Status::Failed(_) => Some(*i),
+            Status::Blocked { because } => Some(*because),
+            _ => None,
+        })
+    }
+
+    /// Blocks those of what was freed that need something else that failed as well, directly or not.
+    fn block_again(&mut self, freed: Vec<u32>, blocked: &mut Vec<u32>) {
+        for i in freed {
+            // One that was blocked meanwhile has blocked what waits for it.
+            if let (Some(because), Status::Waiting) = (self.lost_input(i), self.status(i)) {
+                self.set(i, Status::Blocked { because });
+                blocked.push(i);
+                self.block_dependents(i, because, blocked);
+            }
+        }
     }
 
     /// Blocks what waits, directly or not, for `from`. What runs or is done has its inputs.
