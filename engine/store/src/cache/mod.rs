@@ -125,9 +125,12 @@ impl Cache {
         self.shared().sync()
     }
 
-    /// Folds into the database what this process put, for queries. To be called when a run ends. Where another
-    /// process is at it, or a program has the database open, a later call folds it.
+    /// Folds into the database what this process put, for queries, and ends the segment that it appends to. To be
+    /// called when a run ends, and before the process does: threads that still hold the cache then would end the
+    /// segment while the process goes, and leave half an index. Where another process folds, or a program has the
+    /// database open, a later call folds it.
     pub fn flush(&self) {
         self.shared().fold_own(PATIENCE);
+        self.shared().stop();
     }
 }

@@ -30,13 +30,14 @@ pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) 
         return Err(CommandError::input("the pipeline has no schedule")
             .help("schedule nightly { run: catalog, cron: \"0 3 * * *\", timezone: \"UTC\" }"));
     }
-    let engine = open_engine(place.create()?, backend, args.custom.limits())?;
+    let ws = place.create()?;
+    let engine = open_engine(ws.clone(), backend, args.custom.limits())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(CommandError::internal)?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let port = listen::start(engine.hub().clone(), args.listen, args.insecure_plaintext).await?;
         if !volume.quiet {
             errln!("devices join at {}", port.url());
@@ -50,5 +51,7 @@ pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) 
         server.say_what_goes_on_later();
         port.stop().await;
         ended
-    })
+    });
+    ws.cache().flush();
+    ended
 }
