@@ -134,7 +134,7 @@ impl Private {
                 files::take(&*self.disk, from, &to, from.starts_with(scratch))?;
                 files::sync_file(&*self.disk, &to)?;
             }
-            Ok(())
+            files::sync_dir(&*self.disk, inside)
         })
     }
 

@@ -1,19 +1,24 @@
 //! An engine, or whoever is in its place, that lies: what it cannot prove has no effect.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::serve::Listener;
 use headstart_device::{DeviceError, Options, Target, Until};
 use headstart_protocol::Type;
 use headstart_protocol::expr::Value;
 use headstart_protocol::task::Task;
 use headstart_protocol::wire::{Signed, WireError};
-use headstart_transport::Invitation;
 use headstart_transport::signed::Kind;
+use headstart_transport::{Identity, Invitation};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::common::tls::TlsListener;
 use crate::common::{Engine, Place, stages, task};
 
 fn probe(engine: &Engine, fence: u64) -> Task {
@@ -163,7 +168,7 @@ async fn a_rogue_on_plain_http_gets_a_hello_and_no_more() {
     let (rogue, place) = (Engine::start_plain(66).await, Place::new());
     rogue.offer(probe(&rogue, 1));
     let mut options = place.options(&rogue);
-    let honest = headstart_transport::Identity::from_secret(&[1; 32]).public();
+    let honest = Identity::from_secret(&[1; 32]).public();
     options.target = Target::Key { url: rogue.url.clone(), name: "phone".into(), key: honest };
     let (ended, times) = ran(options).await;
     let error = ended.expect_err("refused").to_string();
@@ -175,7 +180,7 @@ async fn a_rogue_on_plain_http_gets_a_hello_and_no_more() {
 #[tokio::test]
 async fn an_engine_that_does_not_hold_the_key_hears_nothing() {
     let (rogue, place) = (Engine::start_with_key(66).await, Place::new());
-    let honest = headstart_transport::Identity::from_secret(&[1; 32]).public();
+    let honest = Identity::from_secret(&[1; 32]).public();
     let mut options = place.options(&rogue);
     options.target = Target::Key { url: rogue.url.clone(), name: "phone".into(), key: honest };
     let (ended, _) = ran(options.clone()).await;
@@ -191,6 +196,54 @@ async fn an_engine_that_does_not_hold_the_key_hears_nothing() {
     let (ended, _) = ran(options).await;
     assert!(matches!(ended, Err(DeviceError::KeyChanged { .. })));
     assert!(rogue.lock().calls.is_empty(), "no byte of a request: {:?}", rogue.lock().calls);
+}
+
+/// A proxy that ends TLS towards both sides, with keys of its own, and would pass everything on.
+async fn proxy_to(engine: &Engine) -> (String, Arc<Mutex<Vec<u8>>>) {
+    let own = Identity::from_secret(&[66; 32]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("https://{}", listener.local_addr().expect("bound"));
+    let mut listener = TlsListener::new(listener, &own);
+    let to: SocketAddr = engine.url.trim_start_matches("https://").parse().expect("an address");
+    let config = headstart_transport::tls::client_config(&own, engine.key()).expect("a key");
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let read = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&read);
+    tokio::spawn(async move {
+        loop {
+            let (mut device, _) = Listener::accept(&mut listener).await;
+            let name = tokio_rustls::rustls::pki_types::ServerName::from(to.ip());
+            let onwards = TcpStream::connect(to).await.expect("the engine listens");
+            let mut engine = connector.connect(name, onwards).await.expect("it takes any key");
+            let seen = Arc::clone(&seen);
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                while let Ok(n) = device.read(&mut buffer).await
+                    && n > 0
+                {
+                    seen.lock().expect("not poisoned").extend_from_slice(&buffer[..n]);
+                    engine.write_all(&buffer[..n]).await.expect("passes on");
+                }
+            });
+        }
+    });
+    (url, read)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_ends_tls_reads_nothing_and_passes_nothing_on() {
+    let (engine, place) = (Engine::start().await, Place::new());
+    engine.offer(probe(&engine, 1));
+    let (url, read) = proxy_to(&engine).await;
+    let mut options = place.options(&engine);
+    options.target = Target::Key { url, name: "phone".into(), key: engine.key() };
+    let (ended, times) = ran(options).await;
+    assert!(matches!(ended, Err(DeviceError::KeyChanged { .. })), "{ended:?}");
+    assert_eq!((times, read.lock().expect("not poisoned").len()), (0, 0));
+    assert!(engine.lock().calls.is_empty(), "{:?}", engine.lock().calls);
+    // Straight to the engine it works.
+    let (ended, times) = ran(place.options(&engine)).await;
+    assert!(ended.is_ok() && times == 1, "{ended:?}");
 }
 
 /// The invitation's token never crosses, and neither does the device's secret.

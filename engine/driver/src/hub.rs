@@ -12,6 +12,7 @@
 //! - `conductors`: what runs tell the hub, and ask it.
 //! - `commits`: outcomes and uploads: what may leave a device, checked again on this side.
 //! - `interrupted`: commits of runs that nobody executes.
+//! - `uploads`: how much a device may upload.
 //! - `waits`: what a run waits for on its devices.
 
 mod commits;
@@ -20,6 +21,7 @@ mod device;
 mod interrupted;
 mod join;
 mod lease_table;
+mod uploads;
 mod waits;
 
 use std::path::{Path, PathBuf};
@@ -335,7 +337,10 @@ impl Hub {
         };
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) if matches!(error.code.as_str(), codes::MISSING_BLOB | codes::INTERNAL) => {
+            // Not the last word on this commit, so it is not signed.
+            Err(error)
+                if matches!(error.code.as_str(), codes::MISSING_BLOB | codes::NO_ROOM | codes::INTERNAL) =>
+            {
                 return Err(error);
             }
             Err(error) => CommitResult::Refused { error },

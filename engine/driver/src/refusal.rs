@@ -24,6 +24,8 @@ pub mod codes {
     pub const INVALID: &str = "invalid";
     /// A file that the commit refers to was not uploaded; the message lists digests. HTTP 409.
     pub const MISSING_BLOB: &str = "missing_blob";
+    /// The engine has no room for what the commit brings: hand it in again later. HTTP 507.
+    pub const NO_ROOM: &str = "no_room";
     /// The engine failed. HTTP 500.
     pub const INTERNAL: &str = "internal";
 }

@@ -222,3 +222,34 @@ async fn a_released_model_is_uploaded_while_its_commit_is_open() {
     assert_eq!(result.outputs[0].value, Some(Value::Artifact(released.clone())));
     assert!(bench.engine.workspace().artifacts().has(&released.id));
 }
+
+/// What a commit brings is counted before the first byte is asked for.
+#[tokio::test]
+async fn a_commit_that_is_larger_than_any_disk_is_refused_before_its_upload() {
+    let bench = Bench::new();
+    let mut plan = single(&[""]);
+    plan.instances[1].release = vec![vec![]];
+    let run = begin(&bench, plan);
+    let mut phone = Phone::join(bench.engine.hub());
+    let task = phone.claim().await;
+    let vast =
+        |name: &str, size: u64| (name.to_owned(), FileRef { digest: Digest::of(name.as_bytes()), size });
+    for sizes in [[1 << 60, 1], [u64::MAX, u64::MAX], [11 << 30, 10 << 30]] {
+        let files = BTreeMap::from([vast("adapter_model.safetensors", sizes[0]), vast("more", sizes[1])]);
+        let manifest = Manifest { ty: Type::Pllm, files, value: json!({}), uses: BTreeMap::new() };
+        let released = ArtifactRef::public(&manifest);
+        let outcome = Outcome::Succeeded {
+            output: handle(ArtifactType::Pllm, "weights"),
+            released: BTreeMap::from([(String::new(), Released::Artifact(released.clone()))]),
+            usage: Usage::default(),
+        };
+        let manifests = BTreeMap::from([(released.id.to_string(), manifest)]);
+        let e = phone.commit_with(task.fence, outcome, manifests).await.expect_err("refused");
+        assert_eq!(e.code, codes::INVALID, "{sizes:?}");
+        assert!(e.message.starts_with("the commit brings"), "{}", e.message);
+        let unasked =
+            phone.hub.may_put_blob(&phone.session, &Digest::of(b"more")).expect_err("not asked for");
+        assert_eq!(unasked.code, codes::RESIDENCY);
+    }
+    drop(run);
+}

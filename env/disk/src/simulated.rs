@@ -18,6 +18,8 @@ pub enum Fault {
     Denied,
     /// The disk is broken (`EIO`): half of what is written arrives.
     Broken,
+    /// The power is off: nothing arrives, and from the first write that meets it nothing is removed either.
+    PowerOff,
 }
 
 impl Fault {
@@ -26,6 +28,7 @@ impl Fault {
             Self::Full => ErrorKind::StorageFull.into(),
             Self::Denied => ErrorKind::PermissionDenied.into(),
             Self::Broken => io::Error::other("Input/output error"),
+            Self::PowerOff => io::Error::other("the power is off"),
         }
     }
 }
@@ -33,7 +36,7 @@ impl Fault {
 /// A disk that does as a test says. Clones are one disk.
 ///
 /// Writes are numbered from 1: each call that adds something to the disk or makes it durable counts.
-/// Removing something always works, as it does on a full disk.
+/// Removing something works, as it does on a full disk, but where the power is off.
 #[derive(Clone, Debug, Default)]
 pub struct SimulatedDisk {
     state: Arc<Mutex<State>>,
@@ -169,6 +172,20 @@ impl SimulatedDisk {
             _ => Ok(()),
         }
     }
+
+    /// Whether anything can be removed.
+    fn powered(&self) -> io::Result<()> {
+        let state = self.state();
+        match state.fault {
+            Some((Fault::PowerOff, from, _)) if state.writes >= from => Err(Fault::PowerOff.error()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether half of what is written arrives where a write fails.
+    fn tears(&self) -> bool {
+        !matches!(self.state().fault, Some((Fault::PowerOff | Fault::Denied, ..)))
+    }
 }
 
 /// Puts a content into a file as it is, whatever its permissions.
@@ -243,7 +260,7 @@ impl SimulatedFile {
         match allowed {
             Ok(()) => put(bytes),
             Err(e) => {
-                if e.kind() != ErrorKind::PermissionDenied {
+                if self.disk.tears() {
                     put(&bytes[..bytes.len() / 2])?;
                 }
                 Err(e)
@@ -399,6 +416,7 @@ impl Disk for SimulatedDisk {
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.powered()?;
         let removed = size(path);
         SystemDisk.remove_file(path)?;
         self.grow(path, removed, 0)?;
@@ -407,6 +425,7 @@ impl Disk for SimulatedDisk {
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.powered()?;
         let removed = crate::files::usage(path).0;
         SystemDisk.remove_dir_all(path)?;
         self.grow(path, removed, 0)?;

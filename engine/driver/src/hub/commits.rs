@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use headstart_content::{check_file_name, hash_file};
-use headstart_disk::files;
+use headstart_disk::{files, free_space};
 use headstart_protocol::contract::{NOT_APPROVED, Proposal};
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::{Commit, CommitResult, Committed, WireError};
@@ -17,7 +17,7 @@ use headstart_store::Workspace;
 use serde_json::Value as Json;
 use tokio::sync::oneshot;
 
-use super::{Hub, Session, WaitReason, codes, internal, wire};
+use super::{Hub, Session, WaitReason, codes, internal, uploads, wire};
 use crate::message::Message;
 
 /// Longest name or word that a released value may hold, in bytes.
@@ -339,7 +339,7 @@ async fn keep(
 /// Stores everything, or stores nothing and returns what is missing.
 ///
 /// # Errors
-/// [`codes::INTERNAL`] where something cannot be written.
+/// As [`uploads::check`]; [`codes::INTERNAL`] where something cannot be written.
 pub(super) fn store(
     ws: &Workspace,
     device: &str,
@@ -352,6 +352,8 @@ pub(super) fn store(
     let missing: BTreeMap<Digest, u64> =
         files.iter().filter(|(d, _)| !here(d)).map(|(d, size)| (*d, *size)).collect();
     if !missing.is_empty() {
+        let sum = |sizes: &BTreeMap<Digest, u64>| sizes.values().copied().fold(0, u64::saturating_add);
+        uploads::check(sum(&files), sum(&missing), free_space(ws.dir()).ok())?;
         return Ok(missing);
     }
     for digest in files.keys() {
