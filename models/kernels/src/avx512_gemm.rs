@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use super::Shared;
 use super::buffer::Buffer;
+use super::isa::{self, InstructionSet};
 
 mod packing;
 mod skinny;
@@ -31,9 +32,9 @@ const DEPTH: usize = 320;
 /// Rows that a task takes at most.
 const TALL: usize = 260;
 
-/// Whether this machine has what the kernels need.
+/// Whether what the kernels need is in use.
 pub fn available() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+    isa::in_use() >= InstructionSet::Avx512
 }
 
 /// A right side.

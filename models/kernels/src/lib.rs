@@ -5,7 +5,7 @@
 //! Activations are row-major `[tokens, width]`, the sequences of a batch packed without padding.
 //!
 //! Rust alone: no C, no files, no tensor library. What needs an instruction set is chosen when the
-//! program runs ([`instruction_set`]).
+//! program runs ([`instruction_set`]), or forced by [`isa::VARIABLE`].
 //!
 //! # Layout
 //! - [`Matrix`], [`Storage`], [`QuantizedBlocks`]: weights in the type that they are stored in.
@@ -28,6 +28,7 @@ pub mod embedding;
 pub mod encoder;
 mod gemm;
 mod int8;
+pub mod isa;
 mod linear;
 mod matrix;
 pub mod norm;
@@ -37,6 +38,7 @@ mod rope;
 mod row_order;
 pub mod simd;
 pub mod swiglu;
+pub mod team;
 
 #[cfg(test)]
 mod testing;
@@ -71,33 +73,42 @@ pub fn instruction_set() -> &'static str {
 /// Tokens that one parallel piece of an elementwise operation covers.
 pub(crate) const ROWS: usize = 16;
 
-/// A pointer that parallel tasks write disjoint parts through.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared(*mut f32, usize);
+/// A slice that parallel tasks write disjoint parts of.
+pub(crate) struct Parts<T>(*mut T, usize);
+
+/// A buffer of numbers that tasks write parts of.
+pub(crate) type Shared = Parts<f32>;
+
+impl<T> Clone for Parts<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Parts<T> {}
 
 // SAFETY: tasks only reach disjoint ranges, which `slice` leaves to its callers to guarantee.
-unsafe impl Send for Shared {}
+unsafe impl<T: Send> Send for Parts<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl<T: Send> Sync for Parts<T> {}
 
-impl Shared {
+impl<T> Parts<T> {
     /// Shares a buffer among tasks.
-    pub fn new(buffer: &mut [f32]) -> Self {
+    pub fn new(buffer: &mut [T]) -> Self {
         Self(buffer.as_mut_ptr(), buffer.len())
     }
 
-    /// `len` numbers from `at`.
+    /// `len` elements from `at`.
     ///
     /// # Safety
     /// No two live slices overlap, and the buffer outlives them.
-    pub unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [f32] {
+    pub unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [T] {
         assert!(at + len <= self.1, "a task's part lies inside the buffer");
         // SAFETY: in bounds by the assertion; disjointness is the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
     }
 
-    /// The address of number `at`, for strided matrix views.
-    pub fn at(self, at: usize) -> *mut f32 {
+    /// The address of element `at`, for strided matrix views.
+    pub fn at(self, at: usize) -> *mut T {
         assert!(at <= self.1, "a task's part lies inside the buffer");
         self.0.wrapping_add(at)
     }

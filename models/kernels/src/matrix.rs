@@ -133,7 +133,8 @@ impl<'a> Matrix<'a> {
             self.each_part(|first, part| match part.data {
                 Storage::Quantized(data) => {
                     let w = int8::Weights { data, rows: part.rows, cols: part.cols, order: part.order };
-                    int8::product(&mut y[first..], self.rows, x, n, &w);
+                    let product = int8::Product { w, y: &mut y[first..], stride: self.rows };
+                    int8::products(&int8::Rounded::new(x, n, part.cols), &mut [product]);
                 }
                 _ => part.forward_into(&mut y[first..], self.rows, x, n),
             });

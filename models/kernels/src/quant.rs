@@ -1,9 +1,9 @@
 //! Blocks of quantized weights as GGUF files hold them: read as they are, decoded 32 numbers at a
 //! time.
 //!
-//! The layouts are those of ggml's `block_q8_0`, `block_q4_0`, `block_q4_1`, `block_q4_K` and
-//! `block_q6_K`; every block is made
-//! of runs of 32 numbers. A number is `scale · q + offset` with an unsigned q of a byte, scale and
+//! The layouts are those of ggml's `block_q8_0`, `block_q4_0`, `block_q4_1`, `block_q5_0`,
+//! `block_q5_1`, `block_q4_K`, `block_q5_K` and `block_q6_K`; every block is made of runs of 32
+//! numbers. A number is `scale · q + offset` with an unsigned q of a byte, scale and
 //! offset shared by 32 numbers, or by 16 in Q6_K.
 
 use half::f16;
@@ -23,21 +23,36 @@ pub enum QuantType {
     Q4_0,
     /// 4 bits, a scale and a minimum for 32 numbers: 5 bits a number.
     Q4_1,
+    /// 5 bits and a scale for 32 numbers: 5.5 bits a number.
+    Q5_0,
+    /// 5 bits, a scale and a minimum for 32 numbers: 6 bits a number.
+    Q5_1,
     /// 4 bits; 6-bit scales and minima for 32 numbers, two scales over 256: 4.5 bits a number.
     Q4K,
+    /// 5 bits; 6-bit scales and minima for 32 numbers, two scales over 256: 5.5 bits a number.
+    Q5K,
     /// 6 bits; 8-bit scales for 16 numbers, one scale over 256: 6.5625 bits a number.
     Q6K,
 }
 
 impl QuantType {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Q8_0, Self::Q4_0, Self::Q4_1, Self::Q4K, Self::Q6K];
+    pub const ALL: [Self; 8] = [
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
 
     /// Numbers of a block.
     pub const fn block(self) -> usize {
         match self {
-            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => 32,
-            Self::Q4K | Self::Q6K => 256,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => 32,
+            Self::Q4K | Self::Q5K | Self::Q6K => 256,
         }
     }
 
@@ -47,7 +62,10 @@ impl QuantType {
             Self::Q8_0 => 2 + 32,
             Self::Q4_0 => 2 + 16,
             Self::Q4_1 => 4 + 16,
+            Self::Q5_0 => 2 + 4 + 16,
+            Self::Q5_1 => 4 + 4 + 16,
             Self::Q4K => 4 + 12 + 128,
+            Self::Q5K => 4 + 12 + 32 + 128,
             Self::Q6K => 128 + 64 + 16 + 2,
         }
     }
@@ -55,8 +73,8 @@ impl QuantType {
     /// Where the half floats of a block lie, in bytes from its beginning.
     pub(crate) const fn halves(self) -> &'static [usize] {
         match self {
-            Self::Q8_0 | Self::Q4_0 => &[0],
-            Self::Q4_1 | Self::Q4K => &[0, 2],
+            Self::Q8_0 | Self::Q4_0 | Self::Q5_0 => &[0],
+            Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K => &[0, 2],
             Self::Q6K => &[208],
         }
     }
@@ -67,7 +85,10 @@ impl QuantType {
             Self::Q8_0 => "q8_0",
             Self::Q4_0 => "q4_0",
             Self::Q4_1 => "q4_1",
+            Self::Q5_0 => "q5_0",
+            Self::Q5_1 => "q5_1",
             Self::Q4K => "q4_k",
+            Self::Q5K => "q5_k",
             Self::Q6K => "q6_k",
         }
     }
@@ -103,7 +124,10 @@ impl<'a> QuantizedBlocks<'a> {
             QuantType::Q8_0 => q8_0(block),
             QuantType::Q4_0 => q4_0(block),
             QuantType::Q4_1 => q4_1(block),
+            QuantType::Q5_0 => q5_0(block),
+            QuantType::Q5_1 => q5_1(block),
             QuantType::Q4K => q4_k(block, i % per),
+            QuantType::Q5K => q5_k(block, i % per),
             QuantType::Q6K => q6_k(block, i % per),
         }
     }
@@ -184,13 +208,34 @@ fn q4_1(block: &[u8]) -> Run {
     Run { q: nibbles(&block[4..]), scale: [half(block); 2], offset: [half(&block[2..]); 2] }
 }
 
+#[inline(always)]
+fn q5_0(block: &[u8]) -> Run {
+    let d = half(block);
+    Run { q: fifth_bits(nibbles(&block[6..]), &block[2..6]), scale: [d; 2], offset: [-16.0 * d; 2] }
+}
+
+#[inline(always)]
+fn q5_1(block: &[u8]) -> Run {
+    let q = fifth_bits(nibbles(&block[8..]), &block[4..8]);
+    Run { q, scale: [half(block); 2], offset: [half(&block[2..]); 2] }
+}
+
+/// Numbers with the bit of each, in order, above their four.
+#[inline(always)]
+fn fifth_bits(mut q: [u8; RUN], bits: &[u8]) -> [u8; RUN] {
+    for (i, q) in q.iter_mut().enumerate() {
+        *q |= ((bits[i / 8] >> (i % 8)) & 1) << 4;
+    }
+    q
+}
+
 /// The low halves of 16 bytes, then the high ones.
 #[inline(always)]
 fn nibbles(bytes: &[u8]) -> [u8; RUN] {
     std::array::from_fn(|i| (bytes[i % 16] >> (i / 16 * 4)) & 15)
 }
 
-/// Scale and offset of a run of Q4_K.
+/// Scale and offset of a run of Q4_K or Q5_K.
 ///
 /// Scales and minima of 8 runs lie in 12 bytes: the first four in the low six bits of bytes 0–3 and
 /// 4–7; of the others the low four bits in bytes 8–11, the high two in the upper bits of the rest.
@@ -211,6 +256,19 @@ fn q4_k(block: &[u8], run: usize) -> Run {
     let mut q = [0; RUN];
     for (q, b) in q.iter_mut().zip(&block[16 + run / 2 * 32..][..RUN]) {
         *q = (b >> shift) & 15;
+    }
+    Run { q, scale: [scale; 2], offset: [offset; 2] }
+}
+
+/// As Q4_K, with the fifth bits between: bit `run` of 32 bytes.
+#[inline(always)]
+fn q5_k(block: &[u8], run: usize) -> Run {
+    let (scale, offset) = four_bit_scale(block, run);
+    let shift = 4 * (run % 2);
+    let mut q = [0; RUN];
+    let low = &block[48 + run / 2 * 32..][..RUN];
+    for ((q, l), h) in q.iter_mut().zip(low).zip(&block[16..48]) {
+        *q = ((l >> shift) & 15) | (((h >> run) & 1) << 4);
     }
     Run { q, scale: [scale; 2], offset: [offset; 2] }
 }

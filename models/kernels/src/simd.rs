@@ -29,7 +29,7 @@ pub(crate) use vectorized;
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(crate) fn has_avx2() -> bool {
-    std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+    crate::isa::in_use() >= crate::isa::InstructionSet::Avx2
 }
 
 /// `a * b + c`, fused where `FMA` says that the machine can.

@@ -12,7 +12,10 @@ pub fn blocks(quant: QuantType, n: usize, seed: u32) -> Vec<u8> {
         QuantType::Q8_0 => 1.0 / 160.0,
         QuantType::Q4_0 => 1.0 / 10.0,
         QuantType::Q4_1 => 1.0 / 20.0,
+        QuantType::Q5_0 => 1.0 / 20.0,
+        QuantType::Q5_1 => 1.0 / 40.0,
         QuantType::Q4K => 1.0 / 2000.0,
+        QuantType::Q5K => 1.0 / 4000.0,
         QuantType::Q6K => 1.0 / 5000.0,
     };
     for (i, block) in out.chunks_exact_mut(quant.bytes()).enumerate() {

@@ -394,7 +394,10 @@ fn stored(dtype: GgmlDType) -> Option<StoredType> {
         GgmlDType::Q8_0 => StoredType::Quantized(QuantType::Q8_0),
         GgmlDType::Q4_0 => StoredType::Quantized(QuantType::Q4_0),
         GgmlDType::Q4_1 => StoredType::Quantized(QuantType::Q4_1),
+        GgmlDType::Q5_0 => StoredType::Quantized(QuantType::Q5_0),
+        GgmlDType::Q5_1 => StoredType::Quantized(QuantType::Q5_1),
         GgmlDType::Q4K => StoredType::Quantized(QuantType::Q4K),
+        GgmlDType::Q5K => StoredType::Quantized(QuantType::Q5K),
         GgmlDType::Q6K => StoredType::Quantized(QuantType::Q6K),
         _ => return None,
     })

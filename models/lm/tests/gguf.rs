@@ -26,7 +26,10 @@ fn blocks_are_read_as_candle_reads_them() {
         (QuantType::Q8_0, GgmlDType::Q8_0),
         (QuantType::Q4_0, GgmlDType::Q4_0),
         (QuantType::Q4_1, GgmlDType::Q4_1),
+        (QuantType::Q5_0, GgmlDType::Q5_0),
+        (QuantType::Q5_1, GgmlDType::Q5_1),
         (QuantType::Q4K, GgmlDType::Q4K),
+        (QuantType::Q5K, GgmlDType::Q5K),
         (QuantType::Q6K, GgmlDType::Q6K),
     ] {
         let quantized = QTensor::quantize(&plain, dtype).unwrap();

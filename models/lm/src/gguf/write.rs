@@ -210,8 +210,11 @@ fn code(stored: StoredType) -> u32 {
         StoredType::F16 => 1,
         StoredType::Quantized(QuantType::Q4_0) => 2,
         StoredType::Quantized(QuantType::Q4_1) => 3,
+        StoredType::Quantized(QuantType::Q5_0) => 6,
+        StoredType::Quantized(QuantType::Q5_1) => 7,
         StoredType::Quantized(QuantType::Q8_0) => 8,
         StoredType::Quantized(QuantType::Q4K) => 12,
+        StoredType::Quantized(QuantType::Q5K) => 13,
         StoredType::Quantized(QuantType::Q6K) => 14,
         StoredType::Bf16 => 30,
     }
@@ -277,7 +280,10 @@ fn encode(numbers: &[f32], cols: usize, stored: StoredType) -> Result<Vec<u8>, L
         StoredType::Quantized(QuantType::Q8_0) => GgmlDType::Q8_0,
         StoredType::Quantized(QuantType::Q4_0) => GgmlDType::Q4_0,
         StoredType::Quantized(QuantType::Q4_1) => GgmlDType::Q4_1,
+        StoredType::Quantized(QuantType::Q5_0) => GgmlDType::Q5_0,
+        StoredType::Quantized(QuantType::Q5_1) => GgmlDType::Q5_1,
         StoredType::Quantized(QuantType::Q4K) => GgmlDType::Q4K,
+        StoredType::Quantized(QuantType::Q5K) => GgmlDType::Q5K,
         StoredType::Quantized(QuantType::Q6K) => GgmlDType::Q6K,
     };
     let parts: Result<Vec<Vec<u8>>, candle_core::Error> = numbers
