@@ -2,7 +2,7 @@
 
 use super::attention::Heads;
 use super::buffer::Buffer;
-use super::simd;
+use super::{Shared, simd, team};
 
 /// Tokens whose keys lie together, a column of them side by side: scores of so many tokens are made
 /// at once, without sums across a register.
@@ -33,12 +33,13 @@ impl KvCache {
         self.v.extend_from_slice(v);
     }
 
-    /// What a token with queries `q`, the last that was added, attends to: `[queries × dim]`.
-    pub fn attend(&self, out: &mut [f32], q: &[f32], heads: Heads) {
+    /// What the last token that was added attends to with the queries of key head `head`:
+    /// `[heads.group() × dim]` of both.
+    pub fn attend(&self, out: &mut [f32], q: &[f32], heads: Heads, head: usize) {
         let (dim, width) = (heads.dim, heads.kv_width());
         let mut weights = Buffer::new(self.tokens.next_multiple_of(TOGETHER));
-        for (h, (out, q)) in out.chunks_exact_mut(dim).zip(q.chunks_exact(dim)).enumerate() {
-            let at = h / heads.group() * dim;
+        let at = head * dim;
+        for (out, q) in out.chunks_exact_mut(dim).zip(q.chunks_exact(dim)) {
             scores(&mut weights, q, &self.k, at, width, heads.scale());
             let weights = &mut weights[..self.tokens];
             let top = simd::max(weights);
@@ -47,6 +48,38 @@ impl KvCache {
             simd::scale(out, 1.0 / sum);
         }
     }
+}
+
+/// Adds one token to each of several sequences and writes what it attends to: rows of `q`, `k`, `v`
+/// and `out` are of one sequence each.
+///
+/// # Panics
+/// If there are not as many rows as caches.
+pub fn attend_each(caches: &mut [KvCache], out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], heads: Heads) {
+    /// Numbers of keys that a task reads at least.
+    const TASK: usize = 1 << 15;
+    let (wide, narrow, group) = (heads.q_width(), heads.kv_width(), heads.group() * heads.dim);
+    let n = caches.len();
+    assert!(out.len() >= n * wide && q.len() >= n * wide, "a row of queries for each cache");
+    assert!(k.len() >= n * narrow && v.len() >= n * narrow, "a row of keys and values for each cache");
+    for (i, cache) in caches.iter_mut().enumerate() {
+        let row = i * narrow..(i + 1) * narrow;
+        cache.extend(&k[row.clone()], &v[row], narrow);
+    }
+    let (caches, out) = (&*caches, Shared::new(out));
+    let longest = caches.iter().map(|c| c.tokens).max().unwrap_or(0);
+    // Of one sequence all heads where they are little work.
+    let together = (TASK / (longest * heads.dim).max(1)).clamp(1, heads.keys);
+    let tasks = heads.keys.div_ceil(together);
+    team::for_each(n * tasks, |task| {
+        let (i, first) = (task / tasks, task % tasks * together);
+        for head in first..(first + together).min(heads.keys) {
+            let at = i * wide + head * group;
+            // SAFETY: each task has sequences and heads of its own.
+            let out = unsafe { out.slice(at, group) };
+            caches[i].attend(out, &q[at..at + group], heads, head);
+        }
+    });
 }
 
 simd::vectorized! {

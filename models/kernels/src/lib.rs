@@ -13,6 +13,7 @@
 //! - [`attention`], [`norm`], [`swiglu`], [`embedding`], [`Rope`], [`Dropout`], [`cross_entropy()`]: the
 //!   parts of a decoder; [`KvCache`]: attention of one new token.
 //! - [`encoder`]: the parts of a sentence encoder.
+//! - [`team`]: threads for the many small products of generation; [`isa`]: instruction sets.
 //! - [`adamw`]: the step of the optimizer.
 //! - [`Buffer`], [`simd`], [`profile`]: working memory, loops, and where the time goes.
 
@@ -45,7 +46,7 @@ mod testing;
 
 pub use buffer::{Buffer, limit_pool};
 pub use cross_entropy::{Gradients as LossGradients, chunk as loss_chunk, cross_entropy};
-pub use decode::KvCache;
+pub use decode::{KvCache, attend_each};
 pub use dropout::{Dropout, mix};
 pub use faer::Accum;
 pub use gemm::{gemm, mat};

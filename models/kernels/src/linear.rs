@@ -65,6 +65,19 @@ impl LinearRef<'_> {
         self.beside(y, x, n)
     }
 
+    /// As [`Self::forward_rounded`] for several layers that read the same rows; what each returns.
+    pub fn forward_rounded_together<const N: usize>(
+        layers: [(&Self, &mut [f32]); N],
+        x: &[f32],
+        n: usize,
+    ) -> [Vec<f32>; N] {
+        let (layers, mut products): (Vec<&Self>, Vec<(Matrix, &mut [f32])>) =
+            layers.into_iter().map(|(layer, y)| (layer, (layer.weight, y))).unzip();
+        Matrix::forward_rounded_together(&mut products, x, n);
+        let mut beside = layers.into_iter().zip(products).map(|(layer, (_, y))| layer.beside(y, x, n));
+        std::array::from_fn(|_| beside.next().unwrap_or_default())
+    }
+
     /// Writes y for `n` rows of x and returns x Aᵀ (empty without LoRA), for [`Self::backward`].
     pub fn forward(&self, y: &mut [f32], x: &[f32], n: usize) -> Vec<f32> {
         self.weight.forward(y, x, n);

@@ -141,6 +141,27 @@ impl<'a> Matrix<'a> {
         });
     }
 
+    /// As [`Self::forward_rounded`] for several matrices that read the same rows: in one fork and join
+    /// where all are quantized and none is streamed.
+    pub fn forward_rounded_together(all: &mut [(Self, &mut [f32])], x: &[f32], n: usize) {
+        let together = |(m, _): &(Self, &mut [f32])| matches!(m.data, Storage::Quantized(_)) && m.pages.is_none();
+        if !all.iter().all(together) {
+            return all.iter_mut().for_each(|(m, y)| m.forward_rounded(y, x, n));
+        }
+        timed(Part::Product, || {
+            let mut products: Vec<_> = all.iter_mut().filter_map(|(m, y)| m.rounded_product(y)).collect();
+            let Some(width) = products.first().map(|p| p.w.cols) else { return };
+            int8::products(&int8::Rounded::new(x, n, width), &mut products);
+        });
+    }
+
+    /// Its product with rounded rows, where it is quantized.
+    fn rounded_product<'b>(&'b self, y: &'b mut [f32]) -> Option<int8::Product<'b>> {
+        let Storage::Quantized(data) = self.data else { return None };
+        let w = int8::Weights { data, rows: self.rows, cols: self.cols, order: self.order };
+        Some(int8::Product { w, y, stride: self.rows })
+    }
+
     /// dx (+)= dy W for `n` rows of dy.
     pub fn backward(&self, dx: &mut [f32], accum: Accum, dy: &[f32], n: usize) {
         let mut accum = accum;

@@ -113,6 +113,20 @@ impl BlockRef<'_> {
         if self.rounded { linear.forward_rounded(y, x, n) } else { linear.forward(y, x, n) }
     }
 
+    /// Products of several layers with the same rows.
+    fn run_together<const N: usize>(
+        &self,
+        all: [(Proj, &mut [f32]); N],
+        x: &[f32],
+        n: usize,
+    ) -> [Vec<f32>; N] {
+        let all = all.map(|(p, y)| (&self.linear[p as usize], y));
+        match self.rounded {
+            true => LinearRef::forward_rounded_together(all, x, n),
+            false => all.map(|(linear, y)| linear.forward(y, x, n)),
+        }
+    }
+
     /// Queries, keys (both rotated) and values of x, its norm kept.
     fn project(&self, d: &Dims, x: &[f32], positions: &[u32], rope: &Rope) -> Projected {
         let (n, h) = (positions.len(), d.heads);
@@ -120,11 +134,8 @@ impl BlockRef<'_> {
         norm::forward(&mut normed, &mut inverse, x, self.norm1, d.eps);
         let mut q = Buffer::new(n * h.q_width());
         let (mut k, mut v) = (Buffer::new(n * h.kv_width()), Buffer::new(n * h.kv_width()));
-        let low = [
-            self.run(Proj::Q, &mut q, &normed, n),
-            self.run(Proj::K, &mut k, &normed, n),
-            self.run(Proj::V, &mut v, &normed, n),
-        ];
+        let all = [(Proj::Q, &mut q[..]), (Proj::K, &mut k[..]), (Proj::V, &mut v[..])];
+        let low = self.run_together(all, &normed, n);
         rope.rotate(&mut q, h.q_width(), positions, 1.0);
         rope.rotate(&mut k, h.kv_width(), positions, 1.0);
         Projected { inverse, q, k, v, low }
@@ -140,8 +151,8 @@ impl BlockRef<'_> {
         norm::forward(&mut normed, &mut inverse, &x1, self.norm2, d.eps);
         let (mut gate, mut up, mut act) =
             (Buffer::new(n * d.ffn), Buffer::new(n * d.ffn), Buffer::new(n * d.ffn));
-        let low_gate = self.run(Proj::Gate, &mut gate, &normed, n);
-        let low_up = self.run(Proj::Up, &mut up, &normed, n);
+        let both = [(Proj::Gate, &mut gate[..]), (Proj::Up, &mut up[..])];
+        let [low_gate, low_up] = self.run_together(both, &normed, n);
         swiglu::forward(&mut act, &gate, &up);
         let low_down = self.run(Proj::Down, y, &act, n);
         simd::par_add(y, &x1);

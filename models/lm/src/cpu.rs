@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use headstart_kernels::instruction_set;
+use headstart_kernels::team::Team;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::api::{Backend, ComputeFacts, Decoder, Encoder, Watch};
@@ -23,6 +24,7 @@ use crate::rows::{Example, pack};
 /// Models on the CPU, computed by its own thread pool.
 pub struct CpuBackend {
     pool: Arc<ThreadPool>,
+    team: Arc<Team>,
 }
 
 impl CpuBackend {
@@ -33,7 +35,8 @@ impl CpuBackend {
             .thread_name(|i| format!("lm-{i}"))
             .build()
             .expect("the system can start threads");
-        Self { pool: Arc::new(pool) }
+        let team = Team::new(pool.current_num_threads());
+        Self { pool: Arc::new(pool), team: Arc::new(team) }
     }
 
     /// Runs some work on its threads.
@@ -65,7 +68,7 @@ impl Backend for CpuBackend {
         adapter: Option<&Path>,
         memory: Option<u64>,
     ) -> Result<Box<dyn Decoder>, LmError> {
-        let load = || CpuPasses::load(model, adapter, memory, self.pool.clone());
+        let load = || CpuPasses::load(model, adapter, memory, self.pool.clone(), self.team.clone());
         Ok(Box::new(TextDecoder::new(model, load)?))
     }
 
@@ -80,6 +83,8 @@ struct CpuPasses {
     adapter: Option<Adapter>,
     limits: Limits,
     pool: Arc<ThreadPool>,
+    /// For the small products of generation.
+    team: Arc<Team>,
 }
 
 impl CpuPasses {
@@ -88,11 +93,12 @@ impl CpuPasses {
         adapter: Option<&Path>,
         memory: Option<u64>,
         pool: Arc<ThreadPool>,
+        team: Arc<Team>,
     ) -> Result<Self, LmError> {
         let model = pool.install(|| Model::load(model))?;
         let adapter = adapter.map(|folder| Adapter::load(folder, &model.config)).transpose()?;
         let limits = Limits::fit(&model, memory)?;
-        Ok(Self { model, adapter, limits, pool })
+        Ok(Self { model, adapter, limits, pool, team })
     }
 
     fn net(&self) -> Net<'_> {
@@ -144,7 +150,7 @@ impl Passes for CpuPasses {
         sampling: &Sampling,
         watch: &dyn Watch,
     ) -> Result<Vec<Vec<u32>>, LmError> {
-        self.pool.install(|| generate(&self.net(), prompts, sampling, watch))
+        self.pool.install(|| self.team.lead(|| generate(&self.net(), prompts, sampling, watch)))
     }
 }
 

@@ -5,7 +5,7 @@
 //! any company.
 
 use headstart_kernels::profile::{Part, timed};
-use headstart_kernels::{Buffer, KvCache, simd};
+use headstart_kernels::{Buffer, KvCache, attend_each, simd};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -189,18 +189,7 @@ fn step(net: &Net, active: &mut [Active], caches: &mut [Vec<KvCache>]) -> Buffer
         let mut y = vec![0.0; x.len()];
         let view = BlockRef { rounded: true, ..net.block(i) };
         view.step(&dims, &mut y, &x, &positions, &rope, |out, q, k, v| {
-            let rows = out
-                .par_chunks_exact_mut(heads.q_width())
-                .zip(q.par_chunks_exact(heads.q_width()))
-                .zip(k.par_chunks_exact(heads.kv_width()))
-                .zip(v.par_chunks_exact(heads.kv_width()));
-            let all = rows.zip(cache.par_iter_mut());
-            timed(Part::Attention, || {
-                all.for_each(|((((out, q), k), v), cache)| {
-                    cache.extend(k, v, heads.kv_width());
-                    cache.attend(out, q, heads);
-                });
-            });
+            timed(Part::Attention, || attend_each(cache, out, q, k, v, heads));
         });
         x = y;
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use headstart_gpu::{DeviceBackend, DeviceGradients, Gpu};
+use headstart_kernels::team::Team;
 use headstart_kernels::{Matrix, Storage, mat, profile};
 use headstart_lm::encoder::load_encoder;
 use headstart_lm::{
@@ -132,7 +133,8 @@ pub fn generate(dir: &Path, settings: &Settings) -> Done {
         return rounds(settings, || Ok(found(passes.generate(&prompts, &sampling, &Unwatched)?)));
     }
     let net = Net::new(&model);
-    rounds(settings, || Ok(found(answers(&net, &prompts, &sampling, &Unwatched)?)))
+    let team = Team::new(settings.number("threads", 2)?);
+    rounds(settings, || Ok(found(team.lead(|| answers(&net, &prompts, &sampling, &Unwatched))?)))
 }
 
 /// Products y = x Wᵀ of the shapes of a SmolLM-135M and a Llama-1B step, in GFLOP/s: our kernel over
