@@ -37,9 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn weights(bytes: &[u8]) -> Vec<(&'static str, usize, Storage<'_>)> {
     let numbers = SHAPE.0 * SHAPE.1;
     // SAFETY: every pattern of bits is a number, and the slices are aligned, or cut so that they are.
-    let (f, h, b) = unsafe {
-        (bytes.align_to::<f32>().1, bytes.align_to::<f16>().1, bytes.align_to::<bf16>().1)
-    };
+    let (f, h, b) =
+        unsafe { (bytes.align_to::<f32>().1, bytes.align_to::<f16>().1, bytes.align_to::<bf16>().1) };
     let mut all = vec![
         ("f32", 4 * numbers, Storage::F32(&f[..numbers])),
         ("bf16", 2 * numbers, Storage::Bf16(&b[..numbers])),

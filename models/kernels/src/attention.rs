@@ -254,7 +254,7 @@ simd::vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::KvCache;
+    use crate::decode::{KvCache, attend_each};
     use crate::testing::{Tensors, check_gradients};
 
     const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 3 };
@@ -297,8 +297,8 @@ mod tests {
             let mut cache = KvCache::default();
             for at in 0..n {
                 let mut one = vec![0.0; qw];
-                cache.extend(&t.get(1)[at * kw..(at + 1) * kw], &t.get(2)[at * kw..(at + 1) * kw], kw);
-                cache.attend(&mut one, &t.get(0)[at * qw..(at + 1) * qw], heads);
+                let [q, k, v] = [(0, qw), (1, kw), (2, kw)].map(|(i, w)| &t.get(i)[at * w..(at + 1) * w]);
+                attend_each(std::slice::from_mut(&mut cache), &mut one, q, k, v, heads);
                 for (a, b) in one.iter().zip(&out[at * qw..]) {
                     assert!((a - b).abs() < 1e-5, "token {at}: {a} and {b}");
                 }

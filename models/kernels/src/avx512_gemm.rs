@@ -11,12 +11,13 @@
 use std::arch::x86_64::*;
 
 use faer::{Accum, MatRef};
-use rayon::prelude::*;
 
 use super::Shared;
 use super::buffer::Buffer;
 use super::isa::{self, InstructionSet};
+use super::team;
 
+mod one_row;
 mod packing;
 mod skinny;
 
@@ -89,10 +90,7 @@ pub fn product<R: RightOperand>(
         // SAFETY: `available`; tasks have tiles of their own, inside `dst` as asserted above.
         unsafe { task(out, stride, accum, (&left, m, count), rhs, alpha, tiles, strips) };
     };
-    if down * across == 1 {
-        return work(0);
-    }
-    (0..down * across).into_par_iter().with_max_len(1).for_each(work);
+    team::for_each(down * across, work);
 }
 
 /// `dst = lhs · Wᵀ`, as [`product`] gives it.
@@ -100,10 +98,10 @@ pub fn product<R: RightOperand>(
 /// # Panics
 /// As [`product`].
 pub fn forward<T: Element>(dst: &mut [f32], stride: usize, lhs: MatRef<f32>, w: &StoredMatrix<&[T]>) {
-    if (1..=skinny::MOST).contains(&lhs.nrows()) {
-        skinny::product(dst, stride, lhs, w);
-    } else {
-        product(dst, stride, Accum::Replace, lhs, &Columns(*w), 1.0);
+    match lhs.nrows() {
+        1 => one_row::product(dst, lhs, w),
+        1..=skinny::MOST => skinny::product(dst, stride, lhs, w),
+        _ => product(dst, stride, Accum::Replace, lhs, &Columns(*w), 1.0),
     }
 }
 
@@ -142,7 +140,7 @@ fn pack_left(lhs: MatRef<f32>, count: usize) -> Buffer {
     if m * k < 1 << 15 {
         (0..count).for_each(one)
     } else {
-        (0..count).into_par_iter().for_each(one)
+        team::for_each(count, one)
     }
     to
 }

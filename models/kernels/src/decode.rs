@@ -35,7 +35,7 @@ impl KvCache {
 
     /// What the last token that was added attends to with the queries of key head `head`:
     /// `[heads.group() × dim]` of both.
-    pub fn attend(&self, out: &mut [f32], q: &[f32], heads: Heads, head: usize) {
+    fn attend(&self, out: &mut [f32], q: &[f32], heads: Heads, head: usize) {
         let (dim, width) = (heads.dim, heads.kv_width());
         let mut weights = Buffer::new(self.tokens.next_multiple_of(TOGETHER));
         let at = head * dim;

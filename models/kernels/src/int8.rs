@@ -5,6 +5,8 @@
 //! Sums of bytes are exact and runs are added in order, so a row's results do not depend on the
 //! others, on threads, or on which of the two ways below is taken.
 
+use std::ops::Range;
+
 use super::Parts;
 use super::quant::{QuantType, QuantizedBlocks, RUN};
 use super::row_order::RowOrder;
@@ -42,7 +44,8 @@ impl Rounded {
         let count = runs * rows;
         let (mut bytes, mut scale) = (vec![0; count * RUN], vec![0.0; count]);
         let mut sums = vec![[0.0; 2]; count];
-        let (to_bytes, to_scale, to_sums) = (Parts::new(&mut bytes), Parts::new(&mut scale), Parts::new(&mut sums));
+        let (to_bytes, to_scale, to_sums) =
+            (Parts::new(&mut bytes), Parts::new(&mut scale), Parts::new(&mut sums));
         let together = (TASK / (rows * RUN).max(1)).max(1);
         team::for_each(runs.div_ceil(together), |task| {
             for run in task * together..((task + 1) * together).min(runs) {
@@ -133,7 +136,7 @@ pub fn products(x: &Rounded, products: &mut [Product]) {
         all.push((strips, p.w, Parts::new(p.y), p.stride));
         strips += p.w.rows.div_ceil(STRIP);
     }
-    let work = |range: std::ops::Range<usize>| {
+    let work = |range: Range<usize>| {
         let mut spare = Strip::default();
         for strip in range {
             let (before, w, out, stride) = &all[all.partition_point(|p| p.0 <= strip) - 1];
@@ -159,6 +162,8 @@ struct Strip {
     offset: Vec<[[f32; STRIP]; 2]>,
     /// Whether the halves of a run differ.
     split: bool,
+    /// The run of W and x that its first is.
+    first_run: usize,
 }
 
 impl Strip {
@@ -173,19 +178,32 @@ impl Strip {
         if x.rows == 1 && avx512::available() {
             return each(0, &avx512::one_row(w, x, first)[..live]);
         }
-        self.fill(w, first, live);
-        let mut sums = [[0f32; STRIP]; 16];
-        for first in (0..x.rows).step_by(sums.len()) {
-            let count = sums.len().min(x.rows - first);
-            self.multiply(x, first, &mut sums[..count]);
-            for (i, sum) in sums[..count].iter().enumerate() {
-                each(first + i, &sum[..live]);
+        /// Rows of x that are multiplied together; so many stay in registers.
+        const GROUP: usize = 16;
+        /// Runs that are multiplied while they lie in the first cache, where x is one group.
+        const NEAR: usize = 8;
+        let chunk = if x.rows <= GROUP { NEAR } else { x.runs };
+        let mut sums = [[0f32; STRIP]; GROUP];
+        for begin in (0..x.runs).step_by(chunk) {
+            let end = (begin + chunk).min(x.runs);
+            self.fill(w, first, live, begin..end);
+            for row in (0..x.rows).step_by(GROUP) {
+                let sums = &mut sums[..GROUP.min(x.rows - row)];
+                if begin == 0 {
+                    sums.fill([0.0; STRIP]);
+                }
+                self.multiply(x, row, sums);
+                if end == x.runs {
+                    sums.iter().enumerate().for_each(|(i, sum)| each(row + i, &sum[..live]));
+                }
             }
         }
     }
 
-    fn fill(&mut self, w: &Weights, first: usize, live: usize) {
-        let runs = w.cols / RUN;
+    /// Takes up some runs of rows of W.
+    fn fill(&mut self, w: &Weights, first: usize, live: usize, range: Range<usize>) {
+        let runs = range.len();
+        self.first_run = range.start;
         self.bytes.resize(runs * RUN * STRIP, 0);
         self.scale.resize(runs, Default::default());
         self.offset.resize(runs, Default::default());
@@ -197,6 +215,7 @@ impl Strip {
         fill(self, w, first, live);
     }
 
+    /// Adds the products of rows of x from `first` on to their sums.
     fn multiply(&self, x: &Rounded, first: usize, sums: &mut [[f32; STRIP]]) {
         #[cfg(target_arch = "x86_64")]
         if avx512::available() {
@@ -208,8 +227,8 @@ impl Strip {
 
 vectorized! {
     fn fill(strip: &mut Strip, w: &Weights, first: usize, live: usize) {
-        let runs = strip.runs();
-        let place: [usize; STRIP] = std::array::from_fn(|r| w.order.place(first + r) * runs);
+        let (runs, all) = (strip.runs(), w.cols / RUN);
+        let place: [usize; STRIP] = std::array::from_fn(|r| w.order.place(first + r) * all + strip.first_run);
         for i in 0..runs {
             let bytes = &mut strip.bytes[i * RUN * STRIP..][..RUN * STRIP];
             for r in 0..live {
@@ -227,11 +246,10 @@ vectorized! {
 
     /// Rows of x from `first` on.
     fn group(strip: &Strip, x: &Rounded, first: usize, sums: &mut [[f32; STRIP]]) {
-        sums.fill([0.0; STRIP]);
         for run in 0..strip.runs() {
             let w = &strip.bytes[run * RUN * STRIP..][..RUN * STRIP];
             for (i, sum) in sums.iter_mut().enumerate() {
-                let at = run * x.rows + first + i;
+                let at = (strip.first_run + run) * x.rows + first + i;
                 let (p, d) = (&x.bytes[at * RUN..][..RUN], x.scale[at]);
                 let mut dots = [[0i32; STRIP]; 2];
                 for (four, p) in p.chunks_exact(4).enumerate() {
@@ -298,7 +316,9 @@ mod tests {
     #[test]
     fn a_row_is_the_same_bits_alone_and_among_others_and_on_any_instruction_set() {
         // Widths of one run, of an odd number of runs, and of whole blocks.
-        for (quant, cols) in QuantType::ALL.into_iter().flat_map(|q| [(q, q.block()), (q, 3 * q.block()), (q, 512)]) {
+        for (quant, cols) in
+            QuantType::ALL.into_iter().flat_map(|q| [(q, q.block()), (q, 3 * q.block()), (q, 512)])
+        {
             let (n, rows) = (21, 33);
             let x = Tensors::numbers(n * cols, 2);
             let blocks = blocks(quant, rows * cols, 4);
@@ -312,13 +332,18 @@ mod tests {
                 for count in [1, 2, 7, 16, 20] {
                     let mut some = vec![0.0; count * rows];
                     product(&mut some, &x, count, w);
-                    assert_eq!(some[..], all[..count * rows], "{}, {cols} columns, {count} rows", quant.name());
+                    assert_eq!(
+                        some[..],
+                        all[..count * rows],
+                        "{}, {cols} columns, {count} rows",
+                        quant.name()
+                    );
                 }
                 let rounded = Rounded::new(&x, n, cols);
                 for first in (0..rows).step_by(STRIP) {
                     let live = STRIP.min(rows - first);
                     let mut strip = Strip::default();
-                    strip.fill(&w, first, live);
+                    strip.fill(&w, first, live, 0..cols / RUN);
                     fill(&mut strip, &w, first, live);
                     let mut plain = [[0.0; STRIP]; 5];
                     group(&strip, &rounded, 3, &mut plain);

@@ -71,7 +71,8 @@ pub struct Unusable {
 
 impl std::fmt::Display for Unusable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let why = if self.known { "this processor does not have it" } else { "there is no such instruction set" };
+        let why =
+            if self.known { "this processor does not have it" } else { "there is no such instruction set" };
         let usable = InstructionSet::ALL.into_iter().filter(|i| *i <= InstructionSet::best());
         let names: Vec<&str> = usable.map(InstructionSet::name).collect();
         write!(f, "{VARIABLE}={}: {why}; here it can be {}", self.value, names.join(", "))

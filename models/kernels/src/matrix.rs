@@ -144,7 +144,8 @@ impl<'a> Matrix<'a> {
     /// As [`Self::forward_rounded`] for several matrices that read the same rows: in one fork and join
     /// where all are quantized and none is streamed.
     pub fn forward_rounded_together(all: &mut [(Self, &mut [f32])], x: &[f32], n: usize) {
-        let together = |(m, _): &(Self, &mut [f32])| matches!(m.data, Storage::Quantized(_)) && m.pages.is_none();
+        let together =
+            |(m, _): &(Self, &mut [f32])| matches!(m.data, Storage::Quantized(_)) && m.pages.is_none();
         if !all.iter().all(together) {
             return all.iter_mut().for_each(|(m, y)| m.forward_rounded(y, x, n));
         }
@@ -300,6 +301,28 @@ mod tests {
         {
             same_products(Matrix::new(out, inner, data));
             same_products(Matrix { order: RowOrder::Pairs(11), ..Matrix::new(out, inner, data) });
+        }
+    }
+
+    #[test]
+    fn a_row_is_the_same_bits_alone_and_among_others() {
+        // Whole registers, parts of them, several blocks of the inner dimension, odd rows of W.
+        for (inner, out) in [(64, 32), (33, 47), (700, 70), (1, 3), (352, 16), (1000, 129)] {
+            let numbers = Tensors::numbers(out * inner, 2);
+            let halves: Vec<bf16> = numbers.iter().map(|v| bf16::from_f32(*v)).collect();
+            let ieee: Vec<f16> = numbers.iter().map(|v| f16::from_f32(*v)).collect();
+            let n = 70;
+            let x = Tensors::numbers(n * inner, 5);
+            for data in [Storage::F32(&numbers), Storage::Bf16(&halves), Storage::F16(&ieee)] {
+                let w = Matrix::new(out, inner, data);
+                let mut all = vec![0.0; n * out];
+                w.forward(&mut all, &x, n);
+                for count in [1, 2, 5, 20, 64] {
+                    let mut some = vec![0.0; count * out];
+                    w.forward(&mut some, &x, count);
+                    assert_eq!(some[..], all[..count * out], "{inner} × {out}, {count} rows");
+                }
+            }
         }
     }
 

@@ -37,16 +37,8 @@ pub enum QuantType {
 
 impl QuantType {
     /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Q8_0,
-        Self::Q4_0,
-        Self::Q4_1,
-        Self::Q5_0,
-        Self::Q5_1,
-        Self::Q4K,
-        Self::Q5K,
-        Self::Q6K,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Q8_0, Self::Q4_0, Self::Q4_1, Self::Q5_0, Self::Q5_1, Self::Q4K, Self::Q5K, Self::Q6K];
 
     /// Numbers of a block.
     pub const fn block(self) -> usize {

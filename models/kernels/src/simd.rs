@@ -61,6 +61,40 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     y * f32::from_bits(shifted.to_bits().wrapping_sub(MAGIC.to_bits()).wrapping_add(127) << 23)
 }
 
+/// e^x to about 1 ulp, without branches, for x from -708 to 0; below, the end of that range.
+///
+/// Range reduction by ln 2 in two parts, then Taylor's polynomial of degree 13.
+#[inline(always)]
+fn exp64<const FMA: bool>(x: f64) -> f64 {
+    const MAGIC: f64 = 6_755_399_441_055_744.0; // 1.5 × 2^52: adding it leaves an integer in the low bits
+    const LN_2: [f64; 2] = [6.931_471_803_691_238e-1, 1.908_214_929_270_587_7e-10];
+    let fma = |a: f64, b: f64, c: f64| if FMA { a.mul_add(b, c) } else { a * b + c };
+    let x = if x < -708.0 { -708.0 } else { x };
+    let shifted = fma(x, std::f64::consts::LOG2_E, MAGIC);
+    let n = shifted - MAGIC;
+    let r = fma(n, -LN_2[1], fma(n, -LN_2[0], x));
+    // 1 / 13!, 1 / 12!, … 1 / 0!
+    let mut p = 1.605_904_383_682_161_3e-10;
+    for c in [
+        2.087_675_698_786_81e-9,
+        2.505_210_838_544_172e-8,
+        2.755_731_922_398_589e-7,
+        2.755_731_922_398_589_3e-6,
+        2.480_158_730_158_73e-5,
+        1.984_126_984_126_984e-4,
+        1.388_888_888_888_889e-3,
+        8.333_333_333_333_333e-3,
+        4.166_666_666_666_666_4e-2,
+        1.666_666_666_666_666_6e-1,
+        0.5,
+        1.0,
+        1.0,
+    ] {
+        p = fma(p, r, c);
+    }
+    p * f64::from_bits(shifted.to_bits().wrapping_sub(MAGIC.to_bits()).wrapping_add(1023) << 52)
+}
+
 /// Lanes of the sums below; fixed, so that sums do not depend on the machine's vector width.
 const LANES: usize = 16;
 
@@ -121,6 +155,19 @@ vectorized! {
         chunks.remainder().iter().chain(&acc).fold(f32::NEG_INFINITY, |m, v| m.max(*v))
     }
 
+    /// Writes e^((logit - top) / temperature) for each of some logits; their sum. `top` is the largest.
+    pub fn softmax_weights(out: &mut [f64], logits: &[f32], top: f32, temperature: f64) -> f64 {
+        let top = f64::from(top);
+        for (to, l) in out.iter_mut().zip(logits) {
+            *to = exp64::<FMA>((f64::from(*l) - top) / temperature);
+        }
+        let mut acc = [0f64; LANES];
+        for part in out.chunks(LANES) {
+            acc.iter_mut().zip(part).for_each(|(a, v)| *a += v);
+        }
+        acc.iter().sum()
+    }
+
     /// x *= c.
     pub fn scale(x: &mut [f32], c: f32) {
         for v in x.iter_mut() {
@@ -142,6 +189,9 @@ pub fn par_add(y: &mut [f32], x: &[f32]) {
     use rayon::prelude::*;
     const PIECE: usize = 1 << 14;
     timed(Part::Residual, || {
+        if y.len() <= PIECE {
+            return add(y, x);
+        }
         y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| add(y, x));
     });
 }
@@ -157,6 +207,20 @@ mod tests {
             let exact = f64::from(x).exp();
             for y in [exp::<false>(x), exp::<true>(x)] {
                 assert!((f64::from(y) / exact - 1.0).abs() < 3e-7, "exp({x}) = {y}, not {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_of_a_softmax_are_close_to_the_exact_ones() {
+        let logits: Vec<f32> = (0..60_000).map(|i| -0.013 * i as f32).collect();
+        let mut found = vec![0.0; logits.len()];
+        for temperature in [1.0, 0.7, 3.0] {
+            let sum = softmax_weights(&mut found, &logits, 0.0, temperature);
+            assert!((sum / found.iter().sum::<f64>() - 1.0).abs() < 1e-14);
+            for (l, w) in logits.iter().zip(&found) {
+                let exact = (f64::from(*l) / temperature).max(-708.0).exp();
+                assert!((w / exact - 1.0).abs() < 1e-15, "exp({l} / {temperature}) = {w:e}, not {exact:e}");
             }
         }
     }

@@ -39,8 +39,7 @@ fn main() -> Done<()> {
     let (count, length) = (setting(settings, "sequences", 1)?, setting(settings, "tokens", 32)?);
     let vocab = model.config.vocab;
     let token = |row: usize, t: usize| ((row * 7919 + t * 104_729 + 17) % (vocab - 3) + 3) as u32;
-    let prompts: Vec<Vec<u32>> =
-        (0..count).map(|row| (0..length).map(|t| token(row, t)).collect()).collect();
+    let prompts: Vec<Vec<u32>> = (0..count).map(|row| (0..length).map(|t| token(row, t)).collect()).collect();
     let sampling = Sampling {
         max_tokens: setting(settings, "new", 64)?,
         temperature: setting(settings, "temperature", 0.0)?,
@@ -61,7 +60,12 @@ fn main() -> Done<()> {
         }
     }
     let made: usize = best.2.iter().map(Vec::len).sum();
-    println!("{:.3} s, {made} tokens, {:.1} tokens/s, {}", best.0, made as f64 / best.0, isa::in_use().name());
+    println!(
+        "{:.3} s, {made} tokens, {:.1} tokens/s, {}",
+        best.0,
+        made as f64 / best.0,
+        isa::in_use().name()
+    );
     for (part, seconds) in best.1 {
         println!("  {:18} {seconds:.3} s", part.name());
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use headstart_protocol::rows::{Role, Row};
 
 use crate::api::{Decoder, GenerateOptions, ModelInfo, NextToken, RowScore, Watch};
+use crate::choose;
 use crate::config::DecoderConfig;
 use crate::error::LmError;
 use crate::generate::Sampling;
@@ -227,11 +228,9 @@ impl<P: Passes> TextDecoder<P> {
     fn most_probable(&self, logits: &[f32], top: usize) -> Vec<(String, f32)> {
         let largest = logits.iter().fold(f32::NEG_INFINITY, |m, l| m.max(*l));
         let sum: f64 = logits.iter().map(|l| f64::from(l - largest).exp()).sum();
-        let mut order: Vec<usize> = (0..logits.len()).collect();
-        // Ties keep the order of ids.
-        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
         let probability = |i: usize| (f64::from(logits[i] - largest).exp() / sum) as f32;
-        order.into_iter().take(top).map(|i| (self.codec.token_text(i as u32), probability(i))).collect()
+        let tokens = choose::largest(logits, top).into_iter();
+        tokens.map(|i| (self.codec.token_text(i as u32), probability(i))).collect()
     }
 
     /// Prompts as ids, each within the context.

@@ -5,13 +5,14 @@
 //! any company.
 
 use headstart_kernels::profile::{Part, timed};
-use headstart_kernels::{Buffer, KvCache, attend_each, simd};
-use rand::{Rng, SeedableRng};
+use headstart_kernels::{Buffer, KvCache, attend_each};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use crate::api::Watch;
 use crate::block::{Batch, BlockRef};
+use crate::choose::choose;
 use crate::error::LmError;
 use crate::net::Net;
 
@@ -195,40 +196,4 @@ fn step(net: &Net, active: &mut [Active], caches: &mut [Vec<KvCache>]) -> Buffer
     }
     active.iter_mut().for_each(|a| a.position += 1);
     net.normed(&x, &(0..active.len()).collect::<Vec<_>>())
-}
-
-/// The most probable token (the first of equals), or one drawn by its probability.
-fn choose(logits: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> u32 {
-    let top = simd::max(logits);
-    let best = logits.iter().position(|l| *l == top).unwrap_or(0);
-    if temperature <= 0.0 {
-        return best as u32;
-    }
-    let top = f64::from(logits[best]);
-    let weights: Vec<f64> = logits.iter().map(|l| ((f64::from(*l) - top) / temperature).exp()).collect();
-    let mut left = rng.random::<f64>() * weights.iter().sum::<f64>();
-    for (i, w) in weights.iter().enumerate() {
-        left -= w;
-        if left < 0.0 {
-            return i as u32;
-        }
-    }
-    best as u32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn draws_follow_the_probabilities() {
-        let logits = [0.0, 2f32.ln(), 5f32.ln()];
-        let mut rng = ChaCha8Rng::seed_from_u64(3);
-        let mut counts = [0; 3];
-        (0..8000).for_each(|_| counts[choose(&logits, 1.0, &mut rng) as usize] += 1);
-        for (count, expected) in counts.iter().zip([1000, 2000, 5000]) {
-            assert!(i32::abs(count - expected) < 150, "{counts:?}");
-        }
-        assert_eq!(choose(&[1.0, 3.0, 3.0], 0.0, &mut rng), 1, "the first of equals");
-    }
 }

@@ -18,6 +18,7 @@
 
 mod api;
 mod block;
+mod choose;
 mod config;
 mod cpu;
 mod decoder;

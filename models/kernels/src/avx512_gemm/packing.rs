@@ -31,6 +31,30 @@ pub trait Element: Copy + Sync {
     /// # Safety
     /// As [`Self::load`], of one number.
     unsafe fn broadcast(from: *const Self) -> __m512;
+
+    /// Numbers of a word of 32 bits.
+    const PER_WORD: usize;
+
+    /// 16 words from an address, of which `numbers` numbers are read and the others are 0.
+    ///
+    /// # Safety
+    /// `numbers` can be read, and the machine has AVX-512 F and BW.
+    unsafe fn load_words(from: *const Self, numbers: usize) -> __m512;
+
+    /// The numbers of 16 words: the first of each, and the second where it has two.
+    ///
+    /// # Safety
+    /// The machine has AVX-512 F and BW.
+    unsafe fn parts(words: __m512) -> [__m512; 2];
+}
+
+/// Up to 32 numbers of 16 bits.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+unsafe fn load_halves(from: *const u8, numbers: usize) -> __m512 {
+    let mask = if numbers >= 32 { u32::MAX } else { (1u32 << numbers) - 1 };
+    // SAFETY: masked numbers are not read; the others are there.
+    _mm512_castsi512_ps(unsafe { _mm512_maskz_loadu_epi16(mask, from.cast()) })
 }
 
 impl Element for f32 {
@@ -46,6 +70,22 @@ impl Element for f32 {
     unsafe fn broadcast(from: *const Self) -> __m512 {
         // SAFETY: passed on to the caller.
         _mm512_set1_ps(unsafe { *from })
+    }
+
+    const PER_WORD: usize = 1;
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    unsafe fn load_words(from: *const Self, numbers: usize) -> __m512 {
+        let mask = if numbers >= 16 { u16::MAX } else { (1u16 << numbers) - 1 };
+        // SAFETY: masked numbers are not read; the others are there.
+        unsafe { _mm512_maskz_loadu_ps(mask, from) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    unsafe fn parts(words: __m512) -> [__m512; 2] {
+        [words; 2]
     }
 }
 
@@ -65,6 +105,23 @@ impl Element for half::bf16 {
         let bits = u32::from(unsafe { *from }.to_bits()) << 16;
         _mm512_castsi512_ps(_mm512_set1_epi32(bits as i32))
     }
+
+    const PER_WORD: usize = 2;
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    unsafe fn load_words(from: *const Self, numbers: usize) -> __m512 {
+        // SAFETY: passed on to the caller.
+        unsafe { load_halves(from.cast(), numbers) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    unsafe fn parts(words: __m512) -> [__m512; 2] {
+        let words = _mm512_castps_si512(words);
+        let high = _mm512_and_si512(words, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
+        [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)), _mm512_castsi512_ps(high)]
+    }
 }
 
 impl Element for half::f16 {
@@ -81,6 +138,23 @@ impl Element for half::f16 {
         // SAFETY: passed on to the caller.
         let half = unsafe { *from }.to_bits();
         _mm512_cvtph_ps(_mm256_set1_epi16(half as i16))
+    }
+
+    const PER_WORD: usize = 2;
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    unsafe fn load_words(from: *const Self, numbers: usize) -> __m512 {
+        // SAFETY: passed on to the caller.
+        unsafe { load_halves(from.cast(), numbers) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    unsafe fn parts(words: __m512) -> [__m512; 2] {
+        let words = _mm512_castps_si512(words);
+        let float = |w| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(w));
+        [float(words), float(_mm512_srli_epi32::<16>(words))]
     }
 }
 

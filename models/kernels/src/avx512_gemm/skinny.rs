@@ -8,10 +8,10 @@
 use std::arch::x86_64::*;
 
 use faer::MatRef;
-use rayon::prelude::*;
 
 use super::packing::{Element, StoredMatrix, transpose};
 use super::{Buffer, Shared, depth};
+use crate::team;
 
 /// Rows of x at most.
 pub const MOST: usize = 64;
@@ -52,7 +52,9 @@ pub fn product<T: Element>(dst: &mut [f32], stride: usize, lhs: MatRef<f32>, w: 
         return (0..chunks).for_each(work);
     }
     let together = (TASK / (m * k * CHUNK)).max(1);
-    (0..chunks).into_par_iter().with_min_len(together).for_each(work);
+    team::for_each(chunks.div_ceil(together), |task| {
+        (task * together..((task + 1) * together).min(chunks)).for_each(work);
+    });
 }
 
 /// xᵀ, `inner` × rows of x, these filled up with zeros to whole registers.

@@ -21,14 +21,38 @@ pub fn available() -> bool {
 macro_rules! with_format {
     ($quant:expr, $format:ident => $body:expr) => {
         match $quant {
-            QuantType::Q8_0 => { type $format = formats::Q8_0; $body }
-            QuantType::Q4_0 => { type $format = formats::Q4_0; $body }
-            QuantType::Q4_1 => { type $format = formats::Q4_1; $body }
-            QuantType::Q5_0 => { type $format = formats::Q5_0; $body }
-            QuantType::Q5_1 => { type $format = formats::Q5_1; $body }
-            QuantType::Q4K => { type $format = formats::Q4K; $body }
-            QuantType::Q5K => { type $format = formats::Q5K; $body }
-            QuantType::Q6K => { type $format = formats::Q6K; $body }
+            QuantType::Q8_0 => {
+                type $format = formats::Q8_0;
+                $body
+            }
+            QuantType::Q4_0 => {
+                type $format = formats::Q4_0;
+                $body
+            }
+            QuantType::Q4_1 => {
+                type $format = formats::Q4_1;
+                $body
+            }
+            QuantType::Q5_0 => {
+                type $format = formats::Q5_0;
+                $body
+            }
+            QuantType::Q5_1 => {
+                type $format = formats::Q5_1;
+                $body
+            }
+            QuantType::Q4K => {
+                type $format = formats::Q4K;
+                $body
+            }
+            QuantType::Q5K => {
+                type $format = formats::Q5K;
+                $body
+            }
+            QuantType::Q6K => {
+                type $format = formats::Q6K;
+                $body
+            }
         }
     };
 }
@@ -140,19 +164,20 @@ unsafe fn dots<F: Format>(rows: &RowStarts, run: usize, both: bool, x: &Rounded)
 /// Fills a strip.
 pub fn fill(strip: &mut Strip, w: &Weights, first: usize) {
     let rows = starts(w, first);
-    assert!(strip.runs() * RUN == w.cols, "the strip has the width of W");
+    let runs = strip.first_run + strip.runs();
+    assert!(runs * RUN <= w.cols && strip.first_run.is_multiple_of(8), "the strip's runs are those of W");
     // SAFETY: the features are there where callers have checked `available`; rows are whole.
     with_format!(w.data.quant, F => unsafe { fill_of::<F>(strip, &rows) });
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn fill_of<F: Format>(strip: &mut Strip, rows: &RowStarts) {
-    let runs = strip.runs();
+    let (begin, runs) = (strip.first_run, strip.runs());
     let zero = _mm512_setzero_ps();
     let mut factors = [Factors { scale: [zero; 2], offset: [zero; 2] }; 8];
     for block in 0..runs / F::TOGETHER {
         // SAFETY: rows have these blocks.
-        unsafe { F::factors(rows, block, &mut factors) };
+        unsafe { F::factors(rows, begin / F::TOGETHER + block, &mut factors) };
         for (i, f) in factors[..F::TOGETHER].iter().enumerate() {
             let run = block * F::TOGETHER + i;
             for half in 0..2 {
@@ -169,7 +194,7 @@ unsafe fn fill_of<F: Format>(strip: &mut Strip, rows: &RowStarts) {
         let mut lines = [zero; STRIP];
         for (line, row) in lines.iter_mut().zip(rows) {
             // SAFETY: rows have these runs.
-            *line = _mm512_castsi512_ps(unsafe { F::bytes(*row, run, both) });
+            *line = _mm512_castsi512_ps(unsafe { F::bytes(*row, begin + run, both) });
         }
         let to = &mut strip.bytes[run * RUN * STRIP..][..(if both { 2 } else { 1 }) * RUN * STRIP];
         for (to, v) in to.chunks_exact_mut(64).zip(transpose(lines)) {
@@ -179,12 +204,12 @@ unsafe fn fill_of<F: Format>(strip: &mut Strip, rows: &RowStarts) {
     }
 }
 
-/// The products of rows of x from `first` on with a strip.
+/// Adds the products of rows of x from `first` on with a strip to their sums.
 ///
 /// # Panics
 /// If x has no such rows; callers have checked [`available`].
 pub fn group(strip: &Strip, x: &Rounded, first: usize, sums: &mut [[f32; STRIP]]) {
-    assert!(first + sums.len() <= x.rows && x.runs == strip.runs());
+    assert!(first + sums.len() <= x.rows && strip.first_run + strip.runs() <= x.runs);
     let (mut at, n) = (0, sums.len());
     while at < n {
         let part = [16, 8, 4, 2, 1].into_iter().find(|p| *p <= n - at).unwrap_or(1);
@@ -206,6 +231,10 @@ pub fn group(strip: &Strip, x: &Rounded, first: usize, sums: &mut [[f32; STRIP]]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn rows<const N: usize>(strip: &Strip, x: &Rounded, first: usize, sums: &mut [[f32; STRIP]]) {
     let mut sum = [_mm512_setzero_ps(); N];
+    for (sum, from) in sum.iter_mut().zip(&*sums) {
+        // SAFETY: 16 numbers are there.
+        *sum = unsafe { _mm512_loadu_ps(from.as_ptr()) };
+    }
     for run in 0..strip.runs() {
         let w = &strip.bytes[run * RUN * STRIP..][..RUN * STRIP];
         // SAFETY: the slices hold what is read.
@@ -217,7 +246,7 @@ unsafe fn rows<const N: usize>(strip: &Strip, x: &Rounded, first: usize, sums: &
                 offset: strip.offset[run].each_ref().map(load),
             };
             for (r, sum) in sum.iter_mut().enumerate() {
-                let at = run * x.rows + first + r;
+                let at = (strip.first_run + run) * x.rows + first + r;
                 let p = x.bytes[at * RUN..][..RUN].as_ptr();
                 let four = |i: usize| _mm512_set1_epi32(p.add(4 * i).cast::<i32>().read_unaligned());
                 let mut dots = [_mm512_setzero_si512(); 2];

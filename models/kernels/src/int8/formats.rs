@@ -213,8 +213,7 @@ unsafe fn six_bit_factors(rows: &RowStarts, at: usize, to: &mut [Factors]) {
         (halves(rows, at), halves(rows, at + 2), words)
     };
     let dmin = _mm512_mul_ps(min, _mm512_set1_ps(-1.0));
-    let (six, four, two) =
-        (_mm512_set1_epi8(0x3F), _mm512_set1_epi8(0x0F), _mm512_set1_epi8(0x30));
+    let (six, four, two) = (_mm512_set1_epi8(0x3F), _mm512_set1_epi8(0x0F), _mm512_set1_epi8(0x30));
     // High two bits, moved above the low four of the later runs.
     let high = |w| _mm512_and_si512(_mm512_srli_epi32::<2>(w), two);
     let scales = [_mm512_and_si512(a, six), _mm512_or_si512(_mm512_and_si512(c, four), high(a))];
