@@ -8,7 +8,6 @@ use std::arch::x86_64::*;
 
 use super::formats::{self, Factors, Format, RowStarts};
 use super::{RUN, Rounded, STRIP, Strip, Weights};
-use crate::avx512_gemm::transpose;
 use crate::isa::{InstructionSet, in_use};
 use crate::quant::QuantType;
 
@@ -189,19 +188,8 @@ unsafe fn fill_of<F: Format>(strip: &mut Strip, rows: &RowStarts) {
             }
         }
     }
-    for run in (0..runs).step_by(2) {
-        let both = runs - run > 1;
-        let mut lines = [zero; STRIP];
-        for (line, row) in lines.iter_mut().zip(rows) {
-            // SAFETY: rows have these runs.
-            *line = _mm512_castsi512_ps(unsafe { F::bytes(*row, begin + run, both) });
-        }
-        let to = &mut strip.bytes[run * RUN * STRIP..][..(if both { 2 } else { 1 }) * RUN * STRIP];
-        for (to, v) in to.chunks_exact_mut(64).zip(transpose(lines)) {
-            // SAFETY: 64 bytes fit.
-            unsafe { _mm512_storeu_ps(to.as_mut_ptr().cast(), v) };
-        }
-    }
+    // SAFETY: rows have these runs.
+    unsafe { F::turn(rows, begin, &mut strip.bytes[..runs * formats::TURNED]) };
 }
 
 /// Adds the products of rows of x from `first` on with a strip to their sums.

@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::STRIP;
+use crate::avx512_gemm::transpose;
 use crate::quant::QuantType;
 
 /// The first bytes of 16 rows.
@@ -40,6 +41,60 @@ pub trait Format {
     /// # Safety
     /// As [`Self::bytes`].
     unsafe fn factors(rows: &RowStarts, block: usize, to: &mut [Factors]);
+
+    /// Writes the bytes of runs from `first` on, [`TURNED`] for each: of every row the first four, the
+    /// next four, … Of types with blocks of 256 numbers, whole blocks.
+    ///
+    /// # Safety
+    /// As [`Self::bytes`].
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn turn(rows: &RowStarts, first: usize, to: &mut [u8]) {
+        let runs = to.len() / TURNED;
+        for run in (0..runs).step_by(2) {
+            let both = runs - run > 1;
+            // SAFETY: passed on to the caller.
+            let words = turned(|r| unsafe { Self::bytes(rows[r], first + run, both) });
+            for (four, word) in words.into_iter().enumerate().take(if both { 16 } else { 8 }) {
+                store(to, run + four / 8, four % 8, word);
+            }
+        }
+    }
+}
+
+/// Bytes of a run of 16 rows.
+pub const TURNED: usize = 32 * STRIP;
+
+/// Of 16 rows of 64 bytes the first four bytes of each, the next four, …
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn turned(row: impl Fn(usize) -> __m512i) -> [__m512i; 16] {
+    let mut lines = [_mm512_setzero_ps(); STRIP];
+    for (r, line) in lines.iter_mut().enumerate() {
+        *line = _mm512_castsi512_ps(row(r));
+    }
+    let turned = transpose(lines);
+    let mut words = [_mm512_setzero_si512(); STRIP];
+    for (word, line) in words.iter_mut().zip(turned) {
+        *word = _mm512_castps_si512(line);
+    }
+    words
+}
+
+/// Writes four bytes of a run of 16 rows.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn store(to: &mut [u8], run: usize, four: usize, word: __m512i) {
+    let to = &mut to[run * TURNED + four * 64..][..64];
+    // SAFETY: 64 bytes fit.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), word) };
+}
+
+/// The halves of bytes, low and high.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn split(word: __m512i) -> [__m512i; 2] {
+    let mask = _mm512_set1_epi8(15);
+    [_mm512_and_si512(word, mask), _mm512_and_si512(_mm512_srli_epi32::<4>(word), mask)]
 }
 
 /// 16 half floats, one of each row, as f32.
@@ -253,6 +308,22 @@ impl Format for Q4K {
         // SAFETY: passed on to the caller.
         unsafe { six_bit_factors(rows, block * Self::QUANT.bytes(), to) };
     }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn turn(rows: &RowStarts, first: usize, to: &mut [u8]) {
+        for (i, to) in to.chunks_exact_mut(8 * TURNED).enumerate() {
+            let at = (first / 8 + i) * Self::QUANT.bytes() + 16;
+            for half in 0..2 {
+                // SAFETY: passed on to the caller.
+                let words = turned(|r| unsafe { _mm512_loadu_si512(rows[r].add(at + 64 * half).cast()) });
+                for (i, word) in words.into_iter().enumerate() {
+                    let (run, [low, high]) = (4 * half + i / 8 * 2, split(word));
+                    store(to, run, i % 8, low);
+                    store(to, run + 1, i % 8, high);
+                }
+            }
+        }
+    }
 }
 
 /// [`QuantType::Q5K`].
@@ -279,6 +350,29 @@ impl Format for Q5K {
     unsafe fn factors(rows: &RowStarts, block: usize, to: &mut [Factors]) {
         // SAFETY: passed on to the caller.
         unsafe { six_bit_factors(rows, block * Self::QUANT.bytes(), to) };
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn turn(rows: &RowStarts, first: usize, to: &mut [u8]) {
+        let one = _mm512_set1_epi8(1);
+        for (i, to) in to.chunks_exact_mut(8 * TURNED).enumerate() {
+            let at = (first / 8 + i) * Self::QUANT.bytes() + 16;
+            // SAFETY: passed on to the caller; the second half of what is read is not used.
+            let fifths = turned(|r| unsafe { twice(rows[r].add(at)) });
+            for half in 0..2 {
+                let low = at + 32 + 64 * half;
+                // SAFETY: as above.
+                let words = turned(|r| unsafe { _mm512_loadu_si512(rows[r].add(low).cast()) });
+                for (i, word) in words.into_iter().enumerate() {
+                    let (run, fours) = (4 * half + i / 8 * 2, split(word));
+                    for (run, four) in (run..).zip(fours) {
+                        let bit = _mm512_srl_epi32(fifths[i % 8], _mm_cvtsi32_si128(run as i32));
+                        let bit = _mm512_slli_epi32::<4>(_mm512_and_si512(bit, one));
+                        store(to, run, i % 8, _mm512_or_si512(four, bit));
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -324,6 +418,28 @@ impl Format for Q6K {
                 });
                 let offset = scale.map(|s| _mm512_mul_ps(_mm512_set1_ps(-32.0), s));
                 *to = Factors { scale, offset };
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn turn(rows: &RowStarts, first: usize, to: &mut [u8]) {
+        let two = _mm512_set1_epi8(3);
+        for (i, to) in to.chunks_exact_mut(8 * TURNED).enumerate() {
+            let at = (first / 8 + i) * Self::QUANT.bytes();
+            // SAFETY: passed on to the caller.
+            let highs = turned(|r| unsafe { _mm512_loadu_si512(rows[r].add(at + 128).cast()) });
+            for part in 0..2 {
+                // SAFETY: as above.
+                let words = turned(|r| unsafe { _mm512_loadu_si512(rows[r].add(at + 64 * part).cast()) });
+                for (i, word) in words.into_iter().enumerate() {
+                    for (four, quarter) in split(word).into_iter().zip([i / 8, i / 8 + 2]) {
+                        let shift = _mm_cvtsi32_si128(2 * quarter as i32);
+                        let high = _mm512_srl_epi32(highs[8 * part + i % 8], shift);
+                        let high = _mm512_slli_epi32::<4>(_mm512_and_si512(high, two));
+                        store(to, 4 * part + quarter, i % 8, _mm512_or_si512(four, high));
+                    }
+                }
             }
         }
     }
