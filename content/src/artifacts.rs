@@ -230,8 +230,13 @@ impl Artifacts {
         self.manifests.join(&hex[..2]).join(format!("{hex}.json"))
     }
 
+    /// The folders in which files are written before they have a name.
+    pub(crate) fn unfinished(&self) -> [PathBuf; 2] {
+        [self.manifests.join("new"), self.blobs.unfinished()]
+    }
+
     /// Where a manifest lies, if it is here.
-    fn path(&self, id: &Digest) -> Option<PathBuf> {
+    pub(crate) fn path(&self, id: &Digest) -> Option<PathBuf> {
         // Devices of version 0.1 kept all manifests in one folder.
         let flat = || Some(self.manifests.join(format!("{id}.json")));
         let sharded = Some(self.place(id)).filter(|path| path.is_file());

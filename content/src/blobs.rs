@@ -74,6 +74,11 @@ impl Blobs {
         sharded.or_else(|| flat().filter(|path| path.is_file()))
     }
 
+    /// The folder in which files are written before they have a name.
+    pub(crate) fn unfinished(&self) -> PathBuf {
+        self.dir.join("new")
+    }
+
     /// All contents, with where they lie, in the order of their digests.
     pub(crate) fn all(&self) -> Result<Vec<(Digest, PathBuf)>, ContentError> {
         named_by_digest(&self.dir)
@@ -152,7 +157,7 @@ impl Blobs {
     }
 
     fn temp(&self) -> Result<NewFile<'_>, ContentError> {
-        let dir = self.dir.join("new");
+        let dir = self.unfinished();
         files::create_dir(self.unsynced.disk(), &dir)?;
         Ok(NewFile::in_dir(self.unsynced.disk(), &dir, ".tmp-")?)
     }

@@ -22,11 +22,13 @@
 //! - [`ContentError`]: what can go wrong.
 //! - `named`: files that are named by a digest.
 //! - `unsynced`: contents that are in place but not yet on disk.
+//! - [`Inventory`]: what is here, artifact by artifact, and removing some of it.
 //! - [`Verification`]: what reading everything finds.
 //! - `verified`: files that were found to be what their names say.
 
 mod artifacts;
 mod blobs;
+mod collect;
 mod error;
 mod hash;
 mod named;
@@ -40,6 +42,7 @@ use std::sync::Arc;
 
 pub use artifacts::{Artifacts, check_file_name};
 pub use blobs::Blobs;
+pub use collect::{Inventory, StoredArtifact};
 pub use error::ContentError;
 pub use hash::hash_file;
 pub use headstart_disk::{Disk, DiskError};

@@ -1,6 +1,8 @@
 //! The command line.
 
+mod cache;
 mod devices;
+mod runs;
 mod schedules;
 
 use std::path::PathBuf;
@@ -14,7 +16,9 @@ use headstart_host::Limits;
 /// Heading of the options that every command has.
 const GLOBAL: &str = "Global options";
 
+pub use cache::{Cache, CacheCommand, Gc, Pin, Unpin};
 pub use devices::{DEFAULT_URL, DevicesCommand, Invite};
+pub use runs::{Runs, RunsCommand};
 pub use schedules::{Backfill, Moment, SchedulesCommand};
 
 /// Headstart: a declarative workflow engine for LLM personalization.
@@ -69,11 +73,11 @@ pub enum Command {
     Describe(Describe),
     /// Draw a pipeline as a graph.
     Graph(Graph),
-    /// List runs, or show one and why it failed.
+    /// List runs, show one and why it failed, or remove runs.
     Runs(Runs),
     /// Show the catalog of a run.
     Catalog(Catalog),
-    /// Show or clear the cache.
+    /// Show, clear or collect the cache, and pin results.
     Cache(Cache),
     /// Read the whole workspace and say what of it is damaged.
     Verify(Verify),
@@ -284,26 +288,6 @@ pub struct Graph {
     pub notation: Notation,
 }
 
-/// `headstart runs`
-#[derive(Args)]
-pub struct Runs {
-    /// The run to show, or a unique prefix of its id. By default all runs are listed.
-    #[arg(value_name = "RUN")]
-    pub run: Option<String>,
-    /// Print what `headstart run` printed while the run was running.
-    #[arg(long, requires = "run")]
-    pub replay: bool,
-    /// Have a failed or quarantined stage tried again when the run is resumed: `said`, or `said["friendly"]`.
-    #[arg(long, value_name = "STAGE", requires = "run", conflicts_with_all = ["replay", "report"])]
-    pub retry: Vec<String>,
-    /// Write a self-contained HTML report of the run.
-    #[arg(long, value_name = "FILE", requires = "run")]
-    pub report: Option<PathBuf>,
-    /// Output format.
-    #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
-}
-
 /// `headstart catalog`
 #[derive(Args)]
 pub struct Catalog {
@@ -335,17 +319,6 @@ pub enum CatalogCommand {
         #[arg(long, default_value = "5")]
         count: std::num::NonZeroUsize,
     },
-}
-
-/// `headstart cache`
-#[derive(Args)]
-pub struct Cache {
-    /// Clear every cached stage and row. Runs and artifacts are kept.
-    #[arg(long)]
-    pub clear: bool,
-    /// Output format.
-    #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
 }
 
 /// `headstart verify` and `headstart repair`

@@ -19,14 +19,15 @@ mod rebuild;
 mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use headstart_core::{ApplyError, Event, EventKind, RunOutcome, RunState, Status, prepare};
 use headstart_protocol::Digest;
 use headstart_store::Checkpoint;
 use headstart_store::cache::Claim;
+use headstart_store::gc::InUse;
 use tokio::sync::watch;
 
 use crate::error::EngineError;
@@ -52,6 +53,8 @@ pub(crate) struct Parts {
     pub inbox: Receiver<Message>,
     pub me: Sender<Message>,
     pub end: watch::Sender<Option<Ending>>,
+    /// Keeps the outputs for those who have a handle of the run.
+    pub outputs: Weak<OnceLock<InUse>>,
     pub begun: Duration,
     /// Told when the attempts of devices are known to the hub.
     pub readopted: Sender<()>,
@@ -98,6 +101,7 @@ pub(crate) struct Conductor {
     inbox: Receiver<Message>,
     me: Sender<Message>,
     end: watch::Sender<Option<Ending>>,
+    kept_outputs: Weak<OnceLock<InUse>>,
     begun: Duration,
     last_ms: u64,
     /// Became ready and was not looked at yet.
@@ -122,7 +126,7 @@ pub(crate) struct Conductor {
 
 impl Conductor {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { id, engine, state, journal, options, inbox, me, end, begun, readopted } = parts;
+        let Parts { id, engine, state, journal, options, inbox, me, end, outputs, begun, readopted } = parts;
         Self {
             id,
             engine,
@@ -132,6 +136,7 @@ impl Conductor {
             inbox,
             me,
             end,
+            kept_outputs: outputs,
             begun,
             last_ms: 0,
             fresh: Vec::new(),
@@ -312,6 +317,7 @@ impl Conductor {
         }
         let result = match outcome {
             Some(outcome) => {
+                self.keep_outputs();
                 index::record(&self.engine.ws, &self.state, &self.options.name, outcome, self.last_ms);
                 let outputs = self.outputs();
                 self.record(EventKind::RunFinished { outcome });
@@ -337,6 +343,16 @@ impl Conductor {
             None => result,
         };
         self.end.send_replace(Some(ending.map(Arc::new).map_err(Arc::new)));
+    }
+
+    /// Before the run is over, and no longer counts as live.
+    fn keep_outputs(&self) {
+        if let Some(kept) = self.kept_outputs.upgrade() {
+            match self.engine.ws.in_use() {
+                Ok(in_use) => drop(kept.set(in_use)),
+                Err(e) => tracing::warn!("{e}; outputs may be collected before they are read"),
+            }
+        }
     }
 
     fn outputs(&self) -> Result<Vec<RunOutput>, EngineError> {

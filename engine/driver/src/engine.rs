@@ -1,8 +1,8 @@
 //! The engine: a workspace, its stages, threads to run them, and the runs.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use headstart_core::{Event, EventKind, RunOutcome, RunState};
@@ -196,12 +196,25 @@ impl Engine {
         let (me, inbox) = channel();
         let (end, ending) = watch::channel(None);
         let journal = Journal::new(log, Arc::clone(&feed), me.clone())?;
-        let handle = RunHandle { id: id.clone(), feed, inbox: me.clone(), ending };
+        let outputs = Arc::new(OnceLock::new());
+        let kept = Arc::downgrade(&outputs);
+        let handle = RunHandle { id: id.clone(), feed, inbox: me.clone(), ending, _outputs: outputs };
         let engine = Arc::clone(&self.shared);
         let begun = self.shared.env.clock.elapsed();
         let (readopted, up) = channel();
-        let parts =
-            Parts { id: id.clone(), engine, state, journal, options, inbox, me, end, begun, readopted };
+        let parts = Parts {
+            id: id.clone(),
+            engine,
+            state,
+            journal,
+            options,
+            inbox,
+            me,
+            end,
+            outputs: kept,
+            begun,
+            readopted,
+        };
         std::thread::Builder::new()
             .name(format!("run {id}"))
             .spawn(move || Conductor::new(parts).conduct(first))

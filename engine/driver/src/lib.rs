@@ -33,8 +33,10 @@
 //! - `manifest_cache`: manifests in memory.
 //! - `reuse`: whether what the cache remembers serves an instance.
 //! - `index`: tables for people.
+//! - [`mod@collect`]: what the runs of a workspace name, and which of it is kept.
 
 mod attempt_log;
+pub mod collect;
 mod conductor;
 pub mod devices;
 mod engine;
@@ -56,6 +58,7 @@ mod reuse;
 mod run;
 mod shared;
 
+pub use collect::{Gone, KeepRules, Kept, RunUse, Survey, gone, survey};
 pub use conductor::StageWait;
 pub use devices::{Devices, DevicesError};
 pub use engine::{Engine, preview};

@@ -18,6 +18,7 @@ use headstart_protocol::{
     Args, ArtifactRef, Context, Failure, FailureClass, Manifest, NumericRows, Progress, RowCache, kinds,
 };
 use headstart_runner::{Call, StageRegistry, TimeLimit};
+use headstart_store::gc::InUse;
 use headstart_store::{ContentError, StoreError, Workspace};
 
 use crate::attempt_log::AttemptLog;
@@ -88,7 +89,7 @@ impl Executor {
         };
         let (result, unchanged) = match self.attempt(&context) {
             // A source is read in every run; what it gives may be known.
-            Ok((output, known)) => (Ok(output), known && is_source(context.task)),
+            Ok((output, known, in_use)) => (Ok((output, in_use)), known && is_source(context.task)),
             Err(failure) => (Err(failure), false),
         };
         let counters = std::mem::take(&mut *context.counters.lock().unwrap_or_else(PoisonError::into_inner));
@@ -100,15 +101,16 @@ impl Executor {
     }
 
     /// What the stage made, and whether the same was in the workspace before.
-    fn attempt(&self, context: &LocalContext) -> Result<(ArtifactRef, bool), Failure> {
+    fn attempt(&self, context: &LocalContext) -> Result<(ArtifactRef, bool, InUse), Failure> {
         let task = context.task;
         let program = task.program.as_ref().map(|p| ProgramRef::Planned(p, &task.source_dir));
         let found = self.stages.find(&task.kind, program)?;
         let call = Call { kind: &task.kind, ty: &task.ty, args: &task.args };
         let output = headstart_runner::run(found.stage(), call, context).map_err(|f| context.explain(f))?;
+        let in_use = self.ws.in_use().map_err(store_failure)?;
         let imported = self.ws.artifacts().import_known(&output).map_err(store_failure)?;
         let (_, reference, known) = imported;
-        Ok((reference, known))
+        Ok((reference, known, in_use))
     }
 }
 

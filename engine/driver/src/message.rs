@@ -12,6 +12,7 @@ use headstart_protocol::declared::Program;
 use headstart_protocol::task::{Outcome, Task, Usage};
 use headstart_protocol::wire::Committed;
 use headstart_protocol::{Args, ArtifactRef, Digest, Failure, Type};
+use headstart_store::gc::InUse;
 use tokio::sync::oneshot;
 
 /// Something for the conductor to do.
@@ -21,8 +22,8 @@ pub(crate) enum Message {
     /// A device claims an instance that was offered to it. Dropping `reply` refuses. The answer
     /// comes when the attempt is on disk and known to the hub.
     StartDevice { instance: u32, claimant: Claimant, lease: Arc<Lease>, reply: oneshot::Sender<Box<Task>> },
-    /// A worker's attempt ended.
-    Finished { instance: u32, fence: u64, result: Result<ArtifactRef, Failure>, usage: Usage },
+    /// A worker's attempt ended. Its output is in use until an event names it.
+    Finished { instance: u32, fence: u64, result: Result<(ArtifactRef, InUse), Failure>, usage: Usage },
     /// How far an attempt is.
     Progress { instance: u32, fence: u64, progress: Progress },
     /// Whether a commit under this fence would count.

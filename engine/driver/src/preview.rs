@@ -157,7 +157,7 @@ pub(crate) fn read_source(
     engine.pool.executor().run(task, &tx);
     drop(tx);
     let ended = rx.into_iter().find_map(|m| match m {
-        Message::Finished { result, .. } => Some(result),
+        Message::Finished { result, .. } => Some(result.map(|(output, _)| output)),
         _ => None,
     });
     ended.unwrap_or_else(|| Err(Failure::new(FailureClass::Internal, "the source gave no result")))

@@ -1,14 +1,15 @@
 //! A run as its caller sees it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use headstart_core::{Counts, Event, RunOutcome};
 use headstart_dsl::plan::Plan;
 use headstart_protocol::expr::Value;
 use headstart_protocol::{Failure, Type};
+use headstart_store::gc::InUse;
 use headstart_store::{StoreError, Workspace};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -139,13 +140,16 @@ pub struct InstanceFailure {
 /// What the conductor leaves behind.
 pub(crate) type Ending = Result<Arc<RunResult>, Arc<EngineError>>;
 
-/// A running run. Dropping the handle does not stop it.
+/// A running run. Dropping the handle does not stop it. As long as there is one after the end, the run's outputs are
+/// not collected.
 #[derive(Clone)]
 pub struct RunHandle {
     pub(crate) id: String,
     pub(crate) feed: Arc<Feed>,
     pub(crate) inbox: Sender<Message>,
     pub(crate) ending: watch::Receiver<Option<Ending>>,
+    /// Its outputs are not collected as long as anybody has a handle.
+    pub(crate) _outputs: Arc<OnceLock<InUse>>,
 }
 
 impl RunHandle {

@@ -18,17 +18,22 @@
 //! | `keys/` | secrets of this workspace |
 //! | `cache/` | the cache: segments, to which each process appends its own, and their indexes |
 //! | `claims/` | which stages are being computed, and by whom |
+//! | `gc/` | the lock of collections, and which results were removed on purpose |
+//! | `pins.json` | results that are never removed |
 //! | `cache.duckdb` | the cache and an index of runs in tables, made from the above |
 //!
 //! # Layout
 //! - [`Workspace`]: opens all of this.
 //! - [`log`]: event logs, their format and what a crash can leave of it.
 //! - [`cache`]: rows, stages, the index of runs and the catalog, in segments and in DuckDB.
+//! - [`gc`]: which artifacts are kept, and removing the others.
 //! - `verify`: [`Workspace::verify`] and [`Workspace::repair`].
 //! - [`StoreError`]: what can go wrong.
 
 pub mod cache;
 mod error;
+pub mod gc;
+mod in_use;
 mod log;
 mod secrets;
 mod verify;
@@ -36,7 +41,9 @@ mod workspace;
 
 pub use cache::{Cache, CacheEntry};
 pub use error::StoreError;
-pub use headstart_content::{Artifacts, Blobs, ContentError, check_file_name, hash_file};
+pub use headstart_content::{
+    Artifacts, Blobs, ContentError, Incomplete, Inventory, check_file_name, hash_file,
+};
 pub use log::{RunLog, Ticket};
 pub use verify::{Cut, DamagedRun, Repairs, Report};
 pub use workspace::{Checkpoint, RunInfo, Size, Workspace};

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::Cache;
 use crate::error::StoreError;
+use crate::in_use::Users;
 use crate::log::{self, Lock, RunLog};
 
 /// Version of the layout.
@@ -33,6 +34,7 @@ struct Inner {
     disk: Arc<dyn Disk>,
     contents: ContentStore,
     cache: Cache,
+    users: Arc<Users>,
     /// Deleted at the end, after everything that lies in it is closed.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -129,7 +131,8 @@ impl Workspace {
         let contents = ContentStore::open(&dir, Arc::clone(&disk))?;
         let contents = if temporary.is_some() { contents.linking() } else { contents };
         let cache = Cache::new(&dir, Arc::clone(&disk));
-        Ok(Self { inner: Arc::new(Inner { dir, disk, contents, cache, _temporary: temporary }) })
+        let users = Arc::new(Users::new(&dir, Arc::clone(&disk)));
+        Ok(Self { inner: Arc::new(Inner { dir, disk, contents, cache, users, _temporary: temporary }) })
     }
 
     /// Its folder, absolute.
@@ -298,6 +301,16 @@ impl Workspace {
         same_size && read::whole(&path, read::FACTS).is_ok_and(|bytes| bytes == header)
     }
 
+    /// The digest of what a run was created with: two runs of the same have the same.
+    ///
+    /// # Errors
+    /// [`StoreError`] where there is no such run or it cannot be read.
+    pub fn header_digest(&self, id: &str) -> Result<Digest, StoreError> {
+        let path = self.run_dir(id)?.join("plan.json");
+        let bytes = read::whole(&path, read::FACTS).map_err(StoreError::io("read", &path))?;
+        Ok(Digest::of(&bytes))
+    }
+
     /// All runs, oldest first.
     pub fn runs(&self) -> Vec<RunInfo> {
         let Ok(entries) = fs::read_dir(self.inner.dir.join("runs")) else { return Vec::new() };
@@ -334,6 +347,10 @@ impl Workspace {
             cache_bytes: cache_file("cache.duckdb") + cache_file("cache.duckdb.wal") + dir("cache").0,
             scratch_bytes: dir("scratch").0,
         }
+    }
+
+    pub(crate) fn users(&self) -> &Arc<Users> {
+        &self.inner.users
     }
 
     pub(crate) fn run_dir(&self, id: &str) -> Result<PathBuf, StoreError> {

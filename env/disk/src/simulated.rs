@@ -36,7 +36,8 @@ impl Fault {
 /// A disk that does as a test says. Clones are one disk.
 ///
 /// Writes are numbered from 1: each call that adds something to the disk or makes it durable counts.
-/// Removing something works, as it does on a full disk, but where the power is off.
+/// Removing something works, as it does on a full disk, but where the power is off, or [`SimulatedDisk::stop_removing_from`]
+/// says otherwise.
 #[derive(Clone, Debug, Default)]
 pub struct SimulatedDisk {
     state: Arc<Mutex<State>>,
@@ -49,6 +50,9 @@ struct State {
     /// Bytes that files may still grow by.
     room: Option<u64>,
     hit: Vec<PathBuf>,
+    removals: u64,
+    /// From which removal on nothing is removed any more.
+    keeps_from: Option<u64>,
     boots: u64,
     /// Files whose content is newer than what is on disk, with what is.
     contents: BTreeMap<PathBuf, Vec<u8>>,
@@ -72,6 +76,21 @@ impl SimulatedDisk {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From the removal of this number on nothing is removed any more, as if whoever does it had been killed before.
+    pub fn stop_removing_from(&self, at: u64) {
+        let mut state = self.state();
+        state.keeps_from = Some(state.removals + at);
+    }
+
+    fn removal(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.removals += 1;
+        if state.keeps_from.is_some_and(|at| state.removals >= at) {
+            return Err(Fault::Broken.error());
+        }
+        Ok(())
     }
 
     /// How many writes there were.
@@ -417,6 +436,7 @@ impl Disk for SimulatedDisk {
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.powered()?;
+        self.removal()?;
         let removed = size(path);
         SystemDisk.remove_file(path)?;
         self.grow(path, removed, 0)?;
@@ -426,6 +446,7 @@ impl Disk for SimulatedDisk {
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         self.powered()?;
+        self.removal()?;
         let removed = crate::files::usage(path).0;
         SystemDisk.remove_dir_all(path)?;
         self.grow(path, removed, 0)?;

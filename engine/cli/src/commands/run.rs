@@ -56,7 +56,8 @@ pub fn run(
     let outcome = runtime.block_on(drive(&engine, plan, args, volume));
     // The cache is written behind; the next run is to find all of it.
     ws.cache().flush();
-    let outcome = outcome?;
+    // The handle keeps the outputs until they are written.
+    let (outcome, _handle) = outcome?;
     finish(&ws, args, &outcome, volume)
 }
 
@@ -117,7 +118,12 @@ fn announce_releases(plan: &Plan) {
     }
 }
 
-async fn drive(engine: &Engine, plan: Plan, args: &Run, volume: Volume) -> Result<RunResult, CommandError> {
+async fn drive(
+    engine: &Engine,
+    plan: Plan,
+    args: &Run,
+    volume: Volume,
+) -> Result<(RunResult, RunHandle), CommandError> {
     let devices = plan.devices();
     let mut options = RunOptions::new(args.pipeline.file.to_string_lossy(), current_dir()?);
     options.device_wait = Some(Duration::from_secs(args.device_wait));
@@ -138,7 +144,7 @@ async fn drive(engine: &Engine, plan: Plan, args: &Run, volume: Volume) -> Resul
     if let Some(server) = server {
         server.stop().await;
     }
-    result
+    Ok((result?, handle))
 }
 
 /// Resumes the run that the same command began before, or begins a new one.

@@ -6,11 +6,12 @@ use headstart_console::color::{Ink, paint, safe};
 use headstart_console::{divert, errln, outln, print};
 use headstart_core::Status;
 use headstart_dsl::plan::Place;
-use headstart_store::Workspace;
+use headstart_protocol::text::bytes;
+use headstart_store::{Inventory, Workspace};
 use serde_json::json;
 
 use crate::Volume;
-use crate::args::{Format, Runs};
+use crate::args::{Format, Runs, RunsCommand};
 use crate::display::Display;
 use crate::exit::CommandError;
 use crate::recorded::{Recorded, find, read, warn_unreadable};
@@ -21,6 +22,9 @@ use crate::summary;
 /// # Errors
 /// If the run cannot be found or read, or something cannot be written.
 pub fn run(ws: &Workspace, args: &Runs, volume: Volume) -> Result<(), CommandError> {
+    if let Some(RunsCommand::Rm { runs }) = &args.command {
+        return remove(ws, runs, volume);
+    }
     let Some(prefix) = &args.run else { return list(ws, args.format) };
     let info = find(ws, Some(prefix))?;
     if !args.retry.is_empty() {
@@ -40,6 +44,31 @@ pub fn run(ws: &Workspace, args: &Runs, volume: Volume) -> Result<(), CommandErr
         Format::Json => print_json(&run),
         Format::Text => Ok(print(&summary::terminal(ws, &run)?)?),
     }
+}
+
+/// Removes runs: all that are named, or none where one cannot be found.
+fn remove(ws: &Workspace, prefixes: &[String], volume: Volume) -> Result<(), CommandError> {
+    let found = prefixes.iter().map(|prefix| find(ws, Some(prefix))).collect::<Result<Vec<_>, _>>()?;
+    if let Some(live) = found.iter().find(|run| run.live) {
+        return Err(CommandError::input(format!("run {} is running, so nothing was removed", live.id))
+            .help("stop it with Ctrl-C first, or wait for its end"));
+    }
+    let ids: std::collections::BTreeSet<&str> = found.iter().map(|run| run.id.as_str()).collect();
+    for id in &ids {
+        ws.remove_run(id)?;
+        if !volume.quiet {
+            errln!("removed run {id}");
+        }
+    }
+    // The tables that people query lose it too.
+    ws.cache().flush();
+    if !volume.quiet {
+        errln!(
+            "{}: `headstart cache gc` removes results that no run names any more",
+            paint(Ink::Help, "note")
+        );
+    }
+    Ok(())
 }
 
 /// Has stages tried again when the run is resumed.
@@ -82,6 +111,7 @@ const PARAMS: usize = 80;
 fn list(ws: &Workspace, format: Format) -> Result<(), CommandError> {
     let mut rows = Vec::new();
     let mut lines = Vec::new();
+    let stored = ws.inventory()?;
     for info in ws.runs() {
         let run = match read(ws, &info.id) {
             Ok(run) => run,
@@ -92,7 +122,10 @@ fn list(ws: &Workspace, format: Format) -> Result<(), CommandError> {
             }
         };
         if format == Format::Json {
-            rows.push(row_json(&run));
+            let mut row = row_json(&run);
+            row["log_bytes"] = info.log_bytes.into();
+            row["result_bytes"] = size(&stored, &run).into();
+            rows.push(row);
             continue;
         }
         let params: Vec<String> = run.plan.params.iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -105,9 +138,10 @@ fn list(ws: &Workspace, format: Format) -> Result<(), CommandError> {
         let outcome = paint(ink, &format!("{:<11}", run.outcome()));
         let took = headstart_report::text::seconds(run.seconds());
         let line = format!(
-            "{:<13}  {}  {outcome}  {took:>11}  {}  {}",
+            "{:<13}  {}  {outcome}  {took:>11}  {:>9}  {}  {}",
             run.id,
             run.started(),
+            bytes(size(&stored, &run)),
             run.pipeline,
             paint(Ink::Quiet, &params)
         );
@@ -121,6 +155,15 @@ fn list(ws: &Workspace, format: Format) -> Result<(), CommandError> {
         return Ok(());
     }
     Ok(lines.iter().try_for_each(|line| outln!("{line}"))?)
+}
+
+/// Bytes of all results that a run names, and that are in the workspace; those of other runs among them.
+fn size(stored: &Inventory, run: &Recorded) -> u64 {
+    let outputs = run.state.statuses().filter_map(|(_, status)| match status {
+        Status::Done(done) if done.output.private_to.is_none() => Some(done.output.id),
+        _ => None,
+    });
+    stored.bytes_of(&stored.reach(outputs))
 }
 
 fn row_json(run: &Recorded) -> serde_json::Value {

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use headstart_console::color::{Ink, paint};
 use headstart_console::{errln, outln};
-use headstart_driver::complete_index;
+use headstart_driver::{Gone, complete_index, gone};
 use headstart_protocol::text::{bytes, counted};
 use headstart_store::cache::DamagedCache;
-use headstart_store::{Repairs, Report, Workspace};
+use headstart_store::{Incomplete, Repairs, Report, Workspace};
 use indicatif::ProgressBar;
 use serde_json::json;
 
@@ -25,10 +25,11 @@ const LISTED: usize = 10;
 /// If a folder of the workspace cannot be read.
 pub fn verify(ws: &Workspace, args: &Verify, volume: Volume) -> Result<ExitCode, CommandError> {
     let report = read(ws, volume)?;
+    let gone = gone(ws)?;
     match args.format {
-        Format::Json => outln!("{:#}", report_json(&report))?,
+        Format::Json => outln!("{:#}", report_json(&report, &gone))?,
         Format::Text => {
-            show(&report)?;
+            show(&report, &gone)?;
             if !report.is_intact() {
                 errln!("{}: `headstart repair` repairs what can be repaired", paint(Ink::Help, "help"));
             }
@@ -44,17 +45,19 @@ pub fn verify(ws: &Workspace, args: &Verify, volume: Volume) -> Result<ExitCode,
 /// whose log is damaged.
 pub fn repair(ws: &Workspace, args: &Verify, volume: Volume) -> Result<ExitCode, CommandError> {
     let report = read(ws, volume)?;
+    let gone = gone(ws)?;
     if args.format == Format::Text {
-        show(&report)?;
+        show(&report, &gone)?;
     }
     let repairs = ws.repair(&report)?;
     if !report.cache.is_empty() {
         complete_index(ws).map_err(CommandError::input)?;
     }
     match args.format {
-        Format::Json => {
-            outln!("{:#}", json!({ "found": report_json(&report), "repairs": repairs_json(&repairs) }))?
-        }
+        Format::Json => outln!(
+            "{:#}",
+            json!({ "found": report_json(&report, &gone), "repairs": repairs_json(&repairs) })
+        )?,
         Format::Text => show_repairs(&repairs)?,
     }
     let all = repairs.left.is_empty() && repairs.cache.left.is_empty();
@@ -69,7 +72,7 @@ fn read(ws: &Workspace, volume: Volume) -> Result<Report, CommandError> {
     Ok(report?)
 }
 
-fn show(report: &Report) -> Result<(), CommandError> {
+fn show(report: &Report, gone: &Gone) -> Result<(), CommandError> {
     let contents = &report.contents;
     outln!(
         "read {} ({}), {}, {}",
@@ -87,14 +90,29 @@ fn show(report: &Report) -> Result<(), CommandError> {
     for damaged in &report.cache {
         outln!("{} the cache: {}: {}", paint(Ink::Error, "damaged"), damaged.path.display(), damaged.why)?;
     }
-    let incomplete = report.incomplete();
+    let collected = gone.collected.len();
+    if collected > 0 {
+        let verb = if collected == 1 { "was" } else { "were" };
+        outln!("{} that runs name {verb} removed by `headstart cache gc`", counted(collected, "result"))?;
+    }
+    // Those of which a part is here are named below.
+    let incomplete: Vec<&Incomplete> =
+        report.incomplete().iter().filter(|a| !gone.collected.contains(&a.id)).collect();
+    let missing = gone.missing.iter().filter(|id| !incomplete.iter().any(|a| a.id == **id));
+    for id in missing.clone().take(LISTED) {
+        outln!("{} {}: a result that a run names", paint(Ink::Warning, "missing"), id.short())?;
+    }
+    let missing = missing.count();
+    if missing > LISTED {
+        outln!("… and {} more", counted(missing - LISTED, "result"))?;
+    }
     for a in incomplete.iter().take(LISTED) {
         outln!("{} {} {}: the content of {}", paint(Ink::Warning, "missing"), a.ty, a.id.short(), a.file)?;
     }
     if incomplete.len() > LISTED {
         outln!("… and of {} more", counted(incomplete.len() - LISTED, "artifact"))?;
     }
-    if !incomplete.is_empty() {
+    if !incomplete.is_empty() || missing + collected > 0 {
         outln!("what is missing is made again by the next run that needs it")?;
     }
     if report.is_intact() {
@@ -132,7 +150,7 @@ fn show_repairs(repairs: &Repairs) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn report_json(report: &Report) -> serde_json::Value {
+fn report_json(report: &Report, gone: &Gone) -> serde_json::Value {
     let damaged = report.damaged().iter().map(|d| json!({ "path": d.path, "why": d.why }));
     let runs = report.damaged_runs.iter();
     let runs = runs.map(|r| json!({ "run": r.id, "path": r.path, "why": r.why, "offset": r.offset }));
@@ -143,6 +161,7 @@ fn report_json(report: &Report) -> serde_json::Value {
         "artifacts": report.contents.artifacts, "runs": report.runs, "intact": report.is_intact(),
         "damaged": damaged.collect::<Vec<_>>(), "damaged_runs": runs.collect::<Vec<_>>(),
         "incomplete": incomplete.collect::<Vec<_>>(), "cache": damaged_cache(&report.cache),
+        "collected": gone.collected.len(), "missing": gone.missing.len(),
     })
 }
 

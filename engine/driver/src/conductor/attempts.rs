@@ -13,6 +13,7 @@ use headstart_protocol::Progress;
 use headstart_protocol::task::{Outcome, Task, Usage};
 use headstart_protocol::wire::Committed;
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass};
+use headstart_store::gc::InUse;
 use headstart_store::{CacheEntry, Workspace};
 use tokio::sync::oneshot;
 
@@ -173,7 +174,7 @@ impl Conductor {
         &mut self,
         instance: u32,
         fence: u64,
-        result: Result<ArtifactRef, Failure>,
+        result: Result<(ArtifactRef, InUse), Failure>,
         usage: Usage,
     ) {
         if !self.state.accepts(instance, fence) {
@@ -181,7 +182,10 @@ impl Conductor {
             return;
         }
         match result {
-            Ok(output) => self.accept(instance, fence, output, ReleasedParts::new(), usage),
+            Ok((output, in_use)) => {
+                self.accept(instance, fence, output, ReleasedParts::new(), usage);
+                self.journal.then(move || drop(in_use));
+            }
             Err(failure) => self.failed(instance, fence, failure),
         }
     }

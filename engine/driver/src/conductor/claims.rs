@@ -51,8 +51,11 @@ impl Conductor {
         match self.engine.ws.cache().claim(key, &self.id) {
             Ok(Claimed::Ours(claim)) => {
                 // Whoever held it before may have made the result since it was looked up.
+                let in_use = self.uses_results()?;
                 let entry = self.engine.ws.cache().stage_get(key);
-                (!self.reuse(instance, *key, entry)).then_some(Some(claim))
+                let reused = self.reuse(instance, *key, entry);
+                self.journal.then(move || drop(in_use));
+                (!reused).then_some(Some(claim))
             }
             Ok(Claimed::Held(holder)) => {
                 self.claims.waiting.insert(instance, (*key, holder));
@@ -78,6 +81,7 @@ impl Conductor {
         }
         let waiting: Vec<(u32, Digest)> =
             self.claims.waiting.iter().map(|(i, (key, _))| (*i, *key)).collect();
+        let Some(in_use) = self.uses_results() else { return };
         for (instance, key) in waiting {
             let entry = self.engine.ws.cache().stage_get(&key);
             if self.reuse(instance, key, entry) {
@@ -92,6 +96,7 @@ impl Conductor {
                 }
             }
         }
+        self.journal.then(move || drop(in_use));
         self.claims.next_ms = now.saturating_add(self.claims.interval().as_millis() as u64);
         self.tell_waits();
     }

@@ -7,6 +7,7 @@ use headstart_protocol::expr::ResolveError;
 use headstart_protocol::kinds::{self, Role};
 use headstart_protocol::{Digest, Failure, FailureClass};
 use headstart_store::CacheEntry;
+use headstart_store::gc::InUse;
 
 use super::Conductor;
 use crate::hub::Offer;
@@ -107,11 +108,28 @@ impl Conductor {
     }
 
     fn look_up(&mut self, keyed: &[(u32, Digest)]) {
+        if keyed.is_empty() {
+            return;
+        }
+        let Some(in_use) = self.uses_results() else { return };
         let keys: Vec<Digest> = keyed.iter().map(|(_, k)| *k).collect();
         let found = self.engine.ws.cache().stage_get_many(&keys);
         for ((instance, key), entry) in keyed.iter().zip(found) {
             if !self.reuse(*instance, *key, entry) {
                 self.queue(*instance);
+            }
+        }
+        self.journal.then(move || drop(in_use));
+    }
+
+    /// Keeps results from being collected, until the events are on disk that name them. `None` where the lock cannot
+    /// be had, which stops the run.
+    pub(super) fn uses_results(&mut self) -> Option<InUse> {
+        match self.engine.ws.in_use() {
+            Ok(in_use) => Some(in_use),
+            Err(e) => {
+                self.broken.get_or_insert(e.into());
+                None
             }
         }
     }

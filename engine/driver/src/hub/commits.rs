@@ -53,6 +53,10 @@ pub(super) async fn commit(hub: &Hub, session: &Session, commit: Commit) -> Resu
             format!("the task of attempt {fence} could not be worked out after a restart"),
         ));
     };
+    // What it refers to, and what is stored now, is not collected until an event names it.
+    let ws = hub.inner.ws.clone();
+    let entered = tokio::task::spawn_blocking(move || ws.in_use()).await;
+    let _in_use = entered.map_err(internal)?.map_err(internal)?;
     let outcome = check(hub, device, &task, commit)?;
     if let Outcome::Failed { failure } = &outcome.outcome
         && failure.message == NOT_APPROVED

@@ -47,6 +47,7 @@ fn take(hub: &Hub, device: &str, commit: Commit) -> Result<CommitResult, WireErr
         tracing::error!(run = run.id, fence, "the task of an attempt could not be worked out again");
         return waits();
     };
+    let _in_use = hub.inner.ws.in_use().map_err(internal)?;
     let attempt = run.state.attempts(run.instance);
     let task = prepared.task(&run.state, run.instance, attempt, fence, Vec::new(), Proposal::default());
     let Checked { outcome, manifests } = commits::check(hub, device, &task, commit)?;

@@ -29,6 +29,11 @@ impl Cache {
         self.record(Record::Catalog(*catalog, pllms, coefficients));
     }
 
+    /// Takes a run that is removed out of the index, likewise.
+    pub fn forget_run(&self, id: &str) {
+        self.record(Record::NoRun(id.to_owned()));
+    }
+
     fn record(&self, record: Record) {
         self.shared().records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
     }

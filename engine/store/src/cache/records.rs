@@ -97,4 +97,6 @@ pub struct Table {
 pub(crate) enum Record {
     Run(RunRow, Vec<StageRunRow>),
     Catalog(Digest, Vec<PllmRow>, Vec<CoefficientRow>),
+    /// A run that is removed.
+    NoRun(String),
 }

@@ -26,6 +26,7 @@ pub(crate) fn write(db: &Db, batch: &Batch, folded: &BTreeMap<String, u64>) -> R
             match record {
                 Record::Run(run, stages) => write_run(main, run, stages)?,
                 Record::Catalog(id, pllms, coefficients) => write_catalog(main, id, pllms, coefficients)?,
+                Record::NoRun(id) => remove_run(main, id)?,
             }
         }
         for (segment, bytes) in folded {
@@ -120,9 +121,14 @@ fn micros(t: SystemTime) -> i64 {
     t.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
 }
 
+fn remove_run(main: &Connection, id: &str) -> Result<(), duckdb::Error> {
+    main.execute("DELETE FROM runs WHERE id = ?", [id])?;
+    main.execute("DELETE FROM stage_runs WHERE run = ?", [id])?;
+    Ok(())
+}
+
 fn write_run(main: &Connection, run: &RunRow, stages: &[StageRunRow]) -> Result<(), duckdb::Error> {
-    main.execute("DELETE FROM runs WHERE id = ?", [&run.id])?;
-    main.execute("DELETE FROM stage_runs WHERE run = ?", [&run.id])?;
+    remove_run(main, &run.id)?;
     main.execute(
         "INSERT INTO runs VALUES (?, ?, ?, make_timestamp(?), make_timestamp(?), ?, ?, ?, ?)",
         params![
