@@ -40,6 +40,7 @@ mod answer;
 mod attempt;
 mod background;
 mod budget;
+mod by_fence;
 pub mod cli;
 mod client;
 mod context;

@@ -14,7 +14,11 @@ fn main() -> std::process::ExitCode {
     headstart_device::cli::main(|backend| {
         let choice = backend.map_or(Ok(Choice::default()), str::parse)?;
         let stages = headstart_builtin::stages(choice.open().map_err(|e| e.to_string())?);
-        Ok(Built { stages, backend: choice.to_string(), read: vec![headstart_builtin::hub()] })
+        Ok(Built {
+            stages,
+            backend: choice.to_string(),
+            read: vec![headstart_builtin::hub_cache().root().to_owned()],
+        })
     })
 }
 

@@ -4,16 +4,14 @@
 //! follows from the task. So it is told at once, and the task is kept here until the device comes to it. A file
 //! for each, named by its fence, so that they are in the order in which they were taken over.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use headstart_disk::{Disk, files, read};
+use headstart_disk::files;
 use headstart_protocol::Digest;
 use headstart_protocol::task::Task;
 use serde::{Deserialize, Serialize};
 
+use crate::by_fence::ByFence;
 use crate::error::DeviceError;
-use crate::state::{State, write_durably};
+use crate::state::State;
 
 /// Tasks that wait at most. One that comes when so many do is delivered like any other, and not run: how fast
 /// the device works its queue off is nothing that the engine may learn.
@@ -36,19 +34,12 @@ pub struct Queued {
 }
 
 /// The queue of a device.
-pub struct Queue {
-    dir: PathBuf,
-    disk: Arc<dyn Disk>,
-}
+pub struct Queue(ByFence<Queued>);
 
 impl Queue {
     /// The queue inside a state folder.
     pub fn new(state: &State) -> Self {
-        Self { dir: state.at("queue"), disk: Arc::clone(state.disk()) }
-    }
-
-    fn at(&self, fence: u64) -> PathBuf {
-        self.dir.join(format!("{fence:020}.json"))
+        Self(ByFence::new(state, "queue"))
     }
 
     /// Puts a task in; it is on disk when this returns. False where there is no room for it.
@@ -56,29 +47,9 @@ impl Queue {
     /// # Errors
     /// [`DeviceError::State`].
     pub fn put(&self, queued: &Queued) -> Result<bool, DeviceError> {
-        let json = serde_json::to_vec(queued).map_err(|e| DeviceError::Internal(format!("queue: {e}")))?;
-        let (bytes, waiting) = files::usage(&self.dir);
-        if waiting >= MOST_WAITING as u64 || bytes + json.len() as u64 > MOST_BYTES {
-            return Ok(false);
-        }
-        write_durably(&*self.disk, &self.at(queued.task.fence), &json)?;
-        Ok(true)
-    }
-
-    /// The files of the queue, in order.
-    fn files(&self) -> Result<Vec<PathBuf>, DeviceError> {
-        let entries = match std::fs::read_dir(&self.dir) {
-            Ok(entries) => entries,
-            // A folder of an earlier version, looked at by a command.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(DeviceError::state(&self.dir, e)),
-        };
-        let mut files: Vec<PathBuf> = entries
-            .filter_map(|e| Some(e.ok()?.path()))
-            .filter(|p| p.extension().is_some_and(|x| x == "json"))
-            .collect();
-        files.sort();
-        Ok(files)
+        let (bytes, waiting) = files::usage(self.0.dir());
+        let fits = |size| waiting < MOST_WAITING as u64 && bytes + size <= MOST_BYTES;
+        self.0.put_if(queued.task.fence, queued, fits)
     }
 
     /// How many tasks wait.
@@ -86,7 +57,7 @@ impl Queue {
     /// # Errors
     /// [`DeviceError::State`].
     pub fn len(&self) -> Result<usize, DeviceError> {
-        Ok(self.files()?.len())
+        Ok(self.0.fences()?.len())
     }
 
     /// The task that is next. One that cannot be read is set aside.
@@ -94,13 +65,8 @@ impl Queue {
     /// # Errors
     /// [`DeviceError::State`].
     pub fn first(&self) -> Result<Option<Queued>, DeviceError> {
-        for file in self.files()? {
-            if let Some(queued) = self.read(&file)? {
-                return Ok(Some(queued));
-            }
-            let _ = self.disk.rename(&file, &file.with_extension("damaged"));
-        }
-        Ok(None)
+        let found = self.0.fences()?.into_iter().map(|fence| self.0.get_or_set_aside(fence));
+        found.filter_map(Result::transpose).next().transpose()
     }
 
     /// All that wait, in order, as far as they can be read.
@@ -108,22 +74,8 @@ impl Queue {
     /// # Errors
     /// [`DeviceError::State`].
     pub fn all(&self) -> Result<Vec<Queued>, DeviceError> {
-        let mut out = Vec::new();
-        for file in self.files()? {
-            out.extend(self.read(&file)?);
-        }
-        Ok(out)
-    }
-
-    fn read(&self, file: &Path) -> Result<Option<Queued>, DeviceError> {
-        let text = match read::whole(file, read::FACTS) {
-            Ok(text) => text,
-            // It was done meanwhile.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(DeviceError::state(file, e)),
-        };
-        let queued = serde_json::from_slice(&text);
-        Ok(queued.inspect_err(|e| tracing::error!("{}: not readable: {e}", file.display())).ok())
+        let found = self.0.fences()?.into_iter().map(|fence| self.0.get(fence));
+        found.filter_map(Result::transpose).collect()
     }
 
     /// Takes a task out.
@@ -131,17 +83,14 @@ impl Queue {
     /// # Errors
     /// [`DeviceError::State`].
     pub fn done(&self, fence: u64) -> Result<(), DeviceError> {
-        let at = self.at(fence);
-        match self.disk.remove_file(&at) {
-            // Its owner removed it meanwhile.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            done => done.map_err(|e| DeviceError::state(&at, e)),
-        }
+        self.0.remove(fence)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use headstart_protocol::Type;
     use serde_json::json;
 

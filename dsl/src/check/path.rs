@@ -221,7 +221,7 @@ pub(super) fn wrong_path(text: &str) -> Option<Diagnostic> {
         return Some(match scheme.to_ascii_lowercase().as_str() {
             "file" => d.help("write the path alone, without `file://`"),
             "hf" => d.note("addresses are not supported yet").help(
-                "download it with `hf download`, and write `hf(\"owner/name\")` for a model or the path of the file",
+                "write `hf(\"owner/name\")` for a model, which is downloaded by itself; download other files and write their path",
             ),
             _ => d.note("addresses are not supported yet").help("download it, and write the path of the file"),
         });

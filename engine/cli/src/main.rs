@@ -23,6 +23,7 @@ mod exit;
 mod export;
 #[cfg(test)]
 mod full_disk;
+mod hub_models;
 mod listen;
 mod loader;
 mod manifests;

@@ -41,7 +41,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("mlx", &["lm", "train"]),
     ("kit", &["disk", "protocol", "lm"]),
     ("stats", &["protocol"]),
-    ("ingest", &["disk", "protocol", "lm", "kit"]),
+    ("huggingface", &["disk", "env", "protocol"]),
+    ("ingest", &["disk", "protocol", "huggingface", "lm", "kit"]),
     ("explain", &["disk", "protocol", "lm", "kit", "stats"]),
     ("select", &["disk", "protocol", "lm", "kit", "stats", "explain", "merge"]),
     ("merge", &["disk", "protocol", "lm", "kit"]),
@@ -100,6 +101,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "worker",
             "builtin",
             "host",
+            "huggingface",
             "explain",
             "select",
         ],
@@ -116,10 +118,10 @@ const GUARDED: &[(&str, &[&str])] = &[
     ("duckdb", &["store"]),
     ("pest", &["dsl"]),
     ("petgraph", &["dsl", "core"]),
-    ("axum", &["server", "device"]),
-    ("tokio", &["env", "driver", "server", "device", "cli"]),
-    ("rustls", &["transport", "server"]),
-    ("reqwest", &["device", "server"]),
+    ("axum", &["server", "device", "huggingface"]),
+    ("tokio", &["env", "driver", "server", "device", "cli", "huggingface"]),
+    ("rustls", &["transport", "server", "huggingface"]),
+    ("reqwest", &["device", "server", "huggingface"]),
 ];
 
 /// Where code lies.

@@ -12,7 +12,7 @@ pub mod backend;
 
 use std::sync::Arc;
 
-pub use headstart_ingest::hub;
+pub use headstart_ingest::hub_cache;
 use headstart_lm::Backend;
 use headstart_protocol::{Args, Context, Failure, Numerics, Output, Stage, kinds};
 use headstart_train::TrainingBackend;

@@ -24,7 +24,7 @@ use headstart_lm::Backend;
 use headstart_protocol::Stage;
 
 pub use datasets::{Blend, Concat, JsonLines};
-pub use models::{Init, Local, hub, snapshot};
+pub use models::{Init, Local, hub_cache, snapshot};
 pub use pllms::Ingest;
 pub use spaces::{Pooled, Sentence, Summarizer};
 

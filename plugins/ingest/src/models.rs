@@ -1,7 +1,8 @@
 //! Sources of models: a folder, the hub's local cache, new random weights.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use headstart_huggingface::{Cache, Commit, HubError, Repo, Settings};
 use headstart_kit::read_rows;
 use headstart_lm::{Weights, init_model};
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Value};
@@ -24,7 +25,8 @@ impl Stage for Local {
     }
 }
 
-/// `hf`: a model of the Hugging Face hub, from the hub's local cache. Nothing is downloaded.
+/// `hf`: a model of the Hugging Face hub, from the hub's local cache. Nothing is downloaded here: the process of a
+/// stage has no network.
 pub struct Hub;
 
 impl Stage for Hub {
@@ -33,22 +35,16 @@ impl Stage for Hub {
     }
 
     fn run(&self, args: &Args, _ctx: &dyn Context) -> Result<Output, Failure> {
-        let folder = snapshot(&hub(), args.text("repo")?, args.text("revision")?)?;
+        let folder = snapshot(&hub_cache(), args.text("repo")?, args.text("revision")?)?;
         let model = ModelFolder::read(&folder)?;
         Weights::open_model(&folder)?.check_finite()?;
         model.into_model()
     }
 }
 
-/// The folder in which the hub's tools keep models on this machine.
-pub fn hub() -> PathBuf {
-    hub_cache(|name| std::env::var_os(name).map(PathBuf::from))
-}
-
-/// Where the hub's tools keep models: `HF_HUB_CACHE`, else `HF_HOME/hub`, else below the home folder.
-fn hub_cache(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
-    let home = || variable("HOME").unwrap_or_default().join(".cache").join("huggingface");
-    variable("HF_HUB_CACHE").unwrap_or_else(|| variable("HF_HOME").unwrap_or_else(home).join("hub"))
+/// Where the hub's tools keep models on this machine.
+pub fn hub_cache() -> Cache {
+    Cache::new(Settings::cache_of(|name| std::env::var(name).ok()))
 }
 
 /// The folder of a model at a commit in a cache of the hub's layout.
@@ -56,33 +52,27 @@ fn hub_cache(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
 /// # Errors
 /// [`FailureClass::Input`](headstart_protocol::FailureClass::Input) for a name that is no model, a revision
 /// that is no commit, and a model that is not in the cache.
-pub fn snapshot(cache: &Path, repo: &str, revision: &str) -> Result<PathBuf, Failure> {
-    let plain = |part: &str| {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed)
-    };
-    let owner_and_name = repo.split_once('/').filter(|(owner, name)| plain(owner) && plain(name));
-    let Some((owner, name)) = owner_and_name else {
-        return Err(Failure::input(format!("`{repo}` is no model of the hub: expected owner/name")));
-    };
-    if revision.len() != 40 || !revision.chars().all(|c| c.is_ascii_hexdigit()) {
+pub fn snapshot(cache: &Cache, repo: &str, revision: &str) -> Result<PathBuf, Failure> {
+    let repo: Repo = repo.parse().map_err(|e: HubError| {
+        let failure = Failure::input(e.to_string());
+        e.help().into_iter().fold(failure, Failure::help)
+    })?;
+    let Some(commit) = Commit::parse(revision) else {
+        // The engine replaces branches and tags by commits before a run begins.
         return Err(Failure::input(format!(
             "revision `{revision}` of {repo} is not a commit: a branch or tag could change later"
         ))
         .help("give the commit's 40 hexadecimal digits, as the model's page on the hub shows them"));
+    };
+    let folder = cache.snapshot(&repo, &commit);
+    if folder.is_dir() {
+        return Ok(folder);
     }
-    let folder = cache.join(format!("models--{owner}--{name}")).join("snapshots").join(revision);
-    if !folder.is_dir() {
-        return Err(Failure::input(format!(
-            "{repo} at {revision} is not in the hub's local cache ({})",
-            cache.display()
-        ))
-        .help(format!(
-            "Headstart does not download models itself yet; fetch it once with: \
-             hf download {repo} --revision {revision}"
-        )));
-    }
-    Ok(folder)
+    let m = format!("{repo} at {commit} is not in the hub's local cache ({})", cache.root().display());
+    Err(Failure::input(m).help(format!(
+        "`headstart run` downloads it to the engine's machine before a run begins; elsewhere: \
+         hf download {repo} --revision {commit}"
+    )))
 }
 
 /// `init`: a new model with random weights and a tokenizer trained on a dataset.
@@ -108,20 +98,5 @@ impl Stage for Init {
         let seed = args.count("seed")? as u64;
         init_model(&config, &corpus, args.count("vocab")?, seed, ctx.disk(), ctx.scratch())?;
         ModelFolder::read(ctx.scratch())?.into_model()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_cache_lies_where_the_hubs_tools_keep_it() {
-        let with = |set: &'static [(&str, &str)]| {
-            hub_cache(move |name| set.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v)))
-        };
-        assert_eq!(with(&[("HOME", "/h")]), Path::new("/h/.cache/huggingface/hub"));
-        assert_eq!(with(&[("HOME", "/h"), ("HF_HOME", "/d")]), Path::new("/d/hub"));
-        assert_eq!(with(&[("HF_HUB_CACHE", "/c"), ("HF_HOME", "/d")]), Path::new("/c"));
     }
 }

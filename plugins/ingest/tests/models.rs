@@ -204,17 +204,21 @@ fn sharded_weights_must_be_whole() {
 
 #[test]
 fn the_hubs_cache_is_read_at_a_commit() {
-    let cache = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let cache = headstart_huggingface::Cache::new(dir.path().to_owned());
     let commit = "91d2aff3f957f99e4c74c962f2f408dcc88a18d8";
-    let message = |repo: &str, revision: &str| snapshot(cache.path(), repo, revision).unwrap_err();
+    let message = |repo: &str, revision: &str| snapshot(&cache, repo, revision).unwrap_err();
     assert!(message("Qwen/Qwen2-0.5B", "main").message.contains("not a commit"));
     assert!(message("../etc", commit).message.contains("no model of the hub"));
     let missing = message("Qwen/Qwen2-0.5B", commit);
     let help = missing.help.unwrap();
-    assert!(help.contains("does not download") && help.contains("hf download Qwen/Qwen2-0.5B"), "{help}");
-    let at = cache.path().join("models--Qwen--Qwen2-0.5B/snapshots").join(commit);
+    assert!(
+        help.contains("`headstart run` downloads it") && help.contains("hf download Qwen/Qwen2-0.5B"),
+        "{help}"
+    );
+    let at = dir.path().join("models--Qwen--Qwen2-0.5B/snapshots").join(commit);
     fs::create_dir_all(&at).unwrap();
-    assert_eq!(snapshot(cache.path(), "Qwen/Qwen2-0.5B", commit).unwrap(), at);
+    assert_eq!(snapshot(&cache, "Qwen/Qwen2-0.5B", commit).unwrap(), at);
 }
 
 #[test]

@@ -26,6 +26,7 @@ const KEPT: &[&str] = &[
     "LANG",
     "TZ",
     "HOME",
+    "XDG_CACHE_HOME",
     "HF_HOME",
     "HF_HUB_CACHE",
     "CUDA_VISIBLE_DEVICES",

@@ -31,12 +31,19 @@ fn hf() -> Kind {
         name: "hf".into(),
         version: 1,
         role: Role::Model,
-        doc: "A model of the Hugging Face hub, at a fixed revision, read from the hub's local cache \
-          (`HF_HOME`). It downloads nothing itself: `hf download` does."
+        doc: "A model of the Hugging Face hub. On the engine's machine what is missing of it is downloaded before a \
+          run begins, into the cache that the hub's tools use (`HF_HOME`), with their settings (`HF_TOKEN`, \
+          `HF_ENDPOINT`, `HF_HUB_OFFLINE`); a branch or tag is replaced by the commit that it stands for then. A \
+          device reads its own cache, and downloads nothing."
             .into(),
         args: vec![
             required("repo", &[A::Text], "owner and name"),
-            required("revision", &[A::Text], "a commit, so that the model cannot change"),
+            optional(
+                "revision",
+                &[A::Text],
+                DefaultValue::Text("main".into()),
+                "a commit, so that the model cannot change; or a branch or tag",
+            ),
         ],
         returns: Type::Model,
         metrics: Vec::new(),

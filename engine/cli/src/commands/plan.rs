@@ -19,8 +19,8 @@ use headstart_store::Workspace;
 use crate::args::{Format, PlanArgs};
 use crate::commands::run::isolated_stages;
 use crate::exit::CommandError;
-use crate::loader;
 use crate::workspace::Location;
+use crate::{hub_models, loader};
 
 /// Instances that are named in a line at most.
 const NAMED: usize = 3;
@@ -30,7 +30,8 @@ const NAMED: usize = 3;
 /// # Errors
 /// If the pipeline cannot be planned, or would fail as it is.
 pub fn run(place: &Location<'_>, backend: Choice, args: &PlanArgs) -> Result<(), CommandError> {
-    let plan = loader::only(loader::plan(&args.pipeline, loader::Notes::Shown)?, &args.only)?;
+    let mut plan = loader::only(loader::plan(&args.pipeline, loader::Notes::Shown)?, &args.only)?;
+    hub_models::pin_only(&mut plan)?;
     let here = std::env::current_dir().map_err(CommandError::internal)?;
     let custom = Arc::new(headstart_host::Trusted::default());
     let temporary = Workspace::temporary()?;

@@ -26,7 +26,7 @@ use crate::recorded::{self, Recorded};
 use crate::stop::StopSignals;
 use crate::waits::Waits;
 use crate::workspace::Location;
-use crate::{listen, loader, summary};
+use crate::{hub_models, listen, loader, summary};
 
 /// Runs the command.
 ///
@@ -38,7 +38,10 @@ pub fn run(
     args: &Run,
     volume: Volume,
 ) -> Result<ExitCode, CommandError> {
-    let checked = loader::only(loader::plan(&args.pipeline, loader::Notes::of(volume))?, &args.only)?;
+    let mut checked = loader::only(loader::plan(&args.pipeline, loader::Notes::of(volume))?, &args.only)?;
+    if args.resume.is_none() {
+        hub_models::fetch(&mut checked, volume)?;
+    }
     let ws = place.create()?;
     let plan = match &args.resume {
         // A run continues as it was created, whatever the file says by now.
