@@ -46,8 +46,9 @@ struct Cli {
     /// Folder of this device's secret, results and downloads.
     #[arg(long, global = true, default_value = ".headstart-device", value_name = "DIR", help_heading = GLOBAL)]
     state: PathBuf,
-    /// Backend that models run on: cpu, mlx (Apple devices), cuda, cuda:1 and so on, or metal, of which
-    /// only those that this command was built with can be used. By default the best of them.
+    /// Backend that models run on: cpu, cpu:bf16 (products of bf16 weights in bf16), mlx (Apple devices),
+    /// cuda, cuda:1 and so on, or metal, of which only those that this command was built with can be used.
+    /// By default the best of them in f32.
     #[arg(long, global = true, env = "HEADSTART_BACKEND", value_name = "NAME", help_heading = GLOBAL)]
     backend: Option<String>,
     /// When to use colours.

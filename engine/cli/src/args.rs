@@ -36,8 +36,9 @@ pub struct Cli {
     /// `serve` create it beside the pipeline file if there is none.
     #[arg(long, global = true, env = "HEADSTART_WORKSPACE", value_name = "DIR", help_heading = GLOBAL)]
     pub workspace: Option<PathBuf>,
-    /// Backend that models run on: cpu, mlx (Apple devices), cuda, cuda:1 and so on, or metal, of which
-    /// only those that this command was built with can be used. By default the best of them.
+    /// Backend that models run on: cpu, cpu:bf16 (products of bf16 weights in bf16), mlx (Apple devices),
+    /// cuda, cuda:1 and so on, or metal, of which only those that this command was built with can be used.
+    /// By default the best of them in f32.
     #[arg(long, global = true, env = "HEADSTART_BACKEND", value_name = "NAME", default_value_t, help_heading = GLOBAL)]
     pub backend: Choice,
     /// When to use colours.

@@ -1,14 +1,15 @@
 //! The matrix product for x86-64 with AVX-512: tiles of 13 × 32 numbers in registers, the right
 //! side decoded from its stored type while it is packed.
 //!
+//! With [`Bf16Pairs`] both sides are bf16, two of the inner dimension in a word, and an instruction makes
+//! 32 products.
+//!
 //! C = alpha · A · B (+ C), C row-major. B is packed in strips of 32 columns, a block of the inner
 //! dimension at a time (Goto & van de Geijn 2008; the right side takes the place of their left).
 //! The blocks of the inner dimension depend on its length alone and each element adds up in order,
 //! so results do not depend on tiles, threads, or how many rows there are.
 
 #![cfg(target_arch = "x86_64")]
-
-use std::arch::x86_64::*;
 
 use faer::{Accum, MatRef};
 
@@ -17,9 +18,12 @@ use super::buffer::Buffer;
 use super::isa::{self, InstructionSet};
 use super::team;
 
+mod arithmetic;
 mod one_row;
 mod packing;
 mod skinny;
+
+use arithmetic::{Arithmetic, Bf16Pairs, Single};
 
 pub(super) use packing::transpose;
 pub use packing::{Columns, Element, Rows, StoredMatrix};
@@ -38,12 +42,17 @@ pub fn available() -> bool {
     isa::in_use() >= InstructionSet::Avx512
 }
 
-/// A right side.
-pub trait RightOperand: Sync {
+/// Whether products of bf16 are in use too.
+pub fn bf16_available() -> bool {
+    isa::bf16()
+}
+
+/// A right side, packed for an arithmetic.
+pub trait RightOperand<A: Arithmetic = Single>: Sync {
     /// Its rows, the inner dimension, and its columns.
     fn shape(&self) -> (usize, usize);
-    /// Writes rows `k..k + depth` of columns `c..c + STRIP`, row after row, zeros for columns
-    /// beyond the last. `spare` has room for `STRIP` × `depth` numbers more.
+    /// Writes rows `k..k + depth` of columns `c..c + STRIP`, row after row of words, zeros for columns
+    /// beyond the last and for what a word lacks. `spare` has room for `STRIP` × `depth` numbers more.
     ///
     /// # Safety
     /// The machine has AVX-512; `k` is a multiple of 32 and `c` one of [`STRIP`].
@@ -72,6 +81,31 @@ pub fn product<R: RightOperand>(
     rhs: &R,
     alpha: f32,
 ) {
+    product_of::<Single, R>(dst, stride, accum, lhs, rhs, alpha);
+}
+
+/// As [`product`] with both sides in bf16: `lhs` is rounded to the nearest.
+///
+/// # Panics
+/// As [`product`]; callers have checked [`bf16_available`].
+pub fn bf16_product<R: RightOperand<Bf16Pairs>>(
+    dst: &mut [f32],
+    stride: usize,
+    accum: Accum,
+    lhs: MatRef<f32>,
+    rhs: &R,
+) {
+    product_of::<Bf16Pairs, R>(dst, stride, accum, lhs, rhs, 1.0);
+}
+
+fn product_of<A: Arithmetic, R: RightOperand<A>>(
+    dst: &mut [f32],
+    stride: usize,
+    accum: Accum,
+    lhs: MatRef<f32>,
+    rhs: &R,
+    alpha: f32,
+) {
     let ((inner, n), m, k) = (rhs.shape(), lhs.nrows(), lhs.ncols());
     if m == 0 || n == 0 {
         return;
@@ -79,7 +113,7 @@ pub fn product<R: RightOperand>(
     assert!(k == inner && k > 0, "the inner dimensions are one");
     assert!(dst.len() >= (m - 1) * stride + n, "the result fits its buffer");
     let count = m.div_ceil(ROWS);
-    let left = pack_left(lhs, count);
+    let left = pack_left::<A>(lhs, count);
     let strips = n.div_ceil(STRIP);
     let (tall, across) = tasks(m, strips, k);
     let down = count.div_ceil(tall);
@@ -88,7 +122,7 @@ pub fn product<R: RightOperand>(
         let tiles = (i / across * tall)..((i / across + 1) * tall).min(count);
         let strips = tile(strips, across, i % across);
         // SAFETY: `available`; tasks have tiles of their own, inside `dst` as asserted above.
-        unsafe { task(out, stride, accum, (&left, m, count), rhs, alpha, tiles, strips) };
+        unsafe { task::<A, R>(out, stride, accum, (&left, m, count), rhs, alpha, tiles, strips) };
     };
     team::for_each(down * across, work);
 }
@@ -123,18 +157,19 @@ fn tasks(m: usize, strips: usize, k: usize) -> (usize, usize) {
 
 /// A, a block of the inner dimension after the other, in each of them tile after tile, in each of
 /// those a column of A after the other.
-fn pack_left(lhs: MatRef<f32>, count: usize) -> Buffer {
+fn pack_left<A: Arithmetic>(lhs: MatRef<f32>, count: usize) -> Buffer {
     let (m, k) = (lhs.nrows(), lhs.ncols());
-    let mut to = Buffer::new(m * k);
+    let mut to = Buffer::new(m * k.div_ceil(A::PER_WORD));
     let deep = depth(k);
     let shared = Shared::new(&mut to);
     let one = |t: usize| {
         let rows = tile(m, count, t);
         for first in (0..k).step_by(deep) {
             let d = deep.min(k - first);
-            // SAFETY: tiles of blocks do not overlap.
-            let to = unsafe { shared.slice(first * m + rows.start * d, rows.len() * d) };
-            pack_tile(to, lhs.submatrix(rows.start, first, rows.len(), d));
+            let (before, words) = (first / A::PER_WORD, d.div_ceil(A::PER_WORD));
+            // SAFETY: tiles of blocks do not overlap; blocks begin with whole words.
+            let to = unsafe { shared.slice(before * m + rows.start * words, rows.len() * words) };
+            A::pack_tile(to, lhs.submatrix(rows.start, first, rows.len(), d));
         }
     };
     if m * k < 1 << 15 {
@@ -145,49 +180,10 @@ fn pack_left(lhs: MatRef<f32>, count: usize) -> Buffer {
     to
 }
 
-fn pack_tile(to: &mut [f32], a: MatRef<f32>) {
-    let (rows, d) = (a.nrows(), a.ncols());
-    if a.row_stride() == 1 {
-        for (j, to) in to.chunks_exact_mut(rows).enumerate() {
-            // SAFETY: a column of the view, `rows` numbers one behind the other.
-            to.copy_from_slice(unsafe { std::slice::from_raw_parts(a.ptr_at(0, j), rows) });
-        }
-        return;
-    }
-    let whole = if a.col_stride() == 1 { d / 16 * 16 } else { 0 };
-    // SAFETY: `product` is only called where AVX-512 is; `whole` numbers of each row lie side by side.
-    unsafe { transpose_tile(&mut to[..whole * rows], a, whole) };
-    for i in 0..rows {
-        for j in whole..d {
-            // SAFETY: inside the view.
-            to[j * rows + i] = unsafe { *a.ptr_at(i, j) };
-        }
-    }
-}
-
-/// The first `whole` columns of up to 16 rows, 16 columns at a time.
-#[target_feature(enable = "avx512f")]
-unsafe fn transpose_tile(to: &mut [f32], a: MatRef<f32>, whole: usize) {
-    let rows = a.nrows();
-    assert!(rows <= 16 && to.len() == whole * rows);
-    let mask = ((1u32 << rows) - 1) as __mmask16;
-    for j in (0..whole).step_by(16) {
-        let mut block = [_mm512_setzero_ps(); 16];
-        for (i, b) in block.iter_mut().take(rows).enumerate() {
-            // SAFETY: the caller's view has these 16 numbers.
-            *b = unsafe { _mm512_loadu_ps(a.ptr_at(i, j)) };
-        }
-        for (l, column) in transpose(block).into_iter().enumerate() {
-            // SAFETY: `rows` numbers from there on are in `to`.
-            unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr().add((j + l) * rows), mask, column) };
-        }
-    }
-}
-
 /// Some tiles of some strips.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[expect(clippy::too_many_arguments, reason = "one task of one product")]
-unsafe fn task<R: RightOperand>(
+unsafe fn task<A: Arithmetic, R: RightOperand<A>>(
     out: Shared,
     stride: usize,
     accum: Accum,
@@ -203,19 +199,20 @@ unsafe fn task<R: RightOperand>(
     let (strip, spare) = packed.split_at_mut(STRIP * deep);
     for first in (0..k).step_by(deep) {
         let d = deep.min(k - first);
+        let (before, words) = (first / A::PER_WORD, d.div_ceil(A::PER_WORD));
         let add = first > 0 || accum == Accum::Add;
         for s in strips.clone() {
             let c = s * STRIP;
             // SAFETY: the features are there; blocks and strips begin where `pack` wants them.
-            unsafe { rhs.pack(first, d, c, &mut strip[..STRIP * d], spare) };
+            unsafe { rhs.pack(first, d, c, &mut strip[..STRIP * words], spare) };
             let wide = STRIP.min(n - c);
             for t in tiles.clone() {
                 let rows = tile(m, count, t);
-                let a = left[first * m + rows.start * d..].as_ptr();
+                let a = left[before * m + rows.start * words..].as_ptr();
                 // SAFETY: the tile lies inside the result, and only this task writes it.
                 unsafe {
                     let to = Tile { to: out.at(rows.start * stride + c), stride, wide, alpha, add };
-                    micro(rows.len(), d, a, strip.as_ptr(), to);
+                    A::tile(rows.len(), words, a, strip.as_ptr(), to);
                 }
             }
         }
@@ -224,68 +221,10 @@ unsafe fn task<R: RightOperand>(
 
 /// Where a tile's numbers go.
 #[derive(Clone, Copy)]
-struct Tile {
+pub struct Tile {
     to: *mut f32,
     stride: usize,
     wide: usize,
     alpha: f32,
     add: bool,
-}
-
-#[target_feature(enable = "avx512f")]
-unsafe fn micro(rows: usize, d: usize, a: *const f32, b: *const f32, tile: Tile) {
-    // SAFETY: passed on to the caller.
-    unsafe {
-        match rows {
-            1 => tile_of::<1>(d, a, b, tile),
-            2 => tile_of::<2>(d, a, b, tile),
-            3 => tile_of::<3>(d, a, b, tile),
-            4 => tile_of::<4>(d, a, b, tile),
-            5 => tile_of::<5>(d, a, b, tile),
-            6 => tile_of::<6>(d, a, b, tile),
-            7 => tile_of::<7>(d, a, b, tile),
-            8 => tile_of::<8>(d, a, b, tile),
-            9 => tile_of::<9>(d, a, b, tile),
-            10 => tile_of::<10>(d, a, b, tile),
-            11 => tile_of::<11>(d, a, b, tile),
-            12 => tile_of::<12>(d, a, b, tile),
-            _ => tile_of::<13>(d, a, b, tile),
-        }
-    }
-}
-
-/// A tile of `N` rows: `a` has `d` × `N` numbers, `b` `d` × [`STRIP`].
-#[target_feature(enable = "avx512f")]
-#[inline]
-unsafe fn tile_of<const N: usize>(d: usize, a: *const f32, b: *const f32, tile: Tile) {
-    // SAFETY: the caller's pointers cover what is read and written.
-    unsafe {
-        // The result's lines come while the sums are made.
-        for r in 0..N {
-            let line = tile.to.wrapping_add(r * tile.stride).cast::<i8>();
-            _mm_prefetch::<_MM_HINT_T0>(line);
-            _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(64));
-        }
-        let mut sums = [[_mm512_setzero_ps(); 2]; N];
-        let (mut a, mut b) = (a, b);
-        for _ in 0..d {
-            let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
-            for (r, sum) in sums.iter_mut().enumerate() {
-                let v = _mm512_set1_ps(*a.add(r));
-                sum[0] = _mm512_fmadd_ps(v, b0, sum[0]);
-                sum[1] = _mm512_fmadd_ps(v, b1, sum[1]);
-            }
-            (a, b) = (a.add(N), b.add(STRIP));
-        }
-        let bits = if tile.wide == STRIP { u32::MAX } else { (1u32 << tile.wide) - 1 };
-        let masks = [bits as __mmask16, (bits >> 16) as __mmask16];
-        let alpha = _mm512_set1_ps(tile.alpha);
-        for (r, sum) in sums.iter().enumerate() {
-            for (half, mask) in masks.into_iter().enumerate() {
-                let to = tile.to.wrapping_add(r * tile.stride + 16 * half);
-                let before = if tile.add { _mm512_maskz_loadu_ps(mask, to) } else { _mm512_setzero_ps() };
-                _mm512_mask_storeu_ps(to, mask, _mm512_fmadd_ps(sum[half], alpha, before));
-            }
-        }
-    }
 }

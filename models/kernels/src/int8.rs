@@ -3,7 +3,7 @@
 //!
 //! Σ w·x over a run = s d Σ q·p + o d Σ p, where w = s q + o (q unsigned) and x ≈ d p (p signed).
 //! Sums of bytes are exact and runs are added in order, so a row's results do not depend on the
-//! others, on threads, or on which of the two ways below is taken.
+//! others, on threads, or on which of the ways below is taken.
 
 use std::ops::Range;
 
@@ -13,6 +13,8 @@ use super::row_order::RowOrder;
 use super::simd::{fma, vectorized};
 use super::team;
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
@@ -160,6 +162,8 @@ struct Strip {
     /// Of each run and half, one a row.
     scale: Vec<[[f32; STRIP]; 2]>,
     offset: Vec<[[f32; STRIP]; 2]>,
+    /// What W is quantized as.
+    quant: Option<QuantType>,
     /// Whether the halves of a run differ.
     split: bool,
     /// The run of W and x that its first is.
@@ -177,6 +181,11 @@ impl Strip {
         #[cfg(target_arch = "x86_64")]
         if x.rows == 1 && avx512::available() {
             return each(0, &avx512::one_row(w, x, first)[..live]);
+        }
+        if x.rows == 1 {
+            let mut sums = [0f32; STRIP];
+            one_row(w, x, first, &mut sums[..live]);
+            return each(0, &sums[..live]);
         }
         /// Rows of x that are multiplied together; so many stay in registers.
         const GROUP: usize = 16;
@@ -207,6 +216,7 @@ impl Strip {
         self.bytes.resize(runs * RUN * STRIP, 0);
         self.scale.resize(runs, Default::default());
         self.offset.resize(runs, Default::default());
+        self.quant = Some(w.data.quant);
         self.split = w.data.quant == QuantType::Q6K;
         #[cfg(target_arch = "x86_64")]
         if avx512::available() {
@@ -220,6 +230,10 @@ impl Strip {
         #[cfg(target_arch = "x86_64")]
         if avx512::available() {
             return avx512::group(self, x, first, sums);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if avx2::available() {
+            return avx2::group(self, x, first, sums);
         }
         group(self, x, first, sums);
     }
@@ -241,6 +255,36 @@ vectorized! {
                     strip.offset[i][half][r] = run.offset[half];
                 }
             }
+        }
+    }
+
+    /// The products of one row of x with rows of W from `first` on, read where they lie.
+    fn one_row(w: &Weights, x: &Rounded, first: usize, sums: &mut [f32]) {
+        let split = w.data.quant == QuantType::Q6K;
+        for (r, sum) in sums.iter_mut().enumerate() {
+            let place = w.order.place(first + r) * x.runs;
+            let mut total = 0f32;
+            for i in 0..x.runs {
+                let run = w.data.run(place + i);
+                let p = &x.bytes[i * RUN..][..RUN];
+                let mut dots = [0i32; 2];
+                for (half, dot) in dots.iter_mut().enumerate() {
+                    for j in half * 16..half * 16 + 16 {
+                        *dot += i32::from(run.q[j]) * i32::from(p[j]);
+                    }
+                }
+                let (d, halves) = (x.scale[i], x.sums[i]);
+                if split {
+                    for half in 0..2 {
+                        total = fma::<FMA>(run.offset[half], halves[half], total);
+                        total = fma::<FMA>(dots[half] as f32, run.scale[half] * d, total);
+                    }
+                } else {
+                    total = fma::<FMA>(run.offset[0], halves[0] + halves[1], total);
+                    total = fma::<FMA>((dots[0] + dots[1]) as f32, run.scale[0] * d, total);
+                }
+            }
+            *sum = total;
         }
     }
 
@@ -345,12 +389,20 @@ mod tests {
                     let mut strip = Strip::default();
                     strip.fill(&w, first, live, 0..cols / RUN);
                     fill(&mut strip, &w, first, live);
-                    let mut plain = [[0.0; STRIP]; 5];
-                    group(&strip, &rounded, 3, &mut plain);
-                    for (r, plain) in plain.iter().enumerate() {
+                    let mut ways = vec![[[0.0; STRIP]; 5]; 1];
+                    group(&strip, &rounded, 3, &mut ways[0]);
+                    #[cfg(target_arch = "x86_64")]
+                    if avx2::available() {
+                        ways.push(Default::default());
+                        avx2::group(&strip, &rounded, 3, &mut ways[1]);
+                    }
+                    for (r, plain) in ways.iter().flat_map(|way| way.iter().enumerate()) {
                         let found = &all[(3 + r) * rows + first..][..live];
                         assert_eq!(plain[..live], *found, "{}, {cols} columns", quant.name());
                     }
+                    let mut alone = [0.0; STRIP];
+                    one_row(&w, &Rounded::new(&x, 1, cols), first, &mut alone[..live]);
+                    assert_eq!(alone[..live], all[first..][..live], "{}, {cols} columns", quant.name());
                 }
             }
         }

@@ -99,6 +99,16 @@ pub fn in_use() -> InstructionSet {
     })
 }
 
+/// Whether products of bf16 by instructions for them (AVX-512 BF16) are in use.
+pub fn bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        in_use() >= InstructionSet::Avx512 && is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -95,6 +95,9 @@ pub struct Matrix<'a> {
     /// For a streamed matrix, the memory whose pages are given back after use, and the byte at which
     /// the matrix begins in it.
     pub pages: Option<(&'a dyn Pages, usize)>,
+    /// Whether products with it are products of bf16, where its numbers are: the other side is rounded
+    /// to bf16, sums stay f32. Without instructions for them ([`crate::isa::bf16`]) they are not.
+    pub bf16: bool,
 }
 
 impl std::fmt::Debug for Matrix<'_> {
@@ -112,7 +115,7 @@ pub const STREAMED: usize = 16 << 20;
 impl<'a> Matrix<'a> {
     /// Of rows in their order, kept where they are.
     pub fn new(rows: usize, cols: usize, data: Storage<'a>) -> Self {
-        Self { rows, cols, data, order: RowOrder::Plain, pages: None }
+        Self { rows, cols, data, order: RowOrder::Plain, pages: None, bf16: false }
     }
 
     /// Writes a row as f32.
@@ -182,10 +185,24 @@ impl<'a> Matrix<'a> {
         for first in (0..self.rows).step_by(rows) {
             let count = rows.min(self.rows - first);
             let data = self.data.part(first * self.cols..(first + count) * self.cols);
-            f(first, &Matrix { rows: count, cols: self.cols, data, order: self.order, pages: None });
+            f(first, &Matrix { rows: count, data, pages: None, ..*self });
             let begin = at + self.data.size(first * self.cols);
             pages.release(begin..begin + self.data.size(count * self.cols));
         }
+    }
+
+    /// Its numbers for products of bf16, where they are and such products are asked for.
+    #[cfg(target_arch = "x86_64")]
+    fn pairs(&self) -> Option<StoredMatrix<&'a [bf16]>> {
+        match self.data {
+            Storage::Bf16(data) if self.bf16 && avx512_gemm::bf16_available() => Some(self.stored(data)),
+            _ => None,
+        }
+    }
+
+    /// The same with products of f32.
+    pub fn exact(self) -> Self {
+        Self { bf16: false, ..self }
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -195,6 +212,10 @@ impl<'a> Matrix<'a> {
 
     fn forward_into(&self, y: &mut [f32], stride: usize, x: &[f32], n: usize) {
         let (x, a) = (mat(x, n, self.cols), Accum::Replace);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(w) = self.pairs() {
+            return avx512_gemm::bf16_product(y, stride, a, x, &Columns(w));
+        }
         #[cfg(target_arch = "x86_64")]
         if avx512_gemm::available() {
             return match self.data {
@@ -221,6 +242,10 @@ impl<'a> Matrix<'a> {
         n: usize,
     ) {
         let dy = mat(dy, n, width).subcols(first, self.rows);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(w) = self.pairs() {
+            return avx512_gemm::bf16_product(dx, self.cols, accum, dy, &Rows(w));
+        }
         #[cfg(target_arch = "x86_64")]
         if avx512_gemm::available() {
             let d = self.cols;
@@ -322,6 +347,74 @@ mod tests {
                     w.forward(&mut some, &x, count);
                     assert_eq!(some[..], all[..count * out], "{inner} × {out}, {count} rows");
                 }
+            }
+        }
+    }
+
+    /// Against sums in f64 of what was not rounded, products of bf16 are no further off than those of
+    /// PyTorch, which rounds both sides and the result.
+    #[test]
+    fn products_of_bf16_are_no_further_off_than_with_rounded_results() {
+        let (n, inner, out) = (16, 576, 96);
+        let halves: Vec<bf16> = Tensors::numbers(out * inner, 2).iter().map(|v| bf16::from_f32(*v)).collect();
+        let x = Tensors::numbers(n * inner, 5);
+        let mut y = vec![0.0; n * out];
+        Matrix { bf16: true, ..Matrix::new(out, inner, Storage::Bf16(&halves)) }.forward(&mut y, &x, n);
+        let (mut own, mut rounded, mut size) = (0.0, 0.0, 0.0);
+        for (i, y) in y.iter().enumerate() {
+            let (row, w) = (&x[i / out * inner..][..inner], &halves[i % out * inner..][..inner]);
+            let sum = |number: fn(f32) -> f64| -> f64 {
+                row.iter().zip(w).map(|(x, w)| number(*x) * w.to_f64()).sum()
+            };
+            let (exact, of_rounded) = (sum(f64::from), sum(|x| bf16::from_f32(x).to_f64()));
+            own += (f64::from(*y) - exact).powi(2);
+            rounded += (bf16::from_f64(of_rounded).to_f64() - exact).powi(2);
+            size += exact * exact;
+        }
+        let (own, rounded) = ((own / size).sqrt(), (rounded / size).sqrt());
+        println!("relative deviation from f64: {own:.2e}, with rounded results {rounded:.2e}");
+        assert!(own < rounded, "{own:e} and {rounded:e}");
+        assert_eq!(own > 1e-6, crate::isa::bf16(), "{own:e}: in bf16 where the processor has it");
+    }
+
+    /// Products of bf16 are those of rounded numbers, added up in f32: the sum of k products is off
+    /// by k roundings of 2⁻²⁴ at most.
+    #[test]
+    fn products_of_bf16_are_those_of_rounded_numbers() {
+        for (inner, out) in [(64, 32), (33, 47), (700, 70), (1, 3), (352, 17), (641, 129)] {
+            let halves: Vec<bf16> =
+                Tensors::numbers(out * inner, 2).iter().map(|v| bf16::from_f32(*v)).collect();
+            let n = 29;
+            let (x, dy) = (Tensors::numbers(n * inner, 5), Tensors::numbers(n * out, 6));
+            let w = Matrix { bf16: true, ..Matrix::new(out, inner, Storage::Bf16(&halves)) };
+            let (mut y, mut dx) = (vec![0.0; n * out], Tensors::numbers(n * inner, 8));
+            let before = dx.clone();
+            w.forward(&mut y, &x, n);
+            w.backward(&mut dx, Accum::Add, &dy, n);
+            let rounded = |v: f32| match crate::isa::bf16() {
+                true => bf16::from_f32(v).to_f64(),
+                false => f64::from(v),
+            };
+            let close = |found: f32, terms: &[f64]| {
+                let (sum, size): (f64, f64) = (terms.iter().sum(), terms.iter().map(|t| t.abs()).sum());
+                let bound = (terms.len() + 2) as f64 * size * 2f64.powi(-24);
+                assert!((f64::from(found) - sum).abs() <= bound, "{inner} × {out}: {found}, not {sum}");
+            };
+            for (i, y) in y.iter().enumerate() {
+                let (r, o) = (i / out, i % out);
+                let term = |k: usize| rounded(x[r * inner + k]) * halves[o * inner + k].to_f64();
+                close(*y, &(0..inner).map(term).collect::<Vec<_>>());
+            }
+            for (i, dx) in dx.iter().enumerate() {
+                let (r, c) = (i / inner, i % inner);
+                let term = |o: usize| rounded(dy[r * out + o]) * halves[o * inner + c].to_f64();
+                let terms: Vec<f64> = (0..out).map(term).chain([f64::from(before[i])]).collect();
+                close(*dx, &terms);
+            }
+            let mut one = vec![0.0; out];
+            for r in 0..n {
+                w.forward(&mut one, &x[r * inner..], 1);
+                assert_eq!(one, y[r * out..(r + 1) * out], "a row alone");
             }
         }
     }

@@ -1,8 +1,8 @@
 //! How fast a model of a published shape with random weights answers, on the CPU.
 //!
 //! `cargo run -p headstart-lm --example decode SHAPE TYPE DIR [NAME=NUMBER]…` with the settings
-//! `sequences` (1), `tokens` of a prompt (32), `new` tokens (64), `temperature` (0), `threads` (2) and
-//! `rounds` (5) prints the best round: seconds, tokens a second, and where the time went. SHAPE is
+//! `sequences` (1), `tokens` of a prompt (32), `new` tokens (64), `temperature` (0), `bf16` products (0),
+//! `threads` (2) and `rounds` (5) prints the best round: seconds, tokens a second, and where the time went. SHAPE is
 //! `smollm-135m`, `smollm-360m`, `llama-1b` or `tiny`; TYPE is `bf16` or a type of quantized weights
 //! such as `q8_0`. The model is written to DIR where it is not there.
 
@@ -16,7 +16,7 @@ use std::time::Instant;
 use headstart_disk::SystemDisk;
 use headstart_kernels::team::Team;
 use headstart_kernels::{QuantType, isa, profile};
-use headstart_lm::{Model, Net, Sampling, Unwatched, generate, gguf};
+use headstart_lm::{Model, Net, Precision, Sampling, Unwatched, generate, gguf};
 
 type Done<T> = Result<T, Box<dyn Error>>;
 
@@ -35,7 +35,8 @@ fn main() -> Done<()> {
     let [shape, to, dir, settings @ ..] = args.as_slice() else {
         return Err("decode SHAPE TYPE DIR [NAME=NUMBER]…".into());
     };
-    let model = Model::load(&written(shape, to, Path::new(dir))?)?;
+    let precision = if setting(settings, "bf16", 0)? == 1 { Precision::Bf16 } else { Precision::F32 };
+    let model = Model::load_in(&written(shape, to, Path::new(dir))?, precision)?;
     let (count, length) = (setting(settings, "sequences", 1)?, setting(settings, "tokens", 32)?);
     let vocab = model.config.vocab;
     let token = |row: usize, t: usize| ((row * 7919 + t * 104_729 + 17) % (vocab - 3) + 3) as u32;

@@ -58,10 +58,11 @@ pub trait Backend: Send + Sync {
 pub struct ComputeFacts {
     /// Which code computes: `cpu` (the kernels of this project), `candle` on a GPU, or `mlx`.
     pub backend: String,
-    /// The type of activations and sums: `f32`, or `mixed` where products with frozen weights run in
-    /// the type that the weight is stored in and everything else in `f32`.
+    /// The type of activations and sums: `f32`; `mixed` where products with frozen weights run in the
+    /// type that the weight is stored in and everything else in `f32`; `bf16` where products with
+    /// weights in bf16 round what they are multiplied with to bf16, and everything else is `f32`.
     pub precision: String,
-    /// The instruction set that is used here, not the best that the machine has: `avx512`, `avx2`,
+    /// The instruction set that is used here, not the best that the machine has: `avx512`, `avx512_bf16`, `avx2`,
     /// `neon` or `baseline` on a CPU; `cuda` or `metal` on a GPU, followed by that of the host's
     /// share of the work, such as `cuda+avx512`.
     pub instruction_set: String,

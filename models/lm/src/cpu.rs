@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use headstart_kernels::instruction_set;
 use headstart_kernels::team::Team;
+use headstart_kernels::{instruction_set, isa};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::api::{Backend, ComputeFacts, Decoder, Encoder, Watch};
@@ -17,12 +17,13 @@ use crate::error::LmError;
 use crate::generate::{Sampling, generate};
 use crate::limits::Limits;
 use crate::lora::Adapter;
-use crate::model::Model;
+use crate::model::{Model, Precision};
 use crate::net::Net;
 use crate::rows::{Example, pack};
 
 /// Models on the CPU, computed by its own thread pool.
 pub struct CpuBackend {
+    precision: Precision,
     pool: Arc<ThreadPool>,
     team: Arc<Team>,
 }
@@ -36,7 +37,27 @@ impl CpuBackend {
             .build()
             .expect("the system can start threads");
         let team = Team::new(pool.current_num_threads());
-        Self { pool: Arc::new(pool), team: Arc::new(team) }
+        Self { precision: Precision::F32, pool: Arc::new(pool), team: Arc::new(team) }
+    }
+
+    /// With a precision.
+    ///
+    /// # Errors
+    /// [`LmError::Unsupported`] where this processor has no instructions for it, or none that the
+    /// environment forces.
+    pub fn with_precision(self, precision: Precision) -> Result<Self, LmError> {
+        isa::check().map_err(|e| LmError::Unsupported(e.to_string()))?;
+        if precision == Precision::Bf16 && !isa::bf16() {
+            let why =
+                "this processor has no products of bf16 (AVX-512 BF16); compute in f32 (`--backend cpu`)";
+            return Err(LmError::Unsupported(why.into()));
+        }
+        Ok(Self { precision, ..self })
+    }
+
+    /// Its precision.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Runs some work on its threads.
@@ -53,8 +74,11 @@ impl Backend for CpuBackend {
     fn compute(&self) -> ComputeFacts {
         ComputeFacts {
             backend: "cpu".into(),
-            precision: "f32".into(),
-            instruction_set: instruction_set().into(),
+            precision: self.precision.name().into(),
+            instruction_set: match self.precision {
+                Precision::F32 => instruction_set().into(),
+                Precision::Bf16 => "avx512_bf16".into(),
+            },
         }
     }
 
@@ -68,7 +92,7 @@ impl Backend for CpuBackend {
         adapter: Option<&Path>,
         memory: Option<u64>,
     ) -> Result<Box<dyn Decoder>, LmError> {
-        let load = || CpuPasses::load(model, adapter, memory, self.pool.clone(), self.team.clone());
+        let load = || CpuPasses::load(self, model, adapter, memory);
         Ok(Box::new(TextDecoder::new(model, load)?))
     }
 
@@ -89,13 +113,13 @@ struct CpuPasses {
 
 impl CpuPasses {
     fn load(
+        backend: &CpuBackend,
         model: &Path,
         adapter: Option<&Path>,
         memory: Option<u64>,
-        pool: Arc<ThreadPool>,
-        team: Arc<Team>,
     ) -> Result<Self, LmError> {
-        let model = pool.install(|| Model::load(model))?;
+        let (pool, team) = (backend.pool.clone(), backend.team.clone());
+        let model = pool.install(|| Model::load_in(model, backend.precision))?;
         let adapter = adapter.map(|folder| Adapter::load(folder, &model.config)).transpose()?;
         let limits = Limits::fit(&model, memory)?;
         Ok(Self { model, adapter, limits, pool, team })
@@ -164,5 +188,15 @@ mod tests {
         assert_eq!((facts.backend.as_str(), facts.precision.as_str()), ("cpu", "f32"));
         assert!(["avx512", "avx2", "neon", "baseline"].contains(&facts.instruction_set.as_str()));
         assert_eq!(facts, CpuBackend::new(3).compute(), "threads do not change a bit");
+        match CpuBackend::new(1).with_precision(Precision::Bf16) {
+            Ok(bf16) => {
+                let facts = bf16.compute();
+                assert_eq!(
+                    (facts.precision.as_str(), facts.instruction_set.as_str()),
+                    ("bf16", "avx512_bf16")
+                );
+            }
+            Err(e) => assert!(!isa::bf16() && e.to_string().contains("AVX-512 BF16"), "{e}"),
+        }
     }
 }

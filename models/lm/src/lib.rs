@@ -52,7 +52,7 @@ pub use generate::{Sampling, generate};
 pub use init::{init_model, train_tokenizer};
 pub use limits::Limits;
 pub use lora::Adapter;
-pub use model::{Block, Layout, Linear, Model, Segment, Slot};
+pub use model::{Block, Layout, Linear, Model, Precision, Segment, Slot};
 pub use net::{BlockParams, EndParams, Net, gather};
 pub use proj::Proj;
 pub use rows::{Example, Targets, pack, parts};

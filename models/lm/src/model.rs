@@ -46,6 +46,26 @@ pub struct Model {
     rope: Mutex<Arc<Rope>>,
 }
 
+/// What products with weights that are stored as bf16 are made in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// f32.
+    #[default]
+    F32,
+    /// bf16, with sums in f32 ([`Model::multiply_in_bf16`]).
+    Bf16,
+}
+
+impl Precision {
+    /// The name in settings and keys.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
 /// Models whose f32 weights take less than this are expanded to f32 when loaded; larger ones stay
 /// mapped in their stored type and are decoded panel by panel.
 const EXPANDED: u64 = 256 << 20;
@@ -56,9 +76,17 @@ impl Model {
     /// # Errors
     /// [`LmError::File`] and [`LmError::Io`] with the file, key or tensor that is wrong.
     pub fn load(folder: &Path) -> Result<Self, LmError> {
+        Self::load_in(folder, Precision::F32)
+    }
+
+    /// Loads a model's folder for products in a precision.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_in(folder: &Path, precision: Precision) -> Result<Self, LmError> {
         let config = DecoderConfig::load(folder)?;
         let weights = Weights::open_model(folder)?;
-        let expand = config.parameters() * 4 <= EXPANDED;
+        let expand = precision == Precision::F32 && config.parameters() * 4 <= EXPANDED;
         let need = |name: &str, shape: &[usize]| {
             let w = weights.need(name, shape)?;
             Ok::<_, LmError>(if expand { w.expanded() } else { w })
@@ -79,14 +107,16 @@ impl Model {
                 linear: linear.into_iter().collect::<Result<_, _>>()?,
             }))
         };
-        Ok(Self {
+        let model = Self {
             embed: need("model.embed_tokens.weight", &[v, h])?,
             blocks: (0..config.layers).map(block).collect::<Result<_, _>>()?,
             norm: need("model.norm.weight", &[h])?.to_vec(),
             head: if config.tied { None } else { Some(need("lm_head.weight", &[v, h])?) },
             rope: Mutex::new(Arc::new(Rope::new(&config.rope_frequencies(), config.context.min(512)))),
             config,
-        })
+        };
+        model.multiply_in_bf16(precision == Precision::Bf16);
+        Ok(model)
     }
 
     /// The output layer.
@@ -133,6 +163,13 @@ impl Model {
     /// results, a little slower; memory holds a few megabytes of weights at a time.
     pub fn stream(&self, streamed: bool) {
         self.matrices().for_each(|w| w.stream(streamed));
+    }
+
+    /// Has products with weights that are stored as bf16 made in bf16: what they are multiplied with is
+    /// rounded to bf16, sums stay f32. Weights that [`Self::load`] has expanded to f32, and quantized ones,
+    /// are multiplied as before.
+    pub fn multiply_in_bf16(&self, bf16: bool) {
+        self.matrices().for_each(|w| w.multiply_in_bf16(bf16));
     }
 }
 

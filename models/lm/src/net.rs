@@ -132,12 +132,13 @@ impl<'a> Net<'a> {
         logits
     }
 
-    /// Writes the logits of normed hidden states; `rounded` as in [`Self::hidden_rounded`].
+    /// Writes the logits of normed hidden states; `rounded` as in [`Self::hidden_rounded`], and without
+    /// products of bf16.
     pub fn logits_into(&self, logits: &mut [f32], normed: &[f32], rounded: bool) {
         let n = normed.len() / self.model.config.hidden;
         let output = self.head().1;
         match rounded {
-            true => output.forward_rounded(logits, normed, n),
+            true => output.exact().forward_rounded(logits, normed, n),
             false => output.forward(logits, normed, n),
         }
     }

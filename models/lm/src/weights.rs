@@ -18,6 +18,7 @@ use crate::error::LmError;
 pub struct Mapped {
     map: Mmap,
     streamed: AtomicBool,
+    bf16: AtomicBool,
 }
 
 impl Mapped {
@@ -26,7 +27,7 @@ impl Mapped {
         let file = headstart_disk::read::open(path).map_err(|e| LmError::io(path, e))?;
         // SAFETY: the file is opened for reading; model folders and artifacts are not changed in place.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| LmError::io(path, e))?;
-        Ok(Self { map, streamed: AtomicBool::new(false) })
+        Ok(Self { map, streamed: AtomicBool::new(false), bf16: AtomicBool::new(false) })
     }
 
     /// Its bytes.
@@ -163,6 +164,13 @@ impl Weight {
         }
     }
 
+    /// Has products with it made in bf16 where its numbers are bf16, or in f32.
+    pub fn multiply_in_bf16(&self, bf16: bool) {
+        if let Data::Mapped(file, _) = &self.data {
+            file.bf16.store(bf16, Ordering::Relaxed);
+        }
+    }
+
     /// Gives its pages back where it is streamed: after rows were read.
     pub fn release(&self) {
         if let Data::Mapped(file, at) = &self.data
@@ -197,7 +205,13 @@ impl Weight {
             Data::Mapped(file, at) if file.streamed() => Some((&**file as &dyn Pages, *at)),
             _ => None,
         };
-        Matrix { rows, cols: self.len() / rows.max(1), data: self.numbers(), order: self.order, pages }
+        let bf16 = matches!(&self.data, Data::Mapped(file, _) if file.bf16.load(Ordering::Relaxed));
+        Matrix {
+            order: self.order,
+            pages,
+            bf16,
+            ..Matrix::new(rows, self.len() / rows.max(1), self.numbers())
+        }
     }
 
     /// All numbers as f32.

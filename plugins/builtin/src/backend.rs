@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use headstart_gpu::{DeviceBackend, Gpu};
-use headstart_lm::{Backend, LmError};
+use headstart_lm::{Backend, CpuBackend, LmError, Precision};
 use headstart_protocol::Numerics;
 use headstart_train::{TrainingBackend, default_backend};
 
@@ -19,6 +19,8 @@ pub fn cpu() -> Arc<dyn TrainingBackend> {
 pub enum Choice {
     /// The CPU of any machine.
     Cpu,
+    /// The CPU, with products of bf16 where weights are stored as bf16.
+    CpuBf16,
     /// MLX, on Apple devices; in programs that were built with it.
     Mlx,
     /// candle on a GPU; in programs that were built for it.
@@ -45,7 +47,8 @@ impl Choice {
     /// device.
     pub fn open(self) -> Result<Arc<dyn TrainingBackend>, LmError> {
         let backend: Arc<dyn TrainingBackend> = match self {
-            Self::Cpu => default_backend(),
+            Self::Cpu => Arc::new(CpuBackend::new(0).with_precision(Precision::F32)?),
+            Self::CpuBf16 => Arc::new(CpuBackend::new(0).with_precision(Precision::Bf16)?),
             Self::Mlx => headstart_mlx::backend()?,
             Self::Gpu(gpu) => Arc::new(DeviceBackend::new(gpu.open()?)),
         };
@@ -64,6 +67,7 @@ impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
+            Self::CpuBf16 => f.write_str("cpu:bf16"),
             Self::Mlx => f.write_str("mlx"),
             Self::Gpu(gpu) => gpu.fmt(f),
         }
@@ -76,11 +80,12 @@ impl FromStr for Choice {
     fn from_str(name: &str) -> Result<Self, String> {
         match name {
             "cpu" => Ok(Self::Cpu),
+            "cpu:bf16" => Ok(Self::CpuBf16),
             "candle" => Err("the CPU backend is called `cpu`, not `candle`".into()),
             "mlx" => Ok(Self::Mlx),
             other => other.parse().map(Self::Gpu).map_err(|_| {
                 format!(
-                    "there is no backend {other:?}; there are cpu, mlx, cuda, cuda:1 and so on, and metal"
+                    "there is no backend {other:?}; there are cpu, cpu:bf16, mlx, cuda, cuda:1 and so on, and metal"
                 )
             }),
         }
@@ -95,7 +100,8 @@ mod tests {
     fn a_backend_that_is_not_built_in_is_refused_with_what_to_do() {
         assert_eq!("cpu".parse::<Choice>().unwrap().open().unwrap().name(), "cpu");
         assert!("candle".parse::<Choice>().unwrap_err().contains("called `cpu`"));
-        assert!("tpu".parse::<Choice>().unwrap_err().contains("cpu, mlx"));
+        assert!("tpu".parse::<Choice>().unwrap_err().contains("cpu, cpu:bf16, mlx"));
+        assert_eq!("cpu:bf16".parse::<Choice>().unwrap().to_string(), "cpu:bf16");
         for name in ["mlx", "cuda", "cuda:1", "metal"] {
             let choice = name.parse::<Choice>().unwrap();
             assert_eq!(choice.to_string(), name);

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::arithmetic::Bf16Pairs;
 use super::{RightOperand, STRIP};
 use crate::quant::{QuantizedBlocks, RUN};
 use crate::row_order::RowOrder;
@@ -232,6 +233,79 @@ impl<T: Element> RightOperand for Columns<&[T]> {
         }
         // SAFETY: rows have `depth` numbers, and `to` has `depth` × STRIP.
         unsafe { transpose_strip(row, wide, depth, to) };
+    }
+}
+
+/// Pairs of rows: the numbers of two rows of W side by side.
+impl RightOperand<Bf16Pairs> for Rows<&[half::bf16]> {
+    fn shape(&self) -> (usize, usize) {
+        (self.0.rows, self.0.cols)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], _: &mut [f32]) {
+        let w = &self.0;
+        let wide = STRIP.min(w.cols - c);
+        let row = |i: usize| &w.data[w.at(k + i, c)..][..wide];
+        for (pair, to) in to.chunks_exact_mut(STRIP).take(depth.div_ceil(2)).enumerate() {
+            let (first, second) = (2 * pair, 2 * pair + 1);
+            expect(w.data, w.at(k + first, c) + STRIP, STRIP);
+            // SAFETY: `wide` numbers of each row are read; 32 words fit.
+            unsafe {
+                let low = load_halves(row(first).as_ptr().cast(), wide);
+                let high = match second < depth {
+                    true => load_halves(row(second).as_ptr().cast(), wide),
+                    false => _mm512_setzero_ps(),
+                };
+                for half in 0..2 {
+                    let part = |v: __m512| {
+                        let v = _mm512_castps_si512(v);
+                        let quarter = if half == 0 {
+                            _mm512_extracti64x4_epi64::<0>(v)
+                        } else {
+                            _mm512_extracti64x4_epi64::<1>(v)
+                        };
+                        _mm512_cvtepu16_epi32(quarter)
+                    };
+                    let words = _mm512_or_si512(part(low), _mm512_slli_epi32::<16>(part(high)));
+                    _mm512_storeu_si512(to[16 * half..].as_mut_ptr().cast(), words);
+                }
+            }
+        }
+    }
+}
+
+/// Pairs of columns lie side by side already: words of rows of W are transposed as they are.
+impl RightOperand<Bf16Pairs> for Columns<&[half::bf16]> {
+    fn shape(&self) -> (usize, usize) {
+        (self.0.cols, self.0.rows)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn pack(&self, k: usize, depth: usize, c: usize, to: &mut [f32], _: &mut [f32]) {
+        let w = &self.0;
+        let (wide, words) = (STRIP.min(w.rows - c), depth.div_ceil(2));
+        for r in 0..wide {
+            expect(w.data, w.at(c + STRIP + r, k), depth);
+        }
+        for half in 0..2 {
+            let live = wide.saturating_sub(half * 16).min(16);
+            for word in (0..words).step_by(16) {
+                let numbers = (depth - 2 * word).min(32);
+                let mut block = [_mm512_setzero_ps(); 16];
+                for (r, b) in block.iter_mut().enumerate().take(live) {
+                    let row = &w.data[w.at(c + 16 * half + r, k + 2 * word)..][..numbers];
+                    // SAFETY: `numbers` numbers are there.
+                    *b = unsafe { load_halves(row.as_ptr().cast(), numbers) };
+                }
+                let turned = transpose(block).into_iter().zip(word..words);
+                for (v, word) in turned {
+                    let to = &mut to[word * STRIP + 16 * half..][..16];
+                    // SAFETY: 16 words fit.
+                    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) };
+                }
+            }
+        }
     }
 }
 
