@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use headstart_cron::{Catchup, Overlap};
 use headstart_protocol::contract::{Proposal, Source, Sources, StageArguments, conditions, stage_name};
 use headstart_protocol::declared::DeclaredStage;
 pub use headstart_protocol::declared::Program;
@@ -183,10 +184,10 @@ pub struct Schedule {
     pub cron: String,
     /// IANA time zone of `cron`; empty where there is none.
     pub timezone: String,
-    /// What happens when the previous run has not ended: `skip`, `queue`, `allow`, `cancel_other`.
-    pub overlap: String,
-    /// What happens to missed fires: `none`, `last`, `all`.
-    pub catchup: String,
+    /// What happens to a fire while the previous run has not ended.
+    pub overlap: Overlap,
+    /// What happens to missed fires.
+    pub catchup: Catchup,
     /// Fires missed longer ago than this are skipped, in milliseconds.
     #[serde(default = "week", skip_serializing_if = "is_week")]
     pub catchup_window_ms: u64,
@@ -202,6 +203,9 @@ pub struct Schedule {
     /// Schedules of the same file whose success starts it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<String>,
+    /// Webhooks whose signed calls start it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub webhooks: Vec<String>,
 }
 
 impl Schedule {
@@ -212,13 +216,14 @@ impl Schedule {
             run: Vec::new(),
             cron: String::new(),
             timezone: String::new(),
-            overlap: "skip".to_owned(),
-            catchup: "last".to_owned(),
+            overlap: Overlap::default(),
+            catchup: Catchup::default(),
             catchup_window_ms: week(),
             catchup_max: ten(),
             jitter_ms: 0,
             when_changed: Vec::new(),
             after: Vec::new(),
+            webhooks: Vec::new(),
         }
     }
 
@@ -227,7 +232,8 @@ impl Schedule {
         let time = (!self.cron.is_empty()).then(|| format!("{} ({})", self.cron, self.timezone));
         let changes = self.when_changed.iter().map(|p| format!("change of `{p}`"));
         let after = self.after.iter().map(|s| format!("success of `{s}`"));
-        time.into_iter().chain(changes).chain(after).collect::<Vec<_>>().join(", ")
+        let calls = self.webhooks.iter().map(|name| format!("call of webhook `{name}`"));
+        time.into_iter().chain(changes).chain(after).chain(calls).collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -98,6 +98,7 @@ pub const ENTRIES: &[Word] = &[
         "patterns, one or a list: a change of what they match fires",
     ),
     word("after", "after: nightly", "schedules of this file, one or a list: a success of theirs fires"),
+    word("webhook", "webhook: \"new-data\"", "names, one or a list: a signed call of `/hooks/NAME` fires"),
 ];
 
 /// What `overlap` can be; the first is the default.

@@ -218,8 +218,8 @@ fn show(plan: &Plan) -> String {
             s.run.join(" "),
             s.cron,
             s.timezone,
-            s.overlap,
-            s.catchup
+            s.overlap.word(),
+            s.catchup.word()
         );
         let default = headstart_dsl::plan::Schedule::named(&s.name);
         if (s.catchup_window_ms, s.catchup_max) != (default.catchup_window_ms, default.catchup_max) {

@@ -10,7 +10,9 @@ use std::fmt::Write;
 use headstart_protocol::text::visible;
 use serde::{Deserialize, Serialize};
 
-pub use svg::svg;
+pub use svg::{STYLE, picture, svg};
+
+use crate::run::StageState;
 
 /// The graph to draw.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +52,18 @@ pub struct Node {
     pub released: bool,
     /// Whether it may be absent.
     pub optional: bool,
+    /// How far a run is with it; none in a picture of a pipeline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<NodeProgress>,
+}
+
+/// How far a run is with a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeProgress {
+    /// The state that is shown for all of it.
+    pub state: StageState,
+    /// The same in words, such as `12 of 40, 2 running`.
+    pub text: String,
 }
 
 /// What a node stands for.

@@ -9,6 +9,8 @@ mod owner;
 mod style;
 mod tables;
 
+use std::collections::BTreeMap;
+
 use headstart_protocol::text::visible;
 use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
 
@@ -20,7 +22,36 @@ use crate::terminal::saved_sentence;
 use crate::text::{counted, percent, seconds, sureness};
 use crate::view::{Catalog, Selection};
 
-const STYLE: &str = include_str!("html/page.css");
+/// The style of the pages, and of what [`sections`] and [`catalog_section`] give.
+pub const STYLE: &str = include_str!("html/page.css");
+
+/// What a run made, as sections of a page that has [`STYLE`]: no style attributes, no scripts.
+pub fn sections(report: &RunReport) -> Markup {
+    let parts = Parts::of(report);
+    shown(&markup! {
+        (parts.choice())
+        (parts.gain())
+        (parts.catalog())
+        (tables::outputs(report, &parts.paired()))
+    })
+}
+
+/// A run's catalog as a section of a page that has [`STYLE`]: words with intervals, map, answers. Nothing where the run
+/// has none.
+pub fn catalog_section(report: &RunReport) -> Markup {
+    shown(&Parts::of(report).catalog())
+}
+
+/// Named numbers of each output that has some.
+pub fn numbers(report: &RunReport) -> Vec<(String, BTreeMap<String, f64>)> {
+    let of = |o: &crate::run::Output| Some((o.name.clone(), crate::view::Numbers::of(&o.view)?.all));
+    report.outputs.iter().filter_map(of).collect()
+}
+
+/// Markup in which no text from outside can hide or reverse what is around it.
+fn shown(markup: &Markup) -> Markup {
+    PreEscaped(visible(&markup.0).into_owned())
+}
 
 /// The report as an HTML page.
 pub fn html(report: &RunReport) -> String {
@@ -62,6 +93,11 @@ fn document(title: &str, body: &Markup) -> String {
         }
     };
     visible(&page.into_string()).into_owned()
+}
+
+/// A share as a bar, in a picture of its own: a style attribute would not pass a strict policy.
+fn bar(class: &str, share: f64) -> Markup {
+    markup! { svg class=(class) width=(format!("{:.1}%", 100.0 * share)) height="9" aria-hidden="true" {} }
 }
 
 /// A few large numbers, each with what it is.

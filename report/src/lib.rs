@@ -24,7 +24,7 @@ mod terminal;
 pub mod text;
 mod view;
 
-pub use html::{html, owner_html};
+pub use html::{STYLE, catalog_section, html, numbers, owner_html, sections};
 pub use owner::{Fate, OwnerReport, Sent};
 pub use run::{FailureView, Output, OutputView, RunReport, Sample, StageBar, StageState};
 pub use terminal::terminal;

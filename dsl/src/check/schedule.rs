@@ -1,5 +1,7 @@
 //! Schedules.
 
+use headstart_cron::{Catchup, Overlap};
+
 use super::refs::Found;
 use super::{Checker, Ctx, Entity};
 use crate::ast::{self, Expr, ExprKind, Setting};
@@ -43,13 +45,13 @@ impl Checker<'_> {
             "cron" => out.cron = self.cron(&e.value).unwrap_or_default(),
             "timezone" => out.timezone = self.timezone(&e.value).unwrap_or_default(),
             "overlap" => {
-                if let Some(word) = self.schedule_word(e, OVERLAP) {
-                    out.overlap = word;
+                if let Some(overlap) = self.schedule_word(e, OVERLAP).and_then(Overlap::of) {
+                    out.overlap = overlap;
                 }
             }
             "catchup" => {
-                if let Some(word) = self.schedule_word(e, CATCHUP) {
-                    out.catchup = word;
+                if let Some(catchup) = self.schedule_word(e, CATCHUP).and_then(Catchup::of) {
+                    out.catchup = catchup;
                 }
             }
             "catchup_window" => {
@@ -69,6 +71,7 @@ impl Checker<'_> {
             }
             "when_changed" => out.when_changed = self.patterns(&e.value),
             "after" => out.after = self.other_schedules(&e.value),
+            "webhook" => out.webhooks = self.webhooks(&e.value),
             other => {
                 let known = || words::names(ENTRIES);
                 let d = Diagnostic::new(Code::E0110, format!("unknown schedule entry `{other}`"))
@@ -85,7 +88,7 @@ impl Checker<'_> {
         let has = |name: &str| {
             seen.iter().any(|e| e.name.text == name) || s.block.broken.iter().any(|b| b.text == name)
         };
-        let triggered = has("when_changed") || has("after");
+        let triggered = has("when_changed") || has("after") || has("webhook");
         let mut missing = |needed: &str, help: String| {
             let d = Diagnostic::new(Code::E0603, format!("missing `{needed}` in schedule `{}`", s.name.text))
                 .at(s.name.span, format!("`{needed}` is missing"))
@@ -94,7 +97,7 @@ impl Checker<'_> {
         };
         let example = |name| words::find(ENTRIES, name).map_or("", |w| w.example);
         if !has("cron") && !triggered {
-            missing("cron", format!("add `{}`, or `when_changed` or `after`", example("cron")));
+            missing("cron", format!("add `{}`, `when_changed`, `after` or `webhook`", example("cron")));
         }
         if !has("timezone") && (has("cron") || !triggered) {
             missing("timezone", format!("add `{}`", example("timezone")));

@@ -62,9 +62,10 @@ impl Checker<'_> {
         None
     }
 
-    pub(super) fn schedule_word(&mut self, s: &Setting, all: &'static [Word]) -> Option<String> {
+    pub(super) fn schedule_word(&mut self, s: &Setting, all: &'static [Word]) -> Option<&'static str> {
+        let known = as_name(&s.value).and_then(|w| words::find(all, w));
         match as_name(&s.value) {
-            Some(w) if words::find(all, w).is_some() => Some(w.to_owned()),
+            _ if known.is_some() => known.map(|w| w.name),
             other => {
                 if matches!(s.value.kind, ExprKind::Bad) {
                     return None;
@@ -100,6 +101,29 @@ impl Checker<'_> {
                 continue;
             }
             out.push(loader::join(&dir, &text));
+        }
+        out
+    }
+
+    /// Names of webhooks; one or a list. They become a part of an address.
+    pub(super) fn webhooks(&mut self, e: &Expr) -> Vec<String> {
+        let one = std::slice::from_ref(e);
+        let all = match &e.bare().kind {
+            ExprKind::List(all) => all.as_slice(),
+            _ => one,
+        };
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let mut out = Vec::new();
+        for e in all {
+            let Some((text, _)) = self.schedule_text(e, "webhook") else { continue };
+            if text.is_empty() || text.len() > 64 || !text.chars().all(fits) {
+                let d = Diagnostic::new(Code::E0217, "`webhook` takes names of letters, digits, `-` and `_`")
+                    .at(e.span, "not such a name")
+                    .help("write, for instance, `webhook: \"new-data\"`");
+                self.report(d);
+                continue;
+            }
+            out.push(text);
         }
         out
     }

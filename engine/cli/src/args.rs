@@ -2,6 +2,7 @@
 
 mod cache;
 mod devices;
+mod page;
 mod runs;
 mod schedules;
 
@@ -17,6 +18,7 @@ use headstart_host::Limits;
 const GLOBAL: &str = "Global options";
 
 pub use cache::{Cache, CacheCommand, Gc, Pin, Unpin};
+pub use page::{Logs, PageArgs, TokenRole, TokensCommand};
 pub use devices::{DEFAULT_URL, DevicesCommand, Invite};
 pub use runs::{Runs, RunsCommand};
 pub use schedules::{Backfill, Moment, SchedulesCommand};
@@ -98,6 +100,17 @@ pub enum Command {
     /// List and explain schedules; pause, resume, run and backfill them.
     #[command(subcommand)]
     Schedules(SchedulesCommand),
+    /// Make, list and revoke the tokens with which people and programs sign in to the page of `headstart serve`.
+    #[command(subcommand)]
+    Tokens(TokensCommand),
+    /// Print the secret with which calls of a webhook are signed.
+    Webhook {
+        /// The webhook, as in `webhook: "new-data"` of a schedule.
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Print what a stage has written while it ran.
+    Logs(Logs),
     /// Start the language server, for editors, on standard input and output.
     Lsp,
     /// Print the completion script of a shell.
@@ -411,6 +424,8 @@ pub struct Serve {
     /// Run every schedule once at start.
     #[arg(long)]
     pub now: bool,
+    #[command(flatten)]
+    pub page: PageArgs,
     #[command(flatten)]
     pub custom: CustomStages,
 }

@@ -69,7 +69,11 @@ pub fn check_with(file: &Path, values: &Values, loader: &dyn FileLoader) -> Resu
     Ok(checked)
 }
 
-fn is_readable(file: &Path) -> Result<(), CommandError> {
+/// Whether a file can be read, for a better answer than that it has no plan.
+///
+/// # Errors
+/// If it cannot.
+pub fn is_readable(file: &Path) -> Result<(), CommandError> {
     let what = match read::open(file) {
         Ok(_) => return Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => "does not exist".to_owned(),

@@ -127,6 +127,9 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, CommandError> {
         Command::Schedules(command) => {
             done(commands::schedules::run(&place(None).existing()?, command, volume))
         }
+        Command::Tokens(command) => done(commands::tokens::run(&place(None), command, volume)),
+        Command::Webhook { name } => done(commands::tokens::webhook(&place(None).existing()?, name)),
+        Command::Logs(args) => done(commands::logs::run(&place(None).existing()?, args)),
         Command::Why(args) => done(commands::why::run(&place(None).existing()?, args)),
         Command::Runs(args) => done(commands::runs::run(&place(None).existing()?, args, volume)),
         Command::Catalog(args) => done(commands::catalog::run(&place(None).existing()?, args)),

@@ -22,7 +22,7 @@ use crate::commands::catalog::found::Found;
 use crate::commands::catalog::samples;
 use crate::exit::CommandError;
 use crate::manifests::Store;
-use crate::recorded::Recorded;
+use crate::recorded::{self, Recorded};
 
 /// The summary of a run, for the terminal.
 ///
@@ -75,7 +75,7 @@ pub fn report(ws: &Workspace, run: &Recorded) -> Result<RunReport, CommandError>
     Ok(RunReport {
         run: run.id.clone(),
         pipeline: run.pipeline.clone(),
-        started: run.started(),
+        started: recorded::started(run),
         seconds: run.seconds(),
         outcome: run.outcome().to_owned(),
         params: run.plan.params.clone(),

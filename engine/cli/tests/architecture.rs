@@ -156,6 +156,8 @@ const READERS: &[(&str, &str, &str)] = &[
         "fs::read",
         "the event log, which the workspace's owner alone can write",
     ),
+    ("engine/store/src/log/reader.rs", "File::open", "the event log, from where it was read to"),
+    ("engine/store/src/log/reader.rs", "read_to_end", "likewise"),
     ("engine/store/src/log/writer.rs", "File::open", "to lock its own file"),
     ("engine/store/src/log/writer.rs", "fs::read_to_string", "its own lock, of one line"),
     ("engine/store/src/log/writer.rs", "read_to_end", "the end of the event log"),

@@ -26,6 +26,54 @@ pub enum Catchup {
     All,
 }
 
+impl Catchup {
+    /// The policy that a word of the language names.
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::None, Self::Last, Self::All].into_iter().find(|c| c.word() == word)
+    }
+
+    /// Its word in the language.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Last => "last",
+            Self::All => "all",
+        }
+    }
+}
+
+/// What happens to a fire while a run of the same schedule has not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// It is skipped, which is recorded.
+    #[default]
+    Skip,
+    /// It waits, behind those that wait already.
+    Queue,
+    /// It runs beside the other.
+    Allow,
+    /// The other run is cancelled, and this one starts when it has ended.
+    CancelOther,
+}
+
+impl Overlap {
+    /// The policy that a word of the language names.
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::Skip, Self::Queue, Self::Allow, Self::CancelOther].into_iter().find(|o| o.word() == word)
+    }
+
+    /// Its word in the language.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Skip => "skip",
+            Self::Queue => "queue",
+            Self::Allow => "allow",
+            Self::CancelOther => "cancel_other",
+        }
+    }
+}
+
 /// Why missed fires were skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

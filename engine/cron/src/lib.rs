@@ -33,7 +33,7 @@ mod spec;
 mod zone;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use due::{Catchup, Due, ON_TIME, Skipped, WhySkipped};
+pub use due::{Catchup, Due, ON_TIME, Overlap, Skipped, WhySkipped};
 pub use parse::CronError;
 pub use spec::{Dst, Expression, Fire, Spec, Why};
 pub use zone::time_zone;

@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use headstart_cron::{Catchup, Due, ON_TIME, Spec, WhySkipped};
+use headstart_cron::{Catchup, Due, ON_TIME, Overlap, Spec, WhySkipped};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::fire::{Cause, Fire, Happened};
-use crate::policy::{Overlap, Policy, earlier};
+use crate::policy::{Policy, earlier};
 use crate::state::{Action, Running, State};
 
 /// Runs of one schedule at once at most, with `overlap: allow`; further fires wait.
@@ -145,6 +145,7 @@ impl State {
     pub fn look(&mut self, pattern: &str, found: &str, now: Timestamp) {
         let Some(seen) = self.seen.get(pattern) else {
             self.seen.insert(pattern.to_owned(), found.to_owned());
+            self.unsaved = true;
             return;
         };
         if seen == found {
@@ -157,6 +158,7 @@ impl State {
         }
         self.settling.remove(pattern);
         self.seen.insert(pattern.to_owned(), found.to_owned());
+        self.unsaved = true;
         let cause = Cause::Changed { pattern: pattern.to_owned(), at: now };
         match self.paused {
             true => self.skip(now, Fire { cause }, 1, "the schedule is paused"),
@@ -282,6 +284,7 @@ impl State {
     fn enqueue(&mut self, fire: Fire) {
         if self.waiting.len() < MOST_WAITING {
             self.waiting.push_back(fire);
+            self.unsaved = true;
         } else {
             let at = fire.at();
             self.skip(at, fire, 1, format!("{MOST_WAITING} fires waited already"));

@@ -2,6 +2,7 @@
 
 use headstart_cron::Why;
 use headstart_protocol::Digest;
+use headstart_protocol::text::counted;
 use jiff::{Timestamp, civil};
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,15 @@ pub enum Cause {
         /// When it ended.
         at: Timestamp,
     },
+    /// A webhook was called.
+    Webhook {
+        /// Its name.
+        name: String,
+        /// What the caller calls the call: a repetition is no further fire.
+        call: String,
+        /// When it came.
+        at: Timestamp,
+    },
 }
 
 /// One reason to run.
@@ -64,6 +74,7 @@ impl Fire {
     pub(crate) fn is(&self, other: &Self) -> bool {
         match (&self.cause, &other.cause) {
             (Cause::After { run, .. }, Cause::After { run: other, .. }) => run == other,
+            (Cause::Webhook { name, call, .. }, Cause::Webhook { name: n, call: c, .. }) => (name, call) == (n, c),
             (one, other) => one == other,
         }
     }
@@ -77,7 +88,10 @@ impl Fire {
     pub fn at(&self) -> Timestamp {
         match &self.cause {
             Cause::Time { instant, .. } => *instant,
-            Cause::Manual { at } | Cause::Changed { at, .. } | Cause::After { at, .. } => *at,
+            Cause::Manual { at }
+            | Cause::Changed { at, .. }
+            | Cause::After { at, .. }
+            | Cause::Webhook { at, .. } => *at,
         }
     }
 
@@ -96,6 +110,7 @@ impl Fire {
             Cause::Manual { .. } => "run by hand".to_owned(),
             Cause::Changed { pattern, .. } => format!("`{pattern}` changed"),
             Cause::After { schedule, run, .. } => format!("run {run} of `{schedule}` succeeded"),
+            Cause::Webhook { name, .. } => format!("webhook `{name}` was called"),
         }
     }
 
@@ -110,6 +125,7 @@ impl Fire {
             Cause::Manual { at } => (stamp(*at), format!("manual\0{at}")),
             Cause::Changed { pattern, at } => (stamp(*at), format!("changed\0{pattern}\0{at}")),
             Cause::After { run, at, .. } => (stamp(*at), format!("after\0{run}")),
+            Cause::Webhook { name, call, at } => (stamp(*at), format!("webhook\0{name}\0{call}")),
         };
         let digest = Digest::of(format!("{schedule}\0{what}").as_bytes()).to_string();
         format!("{name}-{stamp}-{}", &digest[..6])
@@ -184,4 +200,38 @@ pub enum Happened {
         /// Up to when fires had been handled.
         from: Timestamp,
     },
+}
+
+impl Happened {
+    /// For people.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Adopted => "read from its file".to_owned(),
+            Self::Removed => "removed from its file".to_owned(),
+            Self::Started { fire, run } => format!("started run {run}: {}", fire.words()),
+            Self::Resumed { run } => format!("resumed run {run}"),
+            Self::Cancelled { run } => format!("cancelled run {run}"),
+            Self::Ended { run, outcome, problem, .. } => {
+                let why = problem.as_ref().map(|p| format!(": {p}")).unwrap_or_default();
+                format!("run {run} {outcome}{why}")
+            }
+            Self::Skipped { first, count, why } => {
+                let since = if *count == 1 { "of" } else { "since" };
+                format!("skipped {} {since} {}: {why}", counted(*count, "fire"), first.words())
+            }
+            Self::Paused => "paused".to_owned(),
+            Self::Continued => "resumed".to_owned(),
+            Self::ClockSetBack { from } => format!("the clock was set back from {from}"),
+        }
+    }
+}
+
+/// Why a fire is not simply at its time, for people; none where it is.
+pub fn why_then(why: Why) -> Option<&'static str> {
+    match why {
+        Why::Exact => None,
+        Why::GapEnd => Some("left out by the clocks, so when they have gone forward"),
+        Why::FoldFirst => Some("the first time round"),
+        Why::FoldSecond => Some("the second time round"),
+    }
 }

@@ -10,7 +10,7 @@ use headstart_protocol::text::safe_file_name;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::fire::Cause;
+use crate::fire::{Cause, Fire};
 use crate::state::{Action, SCHEMA, State};
 
 /// Requests that are remembered as taken.
@@ -82,6 +82,15 @@ pub enum Request {
     /// Run now.
     Run {
         /// When somebody asked.
+        at: Timestamp,
+    },
+    /// Run because a webhook was called.
+    Webhook {
+        /// The webhook.
+        name: String,
+        /// What the caller calls the call.
+        call: String,
+        /// When it came.
         at: Timestamp,
     },
     /// Run for the times of a range.
@@ -165,7 +174,8 @@ impl Folder {
             Some(state) => state,
             None => State::new(&id.identity(), &id.file, &id.name, self.handled_by_0_1(id, earlier)),
         };
-        Ok(Some(Held { folder: self.clone(), id: id.clone(), state, _lock: lock }))
+        let saved = serde_json::to_vec(&state).expect("a state serializes");
+        Ok(Some(Held { folder: self.clone(), id: id.clone(), state, saved, _lock: lock }))
     }
 
     /// Up to when version 0.1 had handled the fires of a schedule.
@@ -211,6 +221,8 @@ pub struct Held {
     id: ScheduleId,
     /// What is known of it. Changes are lost unless they are saved.
     pub state: State,
+    /// What was read or saved last.
+    saved: Vec<u8>,
     /// Locked as long as it is open.
     _lock: Box<dyn DiskFile>,
 }
@@ -225,10 +237,32 @@ impl Held {
     ///
     /// # Errors
     /// If the disk does not take it.
-    pub fn save(&self) -> Result<(), SchedulerError> {
+    pub fn save(&mut self) -> Result<(), SchedulerError> {
         let bytes = serde_json::to_vec(&self.state).expect("a state serializes");
         let disk = &*self.folder.disk;
-        Ok(files::replace(disk, &self.folder.at(&self.id, "json"), &bytes)?)
+        files::replace(disk, &self.folder.at(&self.id, "json"), &bytes)?;
+        self.saved = bytes;
+        self.state.unsaved = false;
+        Ok(())
+    }
+
+    /// Makes the state durable where something happened since the last time.
+    ///
+    /// # Errors
+    /// If the disk does not take it; the state stays as it is.
+    pub fn save_if_changed(&mut self) -> Result<(), SchedulerError> {
+        if self.state.unsaved { self.save() } else { Ok(()) }
+    }
+
+    /// As [`Held::save_if_changed`], but where the disk does not take it, the state is what was saved last, so that
+    /// what is due is decided again.
+    ///
+    /// # Errors
+    /// If the disk does not take it.
+    pub fn save_or_revert(&mut self) -> Result<(), SchedulerError> {
+        self.save_if_changed().inspect_err(|_| {
+            self.state = serde_json::from_slice(&self.saved).expect("it was written by this process");
+        })
     }
 
     /// Does what commands have asked, and makes that durable. Gives what is to be done, and requests that make no
@@ -255,13 +289,29 @@ impl Held {
             }
         }
         if !paths.is_empty() {
-            self.save()?;
+            self.state.unsaved = true;
+            self.save_or_revert()?;
         }
         for path in paths {
             // One that stays is known as taken.
             let _ = self.folder.disk.remove_file(&path);
         }
         Ok((actions, wrong))
+    }
+}
+
+impl SchedulerError {
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Damaged { path, .. } => Some(format!(
+                "restore it from a backup, or move it away: the schedule then starts without its history, and fires \
+                 that were due before are not made up for: mv {0} {0}.damaged",
+                path.display()
+            )),
+            Self::Later { .. } => Some("serve this workspace with that version, or a later one".to_owned()),
+            Self::Disk(_) | Self::Read { .. } => None,
+        }
     }
 }
 
@@ -272,6 +322,13 @@ impl State {
             Request::Pause => return self.pause(now),
             Request::Resume => self.resume(now),
             Request::Run { at } => self.request(Cause::Manual { at: *at }),
+            Request::Webhook { name, call, at } => {
+                let cause = Cause::Webhook { name: name.clone(), call: call.clone(), at: *at };
+                match self.paused {
+                    true => self.skip(now, Fire { cause }, 1, "the schedule is paused"),
+                    false => self.request(cause),
+                }
+            }
             Request::Backfill { from, to } => drop(self.backfill(*from, *to)),
         }
         Vec::new()

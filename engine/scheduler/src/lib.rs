@@ -19,7 +19,8 @@ mod folder;
 mod policy;
 mod state;
 
-pub use fire::{Cause, Entry, Fire, Happened};
+pub use fire::{Cause, Entry, Fire, Happened, why_then};
 pub use folder::{Folder, Held, Request, ScheduleId, SchedulerError};
-pub use policy::{Overlap, Policy};
+pub use headstart_cron::Overlap;
+pub use policy::Policy;
 pub use state::{Action, Running, State};

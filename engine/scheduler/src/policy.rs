@@ -1,24 +1,9 @@
 //! What a pipeline file says of a schedule.
 
-use headstart_cron::{Catchup, CronError, Dst, Fire, Spec};
+use headstart_cron::{Catchup, CronError, Dst, Fire, Overlap, Spec};
 use headstart_protocol::Digest;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-
-/// What happens to a fire while a run of the same schedule has not ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Overlap {
-    /// It is skipped, which is recorded.
-    #[default]
-    Skip,
-    /// It waits, behind those that wait already.
-    Queue,
-    /// It runs beside the other.
-    Allow,
-    /// The other run is cancelled, and this one starts when it has ended.
-    CancelOther,
-}
 
 /// When a schedule fires, and what becomes of its fires.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +27,9 @@ pub struct Policy {
     pub when_changed: Vec<String>,
     /// Schedules of the same file: the success of a run of theirs fires.
     pub after: Vec<String>,
+    /// Webhooks: a signed call of one fires.
+    #[serde(default)]
+    pub webhooks: Vec<String>,
 }
 
 impl Policy {

@@ -79,6 +79,10 @@ pub struct State {
     pub(crate) taken: VecDeque<String>,
     /// What happened lately, oldest first.
     pub history: VecDeque<Entry>,
+    /// Whether something was decided that a restart would not decide again. That times without a fire have passed
+    /// is no such thing: they pass again.
+    #[serde(skip)]
+    pub(crate) unsaved: bool,
 }
 
 impl State {
@@ -98,6 +102,17 @@ impl State {
             settling: BTreeMap::new(),
             taken: VecDeque::new(),
             history: VecDeque::new(),
+            unsaved: false,
+        }
+    }
+
+    /// In one word, where it is.
+    pub fn word(&self) -> &'static str {
+        match self.policy {
+            None => "removed",
+            _ if self.paused => "paused",
+            _ if !self.running.is_empty() => "running",
+            _ => "waiting",
         }
     }
 
@@ -107,6 +122,12 @@ impl State {
             Happened::Ended { run, outcome, .. } => Some((entry.at, run.as_str(), outcome.as_str())),
             _ => None,
         })
+    }
+
+    /// When a run of it succeeded last, as far as the history goes back.
+    pub fn last_success(&self) -> Option<Timestamp> {
+        let succeeded = |e: &&Entry| matches!(&e.happened, Happened::Ended { outcome, .. } if outcome == "succeeded");
+        self.history.iter().rev().find(succeeded).map(|e| e.at)
     }
 
     /// How many fires were skipped, as far as the history goes back.
@@ -119,6 +140,7 @@ impl State {
     }
 
     pub(crate) fn note(&mut self, at: Timestamp, happened: Happened) {
+        self.unsaved = true;
         self.history.push_back(Entry { at, happened });
         while self.history.len() > HISTORY {
             self.history.pop_front();

@@ -21,6 +21,7 @@ fn policy(cron: &str, timezone: &str) -> Policy {
         jitter_s: 0,
         when_changed: Vec::new(),
         after: Vec::new(),
+        webhooks: Vec::new(),
     }
 }
 

@@ -143,6 +143,7 @@ proptest! {
             jitter_s,
             when_changed: Vec::new(),
             after: Vec::new(),
+        webhooks: Vec::new(),
         };
         scenario(&policy, &steps);
     }

@@ -44,6 +44,6 @@ pub use error::StoreError;
 pub use headstart_content::{
     Artifacts, Blobs, ContentError, Incomplete, Inventory, check_file_name, hash_file,
 };
-pub use log::{RunLog, Ticket};
+pub use log::{LogTail, RunLog, Ticket};
 pub use verify::{Cut, DamagedRun, Repairs, Report};
 pub use workspace::{Checkpoint, RunInfo, Size, Workspace};

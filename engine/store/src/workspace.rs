@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::Cache;
 use crate::error::StoreError;
 use crate::in_use::Users;
-use crate::log::{self, Lock, RunLog};
+use crate::log::{self, Lock, LogTail, RunLog};
 
 /// Version of the layout.
 const FORMAT: u32 = 1;
@@ -286,6 +286,14 @@ impl Workspace {
         log::read_all(&self.run_dir(id)?.join("log/events"))
     }
 
+    /// The events of a run, to be read as they come.
+    ///
+    /// # Errors
+    /// [`StoreError`] where there is no such run.
+    pub fn follow_run(&self, id: &str) -> Result<LogTail, StoreError> {
+        Ok(LogTail::new(self.run_dir(id)?.join("log/events")))
+    }
+
     /// The last event of a run so far; `None` where it has none.
     ///
     /// # Errors
@@ -317,6 +325,11 @@ impl Workspace {
         let mut runs: Vec<RunInfo> = entries.flatten().filter_map(|e| run_info(&e.path())).collect();
         runs.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         runs
+    }
+
+    /// Whether there is a run of this id.
+    pub fn has_run(&self, id: &str) -> bool {
+        self.run_dir(id).is_ok()
     }
 
     /// Whether an engine is executing a run.

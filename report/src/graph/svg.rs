@@ -22,9 +22,18 @@ const CHARS: usize = 30;
 /// server and one for each group, private items with a dashed border and the word `private`. It
 /// brings its own background and follows the reader's choice of light or dark.
 pub fn svg(graph: &Graph) -> String {
+    drawn(graph, STYLE)
+}
+
+/// As [`svg`], without its style: for a page that has [`STYLE`].
+pub fn picture(graph: &Graph) -> String {
+    drawn(graph, "")
+}
+
+fn drawn(graph: &Graph, style: &str) -> String {
     let nodes: Vec<layout::Node> = (0..graph.nodes.len()).map(|n| placed(graph, n)).collect();
-    let drawn: Vec<&Edge> = graph.drawn_edges().collect();
-    let edges: Vec<(usize, usize)> = drawn.iter().map(|e| (e.from, e.to)).collect();
+    let shown: Vec<&Edge> = graph.drawn_edges().collect();
+    let edges: Vec<(usize, usize)> = shown.iter().map(|e| (e.from, e.to)).collect();
     let l = layout(&nodes, &edges, graph.groups.len() + 1);
     let head: String = graph.title.trim().chars().take(MAX_TITLE).collect();
     let foot = footing(graph);
@@ -39,7 +48,9 @@ pub fn svg(graph: &Graph) -> String {
     );
     let name = if head.is_empty() { "Pipeline" } else { head.as_str() };
     let _ = writeln!(out, "<title>{}</title>", escape(name));
-    let _ = writeln!(out, "<style>{STYLE}</style>");
+    if !style.is_empty() {
+        let _ = writeln!(out, "<style>{style}</style>");
+    }
     let _ = writeln!(out, "{ARROWS}");
     let _ = writeln!(out, "<rect class=\"hs-paper\" width=\"{total:.0}\" height=\"{height:.0}\" rx=\"10\"/>");
     if !head.is_empty() {
@@ -49,11 +60,11 @@ pub fn svg(graph: &Graph) -> String {
     let _ = writeln!(out, "<g transform=\"translate({MARGIN} {top})\">");
     lanes(&mut out, graph, &l);
     // Lines lie under boxes, words on lines lie above both.
-    drawn.iter().zip(&l.routes).for_each(|(e, route)| edge(&mut out, e, route));
+    shown.iter().zip(&l.routes).for_each(|(e, route)| edge(&mut out, e, route));
     for ((node, at), n) in graph.nodes.iter().zip(&l.at).zip(&nodes) {
         draw(&mut out, node, lane_class(n.lane), *at, n.width);
     }
-    drawn.iter().zip(&l.routes).for_each(|(e, route)| edge_label(&mut out, e, route));
+    shown.iter().zip(&l.routes).for_each(|(e, route)| edge_label(&mut out, e, route));
     out.push_str("</g>\n");
     for (n, line) in foot.iter().enumerate() {
         let y = top + l.height + 22.0 + 18.0 * n as f64;
@@ -95,6 +106,9 @@ fn placed(graph: &Graph, n: usize) -> layout::Node {
 }
 
 fn second_line(node: &Node) -> String {
+    if let Some(progress) = &node.progress {
+        return progress.text.clone();
+    }
     let optional = if node.optional { " · optional" } else { "" };
     match (node.kind.is_empty(), node.makes.is_empty()) {
         (false, false) => format!("{} → {}{optional}", node.kind, node.makes),
@@ -206,6 +220,7 @@ fn draw(out: &mut String, node: &Node, class: String, (x, y): (f64, f64), w: f64
         return;
     }
     let dashed = if node.private { " hs-private" } else { "" };
+    let state = node.progress.as_ref().map(|p| format!(" hs-state-{}", p.state.word())).unwrap_or_default();
     if node.count.is_some() {
         for n in [2.0, 1.0] {
             let off = n * SHEET;
@@ -217,8 +232,15 @@ fn draw(out: &mut String, node: &Node, class: String, (x, y): (f64, f64), w: f64
     }
     let _ = writeln!(
         out,
-        "<rect class=\"hs-box {class}{dashed}\" width=\"{w:.1}\" height=\"{NODE_HEIGHT}\" rx=\"6\"/>"
+        "<rect class=\"hs-box {class}{dashed}{state}\" width=\"{w:.1}\" height=\"{NODE_HEIGHT}\" rx=\"6\"/>"
     );
+    if !state.is_empty() {
+        let _ = writeln!(
+            out,
+            "<rect class=\"hs-state{state}\" x=\"0.7\" y=\"8\" width=\"4\" height=\"{}\" rx=\"2\"/>",
+            NODE_HEIGHT - 16.0
+        );
+    }
     let _ = writeln!(out, "<text class=\"hs-name\" x=\"13\" y=\"20.5\">{}</text>", name);
     let _ = writeln!(
         out,
@@ -245,8 +267,8 @@ fn draw(out: &mut String, node: &Node, class: String, (x, y): (f64, f64), w: f64
 
 const ARROWS: &str = "<defs><marker id=\"hs-arrow\" viewBox=\"0 0 8 8\" refX=\"6\" refY=\"4\" markerWidth=\"7\" markerHeight=\"7\" orient=\"auto\"><path class=\"hs-tip\" d=\"M0 .8L7 4L0 7.2z\"/></marker><marker id=\"hs-heavy\" viewBox=\"0 0 8 8\" refX=\"6\" refY=\"4\" markerUnits=\"userSpaceOnUse\" markerWidth=\"11\" markerHeight=\"11\" orient=\"auto\"><path class=\"hs-tip hs-tipheavy\" d=\"M0 .8L7 4L0 7.2z\"/></marker></defs>";
 
-/// Plain classes and values, because not every program that shows pictures knows variables.
-const STYLE: &str = "
+/// The style of pictures. Plain classes and values, because not every program that shows pictures knows variables.
+pub const STYLE: &str = "
 .hs text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;fill:#1f1e1b}
 .hs .hs-paper{fill:#fbfaf7}
 .hs .hs-head{font-size:15px;font-weight:600}
@@ -254,6 +276,9 @@ const STYLE: &str = "
 .hs .hs-lane{stroke-width:1}
 .hs .hs-place{font-size:11.5px;font-weight:600;letter-spacing:.03em}
 .hs .hs-box{fill:#fff;stroke-width:1.3}
+.hs .hs-state{stroke:none;fill:none}
+.hs .hs-state.hs-state-running{fill:#b07a00}.hs .hs-state.hs-state-succeeded,.hs .hs-state.hs-state-delivered,.hs .hs-state.hs-state-cached{fill:#0b6e6e}
+.hs .hs-state.hs-state-failed,.hs .hs-state.hs-state-quarantined,.hs .hs-state.hs-state-interrupted{fill:#a3261f}
 .hs .hs-private{stroke-dasharray:5 3.5}
 .hs .hs-out{fill:#1f1e1b;stroke:none}
 .hs .hs-out+.hs-name{fill:#fbfaf7}
@@ -273,6 +298,8 @@ const STYLE: &str = "
 .hs rect.hs-d2,.hs path.hs-d2{stroke:#1f5fa8}.hs .hs-lane.hs-d2{fill:#edf3fa;stroke:#cbdcee}.hs text.hs-d2{fill:#1f5fa8}
 .hs rect.hs-d3,.hs path.hs-d3{stroke:#7a6a10}.hs .hs-lane.hs-d3{fill:#f7f4e3;stroke:#e4dcb4}.hs text.hs-d3{fill:#7a6a10}
 @media (prefers-color-scheme:dark){
+.hs .hs-state.hs-state-running{fill:#e3b341}.hs .hs-state.hs-state-succeeded,.hs .hs-state.hs-state-delivered,.hs .hs-state.hs-state-cached{fill:#55c7bb}
+.hs .hs-state.hs-state-failed,.hs .hs-state.hs-state-quarantined,.hs .hs-state.hs-state-interrupted{fill:#ff8d84}
 .hs text{fill:#ebe8e1}
 .hs .hs-paper{fill:#15171a}
 .hs .hs-foot,.hs .hs-kind{fill:#a9a59b}

@@ -91,7 +91,7 @@ fn lane(lane: &Lane<'_>, y: f64, x: &dyn Fn(f64) -> f64) -> Markup {
             };
             @if let Some(class) = class {
                 @let width = (x(bar.start + bar.seconds) - x(bar.start)).max(3.0);
-                rect class=(class) x=(px(x(bar.start))) y=(px(y + 4.0)) width=(px(width)) height="14" rx="2" style="fill-opacity:.85" {
+                rect class=(class) x=(px(x(bar.start))) y=(px(y + 4.0)) width=(px(width)) height="14" rx="2" fill-opacity=".85" {
                     title { (bar.name) ": " (bar.kind) ", " (bar.state.word()) ", " (seconds(bar.seconds)) }
                 }
             }

@@ -103,8 +103,8 @@ fn row(row: &Row<'_>, i: usize, words: &[String], scale: f64, (left, right): (f6
             @let x = left + j as f64 * CELL.0;
             rect.empty x=(px(x + 1.0)) y=(px(y + 1.0)) width=(px(CELL.0 - 2.0)) height=(px(CELL.1 - 2.0)) rx="2" {}
             @if c != 0.0 {
-                rect class=(if c < 0.0 { "neg" } else { "pos" }) x=(px(x + 1.0)) y=(px(y + 1.0)) width=(px(CELL.0 - 2.0)) height=(px(CELL.1 - 2.0)) rx="2"
-                    style=(format!("fill-opacity:calc(var(--heat)*{:.2})", (c.abs() / scale).clamp(0.12, 1.0))) {
+                rect class=(if c < 0.0 { "neg heat" } else { "pos heat" }) x=(px(x + 1.0)) y=(px(y + 1.0)) width=(px(CELL.0 - 2.0)) height=(px(CELL.1 - 2.0)) rx="2"
+                    fill-opacity=(format!("{:.2}", (c.abs() / scale).clamp(0.12, 1.0))) {
                     title { (row.name) ", " (word) ": " (coefficient(c)) }
                 }
                 text.small x=(px(x + CELL.0 / 2.0)) y=(middle) text-anchor="middle" { (coefficient(c)) }

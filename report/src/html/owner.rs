@@ -161,7 +161,7 @@ fn left(owner: &OwnerReport) -> Markup {
                             th { (s.what) }
                             td.n { (grouped(s.messages)) }
                             td.n { (bytes(s.bytes)) }
-                            td.track { @if s.bytes > 0 { span.bar style=(format!("width:{:.1}%", 100.0 * s.bytes as f64 / most as f64)) {} } }
+                            td.track { @if s.bytes > 0 { (super::bar("bar", s.bytes as f64 / most as f64)) } }
                         }
                     }
                     tr.total { th { "all" } td.n { (grouped(messages)) } td.n { (bytes(all)) } td.track {} }

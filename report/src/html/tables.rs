@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{breakable, capital};
+use super::{bar, breakable, capital};
 use crate::compare::Pair;
 use crate::run::{Output, OutputView, RunReport, Sample};
 use crate::terminal::SHOWN;
@@ -28,7 +28,7 @@ pub(super) fn distances(s: &Selection) -> Markup {
                     tr {
                         th {
                             @if s.chosen(name) { "▸ " } (breakable(name))
-                            span.bar.under style=(format!("width:{:.0}%", 100.0 * d / far)) {}
+                            (bar("bar under", d / far))
                         }
                         td.n { (format!("{d:.2}")) }
                         @if verified {
@@ -78,7 +78,7 @@ pub(super) fn head_start(pair: &Pair) -> Markup {
                         td.n { (n.get("steps").map_or("—".into(), metric)) }
                         td.track {
                             @if let Some(s) = n.get("steps") {
-                                span class=(if name == "with" { "bar" } else { "bar two" }) style=(format!("width:{:.1}%", 100.0 * s / most)) {}
+                                (bar(if name == "with" { "bar" } else { "bar two" }, s / most))
                             }
                         }
                         @if timed { td.n { (n.get("seconds").map_or("—".into(), seconds)) } }
@@ -140,7 +140,7 @@ pub(super) fn voices(catalog: &Catalog, selection: Option<&Selection>) -> Markup
     let said = |s: &Style| s.words.iter().map(Word::said).collect::<Vec<_>>().join(", ");
     html! {
         @if !catalog.samples.is_empty() {
-            h3 style="margin-top:2.2rem" { "In their own words" }
+            h3.apart { "In their own words" }
             p.note { "For each pLLM the question at which it shows its style most, with its answer and the base's." }
             @for (name, style) in &catalog.pllms {
                 @if let Some(s) = catalog.samples.get(name) {
@@ -224,7 +224,7 @@ fn accuracy(shares: &[Share]) -> Markup {
                     tr {
                         th { @if s.group.is_empty() { "all" } @else { (s.group) } }
                         td.n { (percent(s.share)) }
-                        td.track { span.bar style=(format!("width:{:.1}%", 100.0 * s.share)) {} }
+                        td.track { (bar("bar", s.share)) }
                         td.n { @if let Some((l, h)) = s.interval { (percent(l)) " to " (percent(h)) } }
                         td.n { @if let Some(n) = s.n { (metric(n)) } }
                         @if top2 { td.n { @if let Some(t) = s.top2 { (percent(t)) } } }

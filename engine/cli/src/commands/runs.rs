@@ -14,7 +14,7 @@ use crate::Volume;
 use crate::args::{Format, Runs, RunsCommand};
 use crate::display::Display;
 use crate::exit::CommandError;
-use crate::recorded::{Recorded, find, read, warn_unreadable};
+use crate::recorded::{Recorded, find, read, started, warn_unreadable};
 use crate::summary;
 
 /// Runs the command.
@@ -140,7 +140,7 @@ fn list(ws: &Workspace, format: Format) -> Result<(), CommandError> {
         let line = format!(
             "{:<13}  {}  {outcome}  {took:>11}  {:>9}  {}  {}",
             run.id,
-            run.started(),
+            started(&run),
             bytes(size(&stored, &run)),
             run.pipeline,
             paint(Ink::Quiet, &params)
@@ -169,7 +169,7 @@ fn size(stored: &Inventory, run: &Recorded) -> u64 {
 fn row_json(run: &Recorded) -> serde_json::Value {
     let c = run.state.counts();
     json!({
-        "run": run.id, "pipeline": run.pipeline, "started": run.started(), "params": run.plan.params,
+        "run": run.id, "pipeline": run.pipeline, "started": started(run), "params": run.plan.params,
         "outcome": run.outcome(), "seconds": run.seconds(), "instances": c.total(), "succeeded": c.succeeded,
         "delivered": c.delivered,
         "cached": c.cached, "skipped": c.skipped, "failed": c.failed, "blocked": c.blocked,

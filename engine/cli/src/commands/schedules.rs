@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use headstart_console::color::{Ink, paint};
 use headstart_console::{errln, outln};
-use headstart_cron::{Spec, Why};
+use headstart_cron::Spec;
 use headstart_protocol::text::{counted, similar};
-use headstart_scheduler::{Entry, Fire, Folder, Happened, Request, ScheduleId, State};
+use headstart_scheduler::{Fire, Folder, Request, ScheduleId, State};
 use headstart_store::Workspace;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
@@ -35,7 +35,10 @@ pub fn run(ws: &Workspace, command: &SchedulesCommand, volume: Volume) -> Result
         match state {
             Ok(state) => states.push(state),
             // One that cannot be read hides no other.
-            Err(e) => errln!("{}: {e}", paint(Ink::Warning, "warning")),
+            Err(e) => {
+                errln!("{}: {e}", paint(Ink::Warning, "warning"));
+                e.help().iter().for_each(|help| errln!("{}: {help}", paint(Ink::Help, "help")));
+            }
         }
     }
     let Some(wanted) = command.schedule() else {
@@ -105,7 +108,7 @@ fn ask(
             Request::Run { .. } | Request::Backfill { .. } if !volume.quiet => {
                 errln!("no server runs this schedule now; `headstart serve {}` will", state.file);
             }
-            Request::Run { .. } | Request::Backfill { .. } => {}
+            Request::Run { .. } | Request::Webhook { .. } | Request::Backfill { .. } => {}
         }
         return Ok(());
     }
@@ -155,16 +158,6 @@ fn instant(moment: Moment, zone: &TimeZone, end: bool) -> Result<Timestamp, Comm
     zone.to_timestamp(local).map_err(CommandError::input)
 }
 
-/// In one word, where a schedule is.
-fn word(state: &State) -> &'static str {
-    match state.policy {
-        None => "removed",
-        _ if state.paused => "paused",
-        _ if !state.running.is_empty() => "running",
-        _ => "waiting",
-    }
-}
-
 fn list(states: &[State], format: Format, now: Timestamp) -> Result<(), CommandError> {
     let next = |s: &State| {
         let policy = s.policy.as_ref().filter(|_| !s.paused)?;
@@ -174,7 +167,7 @@ fn list(states: &[State], format: Format, now: Timestamp) -> Result<(), CommandE
         let row = |s: &State| {
             let last = s.last_ended();
             json!({
-                "file": s.file, "name": s.name, "state": word(s), "policy": s.policy,
+                "file": s.file, "name": s.name, "state": s.word(), "policy": s.policy,
                 "next": next(s).map(|(_, _, starts)| starts.to_string()),
                 "running": s.running.iter().map(|r| &r.run).collect::<Vec<_>>(),
                 "waiting": s.waiting.len(), "skipped": s.skipped(),
@@ -195,14 +188,14 @@ fn list(states: &[State], format: Format, now: Timestamp) -> Result<(), CommandE
     let head = format!("{:<names$}  {:<files$}  {:<8}  {:<32}  LAST", "NAME", "FILE", "STATE", "NEXT");
     outln!("{}", paint(Ink::Quiet, &head))?;
     for s in states {
-        let ink = if word(s) == "paused" { Ink::Warning } else { Ink::Good };
+        let ink = if s.word() == "paused" { Ink::Warning } else { Ink::Good };
         let next = next(s)
             .map_or_else(|| "-".to_owned(), |(fire, zone, _)| Fire::of_time(fire, &zone, false).words());
         let last = s.last_ended().map_or_else(
             || "-".to_owned(),
             |(at, _, outcome)| format!("{outcome} {}", at.strftime("%Y-%m-%d %H:%M UTC")),
         );
-        let state = paint(ink, &format!("{:<8}", word(s)));
+        let state = paint(ink, &format!("{:<8}", s.word()));
         outln!("{:<names$}  {:<files$}  {state}  {next:<32}  {last}", s.name, s.file)?;
     }
     Ok(())
@@ -212,7 +205,7 @@ fn explain(state: &State, count: usize, now: Timestamp) -> Result<(), CommandErr
     let Some(policy) = &state.policy else {
         return Err(CommandError::input(format!("{} does not have the schedule any more", state.file)));
     };
-    outln!("{} of {}: {}", state.name, state.file, word(state))?;
+    outln!("{} of {}: {}", state.name, state.file, state.word())?;
     if let Some(spec) = policy.spec().map_err(CommandError::input)? {
         outln!("{} in {}", policy.cron.as_deref().unwrap_or_default(), policy.timezone)?;
         fires(&spec, count, now)?;
@@ -232,19 +225,17 @@ fn explain(state: &State, count: usize, now: Timestamp) -> Result<(), CommandErr
     }
     outln!("lately:")?;
     let from = state.history.len().saturating_sub(SHOWN);
-    Ok(state.history.iter().skip(from).try_for_each(|e| outln!("  {}", past(e)))?)
+    Ok(state.history.iter().skip(from).try_for_each(|e| {
+        let at = e.at.strftime("%Y-%m-%d %H:%M:%S UTC");
+        outln!("  {at}  {}", e.happened.words())
+    })?)
 }
 
 /// The next fires, and those around the next change of clocks, with what the change does to them.
 fn fires(spec: &Spec, count: usize, now: Timestamp) -> Result<(), CommandError> {
     let zone = spec.zone();
     let line = |f: headstart_cron::Fire| {
-        let why = match f.why {
-            Why::Exact => "",
-            Why::GapEnd => "  left out by the clocks, so when they have gone forward",
-            Why::FoldFirst => "  the first time round",
-            Why::FoldSecond => "  the second time round",
-        };
+        let why = headstart_scheduler::why_then(f.why).map(|w| format!("  {w}")).unwrap_or_default();
         let at = f.instant.to_zoned(zone.clone());
         outln!("  {}  {}{why}", at.strftime("%a %Y-%m-%d %H:%M %Z"), f.instant.strftime("%Y-%m-%d %H:%M UTC"))
     };
@@ -268,28 +259,4 @@ fn fires(spec: &Spec, count: usize, now: Timestamp) -> Result<(), CommandError> 
         spec.fires(from).take_while(|f| f.instant <= at.saturating_add(day).unwrap_or(at)).collect();
     let first = around.partition_point(|f| f.instant < at).saturating_sub(1);
     Ok(around.iter().skip(first).take(count.max(3)).try_for_each(|f| line(*f))?)
-}
-
-/// An entry of the past, for people.
-fn past(entry: &Entry) -> String {
-    let at = entry.at.strftime("%Y-%m-%d %H:%M:%S UTC");
-    let what = match &entry.happened {
-        Happened::Adopted => "read from its file".to_owned(),
-        Happened::Removed => "removed from its file".to_owned(),
-        Happened::Started { fire, run } => format!("started run {run}: {}", fire.words()),
-        Happened::Resumed { run } => format!("resumed run {run}"),
-        Happened::Cancelled { run } => format!("cancelled run {run}"),
-        Happened::Ended { run, outcome, problem, .. } => {
-            let why = problem.as_ref().map(|p| format!(": {p}")).unwrap_or_default();
-            format!("run {run} {outcome}{why}")
-        }
-        Happened::Skipped { first, count, why } => {
-            let since = if *count == 1 { "of" } else { "since" };
-            format!("skipped {} {since} {}: {why}", counted(*count, "fire"), first.words())
-        }
-        Happened::Paused => "paused".to_owned(),
-        Happened::Continued => "resumed".to_owned(),
-        Happened::ClockSetBack { from } => format!("the clock was set back from {from}"),
-    };
-    format!("{at}  {what}")
 }

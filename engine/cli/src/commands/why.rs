@@ -21,23 +21,39 @@ use crate::recorded::{self, Recorded};
 pub fn run(ws: &Workspace, args: &Why) -> Result<(), CommandError> {
     let now = subject(ws, args)?;
     for i in instances(&now, &args.stage) {
-        let name = &now.state.instance(i).name;
-        let status = now.state.status(i);
-        outln!("{name}: {} in run {} ({})", describe(&now, i, status), now.id, now.started())?;
-        if let Status::Failed(f) = status {
-            outln!("  {}", f.message)?;
-            f.help.iter().try_for_each(|help| outln!("  help: {help}"))?;
-        }
-        let Some(key) = now.state.key(i) else {
-            outln!("  {}", keyless(&now, i, status))?;
-            continue;
-        };
-        match before(ws, args, &now, name)? {
-            None => outln!("  no earlier run has this stage")?,
-            Some(earlier) => compare(ws, &now, i, &earlier, &key)?,
-        }
+        let (first, rest) = explain(ws, &now, i, args.against.as_deref())?;
+        outln!("{first}")?;
+        rest.iter().try_for_each(|line| outln!("  {line}"))?;
     }
     Ok(())
+}
+
+/// What became of an instance of a run, and why: a line, and what explains it.
+///
+/// # Errors
+/// If the run to compare with cannot be read.
+pub fn explain(
+    ws: &Workspace,
+    now: &Recorded,
+    i: u32,
+    against: Option<&str>,
+) -> Result<(String, Vec<String>), CommandError> {
+    let name = &now.state.instance(i).name;
+    let status = now.state.status(i);
+    let first = format!("{name}: {} in run {} ({})", describe(now, i, status), now.id, recorded::started(now));
+    let mut lines = Vec::new();
+    if let Status::Failed(f) = status {
+        lines.push(f.message.clone());
+        lines.extend(f.help.iter().map(|help| format!("help: {help}")));
+    }
+    match now.state.key(i) {
+        None => lines.push(keyless(now, i, status)),
+        Some(key) => match before(ws, against, now, name)? {
+            None => lines.push("no earlier run has this stage".to_owned()),
+            Some(earlier) => lines.extend(compare(ws, now, i, &earlier, &key)),
+        },
+    }
+    Ok((first, lines))
 }
 
 /// The run to explain: the one that is named, else the latest that has the stage.
@@ -114,13 +130,18 @@ struct Earlier {
 
 /// The stage of this name in the run to compare with: the one that is named, else the last one before of
 /// the same pipeline, else the last one before of any.
-fn before(ws: &Workspace, args: &Why, now: &Recorded, name: &str) -> Result<Option<Earlier>, CommandError> {
+fn before(
+    ws: &Workspace,
+    against: Option<&str>,
+    now: &Recorded,
+    name: &str,
+) -> Result<Option<Earlier>, CommandError> {
     let of = |run: Recorded| {
         let instance = u32::try_from(run.plan.instances.iter().position(|i| i.name == name)?).ok()?;
         let key = run.state.key(instance)?;
         Some(Earlier { run, instance, key })
     };
-    if let Some(prefix) = &args.against {
+    if let Some(prefix) = against {
         return Ok(of(recorded::read(ws, &recorded::find(ws, Some(prefix))?.id)?));
     }
     let infos = ws.runs().into_iter().rev().skip_while(|r| r.id != now.id).skip(1);
@@ -140,13 +161,7 @@ fn pipeline(run: &Recorded) -> PathBuf {
     run.source_dir.join(file).components().collect()
 }
 
-fn compare(
-    ws: &Workspace,
-    now: &Recorded,
-    i: u32,
-    earlier: &Earlier,
-    key: &Digest,
-) -> Result<(), CommandError> {
+fn compare(ws: &Workspace, now: &Recorded, i: u32, earlier: &Earlier, key: &Digest) -> Vec<String> {
     let run = &earlier.run;
     let of = if pipeline(run) == pipeline(now) {
         String::new()
@@ -158,26 +173,22 @@ fn compare(
             Status::Done(d) if !d.is_cached() => "; its result was no longer in the cache",
             _ => "",
         };
-        return Ok(outln!("  nothing changed since run {}{of}{why}", run.id)?);
+        return vec![format!("nothing changed since run {}{of}{why}", run.id)];
     }
     let preimage = |key: &Digest| -> Option<KeyPreimage> {
         ws.cache().preimage(key).and_then(|json| serde_json::from_str(&json).ok())
     };
-    match (preimage(&earlier.key), preimage(key)) {
-        (Some(before), Some(after)) => {
-            outln!("  changed since run {}{of}:", run.id)?;
-            let args = &now.plan.instances[i as usize].args;
-            let before_args = &run.plan.instances[earlier.instance as usize].args;
-            for d in after.since(&before) {
-                for line in changes::lines(ws, &now.plan, args, before_args, &d) {
-                    outln!("    {line}")?;
-                }
-            }
-            Ok(())
-        }
-        _ => Ok(outln!(
-            "  changed since run {}{of}; the cache no longer has the arguments of that run",
+    let (Some(before), Some(after)) = (preimage(&earlier.key), preimage(key)) else {
+        return vec![format!(
+            "changed since run {}{of}; the cache no longer has the arguments of that run",
             run.id
-        )?),
-    }
+        )];
+    };
+    let args = &now.plan.instances[i as usize].args;
+    let before_args = &run.plan.instances[earlier.instance as usize].args;
+    let changed = after.since(&before);
+    let changed = changed.iter().flat_map(|d| changes::lines(ws, &now.plan, args, before_args, d));
+    let mut lines = vec![format!("changed since run {}{of}:", run.id)];
+    lines.extend(changed.map(|line| format!("  {line}")));
+    lines
 }

@@ -81,7 +81,7 @@ enum Found {
 pub(crate) fn records(
     path: &Path,
     bytes: &[u8],
-    mut each: impl FnMut(usize, &[u8], u32) -> Result<(), StoreError>,
+    each: impl FnMut(usize, &[u8], u32) -> Result<(), StoreError>,
 ) -> Result<(usize, u32), StoreError> {
     if let Some(why) = wrong_header(bytes) {
         return Err(StoreError::corrupt(path, 0, why));
@@ -89,15 +89,27 @@ pub(crate) fn records(
     if bytes.len() < FILE_HEADER {
         return Ok((0, first_chain()));
     }
-    let (mut at, mut chain) = (FILE_HEADER, first_chain());
+    let (end, chain) = records_from(path, &bytes[FILE_HEADER..], FILE_HEADER, first_chain(), each)?;
+    Ok((end, chain))
+}
+
+/// As [`records`], where `bytes` begin at `offset` of the file, behind a record with this chain value.
+pub(crate) fn records_from(
+    path: &Path,
+    bytes: &[u8],
+    offset: usize,
+    mut chain: u32,
+    mut each: impl FnMut(usize, &[u8], u32) -> Result<(), StoreError>,
+) -> Result<(usize, u32), StoreError> {
+    let mut at = 0;
     loop {
-        match check(bytes, at, chain) {
+        match check(bytes, at, offset, chain) {
             Found::Record { body, end, events, chain: next } => {
-                each(at, &bytes[body..end], events)?;
+                each(offset + at, &bytes[body..end], events)?;
                 (at, chain) = (end, next);
             }
-            Found::End => return Ok((at, chain)),
-            Found::Corrupt(why) => return Err(StoreError::corrupt(path, at, why)),
+            Found::End => return Ok((offset + at, chain)),
+            Found::Corrupt(why) => return Err(StoreError::corrupt(path, offset + at, why)),
         }
     }
 }
@@ -118,8 +130,8 @@ fn wrong_header(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What is at `at`.
-fn check(bytes: &[u8], at: usize, chain: u32) -> Found {
+/// What is at `at` of bytes that begin at `offset` of the file.
+fn check(bytes: &[u8], at: usize, offset: usize, chain: u32) -> Found {
     let rest = &bytes[at..];
     if rest.len() < HEADER {
         return Found::End;
@@ -130,7 +142,7 @@ fn check(bytes: &[u8], at: usize, chain: u32) -> Found {
         if followed_by_record(rest) {
             return Found::Corrupt("a record's header is damaged");
         }
-        let header_unwritten = unwritten(rest, at, HEADER);
+        let header_unwritten = unwritten(rest, offset + at, HEADER);
         return if header_unwritten { Found::End } else { Found::Corrupt("a record's header is damaged") };
     }
     let end = HEADER + length;
@@ -139,7 +151,7 @@ fn check(bytes: &[u8], at: usize, chain: u32) -> Found {
     }
     if crc32fast::hash(&rest[HEADER..end]) != u32_at(rest, 12) {
         let last = end == rest.len();
-        if last && unwritten(rest, at, end) {
+        if last && unwritten(rest, offset + at, end) {
             return Found::End;
         }
         return Found::Corrupt("a record's content is damaged");

@@ -28,6 +28,7 @@ mod reader;
 mod ticket;
 mod writer;
 
+pub use reader::LogTail;
 pub use ticket::Ticket;
 pub use writer::RunLog;
 

@@ -3,12 +3,14 @@
 //! What becomes of a fire is decided by `headstart-scheduler`; here pipeline files are read again as they change
 //! ([`pipelines`]), runs are started and shown ([`runs`]), and one loop connects the two ([`server`]).
 
+mod page;
 mod pipelines;
 mod runs;
 mod server;
 
 use headstart_builtin::backend::Choice;
 use headstart_console::errln;
+use headstart_page::Health;
 
 use crate::Volume;
 use crate::args::Serve;
@@ -43,12 +45,17 @@ pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) 
             errln!("devices join at {}", port.url());
         }
         let mut signals = crate::stop::StopSignals::new().map_err(CommandError::internal)?;
-        let mut server = Server::new(engine, pipelines, port.url_to_name(), volume)?;
+        let health = Health::default();
+        let page = page::start(&engine, &args.page, health.clone(), volume).await?;
+        let mut server = Server::new(engine, pipelines, port.url_to_name(), health, volume)?;
         let ended = tokio::select! {
             () = signals.next() => Ok(()),
             ended = server.serve(args.now) => ended,
         };
         server.say_what_goes_on_later();
+        if let Some(page) = page {
+            page.stop().await;
+        }
         port.stop().await;
         ended
     });

@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use headstart_console::color::{Ink, paint};
 use headstart_console::errln;
 use headstart_dsl::plan::{Plan, Schedule};
-use headstart_dsl::{FileLoader, Listing, ProgramError};
+use headstart_dsl::{Checked, FileLoader, Listing, ProgramError};
 use headstart_protocol::Digest;
 
 use crate::Volume;
@@ -15,19 +16,65 @@ use crate::args::Values;
 use crate::exit::{CommandError, INPUT};
 use crate::loader::{self, Disk, Notes, print_diagnostics};
 
-/// Texts of files, or why they could not be read, by path.
-type Texts = BTreeMap<String, Result<String, String>>;
+/// What a file system says of a file. As long as it says the same, the file is not read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    bytes: u64,
+    /// Number of the file on its file system, and when that entry changed: a file may be replaced within one tick of
+    /// its clock.
+    #[cfg(unix)]
+    entry: (u64, i64, i64),
+}
 
-/// This machine's files; remembers the texts that were read.
-#[derive(Default)]
-struct Recording {
+impl Stamp {
+    /// That of a file; none where there is none.
+    fn of(path: &str) -> Option<Self> {
+        let facts = std::fs::metadata(path).ok()?;
+        Some(Self {
+            modified: facts.modified().ok(),
+            bytes: facts.len(),
+            #[cfg(unix)]
+            entry: {
+                use std::os::unix::fs::MetadataExt;
+                (facts.ino(), facts.ctime(), facts.ctime_nsec())
+            },
+        })
+    }
+}
+
+/// A text, or why it could not be read.
+type Text = Result<String, String>;
+
+/// Texts of files by path, and what the file system said of each just before it was read.
+type Texts = BTreeMap<String, (Text, Option<Stamp>)>;
+
+/// This machine's files, of which some are as they were; remembers the texts that were read.
+struct Files<'a> {
+    kept: Option<&'a Texts>,
     read: RefCell<Texts>,
 }
 
-impl FileLoader for Recording {
-    fn read(&self, path: &str) -> Result<String, String> {
+impl<'a> Files<'a> {
+    /// All as they are now.
+    fn now() -> Self {
+        Self { kept: None, read: RefCell::default() }
+    }
+
+    /// Those of `texts` as they were, all else as it is now.
+    fn kept(texts: &'a Texts) -> Self {
+        Self { kept: Some(texts), read: RefCell::default() }
+    }
+}
+
+impl FileLoader for Files<'_> {
+    fn read(&self, path: &str) -> Text {
+        if let Some((text, _)) = self.kept.and_then(|kept| kept.get(path)) {
+            return text.clone();
+        }
+        let stamp = Stamp::of(path);
         let text = Disk.read(path);
-        self.read.borrow_mut().insert(path.to_owned(), text.clone());
+        self.read.borrow_mut().insert(path.to_owned(), (text.clone(), stamp));
         text
     }
 
@@ -44,25 +91,9 @@ impl FileLoader for Recording {
     }
 }
 
-/// Pipeline files as they were; everything else as it is.
-struct Kept<'a>(&'a Texts);
-
-impl FileLoader for Kept<'_> {
-    fn read(&self, path: &str) -> Result<String, String> {
-        self.0.get(path).cloned().unwrap_or_else(|| Disk.read(path))
-    }
-
-    fn glob(&self, pattern: &str) -> Result<Listing, String> {
-        Disk.glob(pattern)
-    }
-
-    fn program(&self, path: &str, files: &[String]) -> Result<Digest, ProgramError> {
-        Disk.program(path, files)
-    }
-
-    fn executable(&self, path: &str) -> Result<(), String> {
-        Disk.executable(path)
-    }
+/// Whether two lists of texts say the same.
+fn same_texts(one: &Texts, other: &Texts) -> bool {
+    one.iter().map(|(path, (text, _))| (path, text)).eq(other.iter().map(|(path, (text, _))| (path, text)))
 }
 
 /// One pipeline file.
@@ -105,13 +136,10 @@ impl Pipelines {
             Self { named: named.to_vec(), values: values.clone(), volume, all: Vec::new(), changed: false };
         for file in files {
             if named.contains(&file) {
-                let checked = loader::check(&file, &all.values)?;
-                if checked.plan.is_none() {
-                    print_diagnostics(&checked, Notes::of(volume));
-                    return Err(CommandError::silent(INPUT));
-                }
+                all.add_named(file)?;
+            } else {
+                all.add(file);
             }
-            all.add(file);
         }
         Ok(all)
     }
@@ -122,10 +150,23 @@ impl Pipelines {
     }
 
     fn add(&mut self, file: PathBuf) {
-        let mut pipeline = Pipeline { file, read: Texts::new(), good: None, schedules: Vec::new() };
+        let mut pipeline = Pipeline::new(file);
         // What is wrong has been said.
         let _ = pipeline.check(&self.values, self.volume);
         self.all.push(pipeline);
+    }
+
+    fn add_named(&mut self, file: PathBuf) -> Result<(), CommandError> {
+        loader::is_readable(&file)?;
+        let mut pipeline = Pipeline::new(file);
+        let (checked, _) = pipeline.read_again(&self.values);
+        let checked = checked?;
+        print_diagnostics(&checked, Notes::of(self.volume));
+        if pipeline.adopt(checked).is_err() {
+            return Err(CommandError::silent(INPUT));
+        }
+        self.all.push(pipeline);
+        Ok(())
     }
 
     /// Reads what has changed, and finds new files in folders. Gives whether anything has changed since the last call.
@@ -143,9 +184,11 @@ impl Pipelines {
             self.all.retain(|p| named.contains(&p.file) || p.file.exists());
             changed |= self.all.len() != before;
         }
-        for pipeline in self.all.iter_mut().filter(|p| p.has_changed()) {
-            let _ = pipeline.check(&self.values, self.volume);
-            changed = true;
+        for pipeline in &mut self.all {
+            if pipeline.has_changed() {
+                let _ = pipeline.check(&self.values, self.volume);
+                changed = true;
+            }
         }
         changed
     }
@@ -157,22 +200,65 @@ impl Pipelines {
     /// In words, if there is no plan.
     pub fn plan(&mut self, file: &Path) -> Result<Plan, String> {
         let Some(pipeline) = self.all.iter_mut().find(|p| p.file == file) else {
-            return Err(format!("{} is not there any more", file.display()));
+            return Err(format!("{} no longer exists", file.display()));
         };
         self.changed |= pipeline.has_changed();
         pipeline.check(&self.values, self.volume).or_else(|wrong| {
             let good = pipeline.good.as_ref().ok_or_else(|| wrong.clone())?;
-            let checked =
-                loader::check_with(file, &self.values, &Kept(good)).map_err(|e| e.message().to_owned())?;
+            let checked = loader::check_with(file, &self.values, &Files::kept(good))
+                .map_err(|e| e.message().to_owned())?;
             checked.plan.ok_or(wrong)
         })
     }
 }
 
 impl Pipeline {
-    /// Whether a text that was read last is another now.
-    fn has_changed(&self) -> bool {
-        self.read.iter().any(|(path, text)| Disk.read(path) != *text)
+    fn new(file: PathBuf) -> Self {
+        Self { file, read: Texts::new(), good: None, schedules: Vec::new() }
+    }
+
+    /// Whether a text that was read last is another now. Reads only files of which the file system says something
+    /// else than then.
+    fn has_changed(&mut self) -> bool {
+        for (path, (text, stamp)) in &mut self.read {
+            let now = Stamp::of(path);
+            if now == *stamp {
+                continue;
+            }
+            if Disk.read(path) != *text {
+                return true;
+            }
+            *stamp = now;
+        }
+        false
+    }
+
+    /// Checks the file as it is now. Gives whether its text is another than the last time.
+    fn read_again(&mut self, values: &Values) -> (Result<Checked, CommandError>, bool) {
+        let files = Files::now();
+        let checked = loader::check_with(&self.file, values, &files);
+        let read = files.read.into_inner();
+        let is_new = !same_texts(&read, &self.read);
+        self.read = read;
+        (checked, is_new)
+    }
+
+    /// What was read last comes into force.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    fn adopt(&mut self, checked: Checked) -> Result<Plan, String> {
+        match checked.plan {
+            Some(plan) => {
+                self.good = Some(self.read.clone());
+                self.schedules.clone_from(&plan.schedules);
+                Ok(plan)
+            }
+            None => {
+                let first = checked.diagnostics.iter().find(|d| d.severity == headstart_dsl::Severity::Error);
+                Err(first.map_or_else(|| "it has errors".to_owned(), |d| d.message.clone()))
+            }
+        }
     }
 
     /// Checks the file. What is wrong with it is reported when its text is new.
@@ -180,37 +266,26 @@ impl Pipeline {
     /// # Errors
     /// What is wrong, in words.
     fn check(&mut self, values: &Values, volume: Volume) -> Result<Plan, String> {
-        let recording = Recording::default();
-        let checked = loader::check_with(&self.file, values, &recording);
-        let read = recording.read.into_inner();
-        let is_new = read != self.read;
-        self.read.clone_from(&read);
-        let wrong = match checked {
-            Ok(checked) => {
-                if is_new {
-                    print_diagnostics(&checked, Notes::of(volume));
-                }
-                if let Some(plan) = checked.plan {
-                    if is_new && self.good.is_some() && !volume.quiet {
-                        errln!("{}: changed, and in force from now on", self.file.display());
-                    }
-                    self.good = Some(read);
-                    self.schedules.clone_from(&plan.schedules);
-                    return Ok(plan);
-                }
-                let first = checked.diagnostics.iter().find(|d| d.severity == headstart_dsl::Severity::Error);
-                first.map_or_else(|| "it has errors".to_owned(), |d| d.message.clone())
+        let had_plan = self.good.is_some();
+        let (checked, is_new) = self.read_again(values);
+        let adopted = checked.map_err(|e| e.message().to_owned()).and_then(|checked| {
+            if is_new {
+                print_diagnostics(&checked, Notes::of(volume));
             }
-            Err(e) => e.message().to_owned(),
-        };
-        if is_new {
-            let then = match self.good {
-                Some(_) => "what it said before stays in force",
-                None => "nothing of it is scheduled",
-            };
-            errln!("{}: {}: {wrong}; {then}", paint(Ink::Warning, "warning"), self.file.display());
+            self.adopt(checked)
+        });
+        match &adopted {
+            Ok(_) if is_new && had_plan && !volume.quiet => {
+                errln!("{}: changed, and in force from now on", self.file.display());
+            }
+            Err(wrong) if is_new => {
+                let then =
+                    if had_plan { "what it said before stays in force" } else { "nothing of it is scheduled" };
+                errln!("{}: {}: {wrong}; {then}", paint(Ink::Warning, "warning"), self.file.display());
+            }
+            _ => {}
         }
-        Err(wrong)
+        adopted
     }
 }
 

@@ -52,7 +52,7 @@ impl Runs {
         options.id = Some(run.to_owned());
         options.device_wait = None;
         options.address.clone_from(&self.url);
-        let exists = self.engine.workspace().runs().iter().any(|r| r.id == run);
+        let exists = self.engine.workspace().has_run(run);
         let say = |what: &str| {
             if !self.volume.quiet {
                 errln!("{title}: {what} run {run}");

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use headstart_console::color::{Ink, paint};
 use headstart_console::errln;
-use headstart_cron::Catchup;
 use headstart_driver::Engine;
 use headstart_dsl::plan::{Plan, Schedule};
+use headstart_page::Health;
 use headstart_protocol::Digest;
 use headstart_protocol::text::counted;
 use headstart_scheduler::{
-    Action, Cause, Entry, Folder, Happened, Held, Overlap, Policy, Request, ScheduleId, SchedulerError,
+    Action, Cause, Entry, Folder, Happened, Held, Policy, Request, ScheduleId, SchedulerError,
 };
 use jiff::Timestamp;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -29,6 +29,8 @@ struct Slot {
     id: ScheduleId,
     file: PathBuf,
     schedule: Schedule,
+    /// The same, as the scheduler takes it.
+    policy: Policy,
     /// None while another server on the workspace holds it.
     held: Option<Held>,
     /// What was decided, and not done yet.
@@ -47,6 +49,7 @@ pub(super) struct Server {
     slots: Vec<Slot>,
     runs: Runs,
     ended: UnboundedReceiver<Ended>,
+    health: Health,
     volume: Volume,
 }
 
@@ -57,6 +60,7 @@ impl Server {
         engine: Engine,
         pipelines: Pipelines,
         url: Option<String>,
+        health: Health,
         volume: Volume,
     ) -> Result<Self, CommandError> {
         let ws = engine.workspace();
@@ -65,7 +69,7 @@ impl Server {
             std::env::current_dir().map_err(|e| CommandError::input(format!("the current folder: {e}")))?;
         let (send, ended) = unbounded_channel();
         let runs = Runs::new(engine.clone(), url, source_dir, volume, send);
-        let mut server = Self { engine, folder, pipelines, slots: Vec::new(), runs, ended, volume };
+        let mut server = Self { engine, folder, pipelines, slots: Vec::new(), runs, ended, health, volume };
         server.take_schedules();
         Ok(server)
     }
@@ -85,6 +89,7 @@ impl Server {
             for n in 0..self.slots.len() {
                 self.turn(n);
             }
+            self.health.turned(self.engine.env().clock.now_ms());
             let pause = self.engine.env().clock.sleep(self.pause());
             tokio::select! {
                 Some(ended) = self.ended.recv() => self.run_ended(&ended),
@@ -132,7 +137,7 @@ impl Server {
                 let (file, items) = (slot.file.clone(), slot.schedule.run.clone());
                 let name = slot.schedule.name.clone();
                 let pipelines = &mut self.pipelines;
-                self.runs.start(&run, &title, || items_of(pipelines.plan(&file)?, &name, &items));
+                self.runs.start(&run, &title, || Ok(items_of(pipelines.plan(&file)?, &name, &items)));
             }
             Action::Cancel { run } => self.runs.cancel(&run),
         }
@@ -144,11 +149,6 @@ impl Server {
         let Some(n) = self.slots.iter().position(|s| s.runs(&ended.run)) else { return };
         let name = self.slots[n].schedule.name.clone();
         let file = self.slots[n].file.clone();
-        // That a run did not succeed is said in any case.
-        if !self.volume.quiet || ended.outcome != "succeeded" {
-            let why = ended.problem.as_ref().map(|p| format!(": {p}")).unwrap_or_default();
-            errln!("{name}: run {} {}{why}", ended.run, ended.outcome);
-        }
         if ended.outcome == "succeeded" {
             // Before the end is recorded: a server that begins after a crash in between finds the end again, and
             // knows what it started.
@@ -159,6 +159,11 @@ impl Server {
             }
         }
         self.slots[n].run_ended(ended, now);
+        // That a run did not succeed is said in any case.
+        if !self.volume.quiet || ended.outcome != "succeeded" {
+            let why = ended.problem.as_ref().map(|p| format!(": {p}")).unwrap_or_default();
+            errln!("{name}: run {} {}{why}", ended.run, ended.outcome);
+        }
     }
 
     /// Brings the schedules in line with what the files say.
@@ -167,12 +172,14 @@ impl Server {
         let mut old = std::mem::take(&mut self.slots);
         for (file, schedule) in self.pipelines.schedules() {
             let id = ScheduleId { file: self.identity(file), name: schedule.name.clone() };
+            let policy = policy(schedule);
             let slot = match old.iter().position(|s| s.id == id) {
-                Some(n) => Slot { schedule: schedule.clone(), ..old.swap_remove(n) },
+                Some(n) => Slot { schedule: schedule.clone(), policy, ..old.swap_remove(n) },
                 None => Slot {
                     id,
                     file: file.to_owned(),
                     schedule: schedule.clone(),
+                    policy,
                     held: None,
                     open: Vec::new(),
                     said: None,
@@ -185,7 +192,7 @@ impl Server {
             if let Some(held) = &mut gone.held {
                 held.state.remove(now);
                 if let Err(e) = held.save() {
-                    errln!("{}: schedule {}: {e}", paint(Ink::Warning, "warning"), gone.schedule.name);
+                    errln!("{}: schedule {}: {}", paint(Ink::Warning, "warning"), gone.schedule.name, with_help(&e));
                 }
                 if !self.volume.quiet {
                     errln!("{}: no longer scheduled", gone.schedule.name);
@@ -226,16 +233,19 @@ impl Server {
     }
 }
 
-/// The part of a plan that a schedule updates.
-///
-/// # Errors
-/// If the file does not have the schedule, or not the same, any more.
-fn items_of(plan: Plan, name: &str, items: &[String]) -> Result<Plan, String> {
-    match plan.schedules.iter().find(|s| s.name == name) {
-        Some(now) if now.run.is_empty() => Ok(plan),
-        Some(now) => Ok(plan.subset(&now.run)),
-        None if items.is_empty() => Ok(plan),
-        None => Ok(plan.subset(items)),
+/// The part of a plan that a schedule updates: as the file says it now, or as it said it last (`items`) where it does
+/// not have the schedule any more. No items are all of them.
+fn items_of(plan: Plan, name: &str, items: &[String]) -> Plan {
+    let said = plan.schedules.iter().find(|s| s.name == name).map(|s| s.run.clone());
+    let items = said.unwrap_or_else(|| items.to_vec());
+    if items.is_empty() { plan } else { plan.subset(&items) }
+}
+
+/// An error of the scheduler, and what to do about it.
+fn with_help(e: &SchedulerError) -> String {
+    match e.help() {
+        Some(help) => format!("{e}\n{}: {help}", paint(Ink::Help, "help")),
+        None => e.to_string(),
     }
 }
 
@@ -251,7 +261,7 @@ impl Slot {
     /// # Errors
     /// In words; what was decided before and could not be made durable is decided again.
     fn decide(&mut self, folder: &Folder, now: Timestamp) -> Result<Option<String>, String> {
-        let text = |e: SchedulerError| e.to_string();
+        let text = |e: SchedulerError| with_help(&e);
         if self.held.is_none() {
             let by_time = Some((self.schedule.cron.as_str(), self.schedule.timezone.as_str()))
                 .filter(|(cron, _)| !cron.is_empty());
@@ -263,13 +273,14 @@ impl Slot {
             self.held = Some(held);
         }
         let Some(held) = &mut self.held else { return Ok(None) };
+        // What happened before counts, whatever becomes of what is decided now.
+        held.save_if_changed().map_err(text)?;
         let (asked, wrong) = held.take_requests(now).map_err(text)?;
         self.open.extend(asked);
         for wrong in wrong {
             errln!("{}: not a request: {wrong}", paint(Ink::Warning, "warning"));
         }
-        let before = held.state.clone();
-        let mut actions = held.state.adopt(&policy(&self.schedule), now);
+        let mut actions = held.state.adopt(&self.policy, now);
         let mut unlisted = None;
         for pattern in &self.schedule.when_changed {
             match look(pattern) {
@@ -278,12 +289,7 @@ impl Slot {
             }
         }
         actions.extend(held.state.tick(now));
-        if held.state != before
-            && let Err(e) = held.save()
-        {
-            held.state = before;
-            return Err(e.to_string());
-        }
+        held.save_or_revert().map_err(text)?;
         self.open.extend(actions);
         Ok(unlisted)
     }
@@ -292,7 +298,7 @@ impl Slot {
         let Some(held) = &mut self.held else { return };
         held.state.ended(&ended.run, ended.outcome, ended.problem.clone(), now);
         if let Err(e) = held.save() {
-            errln!("{}: schedule {}: {e}", paint(Ink::Warning, "warning"), self.schedule.name);
+            errln!("{}: schedule {}: {}", paint(Ink::Warning, "warning"), self.schedule.name, with_help(&e));
         }
     }
 
@@ -300,7 +306,7 @@ impl Slot {
         let Some(held) = &mut self.held else { return };
         held.state.request(cause);
         if let Err(e) = held.save() {
-            errln!("{}: schedule {}: {e}", paint(Ink::Warning, "warning"), self.schedule.name);
+            errln!("{}: schedule {}: {}", paint(Ink::Warning, "warning"), self.schedule.name, with_help(&e));
         }
     }
 
@@ -312,7 +318,7 @@ impl Slot {
         }
         self.announced = Some(self.schedule.clone());
         let name = &self.schedule.name;
-        match policy(&self.schedule).next(&held.state.schedule, now) {
+        match self.policy.next(&held.state.schedule, now) {
             _ if held.state.paused => errln!("{name}: paused"),
             Some((fire, _)) => errln!("{name}: next at {} ({})", fire.nominal, self.schedule.timezone),
             None => errln!("{name}: on {}", self.schedule.starts()),
@@ -362,25 +368,17 @@ fn look(pattern: &str) -> Result<String, String> {
 }
 
 /// What a pipeline file says of a schedule, as the scheduler takes it.
-pub(crate) fn policy(schedule: &Schedule) -> Policy {
+fn policy(schedule: &Schedule) -> Policy {
     Policy {
         cron: (!schedule.cron.is_empty()).then(|| schedule.cron.clone()),
         timezone: schedule.timezone.clone(),
-        overlap: match schedule.overlap.as_str() {
-            "queue" => Overlap::Queue,
-            "allow" => Overlap::Allow,
-            "cancel_other" => Overlap::CancelOther,
-            _ => Overlap::Skip,
-        },
-        catchup: match schedule.catchup.as_str() {
-            "all" => Catchup::All,
-            "none" => Catchup::None,
-            _ => Catchup::Last,
-        },
+        overlap: schedule.overlap,
+        catchup: schedule.catchup,
         catchup_window_s: schedule.catchup_window_ms / 1000,
         catchup_max: schedule.catchup_max,
         jitter_s: schedule.jitter_ms / 1000,
         when_changed: schedule.when_changed.clone(),
         after: schedule.after.clone(),
+        webhooks: schedule.webhooks.clone(),
     }
 }
