@@ -64,7 +64,7 @@ bench: ## Measure beside PyTorch, PEFT, transformers and llama.cpp
 
 # Tests that print times hold them to their bounds here. Run it on a machine that does nothing else.
 bench-timings: build ## Hold the timed tests to their bounds
-	HEADSTART_TIMINGS=1 cargo test --locked -p headstart-dsl -p headstart-lsp -p headstart-core -p headstart-driver -p headstart-worker -- --nocapture
+	HEADSTART_TIMINGS=1 cargo test --locked -p headstart-dsl -p headstart-lsp -p headstart-core -p headstart-driver -p headstart-worker -p headstart-page -- --nocapture
 
 train-tiny: build ## Train the demonstration model and its catalog from text
 	scripts/train-tiny.sh

@@ -39,7 +39,9 @@ pub fn sections(report: &RunReport) -> Markup {
 /// A run's catalog as a section of a page that has [`STYLE`]: words with intervals, map, answers. Nothing where the run
 /// has none.
 pub fn catalog_section(report: &RunReport) -> Markup {
-    shown(&Parts::of(report).catalog())
+    // Without the user of the run, who is nobody to the catalog.
+    let parts = Parts { selection: None, ..Parts::of(report) };
+    shown(&parts.catalog())
 }
 
 /// Named numbers of each output that has some.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use headstart_builtin::backend::Choice;
 use headstart_console::generate::Shell;
-use headstart_console::{ColorWhen, exit};
+use headstart_console::{ColorWhen, LogFormat, exit};
 use headstart_host::Limits;
 
 /// Heading of the options that every command has.
@@ -46,6 +46,9 @@ pub struct Cli {
     /// When to use colours.
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t, help_heading = GLOBAL)]
     pub color: ColorWhen,
+    /// How messages on standard error are written.
+    #[arg(long, global = true, value_enum, env = "HEADSTART_LOG_FORMAT", value_name = "FORMAT", default_value_t, help_heading = GLOBAL)]
+    pub log: LogFormat,
     /// Print more: `-v` each stage instance and notes, `-vv` also debug messages.
     #[arg(long, short, global = true, action = ArgAction::Count, conflicts_with = "quiet", help_heading = GLOBAL)]
     pub verbose: u8,

@@ -62,6 +62,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return not_parsed(&e),
     };
+    headstart_console::set_log_format(cli.log);
     log::start(log::level("warn", cli.verbose, false));
     let result = dispatch(&cli);
     // Stages may still run, after a second Ctrl-C: their programs must not outlive the command.

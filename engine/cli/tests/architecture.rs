@@ -31,6 +31,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["disk", "protocol", "content"]),
     ("driver", &["disk", "protocol", "content", "env", "dsl", "core", "store", "runner", "transport"]),
     ("server", &["disk", "protocol", "driver", "transport"]),
+    ("history", &["protocol", "dsl", "core", "store", "driver", "report"]),
+    (
+        "page",
+        &["disk", "protocol", "env", "dsl", "core", "store", "driver", "scheduler", "history", "report"],
+    ),
     ("report", &["protocol"]),
     ("console", &["protocol"]),
     ("kernels", &[]),
@@ -89,6 +94,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "core",
             "cron",
             "scheduler",
+            "history",
+            "page",
             "files",
             "store",
             "driver",
@@ -118,9 +125,9 @@ const GUARDED: &[(&str, &[&str])] = &[
     ("duckdb", &["store"]),
     ("pest", &["dsl"]),
     ("petgraph", &["dsl", "core"]),
-    ("axum", &["server", "device", "huggingface"]),
-    ("tokio", &["env", "driver", "server", "device", "cli", "huggingface"]),
-    ("rustls", &["transport", "server", "huggingface"]),
+    ("axum", &["server", "page", "device", "huggingface"]),
+    ("tokio", &["env", "driver", "server", "page", "device", "cli", "huggingface"]),
+    ("rustls", &["transport", "server", "page", "huggingface"]),
     ("reqwest", &["device", "server", "huggingface"]),
 ];
 

@@ -83,6 +83,8 @@ pub fn of_run(run: &Recorded) -> Graph {
     for (node, states) in graph.nodes.iter_mut().zip(&states) {
         node.progress = progress(states);
     }
+    // The page has both elsewhere.
+    graph.title.clear();
     graph.notes.clear();
     graph
 }
@@ -112,7 +114,8 @@ pub fn progress(states: &[StageState]) -> Option<NodeProgress> {
         all if count(state) == all.len() => format!("{} {}", all.len(), state.word()),
         all => {
             let over = all.iter().filter(|s| is_over(**s)).count();
-            let also = if is_over(state) { String::new() } else { format!(", {} {}", count(state), state.word()) };
+            let also =
+                if is_over(state) { String::new() } else { format!(", {} {}", count(state), state.word()) };
             format!("{over} of {}{also}", all.len())
         }
     };

@@ -52,7 +52,8 @@ impl Secret {
 
     /// Whether one of the signatures of a call, separated by spaces, is right. Compared in constant time.
     pub fn verifies(&self, id: &str, timestamp: &str, body: &[u8], signatures: &str) -> bool {
-        let given = signatures.split(' ').filter_map(|s| BASE64.decode(s.strip_prefix("v1,")?.as_bytes()).ok());
+        let given =
+            signatures.split(' ').filter_map(|s| BASE64.decode(s.strip_prefix("v1,")?.as_bytes()).ok());
         given.take(8).any(|given| self.mac(id, timestamp, body).verify_slice(&given).is_ok())
     }
 }
@@ -79,18 +80,22 @@ pub(crate) async fn call(
     match taken.await.unwrap_or(Outcome::Failed) {
         Outcome::Accepted => (StatusCode::ACCEPTED, "accepted\n").into_response(),
         Outcome::Unsigned => {
-            (StatusCode::UNAUTHORIZED, "not signed with the secret of a webhook of this name\n").into_response()
+            (StatusCode::UNAUTHORIZED, "not signed with the secret of a webhook of this name\n")
+                .into_response()
         }
-        Outcome::Stale => {
-            (StatusCode::UNAUTHORIZED, "signed more than 5 minutes from now\n").into_response()
-        }
+        Outcome::Stale => (StatusCode::UNAUTHORIZED, "signed more than 5 minutes from now\n").into_response(),
         Outcome::Failed => {
             (StatusCode::SERVICE_UNAVAILABLE, "the call cannot be kept; repeat it\n").into_response()
         }
     }
 }
 
-fn take(app: &App, name: &str, (id, timestamp, signature): &(String, String, String), body: &[u8]) -> Outcome {
+fn take(
+    app: &App,
+    name: &str,
+    (id, timestamp, signature): &(String, String, String),
+    body: &[u8],
+) -> Outcome {
     let states = app.folder.list().into_iter().flatten();
     let wanted: Vec<ScheduleId> = states
         .filter(|s| s.policy.as_ref().is_some_and(|p| p.webhooks.iter().any(|hook| hook == name)))
@@ -139,8 +144,13 @@ mod tests {
         let secret = Secret([7; 32]);
         let signature = secret.sign("a", "100", b"{}");
         assert!(secret.verifies("a", "100", b"{}", &signature));
-        assert!(secret.verifies("a", "100", b"{}", &format!("v1,AAAA {signature}")), "while a secret is exchanged");
-        for (id, timestamp, body) in [("b", "100", "{}"), ("a", "101", "{}"), ("a", "100", "{ }"), ("a.1", "00", "{}")] {
+        assert!(
+            secret.verifies("a", "100", b"{}", &format!("v1,AAAA {signature}")),
+            "while a secret is exchanged"
+        );
+        for (id, timestamp, body) in
+            [("b", "100", "{}"), ("a", "101", "{}"), ("a", "100", "{ }"), ("a.1", "00", "{}")]
+        {
             assert!(!secret.verifies(id, timestamp, body.as_bytes(), &signature), "{id} {timestamp} {body}");
         }
         assert!(!Secret([8; 32]).verifies("a", "100", b"{}", &signature));

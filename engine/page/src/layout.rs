@@ -153,3 +153,9 @@ pub(crate) fn fragment(markup: &Markup) -> String {
 pub(crate) fn drawn(svg: String) -> Markup {
     PreEscaped(svg)
 }
+
+/// A coordinate, to a tenth of a pixel.
+pub(crate) fn px(x: f64) -> String {
+    let text = format!("{x:.1}");
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
+}

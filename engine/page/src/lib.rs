@@ -24,20 +24,20 @@ mod sessions;
 mod tokens;
 mod views;
 
+use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header;
 use axum::middleware;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use axum::Router;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use app::App;
 pub use app::{Details, Health, PageOptions};
-pub use hooks::{SIGNED_WITHIN, Secret};
 pub use connection::{CertificateError, tls};
+pub use hooks::{SIGNED_WITHIN, Secret};
 pub use origin::{OriginError, Origins};
 pub use tokens::{Role, Token, TokenError, Tokens};
 use views::{cache, catalog, compare, devices, run, runs, schedules, sign_in, stage};

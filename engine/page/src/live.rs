@@ -1,29 +1,22 @@
 //! News of runs that somebody looks at: each run is followed once, however many look.
 
-use std::collections::{BTreeMap, HashMap};
-use std::convert::Infallible;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use axum::response::sse::{Event, KeepAlive, Sse};
-use futures_util::Stream;
 use headstart_history::{Followed, HistoryError};
 use headstart_store::Workspace;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::views::run::{self, Shown};
-
 /// How often a log is looked at. Whoever looks is told not more often than that.
-const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// What runs is shown to grow this often.
-const GROWS: Duration = Duration::from_secs(1);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A run that somebody looks at.
 pub(crate) struct Watched {
     followed: Mutex<Followed>,
     /// How many events have been read; closed when nothing more will come.
-    news: watch::Receiver<u64>,
+    pub(crate) news: watch::Receiver<u64>,
 }
 
 impl Watched {
@@ -91,69 +84,4 @@ async fn follow(watched: Weak<Watched>, tell: watch::Sender<u64>, closing: Cance
             Err(_) => return,
         }
     }
-}
-
-/// What one who looks has seen, and is told.
-struct Reader {
-    watched: Arc<Watched>,
-    news: watch::Receiver<u64>,
-    shown: Shown,
-    /// The document that was sent with so many events is what is changed.
-    first: bool,
-    closing: CancellationToken,
-}
-
-/// The news of a run since a page was made with `shown`.
-pub(crate) fn news(
-    watched: Arc<Watched>,
-    shown: Shown,
-    closing: CancellationToken,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let reader = Reader { news: watched.news.clone(), watched, shown, first: true, closing };
-    let stream = futures_util::stream::unfold(Some(reader), |reader| async move {
-        let mut reader = reader?;
-        loop {
-            if !std::mem::take(&mut reader.first) && !reader.wait().await {
-                return None;
-            }
-            let changed = run::changes(&reader.watched.followed(), &mut reader.shown);
-            if !changed.is_empty() {
-                return Some((Ok(event(&changed)), Some(reader)));
-            }
-        }
-    });
-    Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
-}
-
-impl Reader {
-    /// Waits until something may be new; false when the page closes.
-    async fn wait(&mut self) -> bool {
-        let grows = self.watched.followed().run.live;
-        let ticks = async {
-            match grows {
-                true => tokio::time::sleep(GROWS).await,
-                false => std::future::pending().await,
-            }
-        };
-        let changed = async {
-            if self.news.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-            // Further news of the same moment go with it.
-            tokio::time::sleep(POLL_INTERVAL).await;
-            self.news.mark_unchanged();
-        };
-        tokio::select! {
-            () = changed => true,
-            () = ticks => true,
-            () = self.closing.cancelled() => false,
-        }
-    }
-}
-
-/// What became of elements of a page, by their ids.
-pub(crate) type Changes = BTreeMap<String, String>;
-
-fn event(changes: &Changes) -> Event {
-    Event::default().data(serde_json::to_string(changes).expect("texts serialize"))
 }

@@ -56,7 +56,8 @@ pub(crate) async fn alive() -> &'static str {
 /// The server does its work.
 pub(crate) async fn ready(State(app): State<App>) -> Response {
     if app.closing.is_cancelled() || !app.health.is_ready(app.now_ms()) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "not ready: schedules are not being served\n").into_response();
+        return (StatusCode::SERVICE_UNAVAILABLE, "not ready: schedules are not being served\n")
+            .into_response();
     }
     "ok\n".into_response()
 }
@@ -99,7 +100,8 @@ fn runs(app: &App, registry: &mut Registry) {
         saved.inc_by(row.saved_seconds);
         if row.outcome == "running" {
             let c = &row.counts;
-            let states = [("waiting", c.waiting), ("ready", c.ready), ("running", c.running), ("failed", c.failed)];
+            let states =
+                [("waiting", c.waiting), ("ready", c.ready), ("running", c.running), ("failed", c.failed)];
             for (state, n) in states {
                 stages.get_or_create(&OfState { state: state.to_owned() }).inc_by(i64::from(n));
             }
@@ -115,10 +117,25 @@ fn runs(app: &App, registry: &mut Registry) {
     registry.register("runs", "The newest 500 runs, by state", by_state);
     registry.register("live_stage_instances", "Stage instances of running runs, by state", stages);
     let seconds = Unit::Seconds;
-    registry.register_with_unit("last_run_duration", "How long the last ended run of a pipeline took", seconds, took);
-    registry.register_with_unit("last_run_start_timestamp", "When the last ended run of a pipeline began", Unit::Seconds, started);
+    registry.register_with_unit(
+        "last_run_duration",
+        "How long the last ended run of a pipeline took",
+        seconds,
+        took,
+    );
+    registry.register_with_unit(
+        "last_run_start_timestamp",
+        "When the last ended run of a pipeline began",
+        Unit::Seconds,
+        started,
+    );
     registry.register("last_run_failed", "1 where the last ended run of a pipeline did not succeed", failed);
-    registry.register_with_unit("cache_saved", "Computing that the newest 500 runs did not repeat", Unit::Seconds, saved);
+    registry.register_with_unit(
+        "cache_saved",
+        "Computing that the newest 500 runs did not repeat",
+        Unit::Seconds,
+        saved,
+    );
 }
 
 fn schedules(app: &App, registry: &mut Registry) {
@@ -147,11 +164,25 @@ fn schedules(app: &App, registry: &mut Registry) {
             succeeded.get_or_create(&of).set(at.as_second() as f64);
         }
     }
-    registry.register_with_unit("schedule_next_start_timestamp", "When a schedule starts its next run", Unit::Seconds, next);
+    registry.register_with_unit(
+        "schedule_next_start_timestamp",
+        "When a schedule starts its next run",
+        Unit::Seconds,
+        next,
+    );
     registry.register("schedule_paused", "1 where a schedule is paused", paused);
     registry.register("schedule_waiting_fires", "Fires that wait for earlier runs", waiting);
-    registry.register("schedule_skipped_fires", "Fires that were skipped, in the last 500 entries of its history", skipped);
-    registry.register_with_unit("schedule_last_success_timestamp", "When a run of a schedule succeeded last", Unit::Seconds, succeeded);
+    registry.register(
+        "schedule_skipped_fires",
+        "Fires that were skipped, in the last 500 entries of its history",
+        skipped,
+    );
+    registry.register_with_unit(
+        "schedule_last_success_timestamp",
+        "When a run of a schedule succeeded last",
+        Unit::Seconds,
+        succeeded,
+    );
     registry.register("schedules_unreadable", "Schedules whose state cannot be read", unreadable);
 }
 
@@ -170,7 +201,12 @@ fn devices(app: &App, registry: &mut Registry) {
         running.get_or_create(&OfDevice { device: d.name }).set(n);
     }
     registry.register("devices", "Devices, by state", by_state);
-    registry.register_with_unit("device_last_seen_timestamp", "When an approved device was heard of last", Unit::Seconds, seen);
+    registry.register_with_unit(
+        "device_last_seen_timestamp",
+        "When an approved device was heard of last",
+        Unit::Seconds,
+        seen,
+    );
     registry.register("device_running_stages", "Stage instances that a device runs", running);
 }
 

@@ -61,10 +61,12 @@ impl Origins {
     /// at this machine.
     pub(crate) fn has_host(&self, host: &str) -> bool {
         let host = host.to_ascii_lowercase();
-        self.all.iter().any(|o| o.split_once("://").is_some_and(|(scheme, h)| {
-            let standard = if scheme == "https" { ":443" } else { ":80" };
-            h == host || host.strip_suffix(standard) == Some(h)
-        }))
+        self.all.iter().any(|o| {
+            o.split_once("://").is_some_and(|(scheme, h)| {
+                let standard = if scheme == "https" { ":443" } else { ":80" };
+                h == host || host.strip_suffix(standard) == Some(h)
+            })
+        })
     }
 
     /// Whether a page of this origin is one of these.

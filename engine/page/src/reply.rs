@@ -26,7 +26,7 @@ pub(crate) async fn blocking(answer: impl FnOnce() -> Response + Send + 'static)
 /// The answer where a run cannot be shown.
 pub(crate) fn no_run(e: &HistoryError) -> Response {
     match e {
-        HistoryError::Store(StoreError::NoRun(_)) => {
+        HistoryError::Store(StoreError::NoRun(_) | StoreError::BadName { .. }) => {
             layout::refusal(StatusCode::NOT_FOUND, "There is no such run in this workspace.")
         }
         e => layout::refusal(StatusCode::INTERNAL_SERVER_ERROR, &format!("The run cannot be read: {e}")),

@@ -209,7 +209,10 @@ impl Tokens {
         known.tokens.clone()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Vec<Token>) -> Result<(), TokenError>) -> Result<(), TokenError> {
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Vec<Token>) -> Result<(), TokenError>,
+    ) -> Result<(), TokenError> {
         let lock = self.path.with_extension("lock");
         let file = self.disk.open(&lock, Open::Update).map_err(DiskError::at("open", &lock))?;
         FileExt::lock_exclusive(file.system()).map_err(DiskError::at("lock", &lock))?;

@@ -74,7 +74,9 @@ impl Fire {
     pub(crate) fn is(&self, other: &Self) -> bool {
         match (&self.cause, &other.cause) {
             (Cause::After { run, .. }, Cause::After { run: other, .. }) => run == other,
-            (Cause::Webhook { name, call, .. }, Cause::Webhook { name: n, call: c, .. }) => (name, call) == (n, c),
+            (Cause::Webhook { name, call, .. }, Cause::Webhook { name: n, call: c, .. }) => {
+                (name, call) == (n, c)
+            }
             (one, other) => one == other,
         }
     }

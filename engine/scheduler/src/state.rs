@@ -126,7 +126,8 @@ impl State {
 
     /// When a run of it succeeded last, as far as the history goes back.
     pub fn last_success(&self) -> Option<Timestamp> {
-        let succeeded = |e: &&Entry| matches!(&e.happened, Happened::Ended { outcome, .. } if outcome == "succeeded");
+        let succeeded =
+            |e: &&Entry| matches!(&e.happened, Happened::Ended { outcome, .. } if outcome == "succeeded");
         self.history.iter().rev().find(succeeded).map(|e| e.at)
     }
 

@@ -15,7 +15,7 @@ mod stream;
 pub mod suggest;
 
 pub use color::{ColorWhen, width};
-pub use stream::{OutputError, divert, print, say};
+pub use stream::{LogFormat, OutputError, divert, print, say, set_log_format};
 
 /// Prints a line on standard output, as [`print()`] does.
 #[macro_export]

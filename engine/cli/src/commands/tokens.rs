@@ -25,7 +25,8 @@ pub fn run(place: &Location<'_>, command: &TokensCommand, volume: Volume) -> Res
     match command {
         TokensCommand::Create { name, role } => {
             let role = if *role == TokenRole::Operator { Role::Operator } else { Role::ReadOnly };
-            let text = tokens.create(name, role, SystemClock::new().now_ms(), &SystemRandom).map_err(wrong)?;
+            let text =
+                tokens.create(name, role, SystemClock::new().now_ms(), &SystemRandom).map_err(wrong)?;
             outln!("{text}")?;
             if !volume.quiet {
                 errln!("made the {} token {name}; it cannot be printed again", role.word());
@@ -54,7 +55,8 @@ fn wrong(e: TokenError) -> CommandError {
 fn list(tokens: &Tokens, format: Format) -> Result<(), CommandError> {
     let all = tokens.list().map_err(wrong)?;
     if format == Format::Json {
-        let row = |t: &headstart_page::Token| json!({ "name": t.name, "role": t.role, "created_ms": t.created_ms });
+        let row =
+            |t: &headstart_page::Token| json!({ "name": t.name, "role": t.role, "created_ms": t.created_ms });
         return Ok(outln!("{}", serde_json::Value::Array(all.iter().map(row).collect()))?);
     }
     if all.is_empty() {
@@ -77,11 +79,17 @@ pub fn webhook(ws: &Workspace, name: &str) -> Result<(), CommandError> {
     let policies = states.into_iter().flatten().filter_map(|s| s.policy);
     let known: Vec<String> = policies.flat_map(|p| p.webhooks).collect();
     if !known.iter().any(|k| k == name) {
-        let help = match headstart_console::suggest::help(name, "schedules have", known.iter().map(String::as_str)) {
+        let help = match headstart_console::suggest::help(
+            name,
+            "schedules have",
+            known.iter().map(String::as_str),
+        ) {
             help if !known.is_empty() => help,
             _ => format!("write `webhook: \"{name}\"` into a schedule and serve its file"),
         };
-        return Err(CommandError::input(format!("no schedule of this workspace has a webhook `{name}`")).help(help));
+        return Err(
+            CommandError::input(format!("no schedule of this workspace has a webhook `{name}`")).help(help)
+        );
     }
     let secret = Secret::of(ws, name)?;
     Ok(outln!("{}", secret.text())?)

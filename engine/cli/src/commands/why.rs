@@ -40,7 +40,8 @@ pub fn explain(
 ) -> Result<(String, Vec<String>), CommandError> {
     let name = &now.state.instance(i).name;
     let status = now.state.status(i);
-    let first = format!("{name}: {} in run {} ({})", describe(now, i, status), now.id, recorded::started(now));
+    let first =
+        format!("{name}: {} in run {} ({})", describe(now, i, status), now.id, recorded::started(now));
     let mut lines = Vec::new();
     if let Status::Failed(f) = status {
         lines.push(f.message.clone());

@@ -2,8 +2,10 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod browser;
 pub mod phone;
 pub mod proxy;
+pub mod served;
 pub mod traces;
 
 use std::path::{Path, PathBuf};

@@ -37,7 +37,13 @@ pub(crate) async fn show(
         // The earlier one left.
         let (a, b) = if a.started_ms() <= b.started_ms() { (a, b) } else { (b, a) };
         let body = body(&app, &a, &b);
-        page(Page { title: "Two runs".into(), section: Section::Runs, visitor: Some(&visitor), live: None, body })
+        page(Page {
+            title: "Two runs".into(),
+            section: Section::Runs,
+            visitor: Some(&visitor),
+            live: None,
+            body,
+        })
     })
     .await
 }

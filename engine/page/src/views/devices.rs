@@ -39,7 +39,13 @@ pub(crate) async fn show(State(app): State<App>, Extension(visitor): Extension<V
             @for d in &records { (device(d, infos.get(&d.name), visitor.may_change())) }
             (waits(&app))
         };
-        page(Page { title: "Devices".into(), section: Section::Devices, visitor: Some(&visitor), live: None, body })
+        page(Page {
+            title: "Devices".into(),
+            section: Section::Devices,
+            visitor: Some(&visitor),
+            live: None,
+            body,
+        })
     })
     .await
 }
@@ -58,7 +64,7 @@ fn device(d: &DeviceRecord, info: Option<&DeviceInfo>, may_change: bool) -> Mark
             @if let Some(key) = &d.fingerprint { p { "Key " code { (key) } } }
             @if let Some(info) = info {
                 @if info.running.is_empty() {
-                    p.note { @if info.waiting { "Here, and waits for work." } @else { "Not here now." } }
+                    p.note { @if info.waiting { "Connected, waiting for work." } @else { "Not connected." } }
                 } @else {
                     p { "Runs " @for (i, name) in info.running.iter().enumerate() { @if i > 0 { ", " } code { (breakable(name)) } } }
                 }
@@ -77,10 +83,10 @@ fn buttons(d: &DeviceRecord) -> Markup {
         form.actions method="post" action="/devices" {
             input type="hidden" name="device" value=(which);
             @if may_join {
-                button type="submit" name="action" value="approve" aria-label=(format!("Approve {}", d.name)) { "Approve" }
+                button type="submit" name="action" value="approve" { "Approve" span.hidden { " " (d.name) } }
             }
             @if d.state != DeviceState::Revoked {
-                button.danger type="submit" name="action" value="revoke" aria-label=(format!("Revoke {}", d.name)) { "Revoke" }
+                button.danger type="submit" name="action" value="revoke" { "Revoke" span.hidden { " " (d.name) } }
             }
         }
         @if d.state == DeviceState::Pending { p.note { "Approve it only if the device shows this key." } }

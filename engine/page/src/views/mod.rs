@@ -4,6 +4,8 @@ pub(crate) mod cache;
 pub(crate) mod catalog;
 pub(crate) mod compare;
 pub(crate) mod devices;
+pub(crate) mod news;
+pub(crate) mod progress;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod schedules;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::app::App;
 use crate::index::Row;
-use crate::layout::{Page, Section, breakable, in_path, time, word};
+use crate::layout::{Page, Section, breakable, in_path, px, time, word};
 use crate::reply::{blocking, page};
 use crate::sessions::Visitor;
 
@@ -132,7 +132,7 @@ fn row(row: &Row) -> Markup {
                 span.sub { code { (breakable(&row.id)) } }
                 @if let Some(problem) = &row.problem { span.sub.bad { (problem) } }
                 @if !row.params.is_empty() {
-                    span.sub { @for (name, value) in row.params.iter().take(3) { code { (name) "=" (headstart_report::text::cut(value, 40)) } " " } }
+                    span.sub.params { @for (name, value) in row.params.iter().take(3) { code { (name) "=" (headstart_report::text::cut(value, 24)) } " " } }
                 }
             }
             td { (word(row.outcome)) }
@@ -155,7 +155,8 @@ fn scatter(rows: &[Arc<Row>]) -> Markup {
     if shown.len() < 3 {
         return html! {};
     }
-    let (first, last) = shown.iter().fold((u64::MAX, 0), |(a, b), r| (a.min(r.started_ms), b.max(r.started_ms)));
+    let (first, last) =
+        shown.iter().fold((u64::MAX, 0), |(a, b), r| (a.min(r.started_ms), b.max(r.started_ms)));
     let span = (last - first).max(1) as f64;
     let floor = |s: f64| s.max(0.01).log10();
     let low = shown.iter().map(|r| floor(r.seconds)).fold(f64::MAX, f64::min).floor();
@@ -164,7 +165,10 @@ fn scatter(rows: &[Arc<Row>]) -> Markup {
     let y = |s: f64| 10.0 + (high - floor(s)) / (high - low) * (HEIGHT - BOTTOM - 20.0);
     let decades = (low as i32..=high as i32).map(|d| 10f64.powi(d));
     let failed = shown.iter().filter(|r| r.outcome == "failed").count();
-    let label = format!("How long {} took, {failed} of them failed; the table below has the numbers", counted(shown.len() as u64, "run"));
+    let label = format!(
+        "How long {} took, {failed} of them failed; the table below has the numbers",
+        counted(shown.len() as u64, "run")
+    );
     html! {
         figure.scatter {
             div.scroll tabindex="0" role="group" aria-label="Durations over time" {
@@ -197,10 +201,4 @@ fn dot(row: &Row, x: f64, y: f64) -> Markup {
 fn day(ms: u64) -> String {
     let at = jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap_or(0)).unwrap_or_default();
     at.strftime("%Y-%m-%d").to_string()
-}
-
-/// A coordinate, to a tenth of a pixel.
-pub(crate) fn px(x: f64) -> String {
-    let text = format!("{x:.1}");
-    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
 }

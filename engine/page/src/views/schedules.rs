@@ -74,8 +74,8 @@ fn buttons(s: &Schedule) -> Markup {
         form.actions method="post" action="/schedules" {
             input type="hidden" name="file" value=(s.file);
             input type="hidden" name="name" value=(s.name);
-            button type="submit" name="action" value="run" aria-label=(format!("Run {} now", s.name)) { "Run now" }
-            button type="submit" name="action" value=(toggle.0) aria-label=(format!("{} {}", toggle.1, s.name)) { (toggle.1) }
+            button type="submit" name="action" value="run" { "Run now" span.hidden { ": " (s.name) } }
+            button type="submit" name="action" value=(toggle.0) { (toggle.1) span.hidden { ": " (s.name) } }
         }
     }
 }
@@ -127,7 +127,7 @@ fn happened(what: &Happened) -> Markup {
     let parts = run.and_then(|run| Some((run, words.split_once(run.as_str())?)));
     html! {
         @if let Some((run, (before, after))) = parts {
-            (before) a href=(format!("/runs/{}", in_path(run))) { (breakable(run)) } (after)
+            (before) a.run href=(format!("/runs/{}", in_path(run))) { (breakable(run)) } (after)
         } @else { (words) }
     }
 }
@@ -160,7 +160,10 @@ pub(crate) async fn change(State(app): State<App>, Form(wish): Form<Wish>) -> Re
         Ok(Ok(false)) => return layout::refusal(StatusCode::NOT_FOUND, "There is no such schedule."),
         Ok(Err(e)) => {
             tracing::error!("{e}");
-            return layout::refusal(StatusCode::INTERNAL_SERVER_ERROR, &format!("The request cannot be kept: {e}"));
+            return layout::refusal(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                &format!("The request cannot be kept: {e}"),
+            );
         }
         Err(_) => return layout::refusal(StatusCode::INTERNAL_SERVER_ERROR, "The page failed."),
     }

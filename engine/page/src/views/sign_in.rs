@@ -1,9 +1,9 @@
 //! Signing in and out.
 
+use axum::Form;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
-use axum::Form;
 use maud::html;
 use serde::Deserialize;
 
@@ -46,7 +46,10 @@ pub(crate) async fn enter(State(app): State<App>, Form(entry): Form<Entry>) -> R
         Ok(None) => form(Some("This is no token of this workspace, or it was revoked.")),
         Err(e) => {
             tracing::error!("no session can begin: {e}");
-            layout::refusal(StatusCode::INTERNAL_SERVER_ERROR, "No session can begin; the server's log says why.")
+            layout::refusal(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "No session can begin; the server's log says why.",
+            )
         }
     }
 }

@@ -279,8 +279,11 @@ impl Pipeline {
                 errln!("{}: changed, and in force from now on", self.file.display());
             }
             Err(wrong) if is_new => {
-                let then =
-                    if had_plan { "what it said before stays in force" } else { "nothing of it is scheduled" };
+                let then = if had_plan {
+                    "what it said before stays in force"
+                } else {
+                    "nothing of it is scheduled"
+                };
                 errln!("{}: {}: {wrong}; {then}", paint(Ink::Warning, "warning"), self.file.display());
             }
             _ => {}

@@ -192,7 +192,12 @@ impl Server {
             if let Some(held) = &mut gone.held {
                 held.state.remove(now);
                 if let Err(e) = held.save() {
-                    errln!("{}: schedule {}: {}", paint(Ink::Warning, "warning"), gone.schedule.name, with_help(&e));
+                    errln!(
+                        "{}: schedule {}: {}",
+                        paint(Ink::Warning, "warning"),
+                        gone.schedule.name,
+                        with_help(&e)
+                    );
                 }
                 if !self.volume.quiet {
                     errln!("{}: no longer scheduled", gone.schedule.name);
