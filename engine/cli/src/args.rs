@@ -18,8 +18,8 @@ use headstart_host::Limits;
 const GLOBAL: &str = "Global options";
 
 pub use cache::{Cache, CacheCommand, Gc, Pin, Unpin};
-pub use page::{Logs, PageArgs, TokenRole, TokensCommand};
 pub use devices::{DEFAULT_URL, DevicesCommand, Invite};
+pub use page::{Logs, PageArgs, TokenRole, TokensCommand};
 pub use runs::{Runs, RunsCommand};
 pub use schedules::{Backfill, Moment, SchedulesCommand};
 
