@@ -134,7 +134,7 @@ fn product_of<A: Arithmetic, R: RightOperand<A>>(
 pub fn forward<T: Element>(dst: &mut [f32], stride: usize, lhs: MatRef<f32>, w: &StoredMatrix<&[T]>) {
     match lhs.nrows() {
         1 => one_row::product(dst, lhs, w),
-        1..=skinny::MOST => skinny::product(dst, stride, lhs, w),
+        2..=skinny::MOST => skinny::product(dst, stride, lhs, w),
         _ => product(dst, stride, Accum::Replace, lhs, &Columns(*w), 1.0),
     }
 }

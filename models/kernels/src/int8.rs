@@ -163,6 +163,7 @@ struct Strip {
     scale: Vec<[[f32; STRIP]; 2]>,
     offset: Vec<[[f32; STRIP]; 2]>,
     /// What W is quantized as.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the plain code does not ask"))]
     quant: Option<QuantType>,
     /// Whether the halves of a run differ.
     split: bool,
@@ -269,8 +270,8 @@ vectorized! {
                 let p = &x.bytes[i * RUN..][..RUN];
                 let mut dots = [0i32; 2];
                 for (half, dot) in dots.iter_mut().enumerate() {
-                    for j in half * 16..half * 16 + 16 {
-                        *dot += i32::from(run.q[j]) * i32::from(p[j]);
+                    for (q, p) in run.q[half * 16..][..16].iter().zip(&p[half * 16..][..16]) {
+                        *dot += i32::from(*q) * i32::from(*p);
                     }
                 }
                 let (d, halves) = (x.scale[i], x.sums[i]);

@@ -57,18 +57,21 @@ pub use rope::Rope;
 pub use row_order::RowOrder;
 
 /// The instruction set that the kernels use on this machine: `avx512`, `avx2`, `neon` or `baseline`.
-/// Results of different ones differ in their last bits.
+/// Results of different ones differ in their last bits. One that is forced on a machine that has a better
+/// one has a name of its own, `avx2_forced` or `baseline_forced`: faer, which multiplies there, is not
+/// forced.
 pub fn instruction_set() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if avx512_gemm::available() {
-            return "avx512";
-        }
-        if simd::has_avx2() {
-            return "avx2";
-        }
+    use isa::InstructionSet::{Avx2, Avx512, Avx512Vnni, Baseline};
+    let (best, used) = (isa::InstructionSet::best(), isa::in_use());
+    match used {
+        // VNNI multiplies bytes, with the same bits.
+        Avx512 | Avx512Vnni => "avx512",
+        Avx2 if used < best => "avx2_forced",
+        Avx2 => "avx2",
+        Baseline if used < best => "baseline_forced",
+        Baseline if cfg!(target_arch = "aarch64") => "neon",
+        Baseline => "baseline",
     }
-    if cfg!(target_arch = "aarch64") { "neon" } else { "baseline" }
 }
 
 /// Tokens that one parallel piece of an elementwise operation covers.

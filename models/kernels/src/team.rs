@@ -130,7 +130,7 @@ pub fn for_each(count: usize, work: impl Fn(usize) + Sync + Send) {
                 resume_unwind(panic);
             }
         }
-        _ => (0..count).into_par_iter().with_max_len(1).for_each(|i| work(i)),
+        _ => (0..count).into_par_iter().with_max_len(1).for_each(work),
     }
 }
 

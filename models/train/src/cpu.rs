@@ -7,8 +7,7 @@ use headstart_kernels::{
     Buffer, Dropout as LayerDropout, LossGradients, cross_entropy, embedding, loss_chunk, norm, simd,
 };
 use headstart_lm::{
-    Adapter, Batch, BlockGrad, BlockRef, CpuBackend, LmError, Model, Net, Precision, Saved, Targets, Watch,
-    gather,
+    Adapter, Batch, BlockGrad, BlockRef, CpuBackend, LmError, Model, Net, Saved, Targets, Watch, gather,
 };
 
 use crate::TrainingBackend;
@@ -18,11 +17,7 @@ use crate::spec::{TrainReport, TrainSpec};
 
 impl TrainingBackend for CpuBackend {
     fn train(&self, spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError> {
-        let make = |model: &Arc<Model>, adapter: Option<&Adapter>| {
-            model.multiply_in_bf16(self.precision() == Precision::Bf16);
-            CpuGradients::make(model, adapter)
-        };
-        self.install(|| crate::train_on(&make, spec, watch))
+        self.install(|| crate::train_in(self.precision(), &CpuGradients::make, spec, watch))
     }
 }
 

@@ -29,7 +29,9 @@ mod target;
 use std::sync::Arc;
 
 use headstart_kernels::{instruction_set, limit_pool};
-use headstart_lm::{Backend, CpuBackend, Example, LmError, Model, TextCodec, Watch, check_vocabulary};
+use headstart_lm::{
+    Backend, CpuBackend, Example, LmError, Model, Precision, TextCodec, Watch, check_vocabulary,
+};
 use headstart_protocol::Digest;
 use headstart_protocol::rows::Row;
 use serde_json::json;
@@ -70,8 +72,18 @@ pub fn default_backend() -> Arc<dyn TrainingBackend> {
 /// # Errors
 /// Those of [`TrainingBackend::train`].
 pub fn train_on(make: MakeGradients, spec: &TrainSpec, watch: &dyn Watch) -> Result<TrainReport, LmError> {
+    train_in(Precision::F32, make, spec, watch)
+}
+
+/// As [`train_on`], of a model that is loaded for products in a precision.
+fn train_in(
+    precision: Precision,
+    make: MakeGradients,
+    spec: &TrainSpec,
+    watch: &dyn Watch,
+) -> Result<TrainReport, LmError> {
     let codec = TextCodec::load(&spec.model)?;
-    let model = Arc::new(Model::load(&spec.model)?);
+    let model = Arc::new(Model::load_in(&spec.model, precision)?);
     check_vocabulary(&spec.model, &codec, &model.config)?;
     check(spec)?;
     let limit = spec.max_tokens.min(model.config.context);
