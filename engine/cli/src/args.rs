@@ -106,11 +106,14 @@ pub enum Command {
     /// Make, list and revoke the tokens with which people and programs sign in to the page of `headstart serve`.
     #[command(subcommand)]
     Tokens(TokensCommand),
-    /// Print the secret with which calls of a webhook are signed.
+    /// Print the secret with which calls of a webhook, or notifications, are signed.
     Webhook {
         /// The webhook, as in `webhook: "new-data"` of a schedule.
-        #[arg(value_name = "NAME")]
-        name: String,
+        #[arg(value_name = "NAME", required_unless_present = "notifications")]
+        name: Option<String>,
+        /// The secret of `serve --notify-url`.
+        #[arg(long, conflicts_with = "name")]
+        notifications: bool,
     },
     /// Print what a stage has written while it ran.
     Logs(Logs),
@@ -427,6 +430,13 @@ pub struct Serve {
     /// Run every schedule once at start.
     #[arg(long)]
     pub now: bool,
+    /// Post what happens to runs of schedules to this address, signed: failures, recoveries, new catalogs. May be
+    /// repeated.
+    #[arg(long, value_name = "URL")]
+    pub notify_url: Vec<String>,
+    /// Run this program when something happens to runs of schedules, with the same on standard input. May be repeated.
+    #[arg(long, value_name = "PROGRAM")]
+    pub notify_command: Vec<PathBuf>,
     #[command(flatten)]
     pub page: PageArgs,
     #[command(flatten)]

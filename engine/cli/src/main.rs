@@ -129,7 +129,9 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, CommandError> {
             done(commands::schedules::run(&place(None).existing()?, command, volume))
         }
         Command::Tokens(command) => done(commands::tokens::run(&place(None), command, volume)),
-        Command::Webhook { name } => done(commands::tokens::webhook(&place(None).existing()?, name)),
+        Command::Webhook { name, .. } => {
+            done(commands::tokens::webhook(&place(None).existing()?, name.as_deref()))
+        }
         Command::Logs(args) => done(commands::logs::run(&place(None).existing()?, args)),
         Command::Why(args) => done(commands::why::run(&place(None).existing()?, args)),
         Command::Runs(args) => done(commands::runs::run(&place(None).existing()?, args, volume)),

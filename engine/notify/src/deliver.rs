@@ -8,8 +8,7 @@ use reqwest::Client;
 use reqwest::redirect::Policy;
 use tokio::io::AsyncWriteExt;
 
-use crate::notice::Notice;
-use crate::queue::To;
+use crate::notice::{Notice, To};
 use crate::secret::Secret;
 
 /// How long a receiver may take to answer.

@@ -1,5 +1,7 @@
 //! What is told.
 
+use std::path::PathBuf;
+
 use headstart_protocol::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -55,4 +57,14 @@ impl Notice {
         let what = format!("{}\0{}\0{}\0{}", self.event.word(), self.file, self.schedule, self.run);
         format!("notice_{}", &Digest::of(what.as_bytes()).to_string()[..32])
     }
+}
+
+/// A receiver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum To {
+    /// An address to which it is posted.
+    Url(String),
+    /// A program that gets it on standard input.
+    Command(PathBuf),
 }

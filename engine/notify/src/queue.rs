@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::deliver::{Courier, Failed};
-use crate::notice::Notice;
+use crate::notice::{Notice, To};
 use crate::secret::Secret;
 
 /// The name of the secret that notifications are signed with.
@@ -75,14 +75,6 @@ struct Waiting {
     first_ms: u64,
     attempts: u32,
     next_ms: u64,
-}
-
-/// A receiver.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum To {
-    Url(String),
-    Command(PathBuf),
 }
 
 /// Keeps notices until they are delivered.
@@ -190,7 +182,8 @@ impl Notifier {
         for path in self.waiting() {
             let now = self.clock.now_ms();
             let bytes = read::whole(&path, read::SETTINGS);
-            let Ok(waiting) = bytes.map_err(drop).and_then(|b| serde_json::from_slice::<Waiting>(&b).map_err(drop))
+            let Ok(waiting) =
+                bytes.map_err(drop).and_then(|b| serde_json::from_slice::<Waiting>(&b).map_err(drop))
             else {
                 tracing::warn!("{} is no notification, and is not delivered; remove it", path.display());
                 continue;

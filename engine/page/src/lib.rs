@@ -37,7 +37,6 @@ use tokio_util::sync::CancellationToken;
 use app::App;
 pub use app::{Details, Health, PageOptions};
 pub use connection::{CertificateError, tls};
-pub use hooks::{SIGNED_WITHIN, Secret};
 pub use origin::{OriginError, Origins};
 pub use tokens::{Role, Token, TokenError, Tokens};
 use views::{cache, catalog, compare, devices, run, runs, schedules, sign_in, stage};

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use headstart_cron::Catchup;
-use headstart_disk::SystemDisk;
+use headstart_disk::{Fault, SimulatedDisk, SystemDisk};
 use headstart_scheduler::{
     Action, Cause, Folder, Happened, Held, Overlap, Policy, Request, ScheduleId, State,
 };
@@ -342,4 +342,39 @@ fn what_version_0_1_had_handled_stays_handled() {
     assert!(held.state.adopt(&policy("0 3 * * *", "UTC"), minute(0)).is_empty());
     let runs = held.state.tick(minute(0));
     assert!(started(&runs)[0].starts_with("nightly-20261130T0300-"), "the last missed one: {runs:?}");
+}
+
+#[test]
+fn only_decisions_are_written_and_one_that_cannot_be_is_made_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let disk = SimulatedDisk::new();
+    let folder = Folder::new(dir.path().to_owned(), Arc::new(disk.clone()));
+    let mut held = hold(&folder);
+    assert!(held.state.adopt(&policy("0 3 * * *", "UTC"), minute(0)).is_empty());
+    held.save_or_revert().expect("saved");
+    // A second that brings nothing is nothing to write.
+    let writes = disk.writes();
+    for n in 1..60 {
+        assert!(held.state.tick(minute(n)).is_empty());
+        held.save_or_revert().expect("nothing to save");
+    }
+    assert_eq!(disk.writes(), writes);
+    // The fire comes, and the disk does not take it: it is due again a second later, as the same run.
+    let three = at("2026-12-01T03:00:00Z");
+    disk.fail_from(disk.writes(), Fault::Full);
+    let first = started(&held.state.tick(three)).first().map(|run| (*run).to_owned()).expect("due");
+    assert!(held.save_or_revert().is_err());
+    disk.repair();
+    let later = three + SignedDuration::from_secs(1);
+    assert_eq!(started(&held.state.tick(later)), [first.as_str()]);
+    held.save_or_revert().expect("saved");
+    assert_eq!(folder.read(&id()).expect("readable").map(|s| s.running.len()), Some(1));
+    // An end that cannot be written is not forgotten.
+    disk.fail_from(disk.writes(), Fault::Full);
+    held.state.ended(&first, "succeeded", None, later);
+    assert!(held.save_if_changed().is_err());
+    assert!(held.state.running.is_empty());
+    disk.repair();
+    held.save_if_changed().expect("saved");
+    assert_eq!(folder.read(&id()).expect("readable").map(|s| s.running.len()), Some(0));
 }

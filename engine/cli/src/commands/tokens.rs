@@ -3,7 +3,8 @@
 use headstart_console::color::{Ink, paint};
 use headstart_console::{errln, outln};
 use headstart_env::{Clock, SystemClock, SystemRandom};
-use headstart_page::{Role, Secret, TokenError, Tokens};
+use headstart_notify::{Notifier, Secret};
+use headstart_page::{Role, TokenError, Tokens};
 use headstart_scheduler::Folder;
 use headstart_store::Workspace;
 use serde_json::json;
@@ -74,23 +75,17 @@ fn list(tokens: &Tokens, format: Format) -> Result<(), CommandError> {
 ///
 /// # Errors
 /// If no schedule has a webhook of this name, or the workspace cannot be read or written.
-pub fn webhook(ws: &Workspace, name: &str) -> Result<(), CommandError> {
+pub fn webhook(ws: &Workspace, name: Option<&str>) -> Result<(), CommandError> {
+    let Some(name) = name else { return Ok(outln!("{}", Notifier::secret(ws)?.text())?) };
     let states = Folder::new(ws.dir().join("schedules"), ws.disk().clone()).list();
     let policies = states.into_iter().flatten().filter_map(|s| s.policy);
     let known: Vec<String> = policies.flat_map(|p| p.webhooks).collect();
-    if !known.iter().any(|k| k == name) {
-        let help = match headstart_console::suggest::help(
-            name,
-            "schedules have",
-            known.iter().map(String::as_str),
-        ) {
-            help if !known.is_empty() => help,
-            _ => format!("write `webhook: \"{name}\"` into a schedule and serve its file"),
-        };
-        return Err(
-            CommandError::input(format!("no schedule of this workspace has a webhook `{name}`")).help(help)
-        );
+    if known.iter().any(|k| k == name) {
+        return Ok(outln!("{}", Secret::of(ws, &format!("webhook-{name}"))?.text())?);
     }
-    let secret = Secret::of(ws, name)?;
-    Ok(outln!("{}", secret.text())?)
+    let error = CommandError::input(format!("no schedule of this workspace has a webhook `{name}`"));
+    Err(error.help(match known.is_empty() {
+        true => format!("write `webhook: \"{name}\"` into a schedule and serve its file"),
+        false => headstart_console::suggest::help(name, "schedules have", known.iter().map(String::as_str)),
+    }))
 }

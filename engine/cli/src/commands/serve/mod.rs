@@ -3,6 +3,7 @@
 //! What becomes of a fire is decided by `headstart-scheduler`; here pipeline files are read again as they change
 //! ([`pipelines`]), runs are started and shown ([`runs`]), and one loop connects the two ([`server`]).
 
+mod notices;
 mod page;
 mod pipelines;
 mod runs;
@@ -10,7 +11,9 @@ mod server;
 
 use headstart_builtin::backend::Choice;
 use headstart_console::errln;
+use headstart_notify::{Notifier, Targets};
 use headstart_page::Health;
+use tokio_util::sync::CancellationToken;
 
 use crate::Volume;
 use crate::args::Serve;
@@ -20,7 +23,7 @@ use crate::listen;
 use crate::workspace::Location;
 
 use pipelines::Pipelines;
-use server::Server;
+use server::{Server, Watchers};
 
 /// Runs the command until it is stopped.
 ///
@@ -32,6 +35,7 @@ pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) 
         return Err(CommandError::input("the pipeline has no schedule")
             .help("schedule nightly { run: catalog, cron: \"0 3 * * *\", timezone: \"UTC\" }"));
     }
+    let targets = Targets { urls: args.notify_url.clone(), commands: args.notify_command.clone() };
     let ws = place.create()?;
     let engine = open_engine(ws.clone(), backend, args.custom.limits())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -47,12 +51,19 @@ pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) 
         let mut signals = crate::stop::StopSignals::new().map_err(CommandError::internal)?;
         let health = Health::default();
         let page = page::start(&engine, &args.page, health.clone(), volume).await?;
-        let mut server = Server::new(engine, pipelines, port.url_to_name(), health, volume)?;
+        let notifier =
+            Notifier::open(&ws, targets, engine.env().clock.clone()).map_err(CommandError::input)?;
+        let closing = CancellationToken::new();
+        let courier = tokio::spawn(notifier.clone().deliver(closing.clone()));
+        let mut server =
+            Server::new(engine, pipelines, port.url_to_name(), Watchers { health, notifier }, volume)?;
         let ended = tokio::select! {
             () = signals.next() => Ok(()),
             ended = server.serve(args.now) => ended,
         };
         server.say_what_goes_on_later();
+        closing.cancel();
+        let _ = courier.await;
         if let Some(page) = page {
             page.stop().await;
         }

@@ -7,6 +7,7 @@ use headstart_console::color::{Ink, paint};
 use headstart_console::errln;
 use headstart_driver::Engine;
 use headstart_dsl::plan::{Plan, Schedule};
+use headstart_notify::Notifier;
 use headstart_page::Health;
 use headstart_protocol::Digest;
 use headstart_protocol::text::counted;
@@ -16,6 +17,7 @@ use headstart_scheduler::{
 use jiff::Timestamp;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::notices;
 use super::pipelines::Pipelines;
 use super::runs::{Ended, Runs};
 use crate::Volume;
@@ -41,6 +43,14 @@ struct Slot {
     announced: Option<Schedule>,
 }
 
+/// Who is told how the server and its runs are.
+pub(super) struct Watchers {
+    /// What `/readyz` says.
+    pub health: Health,
+    /// Who wants to know what becomes of runs.
+    pub notifier: Notifier,
+}
+
 /// Everything that `serve` keeps.
 pub(super) struct Server {
     engine: Engine,
@@ -49,7 +59,7 @@ pub(super) struct Server {
     slots: Vec<Slot>,
     runs: Runs,
     ended: UnboundedReceiver<Ended>,
-    health: Health,
+    watchers: Watchers,
     volume: Volume,
 }
 
@@ -60,7 +70,7 @@ impl Server {
         engine: Engine,
         pipelines: Pipelines,
         url: Option<String>,
-        health: Health,
+        watchers: Watchers,
         volume: Volume,
     ) -> Result<Self, CommandError> {
         let ws = engine.workspace();
@@ -69,7 +79,7 @@ impl Server {
             std::env::current_dir().map_err(|e| CommandError::input(format!("the current folder: {e}")))?;
         let (send, ended) = unbounded_channel();
         let runs = Runs::new(engine.clone(), url, source_dir, volume, send);
-        let mut server = Self { engine, folder, pipelines, slots: Vec::new(), runs, ended, health, volume };
+        let mut server = Self { engine, folder, pipelines, slots: Vec::new(), runs, ended, watchers, volume };
         server.take_schedules();
         Ok(server)
     }
@@ -89,7 +99,7 @@ impl Server {
             for n in 0..self.slots.len() {
                 self.turn(n);
             }
-            self.health.turned(self.engine.env().clock.now_ms());
+            self.watchers.health.turned(self.engine.env().clock.now_ms());
             let pause = self.engine.env().clock.sleep(self.pause());
             tokio::select! {
                 Some(ended) = self.ended.recv() => self.run_ended(&ended),
@@ -149,6 +159,8 @@ impl Server {
         let Some(n) = self.slots.iter().position(|s| s.runs(&ended.run)) else { return };
         let name = self.slots[n].schedule.name.clone();
         let file = self.slots[n].file.clone();
+        // Before the end is recorded, for the same reason as what follows.
+        self.notify(n, ended);
         if ended.outcome == "succeeded" {
             // Before the end is recorded: a server that begins after a crash in between finds the end again, and
             // knows what it started.
@@ -163,6 +175,17 @@ impl Server {
         if !self.volume.quiet || ended.outcome != "succeeded" {
             let why = ended.problem.as_ref().map(|p| format!(": {p}")).unwrap_or_default();
             errln!("{name}: run {} {}{why}", ended.run, ended.outcome);
+        }
+    }
+
+    /// Keeps what is to be told of a run that ended.
+    fn notify(&self, n: usize, ended: &Ended) {
+        let Some(held) = &self.slots[n].held else { return };
+        let now = self.engine.env().clock.now_ms();
+        for notice in notices::of(self.engine.workspace(), &held.state, ended, now) {
+            if let Err(e) = self.watchers.notifier.tell(&notice) {
+                errln!("{}: schedule {}: {e}", paint(Ink::Warning, "warning"), self.slots[n].schedule.name);
+            }
         }
     }
 
