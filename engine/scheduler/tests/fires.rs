@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use headstart_cron::Catchup;
-use headstart_disk::{Fault, SimulatedDisk, SystemDisk};
+use headstart_disk::SystemDisk;
+use headstart_disk::simulated::{Fault, SimulatedDisk};
 use headstart_scheduler::{
     Action, Cause, Folder, Happened, Held, Overlap, Policy, Request, ScheduleId, State,
 };
