@@ -67,6 +67,9 @@ pub struct PageOptions {
     pub health: Health,
 }
 
+/// Reports by run, each with how many events the run had then.
+type Reports = HashMap<String, (u64, Arc<RunReport>)>;
+
 /// The application that handlers belong to.
 #[derive(Clone)]
 pub(crate) struct App {
@@ -79,7 +82,7 @@ pub(crate) struct App {
     pub(crate) index: Arc<Index>,
     pub(crate) watches: Watches,
     pub(crate) closing: CancellationToken,
-    reports: Arc<Mutex<HashMap<String, (u64, Arc<RunReport>)>>>,
+    reports: Arc<Mutex<Reports>>,
     size: Arc<Mutex<Option<(u64, Size)>>>,
 }
 

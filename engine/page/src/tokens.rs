@@ -188,8 +188,13 @@ impl Tokens {
         let hash = Digest::of(text.trim().as_bytes());
         let all = self.current();
         // All are compared, each in constant time.
-        let is = |t: &&Token| bool::from(t.hash.0.ct_eq(&hash.0));
-        all.iter().filter(is).last().cloned()
+        let mut found = None;
+        for token in all {
+            if bool::from(token.hash.0.ct_eq(&hash.0)) {
+                found = Some(token);
+            }
+        }
+        found
     }
 
     /// Whether a token has not been revoked.

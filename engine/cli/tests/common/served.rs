@@ -83,6 +83,6 @@ pub fn waiting_program(place: &Place) {
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("writable");
     }
-    place.headstart(&["describe", &program.to_str().expect("a plain path")]).code(0);
+    place.headstart(&["describe", program.to_str().expect("a plain path")]).code(0);
     place.write("rows.jsonl", ROWS);
 }
