@@ -47,7 +47,7 @@ fn texts() -> [String; 4] {
 }
 
 fn conversation() -> Row {
-    let turn = |role, content: &str| Turn { role, content: content.into() };
+    let turn = |role, content: &str| Turn::new(role, content);
     let [a, b, ..] = texts();
     Row {
         prompt: b,
@@ -68,7 +68,8 @@ pub fn adapter_config(data: &[u8]) {
     static BASE: LazyLock<DecoderConfig> = LazyLock::new(base);
     FOLDER.write("adapter_config.json", data);
     let Ok(config) = AdapterConfig::load(&FOLDER.0) else { return };
-    let again = AdapterConfig::from_json(&config.path, &config.to_json()).expect("what it wrote itself");
+    let text = serde_json::to_string(&config).expect("a configuration is JSON");
+    let again = AdapterConfig::from_text(&config.path, &text).expect("what it wrote itself");
     assert_eq!(again.rank, config.rank);
     assert_eq!(again.targets, config.targets);
     for block in 0..BASE.layers {

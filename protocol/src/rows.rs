@@ -38,6 +38,16 @@ pub struct Turn {
     pub role: Role,
     /// What.
     pub content: String,
+    /// Of an answer, that it is context only: it has no part in a loss (`weight: 0`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unscored: bool,
+}
+
+impl Turn {
+    /// A message that counts.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: content.into(), unscored: false }
+    }
 }
 
 /// Who speaks in a conversation.

@@ -11,11 +11,13 @@
 //! - [`Disk`], [`DiskFile`]: the traits. [`SystemDisk`]: the system's.
 //! - [`files`]: atomic durable writes, folders that appear whole.
 //! - [`read`]: regular files only, and never more of them than is stated.
+//! - [`OtherFile`]: what a file is whose first bytes are those of another kind than expected.
 //! - [`DiskError`]: what was tried, where, and why not; [`reason`]: the cause in plain words.
 //! - [`simulated`]: a disk that fails at a write that a test names, and one that loses what was not synced.
 
 mod error;
 pub mod files;
+mod other;
 pub mod read;
 pub mod simulated;
 mod system;
@@ -28,6 +30,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use error::{DiskError, FULL_HELP, REFUSED_HELP, is_full, is_refused, reason};
+pub use other::OtherFile;
 pub use system::{SystemDisk, free_space};
 
 /// How a file is opened to be written.

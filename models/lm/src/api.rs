@@ -140,6 +140,14 @@ pub trait Decoder: Send {
         self.generate(&prompts, options, watch)
     }
 
+    /// Each row's response as the model is given it: a chat template may leave parts of it out.
+    ///
+    /// # Errors
+    /// What the chat template says.
+    fn references(&self, rows: &[Row]) -> Result<Vec<String>, LmError> {
+        Ok(rows.iter().map(|row| row.response.clone()).collect())
+    }
+
     /// The likelihood of each row's response given its prompt; in a conversation, of all answers.
     ///
     /// # Errors
@@ -192,7 +200,7 @@ pub struct RowScore {
     pub nll: f64,
     /// Tokens counted.
     pub tokens: usize,
-    /// Bytes of the answers.
+    /// Bytes of the answers, as far as they were scored.
     pub bytes: usize,
 }
 

@@ -10,6 +10,7 @@ use headstart_disk::read;
 use serde_json::Value;
 
 use crate::error::LmError;
+use crate::text::malformed;
 
 /// How the angles of the rotary embedding are scaled.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,9 +84,8 @@ const MOST_LAYERS: usize = 1 << 12;
 const MOST_TOKENS: usize = 1 << 24;
 
 /// Keys that mean a different computation when set to anything but what is listed.
-const NEUTRAL: [(&str, &[&str]); 10] = [
+const NEUTRAL: [(&str, &[&str]); 9] = [
     ("hidden_act", &["silu", "swish"]),
-    ("use_sliding_window", &["false"]),
     ("partial_rotary_factor", &["1", "1.0"]),
     ("attn_logit_softcapping", &[]),
     ("final_logit_softcapping", &[]),
@@ -183,7 +183,7 @@ impl Keys<'_> {
 /// [`LmError::Io`] where it cannot be read, [`LmError::File`] where it is not JSON.
 pub fn read_json(path: &Path) -> Result<Value, LmError> {
     let bytes = read::whole(path, read::SETTINGS).map_err(|e| LmError::io(path, e))?;
-    serde_json::from_slice(&bytes).map_err(|e| LmError::file(path, format!("is not JSON: {e}")))
+    serde_json::from_slice(&bytes).map_err(|e| malformed(path, &bytes, &e))
 }
 
 impl DecoderConfig {
@@ -303,10 +303,30 @@ fn refuse_unsupported(keys: &Keys) -> Result<(), LmError> {
             return Err(keys.wrong(key, format_args!("{value} is not supported")));
         }
     }
-    if let Some(types) = keys.get("layer_types").and_then(Value::as_array)
-        && let Some(other) = types.iter().find(|t| t.as_str() != Some("full_attention"))
-    {
-        return Err(keys.wrong("layer_types", format_args!("{other} is not supported")));
+    refuse_windows(keys)
+}
+
+/// Refuses sliding windows that are shorter than the context; others have no effect.
+fn refuse_windows(keys: &Keys) -> Result<(), LmError> {
+    let context = keys.size("max_position_embeddings")?.unwrap_or(usize::MAX);
+    let wide = keys.size("sliding_window")?.is_none_or(|window| window >= context);
+    if let Some(types) = keys.get("layer_types").and_then(Value::as_array) {
+        let fine = |t: &&Value| {
+            t.as_str() != Some("full_attention") && !(wide && t.as_str() == Some("sliding_attention"))
+        };
+        return match types.iter().find(fine) {
+            Some(other) => Err(keys.wrong("layer_types", format_args!("{other} is not supported"))),
+            None => Ok(()),
+        };
+    }
+    // As transformers does: layers from `max_window_layers` on have the window.
+    let (layers, first) = (keys.size("num_hidden_layers")?.unwrap_or(0), keys.get("max_window_layers"));
+    let all_full = first.map_or(28, |n| n.as_u64().unwrap_or(0)) >= layers as u64;
+    if keys.flag("use_sliding_window")?.unwrap_or(false) && !wide && !all_full {
+        return Err(keys.wrong(
+            "use_sliding_window",
+            "true is not supported: layers from `max_window_layers` on would see `sliding_window` tokens only",
+        ));
     }
     Ok(())
 }
@@ -381,6 +401,30 @@ mod tests {
         let f = old.rope_frequencies();
         assert_eq!(f[0], 1.0, "a short wavelength is kept");
         assert!((f[3] / (500000f64.powf(-0.75) / 32.0) as f32 - 1.0).abs() < 1e-6, "a long one is divided");
+    }
+
+    #[test]
+    fn a_sliding_window_is_refused_where_it_has_an_effect() {
+        let window = |window: Value, first: u64, types: Value| {
+            read(|j| {
+                j["model_type"] = json!("qwen2");
+                j["max_position_embeddings"] = json!(128);
+                j["use_sliding_window"] = json!(true);
+                j["sliding_window"] = window;
+                j["max_window_layers"] = json!(first);
+                if !types.is_null() {
+                    j["layer_types"] = types;
+                }
+            })
+        };
+        let refused = |c: Result<DecoderConfig, LmError>| c.unwrap_err().to_string();
+        assert!(refused(window(json!(64), 1, Value::Null)).contains("use_sliding_window"));
+        assert!(window(json!(64), 2, Value::Null).is_ok(), "no layer has it");
+        assert!(window(json!(128), 0, Value::Null).is_ok(), "it holds the whole context");
+        assert!(window(Value::Null, 0, Value::Null).is_ok());
+        let types = json!(["full_attention", "sliding_attention"]);
+        assert!(refused(window(json!(64), 2, types.clone())).contains("layer_types"));
+        assert!(window(json!(256), 0, types).is_ok());
     }
 
     /// Whatever a configuration states, nothing of that size is made before the weights were seen.

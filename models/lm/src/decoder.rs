@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use headstart_protocol::rows::{Role, Row};
+use headstart_protocol::rows::Row;
 
 use crate::api::{Decoder, GenerateOptions, ModelInfo, NextToken, RowScore, Watch};
 use crate::choose;
@@ -83,31 +83,15 @@ pub(crate) fn info(c: &DecoderConfig) -> ModelInfo {
     }
 }
 
-/// Refuses a tokenizer with ids that the embedding lacks.
-///
-/// # Errors
-/// [`LmError::File`] with the largest id.
-pub fn check_vocabulary(folder: &Path, codec: &TextCodec, c: &DecoderConfig) -> Result<(), LmError> {
-    if codec.vocab() <= c.vocab {
-        return Ok(());
-    }
-    let why = format!("has ids up to {}, but the model's vocabulary is {}", codec.vocab() - 1, c.vocab);
-    Err(LmError::File {
-        path: folder.join("tokenizer.json"),
-        why,
-        help: Some("the tokenizer must be the model's own".into()),
-    })
-}
-
 impl<P: Passes> TextDecoder<P> {
     /// What a model's folder says about text, then the passes that `load` makes of its weights.
     ///
     /// # Errors
-    /// Those of [`TextCodec::load`], of `load` and of [`check_vocabulary`].
+    /// Those of [`TextCodec::load`], of `load` and of [`TextCodec::limit_vocab`].
     pub fn new(model: &Path, load: impl FnOnce() -> Result<P, LmError>) -> Result<Self, LmError> {
-        let codec = TextCodec::load(model)?;
+        let mut codec = TextCodec::load(model)?;
         let passes = load()?;
-        check_vocabulary(model, &codec, passes.config())?;
+        codec.limit_vocab(passes.config().vocab)?;
         Ok(Self { info: info(passes.config()), codec, passes })
     }
 
@@ -159,13 +143,10 @@ impl<P: Passes> TextDecoder<P> {
             for e in &part {
                 let (own, rest) = left.split_at(e.targets());
                 left = rest;
-                let bytes = answered_bytes(&rows[scores.len()]);
-                let kept = |r: &Range<usize>| self.codec.decode(&e.ids[r.clone()]).len();
-                let left_bytes = if e.cut { e.answers.iter().map(kept).sum() } else { bytes };
                 scores.push(RowScore {
                     nll: own.iter().map(|l| f64::from(*l)).sum(),
                     tokens: own.len(),
-                    bytes: left_bytes.min(bytes),
+                    bytes: e.bytes,
                 });
             }
             watch.count("forward_passes", part.len() as u64);
@@ -275,12 +256,6 @@ impl<P: Passes> TextDecoder<P> {
     }
 }
 
-/// Bytes of all answers of a row.
-fn answered_bytes(row: &Row) -> usize {
-    let before = row.history.iter().filter(|t| t.role == Role::Assistant).map(|t| t.content.len());
-    before.sum::<usize>() + row.response.len()
-}
-
 impl<P: Passes> Decoder for TextDecoder<P> {
     fn info(&self) -> &ModelInfo {
         &self.info
@@ -303,6 +278,10 @@ impl<P: Passes> Decoder for TextDecoder<P> {
     ) -> Result<Vec<String>, LmError> {
         let ids = self.within_context(rows.iter().map(|row| self.codec.question_ids(row)))?;
         self.answers(&ids, options, watch)
+    }
+
+    fn references(&self, rows: &[Row]) -> Result<Vec<String>, LmError> {
+        rows.iter().map(|row| self.codec.rendered_response(row)).collect()
     }
 
     fn score(&self, rows: &[Row], max_tokens: usize, watch: &dyn Watch) -> Result<Vec<RowScore>, LmError> {

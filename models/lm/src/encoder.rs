@@ -7,13 +7,15 @@
 //! # Layout
 //! - [`TextEncoder`]: texts in, vectors out, over a backend's [`SentencePass`].
 //! - [`BertEncoder`]: it on the CPU; [`load_encoder`] gives it as a trait object.
-//! - `config`: config.json and the settings of sentence-transformers.
+//! - `config`: config.json.
+//! - `sentence`: the settings of sentence-transformers.
 //! - `weights`: safetensors to checked tensors.
 //! - `model`: the CPU's forward pass over packed texts.
 //! - `window`: long texts cut into windows, and their vectors put together.
 
 mod config;
 mod model;
+mod sentence;
 mod weights;
 mod window;
 
@@ -29,6 +31,7 @@ use crate::text::load_tokenizer;
 pub use config::Config;
 pub use headstart_kernels::encoder::Activation;
 pub use model::Bert;
+pub use sentence::{Pooling, Sentence, module_files};
 pub use weights::Named;
 use window::{Cutter, Window};
 
@@ -37,21 +40,22 @@ const BATCH_TOKENS: usize = 384;
 
 /// What a backend computes of a sentence encoder. [`TextEncoder`] makes the rest of it.
 pub trait SentencePass: Send + Sync {
-    /// The mean-pooled, L2-normalised vector of each window of token ids, those that open and close
-    /// it included. A window's numbers must not depend on its company.
+    /// The vector of each window of token ids, those that open and close it included, pooled and
+    /// normalized as its configuration says. A window's numbers must not depend on its company.
     ///
     /// # Errors
     /// What the backend's library or device says.
     fn vectors(&self, windows: &[&[u32]]) -> Result<Vec<Vec<f32>>, LmError>;
 }
 
-/// A sentence encoder of type bert with mean pooling.
+/// A sentence encoder of type bert.
 pub struct TextEncoder<M> {
     model: M,
     tokenizer: Tokenizer,
     cutter: Cutter,
     pool: rayon::ThreadPool,
     hidden: usize,
+    sentence: Sentence,
 }
 
 /// A sentence encoder on the CPU.
@@ -76,7 +80,8 @@ pub fn check(folder: &Path) -> Result<(), LmError> {
 
 impl TextEncoder<Bert> {
     /// Loads `config.json`, `tokenizer.json` and `model.safetensors` of a folder, and where they
-    /// exist `sentence_bert_config.json` (the window, else 256 tokens) and `1_Pooling/config.json`.
+    /// exist `sentence_bert_config.json` (the window, else 256 tokens), `modules.json` with the folders
+    /// that it names, and `config_sentence_transformers.json`.
     ///
     /// # Errors
     /// [`LmError::File`] where a file is missing, malformed or does not fit the others, naming the
@@ -103,7 +108,7 @@ impl<M: SentencePass> TextEncoder<M> {
         let model = load(&config)?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
         let pool = pool.map_err(|e| LmError::Internal(format!("starting threads: {e}")))?;
-        Ok(Self { model, tokenizer, cutter, pool, hidden: config.hidden })
+        Ok(Self { model, tokenizer, cutter, pool, hidden: config.hidden, sentence: config.sentence })
     }
 
     /// The same, but texts are cut at the end of the first window, as sentence-transformers does.
@@ -113,7 +118,11 @@ impl<M: SentencePass> TextEncoder<M> {
     }
 
     fn windows(&self, texts: &[String]) -> Result<Vec<Window>, LmError> {
-        let cut = |(i, text): (usize, &String)| self.cutter.cut(&self.tokenizer, i, text);
+        let cut = |(i, text): (usize, &String)| {
+            let text = format!("{}{text}", self.sentence.prompt);
+            let text = if self.sentence.lower { text.to_lowercase() } else { text };
+            self.cutter.cut(&self.tokenizer, i, &text)
+        };
         let all: Result<Vec<_>, _> = self.pool.install(|| texts.par_iter().enumerate().map(cut).collect());
         Ok(all?.into_iter().flatten().collect())
     }
@@ -150,7 +159,7 @@ impl<M: SentencePass> Encoder for TextEncoder<M> {
         // Like lengths together, long ones first, so that threads finish together.
         windows.sort_by_key(|w| (std::cmp::Reverse(w.ids.len()), w.text, w.number));
         let vectors = self.run(&windows, texts.len() as u64, watch)?;
-        Ok(window::join(texts.len(), self.hidden, &windows, &vectors))
+        Ok(window::join(texts.len(), self.hidden, &windows, &vectors, self.sentence.normalize))
     }
 }
 

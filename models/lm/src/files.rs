@@ -9,7 +9,7 @@ use headstart_disk::{Disk, DiskError, DiskFile};
 use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::error::LmError;
 
@@ -40,7 +40,7 @@ pub fn weight_bytes(folder: &Path) -> u64 {
 ///
 /// # Errors
 /// [`LmError::Disk`] where it cannot be written.
-pub fn write_json(disk: &dyn Disk, path: &Path, json: &Value) -> Result<(), LmError> {
+pub fn write_json(disk: &dyn Disk, path: &Path, json: &impl Serialize) -> Result<(), LmError> {
     let text = serde_json::to_string_pretty(json).map_err(|e| LmError::Internal(e.to_string()))?;
     Ok(headstart_disk::files::write(disk, path, (text + "\n").as_bytes())?)
 }

@@ -1,8 +1,8 @@
 //! GGUF files: weights as llama.cpp and others store them, mapped and read in place; and what a
 //! model's folder needs beside them, made of the file's own metadata.
 //!
-//! Read are tensors of type f32, f16, bf16, q8_0, q4_0, q4_1, q4_k and q6_k of the architectures llama and
-//! qwen2. Files of type llama hold the rows of queries and keys pairwise; they are read back into
+//! Read are tensors of type f32, f16, bf16, q8_0, q4_0, q4_1, q4_k and q6_k in place, and q5_0, q5_1, q2_k,
+//! q3_k and q5_k decoded to f32, of the architectures llama and qwen2. Files of type llama hold the rows of queries and keys pairwise; they are read back into
 //! the order of the published weights ([`RowOrder::Pairs`]).
 
 mod write;
@@ -12,6 +12,7 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::Device;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
@@ -155,15 +156,13 @@ impl Gguf {
                 }
                 continue;
             };
-            let stored = stored(info.ggml_dtype).ok_or_else(|| {
-                let why = format!("tensor {name} is of type {:?}", info.ggml_dtype);
-                self.wrong(
-                    why,
-                    "read are f32, f16, bf16, q8_0, q4_0, q4_1, q4_k and q6_k: take a Q8_0 or Q4_K file, or \
-                                 make one with `headstart model quantize`",
-                )
-            })?;
             let shape = info.shape.dims();
+            let paired = turned && self.architecture == "llama";
+            let order = if paired { RowOrder::Pairs(half) } else { RowOrder::Plain };
+            let Some(stored) = stored(info.ggml_dtype) else {
+                all.push((published, self.decoded(name, info)?.ordered(order)));
+                continue;
+            };
             let at = self.place_of(name, info, stored)?;
             if let StoredType::Quantized(p) = stored
                 && shape.last().is_none_or(|n| n % p.block() != 0)
@@ -171,25 +170,62 @@ impl Gguf {
                 let why = format!("tensor {name} of shape {shape:?} is not in whole blocks of {}", p.block());
                 return Err(self.wrong(why, "fetch the file again"));
             }
-            let weight = Weight::mapped(shape, stored, &self.file, at);
-            let paired = turned && self.architecture == "llama";
-            let order = if paired { RowOrder::Pairs(half) } else { RowOrder::Plain };
-            all.push((published, weight.ordered(order)));
+            all.push((published, Weight::mapped(shape, stored, &self.file, at).ordered(order)));
         }
         Ok(Weights::of(&self.path, all))
     }
 
+    /// A tensor of a type that no kernel reads, as 32-bit floats in memory. llama-quantize writes such
+    /// wherever a row is not a multiple of 256 numbers.
+    fn decoded(&self, name: &str, info: &TensorInfo) -> Result<Weight, LmError> {
+        const DECODED: [GgmlDType; 5] =
+            [GgmlDType::Q5_0, GgmlDType::Q5_1, GgmlDType::Q5K, GgmlDType::Q2K, GgmlDType::Q3K];
+        let dtype = info.ggml_dtype;
+        if !DECODED.contains(&dtype) {
+            let why = format!("tensor {name} is of type {dtype:?}");
+            return Err(self.wrong(
+                why,
+                "f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k and q6_k are read: take a Q8_0 \
+                 or Q4_K file, or make one with `headstart model quantize`",
+            ));
+        }
+        let shape = info.shape.dims();
+        if shape.last().is_none_or(|n| n % dtype.block_size() != 0) {
+            let why = format!("tensor {name} of shape {shape:?} is not in whole blocks of {}", dtype.block_size());
+            return Err(self.wrong(why, "fetch the file again"));
+        }
+        // At least as long as is needed, so that nothing is made room for that the file does not hold.
+        let blocks = self.sized(name, info, |n| n / dtype.block_size() * dtype.type_size())?;
+        let broken = |e: candle_core::Error| self.wrong(format!("tensor {name}: {e}"), "fetch the file again");
+        let raw = &self.file.bytes()[blocks];
+        let mut reader = Cursor::new(raw);
+        let local = TensorInfo { ggml_dtype: dtype, shape: info.shape.clone(), offset: 0 };
+        let tensor = local.read(&mut reader, 0, &Device::Cpu).map_err(broken)?;
+        let numbers = tensor.dequantize(&Device::Cpu).and_then(|t| t.flatten_all()?.to_vec1::<f32>());
+        Ok(Weight::owned(shape, numbers.map_err(broken)?))
+    }
+
     /// Where a tensor begins in the file, which holds all of it.
     fn place_of(&self, name: &str, info: &TensorInfo, stored: StoredType) -> Result<usize, LmError> {
+        Ok(self.sized(name, info, |n| stored.size(n))?.start)
+    }
+
+    /// The bytes of a tensor, `size` of its numbers; the file holds all of them.
+    fn sized(
+        &self,
+        name: &str,
+        info: &TensorInfo,
+        size: impl Fn(usize) -> usize,
+    ) -> Result<std::ops::Range<usize>, LmError> {
         let numbers = info.shape.dims().iter().try_fold(1usize, |n, d| n.checked_mul(*d));
         let end = numbers.and_then(|n| {
             let at = self.content.tensor_data_offset.checked_add(info.offset)?;
             // Four bytes a number are the most.
-            let size = n.checked_mul(4).map(|_| stored.size(n))?;
+            let size = n.checked_mul(4).map(|_| size(n))?;
             Some((at, at.checked_add(size as u64)?))
         });
         match end {
-            Some((at, end)) if end <= self.file.bytes().len() as u64 => Ok(at as usize),
+            Some((at, end)) if end <= self.file.bytes().len() as u64 => Ok(at as usize..end as usize),
             _ => {
                 let shape = info.shape.dims();
                 let why =

@@ -46,7 +46,7 @@ pub use api::{
 pub use block::{Batch, BlockGrad, BlockRef, Dims, Saved};
 pub use config::{DecoderConfig, read_json};
 pub use cpu::CpuBackend;
-pub use decoder::{Passes, TextDecoder, check_vocabulary};
+pub use decoder::{Passes, TextDecoder};
 pub use error::LmError;
 pub use generate::{Sampling, generate};
 pub use init::{init_model, train_tokenizer};
@@ -56,5 +56,5 @@ pub use model::{Block, Layout, Linear, Model, Precision, Segment, Slot};
 pub use net::{BlockParams, EndParams, Net, gather};
 pub use proj::Proj;
 pub use rows::{Example, Targets, pack, parts};
-pub use text::TextCodec;
+pub use text::{AnswerTokens, DATE_FILE, RowTokens, TextCodec};
 pub use weights::{StoredType, Weight, Weights};

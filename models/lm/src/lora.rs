@@ -23,7 +23,7 @@ use crate::error::LmError;
 use crate::files;
 use crate::model::{Layout, Slot};
 use crate::proj::Proj;
-use crate::weights::{Weights, not_finite};
+use crate::weights::{Weights, not_finite, unread};
 pub use config::{AdapterConfig, Targets};
 pub use mlx::{is_mlx, mlx_to_peft, peft_to_mlx};
 
@@ -65,7 +65,7 @@ impl Adapter {
         let config = AdapterConfig::load(folder)?;
         let layouts = layouts(&config, base)?;
         let path = folder.join(WEIGHTS_FILE);
-        let weights = Weights::open(std::slice::from_ref(&path))?;
+        let weights = Weights::open(std::slice::from_ref(&path))?.renamed(without_adapter_name)?;
         let misfit = |why: String| LmError::File {
             path: path.clone(),
             why,
@@ -78,8 +78,11 @@ impl Adapter {
             let mut found = Vec::with_capacity(layout.segments.len());
             for s in &layout.segments {
                 let name = tensor_name(block, s.slot);
+                if let Some(dtype) = weights.unread(&name) {
+                    return Err(unread(&path, &name, dtype));
+                }
                 if !weights.has(&name) {
-                    return Err(misfit(format!("tensor {name} is missing: adapter_config.json asks for it")));
+                    return Err(missing(&path, &name, &weights));
                 }
                 let tensor = weights.need(&name, &s.shape).map_err(|_| {
                     let found = weights.iter().find(|(n, _)| *n == name).map(|(_, w)| w.shape.clone());
@@ -181,11 +184,49 @@ impl Adapter {
             }
         }
         files::write_folder(disk, folder, |temporary| {
-            files::write_json(disk, &temporary.join(config::FILE), &self.config.to_json())?;
+            files::write_json(disk, &temporary.join(config::FILE), &self.config)?;
             files::write_safetensors(disk, &temporary.join(WEIGHTS_FILE), tensors)
         })
     }
 }
+
+/// PEFT's names of an adapter's tensors do not hold the adapter's own name; files that were saved by
+/// hand have that of PEFT's default.
+pub fn without_adapter_name(name: &str) -> String {
+    match name.strip_suffix(".default.weight") {
+        Some(rest) if rest.ends_with(".lora_A") || rest.ends_with(".lora_B") => format!("{rest}.weight"),
+        _ => name.to_owned(),
+    }
+}
+
+/// A tensor that adapter_config.json asks for is not in the file under its name.
+fn missing(path: &Path, name: &str, weights: &Weights) -> LmError {
+    let all: Vec<&str> = weights.iter().map(|(name, _)| name).collect();
+    let half = name.strip_suffix(".weight").unwrap_or(name);
+    let bare = name.strip_prefix(PREFIX).unwrap_or(name);
+    let named = all.iter().find_map(|n| {
+        let own = n.strip_prefix(half)?.strip_prefix('.')?.strip_suffix(".weight")?;
+        Some((*n, own))
+    });
+    let (why, help) = match (named, all.iter().find(|n| n.ends_with(bare))) {
+        (Some((found, own)), _) => (
+            format!("tensor {found} carries the adapter's name `{own}`"),
+            "save the adapter with PEFT's save_pretrained, which leaves the name out",
+        ),
+        (None, Some(found)) => (
+            format!("tensor {found} is named with the prefix `{}` instead of `{PREFIX}`", &found[..found.len() - bare.len()]),
+            "save the adapter with PEFT's save_pretrained, or rename its tensors",
+        ),
+        (None, None) => (
+            format!("tensor {name} is missing: adapter_config.json asks for it"),
+            "an adapter only fits the base model that it was trained on",
+        ),
+    };
+    LmError::File { path: path.into(), why, help: Some(help.into()) }
+}
+
+/// What PEFT puts before the base's own names.
+const PREFIX: &str = "base_model.model.";
 
 fn layouts(config: &AdapterConfig, base: &DecoderConfig) -> Result<Vec<Layout>, LmError> {
     let layouts = (0..base.layers).map(|block| {
@@ -291,6 +332,48 @@ mod tests {
             let all = Weights::open(&[folder.join(WEIGHTS_FILE)]).unwrap();
             assert!(all.check_finite().unwrap_err().to_string().contains(&tensor_name(1, last.slot)));
         }
+    }
+
+    /// Writes an adapter's tensors under other names, or as another type.
+    fn rewritten(folder: &Path, name: impl Fn(&str) -> String, double: bool) {
+        let path = folder.join(WEIGHTS_FILE);
+        let all = Weights::open(std::slice::from_ref(&path)).unwrap();
+        let tensors = all.iter().map(|(n, w)| {
+            let numbers = w.to_vec();
+            let bytes = match double {
+                true => numbers.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect(),
+                false => bytemuck::cast_slice(&numbers).to_vec(),
+            };
+            (name(n), if double { Dtype::F64 } else { Dtype::F32 }, w.shape.clone(), bytes)
+        });
+        let tensors = tensors.collect();
+        std::fs::remove_file(&path).unwrap();
+        files::write_safetensors(&SystemDisk, &path, tensors).unwrap();
+    }
+
+    #[test]
+    fn wide_numbers_and_the_default_name_are_read_and_other_names_are_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a");
+        let a = Adapter::fresh(&spec(), &base(), 7).unwrap();
+        let saved = || {
+            a.save(&SystemDisk, &folder, WriteAs::F32).unwrap();
+        };
+        let named = |own: &str| {
+            let own = format!(".{own}.weight");
+            move |n: &str| n.replace(".weight", &own)
+        };
+        saved();
+        rewritten(&folder, named("default"), true);
+        assert_eq!(Adapter::load(&folder, &base()).unwrap().values, a.values);
+        saved();
+        rewritten(&folder, named("style"), false);
+        let e = Adapter::load(&folder, &base()).unwrap_err().to_string();
+        assert!(e.contains("the adapter's name `style`"), "{e}");
+        saved();
+        rewritten(&folder, |n| n.replace("base_model.model.", "base_model."), false);
+        let e = Adapter::load(&folder, &base()).unwrap_err().to_string();
+        assert!(e.contains("prefix `base_model.` instead of `base_model.model.`"), "{e}");
     }
 
     #[test]

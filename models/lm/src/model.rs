@@ -86,6 +86,7 @@ impl Model {
     pub fn load_in(folder: &Path, precision: Precision) -> Result<Self, LmError> {
         let config = DecoderConfig::load(folder)?;
         let weights = Weights::open_model(folder)?;
+        weights.check_tied(config.tied)?;
         let expand = precision == Precision::F32 && config.parameters() * 4 <= EXPANDED;
         let need = |name: &str, shape: &[usize]| {
             let w = weights.need(name, shape)?;

@@ -15,6 +15,8 @@ pub struct Example {
     pub ids: Vec<u32>,
     /// The tokens that count: those of answers.
     pub answers: Vec<Range<usize>>,
+    /// Bytes of what the answers say, as far as their tokens are here.
+    pub bytes: usize,
     /// Whether it was cut.
     pub cut: bool,
 }
@@ -25,13 +27,19 @@ impl Example {
     /// # Errors
     /// [`LmError::File`] where the chat template fails.
     pub fn new(codec: &TextCodec, row: &Row, limit: usize) -> Result<Self, LmError> {
-        let (mut ids, answers) = codec.row_ids(row)?;
-        let cut = ids.len() > limit;
-        ids.truncate(limit);
-        // The very first token has nothing to be predicted from.
-        let within = |r: Range<usize>| r.start.max(1).min(ids.len())..r.end.min(ids.len());
-        let answers = answers.into_iter().map(within).filter(|r| !r.is_empty()).collect();
-        Ok(Self { ids, answers, cut })
+        let mut tokens = codec.row_tokens(row)?;
+        let cut = tokens.ids.len() > limit;
+        tokens.ids.truncate(limit);
+        let (mut answers, mut bytes) = (Vec::new(), 0);
+        for answer in &tokens.answers {
+            // The very first token has nothing to be predicted from.
+            let (start, end) = (answer.tokens.start.max(1), answer.tokens.end.min(limit));
+            if start < end {
+                bytes += answer.bytes[end - 1 - answer.tokens.start];
+                answers.push(start..end);
+            }
+        }
+        Ok(Self { ids: tokens.ids, answers, bytes, cut })
     }
 
     /// Places of the tokens that are predicted, rising; never 0.
@@ -88,7 +96,7 @@ mod tests {
 
     #[expect(clippy::single_range_in_vec_init, reason = "one answer")]
     fn example(n: usize, first: usize) -> Example {
-        Example { ids: (0..n as u32).collect(), answers: vec![first..n], cut: false }
+        Example { ids: (0..n as u32).collect(), answers: vec![first..n], bytes: 0, cut: false }
     }
 
     #[test]

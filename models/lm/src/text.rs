@@ -2,28 +2,34 @@
 //!
 //! # Layout
 //! - [`TextCodec`]: what the decoder and the trainer use.
+//! - `answers`: where the answers of a conversation lie in its rendered text and among its tokens.
+//! - `python`: what Python gives a template.
 //! - `template`: the chat template, rendered as the transformers library renders it.
 
+mod answers;
+mod python;
 mod template;
 
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
-use headstart_disk::read;
+use headstart_disk::{OtherFile, read};
 use headstart_protocol::rows::{Role, Row};
 use serde_json::Value;
-use tokenizers::Tokenizer;
+use tokenizers::{Encoding, Tokenizer};
 
 use crate::error::LmError;
+pub use answers::{AnswerTokens, RowTokens};
 use template::ChatTemplate;
+pub use template::DATE_FILE;
 
 /// Puts prompts and answers into a causal model's own format and tokenizes them.
 ///
 /// A conversation goes into the model's chat template, a lone prompt as a user's turn. A model
-/// without a template is given each turn and a line break. Both forms end where the answer begins,
-/// and a row's ids always begin with exactly its prompt's ids: answers are tokenized on their own,
-/// as they are when the model writes them.
+/// without a template is given each turn and a line break. The text is tokenized as a whole, as
+/// transformers does, and answers are found by the offsets of its tokens: some tokenizers mark the
+/// beginning of a text, so an answer on its own has other tokens.
 pub struct TextCodec {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
@@ -63,7 +69,7 @@ impl TextCodec {
     /// # Errors
     /// [`LmError::File`] where the chat template fails.
     pub fn prompt_ids(&self, prompt: &str) -> Result<Vec<u32>, LmError> {
-        Ok(self.ids(&[("user", prompt)])?.0)
+        self.asked(&[("user", prompt)])
     }
 
     /// Ids of a row's conversation up to where the answer to its prompt begins.
@@ -71,61 +77,53 @@ impl TextCodec {
     /// # Errors
     /// [`LmError::File`] where the chat template fails.
     pub fn question_ids(&self, row: &Row) -> Result<Vec<u32>, LmError> {
-        Ok(self.ids(&turns(row)[..=row.history.len()])?.0)
+        self.asked(&turns(row)[..=row.history.len()])
     }
 
     /// Ids of a row up to and including the token that ends its response, and which of them are
-    /// answers: a range for each, its end token included. The text before the last range equals
-    /// [`TextCodec::question_ids`].
+    /// answers that count: a range for each, its end token included.
     ///
     /// # Errors
-    /// [`LmError::File`] where the chat template fails or does not keep a prompt's form once there
-    /// is an answer.
+    /// As [`Self::row_tokens`].
     pub fn row_ids(&self, row: &Row) -> Result<(Vec<u32>, Vec<Range<usize>>), LmError> {
-        self.ids(&turns(row))
+        let tokens = self.row_tokens(row)?;
+        Ok((tokens.ids, tokens.answers.into_iter().map(|a| a.tokens).collect()))
     }
 
-    /// Ids of turns, as (role, content): up to the end of the last answer, or where it begins.
-    fn ids(&self, turns: &[(&str, &str)]) -> Result<(Vec<u32>, Vec<Range<usize>>), LmError> {
-        let answers = turns.iter().enumerate().filter(|(_, t)| t.0 == ANSWERS).map(|(i, _)| i);
-        let asks = turns.last().is_some_and(|t| t.0 != ANSWERS).then_some(turns.len());
-        let (mut ids, mut spans, mut written) = (Vec::new(), Vec::new(), String::new());
-        for (i, at) in answers.chain(asks).enumerate() {
-            let (asked, told) = match &self.template {
-                Some(t) => {
-                    let asked = t.asked(&turns[..at])?;
-                    let new = self.encode(t.behind(&asked, &written)?, false)?;
-                    let Some(all) = turns.get(..=at) else { return Ok(([ids, new].concat(), spans)) };
-                    let answered = t.answered(all)?;
-                    let told = self.encode(t.behind(&answered, &asked)?, false)?;
-                    written = answered;
-                    (new, told)
-                }
-                None => {
-                    let from = turns[..at].iter().rposition(|t| t.0 == ANSWERS).map_or(0, |last| last + 1);
-                    let text: String = turns[from..at].iter().map(|(_, text)| format!("{text}\n")).collect();
-                    let mut new = self.encode(&text, i == 0)?;
-                    // Some tokenizers close every text; the answer is still to come.
-                    while new.last().is_some_and(|id| self.eos.contains(id)) {
-                        new.pop();
-                    }
-                    let Some((_, answer)) = turns.get(at) else { return Ok(([ids, new].concat(), spans)) };
-                    (new, [self.encode(answer, false)?, vec![self.eos[0]]].concat())
-                }
-            };
-            ids.extend(asked);
-            // What a template writes behind the end of a turn is never generated.
-            let (told, rest) = match told.iter().rposition(|id| self.eos.contains(id)) {
-                Some(end) => (told[..=end].to_vec(), told[end + 1..].to_vec()),
-                None => ([told, vec![self.eos[0]]].concat(), Vec::new()),
-            };
-            spans.push(ids.len()..ids.len() + told.len());
-            ids.extend(told);
-            if at + 1 < turns.len() {
-                ids.extend(rest);
-            }
+    /// A row's tokens up to and including the one that ends its response, and the answers that count.
+    ///
+    /// # Errors
+    /// [`LmError::File`] where the chat template fails, or writes a conversation in a way in which
+    /// its answers cannot be told from the rest.
+    pub fn row_tokens(&self, row: &Row) -> Result<RowTokens, LmError> {
+        let turns = turns(row);
+        let mut found = match &self.template {
+            Some(template) => self.templated(template, &turns)?,
+            None => self.plain(&turns)?,
+        };
+        let mut scored = scored(row);
+        found.answers.retain(|_| scored.next().unwrap_or(true));
+        Ok(found)
+    }
+
+    /// A row's response as the chat template writes it. Templates trim texts, and some leave
+    /// reasoning out.
+    ///
+    /// # Errors
+    /// As [`Self::row_tokens`].
+    pub fn rendered_response(&self, row: &Row) -> Result<String, LmError> {
+        let Some(template) = &self.template else { return Ok(row.response.clone()) };
+        let (text, places) = template.conversation(&turns(row))?;
+        let last = places.last().map_or(0..text.len(), |p| p.content.clone());
+        Ok(text[last].to_owned())
+    }
+
+    /// Ids of turns of which the last is a question.
+    fn asked(&self, turns: &[(&str, &str)]) -> Result<Vec<u32>, LmError> {
+        match &self.template {
+            Some(template) => self.encode(&template.asked(turns)?, false),
+            None => Ok(self.plain(turns)?.ids),
         }
-        Ok((ids, spans))
     }
 
     /// Ids of a text as it is, with the tokens that the tokenizer itself puts around a text. Empty
@@ -156,6 +154,23 @@ impl TextCodec {
     /// One more than the largest id. A model's own vocabulary may be larger, padded.
     pub fn vocab(&self) -> usize {
         self.vocab
+    }
+
+    /// Refuses texts that need ids from `vocab` up: the model has no embedding for them. A tokenizer
+    /// may name some that no text needs, such as a token for padding.
+    ///
+    /// # Errors
+    /// [`LmError::File`] where a token that ends an answer is one of them.
+    pub fn limit_vocab(&mut self, vocab: usize) -> Result<(), LmError> {
+        if let Some(id) = self.eos.iter().find(|id| **id as usize >= vocab) {
+            return Err(LmError::File {
+                path: self.path.clone(),
+                why: format!("the token {id} ends answers, but the model's vocabulary ends at {vocab}"),
+                help: Some("the tokenizer must be the model's own".into()),
+            });
+        }
+        self.vocab = self.vocab.min(vocab);
+        Ok(())
     }
 
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, LmError> {
@@ -202,24 +217,20 @@ impl TextCodec {
     /// chat template often do not list it among their eos ids.
     fn end_of_turn(&self) -> Result<Option<u32>, LmError> {
         let Some(template) = &self.template else { return Ok(None) };
-        let sample = template.sample()?;
-        for token in template.tokens_in(&sample.text) {
-            if self.tokenizer.token_to_id(token).is_none() {
-                return Err(LmError::File {
-                    path: template.path().to_owned(),
-                    why: format!("the chat template writes the token `{token}`, which tokenizer.json lacks"),
-                    help: Some("take tokenizer and template from the same model".into()),
-                });
-            }
-        }
         let added = self.tokenizer.get_added_tokens_decoder();
-        let tail = self.encode(&sample.behind, false)?;
+        let tail = self.encode(&template.closing()?, false)?;
         Ok(tail.into_iter().find(|id| added.get(id).is_some_and(|t| t.special)))
     }
 }
 
 /// The role whose turns are answers.
 const ANSWERS: &str = "assistant";
+
+/// Of each answer of a row, in order, whether it counts.
+fn scored(row: &Row) -> impl Iterator<Item = bool> + '_ {
+    let before = row.history.iter().filter(|t| t.role == Role::Assistant).map(|t| !t.unscored);
+    before.chain([true])
+}
 
 /// A row's conversation as (role, content).
 fn turns(row: &Row) -> Vec<(&str, &str)> {
@@ -249,14 +260,23 @@ pub(crate) fn encode(
     path: &Path,
 ) -> Result<Vec<u32>, LmError> {
     let encoding = guarded(path, || tokenizer.encode_fast(text, special))?;
+    checked(encoding, vocab, path).map(|encoding| encoding.get_ids().to_vec())
+}
+
+/// What the tokenizer gave, each of its ids below `vocab`.
+fn checked(
+    encoding: tokenizers::Result<Encoding>,
+    vocab: usize,
+    path: &Path,
+) -> Result<Encoding, LmError> {
     let encoding = encoding.map_err(|e| LmError::file(path, format!("cannot tokenize: {e}")))?;
-    let ids = encoding.get_ids();
-    match ids.iter().find(|id| **id as usize >= vocab) {
-        Some(id) => {
-            let why = format!("writes the token id {id}, but its vocabulary ends at {vocab}");
-            Err(LmError::file(path, why))
-        }
-        None => Ok(ids.to_vec()),
+    match encoding.get_ids().iter().find(|id| **id as usize >= vocab) {
+        Some(id) => Err(LmError::File {
+            path: path.to_owned(),
+            why: format!("writes the token id {id}, but the vocabulary ends at {vocab}"),
+            help: Some("the tokenizer must be the model's own".into()),
+        }),
+        None => Ok(encoding),
     }
 }
 
@@ -270,6 +290,13 @@ pub(crate) fn load_tokenizer(path: &Path) -> Result<Tokenizer, LmError> {
         },
         _ => LmError::io(path, e),
     })?;
+    if let Some(other) = OtherFile::of(&bytes) {
+        return Err(LmError::File {
+            path: path.to_owned(),
+            why: format!("is {}, not a tokenizer", other.what),
+            help: Some(other.help.into()),
+        });
+    }
     let mut tokenizer = guarded(path, || Tokenizer::from_bytes(&bytes))?
         .map_err(|e| LmError::file(path, format!("not a tokenizer in the published format: {e}")))?;
     let cleared = tokenizer.with_truncation(None).map(|_| ());
@@ -278,12 +305,22 @@ pub(crate) fn load_tokenizer(path: &Path) -> Result<Tokenizer, LmError> {
     Ok(tokenizer)
 }
 
+/// What stands where JSON should.
+pub(crate) fn malformed(path: &Path, bytes: &[u8], e: &serde_json::Error) -> LmError {
+    match OtherFile::of(bytes) {
+        Some(other) => LmError::File {
+            path: path.to_owned(),
+            why: format!("is {}, not JSON", other.what),
+            help: Some(other.help.into()),
+        },
+        None => LmError::file(path, format!("malformed JSON: {e}")),
+    }
+}
+
 /// Reads a JSON file; `None` where there is none.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Value>, LmError> {
     match read::whole(path, read::SETTINGS) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|e| LmError::file(path, format!("malformed JSON: {e}"))),
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| malformed(path, &bytes, &e)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(LmError::io(path, e)),
     }

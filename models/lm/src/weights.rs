@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::{bf16, f16};
+use headstart_disk::OtherFile;
 use headstart_kernels::{Matrix, Pages, QuantType, QuantizedBlocks, RowOrder, Storage};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
@@ -198,6 +199,18 @@ impl Weight {
         }
     }
 
+    /// Whether it is stored as another is, byte for byte.
+    fn same_bytes(&self, other: &Self) -> bool {
+        let bytes = |w: &Self| match &w.data {
+            Data::Owned(_) => None,
+            Data::Mapped(file, at) => Some((file.clone(), *at..at + w.stored.size(w.len()))),
+        };
+        match (bytes(self), bytes(other)) {
+            (Some((a, x)), Some((b, y))) if self.stored == other.stored => a.map[x] == b.map[y],
+            _ => self.to_vec() == other.to_vec(),
+        }
+    }
+
     /// It as a matrix: the first dimension against all others.
     pub fn matrix(&self) -> Matrix<'_> {
         let rows = self.shape.first().copied().unwrap_or(1);
@@ -246,6 +259,8 @@ impl Weight {
 /// The tensors of a model's files, by name.
 pub struct Weights {
     tensors: BTreeMap<String, (usize, Weight)>,
+    /// Tensors of types that are not read, such as integer buffers.
+    unread: BTreeMap<String, (usize, Dtype)>,
     files: Vec<PathBuf>,
 }
 
@@ -253,7 +268,7 @@ impl Weights {
     /// Tensors that were found in another file.
     pub(crate) fn of(file: &Path, tensors: Vec<(String, Weight)>) -> Self {
         let tensors = tensors.into_iter().map(|(name, w)| (name, (0, w))).collect();
-        Self { tensors, files: vec![file.into()] }
+        Self { tensors, unread: BTreeMap::new(), files: vec![file.into()] }
     }
 
     /// Opens these safetensors files.
@@ -261,12 +276,58 @@ impl Weights {
     /// # Errors
     /// [`LmError::Io`] and [`LmError::File`] where a file is missing, cut short or damaged.
     pub fn open(files: &[PathBuf]) -> Result<Self, LmError> {
-        let mut tensors = BTreeMap::new();
+        let (mut tensors, mut unread) = (BTreeMap::new(), BTreeMap::new());
         for (i, file) in files.iter().enumerate() {
-            let opened = map_file(file)?;
+            let (opened, others) = map_file(file)?;
             tensors.extend(opened.into_iter().map(|(name, w)| (name, (i, w))));
+            unread.extend(others.into_iter().map(|(name, dtype)| (name, (i, dtype))));
         }
-        Ok(Self { tensors, files: files.to_vec() })
+        Ok(Self { tensors, unread, files: files.to_vec() })
+    }
+
+    /// The same under other names.
+    ///
+    /// # Errors
+    /// [`LmError::File`] where two tensors would have one name.
+    pub(crate) fn renamed(self, name: impl Fn(&str) -> String) -> Result<Self, LmError> {
+        let count = self.tensors.len();
+        let tensors: BTreeMap<_, _> = self.tensors.into_iter().map(|(n, w)| (name(&n), w)).collect();
+        let unread = self.unread.into_iter().map(|(n, d)| (name(&n), d)).collect();
+        if tensors.len() < count {
+            let path = self.files.first().map_or(Path::new(""), PathBuf::as_path);
+            return Err(LmError::file(path, "holds tensors both with and without the adapter's name"));
+        }
+        Ok(Self { tensors, unread, files: self.files })
+    }
+
+    /// The type of a tensor that is there but of a type that is not read.
+    pub fn unread(&self, name: &str) -> Option<Dtype> {
+        self.unread.get(name).map(|(_, dtype)| *dtype)
+    }
+
+    /// Refuses an output layer that is written out although the configuration ties it to the
+    /// embedding, unless the two are the same: one of both is wrong, and which one is not known.
+    ///
+    /// # Errors
+    /// [`LmError::File`] with the key to correct.
+    pub fn check_tied(&self, tied: bool) -> Result<(), LmError> {
+        let (Some((i, head)), Some((_, embed))) =
+            (self.tensors.get("lm_head.weight"), self.tensors.get("model.embed_tokens.weight"))
+        else {
+            return Ok(());
+        };
+        if !tied || (head.shape == embed.shape && head.same_bytes(embed)) {
+            return Ok(());
+        }
+        Err(LmError::File {
+            path: self.files[*i].clone(),
+            why: "tensor lm_head.weight differs from model.embed_tokens.weight, but config.json ties them".into(),
+            help: Some(
+                "set `tie_word_embeddings` to false in config.json, as transformers does on loading, or take \
+                 lm_head.weight out of the file"
+                    .into(),
+            ),
+        })
     }
 
     /// Names and tensors, in order of names.
@@ -301,6 +362,9 @@ impl Weights {
     /// # Errors
     /// [`LmError::File`] where it is missing or of another shape.
     pub fn need(&self, name: &str, shape: &[usize]) -> Result<Weight, LmError> {
+        if let Some((i, dtype)) = self.unread.get(name) {
+            return Err(unread(&self.files[*i], name, *dtype));
+        }
         let Some((_, w)) = self.tensors.get(name) else {
             return Err(LmError::File {
                 path: self.file_of(name).into(),
@@ -319,6 +383,15 @@ impl Weights {
     }
 }
 
+/// A needed tensor of a type that is not read.
+pub(crate) fn unread(path: &Path, tensor: &str, dtype: Dtype) -> LmError {
+    LmError::File {
+        path: path.into(),
+        why: format!("tensor {tensor} is of type {dtype:?}; F32, F16, BF16 and F64 are read"),
+        help: Some("load the file where it was made and save it as bfloat16".into()),
+    }
+}
+
 /// A tensor with a NaN or an infinity in it.
 pub(crate) fn not_finite(path: &Path, tensor: &str) -> LmError {
     LmError::File {
@@ -330,7 +403,10 @@ pub(crate) fn not_finite(path: &Path, tensor: &str) -> LmError {
     }
 }
 
-fn map_file(path: &Path) -> Result<Vec<(String, Weight)>, LmError> {
+/// The tensors of a file, and those of types that are not read.
+type Opened = (Vec<(String, Weight)>, Vec<(String, Dtype)>);
+
+fn map_file(path: &Path) -> Result<Opened, LmError> {
     let wrong = |why: String| LmError::File {
         path: path.into(),
         why,
@@ -339,6 +415,13 @@ fn map_file(path: &Path) -> Result<Vec<(String, Weight)>, LmError> {
     let file = Arc::new(Mapped::new(path)?);
     let map = file.bytes();
     let size = map.len() as u64;
+    if let Some(other) = OtherFile::of(map) {
+        return Err(LmError::File {
+            path: path.into(),
+            why: format!("is {}, not a safetensors file", other.what),
+            help: Some(other.help.into()),
+        });
+    }
     if size < 8 {
         return Err(wrong(format!("is not a safetensors file: it has {size} bytes")));
     }
@@ -355,26 +438,37 @@ fn map_file(path: &Path) -> Result<Vec<(String, Weight)>, LmError> {
     let (read, metadata) = match SafeTensors::read_metadata(map) {
         Ok(ok) => ok,
         Err(safetensors::SafeTensorError::MetadataIncompleteBuffer) => {
-            let end = header_end(&map[8..8 + header as usize])
-                .map_or(String::from("more"), |n| (n + 8 + header).to_string());
+            let end = header_end(&map[8..8 + header as usize]).map(|n| n + 8 + header);
+            if let Some(end) = end.filter(|end| *end < size) {
+                return Err(wrong(format!("is longer than it should be: its tensors end at byte {end}, the file has {size}")));
+            }
+            let end = end.map_or(String::from("more"), |n| n.to_string());
             return Err(wrong(format!("is cut short: its header promises {end} bytes, the file has {size}")));
         }
         Err(e) => return Err(wrong(format!("has a broken header: {e}"))),
     };
-    let mut out = Vec::new();
+    let (mut out, mut unread) = (Vec::new(), Vec::new());
     for (name, info) in metadata.tensors() {
+        let (from, to) = info.data_offsets;
         let stored = match info.dtype {
             Dtype::F32 => StoredType::F32,
             Dtype::F16 => StoredType::F16,
             Dtype::BF16 => StoredType::Bf16,
-            // Integer buffers such as position ids are never needed; a needed tensor that is
-            // missing here is named by `need`.
-            _ => continue,
+            Dtype::F64 => {
+                let bytes = map[8 + read + from..8 + read + to].as_chunks::<8>().0;
+                let numbers = bytes.iter().map(|b| f64::from_le_bytes(*b) as f32).collect();
+                out.push((name, Weight::owned(&info.shape, numbers)));
+                continue;
+            }
+            // Integer buffers such as position ids are never needed; `need` names one that is.
+            other => {
+                unread.push((name, other));
+                continue;
+            }
         };
-        let at = 8 + read + info.data_offsets.0;
-        out.push((name, Weight::mapped(&info.shape, stored, &file, at)));
+        out.push((name, Weight::mapped(&info.shape, stored, &file, 8 + read + from)));
     }
-    Ok(out)
+    Ok((out, unread))
 }
 
 /// Where the header says that the data ends.
@@ -404,10 +498,13 @@ mod tests {
     fn broken_files_say_what_is_wrong() {
         let dir = tempfile::tempdir().unwrap();
         let whole = file();
-        let cases: [(&[u8], &str); 4] = [
+        let cases: [(&[u8], &str); 7] = [
             (&whole[..whole.len() - 4], "cut short"),
             (&whole[..20], "cut short"),
-            (b"PK\x03\x04 this is something else", "not a safetensors file"),
+            (b"PK\x03\x04 this is something else", "a zip archive"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+            (b"\x1f\x8b\x08\0\0\0\0\0\0", "compressed with gzip"),
+            (&[whole.as_slice(), b"more"].concat(), "longer than it should be"),
             (b"abc", "3 bytes"),
         ];
         for (bytes, expected) in cases {

@@ -69,7 +69,7 @@ fn without_a_template_a_line_break_parts_prompt_and_answer() {
 }
 
 fn turn(role: Role, content: &str) -> Turn {
-    Turn { role, content: content.into() }
+    Turn::new(role, content)
 }
 
 /// A conversation of a system turn, a first exchange, and a second.
@@ -169,15 +169,12 @@ fn faults_name_file_and_token() {
     assert!(message.contains("generation_config.json") && message.contains("9999"), "{message}");
 
     fs::write(at.join("generation_config.json"), r#"{"eos_token_id": [2]}"#).unwrap();
+    // Such a model can be asked, but nothing can be scored or trained.
     configure(at, |c| c["chat_template"] = json!("<|im_start|>{{ messages[0].content }}"));
-    let message = load_error(at);
-    assert!(message.contains("leaves out") || message.contains("cannot be told"), "{message}");
-
-    let template = "{% for m in messages %}<|im_start|>{{ m.content }}{% endfor %}\
-                    {% if add_generation_prompt %}<|im_start|>{% endif %}";
-    configure(at, |c| c["chat_template"] = json!(template));
-    let message = load_error(at);
-    assert!(message.contains("`<|im_start|>`") && message.contains("tokenizer.json lacks"), "{message}");
+    let codec = TextCodec::load(at).unwrap();
+    codec.prompt_ids("x").unwrap();
+    let message = codec.row_ids(&Row::new("x", "y")).unwrap_err().to_string();
+    assert!(message.contains("tokenizer_config.json") && message.contains("leaves out"), "{message}");
 
     configure(at, |c| c["chat_template"] = json!("{% for m in messages %}"));
     assert!(load_error(at).contains("chat template"));
@@ -196,6 +193,136 @@ fn the_tokenizer_keeps_every_byte_and_does_not_depend_on_chance() {
     let codec = TextCodec::load(a.path()).unwrap();
     let text = "Übermut — 日本語 \u{1F600}\ttabs  and\n\nbreaks";
     assert_eq!(codec.decode(&codec.text_ids(text).unwrap()), text);
+}
+
+/// A marker that is no token of its own is ordinary text, as in many fine-tunes.
+#[test]
+fn a_marker_may_be_no_token() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    let template = "{% for m in messages %}{{ '<|' + m.role + '_|>' + m.content + '<|end|>' }}{% endfor %}\
+                    {% if add_generation_prompt %}{{ '<|assistant_|>' }}{% endif %}";
+    configure(dir.path(), |c| c["chat_template"] = json!(template));
+    let codec = TextCodec::load(dir.path()).unwrap();
+    let (row, masked) = row_ids(&codec, "x", "Water.");
+    assert_eq!(shown(&codec, &row[masked..]), "Water.<|end|>");
+    assert_eq!(shown(&codec, &row[..masked]), "<|user_|>x<|end|><|assistant_|>");
+}
+
+/// A template that begins an answer with reasoning, and leaves reasoning out of answers that are there.
+#[test]
+fn reasoning_that_a_template_begins_or_leaves_out_is_no_part_of_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    let template = "{% for m in messages %}{% if m.role == 'assistant' %}{% set c = m.content.split('</think>')[-1] %}\
+                    {{ '<|assistant|>' + c + '<|end|>' }}{% else %}{{ '<|user|>' + m.content }}{% endif %}{% endfor %}\
+                    {% if add_generation_prompt %}{{ '<|assistant|><think>\\n' }}{% endif %}";
+    configure(dir.path(), |c| c["chat_template"] = json!(template));
+    let codec = TextCodec::load(dir.path()).unwrap();
+    assert_eq!(shown(&codec, &codec.prompt_ids("x").unwrap()), "<|user|>x<|assistant|><think>\n");
+    let history = vec![turn(Role::User, "Rain?"), turn(Role::Assistant, "<think>hm</think>Water.")];
+    let row = Row { history, ..Row::new("Friend?", "<think>\nhm</think>Dear.") };
+    let tokens = codec.row_tokens(&row).unwrap();
+    let said: Vec<String> = tokens.answers.iter().map(|a| shown(&codec, &tokens.ids[a.tokens.clone()])).collect();
+    assert_eq!(said, ["Water.<|end|>", "Dear.<|end|>"]);
+    let bytes: Vec<usize> = tokens.answers.iter().map(|a| *a.bytes.last().unwrap()).collect();
+    assert_eq!(bytes, [6, 5], "of what the template keeps");
+    assert_eq!(codec.rendered_response(&row).unwrap(), "Dear.");
+}
+
+/// Tokenizers that mark the beginning of a text: an answer on its own has other tokens.
+#[test]
+fn answers_are_tokenized_within_their_conversation() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut vocab = serde_json::Map::new();
+    let pieces = ["<unk>", "</s>", "<|a|>", "▁", "W", "a", "t", "e", "r", "?", "▁W", "▁a"];
+    for (id, piece) in pieces.iter().enumerate() {
+        vocab.insert((*piece).into(), json!(id));
+    }
+    let special = |id: u32, text: &str| {
+        json!({"id": id, "content": text, "special": true, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false})
+    };
+    let tokenizer = json!({"version": "1.0", "added_tokens": [special(1, "</s>"), special(2, "<|a|>")],
+        "normalizer": null, "post_processor": null, "decoder": null,
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true},
+        "model": {"type": "BPE", "vocab": vocab, "merges": [["▁", "W"], ["▁", "a"]], "unk_token": "<unk>",
+            "dropout": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+            "fuse_unk": false, "byte_fallback": false}});
+    fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let template = |between: &str| {
+        let template = format!(
+            "{{% for m in messages %}}{{{{ m.content + ('</s>' if m.role == 'assistant' else '{between}') }}}}{{% endfor %}}"
+        );
+        let config = json!({"eos_token": "</s>", "chat_template": template});
+        fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        TextCodec::load(dir.path()).unwrap()
+    };
+    let ids = |codec: &TextCodec, answer: &str| {
+        let tokens = codec.row_tokens(&Row::new("a", answer)).unwrap();
+        let answers: Vec<u32> = tokens.ids[tokens.answers[0].tokens.clone()].to_vec();
+        (tokens.ids, answers)
+    };
+    // No word begins behind a marker: only at the beginning of the text.
+    let (all, answer) = ids(&template("<|a|>"), "Wat");
+    assert_eq!((all, answer), (vec![11, 2, 4, 5, 6, 1], vec![4, 5, 6, 1]));
+    // A space before an answer belongs to its first token.
+    let (all, answer) = ids(&template(" "), "Wat");
+    assert_eq!((all, answer), (vec![11, 10, 5, 6, 1], vec![10, 5, 6, 1]));
+}
+
+/// What only context is has no part in a loss.
+#[test]
+fn an_answer_that_does_not_count_is_context() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    configure(dir.path(), |c| {
+        c.as_object_mut().unwrap().remove("chat_template");
+    });
+    let codec = TextCodec::load(dir.path()).unwrap();
+    let mut row = conversation();
+    row.history[2].unscored = true;
+    let (ids, answers) = codec.row_ids(&row).unwrap();
+    assert_eq!(shown(&codec, &ids), "Be kind.\nRain?\nWater.<|end|>Friend?\nDear.<|end|>");
+    assert_eq!(answers.len(), 1);
+    assert_eq!(shown(&codec, &ids[answers[0].clone()]), "Dear.<|end|>");
+}
+
+/// A token that no text needs may lie behind the model's vocabulary; one that a text needs may not.
+#[test]
+fn a_token_behind_the_vocabulary_is_refused_where_it_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    let path = dir.path().join("tokenizer.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    json["added_tokens"].as_array_mut().unwrap().push(json!({"id": 300, "content": "<pad>", "special": true,
+        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}));
+    fs::write(&path, json.to_string()).unwrap();
+    let mut codec = TextCodec::load(dir.path()).unwrap();
+    assert_eq!(codec.vocab(), 301);
+    codec.limit_vocab(300).unwrap();
+    codec.prompt_ids("What is rain?").unwrap();
+    let e = codec.prompt_ids("a <pad> b").unwrap_err().to_string();
+    assert!(e.contains("token id 300") && e.contains("ends at 300"), "{e}");
+    assert!(codec.limit_vocab(1).unwrap_err().to_string().contains("ends answers"));
+}
+
+/// A template is told a fixed day, or the one in the model's folder.
+#[test]
+fn the_day_does_not_depend_on_the_clock() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    let template = "{{ strftime_now('%d %B %Y, %A %H:%M') }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    configure(dir.path(), |c| c["chat_template"] = json!(template));
+    let day = || {
+        let codec = TextCodec::load(dir.path()).unwrap();
+        shown(&codec, &codec.prompt_ids("|x").unwrap())
+    };
+    assert_eq!(day(), "26 July 2024, Friday 00:00|x");
+    fs::write(dir.path().join("chat_date.json"), r#"{"date": "2026-01-31"}"#).unwrap();
+    assert_eq!(day(), "31 January 2026, Saturday 00:00|x");
+    fs::write(dir.path().join("chat_date.json"), r#"{"date": "tomorrow"}"#).unwrap();
+    assert!(load_error(dir.path()).contains("chat_date.json"));
 }
 
 /// What the expressions of a template give when Python renders it.
@@ -217,6 +344,19 @@ fn templates_may_call_the_methods_of_pythons_values() {
         ("' x '.strip() + '..x'.lstrip('.') + 'x..'.rstrip('.')", "xxx"),
         ("{'a': 1}.get('b', 2)", "2"),
         ("{'a': 1}.items()|length", "1"),
+        ("'%s is %05.2f' % ('pi', 3.14159)", "pi is 03.14"),
+        ("'x' + '%s' % 'a'|upper", "xA"),
+        ("true", "True"),
+        ("none", "None"),
+        ("[1, 'a', true]", "[1, 'a', True]"),
+        ("{'a': none}", "{'a': None}"),
+        ("true|string", "True"),
+        ("{'a': [1, '<e>'], 'b': true}|tojson", "{\"a\": [1, \"<e>\"], \"b\": true}"),
+        ("[1, {'a': 2}]|tojson(indent=2)", "[\n  1,\n  {\n    \"a\": 2\n  }\n]"),
+        ("['é', []]|tojson(ensure_ascii=true, separators=(',', ':'))", "[\"\\u00e9\",[]]"),
+        ("'a b'.partition(' ')|join('|') + 'a'.rpartition('x')|join('|')", "a| |b||a"),
+        ("'-7'.zfill(4) + 'a'.ljust(3, '.') + 'a'.center(4, '-')", "-007a..-a--"),
+        ("' a  b '.split()|join('|')", "a|b"),
     ];
     for (expression, expected) in cases {
         let dir = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use headstart_lm::LmError;
-use headstart_lm::encoder::{Activation, Config, Named, SentencePass};
+use headstart_lm::encoder::{Activation, Config, Named, Pooling, SentencePass};
 use headstart_lm::padded::{Padded, padded};
 use mlx_rs::error::Result;
 use mlx_rs::fast;
@@ -112,6 +112,12 @@ impl Reader<'_> {
 impl Bert {
     /// Loads the weights and checks their shapes against the config.
     pub(crate) fn load(folder: &Path, config: &Config) -> std::result::Result<Self, LmError> {
+        if config.sentence.pooling != Pooling::Mean || !config.sentence.normalize {
+            return Err(LmError::Unsupported(format!(
+                "{}: a pooling other than the normalized mean of tokens is not supported by MLX; the CPU has it",
+                folder.display()
+            )));
+        }
         let named = Named::open(folder)?;
         Ok(Self(Pinned::new(|| Reader { named: &named, config }.all())?))
     }

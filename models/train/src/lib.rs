@@ -29,9 +29,7 @@ mod target;
 use std::sync::Arc;
 
 use headstart_kernels::{instruction_set, limit_pool};
-use headstart_lm::{
-    Backend, CpuBackend, Example, LmError, Model, Precision, TextCodec, Watch, check_vocabulary,
-};
+use headstart_lm::{Backend, CpuBackend, Example, LmError, Model, Precision, TextCodec, Watch};
 use headstart_protocol::Digest;
 use headstart_protocol::rows::Row;
 use serde_json::json;
@@ -82,9 +80,9 @@ fn train_in(
     spec: &TrainSpec,
     watch: &dyn Watch,
 ) -> Result<TrainReport, LmError> {
-    let codec = TextCodec::load(&spec.model)?;
+    let mut codec = TextCodec::load(&spec.model)?;
     let model = Arc::new(Model::load_in(&spec.model, precision)?);
-    check_vocabulary(&spec.model, &codec, &model.config)?;
+    codec.limit_vocab(model.config.vocab)?;
     check(spec)?;
     let limit = spec.max_tokens.min(model.config.context);
     let train = examples(&codec, &spec.data, limit)?;

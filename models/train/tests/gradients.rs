@@ -20,6 +20,7 @@ fn rows() -> Vec<Example> {
     let row = |n: u32, first: usize, a: u32| Example {
         ids: (0..n).map(|i| (i * a + 5) % 160).collect(),
         answers: vec![first..n as usize],
+        bytes: 0,
         cut: false,
     };
     vec![row(9, 3, 17), row(4, 2, 31), row(13, 1, 7), row(2, 1, 3)]

@@ -30,7 +30,7 @@ const SEED: u64 = 0;
 /// | `loss_low`, `loss_high` | its 95% bootstrap interval over rows; absent of a single row |
 /// | `perplexity` | `exp(loss)`; compares models of one tokenizer |
 /// | `bits_per_byte` | the same likelihood in bits a byte of response; compares any models |
-/// | `rows`, `tokens` | what was scored |
+/// | `rows`, `tokens` | what was scored; a row whose prompt fills the context is not |
 /// | `bleu` | of the answers as a corpus, 0 to 100 |
 /// | `rouge1`, `rouge2`, `rougeL` | mean F over the answers, 0 to 1 |
 /// | `answers` | rows that were answered; without any the four above are absent |
@@ -64,16 +64,32 @@ impl Stage for Evaluate {
         // A row whose prompt fills the context has no token that is scored.
         let scored = || rows.iter().zip(&scores).filter(|(_, s)| s.tokens > 0).map(|(row, _)| row);
         count_rows(ctx, SCORED_ROWS, || different(scored()));
+        let unscored = rows.len() - scored().count();
+        if unscored > 0 {
+            ctx.log(&format!(
+                "warning: {unscored} of {} rows are not scored: their prompts fill the model's context of {context} tokens",
+                rows.len()
+            ));
+        }
         let mut value = likelihood(&scores)?;
+        let references = model.references(&rows)?;
+        let left_out = rows.iter().zip(&references).filter(|(row, kept)| row.response.trim() != kept.trim());
+        let left_out = left_out.count();
+        if left_out > 0 {
+            ctx.log(&format!(
+                "warning: the chat template leaves parts of the answers of {left_out} rows out; what is left is \
+                 scored and compared with"
+            ));
+        }
         let answers = args.count("answers")?.min(rows.len());
         let mut output = Output::new(Type::Metrics, Value::Null);
         if answers > 0 {
             let rows = &rows[..answers];
             count_rows(ctx, ANSWERED_ROWS, || different(rows));
             let samples = answer(model.as_mut(), rows, args.positive("max_tokens")?, &watch)?;
-            likeness(rows, &samples, &mut value);
+            likeness(&references[..answers], &samples, &mut value);
             let path = ctx.scratch().join(SAMPLES_FILE);
-            files::write(ctx.disk(), &path, samples_jsonl(rows, &samples).as_bytes())?;
+            files::write(ctx.disk(), &path, samples_jsonl(rows, &references, &samples).as_bytes())?;
             output = output.file(SAMPLES_FILE, path);
         }
         output.value = value.json()?;
@@ -98,6 +114,7 @@ fn answered(ctx: &dyn Context, data: &ArtifactRef) -> Result<Vec<Row>, Failure> 
 }
 
 fn likelihood(scores: &[RowScore]) -> Result<Metrics, Failure> {
+    let scores: Vec<&RowScore> = scores.iter().filter(|s| s.tokens > 0).collect();
     let nll: f64 = scores.iter().map(|s| s.nll).sum();
     let tokens: usize = scores.iter().map(|s| s.tokens).sum();
     let bytes: usize = scores.iter().map(|s| s.bytes).sum();
@@ -137,8 +154,8 @@ fn answer(
     Ok(model.answer(rows, &options, watch)?)
 }
 
-fn likeness(rows: &[Row], answers: &[String], value: &mut Metrics) {
-    let pairs = || answers.iter().map(String::as_str).zip(rows.iter().map(|r| r.response.as_str()));
+fn likeness(references: &[String], answers: &[String], value: &mut Metrics) {
+    let pairs = || answers.iter().map(String::as_str).zip(references.iter().map(|r| r.trim()));
     let rouge = Rouge::mean(pairs());
     value.put("answers", answers.len());
     value.put("bleu", bleu::corpus(pairs()));
@@ -147,9 +164,9 @@ fn likeness(rows: &[Row], answers: &[String], value: &mut Metrics) {
     value.put("rougeL", rouge.rouge_l);
 }
 
-fn samples_jsonl(rows: &[Row], answers: &[String]) -> String {
-    let line = |(row, answer): (&Row, &String)| {
-        format!("{}\n", json!({"prompt": row.prompt, "reference": row.response, "answer": answer}))
+fn samples_jsonl(rows: &[Row], references: &[String], answers: &[String]) -> String {
+    let line = |((row, reference), answer): ((&Row, &String), &String)| {
+        format!("{}\n", json!({"prompt": row.prompt, "reference": reference, "answer": answer}))
     };
-    rows.iter().zip(answers).map(line).collect()
+    rows.iter().zip(references).zip(answers).map(line).collect()
 }

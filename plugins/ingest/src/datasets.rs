@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
-use headstart_disk::files;
+use headstart_disk::{OtherFile, files};
 use headstart_disk::read::{LINE, Lines, ROWS};
 use headstart_kit::read_rows;
 use headstart_protocol::artifacts::Rows;
@@ -15,12 +15,18 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value};
 
-use crate::conversation::{Turns, conversation, kind};
+use crate::conversation::{Turns, conversation, is_set, kind};
 
 /// The keys where none are given; only then may every row lack them.
 const PROMPT: &str = "prompt";
 const RESPONSE: &str = "response";
 const MESSAGES: &str = "messages";
+
+/// Keys beside a conversation that chat templates are given, or that change what its messages mean.
+const MEANINGFUL: [&str; 13] = [
+    "tools", "functions", "documents", "chat_template", "chat_template_kwargs", "enable_thinking", "images", "image",
+    "videos", "audios", "audio", "tool_choice", "weights",
+];
 
 /// `jsonl`: rows of JSON Lines files.
 pub struct JsonLines;
@@ -129,6 +135,10 @@ impl Keys<'_> {
             _ => Failure::io(path, &e),
         }
         };
+        if let Some(other) = OtherFile::at(path) {
+            let why = format!("{}: is {}, not JSON Lines", path.display(), other.what);
+            return Err(Failure::input(why).help(other.help));
+        }
         let mut lines = Lines::open(path, LINE, ROWS).map_err(unreadable)?;
         let mut rows = Vec::new();
         let mut answered = false;
@@ -179,7 +189,22 @@ impl Keys<'_> {
     fn row(&self, object: &Map<String, Value>) -> Result<(Row, bool), Wrong> {
         let has_prompt = self.prompt.iter().all(|key| object.contains_key(*key));
         if let Some(messages) = object.get(self.messages).filter(|m| m.is_array() || !has_prompt) {
-            let row = conversation(messages, self.turns);
+            for key in MEANINGFUL {
+                if object.get(key).is_some_and(is_set) {
+                    let why = format!(
+                        "the key `{key}` beside the conversation is not supported, and leaving it out could change \
+                         what the conversation means; take it out of the file if it does not matter, or the rows \
+                         that have it"
+                    );
+                    return Err(Wrong::Value(why));
+                }
+            }
+            let system = match object.get("system").filter(|v| is_set(v)) {
+                None => None,
+                Some(Value::String(system)) => Some(system.as_str()),
+                Some(other) => return Err(Wrong::Value(format!("`system` is {}, not text", kind(other)))),
+            };
+            let row = conversation(messages, system, self.turns);
             return row
                 .map(|row| (row, true))
                 .map_err(|why| Wrong::Value(format!("`{}`: {why}", self.messages)));

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use headstart_disk::{Disk, read};
+use headstart_disk::{Disk, OtherFile, read};
 use headstart_lm::gguf::Gguf;
-use headstart_lm::{DecoderConfig, TextCodec, Weights, encoder, gguf};
+use headstart_lm::{DATE_FILE, DecoderConfig, TextCodec, Weights, encoder, gguf};
 use headstart_protocol::artifacts::ModelFacts;
 use headstart_protocol::{Failure, Output, Type};
 use serde_json::Value;
@@ -17,7 +17,7 @@ pub type Shapes = BTreeMap<String, Vec<usize>>;
 const TYPES: [&str; 3] = ["llama", "qwen2", "bert"];
 
 /// Files that belong to a model where they exist, beside config, tokenizer and weights.
-const EXTRAS: [&str; 11] = [
+const EXTRAS: [&str; 12] = [
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -29,6 +29,7 @@ const EXTRAS: [&str; 11] = [
     "modules.json",
     "1_Pooling/config.json",
     "vocab.txt",
+    DATE_FILE,
 ];
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -109,7 +110,13 @@ impl ModelFolder {
                 files.push((name.into(), at));
             }
         }
-        let shapes = shapes(weights, &mut files)?;
+        for name in encoder::module_files(folder)? {
+            if !files.iter().any(|(known, _)| *known == name) {
+                let at = folder.join(&name);
+                files.push((name, at));
+            }
+        }
+        let shapes = shapes(folder, weights, &mut files)?;
         let this = Self { files, config, model_type, shapes };
         this.check_shapes(folder)?;
         if this.model_type == "bert" {
@@ -165,6 +172,14 @@ impl ModelFolder {
             }
         };
         let Some(shape) = self.shapes.get(&embedding) else {
+            let own = embedding.rsplit_once("embed").map_or(embedding.as_str(), |(_, own)| own);
+            if let Some(found) = self.shapes.keys().find(|name| name.ends_with(own)) {
+                return Err(Failure::input(format!(
+                    "{}: tensor `{found}` is named with another prefix than `{embedding}`",
+                    folder.display()
+                ))
+                .help("save the model with transformers' save_pretrained, as a causal model without wrappers"));
+            }
             return bad(format!("the weights have no tensor `{embedding}`"));
         };
         let expected = [self.number("vocab_size"), hidden];
@@ -187,7 +202,7 @@ impl ModelFolder {
 }
 
 /// Adds the weights files and returns the shapes of all tensors in them.
-fn shapes(folder: &Path, files: &mut Vec<(String, PathBuf)>) -> Result<Shapes, Failure> {
+fn shapes(config: &Path, folder: &Path, files: &mut Vec<(String, PathBuf)>) -> Result<Shapes, Failure> {
     let single = folder.join(SINGLE);
     let index = folder.join(INDEX);
     if single.is_file() {
@@ -207,6 +222,10 @@ fn shapes(folder: &Path, files: &mut Vec<(String, PathBuf)>) -> Result<Shapes, F
         return Err(no_weights(folder));
     }
     let weights = Weights::open_model(folder)?;
+    weights.check_types()?;
+    if let Ok(DecoderConfig { tied, .. }) = DecoderConfig::load(config) {
+        weights.check_tied(tied)?;
+    }
     Ok(weights.iter().map(|(name, weight)| (name.to_owned(), weight.shape.clone())).collect())
 }
 
@@ -228,7 +247,12 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<Value>, Failure> {
     match read::whole(path, read::SETTINGS) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
-            .map_err(|e| Failure::input(format!("{}: malformed JSON: {e}", path.display()))),
+            .map_err(|e| match OtherFile::of(&bytes) {
+                Some(other) => {
+                    Failure::input(format!("{}: is {}, not JSON", path.display(), other.what)).help(other.help)
+                }
+                None => Failure::input(format!("{}: malformed JSON: {e}", path.display())),
+            }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Failure::io(path, &e)),
     }

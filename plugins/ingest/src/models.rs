@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use headstart_huggingface::{Cache, Commit, HubError, Repo, Settings};
 use headstart_kit::read_rows;
-use headstart_lm::{Weights, init_model};
+use headstart_lm::{DATE_FILE, Weights, files, init_model};
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Value};
+use serde_json::json;
 
 use crate::folder::ModelFolder;
 
@@ -21,8 +22,19 @@ impl Stage for Local {
         let folder = ctx.path(args.text("path")?);
         let model = ModelFolder::take_in(&folder, ctx.disk(), ctx.scratch())?;
         Weights::open_model(&folder)?.check_finite()?;
-        model.into_model()
+        dated(model.into_model()?, args, ctx)
     }
+}
+
+/// Adds the day that the model's chat template is told, where one is given.
+fn dated(output: Output, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
+    let Some(date) = args.text_opt("date") else { return Ok(output) };
+    if date.parse::<jiff::civil::Date>().is_err() {
+        return Err(Failure::input(format!("argument `date`: `{date}` is not a day such as 2026-01-31")));
+    }
+    let path = ctx.scratch().join(DATE_FILE);
+    files::write_json(ctx.disk(), &path, &json!({ "date": date }))?;
+    Ok(output.file(DATE_FILE, path))
 }
 
 /// `hf`: a model of the Hugging Face hub, from the hub's local cache. Nothing is downloaded here: the process of a
@@ -34,11 +46,11 @@ impl Stage for Hub {
         "hf"
     }
 
-    fn run(&self, args: &Args, _ctx: &dyn Context) -> Result<Output, Failure> {
+    fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
         let folder = snapshot(&hub_cache(), args.text("repo")?, args.text("revision")?)?;
         let model = ModelFolder::read(&folder)?;
         Weights::open_model(&folder)?.check_finite()?;
-        model.into_model()
+        dated(model.into_model()?, args, ctx)
     }
 }
 

@@ -30,7 +30,7 @@ mod tests {
     #[test]
     fn rows_that_differ_in_anything_are_different() {
         let a = Row::new("a", "b");
-        let told = Row { history: vec![Turn { role: Role::User, content: "hello".into() }], ..a.clone() };
+        let told = Row { history: vec![Turn::new(Role::User, "hello")], ..a.clone() };
         let rows = [a.clone(), told.clone(), a.clone(), Row::new("a", "c"), told, Row::new("", "ab")];
         assert_eq!(different(&rows), 4);
         assert_eq!(different([]), 0);

@@ -1,22 +1,33 @@
 //! Sources: where models, datasets and spaces come from.
 
 use super::Accepts as A;
-use super::{DefaultValue, Kind, Places, Role, optional, required, word};
+use super::{Arg, DefaultValue, Kind, Places, Role, optional, required, word};
 use crate::types::Type;
 
 pub(super) fn sources() -> Vec<Kind> {
     vec![local(), hf(), init(), jsonl(), blend(), concat(), sentence(), summarizer(), pooled()]
 }
 
+/// The day that chat templates are told.
+fn date() -> Arg {
+    optional(
+        "date",
+        &[A::Text],
+        DefaultValue::Absent,
+        "the day that a chat template is told which asks for today's, such as \"2026-01-31\"; without it \
+         always 2024-07-26, so that results do not depend on when they are computed",
+    )
+}
+
 fn local() -> Kind {
     Kind {
         name: "local".into(),
-        version: 1,
+        version: 2,
         role: Role::Model,
         doc: "A model folder: config.json, tokenizer.json and safetensors files. Decoders of type \
           llama and qwen2 and encoders of type bert are read."
             .into(),
-        args: vec![required("path", &[A::Path], "the folder")],
+        args: vec![required("path", &[A::Path], "the folder"), date()],
         returns: Type::Model,
         metrics: Vec::new(),
         places: Places::Anywhere,
@@ -29,7 +40,7 @@ fn local() -> Kind {
 fn hf() -> Kind {
     Kind {
         name: "hf".into(),
-        version: 1,
+        version: 2,
         role: Role::Model,
         doc: "A model of the Hugging Face hub. On the engine's machine what is missing of it is downloaded before a \
           run begins, into the cache that the hub's tools use (`HF_HOME`), with their settings (`HF_TOKEN`, \
@@ -44,6 +55,7 @@ fn hf() -> Kind {
                 DefaultValue::Text("main".into()),
                 "a commit, so that the model cannot change; or a branch or tag",
             ),
+            date(),
         ],
         returns: Type::Model,
         metrics: Vec::new(),
@@ -78,7 +90,7 @@ fn init() -> Kind {
 fn jsonl() -> Kind {
     Kind {
         name: "jsonl".into(),
-        version: 1,
+        version: 2,
         role: Role::Dataset,
         doc: "Rows of a JSON Lines file, an object a line.".into(),
         args: vec![
@@ -174,7 +186,7 @@ fn concat() -> Kind {
 fn sentence() -> Kind {
     Kind {
         name: "sentence".into(),
-        version: 1,
+        version: 2,
         role: Role::Space,
         doc: "A sentence encoder's vectors (mean-pooled, L2-normalised), with plain stylometric \
           features beside them. Long texts are embedded in windows and averaged."

@@ -12,7 +12,7 @@ pub(super) fn stages() -> Vec<Kind> {
 fn ingest() -> Kind {
     Kind {
         name: "ingest".into(),
-        version: 1,
+        version: 2,
         role: Role::Stage,
         doc: "Takes a LoRA adapter in PEFT's or mlx-lm's format or a full model into the catalog, \
           after checking that it fits its base."
@@ -33,7 +33,7 @@ fn ingest() -> Kind {
 fn probe() -> Kind {
     Kind {
         name: "probe".into(),
-        version: 1,
+        version: 2,
         role: Role::Stage,
         doc: "Puts the same prompts to a model and keeps its answers.".into(),
         args: vec![
@@ -61,7 +61,7 @@ fn probe() -> Kind {
 fn embed() -> Kind {
     Kind {
         name: "embed".into(),
-        version: 2,
+        version: 3,
         role: Role::Stage,
         doc: "Embeds how answers differ from the base's answers to the same prompts, one vector a \
           prompt. Where `against` is a model, it is asked the rows' prompts first."
@@ -168,7 +168,7 @@ fn decompose() -> Kind {
 fn select() -> Kind {
     Kind {
         name: "select".into(),
-        version: 8,
+        version: 9,
         role: Role::Stage,
         doc: "Chooses where a user's training should start: the nearest pLLM, a mix of several, or the base. With \
           `verify`, likelihood decides: `pllm` is the single pLLM under which the rows are most likely, or the \
@@ -274,7 +274,7 @@ fn merge() -> Kind {
 fn finetune() -> Kind {
     Kind {
         name: "finetune".into(),
-        version: 1,
+        version: 2,
         role: Role::Stage,
         doc: "Fine-tunes a model on rows, with the loss on responses only. Starting from an adapter, \
           it trains that adapter further with its own rank, scale and targets: a `rank`, `alpha`, `targets` or \
@@ -414,7 +414,7 @@ fn finetune_training() -> Vec<Arg> {
 fn evaluate() -> Kind {
     Kind {
         name: "evaluate".into(),
-        version: 1,
+        version: 2,
         role: Role::Stage,
         doc: "Measures a model on rows: loss, perplexity, bits per byte, and BLEU and ROUGE of what \
           it answers. A few answers are kept beside the numbers and never released."

@@ -102,7 +102,7 @@ pub fn lora(dir: &Path, settings: &Settings) -> Done {
 /// A row all of which counts, but for its first token.
 #[expect(clippy::single_range_in_vec_init, reason = "one answer")]
 fn one_answer(ids: Vec<u32>) -> Example {
-    Example { answers: vec![1..ids.len()], ids, cut: false }
+    Example { answers: vec![1..ids.len()], ids, bytes: 0, cut: false }
 }
 
 /// The likelihood of `rows` rows of `tokens` tokens; `stream=1` as in [`lora`].

@@ -5,6 +5,7 @@ use std::path::Path;
 use headstart_kernels::encoder::Activation;
 use serde_json::Value;
 
+use super::sentence::Sentence;
 use crate::error::LmError;
 use crate::text::read_json;
 
@@ -31,10 +32,12 @@ pub struct Config {
     pub activation: Activation,
     /// Tokens of a window at most, those that open and close it included.
     pub window: usize,
+    /// What sentence-transformers does with texts and with the hidden states of their tokens.
+    pub sentence: Sentence,
 }
 
 /// Tokens of a window at least: one, between those that open and close it.
-const SHORTEST_WINDOW: usize = 3;
+pub(super) const SHORTEST_WINDOW: usize = 3;
 /// Window where sentence_bert_config.json does not say.
 const DEFAULT_WINDOW: usize = 256;
 
@@ -88,7 +91,7 @@ impl Config {
             let why = format!("`max_position_embeddings` {positions} is less than {SHORTEST_WINDOW} tokens");
             return Err(LmError::file(&path, why));
         }
-        check_pooling(folder)?;
+        let sentence = Sentence::read(folder)?;
         Ok(Self {
             hidden,
             heads,
@@ -99,48 +102,8 @@ impl Config {
             types: optional("type_vocab_size").unwrap_or(2),
             epsilon: json.get("layer_norm_eps").and_then(Value::as_f64).unwrap_or(1e-12) as f32,
             activation,
-            window: window(folder)?.min(positions),
+            window: sentence.window.unwrap_or(DEFAULT_WINDOW).min(positions),
+            sentence,
         })
-    }
-}
-
-fn window(folder: &Path) -> Result<usize, LmError> {
-    let path = folder.join("sentence_bert_config.json");
-    let Some(json) = read_json(&path)? else { return Ok(DEFAULT_WINDOW) };
-    match json.get("max_seq_length").filter(|v| !v.is_null()) {
-        None => Ok(DEFAULT_WINDOW),
-        Some(v) => match v.as_u64() {
-            Some(n) if n >= SHORTEST_WINDOW as u64 => Ok(n as usize),
-            _ => {
-                Err(LmError::file(path, format!("`max_seq_length` {v} is not a number of tokens from 3 up")))
-            }
-        },
-    }
-}
-
-/// Refuses poolings other than the mean over tokens, and modules that change its result.
-fn check_pooling(folder: &Path) -> Result<(), LmError> {
-    let path = folder.join("modules.json");
-    for module in read_json(&path)?.as_ref().and_then(Value::as_array).into_iter().flatten() {
-        let kind = module.get("type").and_then(Value::as_str).unwrap_or_default();
-        let name = kind.rsplit('.').next().unwrap_or_default();
-        if !["Transformer", "Pooling", "Normalize"].contains(&name) {
-            return Err(LmError::Unsupported(format!("{}: a module of type {kind}", path.display())));
-        }
-    }
-    let path = folder.join("1_Pooling").join("config.json");
-    let Some(json) = read_json(&path)? else { return Ok(()) };
-    let modes = json.as_object().into_iter().flatten();
-    let on = modes.filter(|(key, v)| key.starts_with("pooling_mode_") && v.as_bool() == Some(true));
-    let on: Vec<&str> = on.map(|(key, _)| key.as_str()).collect();
-    match on.as_slice() {
-        [] | ["pooling_mode_mean_tokens"] => Ok(()),
-        other => {
-            let modes = other.join(", ");
-            Err(LmError::Unsupported(format!(
-                "{}: {modes}; only the mean of tokens is supported",
-                path.display()
-            )))
-        }
     }
 }

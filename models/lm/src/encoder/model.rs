@@ -6,6 +6,7 @@ use headstart_kernels::encoder::{Activation, add_norm, attention, linear, pool};
 
 use super::SentencePass;
 use super::config::Config;
+use super::sentence::Pooling;
 use super::weights::Named;
 use crate::error::LmError;
 
@@ -21,6 +22,8 @@ pub struct Bert {
     heads: usize,
     epsilon: f32,
     activation: Activation,
+    pooling: Pooling,
+    normalize: bool,
 }
 
 struct Block {
@@ -119,6 +122,8 @@ impl Bert {
             heads: config.heads,
             epsilon: config.epsilon,
             activation: config.activation,
+            pooling: config.sentence.pooling,
+            normalize: config.sentence.normalize,
         })
     }
 }
@@ -138,6 +143,21 @@ impl SentencePass for Bert {
             let inner = block.up.apply(&x, Some(self.activation));
             x = block.norm.of(block.down.apply(&inner, None), &x, self.epsilon);
         }
-        Ok(pool(&x, &lengths, self.hidden))
+        if self.pooling == Pooling::Mean && self.normalize {
+            return Ok(pool(&x, &lengths, self.hidden));
+        }
+        let mut left = x.as_slice();
+        let vectors = lengths.iter().map(|n| {
+            let (own, rest) = left.split_at(n * self.hidden);
+            left = rest;
+            let mut vector = self.pooling.pool(own, self.hidden);
+            if self.normalize {
+                // As torch does, so that a vector of zeros stays one.
+                let norm = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(1e-12);
+                vector.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
+            }
+            vector
+        });
+        Ok(vectors.collect())
     }
 }

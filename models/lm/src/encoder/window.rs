@@ -46,11 +46,6 @@ impl Cutter {
                 format!("puts {} tokens around a text; a bert tokenizer puts [CLS] and [SEP]", empty.len());
             return Err(LmError::file(path, why));
         };
-        let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
-        if largest >= vocab {
-            let why = format!("has token id {largest}, but config.json has `vocab_size` {vocab}");
-            return Err(LmError::file(path, why));
-        }
         Ok(Self { truncate: false, open, close, room: window - 2, vocab, path: path.to_owned() })
     }
 
@@ -78,8 +73,14 @@ impl Cutter {
     }
 }
 
-/// Puts the vectors of windows together: averaged by tokens and normalised, for every text.
-pub(super) fn join(texts: usize, dim: usize, windows: &[Window], vectors: &[Vec<f32>]) -> Vec<Vec<f32>> {
+/// Puts the vectors of windows together: averaged by tokens and, where asked for, normalized, for every text.
+pub(super) fn join(
+    texts: usize,
+    dim: usize,
+    windows: &[Window],
+    vectors: &[Vec<f32>],
+    normalize: bool,
+) -> Vec<Vec<f32>> {
     // In the order of windows within a text, whatever the batches, so that sums are the same.
     let mut order: Vec<usize> = (0..windows.len()).collect();
     order.sort_by_key(|&i| (windows[i].text, windows[i].number));
@@ -94,7 +95,10 @@ pub(super) fn join(texts: usize, dim: usize, windows: &[Window], vectors: &[Vec<
             let weight = windows[i].tokens as f64;
             sum.iter_mut().zip(&vectors[i]).for_each(|(s, x)| *s += weight * f64::from(*x));
         }
-        let norm = sum.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+        let norm = match normalize {
+            true => sum.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE),
+            false => same.iter().map(|&i| windows[i].tokens as f64).sum::<f64>().max(1.0),
+        };
         out.push(sum.iter().map(|x| (x / norm) as f32).collect());
     }
     out

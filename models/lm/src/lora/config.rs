@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use fancy_regex::{Regex, RegexBuilder};
+use headstart_disk::read;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::api::LoraSpec;
-use crate::config::{Keys, read_json};
+use crate::config::Keys;
 use crate::error::LmError;
 use crate::proj::Proj;
 
@@ -113,15 +117,26 @@ impl AdapterConfig {
     /// [`LmError::Io`], and those of [`Self::from_json`].
     pub fn load(folder: &Path) -> Result<Self, LmError> {
         let path = folder.join(FILE);
-        let json = read_json(&path)?;
-        Self::from_json(&path, &json)
+        let text = read::text(&path, read::SETTINGS).map_err(|e| LmError::io(&path, e))?;
+        Self::from_text(&path, &text)
     }
 
-    /// Reads its content; `path` is only named in errors.
+    /// Reads its content; `path` is only named in errors. Patterns keep the order of the file: PEFT
+    /// takes the first that matches.
     ///
     /// # Errors
     /// [`LmError::File`] with the key that is missing, wrong or not supported.
-    pub fn from_json(path: &Path, json: &Value) -> Result<Self, LmError> {
+    pub fn from_text(path: &Path, text: &str) -> Result<Self, LmError> {
+        let wrong = |e: serde_json::Error| LmError::file(path, format!("is not JSON: {e}"));
+        let mut config = Self::from_json(path, &serde_json::from_str(text).map_err(wrong)?)?;
+        let order: PatternOrder = serde_json::from_str(text).map_err(wrong)?;
+        order.rank_pattern.unwrap_or_default().sort(&mut config.rank_pattern);
+        order.alpha_pattern.unwrap_or_default().sort(&mut config.alpha_pattern);
+        Ok(config)
+    }
+
+    /// As [`Self::from_text`], with patterns in the order of their texts.
+    fn from_json(path: &Path, json: &Value) -> Result<Self, LmError> {
         let keys = Keys { path, json };
         match keys.get("peft_type").and_then(Value::as_str) {
             Some("LORA" | "lora") => {}
@@ -138,6 +153,13 @@ impl AdapterConfig {
             }
         }
         let targets = targets(&keys, "target_modules")?;
+        let layers = layers(&keys)?;
+        if layers.is_some() && matches!(targets, Some(Targets::Pattern(_))) {
+            return Err(keys.wrong(
+                "layers_to_transform",
+                "PEFT does not take it beside an expression in `target_modules`",
+            ));
+        }
         Ok(Self {
             path: path.into(),
             rank: keys.need("r")?,
@@ -150,7 +172,7 @@ impl AdapterConfig {
             alpha_pattern: pattern(&keys, "alpha_pattern", Value::as_f64)?,
             targets: targets.ok_or_else(|| keys.wrong("target_modules", "missing"))?,
             exclude: targets_or_none(&keys)?,
-            layers: layers(&keys)?,
+            layers,
             compiled: Compiled::default(),
         })
     }
@@ -204,7 +226,9 @@ impl AdapterConfig {
             Some(e) => self.hits(e, &name, "exclude_modules")?,
             None => false,
         };
-        let in_layers = self.layers.as_ref().is_none_or(|l| l.contains(&block));
+        // A module that is named in full is changed in any block.
+        let in_full = matches!(&self.targets, Targets::Names(names) if names.contains(&name));
+        let in_layers = in_full || self.layers.as_ref().is_none_or(|l| l.contains(&block));
         if excluded || !in_layers || !self.hits(&self.targets, &name, "target_modules")? {
             return Ok(None);
         }
@@ -214,7 +238,11 @@ impl AdapterConfig {
             return Err(self.wrong("r", &format!("{rank} is not a rank between 1 and {LARGEST_RANK}")));
         }
         let below = if self.rslora { (rank as f64).sqrt() } else { rank as f64 };
-        Ok(Some((rank, (alpha / below) as f32)))
+        let scale = (alpha / below) as f32;
+        if !scale.is_finite() {
+            return Err(self.wrong("lora_alpha", &format!("{alpha} by a rank of {rank} is no finite scale")));
+        }
+        Ok(Some((rank, scale)))
     }
 
     fn hits(&self, targets: &Targets, name: &str, key: &str) -> Result<bool, LmError> {
@@ -230,7 +258,8 @@ impl AdapterConfig {
     /// PEFT takes the first expression that the end of the name matches.
     fn by_pattern<T: Copy>(&self, all: &[(String, T)], name: &str, key: &str) -> Result<Option<T>, LmError> {
         for (p, value) in all {
-            if self.is_match(&format!(r"^(?:.*\.)?(?:{p})$"), name, key)? {
+            // The groups are PEFT's own, so that back references mean the same.
+            if self.is_match(&format!(r"^(.*\.)?({p})$"), name, key)? {
                 return Ok(Some(*value));
             }
         }
@@ -251,16 +280,12 @@ impl AdapterConfig {
         found.map_err(|e| self.wrong(key, &format!("is not a supported expression: {e}")))
     }
 
-    /// As PEFT writes it.
-    pub fn to_json(&self) -> Value {
+    /// As PEFT writes it, the patterns aside.
+    fn to_json(&self) -> Value {
         let of = |t: &Targets| match t {
             Targets::Names(n) => json!(n),
             Targets::Pattern(p) => json!(p),
         };
-        let ranks: serde_json::Map<_, _> =
-            self.rank_pattern.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-        let alphas: serde_json::Map<_, _> =
-            self.alpha_pattern.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
         json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -269,8 +294,8 @@ impl AdapterConfig {
             "lora_alpha": self.alpha,
             "lora_dropout": self.dropout,
             "use_rslora": self.rslora,
-            "rank_pattern": ranks,
-            "alpha_pattern": alphas,
+            "rank_pattern": null,
+            "alpha_pattern": null,
             "target_modules": of(&self.targets),
             "exclude_modules": self.exclude.as_ref().map(of),
             "layers_to_transform": self.layers,
@@ -281,6 +306,73 @@ impl AdapterConfig {
             "modules_to_save": null,
             "use_dora": false,
         })
+    }
+}
+
+/// As PEFT writes it, patterns in their order.
+impl Serialize for AdapterConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let json = self.to_json();
+        let keys = json.as_object().into_iter().flatten();
+        let mut map = serializer.serialize_map(None)?;
+        for (key, value) in keys {
+            match key.as_str() {
+                "rank_pattern" => map.serialize_entry(key, &InOrder(&self.rank_pattern))?,
+                "alpha_pattern" => map.serialize_entry(key, &InOrder(&self.alpha_pattern))?,
+                _ => map.serialize_entry(key, value)?,
+            }
+        }
+        map.end()
+    }
+}
+
+/// An object whose keys are written in this order.
+struct InOrder<'a, T>(&'a [(String, T)]);
+
+impl<T: Serialize> Serialize for InOrder<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+/// The order of the patterns in a file.
+#[derive(Deserialize)]
+struct PatternOrder {
+    rank_pattern: Option<KeyOrder>,
+    alpha_pattern: Option<KeyOrder>,
+}
+
+/// An object's keys in the order of the file; as in Python, one that is there twice stands where it
+/// was first.
+#[derive(Default)]
+struct KeyOrder(Vec<String>);
+
+impl KeyOrder {
+    fn sort<T>(&self, patterns: &mut [(String, T)]) {
+        let places: HashMap<&str, usize> = self.0.iter().rev().map(String::as_str).zip((0..self.0.len()).rev()).collect();
+        patterns.sort_by_key(|(key, _)| places.get(key.as_str()).copied().unwrap_or(usize::MAX));
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyOrder {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = KeyOrder;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<KeyOrder, A::Error> {
+                let mut keys = Vec::new();
+                while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+                    keys.push(key);
+                }
+                Ok(KeyOrder(keys))
+            }
+        }
+        deserializer.deserialize_map(Keys)
     }
 }
 
@@ -358,6 +450,50 @@ mod tests {
         assert_eq!(c.module(1, Proj::Q).unwrap(), Some((4, 3.0)));
         assert_eq!(c.module(11, Proj::Q).unwrap(), Some((8, (6.0 / 8f64.sqrt()) as f32)), "not layer 1");
         assert_eq!(c.module(1, Proj::V).unwrap(), None);
+    }
+
+    /// PEFT 0.21: the first key of the file that matches decides, whichever comes first in the alphabet.
+    #[test]
+    fn the_first_pattern_of_the_file_decides() {
+        let read = |patterns: &str| {
+            let text = format!(
+                r#"{{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], {patterns}}}"#
+            );
+            AdapterConfig::from_text(Path::new(FILE), &text).unwrap()
+        };
+        let scale = |c: &AdapterConfig, block| c.module(block, Proj::Q).unwrap().unwrap();
+        let narrow = read(r#""alpha_pattern": {"q_proj": 4, "layers.0.self_attn.q_proj": 40}"#);
+        assert_eq!(scale(&narrow, 0), (8, 0.5));
+        let wide = read(r#""alpha_pattern": {"layers.0.self_attn.q_proj": 40, "q_proj": 4}"#);
+        assert_eq!((scale(&wide, 0), scale(&wide, 1)), ((8, 5.0), (8, 0.5)));
+        let ranks = read(r#""rank_pattern": {"self_attn.q_proj": 2, ".*q_proj": 4, "^model.layers.1.*": 1}"#);
+        assert_eq!((scale(&ranks, 0), scale(&ranks, 1)), ((2, 8.0), (2, 8.0)));
+        let ranks = read(r#""rank_pattern": {"model\\.layers\\.(1|3)\\..*": 1, "q_proj": 2}"#);
+        assert_eq!((scale(&ranks, 0).0, scale(&ranks, 3).0), (2, 1));
+        // A key that is there twice has its last value at its first place, as in Python.
+        let twice = read(r#""alpha_pattern": {"q_proj": 4, "self_attn.q_proj": 8, "q_proj": 24}"#);
+        assert_eq!(scale(&twice, 0), (8, 3.0));
+        // What is written keeps the order.
+        for config in [narrow, wide, ranks] {
+            let text = serde_json::to_string(&config).unwrap();
+            assert_eq!(AdapterConfig::from_text(Path::new(FILE), &text).unwrap(), config, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_module_that_is_named_in_full_is_changed_in_any_block() {
+        let c = read(|j| {
+            j["target_modules"] = json!(["model.layers.0.self_attn.q_proj", "v_proj"]);
+            j["layers_to_transform"] = json!([1]);
+        });
+        let c = c.unwrap();
+        let hit = |block, p| c.module(block, p).unwrap().is_some();
+        assert_eq!((hit(0, Proj::Q), hit(1, Proj::Q), hit(0, Proj::V), hit(1, Proj::V)), (true, false, false, true));
+        let e = read(|j| {
+            j["target_modules"] = json!(".*q_proj");
+            j["layers_to_transform"] = json!([1]);
+        });
+        assert!(e.unwrap_err().to_string().contains("layers_to_transform"));
     }
 
     #[test]

@@ -24,9 +24,6 @@ use crate::proj::Proj;
 
 /// The weights' file of mlx-lm's adapters.
 pub const MLX_WEIGHTS_FILE: &str = "adapters.safetensors";
-/// mlx-lm's scale where its configuration has none.
-const MLX_SCALE: f64 = 20.0;
-
 /// Whether a folder holds an adapter of mlx-lm.
 pub fn is_mlx(folder: &Path) -> bool {
     folder.join(MLX_WEIGHTS_FILE).is_file() && !folder.join(WEIGHTS_FILE).is_file()
@@ -122,15 +119,25 @@ pub fn mlx_to_peft(disk: &dyn Disk, folder: &Path, out: &Path) -> Result<(), LmE
     }
     let parameters = keys.get("lora_parameters").cloned().unwrap_or(Value::Null);
     let inner = Keys { path: &path, json: &parameters };
-    let scale = inner.number("scale")?.unwrap_or(MLX_SCALE);
+    let Some(scale) = inner.number("scale")? else {
+        return Err(LmError::File {
+            path,
+            why: "key `lora_parameters.scale`: missing, so it is not known how strongly the adapter counts".into(),
+            help: Some("mlx-lm needs it too: add the scale that it was trained with (mlx-lm's default is 20.0)".into()),
+        });
+    };
+    if !scale.is_finite() || inner.flag("use_rslora")?.unwrap_or(false) {
+        return Err(inner.wrong("scale", "is not a finite number, or beside `use_rslora`"));
+    }
     let dropout = inner.number("dropout")?.unwrap_or(0.0);
     let file = folder.join(MLX_WEIGHTS_FILE);
     let pairs = read(&file, mlx_name)?.into_iter();
     let pairs: Pairs = pairs.map(|(at, p)| (at, Pair { a: p.a.transposed(), b: p.b.transposed() })).collect();
     check(&file, &pairs)?;
-    let config = peft_config(path.clone(), &pairs, scale, dropout).to_json();
+    let config = peft_config(path.clone(), &pairs, scale, dropout);
     // The written file is read back: a file that PEFT's reader here would refuse is refused now.
-    AdapterConfig::from_json(&path, &config)?;
+    let written = serde_json::to_string(&config).map_err(|e| LmError::Internal(e.to_string()))?;
+    AdapterConfig::from_text(&path, &written)?;
     let mut tensors = Vec::new();
     for ((block, proj), pair) in pairs {
         let p = Proj::ALL[proj];
@@ -187,7 +194,7 @@ fn write(
     disk: &dyn Disk,
     from: &Path,
     out: &Path,
-    config: &Value,
+    config: &impl serde::Serialize,
     weights: &str,
     tensors: Vec<files::Tensor>,
 ) -> Result<(), LmError> {
@@ -285,7 +292,7 @@ fn read(path: &Path, place: fn(&str) -> Place) -> Result<Pairs, LmError> {
         };
         let [rows, cols] = *view.shape() else { return Err(wrong("is not a matrix")) };
         if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            return Err(wrong("is of another type than f32, f16 and bf16"));
+            return Err(wrong(&format!("is of type {:?}; f32, f16 and bf16 are read", view.dtype())));
         }
         let stored = StoredType { dtype: view.dtype(), rows, cols, bytes: view.data().to_vec() };
         halves.entry((block, proj)).or_default()[usize::from(!is_a)] = Some(stored);
@@ -344,7 +351,7 @@ mod tests {
         let mut json = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 6, "lora_dropout": 0.1,
             "target_modules": ["q_proj", "down_proj"]});
         change(&mut json);
-        let config = AdapterConfig::from_json(Path::new(FILE), &json).unwrap();
+        let config = AdapterConfig::from_text(Path::new(FILE), &json.to_string()).unwrap();
         let layouts = super::super::layouts(&config, &base()).unwrap();
         let numbers = |l: &Layout| (0..l.len()).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
         let values = layouts.iter().map(numbers).collect();

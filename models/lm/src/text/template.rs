@@ -3,21 +3,16 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 use headstart_disk::read;
 use headstart_inspect::template;
 use headstart_protocol::text::bytes;
-use minijinja::value::{Value, from_args};
-use minijinja::{Environment, Error, ErrorKind, State, context};
-use minijinja_contrib::pycompat::unknown_method_callback;
-use regex::Regex;
+use jiff::civil::Date;
+use minijinja::value::Value;
+use minijinja::{Environment, Error, ErrorKind, context};
 
-use super::read_json;
+use super::{python, read_json};
 use crate::error::LmError;
-
-/// Special tokens written by hand in a template look like this in every model family read here.
-static TOKEN: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"<\|[^\s<>|]+\|>").expect("a constant pattern"));
 
 /// Instructions of a template that are executed at most, and how many more for each turn: published
 /// templates take a few hundred for a turn.
@@ -27,23 +22,12 @@ const FUEL_PER_TURN: u64 = 20_000;
 /// Bytes that a template writes of its own at most, beside eight times what the turns hold.
 const LONGEST_OUTPUT: usize = 1 << 20;
 
-const QUESTION: &str = "What is rain?";
-const ANSWER: &str = "Falling water.";
-
 /// A model's chat template.
 pub(super) struct ChatTemplate {
     env: Environment<'static>,
     path: PathBuf,
     bos: Option<String>,
     eos: Option<String>,
-}
-
-/// A sample conversation, rendered.
-pub(super) struct Sample {
-    /// All of it.
-    pub text: String,
-    /// The text behind the answer.
-    pub behind: String,
 }
 
 impl ChatTemplate {
@@ -72,10 +56,17 @@ impl ChatTemplate {
             }
             Err(e) => return Err(LmError::io(path, e)),
         };
-        source.map(|source| Self::new(path, &source, bos, eos)).transpose()
+        let Some(source) = source else { return Ok(None) };
+        Self::new(path, &source, bos, eos, day(dir)?).map(Some)
     }
 
-    fn new(path: PathBuf, source: &str, bos: Option<String>, eos: Option<String>) -> Result<Self, LmError> {
+    fn new(
+        path: PathBuf,
+        source: &str,
+        bos: Option<String>,
+        eos: Option<String>,
+        day: Date,
+    ) -> Result<Self, LmError> {
         if source.len() > template::LONGEST {
             let why = format!(
                 "the chat template has {}; at most {} bytes are read",
@@ -88,19 +79,11 @@ impl ChatTemplate {
         let mut env = Environment::new();
         env.set_trim_blocks(true);
         env.set_lstrip_blocks(true);
-        env.add_function("raise_exception", |message: String| -> Result<String, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
-        env.set_unknown_method_callback(python_method);
+        python::extend(&mut env, day);
         // Named so that nothing is escaped for HTML.
         let added = env.add_template_owned("chat", source.into_owned());
         added.map_err(|e| LmError::file(&path, format!("chat template: {e}")))?;
         Ok(Self { env, path, bos, eos })
-    }
-
-    /// The file that holds it.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Turns, as (role, content), up to where the next answer begins.
@@ -113,34 +96,30 @@ impl ChatTemplate {
         self.render(turns, false)
     }
 
-    /// What a longer form of a conversation adds to a shorter one.
-    pub(super) fn behind<'a>(&self, longer: &'a str, shorter: &str) -> Result<&'a str, LmError> {
-        longer.strip_prefix(shorter).ok_or_else(|| LmError::File {
+    /// Turns of which the last is a question, without what begins an answer.
+    pub(super) fn told(&self, turns: &[(&str, &str)]) -> Result<String, LmError> {
+        self.render(turns, false)
+    }
+
+    /// An answer cannot be found in what the template writes.
+    pub(super) fn indistinct(&self) -> LmError {
+        LmError::File {
             path: self.path.clone(),
-            why: "the chat template writes a turn differently once another follows, so answers cannot be \
-                  told from prompts"
+            why: "the chat template writes the turns around an answer differently by what the answer says, so \
+                  answers cannot be told from prompts"
                 .into(),
             help: Some("use a template whose conversation begins with its generation prompt".into()),
-        })
+        }
     }
 
-    /// A conversation of one question and one answer.
-    pub(super) fn sample(&self) -> Result<Sample, LmError> {
-        let turns = [("user", QUESTION), ("assistant", ANSWER)];
-        let (start, text) = (self.asked(&turns[..1])?, self.answered(&turns)?);
-        let tail = self.behind(&text, &start)?;
-        let behind = tail.rsplit_once(ANSWER).map(|(_, behind)| behind.to_owned());
-        let behind = behind.ok_or_else(|| {
-            LmError::file(&self.path, "the chat template leaves out what the assistant says")
-        })?;
-        Ok(Sample { text, behind })
-    }
-
-    /// The special tokens in a rendered text.
-    pub(super) fn tokens_in<'a>(&'a self, text: &'a str) -> impl Iterator<Item = &'a str> {
-        let named = [&self.bos, &self.eos].into_iter().flatten().map(String::as_str);
-        let named = named.filter(move |t| !t.is_empty() && text.contains(*t));
-        TOKEN.find_iter(text).map(|m| m.as_str()).chain(named)
+    /// What the assistant says has no place in what the template writes.
+    pub(super) fn leaves_out(&self) -> LmError {
+        LmError::File {
+            path: self.path.clone(),
+            why: "the chat template leaves out what the assistant says, so nothing can be scored or trained"
+                .into(),
+            help: Some("use the template that was published with the model".into()),
+        }
     }
 
     fn render(&self, turns: &[(&str, &str)], generation: bool) -> Result<String, LmError> {
@@ -182,6 +161,21 @@ impl ChatTemplate {
     }
 }
 
+/// The file in a model's folder that says which day a chat template is told: `{"date": "2026-01-31"}`.
+pub const DATE_FILE: &str = "chat_date.json";
+
+/// The day that [`DATE_FILE`] says, or the fixed one.
+fn day(dir: &Path) -> Result<Date, LmError> {
+    let path = dir.join(DATE_FILE);
+    match read_json(&path)? {
+        None => Ok(python::DAY),
+        Some(json) => json["date"]
+            .as_str()
+            .and_then(|day| day.parse().ok())
+            .ok_or_else(|| LmError::file(path, "`date` is not a day such as 2026-01-31")),
+    }
+}
+
 /// What a template writes, up to a largest size.
 struct Written {
     text: Vec<u8>,
@@ -199,24 +193,5 @@ impl Write for Written {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
-    }
-}
-
-/// The methods of Python's strings, lists and dictionaries: those of `pycompat`, and three of strings
-/// that it lacks and published templates call.
-fn python_method(state: &State, on: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let Some(s) = on.as_str() else { return unknown_method_callback(state, on, name, args) };
-    match name {
-        "removeprefix" => from_args(args).map(|(p,): (&str,)| Value::from(s.strip_prefix(p).unwrap_or(s))),
-        "removesuffix" => from_args(args).map(|(p,): (&str,)| Value::from(s.strip_suffix(p).unwrap_or(s))),
-        "rsplit" => {
-            let (by, most): (&str, Option<i64>) = from_args(args)?;
-            let parts =
-                most.and_then(|n| usize::try_from(n).ok()).map_or(usize::MAX, |n| n.saturating_add(1));
-            let mut parts: Vec<&str> = s.rsplitn(parts, by).collect();
-            parts.reverse();
-            Ok(parts.into_iter().map(Value::from).collect())
-        }
-        _ => unknown_method_callback(state, on, name, args),
     }
 }

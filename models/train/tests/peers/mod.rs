@@ -22,7 +22,7 @@ use crate::fixtures::Case;
 /// A row of which everything from `first` on is predicted.
 #[expect(clippy::single_range_in_vec_init, reason = "one answer")]
 pub fn example(ids: Vec<u32>, first: usize) -> Example {
-    Example { answers: vec![first..ids.len()], ids, cut: false }
+    Example { answers: vec![first..ids.len()], ids, bytes: 0, cut: false }
 }
 
 /// Logits and hidden states of a case's model, without its adapter and with it.

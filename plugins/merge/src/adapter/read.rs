@@ -5,6 +5,7 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use headstart_disk::read as disk;
+use headstart_lm::lora::without_adapter_name;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -24,7 +25,8 @@ fn modules(bytes: &[u8], config: &Config) -> Result<BTreeMap<String, Factors>, S
         .map_err(|e| format!("not a whole safetensors file ({e}); it may have been cut off"))?;
     let mut halves: BTreeMap<String, (Option<Matrix>, Option<Matrix>)> = BTreeMap::new();
     for (name, view) in tensors.iter() {
-        let path = name.strip_prefix("base_model.model.").unwrap_or(name);
+        let plain = without_adapter_name(name);
+        let path = plain.strip_prefix("base_model.model.").unwrap_or(&plain);
         if let Some(module) = path.strip_suffix(".lora_A.weight") {
             halves.entry(module.to_owned()).or_default().0 = Some(matrix(name, &view)?);
         } else if let Some(module) = path.strip_suffix(".lora_B.weight") {
@@ -67,7 +69,8 @@ fn matrix(name: &str, view: &TensorView<'_>) -> Result<Matrix, String> {
         Dtype::F32 => each(bytes, f32::from_le_bytes),
         Dtype::BF16 => each(bytes, |b| bf16::from_le_bytes(b).to_f32()),
         Dtype::F16 => each(bytes, |b| f16::from_le_bytes(b).to_f32()),
-        other => return Err(format!("tensor `{name}` has type {other:?}, but should be F32, BF16 or F16")),
+        Dtype::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32),
+        other => return Err(format!("tensor `{name}` is of type {other:?}; F32, F16, BF16 and F64 are read")),
     };
     if let Some(i) = data.iter().position(|x| !x.is_finite()) {
         return Err(format!("tensor `{name}` holds {} at row {}, column {}", data[i], i / cols, i % cols));
