@@ -148,11 +148,16 @@ mod tests {
             ("{{ '%s-%s' % ('a', m.x) }}", "{{ ('%s-%s'|format('a', m.x)) }}"),
             ("{{ 'x' + '%s' % m['role']|upper + 'y' }}", "{{ 'x' + ('%s'|format(m['role']|upper)) + 'y' }}"),
             ("{% set a = \"%d\" % loop.index %}b", "{% set a = (\"%d\"|format(loop.index)) %}b"),
-            ("{{ '%s' % f(1, 2).y[0] ~ '%s' % -1 }}", "{{ ('%s'|format(f(1, 2).y[0])) ~ ('%s'|format(-1)) }}"),
+            (
+                "{{ '%s' % f(1, 2).y[0] ~ '%s' % -1 }}",
+                "{{ ('%s'|format(f(1, 2).y[0])) ~ ('%s'|format(-1)) }}",
+            ),
         ] {
             assert_eq!(executed(source), expected);
         }
-        for same in ["{{ loop.index0 % 2 }}", "100 % sure {{ 'a' }}", "{% if a %}'x' % y{% endif %}", "{{ 'x' %"] {
+        for same in
+            ["{{ loop.index0 % 2 }}", "100 % sure {{ 'a' }}", "{% if a %}'x' % y{% endif %}", "{{ 'x' %"]
+        {
             assert_eq!(executed(same), same);
         }
     }

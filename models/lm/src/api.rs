@@ -174,8 +174,8 @@ pub trait Decoder: Send {
 pub trait Encoder: Send {
     /// Length of its vectors.
     fn dim(&self) -> usize;
-    /// L2-normalised, mean-pooled vectors of texts, in order. Texts longer than the encoder's
-    /// window are read in windows and averaged by tokens, then normalised again.
+    /// Vectors of texts, in order, pooled and normalized as the encoder's settings say. Texts longer
+    /// than its window are read in windows and averaged by tokens, then normalized again.
     ///
     /// # Errors
     /// [`LmError::Cancelled`] where `watch` says so, and what the tokenizer says.

@@ -191,12 +191,14 @@ impl Gguf {
         }
         let shape = info.shape.dims();
         if shape.last().is_none_or(|n| n % dtype.block_size() != 0) {
-            let why = format!("tensor {name} of shape {shape:?} is not in whole blocks of {}", dtype.block_size());
+            let why =
+                format!("tensor {name} of shape {shape:?} is not in whole blocks of {}", dtype.block_size());
             return Err(self.wrong(why, "fetch the file again"));
         }
         // At least as long as is needed, so that nothing is made room for that the file does not hold.
         let blocks = self.sized(name, info, |n| n / dtype.block_size() * dtype.type_size())?;
-        let broken = |e: candle_core::Error| self.wrong(format!("tensor {name}: {e}"), "fetch the file again");
+        let broken =
+            |e: candle_core::Error| self.wrong(format!("tensor {name}: {e}"), "fetch the file again");
         let raw = &self.file.bytes()[blocks];
         let mut reader = Cursor::new(raw);
         let local = TensorInfo { ggml_dtype: dtype, shape: info.shape.clone(), offset: 0 };

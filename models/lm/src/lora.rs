@@ -214,7 +214,10 @@ fn missing(path: &Path, name: &str, weights: &Weights) -> LmError {
             "save the adapter with PEFT's save_pretrained, which leaves the name out",
         ),
         (None, Some(found)) => (
-            format!("tensor {found} is named with the prefix `{}` instead of `{PREFIX}`", &found[..found.len() - bare.len()]),
+            format!(
+                "tensor {found} is named with the prefix `{}` instead of `{PREFIX}`",
+                &found[..found.len() - bare.len()]
+            ),
             "save the adapter with PEFT's save_pretrained, or rename its tensors",
         ),
         (None, None) => (

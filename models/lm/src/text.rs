@@ -264,11 +264,7 @@ pub(crate) fn encode(
 }
 
 /// What the tokenizer gave, each of its ids below `vocab`.
-fn checked(
-    encoding: tokenizers::Result<Encoding>,
-    vocab: usize,
-    path: &Path,
-) -> Result<Encoding, LmError> {
+fn checked(encoding: tokenizers::Result<Encoding>, vocab: usize, path: &Path) -> Result<Encoding, LmError> {
     let encoding = encoding.map_err(|e| LmError::file(path, format!("cannot tokenize: {e}")))?;
     match encoding.get_ids().iter().find(|id| **id as usize >= vocab) {
         Some(id) => Err(LmError::File {

@@ -305,6 +305,18 @@ impl Weights {
         self.unread.get(name).map(|(_, dtype)| *dtype)
     }
 
+    /// Refuses weights and biases of types that are not read.
+    ///
+    /// # Errors
+    /// [`LmError::File`] with the first such tensor.
+    pub fn check_types(&self) -> Result<(), LmError> {
+        let ends = |name: &str| name.ends_with(".weight") || name.ends_with(".bias");
+        match self.unread.iter().find(|(name, _)| ends(name)) {
+            Some((name, (i, dtype))) => Err(unread(&self.files[*i], name, *dtype)),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses an output layer that is written out although the configuration ties it to the
     /// embedding, unless the two are the same: one of both is wrong, and which one is not known.
     ///
@@ -440,7 +452,9 @@ fn map_file(path: &Path) -> Result<Opened, LmError> {
         Err(safetensors::SafeTensorError::MetadataIncompleteBuffer) => {
             let end = header_end(&map[8..8 + header as usize]).map(|n| n + 8 + header);
             if let Some(end) = end.filter(|end| *end < size) {
-                return Err(wrong(format!("is longer than it should be: its tensors end at byte {end}, the file has {size}")));
+                return Err(wrong(format!(
+                    "is longer than it should be: its tensors end at byte {end}, the file has {size}"
+                )));
             }
             let end = end.map_or(String::from("more"), |n| n.to_string());
             return Err(wrong(format!("is cut short: its header promises {end} bytes, the file has {size}")));

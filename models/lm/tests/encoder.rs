@@ -156,8 +156,8 @@ fn faults_name_file_and_tensor() {
     expect(&["config.json", "`max_position_embeddings` 2 is less than 3 tokens"]);
     fs::write(at.join("config.json"), &config).unwrap();
     fs::create_dir(at.join("1_Pooling")).unwrap();
-    fs::write(at.join("1_Pooling/config.json"), r#"{"pooling_mode_cls_token": true}"#).unwrap();
-    expect(&["1_Pooling", "pooling_mode_cls_token"]);
+    fs::write(at.join("1_Pooling/config.json"), r#"{"pooling_mode": "attention"}"#).unwrap();
+    expect(&["1_Pooling", "`attention`"]);
     fs::write(at.join("1_Pooling/config.json"), r#"{"pooling_mode_mean_tokens": true}"#).unwrap();
     let weights = fs::read(at.join("model.safetensors")).unwrap();
     fs::write(at.join("model.safetensors"), &weights[..weights.len() - 8]).unwrap();

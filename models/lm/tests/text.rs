@@ -223,7 +223,8 @@ fn reasoning_that_a_template_begins_or_leaves_out_is_no_part_of_an_answer() {
     let history = vec![turn(Role::User, "Rain?"), turn(Role::Assistant, "<think>hm</think>Water.")];
     let row = Row { history, ..Row::new("Friend?", "<think>\nhm</think>Dear.") };
     let tokens = codec.row_tokens(&row).unwrap();
-    let said: Vec<String> = tokens.answers.iter().map(|a| shown(&codec, &tokens.ids[a.tokens.clone()])).collect();
+    let said: Vec<String> =
+        tokens.answers.iter().map(|a| shown(&codec, &tokens.ids[a.tokens.clone()])).collect();
     assert_eq!(said, ["Water.<|end|>", "Dear.<|end|>"]);
     let bytes: Vec<usize> = tokens.answers.iter().map(|a| *a.bytes.last().unwrap()).collect();
     assert_eq!(bytes, [6, 5], "of what the template keeps");
@@ -312,7 +313,8 @@ fn a_token_behind_the_vocabulary_is_refused_where_it_is_used() {
 fn the_day_does_not_depend_on_the_clock() {
     let dir = tempfile::tempdir().unwrap();
     tokenizer(dir.path());
-    let template = "{{ strftime_now('%d %B %Y, %A %H:%M') }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    let template =
+        "{{ strftime_now('%d %B %Y, %A %H:%M') }}{% for m in messages %}{{ m.content }}{% endfor %}";
     configure(dir.path(), |c| c["chat_template"] = json!(template));
     let day = || {
         let codec = TextCodec::load(dir.path()).unwrap();

@@ -68,8 +68,10 @@ fn train(model: &Arc<Model>, folder: &Path, out: PathBuf, ids: &[Vec<u32>]) -> A
         out,
         disk: Arc::new(SystemDisk),
     };
-    let rows: Vec<Example> =
-        ids.iter().map(|ids| Example { ids: ids.clone(), answers: vec![6..ids.len()], bytes: 0, cut: false }).collect();
+    let rows: Vec<Example> = ids
+        .iter()
+        .map(|ids| Example { ids: ids.clone(), answers: vec![6..ids.len()], bytes: 0, cut: false })
+        .collect();
     let report = train_examples(&spec, model.clone(), &rows, &rows, &Unwatched)?;
     println!("  trained: loss {:.3} to {:.3}", report.start_loss, report.loss);
     Ok(())

@@ -99,9 +99,28 @@ const READ: [&str; 8] = ["role", "from", "content", "value", "weight", "train", 
 
 /// Keys of a message that say where it comes from, not what it means.
 const ABOUT: [&str; 22] = [
-    "id", "_id", "uuid", "message_id", "parent_id", "parent", "tree_id", "index", "idx", "timestamp", "time",
-    "date", "created_at", "create_time", "updated_at", "source", "model", "lang", "language", "rank",
-    "token_count", "num_tokens",
+    "id",
+    "_id",
+    "uuid",
+    "message_id",
+    "parent_id",
+    "parent",
+    "tree_id",
+    "index",
+    "idx",
+    "timestamp",
+    "time",
+    "date",
+    "created_at",
+    "create_time",
+    "updated_at",
+    "source",
+    "model",
+    "lang",
+    "language",
+    "rank",
+    "token_count",
+    "num_tokens",
 ];
 
 /// Refuses the keys of a message that a chat template could read.
@@ -138,7 +157,9 @@ fn scored(object: &Map<String, Value>, role: Role) -> Result<bool, String> {
             (Some(flag), _) => flag,
             (_, Some(0.0)) => false,
             (_, Some(1.0)) => true,
-            _ => return Err(format!("`{key}` is {value}; an answer counts (1, true) or does not (0, false)")),
+            _ => {
+                return Err(format!("`{key}` is {value}; an answer counts (1, true) or does not (0, false)"));
+            }
         };
         if all.is_some_and(|before| before != counts) {
             return Err(format!("`{key}` contradicts another key that says whether the answer counts"));
@@ -213,7 +234,9 @@ mod tests {
             }
             conversation(&messages, None, Turns::All)
         };
-        for keys in [json!({"weight": 0}), json!({"weight": 0.0}), json!({"train": false}), json!({"loss": false})] {
+        for keys in
+            [json!({"weight": 0}), json!({"weight": 0.0}), json!({"train": false}), json!({"loss": false})]
+        {
             let row = of(keys.clone(), json!({"weight": 1})).unwrap();
             assert!(row.history[1].unscored && !row.history[0].unscored, "{keys}");
             assert_eq!((row.prompt.as_str(), row.response.as_str()), ("c", "d"));
@@ -229,7 +252,8 @@ mod tests {
             let why = of(first, second).unwrap_err();
             assert!(why.contains(part), "{why}");
         }
-        let asked = json!([{"role": "user", "content": "a", "train": true}, {"role": "assistant", "content": "b"}]);
+        let asked =
+            json!([{"role": "user", "content": "a", "train": true}, {"role": "assistant", "content": "b"}]);
         assert!(conversation(&asked, None, Turns::All).unwrap_err().contains("only answers can count"));
     }
 

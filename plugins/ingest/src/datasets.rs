@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
-use headstart_disk::{OtherFile, files};
 use headstart_disk::read::{LINE, Lines, ROWS};
+use headstart_disk::{OtherFile, files};
 use headstart_kit::read_rows;
 use headstart_protocol::artifacts::Rows;
 use headstart_protocol::rows::{self, ROWS_FILE, Row, text_digest};
@@ -24,8 +24,19 @@ const MESSAGES: &str = "messages";
 
 /// Keys beside a conversation that chat templates are given, or that change what its messages mean.
 const MEANINGFUL: [&str; 13] = [
-    "tools", "functions", "documents", "chat_template", "chat_template_kwargs", "enable_thinking", "images", "image",
-    "videos", "audios", "audio", "tool_choice", "weights",
+    "tools",
+    "functions",
+    "documents",
+    "chat_template",
+    "chat_template_kwargs",
+    "enable_thinking",
+    "images",
+    "image",
+    "videos",
+    "audios",
+    "audio",
+    "tool_choice",
+    "weights",
 ];
 
 /// `jsonl`: rows of JSON Lines files.

@@ -178,7 +178,9 @@ impl ModelFolder {
                     "{}: tensor `{found}` is named with another prefix than `{embedding}`",
                     folder.display()
                 ))
-                .help("save the model with transformers' save_pretrained, as a causal model without wrappers"));
+                .help(
+                    "save the model with transformers' save_pretrained, as a causal model without wrappers",
+                ));
             }
             return bad(format!("the weights have no tensor `{embedding}`"));
         };
@@ -245,14 +247,12 @@ fn no_weights(folder: &Path) -> Failure {
 /// Reads a JSON file; `None` where there is none.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Value>, Failure> {
     match read::whole(path, read::SETTINGS) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|e| match OtherFile::of(&bytes) {
-                Some(other) => {
-                    Failure::input(format!("{}: is {}, not JSON", path.display(), other.what)).help(other.help)
-                }
-                None => Failure::input(format!("{}: malformed JSON: {e}", path.display())),
-            }),
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| match OtherFile::of(&bytes) {
+            Some(other) => {
+                Failure::input(format!("{}: is {}, not JSON", path.display(), other.what)).help(other.help)
+            }
+            None => Failure::input(format!("{}: malformed JSON: {e}", path.display())),
+        }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Failure::io(path, &e)),
     }

@@ -331,8 +331,8 @@ fn spaces_hold_or_name_their_model() {
     assert!(held.files.contains_key("model.safetensors") && held.files.contains_key("1_Pooling/config.json"));
     assert!(held.uses.is_empty());
 
-    fs::write(at.join("1_Pooling/config.json"), r#"{"pooling_mode_max_tokens": true}"#).unwrap();
-    refused(ctx.run(&Sentence, [("model", path(&at))]), &["1_Pooling", "pooling_mode_max_tokens"]);
+    fs::write(at.join("1_Pooling/config.json"), r#"{"pooling_mode_attention": true}"#).unwrap();
+    refused(ctx.run(&Sentence, [("model", path(&at))]), &["1_Pooling", "`attention`"]);
     fs::write(at.join("1_Pooling/config.json"), "{}").unwrap();
 
     let model = ctx.run(&Local, [("path", path(&at))]).unwrap();

@@ -92,7 +92,10 @@ fn jsonl() -> Kind {
         name: "jsonl".into(),
         version: 2,
         role: Role::Dataset,
-        doc: "Rows of a JSON Lines file, an object a line.".into(),
+        doc: "Rows of a JSON Lines file, an object a line. In a conversation, an answer with `weight: 0` or \
+          `train: false` is context and has no part in a loss, and `system` beside the list is its system message. \
+          Rows with tools, reasoning or other keys that a chat template could read are refused."
+            .into(),
         args: vec![
             required("path", &[A::Path, A::Paths], "the file, or several that are read one after another"),
             optional(
@@ -188,8 +191,8 @@ fn sentence() -> Kind {
         name: "sentence".into(),
         version: 2,
         role: Role::Space,
-        doc: "A sentence encoder's vectors (mean-pooled, L2-normalised), with plain stylometric \
-          features beside them. Long texts are embedded in windows and averaged."
+        doc: "A sentence encoder's vectors, pooled and normalized as its modules.json says (the normalized mean \
+          without one), with plain stylometric features beside them. Long texts are embedded in windows and averaged."
             .into(),
         args: vec![required("model", &[A::Path, A::Model], "the encoder: a folder, or a model")],
         returns: Type::Space,

@@ -176,7 +176,8 @@ fn modules(folder: &Path) -> Result<(Pooling, bool, bool), LmError> {
         ["Transformer", "Pooling"] => false,
         ["Transformer", "Pooling", rest @ ..] if rest.iter().all(|n| *n == "Normalize") => true,
         _ => {
-            let why = format!("the modules {}; there are Transformer, Pooling and Normalize", names.join(", "));
+            let why =
+                format!("the modules {}; there are Transformer, Pooling and Normalize", names.join(", "));
             return Err(unsupported(&folder.join("modules.json"), why));
         }
     };
@@ -233,7 +234,9 @@ fn default_prompt(folder: &Path) -> Result<String, LmError> {
         Value::Null => Ok(String::new()),
         Value::String(name) => match json["prompts"][name].as_str() {
             Some(prompt) => Ok(prompt.to_owned()),
-            None => Err(LmError::file(path, format!("`default_prompt_name` {name:?} is not among `prompts`"))),
+            None => {
+                Err(LmError::file(path, format!("`default_prompt_name` {name:?} is not among `prompts`")))
+            }
         },
         other => Err(LmError::file(path, format!("`default_prompt_name` {other} is not a name"))),
     }
@@ -305,12 +308,27 @@ mod tests {
             (pooled(json!({"pooling_mode": ["mean", "max"]}), &[]), "mean, max"),
             (pooled(json!({"pooling_mode": "attention"}), &[]), "`attention`"),
             (pooled(json!({"pooling_mode": "mean", "gated": true}), &[]), "`gated`"),
-            (folder(&[("modules.json", json!([module("Transformer", ""), module("Pooling", "p")]))]), "modules.json names"),
+            (
+                folder(&[("modules.json", json!([module("Transformer", ""), module("Pooling", "p")]))]),
+                "modules.json names",
+            ),
             (folder(&[("modules.json", json!([module("Transformer", "0_T")]))]), "`0_T`"),
-            (folder(&[("modules.json", json!([module("Transformer", ""), module("Pooling", "../p")]))]), "`../p`"),
-            (folder(&[("modules.json", json!([{"path": "", "type": "modeling.Pooling"}]))]), "modeling.Pooling"),
-            (with("config_sentence_transformers.json", json!({"truncate_dim": 8}), mean.clone()), "truncate_dim"),
-            (with("config_sentence_transformers.json", json!({"default_prompt_name": "x"}), mean.clone()), "\"x\""),
+            (
+                folder(&[("modules.json", json!([module("Transformer", ""), module("Pooling", "../p")]))]),
+                "`../p`",
+            ),
+            (
+                folder(&[("modules.json", json!([{"path": "", "type": "modeling.Pooling"}]))]),
+                "modeling.Pooling",
+            ),
+            (
+                with("config_sentence_transformers.json", json!({"truncate_dim": 8}), mean.clone()),
+                "truncate_dim",
+            ),
+            (
+                with("config_sentence_transformers.json", json!({"default_prompt_name": "x"}), mean.clone()),
+                "\"x\"",
+            ),
             (
                 with(
                     "config_sentence_transformers.json",
@@ -327,7 +345,8 @@ mod tests {
         let dir = with("config_sentence_transformers.json", prompts, mean.clone());
         let read = Sentence::read(dir.path()).unwrap();
         assert_eq!((read.prompt.as_str(), read.normalize, read.lower), ("query: ", true, false));
-        let dir = with("sentence_bert_config.json", json!({"do_lower_case": true, "max_seq_length": 64}), mean);
+        let dir =
+            with("sentence_bert_config.json", json!({"do_lower_case": true, "max_seq_length": 64}), mean);
         let read = Sentence::read(dir.path()).unwrap();
         assert_eq!((read.lower, read.window), (true, Some(64)));
     }

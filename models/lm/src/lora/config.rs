@@ -349,7 +349,8 @@ struct KeyOrder(Vec<String>);
 
 impl KeyOrder {
     fn sort<T>(&self, patterns: &mut [(String, T)]) {
-        let places: HashMap<&str, usize> = self.0.iter().rev().map(String::as_str).zip((0..self.0.len()).rev()).collect();
+        let places: HashMap<&str, usize> =
+            self.0.iter().rev().map(String::as_str).zip((0..self.0.len()).rev()).collect();
         patterns.sort_by_key(|(key, _)| places.get(key.as_str()).copied().unwrap_or(usize::MAX));
     }
 }
@@ -488,7 +489,10 @@ mod tests {
         });
         let c = c.unwrap();
         let hit = |block, p| c.module(block, p).unwrap().is_some();
-        assert_eq!((hit(0, Proj::Q), hit(1, Proj::Q), hit(0, Proj::V), hit(1, Proj::V)), (true, false, false, true));
+        assert_eq!(
+            (hit(0, Proj::Q), hit(1, Proj::Q), hit(0, Proj::V), hit(1, Proj::V)),
+            (true, false, false, true)
+        );
         let e = read(|j| {
             j["target_modules"] = json!(".*q_proj");
             j["layers_to_transform"] = json!([1]);

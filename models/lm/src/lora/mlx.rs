@@ -122,8 +122,12 @@ pub fn mlx_to_peft(disk: &dyn Disk, folder: &Path, out: &Path) -> Result<(), LmE
     let Some(scale) = inner.number("scale")? else {
         return Err(LmError::File {
             path,
-            why: "key `lora_parameters.scale`: missing, so it is not known how strongly the adapter counts".into(),
-            help: Some("mlx-lm needs it too: add the scale that it was trained with (mlx-lm's default is 20.0)".into()),
+            why: "key `lora_parameters.scale`: missing, so it is not known how strongly the adapter counts"
+                .into(),
+            help: Some(
+                "mlx-lm needs it too: add the scale that it was trained with (mlx-lm's default is 20.0)"
+                    .into(),
+            ),
         });
     };
     if !scale.is_finite() || inner.flag("use_rslora")?.unwrap_or(false) {

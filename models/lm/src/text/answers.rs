@@ -132,7 +132,10 @@ impl TextCodec {
                 }
             };
             let said = |byte: &usize| byte.min(&place.content.end).saturating_sub(place.content.start);
-            answers.push(AnswerTokens { tokens: start..end, bytes: ends[start..end].iter().map(said).collect() });
+            answers.push(AnswerTokens {
+                tokens: start..end,
+                bytes: ends[start..end].iter().map(said).collect(),
+            });
         }
         // What a template writes behind the end of the last answer is never generated.
         ids.truncate(answers.last().map_or(ids.len(), |a| a.tokens.end));

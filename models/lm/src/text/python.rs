@@ -17,9 +17,8 @@ pub(super) fn extend(env: &mut Environment<'static>, day: Date) {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
     env.add_function("strftime_now", move |format: &str| -> Result<String, Error> {
-        jiff::fmt::strtime::format(format, day.at(0, 0, 0, 0)).map_err(|e| {
-            Error::new(ErrorKind::InvalidOperation, format!("strftime_now: `{format}`: {e}"))
-        })
+        jiff::fmt::strtime::format(format, day.at(0, 0, 0, 0))
+            .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: `{format}`: {e}")))
     });
     env.add_filter("tojson", to_json);
     env.add_filter("string", |value: Value| match value.as_str() {
@@ -115,7 +114,9 @@ struct Style {
 impl Style {
     fn write(&self, json: &serde_json::Value, depth: usize, out: &mut String) {
         match json {
-            serde_json::Value::Array(items) => self.all('[', ']', items.iter().map(|v| (None, v)), depth, out),
+            serde_json::Value::Array(items) => {
+                self.all('[', ']', items.iter().map(|v| (None, v)), depth, out)
+            }
             serde_json::Value::Object(items) => {
                 self.all('{', '}', items.iter().map(|(k, v)| (Some(k.as_str()), v)), depth, out);
             }
@@ -190,7 +191,12 @@ fn python_method(state: &State, on: &Value, name: &str, args: &[Value]) -> Resul
             let mut parts: Vec<&str> = match by {
                 Some(by) => s.rsplitn(parts, by).collect(),
                 None if most.is_none() => s.split_whitespace().rev().collect(),
-                None => return Err(Error::new(ErrorKind::InvalidOperation, "rsplit: a number of parts needs a separator")),
+                None => {
+                    return Err(Error::new(
+                        ErrorKind::InvalidOperation,
+                        "rsplit: a number of parts needs a separator",
+                    ));
+                }
             };
             parts.reverse();
             Ok(parts.into_iter().map(Value::from).collect())
@@ -227,7 +233,10 @@ fn padded(s: &str, name: &str, width: usize, fill: Option<&str>) -> Result<Value
     let room = width.saturating_sub(s.chars().count());
     let fill = fill.unwrap_or(if name == "zfill" { "0" } else { " " });
     if fill.chars().count() != 1 {
-        return Err(Error::new(ErrorKind::InvalidOperation, format!("{name}: texts are filled with one character")));
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("{name}: texts are filled with one character"),
+        ));
     }
     let (sign, digits) = match (name, s.strip_prefix(['-', '+'])) {
         ("zfill", Some(digits)) => (&s[..s.len() - digits.len()], digits),

@@ -105,9 +105,10 @@ impl ChatTemplate {
     pub(super) fn indistinct(&self) -> LmError {
         LmError::File {
             path: self.path.clone(),
-            why: "the chat template writes the turns around an answer differently by what the answer says, so \
+            why:
+                "the chat template writes the turns around an answer differently by what the answer says, so \
                   answers cannot be told from prompts"
-                .into(),
+                    .into(),
             help: Some("use a template whose conversation begins with its generation prompt".into()),
         }
     }

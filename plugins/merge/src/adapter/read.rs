@@ -70,7 +70,9 @@ fn matrix(name: &str, view: &TensorView<'_>) -> Result<Matrix, String> {
         Dtype::BF16 => each(bytes, |b| bf16::from_le_bytes(b).to_f32()),
         Dtype::F16 => each(bytes, |b| f16::from_le_bytes(b).to_f32()),
         Dtype::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32),
-        other => return Err(format!("tensor `{name}` is of type {other:?}; F32, F16, BF16 and F64 are read")),
+        other => {
+            return Err(format!("tensor `{name}` is of type {other:?}; F32, F16, BF16 and F64 are read"));
+        }
     };
     if let Some(i) = data.iter().position(|x| !x.is_finite()) {
         return Err(format!("tensor `{name}` holds {} at row {}, column {}", data[i], i / cols, i % cols));
