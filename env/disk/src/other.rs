@@ -64,9 +64,9 @@ impl OtherFile {
 
     /// The same of a file; none where it cannot be read.
     pub fn at(path: &Path) -> Option<Self> {
-        let mut bytes = Vec::new();
-        read::open(path).ok()?.take(64).read_to_end(&mut bytes).ok()?;
-        Self::of(&bytes)
+        let mut bytes = [0; 64];
+        let read = read::open(path).ok()?.read(&mut bytes).ok()?;
+        Self::of(&bytes[..read])
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use headstart_kernels::encoder::Activation;
 use serde_json::Value;
 
-use super::sentence::Sentence;
+use super::sentence::{SHORTEST_WINDOW, Sentence};
 use crate::error::LmError;
 use crate::text::read_json;
 
@@ -36,8 +36,6 @@ pub struct Config {
     pub sentence: Sentence,
 }
 
-/// Tokens of a window at least: one, between those that open and close it.
-pub(super) const SHORTEST_WINDOW: usize = 3;
 /// Window where sentence_bert_config.json does not say.
 const DEFAULT_WINDOW: usize = 256;
 

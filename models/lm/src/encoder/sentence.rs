@@ -4,9 +4,11 @@ use std::path::{Component, Path};
 
 use serde_json::Value;
 
-use super::config::SHORTEST_WINDOW;
 use crate::error::LmError;
 use crate::text::read_json;
+
+/// Tokens of a window at least: one, between those that open and close it.
+pub(super) const SHORTEST_WINDOW: usize = 3;
 
 /// How the hidden states of a text's tokens become its vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
