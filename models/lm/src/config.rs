@@ -309,7 +309,12 @@ fn refuse_unsupported(keys: &Keys) -> Result<(), LmError> {
 /// Refuses sliding windows that are shorter than the context; others have no effect.
 fn refuse_windows(keys: &Keys) -> Result<(), LmError> {
     let context = keys.size("max_position_embeddings")?.unwrap_or(usize::MAX);
-    let wide = keys.size("sliding_window")?.is_none_or(|window| window >= context);
+    let window = match keys.json.get("sliding_window") {
+        // transformers' default; null is none.
+        None => Some(4096),
+        Some(_) => keys.size("sliding_window")?,
+    };
+    let wide = window.is_none_or(|window| window >= context);
     if let Some(types) = keys.get("layer_types").and_then(Value::as_array) {
         let fine = |t: &&Value| {
             t.as_str() != Some("full_attention") && !(wide && t.as_str() == Some("sliding_attention"))

@@ -50,6 +50,13 @@ fn a_sliding_window_is_refused_where_it_has_an_effect() {
     assert!(window(json!(64), 2, Value::Null).is_ok(), "no layer has it");
     assert!(window(json!(128), 0, Value::Null).is_ok(), "it holds the whole context");
     assert!(window(Value::Null, 0, Value::Null).is_ok());
+    let absent = read(|j| {
+        j["model_type"] = json!("qwen2");
+        j["max_position_embeddings"] = json!(8192);
+        j["use_sliding_window"] = json!(true);
+        j["max_window_layers"] = json!(0);
+    });
+    assert!(refused(absent).contains("use_sliding_window"), "transformers' default is 4096 tokens");
     let types = json!(["full_attention", "sliding_attention"]);
     assert!(refused(window(json!(64), 2, types.clone())).contains("layer_types"));
     assert!(window(json!(256), 0, types).is_ok());
@@ -84,9 +91,8 @@ fn sizes_have_a_largest_value() {
 
 #[test]
 fn unsupported_keys_are_named() {
-    let cases: [(&str, Value); 6] = [
+    let cases: [(&str, Value); 5] = [
         ("hidden_act", json!("gelu")),
-        ("use_sliding_window", json!(true)),
         ("quantization_config", json!({"bits": 4})),
         ("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0})),
         ("layer_types", json!(["full_attention", "sliding_attention"])),
