@@ -1,5 +1,5 @@
-//! A folder with a durable file for each value, named by the fence of its attempt, so that values come out in the
-//! order in which their attempts were granted.
+//! A folder with a durable file for each value, named by the fence of its attempt, so that values come out in
+//! the order in which their attempts were granted.
 
 use std::io::ErrorKind;
 use std::marker::PhantomData;

@@ -1,5 +1,5 @@
-//! Models of the Hugging Face hub that a plan names: branches become commits, and what is missing is downloaded before a run
-//! begins, since the processes of stages have no network.
+//! Models of the Hugging Face hub that a plan names: branches become commits, and what is missing is downloaded
+//! before a run begins, since the processes of stages have no network.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -17,7 +17,13 @@ use crate::exit::CommandError;
 /// How often it is said how far a download is.
 const SAID: Duration = Duration::from_secs(5);
 
-/// Replaces branches and tags by the commits that they stand for now, and downloads what the engine's machine needs.
+/// Whether a plan names any of them.
+pub fn are_named(plan: &Plan) -> bool {
+    plan.instances.iter().any(|i| i.kind == "hf")
+}
+
+/// Replaces branches and tags by the commits that they stand for now, and downloads what the engine's machine
+/// needs.
 ///
 /// # Errors
 /// If the hub does not give a model.
@@ -57,7 +63,7 @@ fn with_hub(
     plan: &mut Plan,
     f: impl AsyncFnOnce(&Hub, &mut Plan) -> Result<(), HubError>,
 ) -> Result<(), CommandError> {
-    if !plan.instances.iter().any(|i| i.kind == "hf") {
+    if !are_named(plan) {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -79,8 +85,8 @@ fn with_hub(
     })
 }
 
-/// The model that an instance names. What is not known before the run is left to the stage, which refuses what is no
-/// commit.
+/// The model that an instance names. What is not known before the run is left to the stage, which refuses what
+/// is no commit.
 fn named(instance: &Instance) -> Result<Option<(Repo, String)>, HubError> {
     let text = |name: &str| match instance.args.get(name) {
         Some(Expr::Value { value: Value::Text(text) }) => Some(text.clone()),

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use common::served::Served;
 use common::{Place, Said, root};
 use serde_json::{Value as Json, json};
 use sha1::{Digest as _, Sha1};
@@ -128,4 +129,22 @@ fn without_the_hub_it_is_said_what_to_do() {
         .code(2)
         .err_has("no model of the hub: expected owner/name");
     assert!(!place.path("hf/hub").exists(), "nothing was written");
+}
+
+/// Each fire asks the hub again, while other schedules go on.
+#[test]
+fn a_server_takes_what_the_branch_is_at_each_fire() {
+    let (place, hub) = (Place::new(), ModelHub::start());
+    let text = "model base = hf(\"o/m\")\noutput base = base\nschedule s { cron: \"0 0 1 1 *\", timezone: \"UTC\" }\n";
+    let file = place.write("p.pllm", text).to_string_lossy().into_owned();
+    let home = place.path("hf").to_string_lossy().into_owned();
+    let variables = [("HF_ENDPOINT", hub.url.as_str()), ("HF_HOME", home.as_str()), ("HF_HUB_OFFLINE", "0")];
+    let served = Served::start_with(&place, &[&file], &variables);
+    served.says("s: next at");
+    for (round, commit) in ["a", "b"].iter().enumerate() {
+        *hub.commit.lock().expect("ok") = commit.repeat(40);
+        place.headstart(&["schedules", "run", "s"]).code(0);
+        let said = served.says_times(" succeeded", round + 1);
+        assert_eq!(said.matches("1 succeeded, 0 cached").count(), round + 1, "{said}");
+    }
 }

@@ -56,6 +56,7 @@ fn at_each_write(fault: Fault, work: impl Fn(&dyn Disk, &Path) -> Result<(), Dis
             Fault::Full => (ErrorKind::StorageFull, "the disk is full"),
             Fault::Denied => (ErrorKind::PermissionDenied, "permission denied"),
             Fault::Broken => (ErrorKind::Other, "Input/output error"),
+            Fault::PowerOff => (ErrorKind::Other, "the power is off"),
         };
         assert_eq!(error.source.kind(), kind);
         let text = error.to_string();

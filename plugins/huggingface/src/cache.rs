@@ -1,5 +1,6 @@
-//! The folder in which the hub's tools keep what they downloaded, in their layout: contents by digest in `blobs`, the files of
-//! a commit as links to them in `snapshots/COMMIT`, and the commit of a branch or tag in `refs/NAME`.
+//! The folder in which the hub's tools keep what they downloaded, in their layout: contents by digest in
+//! `blobs`, the files of a commit as links to them in `snapshots/COMMIT`, and the commit of a branch or tag in
+//! `refs/NAME`.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -33,13 +34,15 @@ impl Cache {
         self.root.join(repo.folder())
     }
 
-    /// The folder of a model's files at a commit, whether or not it is there. Another tool may have fetched some of them.
+    /// The folder of a model's files at a commit, whether or not it is there. Another tool may have fetched
+    /// some of them.
     pub fn snapshot(&self, repo: &Repo, commit: &Commit) -> PathBuf {
         self.of(repo).join("snapshots").join(commit.as_str())
     }
 
-    /// The folder of a model's files at a commit, if all of them are here as far as that can be told without the hub:
-    /// weights, which are downloaded last, and where an index names several files of weights, each of them.
+    /// The folder of a model's files at a commit, if all of them are here as far as that can be told without
+    /// the hub: weights, which are downloaded last, and where an index names several files of weights, each of
+    /// them.
     pub fn whole(&self, repo: &Repo, commit: &Commit) -> Option<PathBuf> {
         let folder = self.snapshot(repo, commit);
         let names = std::fs::read_dir(&folder).ok()?.flatten().filter(|e| e.path().is_file());

@@ -26,11 +26,13 @@ const RETRY: Backoff =
 const LOCKED: Duration = Duration::from_millis(200);
 
 impl Hub {
-    /// A model at the commit that a revision stands for, with all files that make it: those that the cache lacks are downloaded. `told` hears how
-    /// far that is. A revision that is no commit is noted with its commit, as the hub's tools do.
+    /// A model at the commit that a revision stands for, with all files that make it: those that the cache
+    /// lacks are downloaded. `told` hears how far that is. A revision that is no commit is noted with its
+    /// commit, as the hub's tools do.
     ///
     /// # Errors
-    /// As [`Hub::resolve`]; [`HubError::NoModel`], [`HubError::Digest`], [`HubError::NoRoom`], [`HubError::Disk`].
+    /// As [`Hub::resolve`]; [`HubError::NoModel`], [`HubError::Digest`], [`HubError::NoRoom`],
+    /// [`HubError::Disk`].
     pub async fn download(
         &self,
         repo: &Repo,

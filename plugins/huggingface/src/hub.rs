@@ -135,7 +135,8 @@ impl Hub {
     ///
     /// # Errors
     /// [`HubError::NoRevision`], [`HubError::Unknown`], [`HubError::UnknownRevision`], [`HubError::Gated`],
-    /// [`HubError::Unreachable`]; [`HubError::Offline`] where nothing may be asked and the cache does not know it.
+    /// [`HubError::Unreachable`]; [`HubError::Offline`] where nothing may be asked and the cache does not know
+    /// it.
     pub async fn resolve(&self, repo: &Repo, revision: &str) -> Result<Commit, HubError> {
         if let Some(commit) = Commit::parse(revision) {
             return Ok(commit);

@@ -1,12 +1,12 @@
 //! Models of the Hugging Face hub: downloads into the cache folder that the hub's own tools use.
 //!
-//! A model is named by its repository and a revision. [`Hub::resolve`] finds the commit that a branch or tag stands
-//! for, so that what a pipeline computes with can be told from what the same branch holds later;
+//! A model is named by its repository and a revision. [`Hub::resolve`] finds the commit that a branch or tag
+//! stands for, so that what a pipeline computes with can be told from what the same branch holds later;
 //! [`Hub::download`] brings the files of a commit into the cache, each checked against the digest that the hub
 //! states for it; [`Cache::snapshot`] is the folder that they lie in, without any network.
 //!
-//! What comes from the hub counts as hostile: names lead nowhere, digests are digits, answers end, a file is no longer than
-//! the hub says, and it is in its place only once its digest was found to be right.
+//! What comes from the hub counts as hostile: names lead nowhere, digests are digits, answers end, a file is
+//! no longer than the hub says, and it is in its place only once its digest was found to be right.
 //!
 //! # Layout
 //! - [`Repo`], [`Commit`]: names that are safe in a path and in an address.

@@ -113,8 +113,8 @@ fn is_weights(name: &str) -> bool {
     name.ends_with(".safetensors") || name.ends_with(".gguf")
 }
 
-/// The files that make a model: what configures it and its tokenizer, and its weights as safetensors, or as the one
-/// GGUF file that there is. Weights in other formats, and the same weights once more, are left.
+/// The files that make a model: what configures it and its tokenizer, and its weights as safetensors, or as
+/// the one GGUF file that there is. Weights in other formats, and the same weights once more, are left.
 ///
 /// # Errors
 /// Why there is none.

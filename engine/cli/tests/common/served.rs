@@ -18,10 +18,20 @@ pub struct Served {
 
 impl Served {
     pub fn start(place: &Place, args: &[&str]) -> Self {
+        Self::start_with(place, args, &[])
+    }
+
+    /// With variables of the environment.
+    pub fn start_with(place: &Place, args: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut all = vec!["serve", "--listen", "127.0.0.1:0"];
         all.extend(args);
-        let mut child =
-            place.command(&all).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("starts");
+        let mut child = place
+            .command(&all)
+            .envs(variables.iter().copied())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("starts");
         let said = Arc::new((Mutex::new(String::new()), Condvar::new()));
         let (lines, sink) = (BufReader::new(child.stderr.take().expect("piped")), Arc::clone(&said));
         std::thread::spawn(move || {
