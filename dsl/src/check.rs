@@ -7,6 +7,7 @@
 
 mod arg;
 mod effect;
+mod groups;
 mod index;
 mod infer;
 mod item;
@@ -118,6 +119,7 @@ fn run(
         items: Vec::new(),
         instances: Vec::new(),
         bases: Vec::new(),
+        groups: HashMap::new(),
     };
     let plan = c.load_root(path).then(|| c.plan(sets, index));
     trees.0 = std::mem::take(&mut c.parsed);
@@ -154,6 +156,8 @@ struct Checker<'l> {
     instances: Vec<Instance>,
     /// The model that each instance is or personalizes, as an instance, where the file tells.
     bases: Vec<Option<u32>>,
+    /// Sizes of groups, with where each is stated first.
+    groups: HashMap<String, (u32, Span)>,
 }
 
 /// A file with values for its parameters.

@@ -70,6 +70,7 @@ codes! {
     E0218 "`/` on a value that is not a path"
     E0219 "a count of less than 1"
     E0220 "an argument that has no effect"
+    E0221 "a group of two sizes"
     E0301 "two elements with the same key"
     E0302 "a fan-out that is too large"
     E0401 "a cycle"

@@ -114,12 +114,27 @@ pub enum Place {
     Device(String),
 }
 
+/// Stages of which only some run at once: `group("gpu", 1)`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Group {
+    /// Its name, the same in all pipelines of an engine.
+    pub name: String,
+    /// How many run at once, at least 1.
+    pub size: u32,
+}
+
 /// How an instance runs: its settings block.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Policy {
     /// Memory limit in bytes.
     pub memory: Option<u64>,
+    /// Threads that it uses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    /// The group with which it shares something of which there is little.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Group>,
     /// Further attempts after the first; transient failures only.
     pub retry: u32,
     /// Attempts lost by what the stage can have done before it is quarantined: at least 1.
@@ -148,6 +163,8 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             memory: None,
+            threads: None,
+            limit: None,
             retry: 0,
             losses: LOSSES,
             backoff_ms: None,

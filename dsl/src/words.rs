@@ -47,6 +47,16 @@ pub const ITEMS: &[Word] = &[
 pub const SETTINGS: &[Word] = &[
     word("on", "on: device(\"phone\")", "where it runs: `server` (default), or a device by name"),
     word("memory", "memory: 1GiB", "how much memory it may use; runners with less are not chosen"),
+    word(
+        "threads",
+        "threads: 4",
+        "how many threads it uses, 1 to 1000: all by default, a stage of a program 1; others run on the rest",
+    ),
+    word(
+        "limit",
+        "limit: group(\"gpu\", 1)",
+        "a group by name, of which at most this many run at once, over all runs of an engine",
+    ),
     word("retry", "retry: 2", "further attempts after a temporary failure, 0 (default) to 1000"),
     word(
         "losses",

@@ -198,6 +198,12 @@ fn show(plan: &Plan) -> String {
         if p.losses != Policy::default().losses {
             let _ = write!(out, " losses {}", p.losses);
         }
+        if let Some(threads) = p.threads {
+            let _ = write!(out, " threads {threads}");
+        }
+        if let Some(group) = &p.limit {
+            let _ = write!(out, " at most {} of {}", group.size, group.name);
+        }
         if p.retry > 0 {
             let _ = write!(out, " retry {}", p.retry);
         }

@@ -71,6 +71,9 @@ impl Checker<'_> {
     }
 
     fn check_placement(&mut self, item: usize, decl: &Decl, place: &Place, policy: &Policy) {
+        if matches!(place, Place::Device(_)) {
+            self.only_on_the_server(decl);
+        }
         let Place::Device(device) = place else {
             if !policy.only_when.is_empty() {
                 let all = decl.settings.iter().flat_map(|b| &b.settings);
@@ -106,6 +109,8 @@ impl Checker<'_> {
                 }
             }
             "memory" => policy.memory = self.bytes(ctx, s),
+            "threads" => policy.threads = self.count(ctx, s, 1),
+            "limit" => policy.limit = self.group(ctx, s),
             "retry" => policy.retry = self.count(ctx, s, 0).unwrap_or(0),
             "losses" => policy.losses = self.count(ctx, s, 1).unwrap_or(policy.losses),
             "backoff" => policy.backoff_ms = self.duration(ctx, s),

@@ -12,6 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use headstart_builtin::backend::Choice;
 use headstart_console::generate::Shell;
 use headstart_console::{ColorWhen, LogFormat, exit};
+use headstart_driver::EngineOptions;
 use headstart_host::Limits;
 
 /// Heading of the options that every command has.
@@ -165,6 +166,26 @@ impl CustomStages {
     }
 }
 
+/// How much runs at once.
+#[derive(Args, Clone, Copy)]
+pub struct Jobs {
+    /// Stages that run at once on this machine, as far as their threads and memory allow. By default one for each
+    /// processor, and at most one for each GiB of memory.
+    #[arg(long, short, value_name = "N")]
+    jobs: Option<std::num::NonZeroUsize>,
+}
+
+impl Jobs {
+    /// As the engine takes it.
+    pub fn options(self) -> EngineOptions {
+        EngineOptions {
+            jobs: self.jobs.map(std::num::NonZeroUsize::get),
+            memory: headstart_worker::memory_for_stages(),
+            ..EngineOptions::default()
+        }
+    }
+}
+
 /// An address with its port.
 fn address(text: &str) -> Result<std::net::SocketAddr, &'static str> {
     text.parse().map_err(|_| "it takes an IP address and a port, such as 127.0.0.1:7878")
@@ -258,6 +279,8 @@ pub struct Run {
     /// Start a new run, also where one could be resumed.
     #[arg(long, conflicts_with = "resume")]
     pub fresh: bool,
+    #[command(flatten)]
+    pub jobs: Jobs,
     #[command(flatten)]
     pub custom: CustomStages,
     /// Output format.
@@ -439,6 +462,8 @@ pub struct Serve {
     pub notify_command: Vec<PathBuf>,
     #[command(flatten)]
     pub page: PageArgs,
+    #[command(flatten)]
+    pub jobs: Jobs,
     #[command(flatten)]
     pub custom: CustomStages,
 }

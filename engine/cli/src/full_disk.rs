@@ -75,7 +75,8 @@ fn run(dir: &Path, disk: &SimulatedDisk) -> Result<(), CommandError> {
     let ws = Workspace::open_on(&dir.join("ws"), disk.shared())?;
     // In this process: a worker would write to the system's disk.
     let stages = headstart_builtin::stages(backend::cpu());
-    let engine = engine_over(ws.clone(), stages, Limits::default())?;
+    let engine =
+        engine_over(ws.clone(), stages, headstart_driver::EngineOptions::default(), Limits::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let run = engine.run(plan, RunOptions::new("p.pllm", dir))?;
     let result = runtime.block_on(run.wait()).map_err(|e| CommandError::of_run(&e))?;

@@ -94,6 +94,8 @@ enum Stopping {
 
 pub(crate) struct Conductor {
     id: String,
+    /// The id, for what is shared with threads.
+    name: Arc<str>,
     engine: Arc<Shared>,
     state: RunState,
     journal: Journal,
@@ -128,6 +130,7 @@ impl Conductor {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { id, engine, state, journal, options, inbox, me, end, outputs, begun, readopted } = parts;
         Self {
+            name: id.as_str().into(),
             id,
             engine,
             state,

@@ -69,20 +69,18 @@ impl Engine {
         let stages = StageRegistry::new(stages);
         ws.sweep_resume(ABANDONED);
         let manifests = ManifestCache::new(ws.clone());
-        let machine = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = options.threads.unwrap_or_else(|| (machine / options.slots.max(1)).max(1));
+        let machine = options.machine();
         let executor = Executor {
             ws: ws.clone(),
             manifests: manifests.clone(),
             stages: stages.clone(),
-            threads,
             env: env.clone(),
         };
-        let pool = Pool::new(executor, options.slots, options.source_slots)?;
+        let pool = Pool::new(executor, machine, options.source_slots)?;
         let fences = Arc::new(Fences::open(ws.dir(), Arc::clone(ws.disk()))?);
         let hub = Hub::open(&ws, manifests.clone(), Arc::clone(&fences), options.device_lease, env.clone())?;
         let stage_waits = StageWaits::default();
-        let shared = Shared { ws, stages, manifests, fences, pool, hub, stage_waits, options, env };
+        let shared = Shared { ws, stages, manifests, fences, pool, hub, stage_waits, options, machine, env };
         Ok(Self { shared: Arc::new(shared) })
     }
 

@@ -26,7 +26,7 @@
 //! - `resume`: which run the same command resumes. `retry`: when a failed attempt is tried again.
 //! - `conductor`: one run, decided by one thread.
 //! - `journal`: log first, then act.
-//! - `pool`, `local`: threads for stages, and a stage's view of the world.
+//! - `pool`, `local`: threads for stages, and a stage's view of the world. `capacity`: which stage starts next.
 //! - `shared`: what an engine shares with its runs.
 //! - `message`: what threads and devices tell a conductor.
 //! - `fence`: numbers that only rise.
@@ -36,6 +36,7 @@
 //! - [`mod@collect`]: what the runs of a workspace name, and which of it is kept.
 
 mod attempt_log;
+mod capacity;
 pub mod collect;
 mod conductor;
 pub mod devices;

@@ -35,6 +35,7 @@ pub(crate) fn local_task(
     instance: u32,
     fence: u64,
     prepared: &Prepared,
+    threads: u32,
     source_dir: PathBuf,
 ) -> LocalTask {
     let value = |e: &Expr| match e {
@@ -52,6 +53,7 @@ pub(crate) fn local_task(
         ty: state.plan().items[inst.item as usize].ty.clone(),
         args: Args(args),
         memory: inst.policy.memory,
+        threads: threads as usize,
         timeout: inst.policy.timeout_ms.map(Duration::from_millis),
         source_dir,
         log: PathBuf::new(),
@@ -65,8 +67,6 @@ pub(crate) struct Executor {
     pub ws: Workspace,
     pub manifests: ManifestCache,
     pub stages: StageRegistry,
-    /// Threads that a stage may use.
-    pub threads: usize,
     pub env: Env,
 }
 
@@ -266,7 +266,7 @@ impl Context for LocalContext<'_> {
     }
 
     fn threads(&self) -> usize {
-        self.executor.threads
+        self.task.threads
     }
 
     fn memory(&self) -> Option<u64> {

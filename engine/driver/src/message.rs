@@ -1,9 +1,10 @@
 //! What threads and devices tell the conductor of a run.
 
+use std::any::Any;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use headstart_core::LossCause;
@@ -62,6 +63,8 @@ pub(crate) struct LocalTask {
     pub ty: Type,
     pub args: Args,
     pub memory: Option<u64>,
+    /// Threads that it may use.
+    pub threads: usize,
     pub timeout: Option<Duration>,
     pub source_dir: PathBuf,
     /// Key of what it makes, where that depends on its arguments alone.
@@ -80,6 +83,25 @@ pub(crate) struct Control {
     pub keeps: AtomicBool,
     /// The attempt does not count any more; another thread has replaced the worker.
     pub abandoned: AtomicBool,
+    /// What it takes up of the machine.
+    held: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl Control {
+    /// Keeps what the attempt takes up until it is given back.
+    pub(crate) fn hold(&self, held: impl Any + Send) {
+        let mut place = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        // Given up between its start and now.
+        if !self.abandoned.load(Ordering::Acquire) {
+            *place = Some(Box::new(held));
+        }
+    }
+
+    /// Gives it back; for what was given back nothing happens.
+    pub(crate) fn give_back(&self) {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(held);
+    }
 }
 
 /// A device's lease on an attempt, shared between the hub, which renews it, and the conductor,

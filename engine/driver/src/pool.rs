@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::capacity::{Machine, Need, Place, Queue};
 use crate::error::EngineError;
 use crate::local::Executor;
 use crate::message::Message;
@@ -14,33 +15,38 @@ const STACK: usize = 16 << 20;
 
 /// An instance that waits for a thread.
 pub(crate) struct Job {
+    pub run: Arc<str>,
     pub conductor: Sender<Message>,
     pub instance: u32,
 }
 
+/// Takes up what a stage needs of the machine; gives it back when it is dropped.
+pub(crate) struct Held {
+    shared: Arc<Shared>,
+    place: Place,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shared.queues().heavy.end(&self.place);
+        // Several may fit into the place of one.
+        self.shared.heavy.notify_all();
+    }
+}
+
 /// How much of the machine a job takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Weight {
-    /// It uses all processors itself.
-    Heavy,
+    /// It computes.
+    Heavy(Need),
     /// It mostly waits for the disk.
     Light,
 }
 
-#[derive(Default)]
 struct Queues {
-    heavy: VecDeque<Job>,
+    heavy: Queue<Job>,
     light: VecDeque<Job>,
     closed: bool,
-}
-
-impl Queues {
-    fn of(&mut self, weight: Weight) -> &mut VecDeque<Job> {
-        match weight {
-            Weight::Heavy => &mut self.heavy,
-            Weight::Light => &mut self.light,
-        }
-    }
 }
 
 struct Shared {
@@ -51,11 +57,8 @@ struct Shared {
 }
 
 impl Shared {
-    fn bell(&self, weight: Weight) -> &Condvar {
-        match weight {
-            Weight::Heavy => &self.heavy,
-            Weight::Light => &self.light,
-        }
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -65,17 +68,18 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Starts the threads.
-    pub(crate) fn new(executor: Executor, heavy: usize, light: usize) -> Result<Self, EngineError> {
+    /// Starts the threads: one for each job of the machine, and some for what is light.
+    pub(crate) fn new(executor: Executor, machine: Machine, light: usize) -> Result<Self, EngineError> {
+        let queues = Queues { heavy: Queue::new(machine), light: VecDeque::new(), closed: false };
         let shared = Arc::new(Shared {
-            queues: Mutex::default(),
+            queues: Mutex::new(queues),
             heavy: Condvar::new(),
             light: Condvar::new(),
             executor,
         });
         let pool = Self { shared };
-        (0..heavy.max(1)).try_for_each(|_| pool.add_worker(Weight::Heavy))?;
-        (0..light.max(1)).try_for_each(|_| pool.add_worker(Weight::Light))?;
+        (0..machine.jobs.max(1)).try_for_each(|_| pool.add_worker(true))?;
+        (0..light.max(1)).try_for_each(|_| pool.add_worker(false))?;
         Ok(pool)
     }
 
@@ -86,17 +90,27 @@ impl Pool {
 
     /// Queues a job.
     pub(crate) fn submit(&self, job: Job, weight: Weight) {
-        self.shared.queues.lock().unwrap_or_else(PoisonError::into_inner).of(weight).push_back(job);
-        self.shared.bell(weight).notify_one();
+        let mut queues = self.shared.queues();
+        match weight {
+            Weight::Heavy(need) => {
+                let run = Arc::clone(&job.run);
+                queues.heavy.push(&run, need, job);
+                self.shared.heavy.notify_one();
+            }
+            Weight::Light => {
+                queues.light.push_back(job);
+                self.shared.light.notify_one();
+            }
+        }
     }
 
     /// Starts a thread more, to take the place of one that hangs.
-    pub(crate) fn add_worker(&self, weight: Weight) -> Result<(), EngineError> {
+    pub(crate) fn add_worker(&self, heavy: bool) -> Result<(), EngineError> {
         let shared = Arc::clone(&self.shared);
         std::thread::Builder::new()
             .name("stage".to_owned())
             .stack_size(STACK)
-            .spawn(move || work(&shared, weight))
+            .spawn(move || work(&shared, heavy))
             .map(drop)
             .map_err(EngineError::io("start a thread for", "stages"))
     }
@@ -104,14 +118,14 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.queues.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.shared.queues().closed = true;
         self.shared.heavy.notify_all();
         self.shared.light.notify_all();
     }
 }
 
-fn work(shared: &Shared, weight: Weight) {
-    while let Some(job) = next(shared, weight) {
+fn work(shared: &Arc<Shared>, heavy: bool) {
+    while let Some((job, held)) = next(shared, heavy) {
         let (reply, answer) = sync_channel(1);
         let start = Message::StartLocal { instance: job.instance, reply };
         if job.conductor.send(start).is_err() {
@@ -120,22 +134,30 @@ fn work(shared: &Shared, weight: Weight) {
         // Refused: the run is being stopped, or the instance is no longer ready.
         let Ok(task) = answer.recv() else { continue };
         let control = Arc::clone(&task.control);
+        // Whoever gives the attempt up for hung gives back what it holds.
+        control.hold(held);
         shared.executor.run(task, &job.conductor);
+        control.give_back();
         if control.abandoned.load(Ordering::Acquire) {
             return;
         }
     }
 }
 
-fn next(shared: &Shared, weight: Weight) -> Option<Job> {
-    let mut queues = shared.queues.lock().unwrap_or_else(PoisonError::into_inner);
+fn next(shared: &Arc<Shared>, heavy: bool) -> Option<(Job, Option<Held>)> {
+    let mut queues = shared.queues();
     loop {
         if queues.closed {
             return None;
         }
-        if let Some(job) = queues.of(weight).pop_front() {
-            return Some(job);
+        if heavy {
+            if let Some((place, job)) = queues.heavy.start() {
+                return Some((job, Some(Held { shared: Arc::clone(shared), place })));
+            }
+        } else if let Some(job) = queues.light.pop_front() {
+            return Some((job, None));
         }
-        queues = shared.bell(weight).wait(queues).unwrap_or_else(PoisonError::into_inner);
+        let bell = if heavy { &shared.heavy } else { &shared.light };
+        queues = bell.wait(queues).unwrap_or_else(PoisonError::into_inner);
     }
 }

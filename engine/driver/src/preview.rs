@@ -152,7 +152,8 @@ pub(crate) fn read_source(
     prepared: &Prepared,
     source_dir: &Path,
 ) -> Result<ArtifactRef, Failure> {
-    let task = local_task(state, instance, 0, prepared, source_dir.to_owned());
+    let task =
+        local_task(state, instance, 0, prepared, engine.need(state, instance).threads, source_dir.to_owned());
     let (tx, rx) = channel();
     engine.pool.executor().run(task, &tx);
     drop(tx);

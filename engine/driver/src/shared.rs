@@ -11,6 +11,7 @@ use headstart_protocol::Numerics;
 use headstart_runner::StageRegistry;
 use headstart_store::Workspace;
 
+use crate::capacity::{Machine, Need};
 use crate::conductor::StageWait;
 use crate::fence::Fences;
 use crate::hub::Hub;
@@ -20,12 +21,14 @@ use crate::pool::Pool;
 /// How an engine uses its machine.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Stages that run at once. Stages use all processors themselves, so more is rarely faster.
-    pub slots: usize,
-    /// Sources (which read files and folders) that run at once, beside the slots.
+    /// Stages that run at once, as far as threads and memory allow; left out, one for each processor and GiB of memory.
+    pub jobs: Option<usize>,
+    /// Sources (which read files and folders) that run at once, beside the jobs.
     pub source_slots: usize,
-    /// Threads that a stage may use; left out, the machine's processors divided by the slots.
+    /// Threads that stages may use together; left out, one for each processor.
     pub threads: Option<usize>,
+    /// Bytes that stages may use together by their settings; left out, they are not bounded.
+    pub memory: Option<u64>,
     /// How long a device holds an attempt without renewing.
     pub device_lease: Duration,
     /// How long stages that were told to stop may take to do so.
@@ -35,9 +38,10 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> Self {
         Self {
-            slots: 1,
+            jobs: None,
             source_slots: 4,
             threads: None,
+            memory: None,
             device_lease: Duration::from_secs(60),
             grace: Duration::from_secs(30),
         }
@@ -54,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) hub: Hub,
     pub(crate) stage_waits: StageWaits,
     pub(crate) options: EngineOptions,
+    pub(crate) machine: Machine,
     pub(crate) env: Env,
 }
 
@@ -76,7 +81,35 @@ impl StageWaits {
     }
 }
 
+/// Memory for which one job is started, unless it is said how many are.
+const MEMORY_OF_JOB: u64 = 1 << 30;
+
+impl EngineOptions {
+    /// What there is on this machine.
+    pub(crate) fn machine(&self) -> Machine {
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = self.threads.unwrap_or_else(processors).max(1);
+        let by_memory = self.memory.map(|bytes| usize::try_from(bytes / MEMORY_OF_JOB).unwrap_or(usize::MAX));
+        let jobs = self.jobs.unwrap_or_else(|| by_memory.map_or(threads, |most| threads.min(most)));
+        let threads = u32::try_from(threads).unwrap_or(u32::MAX);
+        Machine { jobs: jobs.max(1), threads, memory: self.memory }
+    }
+}
+
 impl Shared {
+    /// What an instance needs while it runs here: what its settings say. A built-in stage uses all processors, and a
+    /// stage of a program one, unless they say otherwise.
+    pub(crate) fn need(&self, state: &RunState, instance: u32) -> Need {
+        let inst = state.instance(instance);
+        let all = self.machine.threads;
+        let usual = if state.plan().program(&inst.kind).is_some() { 1 } else { all };
+        Need {
+            threads: inst.policy.threads.unwrap_or(usual).min(all),
+            memory: inst.policy.memory.unwrap_or(0),
+            group: inst.policy.limit.clone(),
+        }
+    }
+
     /// What the place that runs an instance computes numbers with, as far as it is known: a device as
     /// of its last join. `None` for kinds that compute nothing.
     pub(crate) fn numerics_of(&self, state: &RunState, instance: u32) -> Option<Numerics> {

@@ -150,7 +150,7 @@ async fn a_run_can_stop_at_the_first_failure() {
     let a = p.blend("a", 1);
     p.add("bad", "merge", Type::Dataset, &[("mix", out(a))]);
     p.add("long", "evaluate", Type::Metrics, &[("data", out(a))]);
-    let bench = Bench::with(EngineOptions { slots: 2, ..options() });
+    let bench = Bench::with(EngineOptions { jobs: Some(2), ..options() });
     let run_options = headstart_driver::RunOptions { on_failure: OnFailure::Stop, ..bench.run_options() };
     let run = bench.engine.run(p.plan, run_options).expect("begins");
     let result = run.wait().await.expect("ends");

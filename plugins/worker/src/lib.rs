@@ -53,6 +53,15 @@ pub use isolated::Isolated;
 /// The hidden subcommand under which an executable serves as a worker.
 pub const SUBCOMMAND: &str = "worker";
 
+/// Bytes that the stages of this machine may use together: three quarters of its memory, or of what the system leaves
+/// to this process. `None` where the system does not tell.
+pub fn memory_for_stages() -> Option<u64> {
+    #[cfg(unix)]
+    return memory::share_of_machine();
+    #[cfg(not(unix))]
+    None
+}
+
 /// What workers may read and write, beside the system's libraries and settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Folders {

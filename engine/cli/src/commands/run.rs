@@ -9,7 +9,7 @@ use headstart_console::color::{Ink, paint};
 use headstart_console::{errln, outln, print};
 use headstart_core::RunOutcome;
 use headstart_disk::files;
-use headstart_driver::{Engine, EngineError, RunHandle, RunOptions, RunResult};
+use headstart_driver::{Engine, EngineError, EngineOptions, RunHandle, RunOptions, RunResult};
 use headstart_dsl::plan::Plan;
 use headstart_host::{Limits, Trusted};
 use headstart_protocol::Stage;
@@ -50,7 +50,7 @@ pub fn run(
     };
     announce_releases(&plan);
     ws.cache().warm();
-    let engine = open_engine(ws.clone(), backend, args.custom.limits())?;
+    let engine = open_engine(ws.clone(), backend, args.jobs.options(), args.custom.limits())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -69,9 +69,14 @@ pub fn run(
 ///
 /// # Errors
 /// If the backend or the workspace cannot be used.
-pub fn open_engine(ws: Workspace, backend: Choice, limits: Limits) -> Result<Engine, CommandError> {
+pub fn open_engine(
+    ws: Workspace,
+    backend: Choice,
+    options: EngineOptions,
+    limits: Limits,
+) -> Result<Engine, CommandError> {
     let stages = isolated_stages(&ws, backend, limits.confined)?;
-    engine_over(ws, stages, limits)
+    engine_over(ws, stages, options, limits)
 }
 
 /// An engine with these stages, which runs the custom stages that a pipeline names.
@@ -81,9 +86,10 @@ pub fn open_engine(ws: Workspace, backend: Choice, limits: Limits) -> Result<Eng
 pub fn engine_over(
     ws: Workspace,
     stages: Vec<Box<dyn Stage>>,
+    options: EngineOptions,
     limits: Limits,
 ) -> Result<Engine, CommandError> {
-    Ok(Engine::open(ws, stages)?.with_custom_stages(Arc::new(Trusted { limits })))
+    Ok(Engine::with(ws, stages, options)?.with_custom_stages(Arc::new(Trusted { limits })))
 }
 
 /// All built-in stages, each attempt of which runs in a worker process over this workspace.

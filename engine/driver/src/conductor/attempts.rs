@@ -81,12 +81,13 @@ impl Conductor {
         let Some((fence, _)) = self.begin(instance, "local", &planned, None) else { return };
         let control = Arc::new(Control::default());
         let source_dir = self.options.source_dir.clone();
+        let threads = self.engine.need(&self.state, instance).threads;
         let log = self.engine.ws.dir().join("runs").join(&self.id).join(format!("logs/{fence}.log"));
         let task = LocalTask {
             log,
             key: planned.key.as_ref().map(|(key, _)| *key),
             control: Arc::clone(&control),
-            ..local_task(&self.state, instance, fence, &planned.prepared, source_dir)
+            ..local_task(&self.state, instance, fence, &planned.prepared, threads, source_dir)
         };
         let timeout = self.state.instance(instance).policy.timeout_ms;
         let overdue_ms = timeout.map(|t| self.now().saturating_add(t).saturating_add(HUNG_MS));

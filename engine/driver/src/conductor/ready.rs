@@ -1,5 +1,7 @@
 //! What becomes of an instance that is ready.
 
+use std::sync::Arc;
+
 use headstart_core::prepare::{Decision, Prepared, prepare};
 use headstart_core::{EventKind, KeyPreimage, Status};
 use headstart_dsl::plan::Place;
@@ -149,8 +151,12 @@ impl Conductor {
         let inst = self.state.instance(instance);
         match &inst.place {
             Place::Server => {
-                let job = Job { conductor: self.me.clone(), instance };
-                self.engine.pool.submit(job, weight(&inst.kind));
+                let job = Job { run: Arc::clone(&self.name), conductor: self.me.clone(), instance };
+                let weight = match is_light(&inst.kind) {
+                    true => Weight::Light,
+                    false => Weight::Heavy(self.engine.need(&self.state, instance)),
+                };
+                self.engine.pool.submit(job, weight);
             }
             Place::Device(device) => {
                 self.engine.hub.offer(
@@ -172,10 +178,7 @@ impl Conductor {
     }
 }
 
-/// What reads a file or folder mostly waits for the disk; stages use all processors.
-pub(super) fn weight(kind: &str) -> Weight {
-    match kinds::find(kind) {
-        Some(k) if k.role != Role::Stage || !k.cacheable => Weight::Light,
-        _ => Weight::Heavy,
-    }
+/// What reads a file or folder mostly waits for the disk; stages compute.
+pub(super) fn is_light(kind: &str) -> bool {
+    kinds::find(kind).is_some_and(|k| k.role != Role::Stage || !k.cacheable)
 }

@@ -9,7 +9,7 @@ use headstart_core::{EventKind, LossCause, Status};
 use headstart_dsl::plan::Place;
 use headstart_protocol::{Failure, FailureClass};
 
-use super::ready::weight;
+use super::ready::is_light;
 use super::{Conductor, Live, Runner};
 use crate::hub::{Granted, Presence, WaitReason};
 use crate::message::{Lease, Throttle};
@@ -95,12 +95,13 @@ impl Conductor {
         let Some(Live { instance, runner: Runner::Local { control, .. }, .. }) = self.live.get(&fence) else {
             return;
         };
-        let weight = weight(&self.state.instance(*instance).kind);
+        let light = is_light(&self.state.instance(*instance).kind);
         control.cancel.store(true, Ordering::Release);
-        if !control.abandoned.swap(true, Ordering::AcqRel)
-            && let Err(e) = self.engine.pool.add_worker(weight)
-        {
-            tracing::error!(error = %e, "no worker in the place of one that hangs");
+        if !control.abandoned.swap(true, Ordering::AcqRel) {
+            control.give_back();
+            if let Err(e) = self.engine.pool.add_worker(!light) {
+                tracing::error!(error = %e, "no worker in the place of one that hangs");
+            }
         }
     }
 

@@ -37,7 +37,7 @@ pub fn run(place: &Location<'_>, backend: Choice, args: &Serve, volume: Volume) 
     }
     let targets = Targets { urls: args.notify_url.clone(), commands: args.notify_command.clone() };
     let ws = place.create()?;
-    let engine = open_engine(ws.clone(), backend, args.custom.limits())?;
+    let engine = open_engine(ws.clone(), backend, args.jobs.options(), args.custom.limits())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
