@@ -318,6 +318,9 @@ mod tests {
         assert_eq!(jobs(&started(&mut queue)).len(), 4, "and then the small ones again");
     }
 
+    /// Run, threads, memory, and the size of its group.
+    type Stage = (usize, u32, u64, u32);
+
     proptest! {
         #[test]
         fn nothing_is_exceeded_and_everything_starts(
@@ -335,7 +338,7 @@ mod tests {
                 let new = started(&mut queue);
                 seen += new.len();
                 running.extend(new);
-                let sum = |f: &dyn Fn(&(usize, u32, u64, u32)) -> u64| running.iter().map(|(_, i)| f(&stages[*i])).sum::<u64>();
+                let sum = |f: &dyn Fn(&Stage) -> u64| running.iter().map(|(_, i)| f(&stages[*i])).sum::<u64>();
                 prop_assert!(running.len() <= 4);
                 prop_assert!(sum(&|s| u64::from(s.1.min(8))) <= 8);
                 prop_assert!(sum(&|s| s.2.min(100)) <= 100);
