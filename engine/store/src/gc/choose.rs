@@ -46,6 +46,14 @@ enum Need<'a> {
     Kept,
 }
 
+/// What goes together.
+#[derive(Default)]
+struct Group {
+    artifacts: BTreeSet<Digest>,
+    blobs: BTreeSet<Digest>,
+    bytes: u64,
+}
+
 /// Chooses what goes: what nobody names, and what only runs name that need not keep it. With `at_most`, of the latter
 /// only as much as brings everything down to that many bytes, from the oldest run on.
 ///
@@ -74,19 +82,19 @@ pub fn choose(
         }
     }
     // All that goes with the same run, so that nothing that stays refers to what goes.
-    let mut groups: BTreeMap<Option<&Need<'_>>, (BTreeSet<Digest>, BTreeSet<Digest>, u64)> = BTreeMap::new();
+    let mut groups: BTreeMap<Option<&Need<'_>>, Group> = BTreeMap::new();
     for (id, artifact) in &stored.artifacts {
         let group = groups.entry(needs.get(id)).or_default();
-        group.0.insert(*id);
-        group.2 += artifact.bytes;
+        group.artifacts.insert(*id);
+        group.bytes += artifact.bytes;
     }
     for (digest, bytes) in &stored.blobs {
         let group = groups.entry(contents.get(digest).copied()).or_default();
-        group.1.insert(*digest);
-        group.2 += bytes;
+        group.blobs.insert(*digest);
+        group.bytes += bytes;
     }
     let mut out = Collection { left: stored.bytes(), ..Collection::default() };
-    for (need, (artifacts, blobs, bytes)) in groups {
+    for (need, Group { artifacts, blobs, bytes }) in groups {
         let goes = match need {
             None => true,
             Some(Need::Run(..)) => at_most.is_none_or(|most| out.left > most),
