@@ -174,17 +174,6 @@ fn a_tokenizer_that_is_missing() {
 }
 
 #[test]
-fn a_tokenizer_without_a_token_that_the_template_writes() {
-    let place = well();
-    let path = place.path("base/tokenizer_config.json");
-    edit_json(&path, |c| {
-        let template = c["chat_template"].as_str().expect("a template").replace("<|end|>", "<|fin|>");
-        c["chat_template"] = template.into();
-    });
-    is_refused(&place, &["tokenizer_config.json", "<|fin|>"]);
-}
-
-#[test]
 fn a_tokenizer_without_a_token_that_ends_an_answer() {
     let place = well();
     edit_json(&place.path("base/tokenizer_config.json"), |c| c["eos_token"] = "<|stop|>".into());

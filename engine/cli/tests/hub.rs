@@ -145,6 +145,6 @@ fn a_server_takes_what_the_branch_is_at_each_fire() {
         *hub.commit.lock().expect("ok") = commit.repeat(40);
         place.headstart(&["schedules", "run", "s"]).code(0);
         let said = served.says_times(" succeeded", round + 1);
-        assert_eq!(said.matches("1 succeeded, 0 cached").count(), round + 1, "{said}");
+        assert!(!said.contains("cached"), "another commit is another model: {said}");
     }
 }

@@ -22,11 +22,12 @@ mod arithmetic;
 mod one_row;
 mod packing;
 mod skinny;
+mod transpose;
 
 use arithmetic::{Arithmetic, Bf16Pairs, Single};
 
-pub(super) use packing::transpose;
 pub use packing::{Columns, Element, Rows, StoredMatrix};
+pub(super) use transpose::transpose;
 
 /// Columns of a strip.
 pub const STRIP: usize = 32;

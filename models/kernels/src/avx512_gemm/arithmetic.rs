@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use faer::MatRef;
 
-use super::packing::transpose;
+use super::transpose::transpose;
 use super::{STRIP, Tile};
 
 /// How products are summed up. Both sides are packed as words of 32 bits, along the inner dimension.

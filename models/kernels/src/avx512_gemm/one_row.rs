@@ -11,7 +11,8 @@ use std::arch::x86_64::*;
 
 use faer::MatRef;
 
-use super::packing::{Element, StoredMatrix, transpose};
+use super::packing::{Element, StoredMatrix};
+use super::transpose::transpose;
 use super::{Shared, depth};
 use crate::team;
 

@@ -1,5 +1,6 @@
 //! Models with quantized weights, and the same models with the quantized weights as f32.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "clippy counts the helpers of a test as no test")]
 
 use std::path::{Path, PathBuf};
