@@ -87,8 +87,8 @@ impl Attempt {
     async fn work(&self, control: Arc<Control>) -> Result<Made, Failure> {
         let device = self.link.device.clone();
         device.check(&self.task)?;
-        let (client, env) = (&self.link.client, &self.link.env);
-        let fetcher = Fetcher { client, store: &device.store.public, control: &control, env };
+        let (link, env) = (&*self.link, &self.link.env);
+        let fetcher = Fetcher { link, store: &device.store.public, control: &control };
         let mut taken_over = None;
         if residency::stated(&self.task).is_private()
             && let Some(gate) = &device.gate

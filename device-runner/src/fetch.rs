@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use headstart_disk::Open;
-use headstart_env::Env;
 use headstart_env::backoff::{Backoff, ExponentialBackoff};
 use headstart_inspect::Part;
 use headstart_protocol::contract::is_part;
@@ -15,9 +14,10 @@ use headstart_protocol::{
 };
 
 use crate::answer::longest_transfer;
-use crate::client::{CallError, Client};
+use crate::client::CallError;
 use crate::context::Control;
 use crate::gate::{Gate, LARGEST_TEXT, Later, Models};
+use crate::link::Link;
 use crate::residency::stated;
 use crate::store::{Public, Room};
 
@@ -36,13 +36,11 @@ const MOST_ARTIFACTS: usize = 250_000;
 /// Downloads what a task may need.
 pub struct Fetcher<'a> {
     /// The engine.
-    pub client: &'a Client,
+    pub(crate) link: &'a Link,
     /// Where downloads are kept.
     pub store: &'a Public,
     /// The attempt, which may be stopped.
     pub control: &'a Control,
-    /// Time and chance.
-    pub env: &'a Env,
 }
 
 impl Fetcher<'_> {
@@ -55,7 +53,7 @@ impl Fetcher<'_> {
     /// are not followed: the engine lists those that a task may choose from, all of them.
     ///
     /// # Errors
-    /// [`FailureClass::Transient`] where the engine is out of reach, [`FailureClass::Input`] where
+    /// [`FailureClass::Lost`] where the engine is out of reach, [`FailureClass::Transient`] where it refuses, [`FailureClass::Input`] where
     /// what it sends is not what was asked for.
     pub async fn everything(&self, task: &Task) -> Result<Vec<ArtifactRef>, Failure> {
         let named = self.named(task).await?;
@@ -136,7 +134,7 @@ impl Fetcher<'_> {
         }
         let mut retries = Retries::new(self);
         loop {
-            match self.client.manifest(id).await {
+            match self.link.client.manifest(id).await {
                 Ok(manifest) => {
                     if let Some(name) = manifest.private_reference() {
                         return Err(Failure::input(format!(
@@ -192,8 +190,8 @@ impl Fetcher<'_> {
     async fn some_of(&self, file: &FileRef, partial: &Path) -> Result<(), Cut> {
         let disk = |e: std::io::Error| Cut::Disk(Failure::io(partial, &e));
         let from = length(partial);
-        let asked = self.client.blob(&file.digest, from);
-        let answered = headstart_env::timeout(&*self.env.clock, STALLED, asked).await;
+        let asked = self.link.client.blob(&file.digest, from);
+        let answered = headstart_env::timeout(&*self.link.env.clock, STALLED, asked).await;
         let silent = || Cut::Call(CallError::Unreachable("the download does not begin".into()));
         let mut answer = answered.ok_or_else(silent)?.map_err(Cut::Call)?;
         let resumed = answer.status() == reqwest::StatusCode::PARTIAL_CONTENT;
@@ -201,15 +199,16 @@ impl Fetcher<'_> {
         let how = if resumed { Open::Append } else { Open::Create };
         let mut out = self.store.disk().open(partial, how).map_err(disk)?;
         let mut at = if resumed { from } else { 0 };
-        let (begun, longest) = (self.env.clock.elapsed(), longest_transfer(file.size.saturating_sub(at)));
+        let (begun, longest) =
+            (self.link.env.clock.elapsed(), longest_transfer(file.size.saturating_sub(at)));
         loop {
-            if self.env.clock.elapsed().saturating_sub(begun) > longest {
+            if self.link.env.clock.elapsed().saturating_sub(begun) > longest {
                 return Err(Cut::Call(CallError::Unreachable("the download is too slow".into())));
             }
             if self.control.cancelled() {
                 return Err(Cut::Disk(stopped()));
             }
-            let chunk = match headstart_env::timeout(&*self.env.clock, STALLED, answer.chunk()).await {
+            let chunk = match headstart_env::timeout(&*self.link.env.clock, STALLED, answer.chunk()).await {
                 Some(Ok(Some(chunk))) => chunk,
                 Some(Ok(None)) => break,
                 Some(Err(e)) => {
@@ -291,30 +290,37 @@ fn stopped() -> Failure {
 
 /// Pauses between tries, and the end of trying.
 struct Retries<'a> {
+    link: &'a Link,
     control: &'a Control,
-    env: &'a Env,
     pauses: ExponentialBackoff,
 }
 
 impl<'a> Retries<'a> {
     fn new(fetcher: &Fetcher<'a>) -> Self {
-        let Fetcher { control, env, .. } = fetcher;
-        Self { control, env, pauses: RETRY.pauses(&*env.random) }
+        let Fetcher { link, control, .. } = fetcher;
+        Self { link, control, pauses: RETRY.pauses(&*link.env.random) }
     }
 
     async fn after(&mut self, e: &CallError) -> Result<(), Failure> {
         let pause = match e {
             CallError::Unreachable(_) => self.pauses.next(),
+            // An engine that was started again offers the same; whether this attempt still counts, it says to the
+            // next renewal.
+            CallError::UnknownSession => {
+                let _ = self.link.join().await;
+                self.pauses.next()
+            }
             CallError::Refused { status: 404, .. } => {
                 let m = "the engine lists an artifact for download that it does not give out";
                 return Err(Failure::new(FailureClass::MissingArtifact, m));
             }
-            _ => None,
+            _ => return Err(Failure::new(FailureClass::Transient, format!("download: {e}"))),
         };
+        // The stage has done nothing wrong, so this is none of its failures.
         let Some(pause) = pause else {
-            return Err(Failure::new(FailureClass::Transient, format!("download: {e}")));
+            return Err(Failure::new(FailureClass::Lost, format!("download: {e}")));
         };
-        self.control.pause(&*self.env.clock, pause).await;
+        self.control.pause(&*self.link.env.clock, pause).await;
         if self.control.cancelled() { Err(stopped()) } else { Ok(()) }
     }
 }

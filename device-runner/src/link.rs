@@ -34,6 +34,8 @@ pub(crate) struct Link {
     pub(crate) threads: usize,
     /// Bytes of memory that it offers.
     pub(crate) memory: Option<u64>,
+    /// Held by whoever joins: the last session that the engine gives is the one that counts.
+    pub(crate) joining: tokio::sync::Mutex<()>,
 }
 
 impl Link {
@@ -67,6 +69,7 @@ impl Link {
 
     /// Joins once. Both sides prove who they are.
     pub(crate) async fn join(&self) -> Result<(), JoinError> {
+        let _joining = self.joining.lock().await;
         self.client.set_session(None);
         let hello = Hello { protocol: PROTOCOL_VERSION, nonce: self.nonce().map_err(JoinError::Never)? };
         let welcome = self.client.hello(&hello).await.map_err(|e| self.failed(e))?;

@@ -104,8 +104,9 @@ pub async fn run_in(
     let _halted = halt.clone().drop_guard();
     let runtime = tokio::runtime::Handle::current();
     let background = tokio::task::spawn_blocking(move || runtime.block_on(background.live()));
+    let (device_too, joining) = (Arc::clone(&device), Default::default());
     let link =
-        Arc::new(Link { device: Arc::clone(&device), client, env, invitation, holds, threads, memory });
+        Arc::new(Link { device: device_too, client, env, invitation, holds, threads, memory, joining });
     let (waiting, summary, handled) = Default::default();
     let mut runner = Runner { link, until, outbox, waiting, stop, busy, reconnect, summary, handled, wake };
     let lived = runner.live().await;

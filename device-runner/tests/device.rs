@@ -73,6 +73,17 @@ async fn a_cut_download_goes_on_where_it_was_cut() {
 }
 
 #[tokio::test]
+async fn an_engine_that_is_started_again_during_a_download_is_joined_again() {
+    let (engine, place) = (Engine::start().await, Place::new());
+    engine.offer(probe_task(&engine, 1));
+    engine.lock().forget_in_downloads = 3;
+    place.run(&engine, vec![stages::probe(Arc::default())]).await.expect("runs");
+    assert_eq!(engine.calls("POST /v1/join").len(), 4);
+    let commits = engine.commits();
+    assert!(matches!(commits[0].outcome, Outcome::Succeeded { .. }), "{commits:?}");
+}
+
+#[tokio::test]
 async fn files_that_are_not_what_was_asked_for_are_refused() {
     let (engine, place, ran) = (Engine::start().await, Place::new(), Arc::new(AtomicUsize::new(0)));
     engine.offer(probe_task(&engine, 1));

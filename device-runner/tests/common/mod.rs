@@ -83,6 +83,8 @@ pub struct Inner {
     pub interrupted: BTreeSet<u64>,
     /// Forget the device's session once.
     pub forget_session: bool,
+    /// Forget it at the next so many downloads, as an engine does that was started again meanwhile.
+    pub forget_in_downloads: u32,
     pub renewed: Option<Renewed>,
     pub lease_ms: u64,
 }
@@ -229,6 +231,14 @@ impl Engine {
         contract
     }
 
+    /// Whether a download's session is forgotten.
+    fn forgets(&self) -> bool {
+        let left = &mut self.lock().forget_in_downloads;
+        let forgets = *left > 0;
+        *left = left.saturating_sub(1);
+        forgets
+    }
+
     /// The last commit's output.
     pub fn output(&self) -> ArtifactRef {
         match &self.commits().last().expect("a commit").outcome {
@@ -362,6 +372,9 @@ async fn commit(State(engine): State<Engine>, body: axum::body::Bytes) -> Respon
 }
 
 async fn manifest(State(engine): State<Engine>, UrlPath(id): UrlPath<String>) -> Response {
+    if engine.forgets() {
+        return refuse(StatusCode::UNAUTHORIZED, "unknown_session", "who are you?");
+    }
     let id: Digest = id.parse().expect("a digest");
     match engine.lock().manifests.get(&id) {
         Some(m) => Json(m).into_response(),
@@ -374,6 +387,9 @@ async fn blob(
     UrlPath(digest): UrlPath<String>,
     headers: HeaderMap,
 ) -> Response {
+    if engine.forgets() {
+        return refuse(StatusCode::UNAUTHORIZED, "unknown_session", "who are you?");
+    }
     let mut inner = engine.lock();
     let content = inner.corrupt.clone().or_else(|| inner.blobs.get(&digest.parse().ok()?).cloned());
     let Some(content) = content else { return refuse(StatusCode::NOT_FOUND, "not_found", "no such file") };
