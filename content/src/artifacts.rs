@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use headstart_disk::files::{self, NewFile};
+use headstart_disk::read::open_resolved;
 use headstart_disk::{Disk, Mode};
 use headstart_protocol::{ArtifactRef, ArtifactType, Digest, FileRef, Manifest, Output, canonical_json};
 
@@ -41,7 +42,9 @@ impl Artifacts {
         &self.blobs
     }
 
-    /// Stores what a stage made: its files by content, then the manifest.
+    /// Stores what a stage made: its files by content, then the manifest. The paths of the files are resolved
+    /// (`headstart_runner::run` gives them so): each is opened once, and no link that lies on the way to it by now is
+    /// followed.
     ///
     /// # Errors
     /// [`ContentError::BadName`], [`ContentError::NotAnArtifact`], [`ContentError::PrivateReference`],
@@ -66,7 +69,8 @@ impl Artifacts {
             check_file_name(name)?;
         }
         for (name, path) in &output.files {
-            if stored.insert(name.clone(), self.blobs.put_file(path)?).is_some() {
+            let file = open_resolved(path).map_err(ContentError::io("read", path))?;
+            if stored.insert(name.clone(), self.blobs.put_opened(&file, path)?).is_some() {
                 let why = "the output has two files of this name";
                 return Err(ContentError::BadName { name: name.clone(), why });
             }

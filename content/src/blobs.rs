@@ -1,16 +1,16 @@
 //! Content by its digest.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use headstart_disk::Mode;
 use headstart_disk::files::{self, NewFile};
+use headstart_disk::{Mode, read};
 use headstart_protocol::{Digest, FileRef};
 
 use crate::error::ContentError;
-use crate::hash::hash_file;
+use crate::hash::{copy_opened, hash_opened};
 use crate::named::named_by_digest;
 use crate::unsynced::Unsynced;
 use crate::verified::Verified;
@@ -125,30 +125,50 @@ impl Blobs {
     /// # Errors
     /// [`ContentError::Disk`].
     pub fn put_file(&self, source: &Path) -> Result<FileRef, ContentError> {
-        let found = hash_file(source)?;
+        let file = read::open(source).map_err(ContentError::io("read", source))?;
+        self.put_opened(&file, source)
+    }
+
+    /// Stores a copy of a file that is open, whatever lies at its path by now; `source` names it.
+    ///
+    /// # Errors
+    /// [`ContentError::Disk`].
+    pub fn put_opened(&self, file: &File, source: &Path) -> Result<FileRef, ContentError> {
+        let found = hash_opened(file, source)?;
         match self.intact(&found.digest)? {
             Some(path) => {
                 self.unsynced.adopt(&path);
                 Ok(found)
             }
             None if self.links && self.link(source, &found.digest)? => Ok(found),
-            None => self.store(source, false),
+            None => {
+                let mut temp = self.temp()?;
+                let at = temp.path().to_owned();
+                // The digest is of what was taken, so a file that changes meanwhile does no harm.
+                let taken = copy_opened(file, source, temp.file(), &at)?;
+                self.place_taken(temp, taken)
+            }
         }
     }
 
-    /// Stores a file that nothing else needs any more: it is moved where that is possible.
+    /// Stores a file that nothing else needs any more: it is moved where that is possible. A link in its place
+    /// is not followed.
     ///
     /// # Errors
     /// [`ContentError::Disk`].
     pub fn take_file(&self, source: &Path) -> Result<FileRef, ContentError> {
-        self.store(source, true)
+        let mut temp = self.temp()?;
+        let at = temp.path().to_owned();
+        let taken = if self.unsynced.disk().rename(source, &at).is_ok() {
+            hash_opened(&open_itself(&at)?, source)?
+        } else {
+            copy_opened(&open_itself(source)?, source, temp.file(), &at)?
+        };
+        self.place_taken(temp, taken)
     }
 
-    fn store(&self, source: &Path, movable: bool) -> Result<FileRef, ContentError> {
-        let temp = self.temp()?;
-        files::take(self.unsynced.disk(), source, temp.path(), movable)?;
-        // The digest is of what was taken, so a file that changes meanwhile does no harm.
-        let taken = hash_file(temp.path())?;
+    /// Gives a new file its place, unless the same content is here.
+    fn place_taken(&self, temp: NewFile<'_>, taken: FileRef) -> Result<FileRef, ContentError> {
         if let Some(path) = self.intact(&taken.digest)? {
             self.unsynced.adopt(&path);
             return Ok(taken);
@@ -177,4 +197,10 @@ impl Blobs {
         self.verified.add(&path, content.digest);
         Ok(content)
     }
+}
+
+/// Opens a file, not what a link in its place leads to.
+fn open_itself(path: &Path) -> Result<File, ContentError> {
+    let name = path.file_name().unwrap_or_default();
+    read::open_below(files::folder_of(path), Path::new(name)).map_err(ContentError::io("read", path))
 }

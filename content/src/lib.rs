@@ -44,7 +44,7 @@ pub use artifacts::{Artifacts, check_file_name};
 pub use blobs::Blobs;
 pub use collect::{Inventory, StoredArtifact};
 pub use error::ContentError;
-pub use hash::hash_file;
+pub use hash::{hash_file, hash_opened};
 pub use headstart_disk::{Disk, DiskError};
 pub use read::read_bounded;
 pub use unsynced::Unsynced;

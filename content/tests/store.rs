@@ -22,7 +22,7 @@ fn written(dir: &Path, name: &str, content: &str) -> PathBuf {
 }
 
 fn rows(store: &ContentStore, dir: &Path, content: &str) -> ArtifactRef {
-    let at = written(dir, "rows", content);
+    let at = written(dir, "rows", content).canonicalize().expect("its real path");
     let output = Output::new(Type::Dataset, json!({ "rows": 1 })).file("rows.jsonl", at);
     store.artifacts().import(&output).expect("stored").1
 }
@@ -43,6 +43,40 @@ fn a_file_is_copied_or_moved_and_known_by_its_content() {
     let again = written(dir.path(), "again", "two");
     assert_eq!(store.blobs().take_file(&again).expect("known"), two);
     store.sync().expect("durable");
+}
+
+/// Somebody puts a link in the place of a file, or on the way to it, after its path was checked.
+#[cfg(unix)]
+#[test]
+fn a_link_in_the_place_of_a_file_is_not_followed() {
+    use std::os::unix::fs::symlink;
+    let (dir, store) = store();
+    let root = dir.path().canonicalize().expect("its real path");
+    let secret = written(&root, "secret", "key");
+    symlink(&secret, root.join("rows")).expect("a link");
+    std::fs::create_dir(root.join("home")).expect("a folder");
+    written(&root.join("home"), "rows", "key");
+    symlink(root.join("home"), root.join("sub")).expect("a link");
+    for at in [root.join("rows"), root.join("sub/rows")] {
+        let output = Output::new(Type::Dataset, json!({ "rows": 1 })).file("rows.jsonl", at.clone());
+        let e = store.artifacts().import(&output).expect_err("a link");
+        assert!(e.to_string().contains("symbolic link"), "{e}");
+    }
+    store.blobs().take_file(&root.join("rows")).expect_err("a link");
+    assert!(store.blobs().path(&Digest::of(b"key")).is_none(), "nothing of it is in the store");
+    assert_eq!(std::fs::read_to_string(secret).expect("untouched"), "key");
+}
+
+/// What is open is stored, whatever lies at its path by now.
+#[test]
+fn an_open_file_is_stored_though_its_path_leads_elsewhere_by_now() {
+    let (dir, store) = store();
+    let at = written(dir.path(), "rows", "mine");
+    let file = std::fs::File::open(&at).expect("opens");
+    std::fs::rename(written(dir.path(), "other", "key"), &at).expect("replaced");
+    let stored = store.blobs().put_opened(&file, &at).expect("stored");
+    assert_eq!(stored.digest, Digest::of(b"mine"));
+    assert!(store.blobs().has_whole(&stored));
 }
 
 #[test]

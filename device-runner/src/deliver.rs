@@ -31,7 +31,9 @@ impl Device {
         scratch: &Path,
         promised: Option<Digest>,
     ) -> Result<Made, Failure> {
-        let gathered = gather(output, None)?;
+        let (public, resume) = (self.store.public.root(), self.state.at("resume"));
+        let within = [scratch, public, self.store.private.root(), &resume, &self.data];
+        let gathered = gather(output, &within)?;
         // What lies in the attempt's own folder takes up its room already.
         let copied = gathered.files.iter().filter(|(_, at)| !at.starts_with(scratch));
         let copied = copied.filter_map(|(name, _)| gathered.manifest.files.get(name)).map(|f| f.size);

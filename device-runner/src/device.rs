@@ -357,7 +357,7 @@ impl Device {
             return Err(Failure::new(FailureClass::Internal, m));
         }
         let public = self.store.public.root();
-        let gathered = gather(output, Some(&[scratch, public]))?;
+        let gathered = gather(output, &[scratch, public])?;
         self.store.public.add(&gathered, scratch)?;
         let manifest = gathered.manifest;
         let upload = |(name, f): (&String, &headstart_protocol::FileRef)| {

@@ -9,8 +9,9 @@ mod room;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use headstart_content::{ContentError, check_file_name, hash_file};
+use headstart_content::{ContentError, check_file_name, hash_opened};
 use headstart_disk::Disk;
+use headstart_disk::read::open_resolved;
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, Manifest, Output};
 
 pub use origin::Lineage;
@@ -105,32 +106,29 @@ pub struct Gathered {
 }
 
 /// Turns a stage's output into a manifest. Files must be regular files that lie in one of the
-/// folders `within`, where such are given: a public output must not be made of private files.
+/// folders `within`: a public output must not be made of private files, and none of what is not this device's.
+/// Their paths are resolved (`headstart_runner::run` gives them so); a link on the way to one is not followed.
 ///
 /// # Errors
 /// [`FailureClass::Internal`] for a file that should not be part of it.
-pub fn gather(output: Output, within: Option<&[&Path]>) -> Result<Gathered, Failure> {
+pub fn gather(output: Output, within: &[&Path]) -> Result<Gathered, Failure> {
+    // One that is not there has no files.
+    let within: Vec<PathBuf> = within.iter().filter_map(|dir| dir.canonicalize().ok()).collect();
     let internal = |m: String| Failure::new(FailureClass::Internal, m);
     let mut manifest =
         Manifest { ty: output.ty, files: Default::default(), value: output.value, uses: output.uses };
     let mut files = Vec::new();
     for (name, at) in output.files {
         check_file_name(&name).map_err(|e| internal(e.to_string()))?;
-        let real = at.canonicalize().map_err(|e| Failure::io(&at, &e))?;
-        if within.is_some_and(|dirs| !dirs.iter().any(|d| real.starts_with(d))) {
-            return Err(internal(format!(
-                "{}: a public stage may not put this file into its output",
-                real.display()
-            )));
+        if !within.iter().any(|dir| at.starts_with(dir)) {
+            return Err(internal(format!("{}: the stage may not put this file into its output", at.display())));
         }
-        if !real.is_file() {
-            return Err(internal(format!("{}: not a file", real.display())));
-        }
-        let file = hash_file(&real).map_err(content_failure)?;
+        let opened = open_resolved(&at).map_err(|e| Failure::io(&at, &e))?;
+        let file = hash_opened(&opened, &at).map_err(content_failure)?;
         if manifest.files.insert(name.clone(), file).is_some() {
             return Err(internal(format!("the output has two files named `{name}`")));
         }
-        files.push((name, real));
+        files.push((name, at));
     }
     Ok(Gathered { manifest, files })
 }

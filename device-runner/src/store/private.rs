@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headstart_content::read_bounded;
-use headstart_disk::{Disk, DiskError, Mode, files};
+use headstart_disk::{Disk, DiskError, Mode, files, read};
 use headstart_protocol::contract::stage_name;
 use headstart_protocol::task::Task;
 use headstart_protocol::{ArtifactType, Digest, Failure, Manifest};
@@ -71,6 +71,11 @@ impl Private {
         Self { root, disk }
     }
 
+    /// The folder that holds all of them.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// What a handle stands for, if it is still here, files and all.
     pub fn get(&self, handle: &Digest) -> Option<Held> {
         let at = self.dir(handle).join("artifact.json");
@@ -132,6 +137,8 @@ impl Private {
             for (name, from) in gathered.iter().flat_map(|g| &g.files) {
                 let to = inside.join(name);
                 files::take(&*self.disk, from, &to, from.starts_with(scratch))?;
+                // What a link leads to that somebody has put there meanwhile is not kept.
+                read::open_below(inside, Path::new(name)).map_err(DiskError::at("read", &to))?;
                 files::sync_file(&*self.disk, &to)?;
             }
             files::sync_dir(&*self.disk, inside)

@@ -135,10 +135,13 @@ impl Public {
         let blobs = self.contents.blobs();
         let new = gathered.manifest.files.values().filter(|f| self.blob(&f.digest).is_none());
         self.room().take_all(new.map(|f| f.size))?;
-        for (_, from) in &gathered.files {
+        for (name, from) in &gathered.files {
             let movable = from.starts_with(scratch);
             let stored = if movable { blobs.take_file(from) } else { blobs.put_file(from) };
-            stored.map_err(content_failure)?;
+            if gathered.manifest.files.get(name) != Some(&stored.map_err(content_failure)?) {
+                let m = format!("{}: the file was changed while it was stored", from.display());
+                return Err(Failure::new(FailureClass::Internal, m));
+            }
         }
         let id = gathered.manifest.id();
         self.put_manifest(&id, &gathered.manifest)?;

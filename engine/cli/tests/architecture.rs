@@ -188,7 +188,7 @@ const READERS: &[(&str, &str, &str)] = &[
     ("plugins/worker/src/memory.rs", "File::open", "/proc"),
     ("plugins/worker/src/memory.rs", "fs::read_to_string", "/proc and /sys"),
     ("plugins/worker/src/serve.rs", "File::open", "/dev/null"),
-    ("plugins/host/src/processes.rs", "fs::read_to_string", "/proc"),
+    ("plugins/host/src/processes.rs", "fs::read", "/proc"),
     ("plugins/host/src/supervise.rs", "File::open", "/dev/null"),
     ("plugins/worker/src/memory.rs", "File::open", "/proc"),
     ("plugins/worker/src/memory.rs", "fs::read_to_string", "/proc and /sys"),

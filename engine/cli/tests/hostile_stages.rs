@@ -1,300 +1,253 @@
-//! Whatever a hostile model, template or neighbour does to the process of a stage, the engine goes on: the
-//! attempt fails with the cause, or is tried again, and no process is left.
+//! Custom stages that try to outlive their run, to hold more than they may, and to have others' files stored: with the
+//! real command, confined as it confines them.
 #![cfg(target_os = "linux")]
 
 mod common;
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
-use common::{Place, Said, copy_dir, device_binary, root, said};
-use rustix::process::{Pid, Signal, kill_process};
+use common::{Place, Said};
+use serde_json::Value;
 
-const TUNED: &str = r#"
-model base = local("MODEL")
-dataset rows = jsonl("ROWS", take: 24)
-stage tuned: Pllm = finetune(base, data: rows, rank: 4, batch: 4, max_steps: STEPS, eval_every: 100) { SETTINGS }
-output tuned = tuned
+/// What every program begins with.
+const HEAD: &str = r#"#!/usr/bin/env python3
+import ctypes, hashlib, json, os, pathlib, signal, subprocess, sys, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+STAGE = {"name": "go", "version": 1, "doc": "", "args": [], "makes": MAKES, "places": ["server", "device"],
+         "cached": True}
+def say(kind, **what):
+    print(json.dumps({"headstart": kind, **what}), flush=True)
+def rename(name):
+    libc.prctl(15, ctypes.c_char_p(name), 0, 0, 0)
+def orphan(body):
+    """A process that is nobody's child, holds no stream and runs `body`. Gives its number."""
+    read, write = os.pipe()
+    if os.fork() == 0:
+        child = os.fork()
+        if child == 0:
+            for stream in (0, 1, 2, read, write):
+                os.close(stream)
+            try:
+                body()
+            finally:
+                os._exit(0)
+        os.write(write, str(child).encode())
+        os._exit(0)
+    os.wait()
+    number = int(os.read(read, 20))
+    os.close(read); os.close(write)
+    return number
+sys.stdin.readline()
+say("hello", protocol=1, stages=[STAGE])
+sys.stdin.readline()
 "#;
 
-/// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-fn tiny() -> PathBuf {
-    root().join("examples/models/tiny")
-}
-
-fn tuned(place: &Place, steps: u32, settings: &str) -> String {
-    let rows = root().join("examples/first-light/phone/me.jsonl");
-    let text = TUNED
-        .replace("MODEL", &tiny().display().to_string())
-        .replace("ROWS", &rows.display().to_string())
-        .replace("STEPS", &steps.to_string())
-        .replace("SETTINGS", settings);
-    place.write("p.pllm", &text).display().to_string()
-}
-
-/// A model whose chat template is this.
-fn model_with(place: &Place, template: &str) -> PathBuf {
-    let model = place.path("model");
-    copy_dir(&tiny(), &model);
-    std::fs::write(model.join("chat_template.jinja"), template).expect("writable");
-    model
-}
-
-/// Worker processes that a process started.
-fn workers_of(runner: u32) -> BTreeSet<u32> {
-    let all = std::fs::read_dir("/proc").expect("processes").flatten();
-    let number = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().parse::<u32>().ok();
-    all.filter_map(number).filter(|pid| parent(*pid) == Some(runner) && is_worker(*pid)).collect()
-}
-
-fn parent(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    (!fields.starts_with('Z')).then(|| fields.split(' ').nth(1)?.parse().ok())?
-}
-
-fn is_worker(pid: u32) -> bool {
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    line.split(|b| *b == 0).nth(1) == Some(b"worker")
-}
-
-fn send(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(pid.cast_signed()).expect("a process");
-    // It may just have ended.
-    let _ = kill_process(pid, signal);
-}
-
-#[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Whether a training has kept progress below a folder.
-fn trains(resume: &Path) -> bool {
-    let folders = std::fs::read_dir(resume).into_iter().flatten().flatten();
-    folders.into_iter().any(|f| f.path().join("checkpoint.safetensors").exists())
-}
-
-/// A training that is under way, by the progress that it keeps.
-fn start(place: &Place, file: &str) -> Child {
-    let mut run = place
-        .command(&["run", file])
-        .env("HEADSTART_CHECKPOINT_SECONDS", "0")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("headstart starts");
-    let resume = place.path("ws/resume");
-    until("it trains", || {
-        assert!(run.try_wait().expect("asked").is_none(), "it ended before");
-        trains(&resume)
-    });
-    run
-}
-
-fn end(run: Child) -> Said {
-    said(run.wait_with_output().expect("it ends"))
-}
-
-#[test]
-fn a_template_that_doubles_a_text_ends_its_process_alone() {
-    let place = Place::new();
-    let template = "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(60) %}\
-                    {% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s | length }}";
-    let model = model_with(&place, template);
-    let text = format!("model m = local(\"{}\") {{ memory: 256MiB }}\noutput m = m\n", model.display());
-    let file = place.write("p.pllm", &text).display().to_string();
-    let said = place.headstart(&["run", &file]).code(1).err_has("memory").err_has("may use 256 MiB");
-    assert!(!said.err.contains("panicked"), "{}", said.err);
-}
-
-#[test]
-fn a_template_that_writes_or_loops_without_end_is_refused() {
-    let place = Place::new();
-    let loops = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}";
-    let writes = format!("{{% for i in range(90000) %}}{}{{% endfor %}}", "x".repeat(5000));
-    for (template, words) in [(loops, "does not come to an end"), (&writes, "writes far more than")] {
-        let model = model_with(&place, template);
-        let text = format!("model m = local(\"{}\")\noutput m = m\n", model.display());
-        let file = place.write("p.pllm", &text).display().to_string();
-        place.headstart(&["run", &file]).code(2).err_has(words).err_has("chat_template.jinja");
-    }
-}
-
-#[test]
-fn an_adapter_of_a_huge_rank_is_refused() {
-    let place = Place::new();
-    let adapter = place.path("adapter");
-    let catalog = std::fs::read_dir(root().join("examples/catalog")).expect("a catalog").flatten();
-    copy_dir(&catalog.map(|f| f.path()).find(|f| f.is_dir()).expect("an adapter"), &adapter);
-    let config = adapter.join("adapter_config.json");
-    let text = std::fs::read_to_string(&config).expect("readable");
-    let mut json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    json["r"] = 2_147_483_648_u64.into();
-    std::fs::write(&config, json.to_string()).expect("writable");
-    let text = format!(
-        "model base = local(\"{}\")\nstage a: Pllm = ingest(base: base, source: \"{}\")\noutput a = a\n",
-        tiny().display(),
-        adapter.display()
+/// Runs a pipeline of one stage, whose program goes on with `body`.
+fn run(place: &Place, makes: &str, body: &str, settings: &str) -> Said {
+    use std::os::unix::fs::PermissionsExt;
+    let head = HEAD.replace("MAKES", &format!("{makes:?}"));
+    let program = place.write("stages/raw.py", &format!("{head}{body}"));
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("mode");
+    let declaration = format!(
+        r#"{{ "program": "raw.py", "protocol": 1, "stages": [ {{ "name": "go", "version": 1, "makes": "{makes}" }} ] }}"#
     );
-    let file = place.write("p.pllm", &text).display().to_string();
-    place.headstart(&["run", &file]).code(2).err_has("2147483648");
+    place.write("stages/raw.stages.json", &declaration);
+    let settings = if settings.is_empty() { String::new() } else { format!(" {{ {settings} }}") };
+    let pipeline =
+        format!("program raw = \"stages/raw.py\"\nstage n: {makes} = raw.go(){settings}\noutput n = n\n");
+    let pipeline = place.write("p.pllm", &pipeline);
+    place.headstart(&["run", pipeline.to_str().expect("a plain path"), "--out", path(&place.path("out"))])
 }
 
+fn path(at: &Path) -> &str {
+    at.to_str().expect("a plain path")
+}
+
+/// The numbers that the stage returned.
+fn numbers(place: &Place) -> Vec<u32> {
+    let text = std::fs::read_to_string(place.path("out/n.json")).expect("the output");
+    let json: Value = serde_json::from_str(&text).expect("JSON");
+    let value = json.get("value").unwrap_or(&json);
+    let numbers = value.as_object().expect("metrics").values();
+    numbers.map(|n| n.as_f64().expect("a number") as u32).collect()
+}
+
+/// Whether a process is there, in whatever state.
+fn is_there(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
+
+/// Names that are not text or look like the end of a name, processes that are stopped, whose first thread has ended,
+/// that ignore signals, that adopt others.
 #[test]
-fn a_worker_that_is_killed_is_one_attempt_of_its_stage() {
+fn nothing_that_a_stage_starts_is_there_when_its_run_has_ended() {
     let place = Place::new();
-    let file = tuned(&place, 40, "retry: 2, backoff: 10ms");
-    let run = start(&place, &file);
-    let workers = workers_of(run.id());
-    assert!(!workers.is_empty(), "stages run in processes of their own");
-    workers.iter().for_each(|worker| send(*worker, Signal::KILL));
-    end(run).code(0);
-    let list = place.headstart(&["runs"]).code(0);
-    let id = list.out.split_whitespace().next().expect("a run").to_owned();
-    let shown = place.headstart(&["runs", &id, "--format", "json"]).code(0).out;
-    assert!(shown.contains("resumed_steps"), "a second attempt resumes the first: {shown}");
-}
-
-#[test]
-fn a_worker_that_was_stopped_ends_by_the_time_limit() {
-    let place = Place::new();
-    let file = tuned(&place, 100_000, "timeout: 5s");
-    let run = start(&place, &file);
-    let workers = workers_of(run.id());
-    workers.iter().for_each(|worker| send(*worker, Signal::STOP));
-    end(run).code(1).err_has("ran past its time limit");
-    until("no worker is left", || workers.iter().all(|w| parent(*w).is_none()));
-}
-
-#[test]
-fn no_worker_survives_its_engine() {
-    for stopped in [false, true] {
-        let place = Place::new();
-        let file = tuned(&place, 100_000, "retry: 0");
-        let mut run = start(&place, &file);
-        let workers = workers_of(run.id());
-        assert!(!workers.is_empty());
-        if stopped {
-            workers.iter().for_each(|worker| send(*worker, Signal::STOP));
-        }
-        run.kill().expect("kill -9");
-        run.wait().expect("it ended");
-        until("no worker is left", || workers.iter().all(|w| parent(*w).is_none()));
-    }
-}
-
-const PRIVATE: &str = r#"
-model base = local("MODEL")
-private dataset mine = jsonl("me.jsonl") on device("phone")
-stage tuned: Pllm = finetune(base, data: mine, rank: 4, batch: 4, max_steps: STEPS, eval_every: 100)
-  { on: device("phone"), SETTINGS }
-output base = base
+    let body = r#"
+def sleep():
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
+    time.sleep(300)
+def named(name):
+    rename(name)
+    sleep()
+def stopped():
+    rename(b"\xff")
+    os.kill(os.getpid(), signal.SIGSTOP)
+    sleep()
+def without_its_first_thread():
+    threading.Thread(target=sleep_on, daemon=False).start()
+    libc.syscall(60 if os.uname().machine == "x86_64" else 93, 0)
+def sleep_on():
+    time.sleep(300)
+def adopts():
+    PR_SET_CHILD_SUBREAPER = 36
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    orphan(sleep)
+    sleep()
+names = [b"\xff\xfe\xff", b") Z 1 1 1 1", b"a b", b"()", b")", b"\n", b"\xc3)"]
+bodies = [lambda name=name: named(name) for name in names] + [stopped, without_its_first_thread, adopts]
+found = {f"n{i}": orphan(body) for i, body in enumerate(bodies)}
+say("done", value=found)
 "#;
-
-/// Both processes, ended with the test.
-struct Pair {
-    engine: Child,
-    device: Child,
-}
-
-impl Drop for Pair {
-    fn drop(&mut self) {
-        for child in [&mut self.engine, &mut self.device] {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+    run(&place, "Metrics", body, "").code(0);
+    let numbers = numbers(&place);
+    assert_eq!(numbers.len(), 10);
+    for pid in numbers {
+        assert!(!is_there(pid), "{pid} is there");
     }
 }
 
-/// An engine and a phone whose private training is under way.
-fn start_pair(place: &Place, steps: u32, settings: &str) -> Pair {
-    // Which may first have to be built.
-    let phone = device_binary();
-    let rows = std::fs::read_to_string(root().join("examples/first-light/phone/me.jsonl")).expect("readable");
-    let rows: String = rows.lines().take(24).map(|line| format!("{line}\n")).collect();
-    place.write("phone/me.jsonl", &rows);
-    let text = PRIVATE
-        .replace("MODEL", &tiny().display().to_string())
-        .replace("STEPS", &steps.to_string())
-        .replace("SETTINGS", settings);
-    let file = place.write("p.pllm", &text).display().to_string();
-    let port =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-    let joins = place.join("phone", &format!("https://127.0.0.1:{port}"));
-    let listen = format!("127.0.0.1:{port}");
-    let quiet = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let engine = quiet(&mut place.command(&["run", &file, "--listen", &listen])).expect("headstart starts");
-    let mut device = Command::new(phone);
-    device.arg("--state").arg(place.path("state")).args(joins).arg("--data").arg(place.path("phone"));
-    device.env("HEADSTART_CHECKPOINT_SECONDS", "0");
-    let device = quiet(&mut device).expect("the device starts");
-    let pair = Pair { engine, device };
-    until("the phone trains", || trains(&place.path("state/resume")));
-    pair
-}
-
-/// What the phone remembers of the training.
-fn history(place: &Place) -> String {
-    let all = std::fs::read_to_string(place.path("state/history.jsonl")).unwrap_or_default();
-    all.lines().filter(|line| line.contains("\"tuned\"")).map(str::to_owned).collect()
+/// Each process starts the next one and ends: none can be found in time to be killed by its number.
+#[test]
+fn a_chain_of_processes_ends_with_its_run() {
+    let place = Place::new();
+    let body = r#"
+def chain():
+    while True:
+        if os.fork():
+            os._exit(0)
+for _ in range(3):
+    orphan(chain)
+print("started", file=sys.stderr)
+say("done", value={"x": os.getpid()})
+"#;
+    run(&place, "Metrics", body, "").code(0);
+    let group = numbers(&place)[0];
+    let stat = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("stat")).ok();
+    let all = std::fs::read_dir("/proc").expect("the processes").flatten().filter_map(stat);
+    let left = all.filter(|stat| {
+        let behind = stat.iter().rposition(|b| *b == b')').expect("a name") + 2;
+        let text = String::from_utf8_lossy(&stat[behind..]).into_owned();
+        text.split(' ').nth(2) == Some(&group.to_string())
+    });
+    assert_eq!(left.count(), 0, "of the program's group");
 }
 
 #[test]
-fn a_device_tries_again_when_its_worker_is_killed() {
-    let place = Place::new();
-    let mut pair = start_pair(&place, 40, "memory: 1GiB");
-    let workers = workers_of(pair.device.id());
-    assert_eq!(workers.len(), 1, "a device has one worker");
-    workers.iter().for_each(|worker| send(*worker, Signal::KILL));
-    assert!(pair.engine.wait().expect("it ends").success());
-    let known = history(&place);
-    assert!(known.contains("succeeded") && !known.contains("killed"), "{known}");
+fn memory_is_counted_whatever_a_process_is_called_and_whichever_thread_lives() {
+    let hold = r#"
+def hold():
+    held = bytearray(b"x" * (192 << 20))
+    time.sleep(300)
+"#;
+    for hidden in [
+        "rename(b\"\\xff\\xfe\"); hold()",
+        "rename(b\") S 1 1 1\"); hold()",
+        "threading.Thread(target=hold).start(); libc.syscall(60 if os.uname().machine == \"x86_64\" else 93, 0)",
+    ] {
+        let place = Place::new();
+        let body = format!("{hold}\ndef hidden():\n    {hidden}\norphan(hidden)\ntime.sleep(300)\n");
+        let said = run(&place, "Metrics", &body, "memory: 96MiB");
+        assert_ne!(said.code, 0);
+        assert!(said.err.contains("MiB of memory, and may use 96 MiB"), "{hidden}: {}", said.err);
+    }
 }
 
+/// By links that it makes itself, by the name of another file, and by processes that go on when it is done.
 #[test]
-fn a_stopped_worker_of_a_device_ends_by_the_time_limit() {
+fn no_file_of_somebody_else_becomes_an_output() {
+    const SECRET: &str = r#"{"prompt":"a key","response":"of somebody"}"#;
+    let ways = [
+        "os.symlink(SECRET, 'rows.jsonl')",
+        "os.symlink(os.path.dirname(SECRET), 'sub'); NAME = 'sub/secret.jsonl'",
+        "os.link(SECRET, 'rows.jsonl')",
+        "os.symlink('/proc/self/root' + SECRET, 'rows.jsonl')",
+    ];
+    for way in ways {
+        let place = Place::new();
+        let secret = place.write("home/secret.jsonl", &format!("{SECRET}\n"));
+        let body = format!(
+            "NAME, SECRET = 'rows.jsonl', {:?}\n{way}\n\
+             data = b'{}\\n'\n\
+             say('done', files=[{{'name': NAME, 'size': len(data), 'sha256': hashlib.sha256(data).hexdigest()}}])\n",
+            path(&secret),
+            SECRET.replace('"', "\\\"")
+        );
+        let said = run(&place, "Dataset", &body, "");
+        assert_ne!(said.code, 0, "{way}");
+        assert!(!place.path("out").join("n").exists(), "{way}");
+    }
+    // A process that is left behind puts a link in the file's place as often as it can.
     let place = Place::new();
-    let mut pair = start_pair(&place, 100_000, "timeout: 5s");
-    let workers = workers_of(pair.device.id());
-    workers.iter().for_each(|worker| send(*worker, Signal::STOP));
-    // Only the phone knows that it failed.
-    assert!(pair.engine.wait().expect("it ends").success());
-    assert!(history(&place).contains("ran past its time limit"), "{}", history(&place));
-    until("no worker is left", || workers.iter().all(|w| parent(*w).is_none()));
+    let secret = place.write("home/secret.jsonl", &format!("{SECRET}\n"));
+    let body = format!(
+        r#"
+SECRET = {:?}
+row = b'{{"prompt":"mine","response":"x"}}\n'
+pathlib.Path("rows.jsonl").write_bytes(row)
+def swap():
+    rename(b"\xff")
+    n = 0
+    while True:
+        os.symlink(SECRET, f"link{{n}}"); os.rename(f"link{{n}}", "rows.jsonl")
+        pathlib.Path("mine").write_bytes(row); os.rename("mine", "rows.jsonl")
+        n += 1
+orphan(swap)
+time.sleep(0.05)
+say("done", files=[{{"name": "rows.jsonl", "size": len(row), "sha256": hashlib.sha256(row).hexdigest()}}])
+"#,
+        path(&secret)
+    );
+    let said = run(&place, "Dataset", &body, "");
+    if said.code != 0 {
+        assert!(said.err.contains("not a plain file") || said.err.contains("not in its"), "{}", said.err);
+    }
+    let workspace = place.path("ws");
+    assert!(workspace.join("blobs").exists() || said.code != 0);
+    assert!(!holds(&workspace, "of somebody"), "in the workspace");
 }
 
-#[test]
-fn no_worker_survives_its_device() {
-    let place = Place::new();
-    let mut pair = start_pair(&place, 100_000, "memory: 1GiB");
-    let workers = workers_of(pair.device.id());
-    assert_eq!(workers.len(), 1);
-    pair.device.kill().expect("kill -9");
-    pair.device.wait().expect("it ended");
-    until("no worker is left", || workers.iter().all(|w| parent(*w).is_none()));
+/// Whether a file below a folder holds a text.
+fn holds(folder: &Path, text: &str) -> bool {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| {
+        let at = entry.path();
+        if at.is_dir() {
+            return holds(&at, text);
+        }
+        std::fs::read(&at).is_ok_and(|bytes| bytes.windows(text.len()).any(|part| part == text.as_bytes()))
+    })
 }
 
+/// Kernels before 6.12 let a confined program signal its supervisor.
 #[test]
-fn a_device_survives_a_stage_that_takes_too_much_memory() {
-    use std::io::Write;
+fn what_is_made_does_not_count_where_the_supervisor_was_killed() {
     let place = Place::new();
-    let row = format!("{{\"prompt\":\"{}\",\"response\":\"y\"}}\n", "x".repeat(1000));
-    place.write("phone/me.jsonl", &row.repeat(300_000));
-    let mut device = Command::new(device_binary());
-    device.arg("--state").arg(place.path("state")).args(["run", "--memory", "64MiB", "--data"]);
-    device.arg(place.path("phone")).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut run = device.spawn().expect("the device starts");
-    let task = r#"{ "kind": "jsonl", "args": { "path": { "expr": "value", "value": { "is": "path", "value": "me.jsonl" } } } }"#;
-    run.stdin.take().expect("piped").write_all(task.as_bytes()).expect("it reads");
-    let said = end(run);
-    assert!(said.code == 1 && said.err.contains("memory"), "{}: {}", said.code, said.err);
+    let body = r#"
+others = orphan(lambda: time.sleep(300))
+print(f"left {others}.", file=sys.stderr, flush=True)
+try:
+    os.kill(os.getppid(), signal.SIGKILL)
+except OSError:
+    say("failed", message=f"the kernel forbids it: {others}", **{"class": "input"})
+    sys.exit(1)
+say("done", value={"x": 1})
+"#;
+    let said = run(&place, "Metrics", body, "");
+    assert_ne!(said.code, 0);
+    let number = |mark: &str| {
+        let rest = said.err.split(mark).nth(1)?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()
+    };
+    let left = number("left ").or_else(|| number("forbids it: ")).expect("it tells which");
+    assert!(!is_there(left), "{}", said.err);
 }

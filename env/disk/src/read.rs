@@ -2,11 +2,13 @@
 //!
 //! A path that a user, a manifest or a model names may lead to a FIFO, a device or a socket, whose reader
 //! would wait or read for ever, or to a file that is larger than the memory. Everything that reads such a path
-//! opens it here. Symbolic links are followed, as everywhere: where a path may lead is for the caller to check.
+//! opens it here. [`open`] follows symbolic links: where a path may lead is for the caller to check. A file that
+//! somebody can replace by a link between the check and the opening is opened by [`open_below`] or
+//! [`open_resolved`], which follow none.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Take};
-use std::path::Path;
+use std::path::{Component, Path};
 use std::{error, fmt};
 
 /// Bytes of a file of settings at most: config.json, `adapter_config.json`, declarations, parameters.
@@ -106,6 +108,122 @@ pub fn open(path: &Path) -> io::Result<File> {
     let file = options.open(path)?;
     regular(&file.metadata()?)?;
     Ok(file)
+}
+
+/// Opens a regular file below a folder for reading. No link is followed on the way from the folder to the file,
+/// nor in the place of the file: whatever somebody who can write the folder puts there meanwhile, what is opened
+/// lies below it. Links on the way to the folder are followed.
+///
+/// # Errors
+/// What the system says, and [`Refusal::NotRegular`], also for links; [`ErrorKind::InvalidInput`] for a name that
+/// leads out of the folder.
+pub fn open_below(folder: &Path, name: &Path) -> io::Result<File> {
+    let is_below = name.components().all(|part| matches!(part, Component::Normal(_)));
+    if !is_below || name.as_os_str().is_empty() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "the name leads out of its folder"));
+    }
+    let file = below(folder, name)?;
+    regular(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// Opens a regular file whose path was resolved before ([`fs::canonicalize`]) for reading. A link that somebody has put
+/// on the way to it meanwhile, or in its place, is not followed.
+///
+/// # Errors
+/// As [`open_below`].
+pub fn open_resolved(path: &Path) -> io::Result<File> {
+    let root = path.ancestors().last().filter(|root| root.has_root());
+    let name = root.and_then(|root| path.strip_prefix(root).ok());
+    match (root, name) {
+        (Some(root), Some(name)) => open_below(root, name),
+        _ => Err(io::Error::new(ErrorKind::InvalidInput, "the path is not absolute")),
+    }
+}
+
+#[cfg(unix)]
+mod nofollow {
+    use std::os::fd::OwnedFd;
+
+    use rustix::fs::{Mode, OFlags, open, openat};
+    use rustix::io::Errno;
+
+    use super::{ErrorKind, File, Path, Refusal, io};
+
+    /// How folders on the way are opened.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const THROUGH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    const THROUGH: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
+
+    /// How the file is opened. A FIFO is not waited for.
+    const READ: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+    pub(super) fn below(folder: &Path, name: &Path) -> io::Result<File> {
+        let folder = open(folder, THROUGH, Mode::empty())?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        {
+            use rustix::fs::{ResolveFlags, openat2};
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            match openat2(&folder, name, READ, Mode::empty(), resolve) {
+                // What kernels before 5.6 say, and containers that do not know the call.
+                Err(Errno::NOSYS | Errno::PERM) => {}
+                done => return done.map(File::from).map_err(refused),
+            }
+        }
+        walk(folder, name)
+    }
+
+    /// Folder by folder.
+    pub(super) fn walk(mut folder: OwnedFd, name: &Path) -> io::Result<File> {
+        let mut steps = name.iter().peekable();
+        while let Some(step) = steps.next() {
+            if steps.peek().is_none() {
+                return openat(&folder, step, READ, Mode::empty()).map(File::from).map_err(refused);
+            }
+            folder = openat(&folder, step, THROUGH | OFlags::NOFOLLOW, Mode::empty()).map_err(refused)?;
+        }
+        Err(ErrorKind::InvalidInput.into())
+    }
+
+    fn refused(e: Errno) -> io::Error {
+        if e == Errno::LOOP { Refusal::NotRegular("a symbolic link, or behind one").into() } else { e.into() }
+    }
+}
+
+#[cfg(unix)]
+use nofollow::below;
+
+/// Where folders cannot be opened, links are looked for before and after.
+#[cfg(not(unix))]
+fn below(folder: &Path, name: &Path) -> io::Result<File> {
+    let no_links = || -> io::Result<()> {
+        let mut at = folder.to_owned();
+        for step in name {
+            at.push(step);
+            if fs::symlink_metadata(&at)?.is_symlink() {
+                return Err(Refusal::NotRegular("a symbolic link, or behind one").into());
+            }
+        }
+        Ok(())
+    };
+    no_links()?;
+    let file = open(&folder.join(name))?;
+    no_links()?;
+    Ok(file)
+}
+
+/// How many names a file has: whoever can write one of its folders may have given it a second one (a hard link), by which it is
+/// changed later. 1 where the system does not tell.
+#[must_use]
+pub fn names(found: &Metadata) -> u64 {
+    #[cfg(unix)]
+    return std::os::unix::fs::MetadataExt::nlink(found);
+    #[cfg(not(unix))]
+    {
+        let _ = found;
+        1
+    }
 }
 
 fn regular(found: &Metadata) -> Result<(), Refusal> {
@@ -294,6 +412,50 @@ mod tests {
             (e.kind(), e.to_string().as_str()),
             (ErrorKind::IsADirectory, "is a folder, not a regular file")
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nothing_is_reached_by_a_link_below_a_folder() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().expect("a folder");
+        let root = dir.path().canonicalize().expect("its real path");
+        let (inside, outside) = (root.join("inside"), root.join("outside"));
+        for folder in [&inside, &outside, &inside.join("sub")] {
+            fs::create_dir(folder).expect("a folder");
+        }
+        for file in [inside.join("file"), inside.join("sub/file"), outside.join("secret")] {
+            fs::write(file, "x").expect("written");
+        }
+        symlink(outside.join("secret"), inside.join("link")).expect("a link");
+        symlink("sub/file", inside.join("within")).expect("a link");
+        symlink(&outside, inside.join("folder")).expect("a link");
+        symlink(&inside, root.join("to")).expect("a link");
+        let walked = |name: &str| {
+            let folder = rustix::fs::open(&inside, rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty());
+            nofollow::walk(folder.expect("opens"), Path::new(name)).map(drop)
+        };
+        let opened = |name: &str| open_below(&inside, Path::new(name)).map(drop);
+        for name in ["file", "sub/file"] {
+            assert!(walked(name).is_ok() && opened(name).is_ok(), "{name}");
+            open_resolved(&inside.join(name)).expect("no link on the way");
+            open_below(&root.join("to"), Path::new(name)).expect("a link on the way to the folder is fine");
+            open_resolved(&root.join("to").join(name)).expect_err("but not on the way to the file");
+        }
+        for name in ["link", "within", "folder/secret"] {
+            assert!(walked(name).is_err(), "{name}");
+            let e = opened(name).expect_err(name);
+            assert_eq!(Refusal::of(&e), Some(Refusal::NotRegular("a symbolic link, or behind one")), "{name}");
+            open_resolved(&inside.join(name)).expect_err(name);
+        }
+        assert_eq!(Refusal::of(&opened("sub").expect_err("a folder")), Some(Refusal::NotRegular("a folder")));
+        for name in ["../outside/secret", "/etc/hostname", "", "sub/../file", "."] {
+            assert_eq!(opened(name).expect_err(name).kind(), ErrorKind::InvalidInput, "{name}");
+        }
+        open_resolved(Path::new("inside/file")).expect_err("not absolute");
+        assert_eq!(names(&fs::metadata(inside.join("file")).expect("there")), 1);
+        fs::hard_link(inside.join("file"), inside.join("second")).expect("a link");
+        assert_eq!(names(&fs::metadata(inside.join("file")).expect("there")), 2);
     }
 
     #[cfg(target_os = "linux")]

@@ -10,13 +10,16 @@
 //! | programs and libraries of the system, its interpreter, `/etc`, `/proc`, `/sys` | read, execute |
 //! | `/dev/null` and its kind, accelerators | use |
 //! | anything else: home folders, the workspace, a device's data | not open |
-//! | sockets of any kind, but for pairs within itself | not make |
+//! | sockets of any kind, but for connected pairs within itself | not make |
+//! | its process group and session | not leave |
 //! | other processes | neither signal nor look into |
 //! | what root may do beyond other users | not do, if the runner is root |
 //!
 //! On other systems, and on kernels without Landlock (before 5.13), programs are not confined, and that is
 //! said once. `--unconfined-stages` turns it off.
 
+#[cfg(target_os = "linux")]
+mod calls;
 #[cfg(target_os = "linux")]
 mod linux;
 mod toolchain;

@@ -102,6 +102,7 @@ pub(crate) fn spawn(command: &mut Command, supervisor: Option<Supervisor>) -> io
     #[cfg(target_os = "linux")]
     if supervisor.is_none() {
         crate::parent::die_with_parent(command);
+        crate::parent::inherit_nothing(command);
     }
     // Held while the program starts: `kill_all` must not miss it.
     let mut live = live();

@@ -20,7 +20,7 @@
 //! # Layout
 //! - [`folder`]: what a program is made of, its digest, its copy.
 //! - [`message`], [`lines`]: what is said. [`process`]: the process group and its streams.
-//! - [`groups`], [`supervise`], [`parent`]: programs must not outlive this process, nor what they started.
+//! - [`groups`], [`supervise`], [`tree`], [`parent`]: programs must not outlive this process, nor what they started.
 //! - [`memory`], [`processes`]: what they hold.
 //! - [`session`]: the conversation, and every way in which it can go wrong.
 //! - [`confine`]: what a program may touch.
@@ -49,6 +49,8 @@ mod session;
 mod stage;
 #[cfg(target_os = "linux")]
 mod supervise;
+#[cfg(target_os = "linux")]
+mod tree;
 
 pub use confine::{Confinement, confine_this_process};
 pub use describe::describe;

@@ -1,25 +1,34 @@
-//! What programs hold in memory.
+//! What programs hold in memory, and how many processes they are.
 
-/// Resident bytes of all processes of a group, where the system tells: on Linux. Pages that several
-/// of them share count for each.
-#[cfg(target_os = "linux")]
-pub fn of_group(group: u32) -> Option<u64> {
-    Some(bytes(crate::processes::all()?.iter().filter(|process| process.group == group)))
+/// What a program and all that it started use.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    /// Resident bytes. Pages that several processes share count for each.
+    pub bytes: u64,
+    /// Processes, those that ended and were not collected among them.
+    pub processes: usize,
 }
 
-/// Resident bytes of all that descends from a process.
+/// What all processes of a group use, where the system tells: on Linux.
 #[cfg(target_os = "linux")]
-pub fn below(root: u32) -> Option<u64> {
-    Some(bytes(crate::processes::below(root)?.iter()))
+pub fn of_group(group: u32) -> Option<Usage> {
+    Some(usage(crate::processes::all()?.iter().filter(|process| process.group == group)))
+}
+
+/// What all that descends from a process uses.
+#[cfg(target_os = "linux")]
+pub fn below(root: u32) -> Option<Usage> {
+    Some(usage(crate::processes::below(root)?.iter()))
 }
 
 #[cfg(target_os = "linux")]
-fn bytes<'a>(processes: impl Iterator<Item = &'a crate::processes::Process>) -> u64 {
-    processes.map(|process| process.pages).sum::<u64>() * rustix::param::page_size() as u64
+fn usage<'a>(all: impl Iterator<Item = &'a crate::processes::Process>) -> Usage {
+    let (pages, processes) = all.fold((0u64, 0), |(pages, n), process| (pages.saturating_add(process.pages), n + 1));
+    Usage { bytes: pages.saturating_mul(rustix::param::page_size() as u64), processes }
 }
 
-/// Resident bytes of all processes of a group, where the system tells: not here.
+/// What all processes of a group use, where the system tells: not here.
 #[cfg(not(target_os = "linux"))]
-pub fn of_group(_group: u32) -> Option<u64> {
+pub fn of_group(_group: u32) -> Option<Usage> {
     None
 }

@@ -1,10 +1,16 @@
-//! What a program says it made, verified.
+//! What a program says it made, verified, and put where the program cannot reach it.
+//!
+//! Each file is opened once, without following links, and copied from that descriptor into a folder that the program
+//! was never given: what is stored is what was verified, whatever happens to the file that the program wrote.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use headstart_disk::read::{self, LINE, Lines, ROWS};
+use headstart_disk::files;
+use headstart_disk::read::{self, LINE, Lines, ROWS, Refusal};
+use headstart_disk::{Disk, DiskError, DiskFile, Mode, Open};
 use headstart_protocol::artifacts::{Artifact, Format, Metrics, Pllm, Rows};
 use headstart_protocol::declared::is_inside;
 use headstart_protocol::rows::{ROWS_FILE, Row};
@@ -13,6 +19,40 @@ use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
 use crate::message::MadeFile;
+
+/// Bytes that are copied at a time.
+const BLOCK: usize = 1 << 16;
+
+/// Where a program wrote, and where what it made goes.
+pub struct Folders<'a> {
+    /// The disk that they lie on.
+    pub disk: &'a dyn Disk,
+    /// The program's working folder.
+    pub work: &'a Path,
+    /// A folder that does not exist yet, and that the program cannot write into.
+    pub output: &'a Path,
+}
+
+/// Why a program's output does not count.
+#[derive(Debug)]
+pub enum Refused {
+    /// A claim is wrong: the end of a sentence about the program.
+    Claim(String),
+    /// It cannot be kept.
+    Disk(DiskError),
+}
+
+impl From<String> for Refused {
+    fn from(claim: String) -> Self {
+        Self::Claim(claim)
+    }
+}
+
+impl From<DiskError> for Refused {
+    fn from(e: DiskError) -> Self {
+        Self::Disk(e)
+    }
+}
 
 /// Claims of a program about its output.
 pub struct Claim {
@@ -28,25 +68,26 @@ pub struct Claim {
 /// names of metrics that the stage declares, if it declares any.
 ///
 /// # Errors
-/// The claim that is wrong, as the end of a sentence about the program.
+/// The claim that is wrong, or why a file cannot be kept.
 pub fn verified(
     ty: &Type,
     claim: Claim,
-    scratch: &Path,
+    folders: &Folders<'_>,
     known: &BTreeMap<String, ArtifactRef>,
     declared: &[String],
-) -> Result<Output, String> {
+) -> Result<Output, Refused> {
     let mut files: Vec<(String, PathBuf)> = Vec::with_capacity(claim.files.len());
     for made in &claim.files {
         if files.iter().any(|(name, _)| *name == made.name) {
-            return Err(format!("names the file `{}` twice", made.name));
+            return Err(format!("names the file `{}` twice", made.name).into());
         }
-        files.push((made.name.clone(), file(made, scratch)?));
+        files.push((made.name.clone(), take(made, folders)?));
     }
     let mut uses = BTreeMap::new();
     for (name, id) in claim.uses {
         let Some(artifact) = known.get(&id) else {
-            return Err(format!("refers to an artifact {id:?} as `{name}` that is not among its arguments"));
+            let m = format!("refers to an artifact {id:?} as `{name}` that is not among its arguments");
+            return Err(m.into());
         };
         uses.insert(name, artifact.clone());
     }
@@ -55,55 +96,74 @@ pub fn verified(
         Type::Metrics => {
             let found = metrics(claim.value, declared)?;
             if found.numbers.is_empty() {
-                return Err("makes Metrics without a single number".into());
+                return Err("makes Metrics without a single number".to_owned().into());
             }
             found.json()
         }
         Type::Dataset | Type::Responses => Rows::dataset(rows(ty, at(ROWS_FILE))?).json(),
         Type::Pllm => pllm(claim.value, &files, &uses, declared)?.json(),
-        other => return Err(format!("makes a {other}, which a program cannot")),
+        other => return Err(format!("makes a {other}, which a program cannot").into()),
     };
     let value = value.map_err(|e| format!("returned what cannot be stored: {e}"))?;
     Ok(Output { ty: ty.clone(), files, value, uses })
 }
 
-/// A file that is there, inside the scratch folder, with the content that was stated.
-fn file(made: &MadeFile, scratch: &Path) -> Result<PathBuf, String> {
+/// Copies a file that is there, below the working folder, with the content that was stated. Gives the copy.
+fn take(made: &MadeFile, folders: &Folders<'_>) -> Result<PathBuf, Refused> {
     let name = &made.name;
     if !is_inside(name) {
-        return Err(format!("names a file {name:?}, which is not a path below its scratch folder"));
+        return Err(format!("names a file {name:?}, which is not a path below its scratch folder").into());
     }
-    let at = scratch.join(name);
-    let facts = std::fs::symlink_metadata(&at).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => {
-            format!("says that it made `{name}`, which is not in its scratch folder")
-        }
-        _ => format!("made `{name}`, which cannot be read: {e}"),
-    })?;
-    let inside = |at: &Path| {
-        let (at, scratch) = (at.canonicalize().ok()?, scratch.canonicalize().ok()?);
-        at.starts_with(scratch).then_some(())
-    };
-    if !facts.is_file() || inside(&at).is_none() {
-        return Err(format!("made `{name}`, which is not a plain file of its scratch folder"));
+    let mut from = open(name, folders.work)?;
+    let at = folders.output.join(name);
+    files::create_dir(folders.disk, files::folder_of(&at))?;
+    let mut to = folders.disk.open(&at, Open::New).map_err(DiskError::at("write", &at))?;
+    let (size, sha) = copy(&mut from, &mut *to, made, &at)?;
+    to.set_mode(Mode::Normal).map_err(DiskError::at("write", &at))?;
+    if size != made.size {
+        return Err(format!("says that `{name}` has {} bytes, but it has {size}", made.size).into());
     }
-    if facts.len() != made.size {
-        return Err(format!("says that `{name}` has {} bytes, but it has {}", made.size, facts.len()));
-    }
-    let sha = sha256(&at).map_err(|e| format!("made `{name}`, which cannot be read: {e}"))?;
     if !sha.eq_ignore_ascii_case(&made.sha256) {
-        return Err(format!("says that `{name}` has SHA-256 {}, but it has {sha}", made.sha256));
+        return Err(format!("says that `{name}` has SHA-256 {}, but it has {sha}", made.sha256).into());
     }
     Ok(at)
 }
 
-fn sha256(at: &Path) -> std::io::Result<String> {
-    let mut file = read::open(at)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0u8; 1 << 16]);
+/// Opens a file of a program's folder: a regular one of a single name, to which no link leads.
+fn open(name: &str, work: &Path) -> Result<File, String> {
+    let unreadable = |e: std::io::Error| match (e.kind(), Refusal::of(&e)) {
+        (std::io::ErrorKind::NotFound, _) => {
+            format!("says that it made `{name}`, which is not in its scratch folder")
+        }
+        (_, Some(_)) => format!("made `{name}`, which is not a plain file of its scratch folder: it {e}"),
+        _ => format!("made `{name}`, which cannot be read: {e}"),
+    };
+    let file = read::open_below(work, Path::new(name)).map_err(unreadable)?;
+    match read::names(&file.metadata().map_err(unreadable)?) {
+        // By another name, it could be a file that the program may not read, or be changed by somebody else.
+        2.. => Err(format!("made `{name}`, which has another name too (a hard link): copy the file instead")),
+        _ => Ok(file),
+    }
+}
+
+/// Copies no more than was stated, and one byte that shows that there is more. Gives how many bytes the file has, and the
+/// SHA-256 of what was copied.
+fn copy(from: &mut File, to: &mut dyn DiskFile, made: &MadeFile, at: &Path) -> Result<(u64, String), Refused> {
+    let unreadable = |e: std::io::Error| format!("made `{}`, which cannot be read: {e}", made.name);
+    let size = from.metadata().map_err(unreadable)?.len();
+    if size != made.size {
+        return Ok((size, String::new()));
+    }
+    let mut from = from.take(made.size.saturating_add(1));
+    let (mut hash, mut buffer, mut size) = (Sha256::new(), vec![0u8; BLOCK], 0);
     loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect()),
-            n => hash.update(&buffer[..n]),
+        match from.read(&mut buffer).map_err(unreadable)? {
+            0 => return Ok((size, hash.finalize().iter().map(|b| format!("{b:02x}")).collect())),
+            n => {
+                hash.update(&buffer[..n]);
+                to.write_all(&buffer[..n]).map_err(DiskError::at("write", at))?;
+                size += n as u64;
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::groups::{self, Group};
 use crate::lines::{self, Heard};
 use crate::memory;
 #[cfg(target_os = "linux")]
-use crate::supervise;
+use crate::{supervise, tree};
 
 /// How long a supervisor may take to end what it keeps.
 const ENDING: Duration = Duration::from_secs(5);
@@ -38,6 +38,9 @@ pub struct Launch<'a> {
 /// A running program. Dropping it kills the whole process group.
 pub struct Process {
     child: Child,
+    /// The number of the program's process group, whoever started it.
+    #[cfg(target_os = "linux")]
+    program: u32,
     /// Until the program is known to have ended.
     group: Option<Group>,
     status: Option<ExitStatus>,
@@ -64,7 +67,9 @@ impl Process {
             command.env("HEADSTART_PROGRAM_FOLDER", launch.shown.parent().unwrap_or(Path::new("/")));
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let (mut child, group) = prepared.spawn(launch)?;
+        let Started { mut child, group, program } = prepared.spawn(launch)?;
+        #[cfg(not(target_os = "linux"))]
+        let _ = program;
         let (tx, heard) = sync_channel(QUEUE);
         if let Some(out) = child.stdout.take() {
             let tx = tx.clone();
@@ -74,12 +79,20 @@ impl Process {
             std::thread::spawn(move || lines::read_err(err, &tx));
         }
         let stdin = child.stdin.take().map(writer);
-        Ok(Self { child, group: Some(group), status: None, stdin, heard })
+        Ok(Self {
+            child,
+            #[cfg(target_os = "linux")]
+            program,
+            group: Some(group),
+            status: None,
+            stdin,
+            heard,
+        })
     }
 
-    /// Resident bytes of the program and all that it started, where the system tells. Without a supervisor, of
-    /// the process group.
-    pub fn memory(&self) -> Option<u64> {
+    /// Resident bytes and number of the program and all that it started, where the system tells. Without a supervisor,
+    /// of the process group.
+    pub fn usage(&self) -> Option<memory::Usage> {
         #[cfg(target_os = "linux")]
         if self.group.as_ref().is_some_and(Group::is_supervised) {
             return memory::below(self.child.id());
@@ -105,19 +118,32 @@ impl Process {
         self.heard.recv_timeout(patience).ok()
     }
 
-    /// How it ended, if it has. Then what it left running in its group is killed.
+    /// How it ended, if it has. Then nothing runs any more of what it left running: a supervisor ends last, and where
+    /// there is none, or it was killed, the group is killed and waited for.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() && has_exited(&mut self.child) {
             // The group is killed before the program's number is given back to the system: later
             // the number may be that of another group.
             if let Some(group) = self.group.take() {
                 group.kill();
+                self.end_abandoned(&group);
             }
             self.status = self.child.wait().ok();
             groups::hold_while_exiting();
         }
         self.status
     }
+
+    /// Ends what a supervisor has left, or would have ended: one that ended by itself has left nothing.
+    #[cfg(target_os = "linux")]
+    fn end_abandoned(&self, group: &Group) {
+        if !group.is_supervised() || was_killed(&self.child) {
+            tree::kill_abandoned(self.program);
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn end_abandoned(&self, _group: &Group) {}
 }
 
 impl Drop for Process {
@@ -127,8 +153,12 @@ impl Drop for Process {
             if group.is_supervised() {
                 self.wait_for_supervisor();
             }
-            // Where there are no groups.
+            // Where there are no groups, and where a supervisor does not end, such as one that is stopped.
             let _ = self.child.kill();
+            while !group.is_supervised() && !has_exited(&mut self.child) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            self.end_abandoned(&group);
         }
         if self.status.is_none() {
             let _ = self.child.wait();
@@ -154,6 +184,15 @@ struct Prepared {
     supervisor: Option<(groups::Supervisor, std::os::unix::net::UnixStream)>,
 }
 
+/// What was started.
+struct Started {
+    /// The supervisor, or the program where there is none.
+    child: Child,
+    group: Group,
+    /// The program's own number.
+    program: u32,
+}
+
 impl Prepared {
     #[cfg(target_os = "linux")]
     fn new(launch: &Launch<'_>) -> std::io::Result<Self> {
@@ -169,7 +208,7 @@ impl Prepared {
         Ok(Self { command: Command::new(launch.program) })
     }
 
-    fn spawn(mut self, launch: &Launch<'_>) -> Result<(Child, Group), Failure> {
+    fn spawn(mut self, launch: &Launch<'_>) -> Result<Started, Failure> {
         #[cfg(target_os = "linux")]
         if let Some((ours, its)) = self.supervisor {
             let started = spawn(&mut self.command, Some(ours.clone()));
@@ -181,24 +220,35 @@ impl Prepared {
                 group.kill();
                 let _ = child.wait();
             }
-            return begun.map(|()| (child, group));
+            return begun.map(|program| Started { child, group, program });
         }
         if let Some(confinement) = launch.confinement {
             confine::confine(&mut self.command, launch.program, confinement)
                 .map_err(|e| not_confined(launch.shown, &e))?;
         }
-        spawn(&mut self.command, None).map_err(|e| not_started(launch.shown, &e))
+        let (child, group) = spawn(&mut self.command, None).map_err(|e| not_started(launch.shown, &e))?;
+        let program = child.id();
+        Ok(Started { child, group, program })
     }
 }
 
-/// Has a supervisor start the program.
+/// Has a supervisor start the program, and gives the program's number.
 #[cfg(target_os = "linux")]
-fn begin_supervised(supervisor: &groups::Supervisor, launch: &Launch<'_>) -> Result<(), Failure> {
+fn begin_supervised(supervisor: &groups::Supervisor, launch: &Launch<'_>) -> Result<u32, Failure> {
     use supervise::StartError;
     supervise::begin(supervisor, launch.program, launch.confinement).map_err(|e| match e {
         StartError::Confine(e) => not_confined(launch.shown, &e),
         StartError::Start(e) => not_started(launch.shown, &e),
     })
+}
+
+/// Whether a child that has exited was killed, without taking its status.
+#[cfg(target_os = "linux")]
+fn was_killed(child: &Child) -> bool {
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return true };
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(waitid(WaitId::Pid(pid), options), Ok(Some(status)) if status.exited())
 }
 
 /// Whether a child has exited, without taking its status.

@@ -18,7 +18,7 @@ use crate::process::{Launch, Process};
 const LAST_OUTPUT: usize = 5;
 /// How often cancellation and the end of the program are looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How often its memory is measured.
+/// How often its memory is measured, and its processes are counted.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(250);
 /// How long streams may stay open behind a program that has ended and whose group is killed: a
 /// process that left the group may hold them.
@@ -33,11 +33,18 @@ pub struct Limits {
     pub grace: Duration,
     /// Whether it may touch only what [`crate::confine`] lists.
     pub confined: bool,
+    /// Processes that it may have at a time, itself among them, where the system tells.
+    pub processes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { hello: Duration::from_secs(120), grace: Duration::from_secs(5), confined: true }
+        Self {
+            hello: Duration::from_secs(120),
+            grace: Duration::from_secs(5),
+            confined: true,
+            processes: 1000,
+        }
     }
 }
 
@@ -223,14 +230,19 @@ impl<'a> Session<'a> {
     }
 
     fn weigh(&mut self) -> Result<(), Failure> {
-        let Some(limit) = self.around.memory else { return Ok(()) };
         if self.weighed.elapsed() < MEMORY_INTERVAL {
             return Ok(());
         }
         self.weighed = Instant::now();
-        match self.process.memory() {
-            Some(held) if held > limit => {
-                let m = format!("holds {} MiB of memory, and may use {} MiB", held >> 20, limit >> 20);
+        let Some(used) = self.process.usage() else { return Ok(()) };
+        let most = self.limits.processes;
+        if used.processes > most {
+            let m = format!("has {} processes, and may have {most}", used.processes);
+            return Err(self.failure(m).help("start fewer at a time, and wait for those that have ended"));
+        }
+        match self.around.memory {
+            Some(limit) if used.bytes > limit => {
+                let m = format!("holds {} MiB of memory, and may use {} MiB", used.bytes >> 20, limit >> 20);
                 let failure = Failure::new(FailureClass::Memory, self.sentence(&m));
                 Err(failure.help("raise `memory:` in its settings block"))
             }

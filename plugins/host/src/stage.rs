@@ -12,7 +12,7 @@ use crate::arguments::{self, Arguments};
 use crate::confine::Confinement;
 use crate::folder::{Copied, Folder};
 use crate::message::{FromProgram, ToProgram};
-use crate::output::{Claim, verified};
+use crate::output::{Claim, Folders, Refused, verified};
 use crate::process::Launch;
 use crate::session::{Around, Limits, Next, Session};
 
@@ -83,7 +83,15 @@ impl Stage for CustomStage {
         }
         let ty = Type::from_name(&self.declared.makes).unwrap_or(Type::Metrics);
         let names: Vec<String> = self.declared.metrics.iter().map(|m| m.name().to_owned()).collect();
-        verified(&ty, claim, &work, &arguments.known, &names).map_err(|m| session.failure(m))
+        // Nothing of the program runs any more, and it could never write there.
+        let folders = Folders { disk: ctx.disk(), work: &work, output: &scratch.join("output") };
+        let output = verified(&ty, claim, &folders, &arguments.known, &names).map_err(|refused| match refused {
+            Refused::Claim(m) => session.failure(m),
+            Refused::Disk(e) => e.into(),
+        })?;
+        // Its room is given back now, not when the attempt is over; what stays is removed then.
+        let _ = ctx.disk().remove_dir_all(&work);
+        Ok(output)
     }
 }
 

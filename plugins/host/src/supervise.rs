@@ -7,8 +7,15 @@
 //! | --- | --- |
 //! | it keeps | all that descends from the program: orphans become its children (`PR_SET_CHILD_SUBREAPER`) |
 //! | it ends the program's tree | when the program ends; when its socket closes: the runner dropped it, or was killed |
-//! | it ends | when nothing of the tree is left, as the program ended |
-//! | it touches | nothing else; the program is confined, and so cannot signal it |
+//! | it ends | when nothing of the tree is left, as the program ended: it waits until the kernel says that it has no child |
+//! | it touches | nothing else |
+//!
+//! A confined program cannot leave the process group that it is started in (`setsid` and `setpgid` are denied), and a
+//! signal to a group reaches each of its processes at once: none can start another between being found and being
+//! killed. What an unconfined program has in other groups is looked for in `/proc`, again and again.
+//!
+//! Where the supervisor itself is killed, such as by a confined program on a kernel that does not keep it from that
+//! (before 6.12), the runner kills the group, and what was made does not count.
 //!
 //! An executable that does not call [`supervise_if_asked`] starts programs itself.
 
@@ -18,24 +25,21 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::process::{Command, ExitCode, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::Arc;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde::{Deserialize, Serialize};
 
 use crate::confine::{self, Confinement};
 use crate::parent;
-use crate::processes::below;
+use crate::tree::Tree;
 
 /// The hidden subcommand under which an executable supervises a program.
 pub const SUBCOMMAND: &str = "supervise";
 
 /// Bytes of a message between runner and supervisor at most.
 const LARGEST: u32 = 16 << 20;
-/// Pause between two looks at what is left of a tree.
-const PAUSE: Duration = Duration::from_millis(1);
 
 static AVAILABLE: AtomicBool = AtomicBool::new(false);
 
@@ -50,8 +54,8 @@ struct Spec {
 /// What became of that.
 #[derive(Serialize, Deserialize)]
 enum Reply {
-    /// It runs; whether the kernel confines files.
-    Started { confined: bool },
+    /// It runs, under this number, which is also that of its group; whether the kernel confines files.
+    Started { program: u32, confined: bool },
     /// The kernel refuses to confine it.
     NotConfined { code: Option<i32>, why: String },
     /// The system does not start it.
@@ -100,7 +104,7 @@ pub(crate) fn command(its_end: &UnixStream) -> Command {
     command
 }
 
-/// Has a supervisor start its program, and waits until it has.
+/// Has a supervisor start its program, and waits until it has. Gives the program's number.
 ///
 /// # Errors
 /// Why it cannot be confined or started.
@@ -108,7 +112,7 @@ pub(crate) fn begin(
     mut socket: &UnixStream,
     program: &Path,
     confinement: Option<&Confinement>,
-) -> Result<(), StartError> {
+) -> Result<u32, StartError> {
     let confined = confinement.map(|to| (confine::readable(program, to), to.write.clone()));
     let spec = Spec { program: program.to_owned(), confined };
     let is_confined = spec.confined.is_some();
@@ -117,11 +121,11 @@ pub(crate) fn begin(
         code.map_or_else(|| io::Error::other(why), io::Error::from_raw_os_error)
     };
     match receive(&mut socket).map_err(StartError::Start)? {
-        Reply::Started { confined } => {
+        Reply::Started { program, confined } => {
             if is_confined && !confined {
                 confine::say_unconfined("this kernel has no Landlock");
             }
-            Ok(())
+            Ok(program)
         }
         Reply::NotConfined { code, why } => Err(StartError::Confine(error(code, why))),
         Reply::NotStarted { code, why } => Err(StartError::Start(error(code, why))),
@@ -172,25 +176,26 @@ fn supervise(mut socket: UnixStream) -> ExitCode {
         }
     }
     let Ok(spec) = receive::<Spec>(&mut socket) else { return ExitCode::FAILURE };
-    let (reply, program) = start(&spec);
+    let (reply, tree) = start(&spec);
+    let tree = tree.map(Arc::new);
     if send(&mut socket, &reply).is_err() {
-        end_tree();
+        tree.map(|tree| tree.end());
         return ExitCode::FAILURE;
     }
-    let Some(program) = program else { return ExitCode::FAILURE };
+    let Some(tree) = tree else { return ExitCode::FAILURE };
     close_streams();
-    let told = std::thread::spawn(move || {
+    let asked = Arc::clone(&tree);
+    std::thread::spawn(move || {
         // Nothing more is said: it reads until the runner closes it, or ends.
         let _ = socket.read(&mut [0]);
-        end_tree();
+        // As soon as the program has ended, the other thread ends the rest, and then this process.
+        asked.kill();
     });
-    let status = wait_for(program);
-    end_tree();
-    drop(told);
-    end_as(status)
+    tree.wait_for_program();
+    end_as(tree.end())
 }
 
-fn start(spec: &Spec) -> (Reply, Option<Child>) {
+fn start(spec: &Spec) -> (Reply, Option<Tree>) {
     let code_of = |e: &io::Error| (e.raw_os_error(), e.to_string());
     if let Err(e) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
         let (code, why) = code_of(&e.into());
@@ -199,6 +204,7 @@ fn start(spec: &Spec) -> (Reply, Option<Child>) {
     let mut command = Command::new(&spec.program);
     command.process_group(0);
     parent::die_with_parent(&mut command);
+    parent::inherit_nothing(&mut command);
     let mut confined = true;
     if let Some((read, write)) = &spec.confined {
         match confine::confine_to(&mut command, read, write) {
@@ -210,7 +216,7 @@ fn start(spec: &Spec) -> (Reply, Option<Child>) {
         }
     }
     match command.spawn() {
-        Ok(child) => (Reply::Started { confined }, Some(child)),
+        Ok(child) => (Reply::Started { program: child.id(), confined }, Some(Tree::of(child.id()))),
         Err(e) => {
             let (code, why) = code_of(&e);
             (Reply::NotStarted { code, why }, None)
@@ -227,60 +233,6 @@ fn close_streams() {
     let _ = rustix::stdio::dup2_stderr(&nothing);
 }
 
-/// Waits for the program, and collects what it left behind meanwhile.
-fn wait_for(mut program: Child) -> Option<ExitStatus> {
-    loop {
-        // Looks at who ended without collecting it: the program's status belongs to `Child`.
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        match waitid(WaitId::All, options) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return program.wait().ok(),
-        }
-        if let Ok(Some(status)) = program.try_wait() {
-            return Some(status);
-        }
-        collect_but(program.id());
-    }
-}
-
-/// Collects children that ended, but for one.
-fn collect_but(kept: u32) {
-    for child in below(std::process::id()).unwrap_or_default() {
-        if child.ended && child.id != kept && child.parent == std::process::id() {
-            collect(child.id);
-        }
-    }
-}
-
-fn collect(id: u32) {
-    if let Some(pid) = pid(id) {
-        // Somebody else's, or collected already.
-        let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
-    }
-}
-
-/// Kills everything that descends from this process, until nothing is left.
-fn end_tree() {
-    let me = std::process::id();
-    loop {
-        let Some(left) = below(me) else { return };
-        let living: Vec<u32> =
-            left.iter().filter(|process| !process.ended).map(|process| process.id).collect();
-        if living.is_empty() {
-            return;
-        }
-        // What is stopped starts nothing more.
-        for signal in [Signal::STOP, Signal::KILL] {
-            for pid in living.iter().filter_map(|id| pid(*id)) {
-                // One that has ended meanwhile is as good.
-                let _ = kill_process(pid, signal);
-            }
-        }
-        std::thread::sleep(PAUSE);
-    }
-}
-
 /// Ends as the program did.
 fn end_as(status: Option<ExitStatus>) -> ExitCode {
     let Some(status) = status else { return ExitCode::FAILURE };
@@ -294,8 +246,4 @@ fn end_as(status: Option<ExitStatus>) -> ExitCode {
         }
     }
     ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
-}
-
-fn pid(id: u32) -> Option<Pid> {
-    i32::try_from(id).ok().and_then(Pid::from_raw)
 }

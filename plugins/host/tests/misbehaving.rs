@@ -30,7 +30,12 @@ fn stage(program: PathBuf) -> CustomStage {
         program,
         files: Vec::new(),
         declared: declared(),
-        limits: Limits { hello: Duration::from_secs(20), grace: Duration::from_millis(700), confined: false },
+        limits: Limits {
+            hello: Duration::from_secs(20),
+            grace: Duration::from_millis(700),
+            confined: false,
+            ..Limits::default()
+        },
     }
 }
 
@@ -67,7 +72,10 @@ fn every_misbehaviour_has_its_message_and_class() {
         ("wrong_size", FailureClass::Input, &["`a.txt` has 3 bytes, but it has 4"]),
         ("wrong_content", FailureClass::Input, &["`a.txt` has SHA-256 ba7816bf"]),
         ("outside", FailureClass::Input, &["\"../a.txt\", which is not a path below"]),
-        ("link", FailureClass::Input, &["`a.txt`, which is not a plain file"]),
+        ("link", FailureClass::Input, &["`a.txt`, which is not a plain file", "a symbolic link"]),
+        ("linked_folder", FailureClass::Input, &["`sub/a.txt`, which is not a plain file"]),
+        ("hard_link", FailureClass::Input, &["`a.txt`, which has another name too", "copy the file"]),
+        ("fifo", FailureClass::Input, &["`a.txt`, which is not a plain file", "is a FIFO"]),
         ("bad_status", FailureClass::Transient, &["exit status 3 after it said that it was done"]),
         ("lingers", FailureClass::Transient, &["did not end within 0.7 s"]),
         ("text_metric", FailureClass::Input, &["`x` is \"many\", not a number"]),
@@ -95,6 +103,38 @@ fn noise_and_unknown_messages_are_tolerated_and_logged() {
     }
     assert!(log.iter().any(|l| l.contains("stretch")), "{log:?}");
     assert_eq!((ctx.counter("rows"), ctx.reports()[0].total), (2, Some(2)));
+}
+
+/// What is stored is what was verified, though a process that the program left behind replaces the file.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_is_replaced_while_it_is_read_is_not_stored() {
+    for _ in 0..5 {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("secret"), "key").expect("written");
+        let ctx = MemoryContext::new();
+        let attempt = ctx.attempt();
+        // Counts as a part of the program.
+        let output = stage(program(folder.path(), "swaps")).run(&Args::default(), &attempt).expect("a result");
+        let (name, at) = output.files.first().expect("a file");
+        let found = std::fs::symlink_metadata(at).expect("it is there");
+        assert!(name == "a.txt" && found.is_file(), "{found:?}");
+        assert_eq!(std::fs::read_to_string(at).expect("it is there"), "abc");
+        let scratch = headstart_protocol::Context::scratch(&attempt);
+        let work = scratch.canonicalize().expect("a folder").join("work");
+        assert!(!at.starts_with(&work), "the program could write {}", at.display());
+        assert!(!work.exists());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_program_with_too_many_processes_is_ended_with_all_of_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut stage = stage(program(folder.path(), "crowd"));
+    stage.limits.processes = 20;
+    let failure = stage.run(&Args::default(), &MemoryContext::new().attempt()).expect_err("too many");
+    assert!(failure.message.contains("processes, and may have 20"), "{failure}");
 }
 
 #[test]

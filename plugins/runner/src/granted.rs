@@ -12,11 +12,13 @@ pub(crate) struct Granted<'a> {
     inner: &'a dyn Context,
     given: Mutex<Vec<PathBuf>>,
     scratch_used: AtomicBool,
+    resume_used: AtomicBool,
 }
 
 impl<'a> Granted<'a> {
     pub(crate) fn new(inner: &'a dyn Context) -> Self {
-        Self { inner, given: Mutex::default(), scratch_used: AtomicBool::new(false) }
+        let unused = || AtomicBool::new(false);
+        Self { inner, given: Mutex::default(), scratch_used: unused(), resume_used: unused() }
     }
 
     /// Whether a file, or what it is a link to, lies in a folder that was given. Links inside such a
@@ -30,9 +32,12 @@ impl<'a> Granted<'a> {
         given.iter().any(|g| inside(g) || g.canonicalize().is_ok_and(|g| real.starts_with(g)))
     }
 
-    /// The scratch folder, if the stage asked for it: contexts make it only then.
-    pub(crate) fn used_scratch(&self) -> Option<&Path> {
-        self.scratch_used.load(Ordering::Acquire).then(|| self.inner.scratch())
+    /// The folders that the stage can write, of those that it asked for: contexts make them only then.
+    pub(crate) fn written(&self) -> Vec<PathBuf> {
+        let used = |flag: &AtomicBool| flag.load(Ordering::Acquire);
+        let scratch = used(&self.scratch_used).then(|| self.inner.scratch().to_owned());
+        let resume = used(&self.resume_used).then(|| self.inner.resume_dir()).flatten();
+        scratch.into_iter().chain(resume).collect()
     }
 
     fn give(&self, at: PathBuf) -> PathBuf {
@@ -60,7 +65,8 @@ impl Context for Granted<'_> {
     }
 
     fn resume_dir(&self) -> Option<PathBuf> {
-        self.inner.resume_dir().map(|at| self.give(at))
+        self.resume_used.store(true, Ordering::Release);
+        self.inner.resume_dir()
     }
 
     fn path(&self, path: &str) -> PathBuf {

@@ -10,14 +10,15 @@ use crate::check;
 use crate::granted::Granted;
 
 /// Runs one attempt of a stage and checks its output: the declared type, files that are plain files
-/// of the scratch folder or of what the stage was given, finite numbers.
+/// of the scratch folder or of what the stage was given, finite numbers. Paths of files are resolved: who opens one
+/// without following links (`headstart_disk::read::open_resolved`) gets what was checked here, or nothing.
 ///
 /// # Errors
 /// The stage's own failure; `internal` if it panics or its output is not what it promised.
 pub fn run(stage: &dyn Stage, call: Call<'_>, ctx: &dyn Context) -> Result<Output, Failure> {
     let granted = Granted::new(ctx);
-    let output = run_unchecked(stage, call.kind, call.args, &granted)?;
-    check::output(call, &output, &granted)?;
+    let mut output = run_unchecked(stage, call.kind, call.args, &granted)?;
+    check::output(call, &mut output, &granted)?;
     Ok(output)
 }
 

@@ -79,7 +79,7 @@ fn made_of(
     kind: &'static str,
     place: impl Fn(&Args, &dyn Context) -> PathBuf + Send + Sync + 'static,
 ) -> Result<Output, Failure> {
-    let ctx = MemoryContext::new();
+    let ctx = MemoryContext::new().with_resume_dir();
     let input = ctx.dataset(&[("a", "b")]);
     ctx.write("data/mine.txt", "mine");
     ctx.write("other.txt", "not given");
@@ -129,6 +129,35 @@ fn links_out_of_the_scratch_folder_are_followed() {
     })
     .expect_err("a link");
     assert!(failure.message.contains("`rows.jsonl`"), "{failure}");
+}
+
+/// A stage can write the folder in which it keeps its progress.
+#[cfg(unix)]
+#[test]
+fn links_out_of_the_folder_of_progress_are_followed_too() {
+    let other = tempfile::NamedTempFile::new().expect("a file");
+    let at = other.path().to_owned();
+    let resumed = move |_: &Args, ctx: &dyn Context| {
+        let folder = ctx.resume_dir().expect("a folder of progress");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::os::unix::fs::symlink(&at, folder.join("rows.jsonl")).expect("a link");
+        folder.join("rows.jsonl")
+    };
+    let failure = made_of("probe", resumed).expect_err("a link");
+    assert!(failure.message.contains("nor in anything that it was given"), "{failure}");
+}
+
+#[cfg(unix)]
+#[test]
+fn paths_of_files_come_resolved() {
+    let output = made_of("probe", |_, ctx| {
+        let at = ctx.scratch().join("rows.jsonl");
+        std::fs::write(&at, "").expect("writes");
+        std::os::unix::fs::symlink(&at, ctx.scratch().join("link")).expect("a link");
+        ctx.scratch().join("link")
+    })
+    .expect("inside");
+    assert!(output.files[0].1.ends_with("rows.jsonl"), "{:?}", output.files);
 }
 
 #[test]

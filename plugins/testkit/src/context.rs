@@ -41,6 +41,7 @@ pub struct MemoryContext {
     memory: Option<u64>,
     private: bool,
     least_rows: usize,
+    resumes: bool,
 }
 
 impl Default for MemoryContext {
@@ -68,7 +69,7 @@ impl MemoryContext {
             scratches: AtomicU64::new(0),
         });
         let scratch = store.scratch();
-        Self { store, scratch, threads: 2, memory: None, private: false, least_rows: 0 }
+        Self { store, scratch, threads: 2, memory: None, private: false, least_rows: 0, resumes: false }
     }
 
     /// The same with this memory limit, in bytes.
@@ -80,6 +81,12 @@ impl MemoryContext {
     /// The same for attempts of a place that numbers over fewer rows do not leave.
     pub fn with_least_rows(mut self, rows: usize) -> Self {
         self.least_rows = rows;
+        self
+    }
+
+    /// The same for attempts that keep their progress in a folder, which does not exist yet.
+    pub fn with_resume_dir(mut self) -> Self {
+        self.resumes = true;
         self
     }
 
@@ -281,6 +288,10 @@ impl Context for MemoryContext {
 
     fn scratch(&self) -> &Path {
         &self.scratch
+    }
+
+    fn resume_dir(&self) -> Option<PathBuf> {
+        self.resumes.then(|| self.store.root.path().join("resume"))
     }
 
     fn path(&self, path: &str) -> PathBuf {

@@ -1,6 +1,5 @@
-//! Landlock for files, seccomp for the network.
+//! Landlock for files; which system calls are denied is in [`calls`].
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -15,10 +14,10 @@ use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, set_capabilities, set_capabilities_secure_bits,
     set_no_new_privs,
 };
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
-};
+use seccompiler::BpfProgram;
+
+use super::calls;
+use super::toolchain::holds_a_home;
 
 /// The newest interface of Landlock that was tried; older kernels enforce what they know.
 const TRIED: ABI = ABI::V6;
@@ -59,11 +58,11 @@ const DEVICES: &[&str] = &[
 /// If the kernel refuses the rules.
 pub(super) fn confine(command: &mut Command, read: &[PathBuf], write: &[PathBuf]) -> io::Result<bool> {
     let path: Vec<PathBuf> = std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect();
-    let path = path.into_iter().filter(|dir| dir.is_absolute() && dir.parent().is_some());
+    let path = path.into_iter().filter(|dir| dir.is_absolute() && !holds_a_home(dir));
     let read: Vec<PathBuf> = path.chain(read.iter().cloned()).collect();
     let rules = Rules {
         files: files(&read, write).map_err(io::Error::other)?,
-        calls: vec![network().map_err(io::Error::other)?],
+        calls: calls::for_programs().map_err(io::Error::other)?,
     };
     let confined = rules.files.is_some();
     // SAFETY: between fork and exec, `enter` makes system calls on what was made before; it neither
@@ -82,11 +81,7 @@ pub(super) fn confine(command: &mut Command, read: &[PathBuf], write: &[PathBuf]
 pub(super) fn confine_this_process(read: &[PathBuf], write: &[PathBuf]) -> io::Result<bool> {
     let rules = Rules {
         files: files(read, write).map_err(io::Error::other)?,
-        calls: vec![
-            network().map_err(io::Error::other)?,
-            other_processes().map_err(io::Error::other)?,
-            clone3().map_err(io::Error::other)?,
-        ],
+        calls: calls::for_workers().map_err(io::Error::other)?,
     };
     rules.enter()?;
     Ok(rules.files.is_some())
@@ -148,65 +143,4 @@ fn restrict(files: &OwnedFd) -> io::Result<()> {
     // SAFETY: the call takes a file descriptor, which is open, and flags, of which there are none.
     let done = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, files.as_raw_fd(), 0) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// A filter under which no socket can be made, by whichever way, and no key of the user be read. Calls that
-/// a program makes within itself (`socketpair`, pipes) stay.
-fn network() -> Result<BpfProgram, seccompiler::BackendError> {
-    let calls = vec![
-        libc::SYS_socket,
-        libc::SYS_io_uring_setup,
-        libc::SYS_io_uring_enter,
-        libc::SYS_io_uring_register,
-        libc::SYS_add_key,
-        libc::SYS_request_key,
-        libc::SYS_keyctl,
-        libc::SYS_ptrace,
-        libc::SYS_process_vm_readv,
-        libc::SYS_process_vm_writev,
-        libc::SYS_bpf,
-        libc::SYS_userfaultfd,
-        libc::SYS_perf_event_open,
-    ];
-    let rules = with_x32(calls).into_iter().map(|call| (call, Vec::new())).collect();
-    filter(rules, libc::EACCES)
-}
-
-/// A filter under which no program is executed and no process started; threads are.
-fn other_processes() -> Result<BpfProgram, seccompiler::BackendError> {
-    let mut calls = vec![libc::SYS_execve, libc::SYS_execveat];
-    #[cfg(target_arch = "x86_64")]
-    calls.extend([libc::SYS_fork, libc::SYS_vfork]);
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        with_x32(calls).into_iter().map(|call| (call, Vec::new())).collect();
-    let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
-    let no_thread = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(thread), 0)?;
-    for call in with_x32(vec![libc::SYS_clone]) {
-        rules.insert(call, vec![SeccompRule::new(vec![no_thread.clone()])?]);
-    }
-    filter(rules, libc::EACCES)
-}
-
-/// A filter that hides `clone3`, whose arguments no filter can read: libraries then use `clone`.
-fn clone3() -> Result<BpfProgram, seccompiler::BackendError> {
-    let rules = with_x32(vec![libc::SYS_clone3]).into_iter().map(|call| (call, Vec::new())).collect();
-    filter(rules, libc::ENOSYS)
-}
-
-/// System calls, and the same by their numbers in the x32 interface.
-fn with_x32(mut calls: Vec<i64>) -> Vec<i64> {
-    if cfg!(target_arch = "x86_64") {
-        const X32: i64 = 0x4000_0000;
-        calls.extend(calls.clone().iter().map(|call| call | X32));
-    }
-    calls
-}
-
-fn filter(
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
-    error: i32,
-) -> Result<BpfProgram, seccompiler::BackendError> {
-    let denied = SeccompAction::Errno(error.unsigned_abs());
-    SeccompFilter::new(rules, SeccompAction::Allow, denied, TargetArch::try_from(std::env::consts::ARCH)?)?
-        .try_into()
 }

@@ -48,12 +48,14 @@ fn first_line(program: &Path) -> Option<String> {
 fn installation(interpreter: &Path) -> Option<PathBuf> {
     let bin = interpreter.parent()?;
     let named = bin.file_name().is_some_and(|n| n == "bin" || n == "shims");
-    // The root, a home, and what a home lies in.
-    let too_much =
-        |at: &Path| at.parent().is_none() || std::env::home_dir().is_some_and(|h| h.starts_with(at));
-    let above = bin.parent().filter(|above| named && !too_much(above));
-    let at = above.or(Some(bin)).filter(|at| !too_much(at))?;
+    let above = bin.parent().filter(|above| named && !holds_a_home(above));
+    let at = above.or(Some(bin)).filter(|at| !holds_a_home(at))?;
     Some(at.to_owned())
+}
+
+/// Whether a folder is too much to be read whole: the root, a home, and what a home lies in.
+pub(super) fn holds_a_home(at: &Path) -> bool {
+    at.parent().is_none() || std::env::home_dir().is_some_and(|home| home.starts_with(at))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A program that misbehaves in the way that its own file name says. It uses no SDK."""
 
+import ctypes
 import hashlib
 import json
 import os
@@ -97,6 +98,37 @@ elif HOW == "outside":
 elif HOW == "link":
     pathlib.Path("a.txt").symlink_to("/etc/hostname")
     say("done", value={"x": 1}, files=[{"name": "a.txt", "size": 3, "sha256": "00"}])
+elif HOW == "linked_folder":
+    pathlib.Path("real").mkdir()
+    file = made("real/a.txt", "abc")
+    pathlib.Path("sub").symlink_to("real")
+    say("done", value={"x": 1}, files=[{**file, "name": "sub/a.txt"}])
+elif HOW == "hard_link":
+    file = made("a.txt", "abc")
+    os.link("a.txt", "b.txt")
+    say("done", value={"x": 1}, files=[file])
+elif HOW == "fifo":
+    os.mkfifo("a.txt")
+    say("done", value={"x": 1}, files=[{"name": "a.txt", "size": 0, "sha256": hashlib.sha256(b"").hexdigest()}])
+elif HOW == "swaps":
+    # As soon as its file is opened, a process that it leaves behind puts a link in the file's place.
+    file = made("a.txt", "abc")
+    secret = pathlib.Path(os.environ["HEADSTART_PROGRAM_FOLDER"], "secret")
+    os.symlink(secret, "link")
+    libc = ctypes.CDLL(None)
+    watch = libc.inotify_init()
+    libc.inotify_add_watch(watch, b"a.txt", 0x20)  # IN_OPEN
+    if os.fork() == 0:
+        os.setsid()
+        for stream in range(3):
+            os.close(stream)
+        os.read(watch, 4096)
+        os.rename("link", "a.txt")
+        os._exit(0)
+    say("done", value={"x": 1}, files=[file])
+elif HOW == "crowd":
+    children = [subprocess.Popen(["sleep", "60"]) for _ in range(30)]
+    time.sleep(60)
 elif HOW == "bad_status":
     say("done", value={"x": 1})
     sys.exit(3)
@@ -126,7 +158,8 @@ elif HOW == "dead_with_chatty_child":
     leave(*CHATTER)
     sys.exit(3)
 elif HOW == "escaped_child":
-    leave(*CHATTER, start_new_session=True)
+    # It holds the streams open, and does not end with them.
+    leave("sleep", "300", start_new_session=True)
     say("done", value={"x": 1})
 elif HOW in ("hangs", "leaves_a_child"):
     if HOW == "hangs":
