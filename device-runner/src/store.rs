@@ -121,7 +121,10 @@ pub fn gather(output: Output, within: &[&Path]) -> Result<Gathered, Failure> {
     for (name, at) in output.files {
         check_file_name(&name).map_err(|e| internal(e.to_string()))?;
         if !within.iter().any(|dir| at.starts_with(dir)) {
-            return Err(internal(format!("{}: the stage may not put this file into its output", at.display())));
+            return Err(internal(format!(
+                "{}: the stage may not put this file into its output",
+                at.display()
+            )));
         }
         let opened = open_resolved(&at).map_err(|e| Failure::io(&at, &e))?;
         let file = hash_opened(&opened, &at).map_err(content_failure)?;

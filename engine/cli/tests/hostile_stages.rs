@@ -53,8 +53,8 @@ fn run(place: &Place, makes: &str, body: &str, settings: &str) -> Said {
     );
     place.write("stages/raw.stages.json", &declaration);
     let settings = if settings.is_empty() { String::new() } else { format!(" {{ {settings} }}") };
-    let pipeline =
-        format!("program raw = \"stages/raw.py\"\nstage n: {makes} = raw.go(){settings}\noutput n = n\n");
+    let item = if makes == "Dataset" { "dataset n" } else { "stage n: Metrics" };
+    let pipeline = format!("program raw = \"stages/raw.py\"\n{item} = raw.go(){settings}\noutput n = n\n");
     let pipeline = place.write("p.pllm", &pipeline);
     place.headstart(&["run", pipeline.to_str().expect("a plain path"), "--out", path(&place.path("out"))])
 }
@@ -65,7 +65,7 @@ fn path(at: &Path) -> &str {
 
 /// The numbers that the stage returned.
 fn numbers(place: &Place) -> Vec<u32> {
-    let text = std::fs::read_to_string(place.path("out/n.json")).expect("the output");
+    let text = std::fs::read_to_string(place.path("out/n/metrics.json")).expect("the output");
     let json: Value = serde_json::from_str(&text).expect("JSON");
     let value = json.get("value").unwrap_or(&json);
     let numbers = value.as_object().expect("metrics").values();
@@ -167,13 +167,14 @@ def hold():
 #[test]
 fn no_file_of_somebody_else_becomes_an_output() {
     const SECRET: &str = r#"{"prompt":"a key","response":"of somebody"}"#;
+    let refused = "which is not a plain file of its scratch folder";
     let ways = [
-        "os.symlink(SECRET, 'rows.jsonl')",
-        "os.symlink(os.path.dirname(SECRET), 'sub'); NAME = 'sub/secret.jsonl'",
-        "os.link(SECRET, 'rows.jsonl')",
-        "os.symlink('/proc/self/root' + SECRET, 'rows.jsonl')",
+        ("os.symlink(SECRET, 'rows.jsonl')", refused),
+        ("os.symlink(os.path.dirname(SECRET), 'sub'); NAME = 'sub/secret.jsonl'", refused),
+        ("os.link(SECRET, 'rows.jsonl')", "Error"),
+        ("os.symlink('/proc/self/root' + SECRET, 'rows.jsonl')", refused),
     ];
-    for way in ways {
+    for (way, why) in ways {
         let place = Place::new();
         let secret = place.write("home/secret.jsonl", &format!("{SECRET}\n"));
         let body = format!(
@@ -185,7 +186,8 @@ fn no_file_of_somebody_else_becomes_an_output() {
         );
         let said = run(&place, "Dataset", &body, "");
         assert_ne!(said.code, 0, "{way}");
-        assert!(!place.path("out").join("n").exists(), "{way}");
+        assert!(said.err.contains(why), "{way}: {}", said.err);
+        assert!(!holds(&place.path("ws"), "of somebody"), "{way}: in the workspace");
     }
     // A process that is left behind puts a link in the file's place as often as it can.
     let place = Place::new();

@@ -157,7 +157,8 @@ mod nofollow {
     const THROUGH: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
 
     /// How the file is opened. A FIFO is not waited for.
-    const READ: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+    const READ: OFlags =
+        OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
     pub(super) fn below(folder: &Path, name: &Path) -> io::Result<File> {
         let folder = open(folder, THROUGH, Mode::empty())?;
@@ -445,7 +446,11 @@ mod tests {
         for name in ["link", "within", "folder/secret"] {
             assert!(walked(name).is_err(), "{name}");
             let e = opened(name).expect_err(name);
-            assert_eq!(Refusal::of(&e), Some(Refusal::NotRegular("a symbolic link, or behind one")), "{name}");
+            assert_eq!(
+                Refusal::of(&e),
+                Some(Refusal::NotRegular("a symbolic link, or behind one")),
+                "{name}"
+            );
             open_resolved(&inside.join(name)).expect_err(name);
         }
         assert_eq!(Refusal::of(&opened("sub").expect_err("a folder")), Some(Refusal::NotRegular("a folder")));

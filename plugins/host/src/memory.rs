@@ -23,7 +23,8 @@ pub fn below(root: u32) -> Option<Usage> {
 
 #[cfg(target_os = "linux")]
 fn usage<'a>(all: impl Iterator<Item = &'a crate::processes::Process>) -> Usage {
-    let (pages, processes) = all.fold((0u64, 0), |(pages, n), process| (pages.saturating_add(process.pages), n + 1));
+    let (pages, processes) =
+        all.fold((0u64, 0), |(pages, n), process| (pages.saturating_add(process.pages), n + 1));
     Usage { bytes: pages.saturating_mul(rustix::param::page_size() as u64), processes }
 }
 

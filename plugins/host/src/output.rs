@@ -148,7 +148,12 @@ fn open(name: &str, work: &Path) -> Result<File, String> {
 
 /// Copies no more than was stated, and one byte that shows that there is more. Gives how many bytes the file has, and the
 /// SHA-256 of what was copied.
-fn copy(from: &mut File, to: &mut dyn DiskFile, made: &MadeFile, at: &Path) -> Result<(u64, String), Refused> {
+fn copy(
+    from: &mut File,
+    to: &mut dyn DiskFile,
+    made: &MadeFile,
+    at: &Path,
+) -> Result<(u64, String), Refused> {
     let unreadable = |e: std::io::Error| format!("made `{}`, which cannot be read: {e}", made.name);
     let size = from.metadata().map_err(unreadable)?.len();
     if size != made.size {

@@ -24,7 +24,8 @@ pub(crate) fn die_with_parent(command: &mut Command) {
 pub(crate) fn inherit_nothing(command: &mut Command) {
     let close = || {
         // SAFETY: the call takes three numbers. The descriptors stay open until the program is executed.
-        let done = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        let done =
+            unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
         let error = io::Error::last_os_error();
         // What kernels before 5.11 say, and containers that do not know the call.
         let unknown = matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL | libc::EPERM));

@@ -40,7 +40,8 @@ fn read(at: &Path) -> Option<Process> {
     if process.pages == 0 && !process.ended {
         // Its first thread may have ended; what it holds is then told by the others alone.
         let threads = std::fs::read_dir(at.join("task")).into_iter().flatten().flatten();
-        let stats = threads.filter_map(|thread| of_stat(id, &std::fs::read(thread.path().join("stat")).ok()?));
+        let stats =
+            threads.filter_map(|thread| of_stat(id, &std::fs::read(thread.path().join("stat")).ok()?));
         process.pages = stats.map(|thread| thread.pages).max().unwrap_or(0);
     }
     Some(process)
@@ -50,7 +51,8 @@ fn read(at: &Path) -> Option<Process> {
 /// UTF-8. All that follows is a letter and numbers.
 fn of_stat(id: u32, stat: &[u8]) -> Option<Process> {
     let behind_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
-    let fields: Vec<&str> = std::str::from_utf8(&stat[behind_name..]).ok()?.split_ascii_whitespace().collect();
+    let fields: Vec<&str> =
+        std::str::from_utf8(&stat[behind_name..]).ok()?.split_ascii_whitespace().collect();
     let number = |n: usize| fields.get(n).and_then(|f| f.parse().ok());
     Some(Process {
         id,

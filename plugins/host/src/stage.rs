@@ -85,10 +85,11 @@ impl Stage for CustomStage {
         let names: Vec<String> = self.declared.metrics.iter().map(|m| m.name().to_owned()).collect();
         // Nothing of the program runs any more, and it could never write there.
         let folders = Folders { disk: ctx.disk(), work: &work, output: &scratch.join("output") };
-        let output = verified(&ty, claim, &folders, &arguments.known, &names).map_err(|refused| match refused {
-            Refused::Claim(m) => session.failure(m),
-            Refused::Disk(e) => e.into(),
-        })?;
+        let output =
+            verified(&ty, claim, &folders, &arguments.known, &names).map_err(|refused| match refused {
+                Refused::Claim(m) => session.failure(m),
+                Refused::Disk(e) => e.into(),
+            })?;
         // Its room is given back now, not when the attempt is over; what stays is removed then.
         let _ = ctx.disk().remove_dir_all(&work);
         Ok(output)

@@ -99,7 +99,8 @@ fn an_unconfined_program_reaches_it_all_but_what_no_program_gets() {
     ];
     for (what, done) in could.as_object().expect("metrics") {
         if !may_fail.contains(&what.as_str()) {
-            let wanted = !["has_the_runners_variables", "has_the_runners_descriptor"].contains(&what.as_str());
+            let wanted =
+                !["has_the_runners_variables", "has_the_runners_descriptor"].contains(&what.as_str());
             assert_eq!(done.as_f64(), Some(f64::from(u8::from(wanted))), "{what}: {could:#}");
         }
     }

@@ -115,7 +115,8 @@ fn a_file_that_is_replaced_while_it_is_read_is_not_stored() {
         let ctx = MemoryContext::new();
         let attempt = ctx.attempt();
         // Counts as a part of the program.
-        let output = stage(program(folder.path(), "swaps")).run(&Args::default(), &attempt).expect("a result");
+        let output =
+            stage(program(folder.path(), "swaps")).run(&Args::default(), &attempt).expect("a result");
         let (name, at) = output.files.first().expect("a file");
         let found = std::fs::symlink_metadata(at).expect("it is there");
         assert!(name == "a.txt" && found.is_file(), "{found:?}");

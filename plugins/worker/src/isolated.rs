@@ -14,6 +14,8 @@ use crate::pool::Pool;
 use crate::process::{self, Worker};
 use crate::wire::{FromWorker, Made, Task, ToWorker, Vectors, WirePath};
 
+/// How often it is looked whether an attempt without a worker may go on.
+const PAUSE_INTERVAL: Duration = Duration::from_millis(20);
 /// Bytes that an idle worker may keep; one that keeps more is ended.
 const KEPT: u64 = 128 << 20;
 /// Bytes that are remembered of what a worker printed.
@@ -59,10 +61,54 @@ impl Stage for Isolated {
     }
 
     fn run(&self, args: &Args, ctx: &dyn Context) -> Result<Output, Failure> {
+        loop {
+            match self.attempt(args, ctx) {
+                Attempted::Over(result) => return result,
+                // Its worker is gone, with all that it held.
+                Attempted::HeldForLong => await_end_of_pause(ctx)?,
+            }
+        }
+    }
+}
+
+/// What became of a worker's attempt.
+enum Attempted {
+    /// It ended.
+    Over(Result<Output, Failure>),
+    /// It was held for longer than a worker may be.
+    HeldForLong,
+}
+
+/// Waits until an attempt may go on, and empties its folder: it begins again.
+fn await_end_of_pause(ctx: &dyn Context) -> Result<(), Failure> {
+    while ctx.paused() {
+        if ctx.cancelled() {
+            return Err(Failure::new(FailureClass::Cancelled, "stopped"));
+        }
+        std::thread::sleep(PAUSE_INTERVAL);
+    }
+    let (disk, scratch) = (ctx.disk(), ctx.scratch());
+    // The folder itself stays: workers are confined to it.
+    let empty = || -> std::io::Result<()> {
+        for entry in std::fs::read_dir(scratch)? {
+            let entry = entry?;
+            let is_folder = entry.file_type()?.is_dir();
+            if is_folder { disk.remove_dir_all(&entry.path())? } else { disk.remove_file(&entry.path())? }
+        }
+        Ok(())
+    };
+    empty().map_err(|e| Failure::io(scratch, &e))
+}
+
+impl Isolated {
+    fn attempt(&self, args: &Args, ctx: &dyn Context) -> Attempted {
         let kind = self.kind();
         let workers = self.pool.workers();
         let sort = workers.sort(ctx.is_private(), self.paths);
-        let mut worker = self.pool.take(sort).map_err(|e| process::not_started(kind, &e))?;
+        let mut worker = match self.pool.take(sort) {
+            Ok(worker) => worker,
+            Err(e) => return Attempted::Over(Err(process::not_started(kind, &e))),
+        };
         worker.tasks += 1;
         let most = ctx.memory().or_else(memory::share_of_machine);
         let task = Task {
@@ -84,24 +130,39 @@ impl Stage for Isolated {
             most,
             baseline: worker.held,
             told: None,
-            paused: false,
+            paused: None,
+            longest_pause: workers.longest_pause,
+            held_for_long: false,
             pid: worker.pid(),
             grace: workers.grace,
             last: VecDeque::new(),
             line: Vec::new(),
         };
         let served = serve(&mut worker.link, task, &mut watch);
+        if watch.held_for_long {
+            return Attempted::HeldForLong;
+        }
         watch.pause(false);
+        Attempted::Over(self.ended(served, worker, &mut watch))
+    }
+
+    /// The result of an attempt; its worker is kept, where it may do another one.
+    fn ended(
+        &self,
+        served: Result<Result<Made, Failure>, Broken>,
+        mut worker: Worker,
+        watch: &mut Attempt<'_>,
+    ) -> Result<Output, Failure> {
         match served {
             Ok(result) => {
-                worker.link.print(&mut watch);
+                worker.link.print(watch);
                 let result = result.map(Output::from);
                 if is_usable(&mut worker, &result) {
                     self.pool.give(worker);
                 }
                 result
             }
-            Err(broken) => Err(failure(broken, &mut worker, &mut watch)),
+            Err(broken) => Err(failure(broken, &mut worker, watch)),
         }
     }
 }
@@ -192,8 +253,11 @@ struct Attempt<'a> {
     baseline: u64,
     /// When it was told to stop.
     told: Option<Instant>,
-    /// Whether it is held where it is.
-    paused: bool,
+    /// Since when it is held where it is.
+    paused: Option<Instant>,
+    longest_pause: Duration,
+    /// Whether that was for longer than a worker may be held.
+    held_for_long: bool,
     pid: u32,
     grace: Duration,
     last: VecDeque<u8>,
@@ -203,6 +267,10 @@ struct Attempt<'a> {
 impl Watch for Attempt<'_> {
     fn look(&mut self, link: &Link) -> Result<(), Failure> {
         self.pause(self.ctx.paused() && !self.ctx.cancelled());
+        if self.paused.is_some_and(|since| since.elapsed() >= self.longest_pause) {
+            self.held_for_long = true;
+            return Err(Failure::new(FailureClass::Cancelled, "held for long"));
+        }
         match self.told {
             None if self.ctx.cancelled() => {
                 self.told = Some(Instant::now());
@@ -245,10 +313,10 @@ impl Watch for Attempt<'_> {
 impl Attempt<'_> {
     /// Holds the worker where it is, or lets it go on.
     fn pause(&mut self, paused: bool) {
-        if paused != self.paused {
+        if paused != self.paused.is_some() {
             // A worker that has ended is noticed elsewhere.
             process::hold(self.pid, paused);
-            self.paused = paused;
+            self.paused = paused.then(Instant::now);
         }
     }
 

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | a worker is | the same executable, started with the hidden subcommand [`SUBCOMMAND`] |
 //! | it holds | a cleared environment, one socket for calls, one for cancellation, a pipe for what it prints |
-//! | it ends | when it is idle for a minute, when its attempt was killed or crashed, when its runner ends |
+//! | it ends | when it is idle for a minute, or held for two, when its attempt was killed or crashed, when its runner ends |
 //! | memory | what the attempt may use, by the kernel (`RLIMIT_DATA`) and by looking at what it holds |
 //! | cancellation | it is asked, and killed after a grace |
 //! | files and network (Linux) | [`Folders`] alone, no sockets, no other programs |
@@ -88,12 +88,21 @@ pub struct Workers {
     pub confined: bool,
     /// How long a stage may take to stop once it is told to. A training writes a checkpoint meanwhile.
     pub grace: Duration,
+    /// How long a worker may be held where it is, with all that it has in memory. Then it is ended, and its attempt
+    /// begins again, from the progress that it has kept, once it may go on.
+    pub longest_pause: Duration,
 }
 
 impl Workers {
     /// Confined workers with the usual grace.
     pub fn new(backend: impl Into<String>, folders: Folders) -> Self {
-        Self { backend: backend.into(), folders, confined: true, grace: Duration::from_secs(5) }
+        Self {
+            backend: backend.into(),
+            folders,
+            confined: true,
+            grace: Duration::from_secs(5),
+            longest_pause: Duration::from_secs(120),
+        }
     }
 }
 

@@ -170,6 +170,10 @@ impl Bench {
     }
 
     fn with(ctx: MemoryContext, confined: bool) -> Self {
+        Self::started(ctx, |workers| Workers { confined, ..workers })
+    }
+
+    fn started(ctx: MemoryContext, how: impl FnOnce(Workers) -> Workers) -> Self {
         let root = ctx.files().parent().expect("below the test's folder").to_owned();
         std::fs::create_dir_all(root.join("secrets")).expect("writable");
         let folders = Folders {
@@ -179,7 +183,7 @@ impl Bench {
             private_read: vec![root.join("secrets")],
             private_write: Vec::new(),
         };
-        let workers = Workers { confined, grace: Duration::from_millis(200), ..Workers::new("cpu", folders) };
+        let workers = how(Workers { grace: Duration::from_millis(200), ..Workers::new("cpu", folders) });
         Self { ctx, stages: StageRegistry::new(isolate(stages(), workers)), root }
     }
 
@@ -326,16 +330,45 @@ fn what_does_not_stop_is_killed() {
     }
 }
 
+#[cfg(target_os = "linux")]
+fn until(holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "waited in vain");
+        std::thread::yield_now();
+    }
+}
+
+/// A worker that is held for long gives back what it holds in memory; its attempt begins again.
+#[cfg(target_os = "linux")]
+fn a_worker_that_is_held_for_long_is_ended() {
+    let longest_pause = Duration::from_millis(30);
+    let bench = Bench::started(MemoryContext::new(), |workers| Workers { longest_pause, ..workers });
+    let left = bench.ctx.scratch().join("left");
+    std::fs::create_dir(&left).expect("a folder of the first try");
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| bench.run("beat", &[]));
+        let last = || bench.ctx.reports().last().map(|report| report.unit.clone());
+        until(|| last().is_some());
+        let first = last().expect("it beats");
+        bench.ctx.pause(true);
+        until(|| !Path::new("/proc").join(&first).exists());
+        assert!(!running.is_finished(), "the attempt goes on");
+        bench.ctx.pause(false);
+        until(|| last().is_some_and(|process| process != first));
+        assert!(!left.exists(), "the second begins in an empty folder");
+        bench.ctx.pause(true);
+        let second = last().expect("it beats");
+        until(|| !Path::new("/proc").join(&second).exists());
+        bench.ctx.cancel();
+        let failure = running.join().expect("the runner goes on").expect_err("cancelled");
+        assert_eq!(failure.class, FailureClass::Cancelled, "also while there is no worker");
+    });
+}
+
 /// It is held where it is, and goes on from there; it can be cancelled meanwhile.
 #[cfg(target_os = "linux")]
 fn a_paused_attempt_makes_no_headway() {
-    fn until(holds: impl Fn() -> bool) {
-        let begun = Instant::now();
-        while !holds() {
-            assert!(begun.elapsed() < Duration::from_secs(20), "waited in vain");
-            std::thread::yield_now();
-        }
-    }
     let stopped = |process: &str| {
         let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
         stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
@@ -411,6 +444,8 @@ fn main() -> ExitCode {
         trial("what_does_not_stop_is_killed", what_does_not_stop_is_killed),
         #[cfg(target_os = "linux")]
         trial("a_paused_attempt_makes_no_headway", a_paused_attempt_makes_no_headway),
+        #[cfg(target_os = "linux")]
+        trial("a_worker_that_is_held_for_long_is_ended", a_worker_that_is_held_for_long_is_ended),
         trial("a_call_of_an_idle_worker_is_cheap", a_call_of_an_idle_worker_is_cheap),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
