@@ -26,6 +26,8 @@ fn ingest() -> Kind {
         places: Places::Anywhere,
         cacheable: false,
         numeric: false,
+        threads: None,
+        memory: None,
         example: "ingest(base: base, source: a)".into(),
     }
 }
@@ -54,6 +56,8 @@ fn probe() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
+        threads: None,
+        memory: None,
         example: "probe(p, prompts: questions)".into(),
     }
 }
@@ -101,6 +105,8 @@ fn embed() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
+        threads: None,
+        memory: None,
         example: "embed(r, against: plain, space: style)".into(),
     }
 }
@@ -161,6 +167,8 @@ fn decompose() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
+        threads: None,
+        memory: None,
         example: "decompose(drift)".into(),
     }
 }
@@ -219,6 +227,8 @@ fn select() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
+        threads: None,
+        memory: None,
         example: "select(catalog, user: me)".into(),
     }
 }
@@ -267,6 +277,8 @@ fn merge() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
+        threads: None,
+        memory: None,
         example: "merge(0.6 * a + 0.4 * b)".into(),
     }
 }
@@ -286,6 +298,8 @@ fn finetune() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
+        threads: None,
+        memory: None,
         example: "finetune(base, data: mine, until: loss < 1.9, max_steps: 400)".into(),
     }
 }
@@ -436,6 +450,8 @@ fn evaluate() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
+        threads: None,
+        memory: None,
         example: "evaluate(tuned, data: mine)".into(),
     }
 }
@@ -459,6 +475,8 @@ fn accuracy() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,
+        threads: None,
+        memory: None,
         example: "accuracy(picked)".into(),
     }
 }

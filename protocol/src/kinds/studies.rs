@@ -24,6 +24,8 @@ fn simulate() -> Kind {
         places: Places::Server,
         cacheable: true,
         numeric: true,
+        threads: None,
+        memory: None,
         example: "simulate(drift, probes: 50)".into(),
     }
 }
@@ -146,6 +148,8 @@ fn scale() -> Kind {
         places: Places::Anywhere,
         cacheable: false,
         numeric: true,
+        threads: None,
+        memory: None,
         example: "scale(catalog, user: me)".into(),
     }
 }
@@ -168,6 +172,8 @@ fn levels() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,
+        threads: None,
+        memory: None,
         example: "levels(catalog)".into(),
     }
 }
@@ -204,6 +210,8 @@ fn savings() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,
+        threads: None,
+        memory: None,
         example: "savings(tuned, scratch: scratch)".into(),
     }
 }
@@ -228,6 +236,8 @@ fn table() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,
+        threads: None,
+        memory: None,
         example: "table(scores)".into(),
     }
 }
