@@ -1,5 +1,6 @@
 //! One attempt at a task that was claimed: downloads, the work, lease renewals beside it, its outcome.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +51,8 @@ enum Stop {
 
 impl Attempt {
     /// Runs to the end. Never fails: a failure is an outcome.
-    pub(crate) async fn run(self) -> Finished {
+    pub(crate) async fn run(mut self) -> Finished {
+        named_once(&mut self.task);
         let clock = Arc::clone(&self.link.env.clock);
         let started = clock.elapsed();
         let device = Arc::clone(&self.link.device);
@@ -226,6 +228,12 @@ impl Stop {
     fn is_asked(self) -> bool {
         self != Self::Timeout
     }
+}
+
+/// Leaves out what the list of downloads names again.
+fn named_once(task: &mut Task) {
+    let mut seen = BTreeSet::new();
+    task.prefetch.retain(|artifact| seen.insert(artifact.clone()));
 }
 
 /// A stage that is stopped reports a cancellation: what it is.

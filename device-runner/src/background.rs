@@ -17,7 +17,7 @@ use crate::device::{Device, Made};
 use crate::error::DeviceError;
 use crate::gate::{Gate, Later, Models};
 use crate::history::Entry;
-use crate::queue::{Queue, Queued};
+use crate::queue::Queued;
 use crate::store::{Public, missing_public};
 use crate::work::Work;
 
@@ -52,7 +52,7 @@ impl Background {
     /// # Errors
     /// [`DeviceError::State`] where the queue cannot be read: the rest stays in it.
     pub(crate) async fn live(self) -> Result<Worked, DeviceError> {
-        let queue = Queue::new(&self.device.state);
+        let queue = &self.device.queue;
         let mut worked = Worked::default();
         while !self.stop.is_cancelled() {
             let Some(queued) = queue.first()? else {
@@ -77,6 +77,12 @@ impl Background {
             // Public work goes first: how long it takes is not to depend on what else there is to do.
             if self.device.has_public_work() {
                 self.env.clock.sleep(NOTICE).await;
+                continue;
+            }
+            if queued.dropped {
+                worked.failed += 1;
+                self.device.too_many(&queued);
+                queue.done(queued.task.fence)?;
                 continue;
             }
             let Some(entry) = self.work(&queued).await else { break };

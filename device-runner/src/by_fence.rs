@@ -38,23 +38,28 @@ impl<T: Serialize + DeserializeOwned> ByFence<T> {
         self.dir.join(format!("{fence:020}.json"))
     }
 
-    /// Puts a value in if `fits` says so of its size in bytes; it is on disk when this returns true.
+    /// A value as it is written.
+    ///
+    /// # Errors
+    /// [`DeviceError::Internal`].
+    pub(crate) fn text(&self, value: &T) -> Result<Vec<u8>, DeviceError> {
+        serde_json::to_vec(value).map_err(|e| DeviceError::Internal(format!("{}: {e}", self.dir.display())))
+    }
+
+    /// Puts a value in; it is on disk when this returns.
     ///
     /// # Errors
     /// [`DeviceError::State`].
-    pub(crate) fn put_if(
-        &self,
-        fence: u64,
-        value: &T,
-        fits: impl FnOnce(u64) -> bool,
-    ) -> Result<bool, DeviceError> {
-        let json = serde_json::to_vec(value)
-            .map_err(|e| DeviceError::Internal(format!("{}: {e}", self.dir.display())))?;
-        let fits = fits(json.len() as u64);
-        if fits {
-            write_durably(&*self.disk, &self.at(fence), &json)?;
-        }
-        Ok(fits)
+    pub(crate) fn put(&self, fence: u64, value: &T) -> Result<(), DeviceError> {
+        self.put_text(fence, &self.text(value)?)
+    }
+
+    /// The same for a value as [`Self::text`] writes it.
+    ///
+    /// # Errors
+    /// [`DeviceError::State`].
+    pub(crate) fn put_text(&self, fence: u64, text: &[u8]) -> Result<(), DeviceError> {
+        write_durably(&*self.disk, &self.at(fence), text)
     }
 
     /// The fences of all values, in order.
@@ -102,6 +107,11 @@ impl<T: Serialize + DeserializeOwned> ByFence<T> {
         Ok(value)
     }
 
+    /// Bytes of the file of a fence; none where there is none.
+    pub(crate) fn size(&self, fence: u64) -> Option<u64> {
+        std::fs::metadata(self.at(fence)).ok().map(|facts| facts.len())
+    }
+
     /// Takes a value out.
     ///
     /// # Errors
@@ -115,6 +125,23 @@ impl<T: Serialize + DeserializeOwned> ByFence<T> {
         }
     }
 
+    /// Removes the oldest of the files that were set aside under an extension, but for so many.
+    ///
+    /// # Errors
+    /// [`DeviceError::State`].
+    pub(crate) fn keep_newest(&self, extension: &str, most: usize) -> Result<(), DeviceError> {
+        let entries = std::fs::read_dir(&self.dir).map_err(|e| DeviceError::state(&self.dir, e))?;
+        let all = entries.flatten().map(|entry| entry.path());
+        let mut aside: Vec<PathBuf> =
+            all.filter(|at| at.extension().is_some_and(|found| found == extension)).collect();
+        aside.sort_unstable();
+        let over = aside.len().saturating_sub(most);
+        for at in &aside[..over] {
+            self.disk.remove_file(at).map_err(|e| DeviceError::state(at, e))?;
+        }
+        Ok(())
+    }
+
     /// Takes a value out and keeps its file under another name; which.
     ///
     /// # Errors
@@ -124,5 +151,29 @@ impl<T: Serialize + DeserializeOwned> ByFence<T> {
         let aside = at.with_extension(extension);
         self.disk.rename(&at, &aside).map_err(|e| DeviceError::state(&at, e))?;
         Ok(aside)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headstart_disk::SystemDisk;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_of_what_was_set_aside_are_kept() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let state = State::open(dir.path(), Arc::new(SystemDisk)).expect("opens");
+        let values = ByFence::<u64>::new(&state, "outbox");
+        for fence in [3, 20, 100, 7] {
+            values.put(fence, &fence).expect("writes");
+        }
+        for fence in [20, 3, 100] {
+            values.set_aside(fence, "refused").expect("renames");
+            values.keep_newest("refused", 2).expect("removes");
+        }
+        assert_eq!(values.fences().expect("reads"), [7]);
+        let aside = |fence: u64| values.at(fence).with_extension("refused").exists();
+        assert_eq!([3, 20, 100].map(aside), [false, true, true]);
     }
 }

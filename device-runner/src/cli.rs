@@ -156,12 +156,12 @@ struct JoinArgs {
     /// How many numbers about the data folder may leave in all; `headstart-device budget` shows which did.
     #[arg(long, value_name = "N", default_value_t = ReleaseLimits::default().budget)]
     release_budget: u64,
-    /// How much an engine may place on this disk: downloads, and public results. Less where fewer than 1 GiB
-    /// would stay free.
+    /// How much an engine may place on this disk: downloads, public results, and what public stages write while
+    /// they run. Less where the disk has no room for both quotas and 1 GiB beside them; decided at the first start.
     #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "20GiB")]
     disk_quota: u64,
     /// How much private stages may place on this disk: results, progress, and files while they run. At most half
-    /// of what is free when the device starts.
+    /// of what the disk has for the device; decided at the first start.
     #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "10GiB")]
     private_quota: u64,
     /// Who approves what the engine runs over your data: you, with `headstart-device approve` (ask); or, of the
@@ -302,10 +302,10 @@ fn folders(state: &Path, data: &Path, mut read: Vec<PathBuf>) -> Result<Folders,
     read.push(state.join("public"));
     Ok(Folders {
         read,
-        write: vec![state.join("scratch"), state.join("resume-public")],
+        write: vec![state.join("scratch-public"), state.join("resume-public")],
         paths: Vec::new(),
         private_read: vec![state.join("private"), data],
-        private_write: vec![state.join("resume")],
+        private_write: vec![state.join("scratch"), state.join("resume")],
     })
 }
 

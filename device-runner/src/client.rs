@@ -8,8 +8,8 @@ use std::time::Duration;
 use headstart_env::Env;
 use headstart_protocol::text::{bytes, counted};
 use headstart_protocol::wire::{
-    BODY_DIGEST, Claim, Commit, CommitAnswer, CommitResult, DEVICE_KEY, Grant, Hello, Join, Joined,
-    REQUEST_SIGNATURE, Renew, Renewal, Renewed, SESSION, Signed, Welcome,
+    BODY_DIGEST, Claim, Commit, CommitAnswer, CommitResult, DEVICE_KEY, Grant, GrantStub, Hello, Join,
+    Joined, REQUEST_SIGNATURE, Renew, Renewal, Renewed, SESSION, Signed, Welcome,
 };
 use headstart_protocol::{Digest, Manifest};
 use headstart_transport::proof::RequestClaim;
@@ -162,6 +162,18 @@ impl Client {
         kind: Kind,
         says: Says<'_>,
     ) -> Result<Option<(R, u64)>, CallError> {
+        let signed = self.post_raw(path, message, kind, says).await?;
+        signed.map(|signed| self.open(&signed, kind)).transpose()
+    }
+
+    /// The same; the answer as it came.
+    async fn post_raw<T: Serialize>(
+        &self,
+        path: &str,
+        message: &T,
+        kind: Kind,
+        says: Says<'_>,
+    ) -> Result<Option<Signed>, CallError> {
         let (answer, _) = self.send(path, message, &says).await?;
         let answer = checked(answer).await;
         let answer =
@@ -170,7 +182,7 @@ impl Client {
             return Ok(None);
         }
         let most = if kind == Kind::Grant { answer::GRANT } else { answer::SHORT };
-        self.open(&json(answer, most).await?, kind).map(Some)
+        json(answer, most).await.map(Some)
     }
 
     /// Reads an answer if the engine signed it for this device and it is in time.
@@ -226,16 +238,18 @@ impl Client {
     ///
     /// # Errors
     /// Any [`CallError`].
-    pub async fn claim(&self, claim: &Claim) -> Result<Option<Grant>, CallError> {
+    pub async fn claim(&self, claim: &Claim) -> Result<Option<(Grant, GrantStub)>, CallError> {
         let what = format!("asked for work; {}", conditions(&claim.facts.holds));
         let timeout = REQUEST_TIMEOUT + Duration::from_millis(claim.wait_ms);
-        let granted = self.post("/v1/claim", claim, Kind::Grant, Says { what: &what, fold: true, timeout });
-        let Some((grant, fence)) = granted.await? else { return Ok(None) };
-        let grant: Grant = grant;
+        let says = Says { what: &what, fold: true, timeout };
+        let Some(signed) = self.post_raw("/v1/claim", claim, Kind::Grant, says).await? else {
+            return Ok(None);
+        };
+        let (grant, fence): (Grant, u64) = self.open(&signed, Kind::Grant)?;
         if grant.task.fence != fence {
             return Err(CallError::Unproven("its task has another fence than its signature".into()));
         }
-        Ok(Some(grant))
+        Ok(Some((grant, signed::stub(&signed))))
     }
 
     /// Keeps a claim.

@@ -21,11 +21,13 @@ use crate::context::{Control, DeviceContext, LocalManifests, Phase, foreign};
 use crate::error::DeviceError;
 use crate::gate::{Gate, not_approved};
 use crate::quarantine::Quarantine;
+use crate::queue::Queue;
 use crate::release::{Upload, undeclared};
 use crate::residency::{self, Allowed};
 use crate::rows::{RowView, Rows};
 use crate::state::State;
-use crate::store::{PrivateRoom, Store, gather, missing};
+use crate::statement::check_statement;
+use crate::store::{Parts, PrivateRoom, Store, gather, missing};
 
 /// A device: its stages, its data, its store, its owner's permissions.
 pub struct Device {
@@ -35,6 +37,8 @@ pub struct Device {
     pub state: State,
     /// Its artifacts.
     pub store: Store,
+    /// Private tasks that wait.
+    pub(crate) queue: Queue,
     pub(crate) data: PathBuf,
     stages: StageRegistry,
     pub(crate) allowed: Allowed,
@@ -106,6 +110,7 @@ impl Device {
             private_rows: rows("by-source"),
             public_work: AtomicUsize::new(0),
             store: Store::open(&state)?,
+            queue: Queue::new(&state),
             state,
             data,
             stages: StageRegistry::new(stages),
@@ -139,12 +144,10 @@ impl Device {
         Self { limits, ..self }
     }
 
-    /// The same device, on which public artifacts may take up at most so many bytes, and what private stages
-    /// make so many.
-    pub fn with_disk_quota(mut self, public: u64, private: u64) -> Self {
-        let private = PrivateRoom::new(&self.state, private);
-        self.store.public.set_quota(public, private.clone());
-        self.store.private_room = private;
+    /// The same device, whose disk is divided so between what the engine waits for and private work.
+    pub fn with_parts(mut self, parts: Parts) -> Self {
+        self.store.public.set_parts(parts);
+        self.store.private_room = PrivateRoom::new(&self.state, parts);
         self
     }
 
@@ -176,6 +179,7 @@ impl Device {
     /// another device, [`FailureClass::Denied`] for a release that is not allowed,
     /// [`FailureClass::MissingArtifact`] for a handle that is not here.
     pub fn check(&self, task: &Task) -> Result<(), Failure> {
+        check_statement(task)?;
         let found = self.stage(task)?;
         if let Some(version) = found.version()
             && version != task.version
@@ -278,7 +282,10 @@ impl Device {
             return self.delivered_as(task, *promised).map(Made::of);
         }
         control.enter(Phase::Running);
-        let scratch = self.state.at("scratch").join(task.fence.to_string());
+        // What public stages write is public work's share of the disk, whatever private ones write beside it.
+        let (scratch, progress) =
+            if private { ("scratch", "resume") } else { ("scratch-public", "resume-public") };
+        let scratch = self.state.at(scratch).join(task.fence.to_string());
         files::create_dir(&**self.state.disk(), &scratch)?;
         // Resolved arguments name what is private by handles that only this device knows, and the
         // folder never leaves it.
@@ -286,7 +293,7 @@ impl Device {
         // Progress of a private attempt is found only by one that reads the same data.
         let shared = private.then(|| self.shared_rows(task));
         let key = Digest::of_json(&(&task.kind, task.version, &args.0, shared, numerics));
-        let resume = self.state.at(if private { "resume" } else { "resume-public" }).join(key.to_string());
+        let resume = self.state.at(progress).join(key.to_string());
         let done = self.run(task, &args, private, (&scratch, &resume), control);
         let done = done.and_then(|(output, counters)| {
             if private {

@@ -19,6 +19,7 @@ use crate::context::Control;
 use crate::gate::{Gate, LARGEST_TEXT, Later, Models};
 use crate::link::Link;
 use crate::residency::stated;
+use crate::statement::{MOST_ARTIFACTS, too_many};
 use crate::store::{Public, Room};
 
 /// Pauses between tries that bring nothing, and how many there are before a download is given up.
@@ -30,8 +31,6 @@ const RETRY: Backoff = Backoff {
 };
 /// A download that brings nothing for this long is begun again where it is.
 const STALLED: Duration = Duration::from_secs(60);
-/// Artifacts that a task may name, with those that they refer to: a catalog may have 100,000 pLLMs.
-const MOST_ARTIFACTS: usize = 250_000;
 
 /// Downloads what a task may need.
 pub struct Fetcher<'a> {
@@ -106,9 +105,7 @@ impl Fetcher<'_> {
                 Err(f) => return Err(f),
             };
             if here.len() >= MOST_ARTIFACTS {
-                let m =
-                    format!("the task names more than {MOST_ARTIFACTS} artifacts, with what they refer to");
-                return Err(Failure::input(m));
+                return Err(too_many());
             }
             let follow = |(name, used): (&String, &ArtifactRef)| {
                 Some((used.clone(), Need::of(artifact.ty, need, name, used.ty, private)?))

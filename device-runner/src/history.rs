@@ -1,7 +1,9 @@
-//! Every attempt on this device, with the details that only the device knows.
+//! Every attempt on this device, with the details that only the device knows. The newest 32 MiB are kept, and as
+//! many of those before.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use headstart_disk::{Disk, DiskError};
@@ -10,7 +12,7 @@ use headstart_protocol::{Digest, Failure, Type};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DeviceError;
-use crate::journal::{open_lines, read_lines};
+use crate::rotated::{self, RotatedLines};
 
 /// One attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,10 +91,13 @@ pub enum Ended {
 ///
 /// # Errors
 /// [`DeviceError::State`].
-pub fn append(disk: &dyn Disk, at: &Path, entry: &Entry) -> Result<(), DeviceError> {
+pub fn append(disk: &Arc<dyn Disk>, at: &Path, entry: &Entry) -> Result<(), DeviceError> {
+    // Private work ends beside public work, and a full file is set aside once.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut line = serde_json::to_string(entry).map_err(|e| DeviceError::Internal(e.to_string()))?;
     line.push('\n');
-    let write = || open_lines(disk, at)?.write_all(line.as_bytes());
+    let write = || RotatedLines::open(disk, at)?.append(&line);
     Ok(write().map_err(DiskError::at("write", at))?)
 }
 
@@ -101,7 +106,7 @@ pub fn append(disk: &dyn Disk, at: &Path, entry: &Entry) -> Result<(), DeviceErr
 /// # Errors
 /// [`DeviceError::State`]; a missing file is empty.
 pub fn read(at: &Path) -> Result<Vec<Entry>, DeviceError> {
-    read_lines(at)
+    rotated::read(at)
 }
 
 #[cfg(test)]

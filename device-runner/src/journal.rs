@@ -1,15 +1,15 @@
-//! What left the device: one line a message, written before the message is sent.
+//! What left the device: one line a message, written before the message is sent. The newest 32 MiB are kept, and
+//! as many of those before.
 
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use headstart_disk::read::{LINE, Lines, ROWS};
-use headstart_disk::{Disk, DiskError, DiskFile, Open, is_full};
+use headstart_disk::{Disk, DiskError, is_full};
 use headstart_protocol::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DeviceError;
+use crate::rotated::{self, RotatedLines};
 use crate::store::PrivateRoom;
 
 /// One message that left the device.
@@ -43,7 +43,7 @@ pub struct Journal {
 }
 
 struct Inner {
-    file: Box<dyn DiskFile>,
+    lines: RotatedLines,
     /// The last repeated message, and how often it was sent since it was written down.
     last: Option<(Digest, String, u64)>,
 }
@@ -53,9 +53,9 @@ impl Journal {
     ///
     /// # Errors
     /// [`DeviceError::State`].
-    pub fn open(disk: &dyn Disk, at: &Path) -> Result<Self, DeviceError> {
-        let file = open_lines(disk, at).map_err(DiskError::at("open", at))?;
-        Ok(Self { at: at.to_owned(), inner: Mutex::new(Inner { file, last: None }), room: None })
+    pub fn open(disk: &Arc<dyn Disk>, at: &Path) -> Result<Self, DeviceError> {
+        let lines = RotatedLines::open(disk, at).map_err(DiskError::at("open", at))?;
+        Ok(Self { at: at.to_owned(), inner: Mutex::new(Inner { lines, last: None }), room: None })
     }
 
     /// The same journal, for which there is room where the disk is full: a message that is not written down is
@@ -98,12 +98,12 @@ impl Journal {
         let line = Sent { time, call: call.to_owned(), bytes, digest, what: what.to_owned(), repeats };
         let mut text = serde_json::to_string(&line).expect("a journal line always serializes");
         text.push('\n');
-        let file = &mut inner.file;
-        match (file.write_all(text.as_bytes()), &self.room) {
+        let lines = &mut inner.lines;
+        match (lines.append(&text), &self.room) {
             (Err(e), Some(room)) if is_full(&e) => {
                 room.spend_reserve();
                 // Some of it may be there.
-                file.write_all(format!("\n{text}").as_bytes())
+                lines.append(&format!("\n{text}"))
             }
             (written, _) => written,
         }
@@ -115,45 +115,18 @@ impl Journal {
     }
 }
 
-/// Opens a JSON Lines file for appending; a line cut short by a crash is ended, so that it spoils
-/// no other.
-pub(crate) fn open_lines(disk: &dyn Disk, at: &Path) -> std::io::Result<Box<dyn DiskFile>> {
-    let mut file = disk.open(at, Open::Append)?;
-    let mut last = [b'\n'];
-    if file.seek(SeekFrom::End(0))? > 0 {
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-    }
-    if last != [b'\n'] {
-        file.write_all(b"\n")?;
-    }
-    Ok(file)
-}
-
 /// Reads a journal; a line cut short by a crash is left out.
 ///
 /// # Errors
 /// [`DeviceError::State`] where the file cannot be read; a missing one is empty.
 pub fn read(at: &Path) -> Result<Vec<Sent>, DeviceError> {
-    read_lines(at)
-}
-
-/// Reads a JSON Lines file of the state folder.
-pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(at: &Path) -> Result<Vec<T>, DeviceError> {
-    let mut lines = match Lines::open(at, LINE, ROWS) {
-        Ok(lines) => lines,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(DeviceError::state(at, e)),
-    };
-    let mut out = Vec::new();
-    while let Some(line) = lines.next_line().map_err(|e| DeviceError::state(at, e))? {
-        out.extend(serde_json::from_slice(line).ok());
-    }
-    Ok(out)
+    rotated::read(at)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use headstart_disk::SystemDisk;
 
     use super::*;
@@ -162,14 +135,15 @@ mod tests {
     fn repeated_messages_are_folded_and_counted() {
         let dir = tempfile::tempdir().expect("tempdir");
         let at = dir.path().join("sent.jsonl");
-        let journal = Journal::open(&SystemDisk, &at).expect("opens");
+        let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
+        let journal = Journal::open(&disk, &at).expect("opens");
         for _ in 0..5 {
             journal.record("POST /v1/claim", b"{}", "asked for work", true).expect("writes");
         }
         journal.record("POST /v1/commit", b"{1}", "handed in", false).expect("writes");
         journal.record("POST /v1/commit", b"{1}", "handed in", false).expect("writes");
         std::fs::OpenOptions::new().append(true).open(&at).expect("opens").write_all(b"{\"to").expect("torn");
-        let journal = Journal::open(&SystemDisk, &at).expect("opens again");
+        let journal = Journal::open(&disk, &at).expect("opens again");
         journal.record("GET /v1/blobs/x", b"", "asked for a file", false).expect("writes");
         let lines = read(&at).expect("reads");
         let seen: Vec<_> = lines.iter().map(|l| (l.call.as_str(), l.repeats, l.digest)).collect();

@@ -122,6 +122,7 @@ impl Link {
             numerics: self.device.numerics(),
             facts: self.facts(),
             highest_fence: self.device.state.highest_fence()?,
+            granted: self.device.state.highest_grant()?,
             challenge: challenge.to_owned(),
             proof: claim.sign(identity),
             invitation: self.invitation.as_deref().map(invited),

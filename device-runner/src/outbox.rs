@@ -27,6 +27,13 @@ pub struct PendingCommit {
     pub charges: Vec<Charge>,
 }
 
+/// Outcomes on their way at most. A device that has so many does no other work until its engine took some.
+pub(crate) const MOST_PENDING: usize = 1000;
+/// Outcomes that the engine refused and that are kept at most: the newest.
+const MOST_REFUSED: usize = 1000;
+/// What the file of such a one ends in.
+const REFUSED: &str = "refused";
+
 /// The outbox of a device.
 pub struct Outbox(ByFence<PendingCommit>);
 
@@ -41,7 +48,7 @@ impl Outbox {
     /// # Errors
     /// [`DeviceError::State`].
     pub fn put(&self, pending: &PendingCommit) -> Result<(), DeviceError> {
-        self.0.put_if(pending.commit.fence, pending, |_| true).map(drop)
+        self.0.put(pending.commit.fence, pending)
     }
 
     /// All outcomes in the outbox, oldest first. One that cannot be read is set aside.
@@ -74,6 +81,8 @@ impl Outbox {
     /// # Errors
     /// [`DeviceError::State`].
     pub fn set_aside(&self, fence: u64) -> Result<PathBuf, DeviceError> {
-        self.0.set_aside(fence, "refused")
+        let aside = self.0.set_aside(fence, REFUSED)?;
+        self.0.keep_newest(REFUSED, MOST_REFUSED)?;
+        Ok(aside)
     }
 }

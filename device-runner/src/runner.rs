@@ -25,13 +25,12 @@ use crate::history;
 use crate::journal::Journal;
 use crate::link::{JoinError, Link};
 use crate::options::{Options, Summary, Until};
-use crate::outbox::{Outbox, PendingCommit};
+use crate::outbox::{MOST_PENDING, Outbox, PendingCommit};
 use crate::pairing;
-use crate::queue::Queue;
 use crate::reconnect::{Reconnect, resend_pauses};
 use crate::release::Upload;
 use crate::state::State;
-use crate::store::PrivateRoom;
+use crate::store::{Parts, PrivateRoom};
 
 /// How long a call for work waits at the engine.
 const LONG_POLL: Duration = Duration::from_secs(25);
@@ -69,8 +68,10 @@ pub async fn run_in(
     env: Env,
 ) -> Result<Summary, DeviceError> {
     let state = State::open(&options.state, Arc::clone(&env.disk))?;
-    let journal = Journal::open(&*env.disk, &state.at("sent.jsonl"))?
-        .with_reserve(PrivateRoom::new(&state, options.private_quota));
+    // Before anything private is worked on.
+    let parts = Parts::settle(&state, Parts::new(options.disk_quota, options.private_quota))?;
+    let journal =
+        Journal::open(&env.disk, &state.at("sent.jsonl"))?.with_reserve(PrivateRoom::new(&state, parts));
     let (pairing, invitation) = pairing::resolve(&state, &options.target)?;
     let client = Client::new(&pairing, state.identity(), options.insecure_plaintext, journal, &env)?;
     if client.is_plaintext() {
@@ -84,7 +85,7 @@ pub async fn run_in(
     let device = device
         .with_custom_stages(Arc::new(programs))
         .with_release_limits(release)
-        .with_disk_quota(options.disk_quota, options.private_quota)
+        .with_parts(parts)
         .with_gate(Gate::new(pairing.key, options.approval, options.pin_adapters));
     let until = options.until;
     let Options { holds, threads, memory, .. } = options;
@@ -128,7 +129,7 @@ pub async fn run_in(
 
 /// Tells the owner that there is work left which the engine has been told is delivered.
 fn say_what_waits(device: &Device, stopped: bool) {
-    let waiting = Queue::new(&device.state).len().unwrap_or(0);
+    let waiting = device.queue.len();
     if waiting > 0 {
         let tasks = counted(waiting, "task");
         match stopped {
@@ -315,6 +316,10 @@ impl Runner {
             return Ok(Step::Nothing);
         }
         let mut unsent = self.send_beside().await?;
+        if self.outbox.fences()?.len() >= MOST_PENDING {
+            self.pause(INTERRUPTED).await;
+            return Ok(Step::Nothing);
+        }
         let clock = Arc::clone(&self.link.env.clock);
         let wait = match self.until {
             Until::Idle(limit) => limit.saturating_sub(self.idle()).min(LONG_POLL),
@@ -342,10 +347,10 @@ impl Runner {
             self.pause(wait.min(SHORTEST_POLL).saturating_sub(took)).await;
             return Ok(Step::Nothing);
         };
-        let Grant { task, lease_ms } = grant;
+        let (Grant { task, lease_ms }, stub) = grant;
         // On disk before anything is done: a grant that somebody recorded never runs twice.
         let Device { state, store, .. } = &*self.link.device;
-        let taken = store.private_room.with_reserve(DeviceError::is_full, || state.take_fence(task.fence))?;
+        let taken = store.private_room.with_reserve(DeviceError::is_full, || state.take_fence(&stub))?;
         if !taken {
             tracing::error!("{}: a grant is not newer than those before: not run", task.name);
             return Ok(Step::OldGrant);
@@ -400,7 +405,7 @@ impl Runner {
 
     /// A task was taken over: the engine is told that it is delivered, and the work begins.
     async fn taken_over(&mut self, name: &str, pending: Option<PendingCommit>) -> Result<(), CallError> {
-        let waiting = Queue::new(&self.link.device.state).len()?;
+        let waiting = self.link.device.queue.len();
         tracing::info!("{name}: delivered; {} to work on here", counted(waiting, "task"));
         if let Some(pending) = &pending {
             self.put(pending, true)?;

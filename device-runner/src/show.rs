@@ -151,8 +151,12 @@ pub fn summary(state: &Path, run: Option<&str>) -> Result<String, DeviceError> {
     let total: u64 = lines.iter().map(|l| l.bytes * (1 + l.repeats)).sum();
     let _ = writeln!(
         out,
-        "\nSince it joined, this device sent {}, {} in all.\n\
+        "\n{}, this device sent {}, {} in all.\n\
          `headstart-device show --sent` lists them.",
+        lines.first().map_or("So far".to_owned(), |first| format!(
+            "Since {}",
+            first.time.strftime("%Y-%m-%d %H:%M:%SZ")
+        )),
         counted(messages(&lines), "message"),
         bytes(total)
     );

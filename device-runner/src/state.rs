@@ -3,15 +3,16 @@
 //! ```text
 //! secret            32 random bytes, never sent; the keys below are derived from it
 //! engine.json       the engine that it is paired with: address, key, the device's name
-//! fence             the highest fence that it was granted
+//! fence             the highest fence that it was granted, and the engine's signature under it
 //! generation        how often the owner asked for everything to be tried again
 //! quarantine.json   private tasks that keep failing
 //! contract.json     what its owner approved, by engine
 //! proposals.json    what waits for approval
 //! budget.json       every number that left, by data folder
+//! parts.json        how the disk is divided between public and private work
 //! lock              held while a runner is live
-//! sent.jsonl        everything that left the device
-//! history.jsonl     every attempt, with the details that only this device knows
+//! sent.jsonl        everything that left the device; what was before in earlier-sent.jsonl, 64 MiB in all
+//! history.jsonl     every attempt, with the details that only this device knows; likewise
 //! outbox/           commits that the engine has not acknowledged
 //! queue/            private tasks that were taken over and are yet to be worked on
 //! public/           downloaded artifacts, by digest
@@ -19,7 +20,8 @@
 //! made/             which of them was made from the same content as another task asks for
 //! reserve           room for what has to be written down on a full disk
 //! rows/             the row cache
-//! scratch/          folders of running attempts
+//! scratch/          folders of running private attempts
+//! scratch-public/   the same of public attempts
 //! resume/           progress of interrupted private stages; deleted when they succeed, or after 30 days
 //! resume-public/    the same of public stages
 //! ```
@@ -32,6 +34,7 @@ use fs4::fs_std::FileExt;
 use headstart_content::read_bounded;
 use headstart_disk::{Disk, DiskFile, Mode, Open, SystemDisk, files, read};
 use headstart_protocol::Digest;
+use headstart_protocol::wire::GrantStub;
 use headstart_transport::Identity;
 
 use crate::error::DeviceError;
@@ -75,9 +78,19 @@ impl State {
         if open {
             tracing::warn!("{}: other users could read it; now only its owner can", root.display());
         }
-        for sub in
-            ["outbox", "queue", "public", "private", "made", "rows", "scratch", "resume", "resume-public"]
-        {
+        const FOLDERS: [&str; 10] = [
+            "outbox",
+            "queue",
+            "public",
+            "private",
+            "made",
+            "rows",
+            "scratch",
+            "scratch-public",
+            "resume",
+            "resume-public",
+        ];
+        for sub in FOLDERS {
             files::create_private_dir(&*disk, &root.join(sub))?;
         }
         let root = root.canonicalize().map_err(|e| DeviceError::state(root, e))?;
@@ -99,10 +112,12 @@ impl State {
                 root.display()
             )));
         }
-        let scratch = root.join("scratch");
-        disk.remove_dir_all(&scratch)
-            .and_then(|()| disk.create_dir(&scratch))
-            .map_err(|e| DeviceError::state(&scratch, e))?;
+        for scratch in ["scratch", "scratch-public"] {
+            let scratch = root.join(scratch);
+            disk.remove_dir_all(&scratch)
+                .and_then(|()| disk.create_dir(&scratch))
+                .map_err(|e| DeviceError::state(&scratch, e))?;
+        }
         for resume in ["resume", "resume-public"] {
             sweep(&*disk, &root.join(resume));
         }
@@ -195,7 +210,8 @@ impl State {
     pub fn highest_fence(&self) -> Result<u64, DeviceError> {
         let at = self.at("fence");
         let Some(bytes) = read_bounded(&at, SMALL)? else { return Ok(0) };
-        let number = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+        let number =
+            std::str::from_utf8(&bytes).ok().and_then(|text| text.lines().next()?.trim().parse().ok());
         number.ok_or_else(|| {
             DeviceError::Input(format!(
                 "{} is damaged: it should hold the number of the last task; without it an old task could be \
@@ -205,15 +221,27 @@ impl State {
         })
     }
 
-    /// Takes a fence, durably. `false` if it is not higher than every one before.
+    /// What is left of the grant of the highest fence; none where an earlier version took it.
+    ///
+    /// # Errors
+    /// [`DeviceError::State`] where it cannot be read.
+    pub fn highest_grant(&self) -> Result<Option<GrantStub>, DeviceError> {
+        let text = read_bounded(&self.at("fence"), SMALL)?;
+        let text = text.and_then(|bytes| String::from_utf8(bytes).ok());
+        Ok(text.and_then(|text| serde_json::from_str(text.lines().nth(1)?).ok()))
+    }
+
+    /// Takes the fence of a grant, durably. `false` if it is not higher than every one before.
     ///
     /// # Errors
     /// [`DeviceError::State`].
-    pub fn take_fence(&self, fence: u64) -> Result<bool, DeviceError> {
+    pub fn take_fence(&self, grant: &GrantStub) -> Result<bool, DeviceError> {
+        let fence = grant.fence;
         if fence <= self.highest_fence()? {
             return Ok(false);
         }
-        write_durably(&*self.disk, &self.at("fence"), fence.to_string().as_bytes())?;
+        let proof = serde_json::to_string(grant).map_err(|e| DeviceError::Internal(e.to_string()))?;
+        write_durably(&*self.disk, &self.at("fence"), format!("{fence}\n{proof}\n").as_bytes())?;
         Ok(true)
     }
 }
@@ -296,13 +324,20 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let state = State::open(dir.path(), Arc::new(SystemDisk)).expect("opens");
         assert_eq!(state.highest_fence().expect("none yet"), 0);
-        let taken: Vec<bool> =
-            [5, 5, 4, 9].map(|fence| state.take_fence(fence).expect("writable")).into_iter().collect();
+        let grant = |fence| GrantStub {
+            fence,
+            issued_ms: 1,
+            expires_ms: 2,
+            body: Digest::of(b"task"),
+            signature: "00".repeat(64),
+        };
+        let taken = [5, 5, 4, 9].map(|fence| state.take_fence(&grant(fence)).expect("writable"));
         assert_eq!(taken, [true, false, false, true]);
         drop(state);
         let state = State::open(dir.path(), Arc::new(SystemDisk)).expect("opens again");
-        assert!(!state.take_fence(9).expect("readable"));
+        assert_eq!(state.highest_grant().expect("readable"), Some(grant(9)));
+        assert!(!state.take_fence(&grant(9)).expect("readable"));
         std::fs::write(state.at("fence"), "nine").expect("writes");
-        assert!(matches!(state.take_fence(10), Err(DeviceError::Input(m)) if m.contains("damaged")));
+        assert!(matches!(state.take_fence(&grant(10)), Err(DeviceError::Input(m)) if m.contains("damaged")));
     }
 }

@@ -1,6 +1,7 @@
 //! What the device holds: public artifacts, downloaded or made here, and private ones.
 
 mod origin;
+mod parts;
 mod private;
 mod public;
 mod quota;
@@ -16,10 +17,11 @@ use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, Manifest, O
 
 pub use origin::Lineage;
 pub(crate) use origin::{CURVE, fewest};
+pub use parts::{DEFAULT_DISK_QUOTA, DEFAULT_PRIVATE_QUOTA, Parts};
 pub use private::{Held, Private};
 pub use public::Public;
-pub use quota::{DEFAULT_DISK_QUOTA, Room};
-pub use room::{DEFAULT_PRIVATE_QUOTA, PrivateRoom};
+pub use quota::Room;
+pub use room::PrivateRoom;
 
 use crate::error::DeviceError;
 use crate::state::State;
@@ -42,8 +44,9 @@ impl Store {
     /// [`DeviceError::State`] where what a power failure left cannot be looked at.
     pub fn open(state: &State) -> Result<Self, DeviceError> {
         let disk = Arc::clone(state.disk());
-        let private_room = PrivateRoom::new(state, DEFAULT_PRIVATE_QUOTA);
-        let public = Public::open(state.at("public"), Arc::clone(&disk), private_room.clone())?;
+        let parts = Parts::new(DEFAULT_DISK_QUOTA, DEFAULT_PRIVATE_QUOTA);
+        let private_room = PrivateRoom::new(state, parts);
+        let public = Public::open(state, parts)?;
         let private = Private::new(state.at("private"), Arc::clone(&disk));
         Ok(Self { public, private, private_room, disk })
     }

@@ -12,13 +12,9 @@ use crate::device::{Device, Made};
 use crate::error::DeviceError;
 use crate::gate::Needs;
 use crate::history;
-use crate::queue::{MOST_WAITING, Queue, Queued};
+use crate::queue::{MOST_WAITING, Queued};
 use crate::residency::{self, reads_paths};
 use crate::store::Held;
-
-/// Handles that the device keeps something for at most. How many there are follows from the tasks alone, so that
-/// a task may be refused for it.
-const MOST_HANDLES: usize = 100_000;
 
 impl Device {
     /// Whether a task is taken over.
@@ -51,8 +47,10 @@ impl Device {
         let (private, room) = (&self.store.private, &self.store.private_room);
         let full = |f: &Failure| f.class == FailureClass::DiskFull;
         if private.get(&handle).is_none() {
-            if private.holds(MOST_HANDLES) {
-                let m = format!("results of {MOST_HANDLES} private tasks are kept on this device");
+            // How many there are follows from the tasks alone, so that a task may be refused for it.
+            let most = room.most_handles();
+            if private.holds(most) {
+                let m = format!("results of {most} private tasks are kept on this device");
                 return Err(
                     Failure::input(m).help("remove old ones from the folder `private` of its state folder")
                 );
@@ -65,20 +63,22 @@ impl Device {
             handle,
             since: jiff::Timestamp::now(),
             models: needs.models().collect(),
+            dropped: false,
         };
-        let queue = Queue::new(&self.state);
-        if !room.with_reserve(full, || queue.put(&queued).map_err(not_kept))? {
-            self.too_many(&queued);
-        }
+        room.with_reserve(full, || self.queue.put(&queued).map_err(not_kept))?;
         Ok(Made::of(outcome))
     }
 
-    /// A task for which the queue has no room: it is not run, which only this device knows.
-    fn too_many(&self, queued: &Queued) {
+    /// A task for which the queue had no room: it is not run, which only this device knows.
+    pub(crate) fn too_many(&self, queued: &Queued) {
         let m = format!("not run: {MOST_WAITING} tasks were waiting, or as many as there is room for");
         let failure = Failure::new(FailureClass::Transient, m)
             .help("`headstart-device retry` has the engine ask for it again");
         let task = &queued.task;
+        if matches!(self.made_before(task, queued.handle), Ok(Some(_))) {
+            // The same task as one that was run.
+            return;
+        }
         let made = self.failed(task, failure.clone(), Some(queued.handle));
         if let Err(e) = made {
             tracing::error!("{}: {e}", task.name);
@@ -110,7 +110,7 @@ impl Device {
     /// Adds to the history. A history that cannot be written stops no work.
     pub(crate) fn remember(&self, entry: &history::Entry) {
         let at = self.state.at("history.jsonl");
-        if let Err(e) = history::append(&**self.state.disk(), &at, entry) {
+        if let Err(e) = history::append(self.state.disk(), &at, entry) {
             tracing::error!("{}: {e}", entry.name);
         }
     }

@@ -11,12 +11,13 @@ use tokio::sync::oneshot;
 
 use crate::context::{Control, Phase};
 use crate::device::{Device, Made};
+use crate::store::Room;
 
 /// Pauses before a private stage is tried again after a failure that may pass, and how often it is.
 const RETRY: Backoff =
     Backoff { first: Duration::from_secs(1), factor: 4.0, longest: Duration::from_secs(60), tries: Some(2) };
 
-/// How often it is looked how much of the disk a private stage takes up.
+/// How often the room is checked that a running stage takes up on the disk.
 const ROOM_CHECK: Duration = Duration::from_millis(200);
 
 /// A task whose public inputs are here.
@@ -74,11 +75,11 @@ impl Work<'_> {
         thread.map_err(|e| internal(format!("no thread for the stage: {e}")))?;
         tokio::pin!(receive);
         let mut over = None;
-        let settled = self.device.store.private_room.settled();
+        let mut share = None;
         let ended = loop {
             tokio::select! {
                 ended = &mut receive => break ended,
-                () = self.env.clock.sleep(ROOM_CHECK), if over.is_none() => over = self.too_much(settled),
+                () = self.env.clock.sleep(ROOM_CHECK), if over.is_none() => over = self.too_much(&mut share),
             }
         };
         let result = ended.unwrap_or_else(|_| Err(internal("the stage's thread died".into())));
@@ -88,13 +89,28 @@ impl Work<'_> {
         }
     }
 
-    /// Stops a private stage that takes up more of the disk than there is for it.
-    fn too_much(&self, settled: u64) -> Option<Failure> {
-        if self.control.is_public() || self.control.phase() != Phase::Running {
+    /// Stops a stage that takes up more of the disk than there is for its kind of work.
+    fn too_much(&self, share: &mut Option<Share>) -> Option<Failure> {
+        if self.control.phase() != Phase::Running {
             return None;
         }
-        let over = self.device.store.private_room.check_running(settled, 0).err()?;
+        let store = &self.device.store;
+        let share = share.get_or_insert_with(|| match self.control.is_public() {
+            true => Share::Public(store.public.room()),
+            false => Share::Private { settled: store.private_room.settled() },
+        });
+        let checked = match share {
+            Share::Public(room) => room.check(),
+            Share::Private { settled } => store.private_room.check_running(*settled, 0),
+        };
+        let over = checked.err()?;
         self.control.cancel();
         Some(over)
     }
+}
+
+/// The part of the disk that a running stage uses, and what else was in it when it began.
+enum Share {
+    Public(Room),
+    Private { settled: u64 },
 }

@@ -50,7 +50,7 @@ pub const SETTINGS: &[Word] = &[
     word(
         "threads",
         "threads: 4",
-        "how many threads it uses, 1 to 1000: all by default, a stage of a program 1 or what it declares; others run on the rest",
+        "how many threads it uses, 1 to 1000: all by default, a stage of a program 1; others run on the rest",
     ),
     word(
         "limit",

@@ -120,12 +120,6 @@ pub struct DeclaredStage {
     /// Whether its output depends on its arguments alone. One that takes a path is never cached.
     #[serde(default = "yes")]
     pub cached: bool,
-    /// Threads that it uses, 1 to 1000, where a stage's settings say nothing; left out, one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub threads: Option<u32>,
-    /// Bytes of memory that it may use, where a stage's settings say nothing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory: Option<u64>,
 }
 
 /// A number that a program's stage may return.

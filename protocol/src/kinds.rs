@@ -53,11 +53,6 @@ pub struct Kind {
     /// makes depends on [`crate::Numerics`] in its last bits. Sums and counts in plain scalar
     /// arithmetic, which IEEE 754 fixes, do not.
     pub numeric: bool,
-    /// Threads that it uses, where the settings of a stage say nothing. Left out, a built-in stage uses all and a stage
-    /// of a program one.
-    pub threads: Option<u32>,
-    /// Bytes of memory that it may use, where the settings of a stage say nothing.
-    pub memory: Option<u64>,
     /// An example call.
     pub example: String,
 }

@@ -47,6 +47,10 @@ pub struct Join {
     /// The highest fence that the device was ever granted.
     #[serde(default)]
     pub highest_fence: u64,
+    /// What is left of that grant: the proof that the engine handed the fence out. Absent from devices that were
+    /// granted nothing since version 0.2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granted: Option<GrantStub>,
     /// The challenge of the engine's [`Welcome`].
     #[serde(deserialize_with = "crate::capped::name")]
     pub challenge: String,
@@ -95,6 +99,22 @@ pub struct Signed {
     pub expires_ms: u64,
     /// Ed25519 signature over the kind of message, both keys, the fields above and the body's digest,
     /// hexadecimal.
+    #[serde(deserialize_with = "crate::capped::name")]
+    pub signature: String,
+}
+
+/// A signed grant without its task. It still proves that the engine handed a fence out to a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GrantStub {
+    /// As in [`Signed`].
+    pub fence: u64,
+    /// As in [`Signed`].
+    pub issued_ms: u64,
+    /// As in [`Signed`].
+    pub expires_ms: u64,
+    /// BLAKE3 of the body.
+    pub body: Digest,
+    /// As in [`Signed`].
     #[serde(deserialize_with = "crate::capped::name")]
     pub signature: String,
 }

@@ -4,7 +4,8 @@
 //! was issued and when it expires, and the digest of its body. So a message of one device, attempt or kind
 //! is none of another, whoever carries it.
 
-use headstart_protocol::wire::Signed;
+use headstart_protocol::Digest;
+use headstart_protocol::wire::{GrantStub, Signed};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -71,7 +72,8 @@ pub fn sign<T: Serialize>(
     body: &T,
 ) -> Result<Signed, serde_json::Error> {
     let body = serde_json::to_string(body)?;
-    let signature = engine.sign(&transcript(kind, &engine.public(), device, stamp, &body));
+    let signature =
+        engine.sign(&transcript(kind, &engine.public(), device, stamp, &Digest::of(body.as_bytes())));
     let Stamp { fence, issued_ms, expires_ms } = stamp;
     Ok(Signed { body, fence, issued_ms, expires_ms, signature })
 }
@@ -89,20 +91,40 @@ pub fn open<T: DeserializeOwned>(
 ) -> Result<(T, Stamp), SignedError> {
     let Signed { body, fence, issued_ms, expires_ms, signature } = message;
     let stamp = Stamp { fence: *fence, issued_ms: *issued_ms, expires_ms: *expires_ms };
-    if !engine.verifies(&transcript(kind, engine, device, stamp, body), signature) {
+    let digest = Digest::of(body.as_bytes());
+    if !engine.verifies(&transcript(kind, engine, device, stamp, &digest), signature) {
         return Err(SignedError::Signature);
     }
     Ok((serde_json::from_str(body)?, stamp))
 }
 
-fn transcript(kind: Kind, engine: &PublicKey, device: &PublicKey, stamp: Stamp, body: &str) -> Transcript {
+/// What proves later that a fence was handed out: a grant without its task.
+pub fn stub(grant: &Signed) -> GrantStub {
+    let Signed { body, fence, issued_ms, expires_ms, signature } = grant;
+    GrantStub {
+        fence: *fence,
+        issued_ms: *issued_ms,
+        expires_ms: *expires_ms,
+        body: Digest::of(body.as_bytes()),
+        signature: signature.clone(),
+    }
+}
+
+/// Whether this engine handed the fence of a stub out to this device, whenever that was.
+pub fn proves(stub: &GrantStub, engine: &PublicKey, device: &PublicKey) -> bool {
+    let GrantStub { fence, issued_ms, expires_ms, body, signature } = stub;
+    let stamp = Stamp { fence: *fence, issued_ms: *issued_ms, expires_ms: *expires_ms };
+    engine.verifies(&transcript(Kind::Grant, engine, device, stamp, body), signature)
+}
+
+fn transcript(kind: Kind, engine: &PublicKey, device: &PublicKey, stamp: Stamp, body: &Digest) -> Transcript {
     Transcript::new(kind.domain())
         .key(device)
         .key(engine)
         .number(stamp.fence)
         .number(stamp.issued_ms)
         .number(stamp.expires_ms)
-        .field(blake3::hash(body.as_bytes()).as_bytes())
+        .field(&body.0)
 }
 
 #[cfg(test)]
@@ -131,5 +153,17 @@ mod tests {
             change(&mut changed);
             assert_eq!(read(&changed, Kind::Grant, &engine, &phone), None, "{changed:?}");
         }
+    }
+    #[test]
+    fn a_stub_proves_its_fence_to_the_engine_that_handed_it_out() {
+        let (engine, phone) = (Identity::from_secret(&[1; 32]), Identity::from_secret(&[2; 32]).public());
+        let stamp = Stamp { fence: 7, issued_ms: 100, expires_ms: 200 };
+        let granted = stub(&sign(&engine, &phone, Kind::Grant, stamp, &"task").expect("JSON"));
+        assert!(proves(&granted, &engine.public(), &phone));
+        let other = Identity::from_secret(&[3; 32]).public();
+        assert!(!proves(&granted, &engine.public(), &other) && !proves(&granted, &other, &phone));
+        assert!(!proves(&GrantStub { fence: 8, ..granted.clone() }, &engine.public(), &phone));
+        let renewal = stub(&sign(&engine, &phone, Kind::Renewal, stamp, &"task").expect("JSON"));
+        assert!(!proves(&renewal, &engine.public(), &phone), "another kind of message");
     }
 }

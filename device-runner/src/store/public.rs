@@ -7,38 +7,40 @@ use headstart_content::ContentStore;
 use headstart_disk::{Disk, files};
 use headstart_protocol::{Digest, Failure, FailureClass, FileRef, Manifest, Type};
 
-use super::quota::{DEFAULT_DISK_QUOTA, Room};
-use super::room::PrivateRoom;
+use super::parts::Parts;
+use super::quota::Room;
 use super::{Gathered, content_failure};
 use crate::error::DeviceError;
+use crate::state::State;
 
 /// The public artifacts on a device: a content store, and downloads in progress.
 pub struct Public {
+    state: PathBuf,
     root: PathBuf,
     disk: Arc<dyn Disk>,
     contents: ContentStore,
     quota: u64,
-    private: PrivateRoom,
 }
 
 impl Public {
-    /// The artifacts in a folder.
+    /// Those of a state folder.
     ///
     /// # Errors
     /// [`DeviceError::State`] where what a power failure left cannot be looked at.
-    pub fn open(root: PathBuf, disk: Arc<dyn Disk>, private: PrivateRoom) -> Result<Self, DeviceError> {
+    pub fn open(state: &State, parts: Parts) -> Result<Self, DeviceError> {
+        let (root, disk) = (state.at("public"), Arc::clone(state.disk()));
         let contents = ContentStore::open(&root, Arc::clone(&disk))?;
-        Ok(Self { root, disk, contents, quota: DEFAULT_DISK_QUOTA, private })
+        Ok(Self { state: state.root().to_owned(), root, disk, contents, quota: parts.public })
     }
 
-    /// Lets it take up at most so many bytes, beside the part of the disk that is private stages'.
-    pub fn set_quota(&mut self, bytes: u64, private: PrivateRoom) {
-        (self.quota, self.private) = (bytes, private);
+    /// Gives public work its part of the disk.
+    pub fn set_parts(&mut self, parts: Parts) {
+        self.quota = parts.public;
     }
 
-    /// How much more there is room for, as things are now.
+    /// How much more there is room for. Private work has no share in it.
     pub fn room(&self) -> Room {
-        Room::new(&self.root, self.quota, &self.private)
+        Room::new(&self.state, self.quota)
     }
 
     /// Bytes of a file that are yet to be downloaded.
@@ -133,7 +135,10 @@ impl Public {
     /// Any of writing it.
     pub fn add(&self, gathered: &Gathered, scratch: &Path) -> Result<Digest, Failure> {
         let blobs = self.contents.blobs();
-        let new = gathered.manifest.files.values().filter(|f| self.blob(&f.digest).is_none());
+        // What lies in the attempt's own folder takes up its room already.
+        let copied = gathered.files.iter().filter(|(_, at)| !at.starts_with(scratch));
+        let copied = copied.filter_map(|(name, _)| gathered.manifest.files.get(name));
+        let new = copied.filter(|f| self.blob(&f.digest).is_none());
         self.room().take_all(new.map(|f| f.size))?;
         for (name, from) in &gathered.files {
             let movable = from.starts_with(scratch);

@@ -1,46 +1,44 @@
-//! How much an engine may place on a device: counted over what lies in the public store, before anything
-//! is downloaded.
+//! How much public work may place on a device. Counted over public files alone, against a number that was decided
+//! when the device started: nothing that private work does changes what there is room for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use headstart_disk::{files, free_space};
+use headstart_disk::files;
+use headstart_protocol::Failure;
 use headstart_protocol::text::bytes;
-use headstart_protocol::{Failure, FailureClass};
 
-use super::room::{FILE, PrivateRoom, RESERVE};
+use super::parts::FILE;
 
-/// Bytes that public artifacts may take up, where the owner says nothing else.
-pub const DEFAULT_DISK_QUOTA: u64 = 20 << 30;
-
-/// Folders of the public store that hold contents; the others hold links to them.
-const COUNTED: [&str; 3] = ["blobs", "manifests", "partial"];
+/// What of the state folder is public work's, and changes only between attempts: contents, of which the other
+/// folders of the public store hold links, and messages on their way.
+const SETTLED: [&str; 4] = ["public/blobs", "public/manifests", "public/partial", "outbox"];
+/// What public stages write while they run.
+const RUNNING: [&str; 3] = ["rows/public", "resume-public", "scratch-public"];
 
 /// What there is room for, and what of it is promised.
+#[derive(Debug)]
 pub struct Room {
+    root: PathBuf,
     quota: u64,
-    used: u64,
-    free: Option<u64>,
+    settled: u64,
     new: u64,
 }
 
 impl Room {
-    /// Of the store below `root`. What private stages may still take up is not free: how much of it they did
-    /// must not decide what there is room for.
-    pub(super) fn new(root: &Path, quota: u64, private: &PrivateRoom) -> Self {
-        let free = free_space(root).ok().map(|free| free.saturating_sub(private.left()));
-        Self { quota, used: used(root), free, new: 0 }
+    /// Of the state folder `root`, in which public work has `quota` bytes.
+    pub(super) fn new(root: &Path, quota: u64) -> Self {
+        Self { root: root.to_owned(), quota, settled: used(root, &SETTLED), new: 0 }
     }
 
     /// Promises room for a file of so many bytes more.
     ///
     /// # Errors
-    /// [`FailureClass::Input`] where the quota does not suffice, [`FailureClass::DiskFull`] where the disk
-    /// does not.
+    /// [`FailureClass::Input`](headstart_protocol::FailureClass::Input) where there is none.
     pub fn take(&mut self, bytes: u64) -> Result<(), Failure> {
         self.take_all([bytes])
     }
 
-    /// The same for all files of a task, so that the quota speaks before the disk.
+    /// The same for all files of a task.
     ///
     /// # Errors
     /// As [`Room::take`].
@@ -48,83 +46,104 @@ impl Room {
         for bytes in sizes {
             self.new = self.new.saturating_add(bytes).saturating_add(FILE);
         }
-        check(self.quota, self.used, self.new, self.free)
+        self.check()
+    }
+
+    /// Checks that public work takes up no more than there is for it, with what a stage that runs has written.
+    ///
+    /// # Errors
+    /// As [`Room::take`].
+    pub fn check(&self) -> Result<(), Failure> {
+        check(self.quota, self.settled.saturating_add(used(&self.root, &RUNNING)), self.new)
     }
 }
 
-/// Bytes that the store below `root` takes up.
-fn used(root: &Path) -> u64 {
-    COUNTED.iter().fold(0, |sum, folder| {
+/// Bytes that these folders take up: by lengths, which are the same wherever the files lie.
+fn used(root: &Path, folders: &[&str]) -> u64 {
+    folders.iter().fold(0, |sum, folder| {
         let (bytes, number) = files::usage(&root.join(folder));
         sum.saturating_add(bytes).saturating_add(number.saturating_mul(FILE))
     })
 }
 
-/// Checks that `new` bytes more fit into the quota and onto the disk, of which `free` bytes are left; `None`
-/// where the system does not say.
-///
-/// Whether they fit into the quota depends on public artifacts alone, so that the engine may be told. What is
-/// free on the disk depends on other programs too: where it does not suffice, the device stops and asks its owner.
-fn check(quota: u64, used: u64, new: u64, free: Option<u64>) -> Result<(), Failure> {
-    if used.saturating_add(new) > quota {
-        let m = format!(
-            "the task needs downloads of {}, but the public artifacts on this device take up {} of the {} that \
-             they may",
-            bytes(new),
-            bytes(used),
-            bytes(quota)
-        );
-        return Err(Failure::input(m).help(
-            "raise --disk-quota, or remove the folder `public` in the device's state folder: what is needed of it \
-             is downloaded again",
-        ));
+/// Checks that `new` bytes more fit. Where they do not, the task fails and the device goes on.
+fn check(quota: u64, used: u64, new: u64) -> Result<(), Failure> {
+    if used.saturating_add(new) <= quota {
+        return Ok(());
     }
-    match free {
-        Some(free) if new.saturating_add(RESERVE) > free => {
-            let m = format!(
-                "the task needs downloads of {}, but {} are free on the disk, of which {} stay free",
-                bytes(new),
-                bytes(free),
-                bytes(RESERVE)
-            );
-            Err(Failure::new(FailureClass::DiskFull, m).help(headstart_disk::FULL_HELP))
-        }
-        _ => Ok(()),
-    }
+    let needs = match new {
+        0 => String::new(),
+        new => format!("the task needs downloads of {}, but ", bytes(new)),
+    };
+    let m = format!(
+        "{needs}public artifacts and files of public stages on this device take up {} of the {} that they may",
+        bytes(used),
+        bytes(quota)
+    );
+    Err(Failure::input(m).help(
+        "raise --disk-quota or free some of the disk, and start the device again; or remove the folder `public` in \
+         the device's state folder: what is needed of it is downloaded again",
+    ))
 }
 
 #[cfg(test)]
 mod tests {
+    use headstart_protocol::FailureClass;
+
     use super::*;
 
     #[test]
-    fn quota_and_free_space_both_bound_what_comes() {
-        assert!(check(100, 40, 60, None).is_ok());
-        let over = check(100, 40, 61, None).expect_err("over the quota");
-        assert_eq!(over.class, FailureClass::Input);
-        for huge in [1 << 60, u64::MAX] {
-            assert_eq!(
-                check(u64::MAX - 1, 2, huge, Some(9 << 30)).expect_err("huge").class,
-                match huge {
-                    u64::MAX => FailureClass::Input,
-                    _ => FailureClass::DiskFull,
-                }
-            );
+    fn the_quota_bounds_what_comes() {
+        assert!(check(100, 40, 60).is_ok());
+        for (quota, used, new) in [(100, 40, 61), (0, 0, 1), (100, 101, 0), (u64::MAX - 1, 2, u64::MAX)] {
+            let over = check(quota, used, new).expect_err("over the quota");
+            assert_eq!(over.class, FailureClass::Input);
         }
-        assert!(check(u64::MAX, 0, 8 << 30, Some(9 << 30)).is_ok());
-        let full = check(u64::MAX, 0, (8 << 30) + 1, Some(9 << 30)).expect_err("eats the reserve");
-        assert_eq!(full.class, FailureClass::DiskFull);
     }
 
     #[test]
-    fn links_to_contents_are_not_counted_twice() {
+    fn public_files_are_counted_once_and_no_others() {
         let dir = tempfile::tempdir().expect("a folder");
-        for folder in ["blobs/ab", "open/x", "partial", "manifests"] {
-            std::fs::create_dir_all(dir.path().join(folder)).expect("a folder");
+        let at = |name: &str| dir.path().join(name);
+        for folder in [
+            "public/blobs/ab",
+            "public/open/x",
+            "public/partial",
+            "outbox",
+            "scratch-public/7",
+            "private/h",
+            "scratch/8",
+            "queue",
+            "resume/k",
+            "made",
+        ] {
+            std::fs::create_dir_all(at(folder)).expect("a folder");
         }
-        std::fs::write(dir.path().join("blobs/ab/abcd"), [0; 1000]).expect("written");
-        std::fs::hard_link(dir.path().join("blobs/ab/abcd"), dir.path().join("open/x/file")).expect("a link");
-        std::fs::write(dir.path().join("partial/ef"), [0; 10]).expect("written");
-        assert_eq!(used(dir.path()), 1010 + 2 * FILE);
+        std::fs::write(at("public/blobs/ab/abcd"), [0; 1000]).expect("written");
+        std::fs::hard_link(at("public/blobs/ab/abcd"), at("public/open/x/file")).expect("a link");
+        for private in [
+            "private/h/artifact.json",
+            "scratch/8/x",
+            "queue/1.json",
+            "resume/k/x",
+            "made/x",
+            "history.jsonl",
+        ] {
+            std::fs::write(at(private), [0; 5000]).expect("written");
+        }
+        let room = |quota| Room::new(dir.path(), quota);
+        assert!(room(1000 + FILE).check().is_ok());
+        assert!(room(1000 + FILE - 1).check().is_err());
+        std::fs::write(at("public/partial/ef"), [0; 10]).expect("written");
+        std::fs::write(at("outbox/1.json"), [0; 20]).expect("written");
+        let mut room = room(1040 + 4 * FILE);
+        room.take(10).expect("fits to the byte");
+        assert!(room.take(0).is_err(), "a file takes up more than its bytes");
+        // A stage that runs writes beside that.
+        let room = Room::new(dir.path(), 1040 + 4 * FILE);
+        std::fs::write(at("scratch-public/7/x"), [0; 10]).expect("written");
+        assert!(room.check().is_ok());
+        std::fs::write(at("scratch-public/7/y"), [0; 10]).expect("written");
+        assert!(room.check().is_err());
     }
 }

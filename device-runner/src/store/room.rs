@@ -2,31 +2,29 @@
 //!
 //! An engine can have a private stage run only where a condition over private values holds. So how much such
 //! stages write may show neither in whether the device goes on, nor in whether there is room for a download: a
-//! part of the disk is theirs, and a stage that needs more fails, which stays here.
+//! part of the disk is theirs ([`Parts`]), and a stage that needs more fails, which stays here.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use headstart_disk::{Disk, DiskError, files, free_space};
+use headstart_disk::{Disk, DiskError, files};
 use headstart_protocol::text::bytes;
 use headstart_protocol::{Failure, FailureClass};
 
+use super::parts::{FILE, Parts, RESERVE};
 use crate::state::State;
 
-/// Bytes that private stages may take up, where the owner says nothing else.
-pub const DEFAULT_PRIVATE_QUOTA: u64 = 10 << 30;
-/// Bytes of the disk that downloads leave free, whatever their quota is.
-pub(super) const RESERVE: u64 = 1 << 30;
-/// What a file takes beside its content: a block, its name.
-pub(super) const FILE: u64 = 4 << 10;
 /// Bytes of the disk that private stages leave free, whatever their quota is.
 const FLOOR: u64 = RESERVE / 2;
 /// Bytes that are kept for what has to be written down in any case: a result on its way, and that it is.
 const KEPT: usize = 4 << 20;
+/// Bytes that the record of a handle takes up at most, without the files of a result.
+const HANDLE: u64 = 32 << 10;
+/// Handles that there are records of at least and at most.
+const HANDLES: [u64; 2] = [1_000, 100_000];
 
-/// Folders of the state folder that are filled when private stages end, and those that fill as they run, in
-/// which public stages have a share.
-const SETTLED: [&str; 2] = ["private", "rows/by-source"];
+/// Folders of the state folder that are filled when private stages end, and those that fill as they run.
+const SETTLED: [&str; 3] = ["private", "rows/by-source", "made"];
 const RUNNING: [&str; 2] = ["resume", "scratch"];
 
 /// The part of the disk that is private stages'.
@@ -38,34 +36,28 @@ pub struct PrivateRoom {
 }
 
 impl PrivateRoom {
-    /// That of a state folder: `quota` bytes, and at most half of what the disk has room for now. What private
-    /// stages have taken up counts as room, so that this does not depend on it.
-    pub fn new(state: &State, quota: u64) -> Self {
-        let mut room = Self { root: state.root().to_owned(), quota, disk: Arc::clone(state.disk()) };
-        if let Ok(free) = free_space(&room.root) {
-            let there = free.saturating_add(room.used()).saturating_sub(RESERVE);
-            room.quota = quota.min(there / 2);
-        }
-        room
+    /// That of a state folder.
+    pub fn new(state: &State, parts: Parts) -> Self {
+        Self { root: state.root().to_owned(), quota: parts.private, disk: Arc::clone(state.disk()) }
     }
 
-    /// Bytes that are taken up.
-    pub fn used(&self) -> u64 {
-        self.settled().saturating_add(self.usage(&RUNNING))
+    /// How many handles something is kept for at most. Promises are records too, and are written down whatever
+    /// else is in the part.
+    pub fn most_handles(&self) -> usize {
+        let most = (self.quota / 4 / HANDLE).clamp(HANDLES[0], HANDLES[1]);
+        usize::try_from(most).unwrap_or(usize::MAX)
     }
 
-    /// Bytes that results take up.
+    /// Bytes that results take up, and that records of further handles may.
     pub fn settled(&self) -> u64 {
-        self.usage(&SETTLED)
+        let handles = std::fs::read_dir(self.root.join("private")).map_or(0, |found| found.count() as u64);
+        let further = (self.most_handles() as u64).saturating_sub(handles).saturating_mul(HANDLE);
+        self.usage(&SETTLED).saturating_add(further.min(self.quota / 4))
     }
 
     fn usage(&self, folders: &[&str]) -> u64 {
-        folders.iter().fold(0, |sum, folder| sum.saturating_add(usage(&self.root.join(folder))))
-    }
-
-    /// Bytes that may still be taken up: nobody else may be given them.
-    pub fn left(&self) -> u64 {
-        self.quota.saturating_sub(self.used())
+        let taken = |folder: &&str| files::taken_up(&self.root.join(folder), FILE);
+        folders.iter().map(taken).fold(0, u64::saturating_add)
     }
 
     /// Checks that private stages take up no more than there is, when so many bytes come.
@@ -92,7 +84,7 @@ impl PrivateRoom {
                 "raise --private-quota, or make room in the folder `private` of the device's state folder";
             return Err(Failure::new(FailureClass::DiskFull, m).help(help));
         }
-        match free_space(&self.root) {
+        match self.disk.free_space(&self.root) {
             Ok(free) if free < FLOOR.saturating_add(new) => {
                 let m = format!("{} are free on the disk, of which {} stay free", bytes(free), bytes(FLOOR));
                 Err(Failure::new(FailureClass::DiskFull, m).help(headstart_disk::FULL_HELP))
@@ -147,11 +139,6 @@ impl PrivateRoom {
     }
 }
 
-fn usage(folder: &Path) -> u64 {
-    let (bytes, number) = files::usage(folder);
-    bytes.saturating_add(number.saturating_mul(FILE))
-}
-
 #[cfg(test)]
 mod tests {
     use headstart_disk::SystemDisk;
@@ -160,19 +147,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_stages_have_a_part_of_the_disk_whatever_is_in_it() {
+    fn private_stages_have_a_part_of_the_disk_whatever_else_is_in_it() {
         let dir = tempfile::tempdir().expect("tempdir");
         let state = State::open(dir.path(), Arc::new(SystemDisk)).expect("opens");
-        let room = PrivateRoom::new(&state, 100_000);
-        assert_eq!((room.used(), room.left()), (0, 100_000));
-        std::fs::write(state.at("private/x"), [0; 50_000]).expect("writes");
-        std::fs::write(state.at("public/x"), [0; 50_000]).expect("writes");
-        assert_eq!(room.used(), 50_000 + FILE);
-        assert!(room.check(40_000).is_ok());
-        let failure = room.check(50_000).expect_err("too much");
+        let room = PrivateRoom::new(&state, Parts::new(0, 400_000));
+        assert_eq!(room.settled(), 100_000, "a quarter is for records");
+        std::fs::write(state.at("private/x"), [0; 100_000]).expect("writes");
+        std::fs::write(state.at("public/x"), [0; 500_000]).expect("writes");
+        let used = room.settled() - 100_000;
+        assert!((100_000 + FILE..=100_000 + 2 * FILE).contains(&used), "{used}");
+        assert!(room.check(150_000).is_ok());
+        let failure = room.check(250_000).expect_err("too much");
         assert_eq!(failure.class, FailureClass::DiskFull);
         assert!(failure.help.is_some_and(|help| help.contains("--private-quota")));
-        assert!(PrivateRoom::new(&state, u64::MAX).left() < u64::MAX / 4, "not more than there is");
+        // Folders take up room too.
+        for i in 0..50 {
+            std::fs::create_dir(state.at(format!("scratch/{i}"))).expect("creates");
+        }
+        assert!(room.check(150_000).is_err());
+    }
+
+    #[test]
+    fn how_many_handles_there_are_follows_from_the_part() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let state = State::open(dir.path(), Arc::new(SystemDisk)).expect("opens");
+        let most = |private| PrivateRoom::new(&state, Parts::new(0, private)).most_handles();
+        assert_eq!([0, 1 << 30, 10 << 30, u64::MAX].map(most), [1_000, 8_192, 81_920, 100_000]);
     }
 
     #[test]
@@ -180,7 +180,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let disk = SimulatedDisk::new();
         let state = State::open(dir.path(), disk.shared()).expect("opens");
-        let room = PrivateRoom::new(&state, 1 << 20);
+        let room = PrivateRoom::new(&state, Parts::new(0, 1 << 20));
         disk.fail_from(disk.writes() + 1, Fault::Full);
         assert!(room.keep_reserve().is_err());
         assert!(!state.at("reserve").exists(), "not half of it");

@@ -175,3 +175,32 @@ async fn a_private_task_that_asks_too_much_is_refused_in_a_fixed_sentence() {
     assert!(failure.message.starts_with("the task does not fit this device"), "{failure:?}");
     assert!(!failure.message.contains(|c: char| c.is_ascii_digit()), "{failure:?}");
 }
+
+/// More downloads than any catalog has are refused by their number, before the first is asked for.
+#[tokio::test]
+async fn a_list_of_downloads_that_is_too_long_is_refused_as_it_stands() {
+    let (engine, place) = (Engine::start().await, Place::new());
+    let mut asked = probe(&engine, 5);
+    let one = |n: u32| ArtifactRef {
+        id: Digest::of(&n.to_le_bytes()),
+        ty: headstart_protocol::ArtifactType::Model,
+        private_to: None,
+    };
+    asked.prefetch = (0..250_001).map(one).collect();
+    let failure = failed(&place, &engine, place.options(&engine), asked).await;
+    assert_eq!(failure.class, FailureClass::Input, "{failure:?}");
+    assert_eq!(engine.calls("GET"), Vec::<String>::new());
+}
+
+/// A list of downloads that names one thing two hundred thousand times is a list of one.
+#[tokio::test]
+async fn a_download_that_is_named_again_is_asked_for_once() {
+    let (engine, place) = (Engine::start().await, Place::new());
+    let model = engine.publish(Type::Model, &[("model.safetensors", b"other")], json!({}));
+    let mut asked = probe(&engine, 5);
+    asked.prefetch = vec![model.clone(); 200_000];
+    engine.offer(asked);
+    run(place.options(&engine)).await.expect("runs");
+    assert!(matches!(engine.commits()[0].outcome, Outcome::Succeeded { .. }));
+    assert_eq!(engine.calls(&format!("GET /v1/artifacts/{}", model.id)).len(), 1);
+}

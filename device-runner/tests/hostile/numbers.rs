@@ -2,6 +2,9 @@
 
 use headstart_device::show;
 use headstart_device::{Allowed, DeviceError};
+use headstart_disk::Disk;
+use headstart_disk::simulated::{Fault, SimulatedDisk};
+use headstart_env::Env;
 use headstart_protocol::expr::Value;
 use headstart_protocol::task::{Outcome, Released, Task};
 use headstart_protocol::{ArtifactRef, FailureClass, Output, Stage, Type};
@@ -151,6 +154,63 @@ async fn the_budget_is_spent_once_and_lasts() {
     headstart_device::reset_budget(&state).expect("set back");
     let t = releasing(&mut phone, &mine, 7, &["loss"]);
     assert!(json_of(&phone.run(t, vec![evaluate()]).await, "loss").is_number());
+}
+
+/// The count of what left is exact and lasts, though the journals are cut to their bound and the disk fails at any
+/// write in between.
+#[tokio::test]
+async fn the_budget_outlasts_the_journals_and_a_crash_at_any_write() {
+    let (mut phone, mine) = phone(30).await;
+    phone.limits.budget = 4;
+    let state = phone.place.state();
+    let first = std::fs::read(state.join("sent.jsonl")).expect("a journal");
+    let mut left = std::collections::BTreeSet::new();
+    for n in 0..12 {
+        // Both journals are full, so that each message and entry sets them aside.
+        for journal in ["sent.jsonl", "history.jsonl"] {
+            let full = std::fs::File::options().append(true).create(true).open(state.join(journal));
+            full.and_then(|f| f.set_len((32 << 20) - 1)).expect("a sparse file");
+        }
+        let t = releasing(&mut phone, &mine, n, &["loss"]);
+        phone.engine.offer(t);
+        let mut options = phone.place.options(&phone.engine);
+        (options.allowed, options.limits) = (phone.allowed, phone.limits);
+        let disk = SimulatedDisk::new();
+        disk.fail_from(disk.writes() + 10 + 4 * n as u64, Fault::Broken);
+        let env = Env { disk: disk.shared(), ..Env::system() };
+        // It stops, or fails to keep what may be lost.
+        let _ = headstart_device::run_in(options.clone(), vec![evaluate()], Default::default(), env).await;
+        loop {
+            // In one process: a thread of the device that stopped before still holds its folder.
+            match headstart_device::run(options.clone(), vec![evaluate()], Default::default()).await {
+                Err(DeviceError::Input(m)) if m.contains("in use") => tokio::task::yield_now().await,
+                ended => {
+                    ended.expect("goes on");
+                    break;
+                }
+            }
+        }
+        for commit in phone.engine.commits() {
+            if commit.fence > 1 && json_of(&commit.outcome, "loss").is_number() {
+                left.insert(commit.fence);
+            }
+        }
+        assert!(left.len() <= 4, "{left:?}");
+        let ledger = std::fs::read(state.join("budget.json")).unwrap_or_else(|_| b"{}".to_vec());
+        let ledger: Json = serde_json::from_slice(&ledger).expect("JSON");
+        let charges: usize = ledger
+            .as_object()
+            .expect("by folder")
+            .values()
+            .map(|s| s["charges"].as_array().map_or(0, Vec::len))
+            .sum();
+        assert!(charges >= left.len() && charges <= 4, "{charges} charged, {left:?} left");
+    }
+    assert!(!left.is_empty());
+    let kept = |name: &str| std::fs::metadata(state.join(name)).map_or(0, |m| m.len());
+    assert!(kept("sent.jsonl") <= 32 << 20 && kept("earlier-sent.jsonl") <= 32 << 20);
+    let now = std::fs::read(state.join("sent.jsonl")).expect("a journal");
+    assert!(!now.starts_with(&first), "what was first is not in the newest file any more");
 }
 
 /// Each answer to "is there anything?" costs as much as a number, and so does the question, whose answer can be

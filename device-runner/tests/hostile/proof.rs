@@ -61,6 +61,12 @@ fn with_equal_times(body: &str) -> String {
     if let Some(wait) = json.pointer_mut("/wait_ms") {
         *wait = 0.into();
     }
+    // When the engine issued what the device shows it again.
+    for time in ["/granted/issued_ms", "/granted/expires_ms"] {
+        if let Some(time) = json.pointer_mut(time) {
+            *time = 0.into();
+        }
+    }
     json.to_string()
 }
 

@@ -67,11 +67,6 @@ impl Checker<'_> {
             self.report(d);
         }
         self.check_placement(item, decl, &place, &policy);
-        // What its settings leave out, its kind may say. A device gives a stage all of its threads.
-        if let Some(kind) = &self.items[item].kind {
-            policy.threads = policy.threads.or(kind.threads.filter(|_| place == Place::Server));
-            policy.memory = policy.memory.or(kind.memory);
-        }
         (place, policy)
     }
 

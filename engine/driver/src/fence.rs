@@ -11,8 +11,8 @@ use crate::error::EngineError;
 
 /// Fences that one reservation gives.
 const BLOCK: u64 = 1 << 20;
-/// A device that says that it was granted more than this is not believed.
-const HIGHEST: u64 = 1 << 62;
+/// The number of the highest block. No workspace comes near it by handing fences out.
+const HIGHEST: u64 = (1 << 62) / BLOCK;
 
 /// Gives fences out. Blocks of them are reserved on disk, so a number is never given twice, even
 /// by two processes or after a crash.
@@ -31,16 +31,21 @@ impl Fences {
         Ok(Self { dir, disk, next: Mutex::new((first + 1, first + BLOCK)) })
     }
 
-    /// Gives out only what is higher than a fence that a device was granted: by another process, or before
-    /// the workspace was restored from a copy. A device refuses grants that are not.
-    pub(crate) fn rise_above(&self, granted: u64) -> Result<(), EngineError> {
+    /// Gives out only what is higher than a fence that a device says it was granted; a device refuses grants that
+    /// are not. Believed is what a process of this workspace handed out, and what is `proven`: before the workspace
+    /// was restored from a copy, its engine signed that grant. False for anything else, which changes nothing.
+    pub(crate) fn rise_above(&self, granted: u64, proven: bool) -> Result<bool, EngineError> {
         let mut range = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        if granted < range.0 || granted > HIGHEST {
-            return Ok(());
+        if granted < range.0 {
+            return Ok(true);
         }
-        let first = reserve(&*self.disk, &self.dir, granted / BLOCK)?;
+        let block = granted / BLOCK;
+        if !proven && taken(&self.dir)?.into_iter().max().is_none_or(|highest| block > highest) {
+            return Ok(false);
+        }
+        let first = reserve(&*self.disk, &self.dir, block)?;
         *range = (first + 1, first + BLOCK);
-        Ok(())
+        Ok(true)
     }
 
     /// The next fence.
@@ -55,15 +60,23 @@ impl Fences {
     }
 }
 
+/// The numbers of the blocks that are taken.
+fn taken(dir: &Path) -> Result<Vec<u64>, EngineError> {
+    let found = fs::read_dir(dir).map_err(EngineError::io("read", dir))?;
+    Ok(found.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect())
+}
+
 /// Takes the block after the highest that anybody took, and after `least`: its first number. A block is taken by
 /// creating the empty file of its number, which only one process can.
 fn reserve(disk: &dyn Disk, dir: &Path, least: u64) -> Result<u64, EngineError> {
     loop {
-        let taken: Vec<u64> = fs::read_dir(dir)
-            .map_err(EngineError::io("read", dir))?
-            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
-            .collect();
+        let taken = taken(dir)?;
         let highest = taken.iter().copied().max().unwrap_or(0).max(least);
+        if highest >= HIGHEST {
+            let other =
+                format!("no engine handed out {highest} blocks of fences; remove what is no file of it");
+            return Err(EngineError::io("use", dir)(std::io::Error::other(other)));
+        }
         let mine = dir.join((highest + 1).to_string());
         match disk.open(&mine, Open::New) {
             Ok(file) => {
@@ -109,12 +122,34 @@ mod tests {
         let b = Fences::open(dir.path(), Arc::new(SystemDisk)).expect("writable");
         let granted = b.next().expect("b");
         assert!(a.next().expect("a") < granted);
-        a.rise_above(granted).expect("writable");
+        assert!(a.rise_above(granted, false).expect("writable"));
         assert!(a.next().expect("a") > granted);
         let count = || fs::read_dir(dir.path().join("fences")).expect("a folder").count();
         let blocks = count();
-        a.rise_above(granted).expect("nothing to do");
+        assert!(a.rise_above(granted, false).expect("nothing to do"));
         assert_eq!(count(), blocks);
+    }
+
+    #[test]
+    fn what_nobody_handed_out_raises_nothing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let a = open(dir.path());
+        let next = a.next().expect("a");
+        for granted in [next + BLOCK, 1 << 40, (1 << 62) - 1, 1 << 62, u64::MAX] {
+            assert!(!a.rise_above(granted, false).expect("reads"), "{granted}");
+        }
+        assert_eq!(a.next().expect("a"), next + 1);
+        // What the engine itself signed, before its workspace was restored.
+        assert!(a.rise_above(1 << 40, true).expect("writable"));
+        assert!(a.next().expect("a") > 1 << 40);
+        assert!(open(dir.path()).next().expect("b") > 1 << 40);
+        // A file of somebody else's is named, and gives no number.
+        let at = dir.path().join("fences").join(u64::MAX.to_string());
+        fs::write(&at, "").expect("written");
+        let e = Fences::open(dir.path(), Arc::new(SystemDisk)).err().expect("refused");
+        assert!(e.to_string().contains("fences"), "{e}");
+        fs::remove_file(&at).expect("removed");
+        assert!(open(dir.path()).next().is_ok());
     }
 
     #[test]

@@ -12,19 +12,22 @@
 //! - `conductors`: what runs tell the hub, and ask it.
 //! - `commits`: outcomes and uploads: what may leave a device, checked again on this side.
 //! - `interrupted`: commits of runs that nobody executes.
-//! - `uploads`: how much a device may upload.
+//! - `attempts`: in which run's log an attempt is.
+//! - `uploads`: how much devices may upload; `upload`: one that is under way.
 //! - `waits`: what a run waits for on its devices.
 
+mod attempts;
 mod commits;
 mod conductors;
 mod device;
 mod interrupted;
 mod join;
 mod lease_table;
+mod upload;
 mod uploads;
 mod waits;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,7 +38,7 @@ use headstart_protocol::wire::{
     Claim, Commit, CommitAnswer, CommitResult, Grant, Renew, Renewal, Renewed, Signed, WireError,
 };
 use headstart_protocol::{Digest, Manifest};
-use headstart_store::Workspace;
+use headstart_store::{StoreError, Workspace};
 use headstart_transport::signed::{self, Kind, Stamp};
 use headstart_transport::{Identity, PublicKey};
 use serde::Serialize;
@@ -48,10 +51,13 @@ use crate::manifest_cache::{ManifestCache, artifacts_in};
 use crate::message::{Claimant, Lease, LeaseSignal, Message};
 pub use crate::refusal::codes;
 pub(crate) use crate::refusal::wire;
+use attempts::AttemptIndex;
 pub(crate) use device::Offer;
 use lease_table::LeaseTable;
 pub use lease_table::Session;
 pub(crate) use lease_table::{Granted, Presence};
+pub use upload::Upload;
+use upload::UploadDir;
 pub use waits::{DeviceWait, WaitReason};
 
 /// A claim waits for work at most this long, whatever it asks for.
@@ -82,6 +88,8 @@ struct Inner {
     /// Of the challenges of this process.
     challenge_key: [u8; 32],
     leases: Mutex<LeaseTable>,
+    upload_dir: Mutex<Option<UploadDir>>,
+    attempts: Mutex<AttemptIndex>,
 }
 
 /// The state of a device, for people.
@@ -118,7 +126,20 @@ impl Hub {
             .map_err(EngineError::io("get random numbers for", "challenges"))?;
         let leases = Mutex::new(LeaseTable::new(Arc::clone(&env.clock)));
         let ws = ws.clone();
-        let inner = Inner { ws, manifests, key, lease, env, devices, fences, challenge_key, leases };
+        let (upload_dir, attempts) = Default::default();
+        let inner = Inner {
+            ws,
+            manifests,
+            key,
+            lease,
+            env,
+            devices,
+            fences,
+            challenge_key,
+            leases,
+            upload_dir,
+            attempts,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -320,7 +341,7 @@ impl Hub {
     /// signed answer, [`CommitResult::Refused`], and nothing of it is kept.
     ///
     /// # Errors
-    /// [`codes::MISSING_BLOB`] if files must be uploaded first: then [`Hub::put_blob`] takes them, and the
+    /// [`codes::MISSING_BLOB`] if files must be uploaded first: then [`Hub::begin_upload`] takes them, and the
     /// commit is to be repeated. [`codes::INTERNAL`]: also to be repeated.
     pub async fn commit(
         &self,
@@ -371,27 +392,13 @@ impl Hub {
         self.inner.ws.blobs().intact(digest).map_err(internal)?.ok_or_else(gone)
     }
 
-    /// Takes an upload that was written to the file `uploaded`, which is moved or removed. Kept
-    /// only if a released artifact of an accepted commit refers to it.
+    /// Begins the upload of a file; asked before its body is read.
     ///
     /// # Errors
-    /// As [`Hub::may_put_blob`]; [`codes::INVALID`] if the content has another digest.
-    pub fn put_blob(&self, session: &Session, digest: &Digest, uploaded: &Path) -> Result<(), WireError> {
-        let taken = commits::put_blob(self, session, digest, uploaded);
-        if taken.is_err() {
-            // Nothing that was not asked for stays here.
-            let _ = self.inner.ws.disk().remove_file(uploaded);
-        }
-        taken
-    }
-
-    /// How many bytes an upload of this digest has, as the commit says that waits for it; asked before its
-    /// body is read.
-    ///
-    /// # Errors
-    /// [`codes::RESIDENCY`] unless a commit of this device is open that needs the file.
-    pub fn may_put_blob(&self, session: &Session, digest: &Digest) -> Result<u64, WireError> {
-        self.leases().may_upload(&session.device, digest)
+    /// [`codes::RESIDENCY`] unless a commit of this device waits for the file, [`codes::BUSY`] while it is on its
+    /// way, [`codes::NO_ROOM`] where the disk was filled since the commit.
+    pub fn begin_upload(&self, session: &Session, digest: &Digest) -> Result<Upload, WireError> {
+        Upload::begin(self, session, digest)
     }
 
     /// The workspace's disk, which uploads are written to.
@@ -399,9 +406,14 @@ impl Hub {
         self.inner.ws.disk()
     }
 
-    /// Folder for uploads in progress, on the same file system as the store.
-    pub fn upload_dir(&self) -> PathBuf {
-        self.inner.ws.dir().join("scratch")
+    /// Folder for uploads, on the same file system as the store; made when it is first needed.
+    fn upload_dir(&self) -> Result<PathBuf, StoreError> {
+        let mut made = self.inner.upload_dir.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dir) = &*made {
+            return Ok(dir.path().to_owned());
+        }
+        let dir = UploadDir::make(&self.inner.ws)?;
+        Ok(made.insert(dir).path().to_owned())
     }
 
     /// All devices that may join, by name.

@@ -26,6 +26,8 @@ pub mod codes {
     pub const MISSING_BLOB: &str = "missing_blob";
     /// The engine has no room for what the commit brings: hand it in again later. HTTP 507.
     pub const NO_ROOM: &str = "no_room";
+    /// The same upload is under way: try again later. HTTP 429.
+    pub const BUSY: &str = "busy";
     /// The engine failed. HTTP 500.
     pub const INTERNAL: &str = "internal";
 }

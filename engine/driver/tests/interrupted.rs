@@ -190,13 +190,10 @@ async fn files_of_a_late_commit_are_uploaded_first() {
     let manifests = || BTreeMap::from([(model.id.to_string(), manifest.clone())]);
     let e = phone.commit_with(task.fence, outcome.clone(), manifests()).await.expect_err("not uploaded yet");
     assert_eq!((e.code.as_str(), e.message), (codes::MISSING_BLOB, digest.to_string()));
-    let room = phone.hub.upload_dir();
-    std::fs::create_dir_all(&room).expect("writable");
-    std::fs::write(room.join("incoming"), weights).expect("writable");
-    phone.hub.put_blob(&phone.session, &digest, &room.join("incoming")).expect("asked for");
+    phone.upload(&digest, weights).expect("asked for");
     let taken = phone.commit_with(task.fence, outcome, manifests()).await.expect("complete");
     assert_eq!(taken, Committed::Accepted);
-    let asked = phone.hub.may_put_blob(&phone.session, &digest).expect_err("nothing is open any more");
+    let asked = phone.upload(&digest, weights).expect_err("nothing is open any more");
     assert_eq!(asked.code, codes::RESIDENCY);
     let resumed = bench.engine.resume(&id, bench.run_options()).expect("resumes");
     let result = resumed.wait().await.expect("ends");
@@ -258,4 +255,37 @@ async fn a_stage_that_gets_further_each_time_is_not_quarantined() {
     without_pauses(&clock, &run).await;
     assert_eq!(run.wait().await.expect("ends").outcome, RunOutcome::Succeeded);
     assert_eq!(bench.script.calls("probe"), 10);
+}
+
+/// However often a device asks, for whatever fence: of each log only what is new is read.
+#[tokio::test]
+async fn late_commits_read_no_log_twice() {
+    let mut bench = Bench::new();
+    let run = begin(&bench, single(&[]));
+    let mut phone = Phone::join(bench.engine.hub());
+    let task = phone.claim().await;
+    let id = bench.interrupted(run.id(), "first");
+    let phone = Phone::join(bench.engine.hub());
+    let output = done(handle(ArtifactType::Pllm, "weights"));
+    let runs = bench.engine.workspace().dir().join("runs");
+    let log = runs.join(&id).join("log/events");
+    assert_eq!(phone.commit(9, output.clone()).await.expect("unknown"), Committed::Superseded);
+    let whole = std::fs::read(&log).expect("a log");
+    let time = std::fs::metadata(&log).and_then(|m| m.modified()).expect("a time");
+    std::fs::write(&log, vec![b'x'; whole.len()]).expect("writes");
+    std::fs::File::options().write(true).open(&log).and_then(|f| f.set_modified(time)).expect("as it was");
+    let other = handle(ArtifactType::Dataset, "of another type");
+    for fence in [9, 10, u64::MAX] {
+        assert_eq!(phone.commit(fence, output.clone()).await.expect("unknown"), Committed::Superseded);
+    }
+    std::fs::write(&log, &whole).expect("as it was");
+    let e = phone.commit(task.fence, done(other.clone())).await.expect_err("another type");
+    assert_eq!(e.code, codes::INVALID);
+    // What the attempt comes to is known as well now, until its log grows.
+    std::fs::write(&log, vec![b'x'; whole.len()]).expect("writes");
+    let again = phone.commit(task.fence, done(other)).await.expect_err("another type");
+    assert_eq!(again.code, codes::INVALID);
+    std::fs::write(&log, &whole).expect("as it was");
+    assert_eq!(phone.commit(task.fence, output.clone()).await.expect("taken"), Committed::Accepted);
+    assert_eq!(phone.commit(task.fence, output).await.expect("known"), Committed::Accepted);
 }

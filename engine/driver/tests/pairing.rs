@@ -7,12 +7,13 @@ use std::time::Duration;
 use common::phone::{Phone, begin, challenge, invite, join, phone, plain_join, proven, single};
 use common::{Bench, options, until};
 use headstart_driver::Hub;
-use headstart_driver::devices::{DeviceState, DevicesError};
+use headstart_driver::devices::{DeviceState, DevicesError, engine_identity};
 use headstart_driver::hub::codes;
 use headstart_driver::{Devices, WaitReason};
 use headstart_env::Env;
 use headstart_protocol::wire::{Hello, Invited, Join};
 use headstart_protocol::{Digest, PROTOCOL_VERSION};
+use headstart_transport::signed::{self, Kind, Stamp};
 use headstart_transport::{Identity, Invitation};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -311,17 +312,44 @@ async fn devices_of_an_earlier_version_must_pair_again_and_are_named() {
     assert!(e.to_string().contains("later version"), "{e}");
 }
 
+/// What a device was granted before its workspace was restored from a copy is believed if the engine signed it, and
+/// only then.
 #[tokio::test]
-async fn a_device_that_was_granted_more_elsewhere_gets_higher_fences() {
+async fn a_device_that_was_granted_more_elsewhere_gets_higher_fences_if_it_proves_that() {
     let bench = Bench::new();
     let run = begin(&bench, single(&[]));
     let hub = bench.engine.hub();
     let phone = Phone::join(hub);
     let highest = 1 << 40;
-    let again = Join { highest_fence: highest, ..plain_join() };
-    let (session, token) =
-        join(hub, &phone.identity, &proven(hub, &phone.identity, again, None)).expect("joins");
-    let mut phone = Phone { session, token, ..phone };
+    let engine = engine_identity(bench.engine.workspace()).expect("a key");
+    assert_eq!(engine.public(), hub.identity().public());
+    let grant = |engine: &Identity, fence| {
+        let stamp = Stamp { fence, issued_ms: 1, expires_ms: 2 };
+        signed::stub(
+            &signed::sign(engine, &phone.identity.public(), Kind::Grant, stamp, &"task").expect("JSON"),
+        )
+    };
+    let says = |granted| Join { highest_fence: highest, granted, ..plain_join() };
+    let again =
+        |what: Join| join(hub, &phone.identity, &proven(hub, &phone.identity, what, None)).expect("joins");
+    let unproven = [
+        says(None),
+        says(Some(grant(&Identity::from_secret(&[9; 32]), highest))),
+        says(Some(grant(&engine, highest - 1))),
+        Join { highest_fence: (1 << 62) - 1, ..says(None) },
+    ];
+    let mut last = None;
+    for what in unproven {
+        last = Some(again(what));
+    }
+    let (session, token) = last.expect("joined");
+    let (hub_of, identity) = (hub.clone(), common::phone::phone());
+    let mut liar = Phone { hub: hub_of, session, token, identity, tasks: Vec::new() };
+    assert!(liar.claim().await.fence < highest);
+    run.cancel();
+    let run = begin(&bench, single(&[]));
+    let (session, token) = again(says(Some(grant(&engine, highest))));
+    let mut phone = Phone { session, token, ..liar };
     assert!(phone.claim().await.fence > highest);
     run.cancel();
 }

@@ -118,12 +118,9 @@ async fn what_must_not_leave_is_refused_even_if_a_device_sends_it() {
     let e = phone.commit_with(task.fence, done(output.clone()), manifests).await.expect_err("refused");
     assert_eq!(e.code, codes::RESIDENCY);
     assert!(!bench.engine.workspace().artifacts().has(&secret.id()));
-    let upload = bench.dir.path().join("upload");
-    std::fs::write(&upload, SECRET_TEXT).expect("writable");
     let digest = Digest::of(SECRET_TEXT.as_bytes());
-    let e = phone.hub.put_blob(&phone.session, &digest, &upload).expect_err("nobody asked for it");
+    let e = phone.upload(&digest, SECRET_TEXT.as_bytes()).expect_err("nobody asked for it");
     assert_eq!(e.code, codes::RESIDENCY);
-    assert!(!upload.exists(), "the upload was removed");
 
     // Progress of a private stage goes nowhere, and of its failure only the class is kept.
     let progress = Progress { done: 1, unit: SECRET_TEXT.into(), ..Progress::default() };
@@ -203,20 +200,20 @@ async fn a_released_model_is_uploaded_while_its_commit_is_open() {
     let manifests = || BTreeMap::from([(released.id.to_string(), manifest.clone())]);
     let e = phone.commit_with(task.fence, outcome.clone(), manifests()).await.expect_err("not uploaded yet");
     assert_eq!((e.code.as_str(), e.message), (codes::MISSING_BLOB, digest.to_string()));
-    let upload = |content: &[u8]| {
-        std::fs::create_dir_all(phone.hub.upload_dir()).expect("writable");
-        let path = phone.hub.upload_dir().join("incoming");
-        std::fs::write(&path, content).expect("writable");
-        path
-    };
-    let wrong = phone.hub.put_blob(&phone.session, &digest, &upload(b"other bytes")).expect_err("refused");
+    let wrong = phone.upload(&digest, b"16 other bytes..").expect_err("refused");
     assert_eq!(wrong.code, codes::INVALID);
+    let longer = phone.upload(&digest, b"more bytes than the commit says").expect_err("refused");
+    assert_eq!(longer.code, codes::INVALID);
+    let scratch = bench.engine.workspace().dir().join("scratch");
+    let mut left = Vec::new();
+    files_below(&scratch, &mut left);
+    assert!(left.iter().all(|at| at.ends_with("lock")), "{left:?}");
     assert!(!bench.engine.workspace().blobs().has(&digest));
-    phone.hub.put_blob(&phone.session, &digest, &upload(weights)).expect("asked for");
+    phone.upload(&digest, weights).expect("asked for");
     assert!(!bench.engine.workspace().blobs().has(&digest), "not before the commit is accepted");
     let taken = phone.commit_with(task.fence, outcome, manifests()).await.expect("complete");
     assert_eq!(taken, Committed::Accepted);
-    let closed = phone.hub.may_put_blob(&phone.session, &digest).expect_err("closed");
+    let closed = phone.upload(&digest, weights).expect_err("closed");
     assert_eq!(closed.code, codes::RESIDENCY);
     let result = run.wait().await.expect("ends");
     assert_eq!(result.outputs[0].value, Some(Value::Artifact(released.clone())));
@@ -247,8 +244,7 @@ async fn a_commit_that_is_larger_than_any_disk_is_refused_before_its_upload() {
         let e = phone.commit_with(task.fence, outcome, manifests).await.expect_err("refused");
         assert_eq!(e.code, codes::INVALID, "{sizes:?}");
         assert!(e.message.starts_with("the commit brings"), "{}", e.message);
-        let unasked =
-            phone.hub.may_put_blob(&phone.session, &Digest::of(b"more")).expect_err("not asked for");
+        let unasked = phone.upload(&Digest::of(b"more"), b"more").expect_err("not asked for");
         assert_eq!(unasked.code, codes::RESIDENCY);
     }
     drop(run);

@@ -12,9 +12,9 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use headstart_disk::files::{self, NewFile};
+use headstart_disk::files::NewFile;
 use headstart_disk::{DiskError, DiskFile};
-use headstart_driver::hub::{Session, codes};
+use headstart_driver::hub::{Session, Upload, codes};
 use headstart_protocol::Digest;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
@@ -111,9 +111,10 @@ pub(crate) async fn put(
         let message = "the upload is not the one that the device signed";
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, codes::UNPROVEN, message));
     }
-    let (hub, asks) = (app.hub.clone(), session.clone());
-    let asked = tokio::task::spawn_blocking(move || hub.may_put_blob(&asks, &digest)).await;
-    let size = asked.map_err(|e| Refusal::internal("the engine failed", &e))??;
+    let hub = app.hub.clone();
+    let begun = tokio::task::spawn_blocking(move || hub.begin_upload(&session, &digest)).await;
+    let upload = begun.map_err(|e| Refusal::internal("the engine failed", &e))??;
+    let size = upload.size();
     match body.size_hint().exact() {
         Some(stated) if stated == size => {}
         Some(stated) => {
@@ -126,7 +127,7 @@ pub(crate) async fn put(
         }
     }
     let limit = app.limits.body + Duration::from_secs(size / app.limits.slowest_upload.max(1));
-    let store = store(&app, body, size);
+    let store = store(&app, body, &upload);
     let stored = tokio::time::timeout(limit, store).await.map_err(|_| {
         Refusal::new(StatusCode::REQUEST_TIMEOUT, codes::INVALID, "the upload did not arrive in time")
     });
@@ -138,7 +139,7 @@ pub(crate) async fn put(
             let _ = app.hub.disk().remove_file(&temp);
             Refusal::internal("the upload cannot be stored", &e)
         })?;
-        Ok::<_, Refusal>(app.hub.put_blob(&session, &digest, &temp)?)
+        Ok::<_, Refusal>(upload.finish(&temp)?)
     })
     .await;
     done.map_err(|e| Refusal::internal("the engine failed", &e))??;
@@ -146,20 +147,22 @@ pub(crate) async fn put(
 }
 
 /// Writes an upload to a file that is removed when it breaks off.
-async fn store(app: &App, mut body: Body, stated: u64) -> Result<(Box<dyn DiskFile>, PathBuf), Refusal> {
+async fn store(app: &App, mut body: Body, upload: &Upload) -> Result<(Box<dyn DiskFile>, PathBuf), Refusal> {
     let failed = |e: DiskError| Refusal::internal("the upload cannot be stored", &e);
-    let (disk, dir) = (Arc::clone(app.hub.disk()), app.hub.upload_dir());
-    files::create_dir(&*disk, &dir).map_err(failed)?;
+    let disk = Arc::clone(app.hub.disk());
     // Removed when the upload breaks off.
-    let mut out = NewFile::in_dir(&*disk, &dir, "upload-").map_err(failed)?;
+    let mut out = NewFile::in_dir(&*disk, upload.dir(), "upload-").map_err(failed)?;
     let temp = out.path().to_owned();
-    let mut size = 0;
-    while let Some(chunk) = next(&mut body).await {
+    let stalled = || {
+        let message = "nothing of the upload arrived for too long";
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, codes::INVALID, message)
+    };
+    // One that stalls keeps the same upload of a device that connected again from beginning.
+    while let Some(chunk) =
+        tokio::time::timeout(app.limits.body, next(&mut body)).await.map_err(|_| stalled())?
+    {
         let chunk = chunk.map_err(|_| Refusal::invalid("the upload broke off"))?;
-        size += chunk.len() as u64;
-        if size > stated {
-            return Err(Refusal::invalid("the upload is longer than it says"));
-        }
+        upload.writes(chunk.len() as u64)?;
         // A chunk goes into the system's memory in microseconds; only the sync at the end takes long.
         out.file().write_all(&chunk).map_err(|e| failed(DiskError::at("write", &temp)(e)))?;
     }

@@ -38,6 +38,7 @@ impl From<WireError> for Refusal {
             codes::NOT_FOUND => StatusCode::NOT_FOUND,
             codes::RESIDENCY | codes::INVALID => StatusCode::UNPROCESSABLE_ENTITY,
             codes::MISSING_BLOB => StatusCode::CONFLICT,
+            codes::BUSY => StatusCode::TOO_MANY_REQUESTS,
             codes::NO_ROOM => StatusCode::INSUFFICIENT_STORAGE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -423,3 +423,27 @@ pub fn usage(path: &Path) -> (u64, u64) {
         _ => (bytes, files),
     })
 }
+
+/// Bytes that everything below a folder takes up on the disk, with the folders: the blocks of each entry, or its
+/// length where that is more, and `entry` bytes for its name. What cannot be read counts as nothing. Links count
+/// as themselves.
+pub fn taken_up(path: &Path, entry: u64) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else { return 0 };
+    entries.flatten().fold(0, |sum: u64, found| {
+        let Ok(facts) = found.metadata() else { return sum };
+        let below = if facts.is_dir() { taken_up(&found.path(), entry) } else { 0 };
+        sum.saturating_add(entry).saturating_add(blocks(&facts)).saturating_add(below)
+    })
+}
+
+#[cfg(unix)]
+fn blocks(facts: &fs::Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    // Of 512 bytes, whatever the file system's own are.
+    facts.len().max(facts.blocks().saturating_mul(512))
+}
+
+#[cfg(not(unix))]
+fn blocks(facts: &fs::Metadata) -> u64 {
+    facts.len()
+}

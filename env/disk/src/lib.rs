@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 pub use error::{DiskError, FULL_HELP, REFUSED_HELP, is_full, is_refused, reason};
 pub use other::OtherFile;
-pub use system::{SystemDisk, free_space};
+pub use system::SystemDisk;
 
 /// How a file is opened to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +170,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// If it cannot be read, or the disk cannot take it.
     fn copy(&self, from: &Path, to: &Path) -> io::Result<u64>;
+
+    /// Bytes that are free for this user on the disk of `path`, which exists.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] where the system does not say, and if `path` does not exist.
+    fn free_space(&self, path: &Path) -> io::Result<u64>;
 
     /// Sets the permissions of a file or folder.
     ///

@@ -49,6 +49,8 @@ struct State {
     fault: Option<(Fault, u64, u64)>,
     /// Bytes that files may still grow by.
     room: Option<u64>,
+    /// Whether that is what the disk says is free.
+    says_room: bool,
     hit: Vec<PathBuf>,
     removals: u64,
     /// From which removal on nothing is removed any more.
@@ -110,13 +112,20 @@ impl SimulatedDisk {
 
     /// Lets files grow by so many bytes in all; what is removed makes room again. Names and folders take up none.
     pub fn set_room(&self, bytes: u64) {
-        self.state().room = Some(bytes);
+        let mut state = self.state();
+        (state.room, state.says_room) = (Some(bytes), false);
+    }
+
+    /// The same, and this is what the disk says is free; otherwise it says what the system's does.
+    pub fn set_free(&self, bytes: u64) {
+        let mut state = self.state();
+        (state.room, state.says_room) = (Some(bytes), true);
     }
 
     /// From now on everything works.
     pub fn repair(&self) {
         let mut state = self.state();
-        (state.fault, state.room) = (None, None);
+        (state.fault, state.room, state.says_room) = (None, None, false);
     }
 
     /// The files and folders at which a fault was met, in order.
@@ -404,6 +413,11 @@ impl Disk for SimulatedDisk {
         SystemDisk.symlink(from, to)?;
         self.state().names.push(Name::Created(to.to_owned()));
         Ok(())
+    }
+
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        let State { room, says_room, .. } = *self.state();
+        room.filter(|_| says_room).map_or_else(|| SystemDisk.free_space(path), Ok)
     }
 
     fn copy(&self, from: &Path, to: &Path) -> io::Result<u64> {

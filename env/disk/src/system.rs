@@ -49,23 +49,6 @@ impl DiskFile for File {
     }
 }
 
-/// Bytes that are free for this user on the disk of `path`, which exists.
-///
-/// # Errors
-/// If the system does not say.
-pub fn free_space(path: &Path) -> io::Result<u64> {
-    #[cfg(unix)]
-    {
-        let facts = rustix::fs::statvfs(path)?;
-        Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = path;
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
 /// The options with which the system opens a file.
 pub(crate) fn options(how: Open) -> OpenOptions {
     let mut options = OpenOptions::new();
@@ -130,6 +113,17 @@ impl Disk for SystemDisk {
 
     fn copy(&self, from: &Path, to: &Path) -> io::Result<u64> {
         fs::copy(from, to)
+    }
+
+    #[cfg(unix)]
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        let facts = rustix::fs::statvfs(path)?;
+        Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+    }
+
+    #[cfg(not(unix))]
+    fn free_space(&self, _: &Path) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn set_permissions(&self, path: &Path, permissions: Permissions) -> io::Result<()> {

@@ -229,8 +229,7 @@ class _Stage:
         self.function, self.declared, self.hints = function, declared, hints
 
 
-def stage(function=None, *, version=1, server=True, device=True, cached=True, files=(), metrics=(), rows=(),
-          threads=None, memory=None):
+def stage(function=None, *, version=1, server=True, device=True, cached=True, files=(), metrics=(), rows=()):
     """Makes a stage of a function. Types are those of its annotations.
 
     version: raise it when results change for the same arguments and the same program
@@ -243,16 +242,12 @@ def stage(function=None, *, version=1, server=True, device=True, cached=True, fi
     rows: the argument, or arguments, that bound how many different rows are behind what it makes: an artifact
         or a file by its rows, a whole number by itself. Left out, it counts as made of one row, and devices
         release no number of it unless their owners allow numbers over one row
-    threads: how many threads it uses, 1 to 1000; left out, one
-    memory: how much memory it may use, in bytes or as in "2GiB"; left out, as much as there is. The settings
-        `threads` and `memory` of a pipeline come before both
     """
     _files.update(_relative(file) for file in ([files] if isinstance(files, (str, os.PathLike)) else files))
 
     def wrap(f):
         hints = typing.get_type_hints(f)
         declared = _declare(f, hints, version, server, device, cached, metrics, rows)
-        declared |= _needs(f, threads, memory)
         _stages[declared["name"]] = _Stage(f, declared, hints)
         return f
     return wrap if function is None else wrap(function)
@@ -289,27 +284,6 @@ def _declare(f, hints, version, server, device, cached, metrics, rows):
     if rows:
         declared["rows"] = _listed(rows)
     return declared
-
-
-_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-
-
-def _needs(f, threads, memory):
-    """What a stage uses, as it is declared."""
-    needs = {}
-    if threads is not None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1000:
-            raise TypeError(f"{f.__name__}: `threads` is {threads!r}; it can be 1 to 1000")
-        needs["threads"] = threads
-    if memory is not None:
-        number, unit = memory, "B"
-        if isinstance(memory, str):
-            found = re.fullmatch(r"(\d+) ?([KMGT]iB|B)", memory)
-            number, unit = (int(found[1]), found[2]) if found else (None, unit)
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise TypeError(f'{f.__name__}: `memory` is {memory!r}; it can be bytes, or a text such as "2GiB"')
-        needs["memory"] = number * _UNITS[unit]
-    return needs
 
 
 def _documentation(f):

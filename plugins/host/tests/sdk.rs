@@ -79,29 +79,6 @@ fn a_program_declares_what_its_functions_say() {
     let train = declaration.stage("train").expect("the stage").kind("tools").expect("sound");
     assert_eq!(train.metrics.iter().map(|n| n.leaving(1.2345)).collect::<Vec<_>>(), [Some(1.23), None]);
     assert!(!declaration.stage("train").expect("the stage").cached);
-    let noisy = declaration.stage("noisy").expect("the stage").kind("tools").expect("sound");
-    assert_eq!((noisy.threads, noisy.memory), (Some(3), Some(2 << 30)));
-    assert_eq!((train.threads, train.memory), (None, None));
-}
-
-#[test]
-fn what_a_stage_uses_is_a_count_and_a_size() {
-    for (needs, why) in [
-        ("threads=0", "`threads` is 0; it can be 1 to 1000"),
-        ("threads=True", "`threads` is True"),
-        ("threads=1.5", "`threads` is 1.5"),
-        ("memory='2GB'", "`memory` is '2GB'; it can be bytes, or a text such as"),
-        ("memory=-1", "`memory` is -1"),
-        ("memory='0MiB'", "`memory` is '0MiB'"),
-    ] {
-        let (_dir, program) = folder();
-        let text = std::fs::read_to_string(&program).expect("the program");
-        let changed = text.replace("threads=3, memory=\"2 GiB\"", needs);
-        assert_ne!(changed, text);
-        std::fs::write(&program, changed).expect("written");
-        let failure = describe(&program, Limits::default(), &|_| ()).expect_err(needs);
-        assert!(failure.message.contains(why), "{needs}: {}", failure.message);
-    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use fs4::fs_std::FileExt;
-use headstart_disk::{DiskError, Mode, Open, files, free_space};
+use headstart_disk::{DiskError, Mode, Open, files};
 use headstart_env::backoff::Backoff;
 use reqwest::StatusCode;
 use sha1::Sha1;
@@ -81,7 +81,7 @@ impl Hub {
             let Some(above) = at.parent() else { return Ok(()) };
             at = above;
         }
-        match free_space(at) {
+        match self.env.disk.free_space(at) {
             Ok(free) if wanted.saturating_add(RESERVE) > free && wanted > 0 => {
                 Err(HubError::NoRoom { repo: repo.to_string(), wanted, free })
             }

@@ -9,8 +9,6 @@ use crate::types::Type;
 
 /// Longest name of a metric that a program can declare, in bytes.
 const LONGEST_METRIC: usize = 64;
-/// Most threads that a stage can use, as in its settings.
-const MOST_THREADS: u32 = 1000;
 /// Most significant digits of a program's number that leave a device.
 const MOST_DIGITS: u8 = 3;
 
@@ -48,13 +46,6 @@ impl DeclaredStage {
             args.push(self.arg(arg)?);
         }
         self.check_rows()?;
-        if let Some(threads) = self.threads.filter(|n| !(1..=MOST_THREADS).contains(n)) {
-            let m = format!("`{}` uses {threads} threads; a stage can use 1 to {MOST_THREADS}", self.name);
-            return wrong(m, "threads");
-        }
-        if self.memory == Some(0) {
-            return wrong(format!("`{}` may use no memory", self.name), "memory");
-        }
         let needed = args.iter().filter(|a| a.default == DefaultValue::Required);
         let call: Vec<String> = needed.map(|a| format!("{}: …", a.name)).collect();
         Ok(Kind {
@@ -72,8 +63,6 @@ impl DeclaredStage {
             cacheable: self.cacheable(),
             // It computes with what the program brings along; its digest is in the key.
             numeric: false,
-            threads: self.threads,
-            memory: self.memory,
             example: format!("{program}.{}({})", self.name, call.join(", ")),
         })
     }

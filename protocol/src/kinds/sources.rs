@@ -33,8 +33,6 @@ fn local() -> Kind {
         places: Places::Anywhere,
         cacheable: false,
         numeric: false,
-        threads: None,
-        memory: None,
         example: "local(\"models/tiny\")".into(),
     }
 }
@@ -64,8 +62,6 @@ fn hf() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,
-        threads: None,
-        memory: None,
         example: "hf(\"Qwen/Qwen2-0.5B\", revision: \"91d2aff3f957f99e4c74c962f2f408dcc88a18d8\")".into(),
     }
 }
@@ -87,8 +83,6 @@ fn init() -> Kind {
         places: Places::Server,
         cacheable: false,
         numeric: true,
-        threads: None,
-        memory: None,
         example: "init(\"tiny.json\", corpus: questions, vocab: 4096)".into(),
     }
 }
@@ -148,8 +142,6 @@ fn jsonl() -> Kind {
         places: Places::Anywhere,
         cacheable: false,
         numeric: false,
-        threads: None,
-        memory: None,
         example: "jsonl(\"me.jsonl\")".into(),
     }
 }
@@ -174,8 +166,6 @@ fn blend() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,
-        threads: None,
-        memory: None,
         example: "blend(humorous, plain: default, share: 0.7)".into(),
     }
 }
@@ -192,8 +182,6 @@ fn concat() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,
-        threads: None,
-        memory: None,
         example: "concat(styles)".into(),
     }
 }
@@ -212,8 +200,6 @@ fn sentence() -> Kind {
         places: Places::Anywhere,
         cacheable: false,
         numeric: false,
-        threads: None,
-        memory: None,
         example: "sentence(\"models/all-MiniLM-L6-v2\")".into(),
     }
 }
@@ -241,8 +227,6 @@ fn summarizer() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,
-        threads: None,
-        memory: None,
         example: "summarizer(base)".into(),
     }
 }
@@ -261,8 +245,6 @@ fn pooled() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,
-        threads: None,
-        memory: None,
         example: "pooled(base)".into(),
     }
 }

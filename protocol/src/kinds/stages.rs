@@ -26,8 +26,6 @@ fn ingest() -> Kind {
         places: Places::Anywhere,
         cacheable: false,
         numeric: false,
-        threads: None,
-        memory: None,
         example: "ingest(base: base, source: a)".into(),
     }
 }
@@ -56,8 +54,6 @@ fn probe() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
-        threads: None,
-        memory: None,
         example: "probe(p, prompts: questions)".into(),
     }
 }
@@ -105,8 +101,6 @@ fn embed() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
-        threads: None,
-        memory: None,
         example: "embed(r, against: plain, space: style)".into(),
     }
 }
@@ -167,8 +161,6 @@ fn decompose() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
-        threads: None,
-        memory: None,
         example: "decompose(drift)".into(),
     }
 }
@@ -227,8 +219,6 @@ fn select() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
-        threads: None,
-        memory: None,
         example: "select(catalog, user: me)".into(),
     }
 }
@@ -277,8 +267,6 @@ fn merge() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
-        threads: None,
-        memory: None,
         example: "merge(0.6 * a + 0.4 * b)".into(),
     }
 }
@@ -298,8 +286,6 @@ fn finetune() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
-        threads: None,
-        memory: None,
         example: "finetune(base, data: mine, until: loss < 1.9, max_steps: 400)".into(),
     }
 }
@@ -450,8 +436,6 @@ fn evaluate() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: true,
-        threads: None,
-        memory: None,
         example: "evaluate(tuned, data: mine)".into(),
     }
 }
@@ -475,8 +459,6 @@ fn accuracy() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,
-        threads: None,
-        memory: None,
         example: "accuracy(picked)".into(),
     }
 }

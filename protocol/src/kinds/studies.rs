@@ -24,8 +24,6 @@ fn simulate() -> Kind {
         places: Places::Server,
         cacheable: true,
         numeric: true,
-        threads: None,
-        memory: None,
         example: "simulate(drift, probes: 50)".into(),
     }
 }
@@ -148,8 +146,6 @@ fn scale() -> Kind {
         places: Places::Anywhere,
         cacheable: false,
         numeric: true,
-        threads: None,
-        memory: None,
         example: "scale(catalog, user: me)".into(),
     }
 }
@@ -172,8 +168,6 @@ fn levels() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,
-        threads: None,
-        memory: None,
         example: "levels(catalog)".into(),
     }
 }
@@ -210,8 +204,6 @@ fn savings() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,
-        threads: None,
-        memory: None,
         example: "savings(tuned, scratch: scratch)".into(),
     }
 }
@@ -236,8 +228,6 @@ fn table() -> Kind {
         places: Places::Anywhere,
         cacheable: true,
         numeric: false,
-        threads: None,
-        memory: None,
         example: "table(scores)".into(),
     }
 }

@@ -5,18 +5,16 @@
 //! stage, an opaque reference, seconds, released parts, and the class of a failure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 
-use headstart_content::{check_file_name, hash_file};
-use headstart_disk::{files, free_space};
+use headstart_content::check_file_name;
 use headstart_protocol::contract::{NOT_APPROVED, Proposal};
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::{Commit, CommitResult, Committed, WireError};
 use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Manifest, Type};
-use headstart_store::Workspace;
 use serde_json::Value as Json;
 use tokio::sync::oneshot;
 
+use super::upload::waiting_room;
 use super::{Hub, Session, WaitReason, codes, internal, uploads, wire};
 use crate::message::Message;
 
@@ -326,38 +324,43 @@ async fn keep(
     if manifests.is_empty() {
         return Ok(());
     }
-    let (ws, device_name) = (hub.inner.ws.clone(), device.to_owned());
-    let moved = tokio::task::spawn_blocking(move || store(&ws, &device_name, &manifests)).await;
+    let (hub, device) = (hub.clone(), device.to_owned());
+    let moved = tokio::task::spawn_blocking(move || store(&hub, &device, fence, &manifests)).await;
     match moved.map_err(internal)?? {
         missing if missing.is_empty() => Ok(()),
         missing => {
             let list: Vec<String> = missing.keys().map(Digest::to_string).collect();
-            if let Some(granted) = hub.leases().granted(fence, device)? {
-                granted.wanted = missing;
-            }
             Err(wire(codes::MISSING_BLOB, list.join(" ")))
         }
     }
 }
 
-/// Stores everything, or stores nothing and returns what is missing.
+/// Stores everything, or stores nothing and returns what is missing: that may be uploaded then.
 ///
 /// # Errors
-/// As [`uploads::check`]; [`codes::INTERNAL`] where something cannot be written.
+/// As [`uploads::check_size`] and [`uploads::Uploads::open`]; [`codes::INTERNAL`] where something cannot be written.
 pub(super) fn store(
-    ws: &Workspace,
+    hub: &Hub,
     device: &str,
+    fence: u64,
     manifests: &BTreeMap<Digest, Manifest>,
 ) -> Result<BTreeMap<Digest, u64>, WireError> {
     let files: BTreeMap<Digest, u64> =
         manifests.values().flat_map(|m| m.files.values().map(|f| (f.digest, f.size))).collect();
-    let waiting = waiting_room(ws, device);
+    let ws = &hub.inner.ws;
+    if files.is_empty() {
+        return put_manifests(hub, device, fence, manifests);
+    }
+    let dir = hub.upload_dir().map_err(internal)?;
+    let waiting = waiting_room(&dir, device);
     let here = |d: &Digest| ws.blobs().has(d) || waiting.join(d.to_string()).is_file();
     let missing: BTreeMap<Digest, u64> =
         files.iter().filter(|(d, _)| !here(d)).map(|(d, size)| (*d, *size)).collect();
     if !missing.is_empty() {
         let sum = |sizes: &BTreeMap<Digest, u64>| sizes.values().copied().fold(0, u64::saturating_add);
-        uploads::check(sum(&files), sum(&missing), free_space(ws.dir()).ok())?;
+        uploads::check_size(sum(&files))?;
+        let (free, now) = (ws.disk().free_space(&dir).ok(), hub.inner.env.clock.now_ms());
+        hub.leases().uploads.open(device, fence, missing.clone(), free, now)?;
         return Ok(missing);
     }
     for digest in files.keys() {
@@ -366,34 +369,21 @@ pub(super) fn store(
             ws.blobs().take_file(&at).map_err(internal)?;
         }
     }
-    for manifest in manifests.values() {
-        ws.artifacts().put_manifest(manifest).map_err(internal)?;
-    }
+    let stored = put_manifests(hub, device, fence, manifests);
     // What else was uploaded for this commit has no use any more.
     let _ = ws.disk().remove_dir_all(&waiting);
-    Ok(BTreeMap::new())
+    stored
 }
 
-/// Where uploads wait for their commit.
-fn waiting_room(ws: &Workspace, device: &str) -> PathBuf {
-    ws.dir().join("scratch").join(format!("upload-{device}"))
-}
-
-/// Takes an upload; see [`Hub::put_blob`].
-pub(super) fn put_blob(
+fn put_manifests(
     hub: &Hub,
-    session: &Session,
-    digest: &Digest,
-    uploaded: &Path,
-) -> Result<(), WireError> {
-    let device = session.device.as_str();
-    hub.leases().may_upload(device, digest)?;
-    let found = hash_file(uploaded).map_err(internal)?.digest;
-    if found != *digest {
-        let message = format!("the upload is {}, not {}", found.short(), digest.short());
-        return Err(wire(codes::INVALID, message));
+    device: &str,
+    fence: u64,
+    manifests: &BTreeMap<Digest, Manifest>,
+) -> Result<BTreeMap<Digest, u64>, WireError> {
+    for manifest in manifests.values() {
+        hub.inner.ws.artifacts().put_manifest(manifest).map_err(internal)?;
     }
-    let room = waiting_room(&hub.inner.ws, device);
-    let disk = &**hub.inner.ws.disk();
-    files::take(disk, uploaded, &room.join(digest.to_string()), true).map_err(internal)
+    hub.leases().uploads.close(device, fence);
+    Ok(BTreeMap::new())
 }

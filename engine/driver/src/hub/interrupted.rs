@@ -6,6 +6,8 @@
 //! the log has to be read when the run is resumed, and there is at most one such record for each attempt that
 //! was ever granted.
 
+use std::sync::PoisonError;
+
 use headstart_core::prepare::{Decision, Prepared, prepare};
 use headstart_core::{Event, EventKind, KeyPreimage, RunState, Status};
 use headstart_protocol::Digest;
@@ -32,16 +34,24 @@ pub(super) async fn commit(hub: &Hub, device: &str, commit: Commit) -> Result<Co
 fn take(hub: &Hub, device: &str, commit: Commit) -> Result<CommitResult, WireError> {
     let fence = commit.fence;
     let taken = |counts| Ok(CommitResult::Taken { counts });
-    let Some(run) = Attempt::find(hub, fence) else { return taken(Committed::Superseded) };
-    let waits = || Ok(CommitResult::Waits { run: run.id.clone() });
-    if run.runner != device {
+    let mut attempts = hub.inner.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(found) = attempts.find(&hub.inner.ws, fence) else { return taken(Committed::Superseded) };
+    if found.runner != device {
         return Err(wire(codes::NOT_FOUND, format!("attempt {fence} was not granted to `{device}`")));
     }
-    if let Some(answer) = run.settled() {
+    if let Some(answer) = found.answer {
         return taken(answer);
     }
-    if hub.inner.ws.is_live(&run.id) {
+    let waits = || Ok(CommitResult::Waits { run: found.run.clone() });
+    // While somebody executes it, its log grows, and with it what is known of the attempt.
+    if hub.inner.ws.is_live(&found.run) {
         return waits();
+    }
+    let run = attempts.worked_out(fence, &found, || Attempt::in_run(hub, &found.run, fence));
+    drop(attempts);
+    let Some(run) = run else { return taken(Committed::Superseded) };
+    if let Some(answer) = run.settled() {
+        return taken(answer);
     }
     let Some(prepared) = run.prepared(hub) else {
         tracing::error!(run = run.id, fence, "the task of an attempt could not be worked out again");
@@ -51,13 +61,11 @@ fn take(hub: &Hub, device: &str, commit: Commit) -> Result<CommitResult, WireErr
     let attempt = run.state.attempts(run.instance);
     let task = prepared.task(&run.state, run.instance, attempt, fence, Vec::new(), Proposal::default());
     let Checked { outcome, manifests } = commits::check(hub, device, &task, commit)?;
-    let missing = commits::store(&hub.inner.ws, device, &manifests)?;
+    let missing = commits::store(hub, device, fence, &manifests)?;
     if !missing.is_empty() {
         let list: Vec<String> = missing.keys().map(Digest::to_string).collect();
-        hub.leases().want(device, missing);
         return Err(wire(codes::MISSING_BLOB, list.join(" ")));
     }
-    hub.leases().want(device, Default::default());
     match run.record(hub, &prepared, outcome) {
         Ok(counts) => taken(counts),
         // Somebody resumes it just now, and will know the attempt.
@@ -67,7 +75,7 @@ fn take(hub: &Hub, device: &str, commit: Commit) -> Result<CommitResult, WireErr
 }
 
 /// An attempt of a run that is not executed here.
-struct Attempt {
+pub(super) struct Attempt {
     id: String,
     events: Vec<Event>,
     state: RunState,
@@ -77,12 +85,6 @@ struct Attempt {
 }
 
 impl Attempt {
-    /// The attempt with this fence. A run whose log cannot be read cannot be resumed either.
-    fn find(hub: &Hub, fence: u64) -> Option<Self> {
-        let runs = hub.inner.ws.runs();
-        runs.into_iter().rev().find_map(|run| Self::in_run(hub, &run.id, fence))
-    }
-
     fn in_run(hub: &Hub, id: &str, fence: u64) -> Option<Self> {
         let events: Vec<Event> = hub.inner.ws.read_run(id).ok()?;
         let (instance, runner) = events.iter().find_map(|e| match &e.kind {

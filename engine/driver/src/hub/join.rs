@@ -6,7 +6,7 @@ use headstart_protocol::PROTOCOL_VERSION;
 use headstart_protocol::wire::{Hello, Join, Joined, Signed, Welcome, WireError};
 use headstart_transport::PublicKey;
 use headstart_transport::proof::JoinClaim;
-use headstart_transport::signed::Kind;
+use headstart_transport::signed::{self, Kind};
 
 use super::{Hub, codes, internal, wire};
 use crate::hosts::host_name;
@@ -77,9 +77,9 @@ impl Hub {
             return Err(wire(codes::UNPROVEN, "the join does not prove that the device holds its key"));
         }
         let admitted = self.inner.devices.admit(key, join, &claim)?;
-        self.inner.fences.rise_above(join.highest_fence).map_err(internal)?;
-        let session = token(&*self.inner.env.random).map_err(internal)?;
         let name = admitted.name;
+        self.rise_above(key, &name, join)?;
+        let session = token(&*self.inner.env.random).map_err(internal)?;
         let listeners = self.leases().joined(&name, *key, join, &session);
         for run in listeners {
             // A run that just ended does not mind.
@@ -87,6 +87,20 @@ impl Hub {
         }
         let joined = Joined { session, device: name, nonce: join.nonce.clone() };
         self.sign(key, Kind::Joined, 0, &joined)
+    }
+
+    /// Sees to it that the device takes what it is granted from now on.
+    fn rise_above(&self, key: &PublicKey, name: &str, join: &Join) -> Result<(), WireError> {
+        let granted = join.highest_fence;
+        let proof = join.granted.as_ref().filter(|stub| stub.fence == granted);
+        let proven = proof.is_some_and(|stub| signed::proves(stub, &self.inner.key.public(), key));
+        if !self.inner.fences.rise_above(granted, proven).map_err(internal)? {
+            tracing::warn!(
+                "{name}: says that it was granted fence {granted}, which this workspace did not hand out: it will \
+                 refuse its tasks; give it another --state and pair it again"
+            );
+        }
+        Ok(())
     }
 
     /// Whether devices reach this engine under a `Host` header: an address of numbers, this machine, or a

@@ -13,6 +13,7 @@ use headstart_transport::PublicKey;
 use tokio::sync::Notify;
 
 use super::device::{Device, Offer, Turn};
+use super::uploads::Uploads;
 use super::{DeviceWait, WaitReason, codes, wire};
 use crate::message::{Lease, LeaseSignal, Message};
 
@@ -72,8 +73,6 @@ pub(crate) struct Granted {
     pub answer: Option<Committed>,
     /// The device does not hold it any more, and its run was told so.
     pub given_up: bool,
-    /// Files that a commit waits for, and how long each is.
-    pub wanted: BTreeMap<Digest, u64>,
 }
 
 impl Granted {
@@ -98,7 +97,6 @@ impl Granted {
             task,
             answer: None,
             given_up: false,
-            wanted: BTreeMap::new(),
         }
     }
 }
@@ -113,8 +111,8 @@ pub(crate) struct LeaseTable {
     grants: BTreeMap<u64, Granted>,
     watchers: BTreeMap<String, (Vec<String>, Sender<Message>)>,
     past: BTreeMap<u64, (String, Committed)>,
-    /// Files that commits for interrupted runs wait for, by device.
-    wanted: BTreeMap<String, BTreeMap<Digest, u64>>,
+    /// Files that commits wait for.
+    pub(super) uploads: Uploads,
 }
 
 impl LeaseTable {
@@ -127,7 +125,7 @@ impl LeaseTable {
             grants: BTreeMap::new(),
             watchers: BTreeMap::new(),
             past: BTreeMap::new(),
-            wanted: BTreeMap::new(),
+            uploads: Uploads::default(),
         }
     }
 
@@ -367,7 +365,7 @@ impl LeaseTable {
     pub(crate) fn answered(&mut self, fence: u64, answer: Committed) {
         if let Some(granted) = self.grants.get_mut(&fence) {
             granted.answer.get_or_insert(answer);
-            granted.wanted.clear();
+            self.uploads.close(&granted.device, fence);
         }
     }
 
@@ -400,29 +398,6 @@ impl LeaseTable {
         if self.device(device).blobs.contains(digest) { Ok(()) } else { Err(no_business("content", digest)) }
     }
 
-    /// How long an upload of this digest is, as the commit that waits for it says.
-    pub(crate) fn may_upload(&mut self, device: &str, digest: &Digest) -> Result<u64, WireError> {
-        let theirs = |g: &&Granted| g.device == device && g.answer.is_none();
-        let mut of_runs = self.grants.values().filter(theirs).map(|g| &g.wanted);
-        let of_interrupted = self.wanted.get(device);
-        if let Some(size) = of_runs.find_map(|w| w.get(digest)).or_else(|| of_interrupted?.get(digest)) {
-            return Ok(*size);
-        }
-        let message =
-            format!("no commit of `{device}` waits for content {}; nothing else is taken", digest.short());
-        Err(wire(codes::RESIDENCY, message))
-    }
-
-    /// Notes the files that a device's commit for an interrupted run waits for: those of its latest commit
-    /// alone.
-    pub(crate) fn want(&mut self, device: &str, files: BTreeMap<Digest, u64>) {
-        if files.is_empty() {
-            self.wanted.remove(device);
-        } else {
-            self.wanted.insert(device.to_owned(), files);
-        }
-    }
-
     pub(crate) fn watch(&mut self, run: &str, devices: Vec<String>, conductor: &Sender<Message>) {
         if !devices.is_empty() {
             self.watchers.insert(run.to_owned(), (devices, conductor.clone()));
@@ -438,6 +413,7 @@ impl LeaseTable {
         let over: Vec<u64> = self.grants.iter().filter(|(_, g)| g.run == run).map(|(f, _)| *f).collect();
         for fence in over {
             if let Some(g) = self.grants.remove(&fence) {
+                self.uploads.close(&g.device, fence);
                 self.past.insert(fence, (g.device, g.answer.unwrap_or(Committed::Superseded)));
             }
         }

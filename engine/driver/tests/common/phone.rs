@@ -50,6 +50,7 @@ pub fn plain_join() -> Join {
         numerics: None,
         facts: Facts { threads: 2, memory: 4 << 30, ..Facts::default() },
         highest_fence: 0,
+        granted: None,
         challenge: String::new(),
         nonce: "a number used once".into(),
         proof: String::new(),
@@ -151,6 +152,17 @@ impl Phone {
 
     pub async fn claim(&mut self) -> Task {
         self.claim_with(&[], 5000).await.expect("work within five seconds")
+    }
+
+    /// Uploads a file as the HTTP layer does.
+    pub fn upload(&self, digest: &Digest, content: &[u8]) -> Result<(), WireError> {
+        let upload = self.hub.begin_upload(&self.session, digest)?;
+        upload.writes(content.len() as u64)?;
+        let at = upload.dir().join("incoming");
+        std::fs::write(&at, content).expect("writable");
+        let taken = upload.finish(&at);
+        assert!(!at.exists(), "moved or removed");
+        taken
     }
 
     pub async fn commit(&self, fence: u64, outcome: Outcome) -> Result<Committed, WireError> {

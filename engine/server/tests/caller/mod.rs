@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use headstart_disk::{Disk, SystemDisk};
 use headstart_driver::{Engine, Hub};
 use headstart_protocol::wire::{
     BODY_DIGEST, DEVICE_KEY, Hello, Invited, Join, Joined, REQUEST_SIGNATURE, SESSION, Signed, Welcome,
 };
-use headstart_protocol::{Digest, PROTOCOL_VERSION};
+use headstart_protocol::{Digest, PROTOCOL_VERSION, Stage};
 use headstart_server::{Channel, Limits};
 use headstart_store::Workspace;
 use headstart_transport::proof::{JoinClaim, RequestClaim};
@@ -32,9 +33,19 @@ pub struct Port {
 
 impl Port {
     pub async fn open(channel: Channel, limits: Limits) -> Self {
+        Self::with(channel, limits, Arc::new(SystemDisk), Vec::new()).await
+    }
+
+    /// One whose workspace lies on this disk, with these stages.
+    pub async fn with(
+        channel: Channel,
+        limits: Limits,
+        disk: Arc<dyn Disk>,
+        stages: Vec<Box<dyn Stage>>,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
-        let ws = Workspace::open(&dir.path().join("workspace")).expect("a workspace");
-        let engine = Engine::open(ws, Vec::new()).expect("an engine");
+        let ws = Workspace::open_on(&dir.path().join("workspace"), disk).expect("a workspace");
+        let engine = Engine::open(ws, stages).expect("an engine");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("bound");
         let closing = CancellationToken::new();
@@ -160,6 +171,7 @@ impl Caller {
             numerics: None,
             facts: Default::default(),
             highest_fence: 0,
+            granted: None,
             nonce: "m".into(),
             proof: claim.sign(&self.identity),
             invitation: invitation.map(invited),

@@ -73,6 +73,11 @@ impl LogTail {
         Self { path, next: None }
     }
 
+    /// Reads from the first event again, at the next call.
+    pub fn start_over(&mut self) {
+        self.next = None;
+    }
+
     /// The events since the last call; from the first, at the first call. As everywhere, a torn tail is left out.
     ///
     /// # Errors

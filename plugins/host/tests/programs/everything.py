@@ -50,7 +50,7 @@ def tell(
     return Dataset.of(yield_rows + [(key, str(value)) for key, value in told.items()])
 
 
-@headstart.stage(threads=3, memory="2 GiB")
+@headstart.stage
 def noisy(lines: int = 2) -> Metrics:
     """Prints in every way that reaches standard output."""
     print("from print")
