@@ -97,8 +97,8 @@ impl Attempt {
         {
             let named = fetcher.named(&self.task).await?;
             let files = named.values().filter(|(need, _)| *need == Need::Files).map(|(_, manifest)| manifest);
-            let decisions = device.decisions(&self.task);
-            let needs = gate.needs(&self.task, &decisions, files);
+            let decisions = device.decisions(&self.task)?;
+            let needs = gate.needs(&self.task, &decisions, files)?;
             control.admit(gate.admit(&device.state, &self.task, &needs, &fetcher).await?);
             if device.takes_over(&self.task) {
                 taken_over = Some(needs);

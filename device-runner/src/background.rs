@@ -189,7 +189,7 @@ impl Background {
             let store = &device.store.public;
             let manifest = |id: &Digest| store.manifest(id).ok_or_else(|| missing_public(id));
             let models = queued.models.iter().map(manifest).collect::<Result<Vec<_>, _>>()?;
-            let needs = gate.needs(task, &device.decisions(task), &models);
+            let needs = gate.needs(task, &device.decisions(task)?, &models)?;
             // Its owner may have taken something back since.
             control.admit(gate.admit(&device.state, task, &needs, &Here(store)).await?);
         }

@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use headstart_protocol::contract::{Source, Sources, StageCondition, conditions, stage_name};
+use headstart_protocol::contract::{Source, Sources, StageCondition, asked_conditions, stage_name};
 use headstart_protocol::task::Task;
 use headstart_protocol::{ArtifactRef, Failure};
 
 use crate::budget::{Charge, Ledger};
 use crate::device::Device;
-use crate::gate::not_approved;
+use crate::gate::{not_approved, unresolved};
 use crate::residency::reads_paths;
 use crate::store::Private;
 
@@ -28,17 +28,17 @@ impl Sources for Makers<'_> {
         // What an earlier version kept does not say.
         Source::Private(self.0.get(&artifact.id).and_then(|held| held.maker).unwrap_or(ty))
     }
-
-    fn output(&self, _: u32) -> Option<Source> {
-        None
-    }
 }
 
 impl Device {
-    /// The decisions over private values that a task makes.
-    pub(crate) fn decisions(&self, task: &Task) -> Vec<StageCondition> {
+    /// The decisions over private values that a task makes: all of them.
+    ///
+    /// # Errors
+    /// [`headstart_protocol::FailureClass::Input`] for a task that cannot be judged, see [`Device::check`].
+    pub(crate) fn decisions(&self, task: &Task) -> Result<Vec<StageCondition>, Failure> {
         let of = stage_name(&task.kind, task.program.as_ref());
-        conditions(&of, &task.args, task.when.as_ref(), &Makers(&self.store.private))
+        let makers = Makers(&self.store.private);
+        asked_conditions(&of, &task.args, task.when.as_ref(), &makers).map_err(|e| unresolved(&e))
     }
 
     /// Counts the decisions of a task against the budget. Those of the same task count once: what it names by

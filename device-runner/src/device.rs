@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use headstart_disk::files;
+use headstart_protocol::contract::Unresolved;
 use headstart_protocol::declared::{CustomStages, ProgramRef};
 use headstart_protocol::expr::{self, Expr, ResolveError, Resolved, Value};
 use headstart_protocol::release::{Number, released_metric};
@@ -19,7 +20,7 @@ use headstart_runner::{Call, Found, StageRegistry};
 use crate::budget::{Charge, ReleaseLimits};
 use crate::context::{Control, DeviceContext, LocalManifests, Phase, foreign};
 use crate::error::DeviceError;
-use crate::gate::{Gate, not_approved};
+use crate::gate::{Gate, not_approved, unresolved};
 use crate::quarantine::Quarantine;
 use crate::queue::Queue;
 use crate::release::{Upload, undeclared};
@@ -174,12 +175,17 @@ impl Device {
 
     /// Checks a task before anything is downloaded, and before anything private is looked at.
     ///
+    /// From here on a task is what it says: everything public in it is a value, so that what is approved, charged,
+    /// kept under a handle and run is read from the same expressions. One that leaves a public part open is refused
+    /// instead of being resolved here: there is then one form of it, on both sides.
+    ///
     /// # Errors
-    /// [`FailureClass::Input`] for a kind or version that is not known here and for what is private to
-    /// another device, [`FailureClass::Denied`] for a release that is not allowed,
-    /// [`FailureClass::MissingArtifact`] for a handle that is not here.
+    /// [`FailureClass::Input`] for a kind or version that is not known here, for a task that leaves open what
+    /// follows from public values, and for what is private to another device, [`FailureClass::Denied`] for a
+    /// release that is not allowed, [`FailureClass::MissingArtifact`] for a handle that is not here.
     pub fn check(&self, task: &Task) -> Result<(), Failure> {
         check_statement(task)?;
+        resolved_form(task)?;
         let found = self.stage(task)?;
         if let Some(version) = found.version()
             && version != task.version
@@ -435,6 +441,18 @@ struct Inputs {
     args: Args,
     when: bool,
     private: bool,
+}
+
+/// That everything public in a task is a value, and that its `when` asks for something private.
+fn resolved_form(task: &Task) -> Result<(), Failure> {
+    let open = |at: &str| Err(unresolved(&Unresolved { at: at.to_owned() }));
+    if let Some((name, _)) = task.args.iter().find(|(_, e)| expr::unresolved(e).is_some()) {
+        return open(name);
+    }
+    match &task.when {
+        Some(when) if !when.is_private() || expr::unresolved(when).is_some() => open("when"),
+        _ => Ok(()),
+    }
 }
 
 /// Metrics that a task releases are among those that its stage declares, with bounds.

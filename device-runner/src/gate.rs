@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use headstart_content::read_bounded;
 use headstart_inspect::{Part, PartKind, inspect};
 use headstart_protocol::contract::{
-    NOT_APPROVED, Proposal, Role, StageArguments, StageCondition, stage_name,
+    NOT_APPROVED, Proposal, Role, StageArguments, StageCondition, Unresolved, stage_name,
 };
 use headstart_protocol::task::Task;
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, FileRef, Manifest};
@@ -66,16 +66,19 @@ impl Gate {
 
     /// What a task needs, given its decisions over private values and the public artifacts that are downloaded
     /// for it.
+    ///
+    /// # Errors
+    /// [`FailureClass::Input`] for a task that cannot be judged: its engine has left a public part open.
     pub(crate) fn needs<'m>(
         &self,
         task: &Task,
         decisions: &[StageCondition],
         named: impl IntoIterator<Item = &'m Manifest>,
-    ) -> Needs {
+    ) -> Result<Needs, Failure> {
         let mut proposal = Proposal::default();
         proposal.add_stage(&task.kind, task.version, task.program.as_ref(), &task.ty, &task.release);
         let of = stage_name(&task.kind, task.program.as_ref());
-        proposal.arguments.insert(StageArguments::of(&of, &task.args));
+        proposal.arguments.insert(StageArguments::asked(&of, &task.args).map_err(|e| unresolved(&e))?);
         proposal.conditions.extend(decisions.iter().cloned());
         let mut models = Vec::new();
         for manifest in named {
@@ -89,7 +92,7 @@ impl Gate {
                 models.push(manifest.clone());
             }
         }
-        Needs { proposal, models }
+        Ok(Needs { proposal, models })
     }
 
     /// Lets a task through, or says why not. `look` gives what of a model's files handles text, downloading
@@ -311,6 +314,12 @@ pub(crate) type Later<'a, T> =
 /// A refusal; `why` is for the owner.
 pub(crate) fn not_approved(why: &str) -> Failure {
     Failure::new(FailureClass::Denied, NOT_APPROVED).help(why)
+}
+
+/// A task that leaves open what follows from public values: an honest engine sends none.
+pub(crate) fn unresolved(e: &Unresolved) -> Failure {
+    Failure::input(format!("the task cannot be judged: {e}"))
+        .help("run the same version of Headstart on the engine and on the device")
 }
 
 fn unreadable(e: &DeviceError) -> Failure {

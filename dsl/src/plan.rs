@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use headstart_cron::{Catchup, Overlap};
-use headstart_protocol::contract::{Proposal, Source, Sources, StageArguments, conditions, stage_name};
+use headstart_protocol::contract::{
+    PlannedSources, Proposal, Source, Sources, StageArguments, planned_conditions, stage_name,
+};
 use headstart_protocol::declared::DeclaredStage;
 pub use headstart_protocol::declared::Program;
 use headstart_protocol::expr::Expr;
@@ -318,8 +320,8 @@ impl Plan {
             proposal.add_stage(&i.kind, i.version, program, ty, &i.release);
             if i.private_to.is_some() {
                 let of = stage_name(&i.kind, program);
-                proposal.arguments.insert(StageArguments::of(&of, &i.args));
-                proposal.conditions.extend(conditions(&of, &i.args, i.when.as_ref(), self));
+                proposal.arguments.insert(StageArguments::planned(&of, &i.args));
+                proposal.conditions.extend(planned_conditions(&of, &i.args, i.when.as_ref(), self));
             }
         }
         proposal
@@ -346,12 +348,14 @@ impl Sources for Plan {
     fn artifact(&self, artifact: &ArtifactRef) -> Source {
         Source::Public(format!("{:?}", artifact.ty))
     }
+}
 
-    fn output(&self, instance: u32) -> Option<Source> {
+impl PlannedSources for Plan {
+    fn output(&self, instance: u32) -> Source {
         let i = &self.instances[instance as usize];
-        Some(match i.private_to {
+        match i.private_to {
             Some(_) => Source::Private(stage_name(&i.kind, self.program(&i.kind).map(|(p, _)| &p.digest))),
             None => Source::Public(self.items[i.item as usize].ty.present().to_string()),
-        })
+        }
     }
 }

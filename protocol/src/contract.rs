@@ -18,7 +18,17 @@ use crate::types::Type;
 
 pub use arguments::StageArguments;
 use conditions::LONGEST_CONDITION;
-pub use conditions::{Source, Sources, StageCondition, conditions};
+pub use conditions::{PlannedSources, Source, Sources, StageCondition, asked_conditions, planned_conditions};
+
+/// A task cannot be judged: what a part of it comes to follows from public values, and its engine has not said it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{at}` has a part that follows from public values alone, which the engine resolves before it sends a task"
+)]
+pub struct Unresolved {
+    /// The argument, or `when`.
+    pub at: String,
+}
 
 /// What an engine is told where the owner has not approved what a task needs; of class
 /// [`crate::FailureClass::Denied`].
@@ -48,7 +58,7 @@ pub struct Proposal {
     /// What stages release.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub releases: BTreeSet<ReleasedField>,
-    /// What stands in the pipeline as arguments of stages: paths, which rows and how many, prompts, seeds.
+    /// The arguments of stages: paths, which rows and how many, prompts, seeds, and which of them are given.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub arguments: BTreeSet<StageArguments>,
     /// What decides over private values whether, on what, or for how long a stage works.

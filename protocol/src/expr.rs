@@ -1,13 +1,16 @@
 //! Arguments: expressions over outputs of other instances, and their resolution to values.
 //!
-//! The engine substitutes public outputs; what touches a private output stays an expression until
-//! the device resolves it, so the engine never learns which branch was taken.
+//! The engine substitutes public outputs and resolves what follows from public values alone; what touches a
+//! private output stays an expression until the device resolves it, so the engine never learns which branch was
+//! taken.
 
+mod public;
 mod resolve;
 mod walk;
 
 use serde::{Deserialize, Serialize};
 
+pub use public::{public_value, resolve_public, unresolved};
 pub use resolve::{Manifests, Residency, Resolved, resolve};
 
 use crate::artifact::{ArtifactRef, ArtifactType};

@@ -18,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use headstart_device::Contract;
-use headstart_protocol::contract::{Role, Source, Sources, StageArguments, conditions, stage_name};
+use headstart_protocol::contract::{Role, Source, Sources, StageArguments, asked_conditions, stage_name};
 use headstart_protocol::task::{Outcome, Task};
 use headstart_protocol::wire::{
     Commit, CommitAnswer, CommitResult, Committed, DEVICE_KEY, Grant, Hello, Join, Joined, Renew, Renewal,
@@ -100,10 +100,6 @@ impl Sources for Inner {
         let fence = self.commits.iter().rev().find(made).map(|c| c.fence);
         let maker = self.offered.iter().find(|t| Some(t.fence) == fence);
         Source::Private(maker.map_or_else(String::new, |t| stage_name(&t.kind, t.program.as_ref())))
-    }
-
-    fn output(&self, _: u32) -> Option<Source> {
-        None
     }
 }
 
@@ -223,8 +219,10 @@ impl Engine {
             let approved = &mut contract.approved;
             approved.add_stage(&t.kind, t.version, t.program.as_ref(), &t.ty, &t.release);
             let of = stage_name(&t.kind, t.program.as_ref());
-            approved.arguments.insert(StageArguments::of(&of, &t.args));
-            approved.conditions.extend(conditions(&of, &t.args, t.when.as_ref(), &*inner));
+            // What a device cannot judge, nobody can approve.
+            approved.arguments.extend(StageArguments::asked(&of, &t.args));
+            let conditions = asked_conditions(&of, &t.args, t.when.as_ref(), &*inner);
+            approved.conditions.extend(conditions.into_iter().flatten());
         }
         let models = inner.manifests.iter().filter(|(_, m)| Role::of(m) == Role::Model);
         contract.approved.models.extend(models.map(|(id, _)| *id));

@@ -52,7 +52,9 @@ async fn the_first_proposal_is_approved_as_it_comes_and_nothing_later() {
     let mut proposal = Proposal::default();
     proposal.add_stage("finetune", task(1, "finetune", Type::Pllm, &[]).version, None, &Type::Pllm, &[]);
     proposal.models.insert(model.id);
-    proposal.arguments.insert(StageArguments::of("finetune", &owner.tuned(&model).args));
+    proposal
+        .arguments
+        .insert(StageArguments::asked("finetune", &owner.tuned(&model).args).expect("resolved"));
     t.proposal = Some(proposal);
     assert!(delivered(&owner.run(t).await));
     let t = owner.tuned(&model);
@@ -324,7 +326,7 @@ async fn a_fixed_contract_is_all_there_is() {
     let mut contract = Contract::default();
     contract.approved.add_stage(&t.kind, t.version, None, &t.ty, &[]);
     contract.approved.models.insert(model.id);
-    contract.approved.arguments.insert(StageArguments::of("finetune", &t.args));
+    contract.approved.arguments.insert(StageArguments::asked("finetune", &t.args).expect("resolved"));
     owner.approval = Approval::Fixed(Box::new(contract));
     assert!(delivered(&owner.run(t).await));
     let other = owner.model(&[("config.json", "{\"x\":1}")]);
@@ -352,7 +354,9 @@ async fn a_model_of_the_device_itself_is_looked_into_as_well() {
     let mut proposal = Proposal::default();
     proposal.add_stage("finetune", task(1, "finetune", Type::Pllm, &[]).version, None, &Type::Pllm, &[]);
     let model = owner.model(&[]);
-    proposal.arguments.insert(StageArguments::of("finetune", &owner.tuned(&model).args));
+    proposal
+        .arguments
+        .insert(StageArguments::asked("finetune", &owner.tuned(&model).args).expect("resolved"));
     t.proposal = Some(proposal);
     let own = match owner.run_with(t, vec![local()]).await {
         Outcome::Succeeded { output, .. } => output,

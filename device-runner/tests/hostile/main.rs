@@ -19,3 +19,4 @@ mod phone;
 mod proof;
 mod rows;
 mod time;
+mod unresolved;

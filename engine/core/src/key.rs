@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headstart_dsl::plan::{Instance, Plan};
+use headstart_dsl::plan::{Instance, Place, Plan};
 use headstart_protocol::expr::Expr;
 use headstart_protocol::{Digest, Numerics, canonical_json};
 use serde::{Deserialize, Serialize};
@@ -33,8 +33,33 @@ pub struct KeyPreimage {
     /// a public instance of the same arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_to: Option<String>,
+    /// The device that makes the output. Nobody checks what a device makes, so that what one made is found only
+    /// by stages that are placed on that very device; see docs/adr/0039.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<DeviceIdentity>,
     /// How often the owner of that device asked for everything to be tried again.
     #[serde(default, skip_serializing_if = "is_zero")]
+    pub generation: u64,
+}
+
+/// A device, as a key knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceIdentity {
+    /// Its public key, which nobody else can join with.
+    Key(String),
+    /// The name that the plan places the stage on: no device has been paired under it yet.
+    Name(String),
+}
+
+/// What is known of the place that runs an instance, as far as a key holds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlaceFacts {
+    /// What it computes with.
+    pub numerics: Option<Numerics>,
+    /// Its public key, if it is a device that has been paired.
+    pub device_key: Option<String>,
+    /// How often the owner of the device asked for everything to be tried again.
     pub generation: u64,
 }
 
@@ -85,9 +110,9 @@ impl ComputedWith {
 /// A difference between two pre-images.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// What differs: `kind`, `program`, `version`, `when`, `private_to`, `retries asked for on the device`, an argument as `args.NAME`,
-    /// or of what numbers are computed with, `backend`, `precision`, `instruction set`; `computed
-    /// with` where one side does not know.
+    /// What differs: `kind`, `program`, `version`, `when`, `private_to`, `device`, `retries asked for on the
+    /// device`, an argument as `args.NAME`, or of what numbers are computed with, `backend`, `precision`,
+    /// `instruction set`; `computed with` where one side does not know.
     pub what: String,
     /// What it was, as JSON; absent where there was none.
     pub before: Option<serde_json::Value>,
@@ -103,18 +128,27 @@ impl KeyPreimage {
         instance: &Instance,
         args: &BTreeMap<String, Expr>,
         when: Option<&Expr>,
-        numerics: Option<&Numerics>,
+        facts: &PlaceFacts,
     ) -> Option<Self> {
         let program = plan.program(&instance.kind);
+        // Of a device in any case, so that what it makes is never taken for what the engine made.
+        let made_by = match &instance.place {
+            Place::Server => None,
+            Place::Device(name) => Some(match &facts.device_key {
+                Some(key) => DeviceIdentity::Key(key.clone()),
+                None => DeviceIdentity::Name(name.clone()),
+            }),
+        };
         plan.is_cacheable(&instance.kind).then(|| Self {
             kind: program.map_or(&instance.kind, |(_, stage)| &stage.name).clone(),
             program: program.map(|(p, _)| p.digest),
             version: instance.version,
             args: args.clone(),
-            numerics: ComputedWith::of(plan, instance, numerics),
+            numerics: ComputedWith::of(plan, instance, facts.numerics.as_ref()),
             when: when.cloned(),
             private_to: instance.private_to.clone(),
-            generation: 0,
+            made_by,
+            generation: facts.generation,
         })
     }
 
@@ -162,6 +196,7 @@ impl KeyPreimage {
         }
         compare("when".into(), json(&before.when), json(&self.when));
         compare("private_to".into(), json(&before.private_to), json(&self.private_to));
+        compare("device".into(), json(&before.made_by), json(&self.made_by));
         compare("retries asked for on the device".into(), json(before.generation), json(self.generation));
         out
     }
@@ -180,6 +215,7 @@ mod tests {
             numerics,
             when: None,
             private_to: None,
+            made_by: None,
             generation: 0,
         }
     }
@@ -205,6 +241,26 @@ mod tests {
         let unknown = preimage(ComputedWith::Unknown { unknown: true });
         assert_ne!(unknown.key().0, was.key().0);
         assert_eq!(was.since(&unknown)[0].after, Some("cpu, f32, avx512".into()));
+    }
+
+    #[test]
+    fn what_a_device_makes_has_a_key_of_its_own_and_the_engine_keeps_its_own() {
+        let made_by = |made_by| KeyPreimage { made_by, ..preimage(ComputedWith::Irrelevant) };
+        let all = [
+            made_by(None),
+            made_by(Some(DeviceIdentity::Key("a".into()))),
+            made_by(Some(DeviceIdentity::Key("b".into()))),
+            made_by(Some(DeviceIdentity::Name("a".into()))),
+        ];
+        for (i, one) in all.iter().enumerate() {
+            assert_eq!(serde_json::from_str::<KeyPreimage>(&one.json()).expect("own text"), *one);
+            for other in &all[..i] {
+                assert_ne!(one.key().0, other.key().0);
+                assert_eq!(one.since(other).iter().map(|d| d.what.as_str()).collect::<Vec<_>>(), ["device"]);
+            }
+        }
+        // Results of the engine stay where they are.
+        assert_eq!(all[0].json(), r#"{"args":{},"kind":"probe","version":1}"#);
     }
 
     #[test]

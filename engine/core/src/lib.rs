@@ -19,6 +19,6 @@ pub mod prepare;
 mod state;
 
 pub use event::{Event, EventKind, LossCause, ReleasedParts, RunOutcome};
-pub use key::{ComputedWith, Difference, KeyPreimage};
+pub use key::{ComputedWith, DeviceIdentity, Difference, KeyPreimage, PlaceFacts};
 pub use prepare::{Decision, Prepared};
 pub use state::{ApplyError, Changes, Counts, RunState, Status};

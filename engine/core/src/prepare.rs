@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use headstart_dsl::plan::Plan;
 use headstart_protocol::contract::Proposal;
-use headstart_protocol::expr::{Expr, Manifests, ResolveError, Resolved, Value, resolve};
+use headstart_protocol::expr::{Expr, Manifests, ResolveError, Value, public_value, resolve_public};
 use headstart_protocol::task::{Released, Task};
-use headstart_protocol::{ArtifactRef, Numerics, Type};
+use headstart_protocol::{ArtifactRef, Type};
 
-use crate::key::KeyPreimage;
+use crate::key::{KeyPreimage, PlaceFacts};
 use crate::state::{RunState, Status};
 
 /// An instance whose inputs all have outputs.
@@ -28,54 +28,6 @@ pub enum Decision {
     Skip,
     /// It is to be run, or found in the cache.
     Run(Prepared),
-}
-
-/// Resolves everything public in an expression without outputs. A part that touches a private
-/// value stays an expression, so the engine never learns what it is.
-///
-/// # Errors
-/// [`ResolveError`] where a manifest cannot be read or lacks a field.
-pub fn resolve_public(expr: &Expr, source: &dyn Manifests) -> Result<Expr, ResolveError> {
-    if !expr.is_private() {
-        return public_value(expr, source).map(Expr::value);
-    }
-    let known = |e: &Expr| match e {
-        Expr::Value { value } if !value.is_private() => Some(value.is_absent()),
-        _ => None,
-    };
-    Ok(match expr {
-        Expr::Or { first, second } => {
-            let first = resolve_public(first, source)?;
-            match known(&first) {
-                Some(true) => resolve_public(second, source)?,
-                Some(false) => first,
-                None => {
-                    Expr::Or { first: Box::new(first), second: Box::new(resolve_public(second, source)?) }
-                }
-            }
-        }
-        Expr::List { items } => {
-            let mut kept = Vec::with_capacity(items.len());
-            for (key, item) in items {
-                let item = resolve_public(item, source)?;
-                if known(&item) != Some(true) {
-                    kept.push((key.clone(), item));
-                }
-            }
-            Expr::List { items: kept }
-        }
-        other => other.try_map_parts(&mut |e| resolve_public(e, source))?,
-    })
-}
-
-/// The value of an expression that names public artifacts only.
-fn public_value(expr: &Expr, source: &dyn Manifests) -> Result<Value, ResolveError> {
-    let Resolved { value, residency } = resolve(expr, source)?;
-    // No public artifact refers to a private one, so that this never happens.
-    if residency.is_private() {
-        return Err(ResolveError::Manifest("a public expression came to a private value".to_owned()));
-    }
-    Ok(value)
 }
 
 /// Prepares a ready instance.
@@ -124,15 +76,9 @@ fn truth(value: &Value) -> Result<bool, ResolveError> {
 }
 
 impl Prepared {
-    /// The pre-image of the instance's cache key, for kinds that have one. `numerics` is what the
-    /// place that runs the instance computes with, where that is known.
-    pub fn preimage(
-        &self,
-        state: &RunState,
-        instance: u32,
-        numerics: Option<&Numerics>,
-    ) -> Option<KeyPreimage> {
-        KeyPreimage::of(state.plan(), state.instance(instance), &self.args, self.when.as_ref(), numerics)
+    /// The pre-image of the instance's cache key, for kinds that have one.
+    pub fn preimage(&self, state: &RunState, instance: u32, facts: &PlaceFacts) -> Option<KeyPreimage> {
+        KeyPreimage::of(state.plan(), state.instance(instance), &self.args, self.when.as_ref(), facts)
     }
 
     /// Whether a device must resolve something.

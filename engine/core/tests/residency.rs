@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::*;
-use headstart_core::prepare::{Decision, Prepared, catalogs_behind, output_value, prepare, resolve_public};
-use headstart_core::{EventKind, RunState};
+use headstart_core::prepare::{Decision, Prepared, catalogs_behind, output_value, prepare};
+use headstart_core::{EventKind, PlaceFacts, RunState};
 use headstart_dsl::plan::{Instance, Place, Plan};
-use headstart_protocol::expr::{CompareOp, Expr, Value};
+use headstart_protocol::expr::{CompareOp, Expr, Value, resolve_public, unresolved};
 use headstart_protocol::task::{Released, Usage};
 use headstart_protocol::{ArtifactRef, ArtifactType, Digest, Manifest, Type};
 use serde_json::json;
@@ -119,6 +119,7 @@ fn public_parts_are_resolved_even_beside_private_ones() {
         ],
     };
     assert_eq!(resolve_public(&expr, &known).expect("resolvable"), expected);
+    assert_eq!(unresolved(&expected), None, "a device takes it as it is");
 }
 
 #[test]
@@ -163,7 +164,9 @@ fn keys_know_inputs_and_residency_and_nothing_else() {
     let outputs = [artifact(ArtifactType::Catalog, 0), private(ArtifactType::Dataset, 2)];
     let key = |plan: Plan, outputs: &[ArtifactRef], i: u32| {
         let state = run_until(plan, outputs);
-        prepared(&state, i, &KnownManifests::default()).preimage(&state, i, None).expect("cacheable")
+        prepared(&state, i, &KnownManifests::default())
+            .preimage(&state, i, &PlaceFacts::default())
+            .expect("cacheable")
     };
     let base = key(phone_plan(), &outputs, 2);
     let mut renamed = phone_plan();
@@ -197,7 +200,10 @@ fn what_reads_a_path_has_no_key() {
         ..Plan::default()
     };
     let state = run_until(plan, &[]);
-    assert_eq!(prepared(&state, 0, &KnownManifests::default()).preimage(&state, 0, None), None);
+    assert_eq!(
+        prepared(&state, 0, &KnownManifests::default()).preimage(&state, 0, &PlaceFacts::default()),
+        None
+    );
 }
 
 #[test]

@@ -15,8 +15,8 @@ mod registry;
 
 use std::path::PathBuf;
 
+use headstart_core::PlaceFacts;
 use headstart_env::{Env, Random};
-use headstart_protocol::Numerics;
 use headstart_protocol::wire::WireError;
 use headstart_store::Workspace;
 use headstart_transport::{Identity, Invitation, PublicKey};
@@ -389,9 +389,19 @@ impl Devices {
         self.registry.read().is_ok_and(|r| r.hosts.contains(name))
     }
 
-    /// What a device computes numbers with, as it said when it last joined.
-    pub(crate) fn numerics(&self, device: &str) -> Option<Numerics> {
-        self.registry.read().ok()?.devices.get(device)?.numerics.clone()
+    /// What a device computes numbers with, as it said when it last joined, and its key. One that was revoked is
+    /// no device: what it made is found by nobody.
+    pub(crate) fn place_facts(&self, device: &str) -> PlaceFacts {
+        let registry = self.registry.read();
+        let known = registry.as_ref().ok().and_then(|r| r.devices.get(device));
+        let Some(known) = known.filter(|d| !d.revoked) else {
+            return PlaceFacts::default();
+        };
+        PlaceFacts {
+            numerics: known.numerics.clone(),
+            device_key: Some(known.key.to_string()),
+            generation: known.generation,
+        }
     }
 
     /// How often a device's owner had asked for everything to be tried again when it last joined.

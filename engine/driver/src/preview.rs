@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use headstart_core::prepare::{Decision, Prepared, prepare};
-use headstart_core::{Event, EventKind, KeyPreimage, ReleasedParts, RunState, Status};
+use headstart_core::{Event, EventKind, ReleasedParts, RunState, Status};
 use headstart_dsl::plan::{Place, Plan};
 use headstart_protocol::expr::{Manifests, ResolveError};
 use headstart_protocol::{ArtifactRef, Digest, Failure, FailureClass, Manifest, kinds};
@@ -109,10 +109,8 @@ impl Look<'_> {
             }
             Err(e) => return Ok(Preview::Fails(Failure::input(e.to_string()))),
         };
-        if let Some(preimage) =
-            prepared.preimage(&self.state, i, self.engine.numerics_of(&self.state, i).as_ref())
-        {
-            let preimage = KeyPreimage { generation: self.engine.generation_of(&self.state, i), ..preimage };
+        let facts = self.engine.place_facts(&self.state, i);
+        if let Some(preimage) = prepared.preimage(&self.state, i, &facts) {
             let entry = self.known.cache().stage_get(&preimage.key().0);
             let Some(e) = entry.and_then(|e| reuse::usable(&self.results, &self.state, i, e)) else {
                 return Ok(Preview::Run);

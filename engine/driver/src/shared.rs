@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use headstart_core::RunState;
+use headstart_core::{PlaceFacts, RunState};
 use headstart_dsl::plan::Place;
 use headstart_env::Env;
-use headstart_protocol::Numerics;
 use headstart_runner::StageRegistry;
 use headstart_store::Workspace;
 
@@ -110,22 +109,14 @@ impl Shared {
         }
     }
 
-    /// What the place that runs an instance computes numbers with, as far as it is known: a device as
-    /// of its last join. `None` for kinds that compute nothing.
-    pub(crate) fn numerics_of(&self, state: &RunState, instance: u32) -> Option<Numerics> {
+    /// What is known of the place that runs an instance: of a device, as of its last join.
+    pub(crate) fn place_facts(&self, state: &RunState, instance: u32) -> PlaceFacts {
         let inst = state.instance(instance);
-        if !state.plan().is_numeric(&inst.kind) {
-            return None;
-        }
         match &inst.place {
-            Place::Server => self.stages.numerics(&inst.kind),
-            Place::Device(name) => self.hub.numerics(name),
+            Place::Server => {
+                PlaceFacts { numerics: self.stages.numerics(&inst.kind), ..PlaceFacts::default() }
+            }
+            Place::Device(name) => self.hub.place_facts(name, inst.private_to.is_some()),
         }
-    }
-
-    /// How often the owner of the device that keeps an instance's output asked for everything to be tried
-    /// again, as far as it is known; 0 for public ones.
-    pub(crate) fn generation_of(&self, state: &RunState, instance: u32) -> u64 {
-        state.instance(instance).private_to.as_ref().map_or(0, |device| self.hub.generation(device))
     }
 }

@@ -5,16 +5,22 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::phone::{Phone, begin, committed, done, handle, join, personal, plain_join, proven, single};
-use common::{Bench, options, until};
+use common::phone::{
+    Phone, begin, committed, done, handle, invite, join, personal, plain_join, proven, single,
+};
+use common::{Bench, Pipeline, options, out, until};
 use headstart_core::{Event, EventKind, RunOutcome};
 use headstart_driver::hub::codes;
-use headstart_driver::{EngineOptions, RunHandle, RunOptions, WaitReason};
+use headstart_driver::{EngineOptions, RunHandle, RunOptions, RunResult, WaitReason};
+use headstart_dsl::plan::{Place, Plan};
 use headstart_protocol::contract::NOT_APPROVED;
 use headstart_protocol::expr::{Expr, Value};
 use headstart_protocol::task::{Outcome, Released, Usage};
 use headstart_protocol::wire::{Claim, Commit, Committed, Facts, Join, Renew, Renewed};
-use headstart_protocol::{ArtifactType, Digest, Failure, FailureClass, Numerics, PROTOCOL_VERSION};
+use headstart_protocol::{
+    ArtifactRef, ArtifactType, Digest, Failure, FailureClass, Manifest, Numerics, PROTOCOL_VERSION, Type,
+};
+use headstart_transport::Identity;
 use serde_json::json;
 
 /// The HTTP layer moves these futures between threads.
@@ -263,6 +269,68 @@ async fn a_device_that_computes_with_something_else_finds_nothing_in_the_cache()
         }
         let result = run.wait().await.expect("ends");
         assert_eq!((result.outcome, result.counts.cached), (RunOutcome::Succeeded, cached), "{set}");
+    }
+}
+
+/// A public stage on a device, or on the engine.
+fn counted(place: Place) -> Plan {
+    let mut p = Pipeline::default();
+    let a = p.blend("a", 3);
+    let sum = p.sum("sum", &[a]);
+    p.at(sum).place = place;
+    p.output("sum", out(sum), Type::Dataset);
+    p.plan
+}
+
+/// Nobody checks what a device makes of public inputs, so that a wrong result of one is found by stages that are
+/// placed on that very device, and by no others: not by the engine, and not by the device that takes its name.
+#[tokio::test]
+async fn a_wrong_public_result_of_a_device_is_found_by_no_other() {
+    let bench = Bench::new();
+    let hub = bench.engine.hub();
+    let on = |name: &str| counted(Place::Device(name.to_owned()));
+    let run = begin(&bench, on("phone"));
+    let mut phone = Phone::join(hub);
+    let task = phone.claim().await;
+    assert!(!task.private);
+    let wrong = Manifest {
+        ty: Type::Dataset,
+        files: BTreeMap::new(),
+        value: json!({ "n": 666 }),
+        uses: BTreeMap::new(),
+    };
+    let output = ArtifactRef::public(&wrong);
+    let manifests = BTreeMap::from([(output.id.to_string(), wrong)]);
+    phone.commit_with(task.fence, done(output.clone()), manifests).await.expect("taken");
+    let result = run.wait().await.expect("ends");
+    let given = |result: &RunResult| result.outputs[0].value.clone();
+    assert_eq!(given(&result), Some(Value::Artifact(output.clone())));
+
+    // The same stage with the same inputs, on the engine: it computes by itself.
+    let result = bench.run(counted(Place::Server)).await;
+    assert_eq!((result.outcome, bench.script.calls("concat")), (RunOutcome::Succeeded, 1));
+    assert_eq!(bench.number(&result, "sum"), Some(3));
+    assert_eq!(bench.run(counted(Place::Server)).await.counts.cached, 2, "and finds its own result again");
+
+    // That device again: what it made is its own.
+    let result = begin(&bench, on("phone")).wait().await.expect("ends");
+    assert_eq!((result.counts.cached, given(&result)), (2, Some(Value::Artifact(output))));
+
+    // Another device of that name, after the first was revoked, and a device of another name.
+    hub.registry().revoke("phone").expect("revoked");
+    for (name, secret) in [("phone", 8), ("tablet", 9)] {
+        let run = begin(&bench, on(name));
+        let identity = Identity::from_secret(&[secret; 32]);
+        let what = Join { device: name.into(), kinds: vec!["concat".into()], ..plain_join() };
+        let invitation = invite(hub, name);
+        let what = proven(hub, &identity, what, Some(&invitation));
+        let (session, token) = join(hub, &identity, &what).expect("admitted");
+        let mut other = Phone { hub: hub.clone(), session, token, identity, tasks: Vec::new() };
+        let task = other.claim().await;
+        assert_eq!(task.kind, "concat", "{name} is asked");
+        let failure = Failure::input("enough");
+        other.commit(task.fence, Outcome::Failed { failure }).await.expect("taken");
+        assert_eq!(run.wait().await.expect("ends").outcome, RunOutcome::Failed);
     }
 }
 

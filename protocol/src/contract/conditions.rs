@@ -11,8 +11,10 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+use super::Unresolved;
 use crate::artifact::ArtifactRef;
-use crate::expr::{Condition, Expr, Value};
+use crate::digest::canonical_json;
+use crate::expr::{Condition, Expr, Value, unresolved};
 
 /// Bytes of a condition at most.
 pub(super) const LONGEST_CONDITION: usize = 1000;
@@ -38,71 +40,176 @@ pub enum Source {
     Public(String),
 }
 
-/// What gives artifacts their names: those that stand in an expression, and outputs of a plan's instances.
+/// What gives artifacts their names.
 pub trait Sources {
     /// An artifact.
     fn artifact(&self, artifact: &ArtifactRef) -> Source;
-
-    /// The output of a plan's instance; `None` where none stands in an expression.
-    fn output(&self, instance: u32) -> Option<Source>;
 }
 
-/// All decisions over private values of a private stage, one an entry: twice where one is made twice.
+/// What gives outputs of a plan's instances their names.
+pub trait PlannedSources: Sources {
+    /// The output of an instance.
+    fn output(&self, instance: u32) -> Source;
+}
+
+/// The decisions over private values of a private stage of a plan, one an entry: twice where one is made twice.
 ///
-/// A decision of a plan whose public part is known only during the run is left out: a device finds it in the
-/// task.
-pub fn conditions(
+/// One whose public part is known only during the run is left out: a device finds it in the task.
+pub fn planned_conditions(
+    of: &str,
+    args: &BTreeMap<String, Expr>,
+    when: Option<&Expr>,
+    sources: &dyn PlannedSources,
+) -> Vec<StageCondition> {
+    // A plan's parts that are open are left out where they are met.
+    all(of, args, when, Judged::Plan(sources)).unwrap_or_default()
+}
+
+/// The decisions over private values of a private task, one an entry: twice where one is made twice. All of them:
+/// nothing is left out.
+///
+/// # Errors
+/// [`Unresolved`] where an expression has a part that the engine had to resolve, so that it is not known what
+/// decides; or where a `when` asks for nothing private.
+pub fn asked_conditions(
     of: &str,
     args: &BTreeMap<String, Expr>,
     when: Option<&Expr>,
     sources: &dyn Sources,
-) -> Vec<StageCondition> {
-    let all = when.map(|e| ("when", e)).into_iter().chain(args.iter().map(|(name, e)| (name.as_str(), e)));
+) -> Result<Vec<StageCondition>, Unresolved> {
+    all(of, args, when, Judged::Task(sources))
+}
+
+fn all(
+    of: &str,
+    args: &BTreeMap<String, Expr>,
+    when: Option<&Expr>,
+    judged: Judged<'_>,
+) -> Result<Vec<StageCondition>, Unresolved> {
     let mut out = Vec::new();
-    for (at, expr) in all {
-        let mut rules = Vec::new();
-        decisions(expr, sources, &mut rules);
+    let mut add = |at: &str, rules: Result<Vec<String>, Open>| {
+        let rules = rules.map_err(|Open| Unresolved { at: at.to_owned() })?;
         let condition = |rule| StageCondition { of: of.to_owned(), at: at.to_owned(), rule };
         out.extend(rules.into_iter().map(condition));
+        Ok(())
+    };
+    if let Some(when) = when {
+        add("when", judged.when(when))?;
     }
-    out
+    for (name, e) in args {
+        add(name, judged.argument(e))?;
+    }
+    Ok(out)
 }
 
-/// The decisions of an expression. A list or a mix is none itself: what is in it was decided by its elements.
-fn decisions(expr: &Expr, sources: &dyn Sources, out: &mut Vec<String>) {
-    match expr {
-        Expr::Output { .. } => {}
-        Expr::Value { value } => value.visit(&mut |v| {
-            if let Value::Condition(c) = v {
-                out.push(condition(c));
-            }
-        }),
-        Expr::List { items } => items.iter().for_each(|(_, e)| decisions(e, sources, out)),
-        Expr::Mix { terms } => terms.iter().for_each(|(.., e)| decisions(e, sources, out)),
-        // Which of the two it is follows from public values.
-        Expr::Or { first, second } if !is_private(first, sources) => {
-            decisions(first, sources, out);
-            decisions(second, sources, out);
+/// A part of an expression that is not known.
+struct Open;
+
+/// Whose expressions are judged. Only in a plan may a part be open.
+#[derive(Clone, Copy)]
+enum Judged<'a> {
+    Plan(&'a dyn PlannedSources),
+    Task(&'a dyn Sources),
+}
+
+impl Judged<'_> {
+    /// A part is not known: in a plan it is left to the task.
+    fn open(self) -> Result<(), Open> {
+        match self {
+            Self::Plan(_) => Ok(()),
+            Self::Task(_) => Err(Open),
         }
-        Expr::Field { .. } | Expr::Or { .. } | Expr::Compare { .. } | Expr::Not { .. } => {
-            let mut words = Words { sources, text: String::new() };
-            if is_private(expr, sources) && words.expr(expr, false).is_some() {
-                out.push(words.text);
+    }
+
+    /// That everything public in a task is a value.
+    fn check(self, expr: &Expr) -> Result<(), Open> {
+        match self {
+            Self::Task(_) if unresolved(expr).is_some() => Err(Open),
+            Self::Task(_) | Self::Plan(_) => Ok(()),
+        }
+    }
+
+    fn artifact(self, artifact: &ArtifactRef) -> Source {
+        match self {
+            Self::Plan(sources) => sources.artifact(artifact),
+            Self::Task(sources) => sources.artifact(artifact),
+        }
+    }
+
+    fn output(self, instance: u32) -> Result<Source, Open> {
+        match self {
+            Self::Plan(sources) => Ok(sources.output(instance)),
+            Self::Task(_) => Err(Open),
+        }
+    }
+
+    fn is_private(self, expr: &Expr) -> bool {
+        let private = |source| matches!(source, Source::Private(_));
+        let mut found = false;
+        expr.each_artifact(&mut |a| found |= private(self.artifact(a)));
+        expr.each_output(&mut |i| found |= self.output(i).is_ok_and(private));
+        found
+    }
+
+    /// The decision of a `when`: whatever is private in it decides whether the stage runs.
+    fn when(self, expr: &Expr) -> Result<Vec<String>, Open> {
+        self.check(expr)?;
+        let mut out = Vec::new();
+        // One over public values alone is decided before there is a task.
+        if self.is_private(expr) {
+            self.decision(expr, &mut out)?
+        } else {
+            self.open()?
+        }
+        Ok(out)
+    }
+
+    fn argument(self, expr: &Expr) -> Result<Vec<String>, Open> {
+        self.check(expr)?;
+        let mut out = Vec::new();
+        self.decisions(expr, &mut out)?;
+        Ok(out)
+    }
+
+    /// The decisions of an expression. A list or a mix is none itself: what is in it was decided by its elements.
+    fn decisions(self, expr: &Expr, out: &mut Vec<String>) -> Result<(), Open> {
+        match expr {
+            Expr::Output { instance } => self.output(*instance).map(drop),
+            Expr::Value { value } => {
+                value.visit(&mut |v| {
+                    if let Value::Condition(c) = v {
+                        out.push(condition(c));
+                    }
+                });
+                Ok(())
+            }
+            Expr::List { items } => items.iter().try_for_each(|(_, e)| self.decisions(e, out)),
+            Expr::Mix { terms } => terms.iter().try_for_each(|(.., e)| self.decisions(e, out)),
+            // Which of the two it is follows from public values.
+            Expr::Or { first, second } if !self.is_private(first) => {
+                self.open()?;
+                self.decisions(first, out)?;
+                self.decisions(second, out)
+            }
+            Expr::Field { .. } | Expr::Or { .. } | Expr::Compare { .. } | Expr::Not { .. } => {
+                if self.is_private(expr) { self.decision(expr, out) } else { self.open() }
             }
         }
     }
-}
 
-fn is_private(expr: &Expr, sources: &dyn Sources) -> bool {
-    let private = |source| matches!(source, Source::Private(_));
-    let mut found = false;
-    expr.each_artifact(&mut |a| found |= private(sources.artifact(a)));
-    expr.each_output(&mut |i| found |= sources.output(i).is_some_and(private));
-    found
+    /// An expression that is a decision.
+    fn decision(self, expr: &Expr, out: &mut Vec<String>) -> Result<(), Open> {
+        let mut words = Words { judged: self, text: String::new() };
+        match words.expr(expr, false) {
+            Ok(()) => out.push(words.text),
+            Err(Open) => self.open()?,
+        }
+        Ok(())
+    }
 }
 
 fn condition(c: &Condition) -> String {
-    format!("{} {} {}", c.metric, c.op.symbol(), number(c.bound))
+    format!("{} {} {}", word(&c.metric), c.op.symbol(), number(c.bound))
 }
 
 /// A number with 15 digits: the last bits of one can change on its way as JSON.
@@ -113,97 +220,128 @@ pub(super) fn number(x: f64) -> String {
 
 /// An expression being written down. It stops where it is longer than a condition may be.
 struct Words<'a> {
-    sources: &'a dyn Sources,
+    judged: Judged<'a>,
     text: String,
 }
 
 impl Words<'_> {
-    fn put(&mut self, text: &str) -> Option<()> {
-        if self.text.len() <= LONGEST_CONDITION {
+    fn put(&mut self, text: &str) {
+        if !self.is_full() {
             self.text.push_str(text);
         }
-        Some(())
     }
 
-    /// Writes an expression; `None` where it has a part that only a run knows.
-    fn expr(&mut self, expr: &Expr, inside: bool) -> Option<()> {
-        if self.text.len() > LONGEST_CONDITION {
-            return Some(());
+    fn is_full(&self) -> bool {
+        self.text.len() > LONGEST_CONDITION
+    }
+
+    fn named(&mut self, source: Source) {
+        let (Source::Private(name) | Source::Public(name)) = source;
+        self.put(&name);
+    }
+
+    /// Writes an expression, as far as its parts are known.
+    fn expr(&mut self, expr: &Expr, inside: bool) -> Result<(), Open> {
+        if self.is_full() {
+            return Ok(());
         }
         let bracketed = inside && matches!(expr, Expr::Or { .. } | Expr::Compare { .. } | Expr::Not { .. });
         if bracketed {
-            self.put("(")?;
+            self.put("(");
         }
         match expr {
-            Expr::Value { value } => self.value(value)?,
+            Expr::Value { value } => self.value(value),
             Expr::Output { instance } => {
-                let (Source::Private(name) | Source::Public(name)) = self.sources.output(*instance)?;
-                self.put(&name)?;
+                let source = self.judged.output(*instance)?;
+                self.named(source);
             }
             // What a field of a public output is, a task says as a value.
-            Expr::Field { of, .. } if !is_private(of, self.sources) => return None,
+            Expr::Field { of, .. } if !self.judged.is_private(of) => return Err(Open),
             Expr::Field { of, name } => {
                 self.expr(of, true)?;
-                self.put(".")?;
-                self.put(&word(name))?;
+                self.put(".");
+                self.put(&word(name));
             }
             Expr::Or { first, second } => self.both(first, "or", second)?,
             Expr::Compare { op, left, right } => self.both(left, op.symbol(), right)?,
             Expr::Not { of } => {
-                self.put("not ")?;
+                self.put("not ");
                 self.expr(of, true)?;
             }
-            Expr::List { items } => self.all('[', items.iter().map(|(_, e)| e), ']')?,
-            Expr::Mix { terms } => self.all('(', terms.iter().map(|(.., e)| e), ')')?,
+            Expr::List { items } => {
+                self.put("[");
+                for (i, (key, e)) in items.iter().enumerate() {
+                    self.key(i, key);
+                    self.expr(e, false)?;
+                }
+                self.put("]");
+            }
+            Expr::Mix { terms } => {
+                self.put("(");
+                for (i, (weight, _, e)) in terms.iter().enumerate() {
+                    self.weight(i, *weight);
+                    self.expr(e, true)?;
+                }
+                self.put(")");
+            }
         }
-        if bracketed { self.put(")") } else { Some(()) }
+        if bracketed {
+            self.put(")");
+        }
+        Ok(())
     }
 
-    fn both(&mut self, left: &Expr, between: &str, right: &Expr) -> Option<()> {
+    fn both(&mut self, left: &Expr, between: &str, right: &Expr) -> Result<(), Open> {
         self.expr(left, true)?;
-        self.put(&format!(" {between} "))?;
+        self.put(&format!(" {between} "));
         self.expr(right, true)
     }
 
-    fn all<'e>(&mut self, open: char, items: impl Iterator<Item = &'e Expr>, close: char) -> Option<()> {
-        self.put(&open.to_string())?;
-        for (i, e) in items.enumerate() {
-            self.put(if i == 0 { "" } else { ", " })?;
-            self.expr(e, false)?;
+    /// What stands before an element of a list: its key, where that is not its position.
+    fn key(&mut self, i: usize, key: &str) {
+        self.put(if i == 0 { "" } else { ", " });
+        if key != i.to_string() {
+            self.put(&format!("{key:?}: "));
         }
-        self.put(&close.to_string())
     }
 
-    fn value(&mut self, value: &Value) -> Option<()> {
+    /// What stands before a term of a mix.
+    fn weight(&mut self, i: usize, weight: f64) {
+        self.put(if i == 0 { "" } else { " + " });
+        self.put(&format!("{} * ", number(weight)));
+    }
+
+    fn value(&mut self, value: &Value) {
         match value {
-            Value::Artifact(a) => {
-                let (Source::Private(name) | Source::Public(name)) = self.sources.artifact(a);
-                self.put(&name)
-            }
+            Value::Artifact(a) => self.named(self.judged.artifact(a)),
             Value::Absent => self.put("nothing"),
             Value::Condition(c) => self.put(&condition(c)),
             Value::Float(x) => self.put(&number(*x)),
-            Value::List(items) => self.values('[', items.iter().map(|(_, v)| v.clone()), ']'),
-            Value::Mix(terms) => self.values('(', terms.iter().map(|t| Value::Artifact(t.pllm.clone())), ')'),
-            Value::Json(json) => {
-                let text = crate::digest::canonical_json(json);
-                self.put(&text)
+            Value::List(items) => {
+                self.put("[");
+                for (i, (key, v)) in items.iter().enumerate().take_while(|(i, _)| *i <= LONGEST_CONDITION) {
+                    self.key(i, key);
+                    self.value(v);
+                }
+                self.put("]");
             }
-            // Numbers, truth values, texts and amounts, as messages show them.
-            plain => self.put(&plain.describe()),
-        }
-    }
-
-    fn values(&mut self, open: char, items: impl Iterator<Item = Value>, close: char) -> Option<()> {
-        self.put(&open.to_string())?;
-        for (i, value) in items.enumerate() {
-            if self.text.len() > LONGEST_CONDITION {
-                break;
+            Value::Mix(terms) => {
+                self.put("(");
+                for (i, term) in terms.iter().enumerate().take_while(|(i, _)| *i <= LONGEST_CONDITION) {
+                    self.weight(i, term.weight);
+                    self.named(self.judged.artifact(&term.pllm));
+                }
+                self.put(")");
             }
-            self.put(if i == 0 { "" } else { ", " })?;
-            self.value(&value)?;
+            Value::Json(json) => self.put(&canonical_json(json)),
+            // As messages show them.
+            Value::Bool(_)
+            | Value::Int(_)
+            | Value::Text(_)
+            | Value::Path(_)
+            | Value::Duration(_)
+            | Value::Bytes(_) => self.put(&value.describe()),
         }
-        self.put(&close.to_string())
     }
 }
 
@@ -226,7 +364,7 @@ mod tests {
     use super::*;
     use crate::artifact::ArtifactType;
     use crate::digest::Digest;
-    use crate::expr::CompareOp;
+    use crate::expr::{CompareOp, MixTerm};
 
     /// Private artifacts were made by `select`, output 0 is private, 1 is public.
     struct Made;
@@ -238,12 +376,14 @@ mod tests {
                 None => Source::Public(format!("{:?}", a.ty)),
             }
         }
+    }
 
-        fn output(&self, instance: u32) -> Option<Source> {
-            Some(match instance {
+    impl PlannedSources for Made {
+        fn output(&self, instance: u32) -> Source {
+            match instance {
                 0 => Source::Private("select".into()),
                 _ => Source::Public("Pllm".into()),
-            })
+            }
         }
     }
 
@@ -268,10 +408,19 @@ mod tests {
         Expr::Compare { op, left: Box::new(left), right: Box::new(Expr::value(right)) }
     }
 
+    /// The decisions of an argument of a task.
     fn rules(expr: &Expr) -> Vec<String> {
-        let mut out = Vec::new();
-        decisions(expr, &Made, &mut out);
-        out
+        let all = asked_conditions("x", &[("arg".to_owned(), expr.clone())].into(), None, &Made);
+        rules_of(all.unwrap_or_else(|e| panic!("{expr:?}: {e}")))
+    }
+
+    /// Those of a plan.
+    fn planned(expr: &Expr) -> Vec<String> {
+        rules_of(planned_conditions("x", &[("arg".to_owned(), expr.clone())].into(), None, &Made))
+    }
+
+    fn rules_of(all: Vec<StageCondition>) -> Vec<String> {
+        all.into_iter().map(|c| c.rule).collect()
     }
 
     #[test]
@@ -284,7 +433,6 @@ mod tests {
         let cases = [
             (pick("x"), vec![]),
             (base(), vec![]),
-            (field(base(), "metrics"), vec![]),
             (Expr::value(Value::Int(3)), vec![]),
             (Expr::value(Value::Condition(loss)), vec!["loss < 0.41"]),
             (field(pick("x"), "is_mix"), vec!["select.is_mix"]),
@@ -302,7 +450,14 @@ mod tests {
             (or(pick("x"), base()), vec!["select or Pllm"]),
             (or(pick("x"), or(pick("y"), base())), vec!["select or (select or Pllm)"]),
             (field(or(pick("x"), pick("y")), "a b"), vec!["(select or select).\"a b\""]),
-            (or(base(), field(pick("x"), "pllm")), vec!["select.pllm"]),
+            (compare(field(pick("x"), "n"), Gt, Value::Absent), vec!["select.n > nothing"]),
+            (
+                or(
+                    pick("x"),
+                    Expr::value(Value::List(vec![("0".into(), Value::Int(1)), ("b".into(), Value::Int(2))])),
+                ),
+                vec!["select or [1, \"b\": 2]"],
+            ),
             (mixed, vec!["select.pllm"]),
             (
                 Expr::List { items: vec![("k".into(), pick("x")), ("l".into(), or(pick("x"), base()))] },
@@ -323,12 +478,70 @@ mod tests {
         let out = |instance| Expr::Output { instance };
         let planned = or(out(0), out(1));
         let asked = or(pick("x"), artifact("base", ArtifactType::Pllm, false));
-        assert_eq!(rules(&planned), rules(&asked));
-        assert_eq!(rules(&field(out(0), "is_mix")), rules(&field(pick("x"), "is_mix")));
+        assert_eq!(super::tests::planned(&planned), rules(&asked));
+        assert_eq!(super::tests::planned(&field(out(0), "is_mix")), rules(&field(pick("x"), "is_mix")));
+        let mix = |first: Expr, second: Expr| Expr::Mix {
+            terms: vec![(0.5, "a".into(), first), (-0.5, "b".into(), second)],
+        };
+        let planned = or(field(out(0), "mix"), mix(out(1), out(1)));
+        let base = || artifact("base", ArtifactType::Pllm, false);
+        let term = |weight: f64| {
+            let Expr::Value { value: Value::Artifact(pllm) } = base() else { unreachable!() };
+            MixTerm { weight, pllm, name: "a".into() }
+        };
+        let asked = or(field(pick("x"), "mix"), Expr::value(Value::Mix(vec![term(0.5), term(-0.5)])));
+        assert_eq!(super::tests::planned(&planned), rules(&asked));
+        assert_eq!(rules(&asked), ["select.mix or (0.5 * Pllm + -0.5 * Pllm)"]);
         // What only a run knows is left to the device.
         let right = Box::new(field(out(1), "loss"));
         let open = Expr::Compare { op: CompareOp::Lt, left: Box::new(field(out(0), "loss")), right };
-        assert_eq!(rules(&open), Vec::<String>::new());
+        assert_eq!(super::tests::planned(&open), Vec::<String>::new());
+        assert_eq!(super::tests::planned(&or(out(1), field(out(0), "pllm"))), ["select.pllm"]);
+    }
+
+    /// A decision whose public part nobody has resolved is never left out: the task is refused.
+    #[test]
+    fn what_is_open_in_a_task_is_refused_in_each_form_of_expression() {
+        let public = || artifact("base", ArtifactType::Metrics, false);
+        let open = || field(public(), "t");
+        let above =
+            |left, right| Expr::Compare { op: CompareOp::Gt, left: Box::new(left), right: Box::new(right) };
+        let list = |e| Expr::List { items: vec![("k".into(), e)] };
+        let mix = |e| Expr::Mix { terms: vec![(1.0, "k".into(), e)] };
+        let cases = [
+            Expr::Output { instance: 0 },
+            or(pick("x"), Expr::Output { instance: 1 }),
+            open(),
+            above(field(pick("x"), "loss"), open()),
+            above(open(), field(pick("x"), "loss")),
+            Expr::Not { of: Box::new(above(field(pick("x"), "loss"), open())) },
+            or(Expr::value(Value::Absent), Expr::value(Value::Int(1))),
+            or(public(), pick("x")),
+            or(pick("x"), open()),
+            field(or(public(), pick("x")), "loss"),
+            list(open()),
+            list(or(pick("x"), open())),
+            mix(public()),
+            mix(or(pick("x"), open())),
+        ];
+        for expr in cases {
+            let args = [("take".to_owned(), expr.clone())].into();
+            let e = asked_conditions("x", &args, None, &Made).expect_err("refused");
+            assert_eq!(e.at, "take", "{expr:?}");
+            let e = asked_conditions("x", &BTreeMap::new(), Some(&expr), &Made).expect_err("refused");
+            assert_eq!(e.at, "when", "{expr:?}");
+        }
+    }
+
+    /// Whether a result is there at all decides, where it stands in a `when`.
+    #[test]
+    fn whatever_is_private_in_a_when_is_a_decision() {
+        let when = |e: &Expr| asked_conditions("x", &BTreeMap::new(), Some(e), &Made).map(rules_of);
+        let in_a_list = Expr::List { items: vec![("0".into(), pick("x"))] };
+        assert_eq!(when(&pick("x")).expect("judged"), ["select"]);
+        assert_eq!(when(&in_a_list).expect("judged"), ["[select]"]);
+        assert_eq!(when(&field(pick("x"), "is_mix")).expect("judged"), ["select.is_mix"]);
+        assert!(when(&Expr::value(Value::Bool(true))).is_err(), "that was to be decided by the engine");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use headstart_core::prepare::{Decision, Prepared, prepare};
-use headstart_core::{EventKind, KeyPreimage, Status};
+use headstart_core::{EventKind, Status};
 use headstart_dsl::plan::Place;
 use headstart_protocol::expr::ResolveError;
 use headstart_protocol::kinds::{self, Role};
@@ -98,10 +98,8 @@ impl Conductor {
 
     /// The cache key of a prepared instance and its pre-image, for kinds that have one.
     fn key_of(&self, prepared: &Prepared, instance: u32) -> Option<(Digest, String)> {
-        let numerics = self.engine.numerics_of(&self.state, instance);
-        let generation = self.engine.generation_of(&self.state, instance);
-        let preimage = prepared.preimage(&self.state, instance, numerics.as_ref());
-        preimage.map(|p| KeyPreimage { generation, ..p }.key())
+        let facts = self.engine.place_facts(&self.state, instance);
+        prepared.preimage(&self.state, instance, &facts).map(|preimage| preimage.key())
     }
 
     pub(super) fn fail_unattempted(&mut self, instance: u32, failure: Failure) {

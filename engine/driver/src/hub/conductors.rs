@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::Sender;
 
-use headstart_protocol::Numerics;
+use headstart_core::PlaceFacts;
 use headstart_protocol::wire::Committed;
 
 use super::{Granted, Hub, Offer, Presence};
@@ -44,13 +44,14 @@ impl Hub {
         self.leases().is_heard_since(fence, since_ms)
     }
 
-    /// What a device computes numbers with, as it said when it last joined.
-    pub(crate) fn numerics(&self, device: &str) -> Option<Numerics> {
-        self.inner.devices.numerics(device)
+    /// What is known of a device, as of its last join, for the keys of what it makes: private or public.
+    pub(crate) fn place_facts(&self, device: &str, private: bool) -> PlaceFacts {
+        let generation = if private { self.generation(device) } else { 0 };
+        PlaceFacts { generation, ..self.inner.devices.place_facts(device) }
     }
 
     /// How often a device's owner asked for everything to be tried again.
-    pub(crate) fn generation(&self, device: &str) -> u64 {
+    fn generation(&self, device: &str) -> u64 {
         self.leases().generation(device).max(self.inner.devices.generation(device))
     }
 

@@ -9,7 +9,7 @@
 use std::sync::PoisonError;
 
 use headstart_core::prepare::{Decision, Prepared, prepare};
-use headstart_core::{Event, EventKind, KeyPreimage, RunState, Status};
+use headstart_core::{Event, EventKind, RunState, Status};
 use headstart_protocol::Digest;
 use headstart_protocol::contract::Proposal;
 use headstart_protocol::task::Outcome;
@@ -172,11 +172,8 @@ impl Attempt {
     /// same.
     fn key(&self, hub: &Hub, prepared: &Prepared) -> Option<(Digest, String)> {
         let inst = self.state.instance(self.instance);
-        let numeric = self.state.plan().is_numeric(&inst.kind);
-        let numerics = if numeric { hub.numerics(&self.runner) } else { None };
-        let generation = inst.private_to.as_ref().map_or(0, |device| hub.generation(device));
-        let preimage = prepared.preimage(&self.state, self.instance, numerics.as_ref())?;
-        let found = KeyPreimage { generation, ..preimage }.key();
+        let facts = hub.place_facts(&self.runner, inst.private_to.is_some());
+        let found = prepared.preimage(&self.state, self.instance, &facts)?.key();
         self.state.key(self.instance).filter(|key| *key == found.0).map(|_| found)
     }
 }

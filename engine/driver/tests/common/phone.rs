@@ -46,7 +46,7 @@ pub fn plain_join() -> Join {
         device: "phone".into(),
         protocol: PROTOCOL_VERSION,
         version: "1.2.3".into(),
-        kinds: ["jsonl", "embed", "select", "finetune"].map(String::from).to_vec(),
+        kinds: ["jsonl", "embed", "select", "finetune", "concat"].map(String::from).to_vec(),
         numerics: None,
         facts: Facts { threads: 2, memory: 4 << 30, ..Facts::default() },
         highest_fence: 0,
