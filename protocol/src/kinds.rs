@@ -7,6 +7,7 @@
 mod sources;
 mod stages;
 mod studies;
+mod values;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};

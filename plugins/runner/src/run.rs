@@ -3,19 +3,27 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use headstart_protocol::{Args, Context, Failure, FailureClass, Output, Stage};
+use headstart_protocol::{Args, Context, Failure, FailureClass, Output, Stage, kinds};
 
 use crate::call::Call;
 use crate::check;
 use crate::granted::Granted;
 
-/// Runs one attempt of a stage and checks its output: the declared type, files that are plain files
-/// of the scratch folder or of what the stage was given, finite numbers. Paths of files are resolved: who opens one
-/// without following links (`headstart_disk::read::open_resolved`) gets what was checked here, or nothing.
+/// Runs one attempt of a stage. Checks its arguments, which a built-in stage takes for ones that are not there where
+/// they are of another type; and its output: the declared type, files that are plain files of the scratch folder or
+/// of what the stage was given, finite numbers. Paths of files are resolved: who opens one without following links
+/// (`headstart_disk::read::open_resolved`) gets what was checked here, or nothing.
 ///
 /// # Errors
-/// The stage's own failure; `internal` if it panics or its output is not what it promised.
+/// `input` for an argument of another type; the stage's own failure; `internal` if it panics or its output is not
+/// what it promised.
 pub fn run(stage: &dyn Stage, call: Call<'_>, ctx: &dyn Context) -> Result<Output, Failure> {
+    let kind = kinds::find(call.kind);
+    for (name, value) in &call.args.0 {
+        if let Some(arg) = kind.and_then(|kind| kind.arg(name)) {
+            arg.check(value)?;
+        }
+    }
     let granted = Granted::new(ctx);
     let mut output = run_unchecked(stage, call.kind, call.args, &granted)?;
     check::output(call, &mut output, &granted)?;
