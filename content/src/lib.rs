@@ -37,7 +37,7 @@ mod unsynced;
 mod verified;
 mod verify;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use artifacts::{Artifacts, check_file_name};
@@ -75,6 +75,11 @@ impl ContentStore {
         let unsynced = Arc::new(Unsynced::new(dir.to_owned(), disk));
         let artifacts = Artifacts::new(dir, Arc::clone(&unsynced));
         Ok(Self { artifacts, unsynced })
+    }
+
+    /// The folders of a store in `dir` in which files are written before they have a name.
+    pub fn unfinished(dir: &Path) -> [PathBuf; 2] {
+        ["manifests", "blobs"].map(|kind| dir.join(kind).join("new"))
     }
 
     /// The same, which refers to files outside of its folder instead of copying them, and makes nothing durable. For

@@ -21,7 +21,7 @@ pub(crate) fn named_by_digest(dir: &Path) -> Result<Vec<(Digest, PathBuf)>, Cont
             let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
             if let Ok(digest) = stem.parse() {
                 found.push((digest, path));
-            } else if folder == dir && stem.len() == 2 && path.is_dir() {
+            } else if folder == dir && stem.len() == 2 && entry.file_type().is_ok_and(|t| t.is_dir()) {
                 folders.push(path);
             }
         }

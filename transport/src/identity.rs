@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes of a key's digest that its fingerprint shows: 80 bits.
 const FINGERPRINT: usize = 10;
+/// Hexadecimal digits of a key that stand for it at least.
+const FEWEST_DIGITS: usize = 12;
 
 /// A secret identity key.
 #[derive(Clone)]
@@ -70,14 +72,19 @@ impl PublicKey {
         groups.join("-")
     }
 
-    /// Whether a text, such as a fingerprint or the first digits of the key, means this key and is
-    /// long enough not to mean any.
+    /// Whether a text means this key: its fingerprint, or at least its first twelve digits.
     pub fn is_meant_by(&self, text: &str) -> bool {
         let text = text.trim().to_ascii_lowercase();
-        let plain: String = text.chars().filter(|c| *c != '-').collect();
-        plain.len() >= 8
-            && (self.to_string().starts_with(&plain)
-                || self.fingerprint().replace('-', "").starts_with(&plain))
+        self.fingerprint() == text || (text.len() >= FEWEST_DIGITS && self.to_string().starts_with(&text))
+    }
+
+    /// Whether a text could mean a key, so that it cannot be the name of anything.
+    pub fn may_be_meant_by(text: &str) -> bool {
+        let text = text.trim().to_ascii_lowercase();
+        let base32 =
+            |group: &str| group.len() == 4 && group.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'));
+        let groups = text.split('-').count() == 4 && text.split('-').all(base32);
+        groups || (text.len() >= FEWEST_DIGITS && text.bytes().all(|b| b.is_ascii_hexdigit()))
     }
 
     /// Whether a signature, hexadecimal, is this key's of a transcript.
@@ -173,11 +180,15 @@ mod tests {
         assert_eq!(key.to_string().parse(), Ok(key));
         assert_eq!(key.to_string().to_uppercase().parse(), Ok(key));
         assert_eq!(key.fingerprint().len(), 19);
-        for text in [key.fingerprint(), key.fingerprint().replace('-', ""), key.to_string()[..12].to_owned()]
-        {
-            assert!(key.is_meant_by(&text), "{text}");
+        for text in [key.fingerprint(), key.to_string(), key.to_string()[..12].to_owned()] {
+            assert!(key.is_meant_by(&text) && PublicKey::may_be_meant_by(&text), "{text}");
         }
-        assert!(!key.is_meant_by("") && !key.is_meant_by(&key.to_string()[..6]), "too little");
+        for little in ["", &key.to_string()[..11], &key.fingerprint()[..14]] {
+            assert!(!key.is_meant_by(little), "{little}");
+        }
+        for name in ["phone", "blue-lamp", "cafe", "my-own-good-tiny-phone", "0.1.2.3.4.5.6.7.8"] {
+            assert!(!PublicKey::may_be_meant_by(name), "{name}");
+        }
         assert!(!Identity::from_secret(&[8; 32]).public().is_meant_by(&key.fingerprint()));
         for wrong in ["", "abc", &"g".repeat(64), &"00".repeat(32)] {
             assert_eq!(wrong.parse::<PublicKey>(), Err(ParseKeyError), "{wrong}");

@@ -454,8 +454,8 @@ pub struct Serve {
     #[arg(long)]
     pub now: bool,
     /// Post what happens to runs of schedules to this address, signed: failures, recoveries, new catalogs. May be
-    /// repeated.
-    #[arg(long, value_name = "URL")]
+    /// repeated. The variable keeps an address that holds a secret out of the list of processes.
+    #[arg(long, value_name = "URL", env = "HEADSTART_NOTIFY_URL", hide_env_values = true)]
     pub notify_url: Vec<String>,
     /// Run this program when something happens to runs of schedules, with the same on standard input. May be repeated.
     #[arg(long, value_name = "PROGRAM")]

@@ -1,7 +1,10 @@
 //! The outputs of a run as files, and as JSON.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
+use fs4::fs_std::FileExt;
 use headstart_disk::{Mode, files};
 use headstart_driver::{RunOutput, RunResult};
 use headstart_protocol::expr::Value;
@@ -17,16 +20,18 @@ const VALUE: &str = "value.json";
 
 /// Writes every output below `out`: a folder for each, with the artifact's files, and for Metrics and a
 /// Selection the value as JSON; for a list a folder for each element. Gives a line for each output that
-/// says what was written.
+/// says what was written. Nothing is written elsewhere: links to folders below `out` are not followed.
 ///
 /// # Errors
 /// If something cannot be written, or a file is no longer in the workspace.
 pub fn write(ws: &Workspace, outputs: &[RunOutput], out: &Path) -> Result<Vec<String>, CommandError> {
+    files::create_dir(&**ws.disk(), out)?;
+    let _alone = alone_in(out);
     let mut names = FileNames::default();
     let mut lines = Vec::new();
     for output in outputs {
         let dir = out.join(names.name(&output.name));
-        let mut writer = Writer { ws, files: 0, bytes: 0 };
+        let mut writer = Writer { ws, out, cleared: BTreeSet::new(), files: 0, bytes: 0 };
         let said = match &output.value {
             None | Some(Value::Absent) => "nothing: it was skipped".to_owned(),
             Some(value) => {
@@ -44,8 +49,19 @@ pub fn write(ws: &Workspace, outputs: &[RunOutput], out: &Path) -> Result<Vec<St
     Ok(lines)
 }
 
+/// Of several processes, one exports into a folder. Where folders cannot be locked, all do: files are still written
+/// whole.
+fn alone_in(out: &Path) -> Option<File> {
+    let folder = File::open(out).ok()?;
+    FileExt::lock_exclusive(&folder).ok()?;
+    Some(folder)
+}
+
 struct Writer<'a> {
     ws: &'a Workspace,
+    out: &'a Path,
+    /// Folders without anything half written.
+    cleared: BTreeSet<PathBuf>,
     files: u64,
     bytes: u64,
 }
@@ -83,6 +99,7 @@ impl Writer<'_> {
         let manifest = manifest(self.ws, a)?;
         for (name, file) in &manifest.files {
             let to = dir.join(name);
+            self.prepare(&to)?;
             let from = self.ws.blobs().intact(&file.digest)?.ok_or_else(|| {
                 CommandError::failed(format!(
                     "file {name} of artifact {} is gone from the workspace",
@@ -105,7 +122,28 @@ impl Writer<'_> {
         if manifest.files.contains_key(name) { Ok(()) } else { self.json(&manifest.value, &dir.join(name)) }
     }
 
+    /// Refuses to go through a link below `out`, which somebody else may have put there, and removes what an export
+    /// that was killed left beside the file.
+    fn prepare(&mut self, to: &Path) -> Result<(), CommandError> {
+        let folders = to.ancestors().skip(1).take_while(|folder| *folder != self.out);
+        if let Some(dir) = to.parent()
+            && self.cleared.insert(dir.to_owned())
+            && folders.clone().all(|folder| !folder.is_symlink())
+        {
+            files::remove_unfinished(&**self.ws.disk(), dir)?;
+        }
+        match folders.filter(|folder| folder.is_symlink()).last() {
+            None => Ok(()),
+            Some(link) => Err(CommandError::failed(format!(
+                "{} is a link; nothing is written through it",
+                link.display()
+            ))
+            .help("remove the link, or name another folder with --out")),
+        }
+    }
+
     fn json(&mut self, value: &Json, to: &Path) -> Result<(), CommandError> {
+        self.prepare(to)?;
         let text = format!("{value:#}\n");
         files::write_atomic(&**self.ws.disk(), to, text.as_bytes(), Mode::Normal)?;
         self.files += 1;

@@ -56,6 +56,9 @@ pub fn find(ws: &Workspace, prefix: Option<&str>) -> Result<RunInfo, CommandErro
             CommandError::input("this workspace has no runs").help("`headstart run FILE` makes one")
         });
     };
+    if prefix.is_empty() {
+        return Err(CommandError::input("the id of a run is empty").help("`headstart runs` lists them"));
+    }
     let ids: Vec<String> = runs.iter().map(|r| r.id.clone()).collect();
     let mut matching: Vec<RunInfo> = runs.into_iter().filter(|r| r.id.starts_with(prefix)).collect();
     if let Some(exact) = matching.iter().position(|r| r.id == prefix) {

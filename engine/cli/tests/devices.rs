@@ -117,7 +117,7 @@ fn a_device_is_approved_while_an_engine_waits_for_it() {
     // Nobody has approved it: it says what to run, and with which key it asks.
     let ask =
         ["join", &url, "--name", "phone", "--engine-key", &key, "--data", &data, "--exit-when-idle", "2"];
-    let asked = device(&place, "phone", &ask).code(1).err_has("headstart devices approve phone");
+    let asked = device(&place, "phone", &ask).code(1).err_has("headstart devices approve ");
     let listed = place.headstart(&["devices", "list", "--format", "json"]).code(0);
     let listed: serde_json::Value = serde_json::from_str(&listed.out).expect("JSON");
     assert_eq!((&listed[0]["state"], &listed[0]["name"]), (&"pending".into(), &"phone".into()));

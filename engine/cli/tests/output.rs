@@ -198,6 +198,21 @@ fn keys_never_lead_out_of_the_folder_of_outputs() {
 }
 
 #[test]
+fn outputs_are_not_written_through_links() {
+    let place = place_with("[\"a\", \"b\"]");
+    std::fs::create_dir_all(place.path("elsewhere")).expect("writable");
+    std::fs::create_dir_all(place.path("p/out/mixed")).expect("writable");
+    std::os::unix::fs::symlink(place.path("elsewhere"), place.path("p/out/mixed/a")).expect("links");
+    run(&place, &["run", "p.pllm", "--out", "out"]).code(1).err_has("out/mixed/a is a link");
+    assert!(files(&place.path("elsewhere")).is_empty());
+    // The folder that was named may be one: its owner named it.
+    std::fs::remove_file(place.path("p/out/mixed/a")).expect("removes");
+    std::os::unix::fs::symlink(place.path("elsewhere"), place.path("p/there")).expect("links");
+    run(&place, &["run", "p.pllm", "--out", "there"]).code(0);
+    assert!(!files(&place.path("elsewhere")).is_empty());
+}
+
+#[test]
 fn metrics_are_written_as_json() {
     let place = Place::new();
     common::copy_dir(&common::root().join("examples/03-custom-stage"), &place.path("p"));

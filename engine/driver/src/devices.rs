@@ -40,7 +40,10 @@ const MOST_INVITATIONS: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum DevicesError {
     /// Not a name of a device.
-    #[error("{0:?} is not a device's name: 1 to 64 letters, digits, `-`, `_` and `.`, and not `.` first")]
+    #[error(
+        "{0:?} is not a device's name: 1 to 64 letters, digits, `-`, `_` and `.`, not `.` or `-` first, and not \
+         the form of a key"
+    )]
     Name(String),
     /// A label that is too long, or holds control characters.
     #[error("a label has at most {LONGEST_LABEL} bytes and no control characters")]
@@ -51,8 +54,8 @@ pub enum DevicesError {
     /// No key waits under this name.
     #[error("no device `{0}` waits for approval")]
     NotPending(String),
-    /// Several keys wait under this name.
-    #[error("several devices wait as `{name}`: {}", fingerprints.join(", "))]
+    /// Several keys wait under this name, or one of them was revoked.
+    #[error("several devices are meant by `{name}`: {}", fingerprints.join(", "))]
     Ambiguous {
         /// The name.
         name: String,
@@ -229,8 +232,9 @@ impl Devices {
         Ok(invitation)
     }
 
-    /// Approves a device that waits: by its name, its fingerprint, or the first digits of its key. It gets
-    /// the name that it asked for, or `name`. Gives its record.
+    /// Approves a device that waits, or one that was revoked: by its name, its fingerprint, or the first digits
+    /// of its key. A name is enough where it means one key alone. The device gets the name that it asked for,
+    /// or `name`. Gives its record.
     ///
     /// # Errors
     /// [`DevicesError`].
@@ -238,28 +242,35 @@ impl Devices {
         let now = self.now();
         let known = self.pending.read(now)?;
         self.registry.change(|r| {
-            if let Some((n, d)) =
-                r.devices.iter_mut().find(|(n, d)| d.revoked && (*n == which || d.key.is_meant_by(which)))
-            {
-                d.revoked = false;
-                return Ok(d.record(n));
-            }
-            let meant: Vec<_> = known
+            // What has the form of a key is never taken for a name, which anybody may choose.
+            let means = |n: &str, key: &PublicKey| match PublicKey::may_be_meant_by(which) {
+                true => key.is_meant_by(which),
+                false => n == which,
+            };
+            let revoked: Vec<String> = r
+                .devices
                 .iter()
-                .filter(|p| p.name == which || p.key.is_meant_by(which))
-                .filter(|p| r.name_of(&p.key).is_none())
+                .filter(|(n, d)| d.revoked && means(n, &d.key))
+                .map(|(n, _)| n.clone())
                 .collect();
-            let asked = match meant[..] {
-                [one] => one,
-                [] => return Err(DevicesError::NotPending(which.to_owned())),
+            let waiting: Vec<_> =
+                known.iter().filter(|p| means(&p.name, &p.key) && r.name_of(&p.key).is_none()).collect();
+            let asked = match (&revoked[..], &waiting[..]) {
+                ([], [one]) => *one,
+                ([one], []) => return r.restore(one, name),
+                ([], []) => return Err(DevicesError::NotPending(which.to_owned())),
                 _ => {
-                    let fingerprints = meant.iter().map(|p| p.key.fingerprint()).collect();
+                    let lost = revoked.iter().filter_map(|n| Some(r.devices.get(n)?.key.fingerprint()));
+                    let lost = lost.map(|fingerprint| format!("{fingerprint} (revoked)"));
+                    let waiting = waiting.iter().map(|p| p.key.fingerprint());
+                    let fingerprints = waiting.chain(lost).collect();
                     return Err(DevicesError::Ambiguous { name: which.to_owned(), fingerprints });
                 }
             };
             let name = name.unwrap_or(&asked.name);
             check_name(name)?;
-            if let Some(d) = r.devices.get(name) {
+            // The name of a device that was revoked is free, as it is for an invitation.
+            if let Some(d) = r.devices.get(name).filter(|d| !d.revoked) {
                 return Err(DevicesError::Taken { name: name.to_owned(), fingerprint: d.key.fingerprint() });
             }
             r.pair(name, asked.key, now);
@@ -441,7 +452,7 @@ impl DeviceRecord {
 pub(crate) fn check_name(name: &str) -> Result<(), DevicesError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let fits = !name.is_empty() && name.len() <= LONGEST_NAME && !name.starts_with(['.', '-']);
-    if fits && name.chars().all(plain) {
+    if fits && name.chars().all(plain) && !PublicKey::may_be_meant_by(name) {
         Ok(())
     } else {
         Err(DevicesError::Name(name.chars().take(80).collect()))

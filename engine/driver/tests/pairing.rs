@@ -265,6 +265,34 @@ async fn a_revoked_device_is_out_at_once_also_from_another_process() {
 }
 
 #[tokio::test]
+async fn a_name_approves_no_other_device_than_the_one_that_is_meant() {
+    let (bench, _) = Bench::simulated(options());
+    let hub = bench.engine.hub();
+    let devices = hub.registry();
+    assert_eq!(joined(hub, &phone(), plain_join(), Some(&invite(hub, "phone"))), "");
+    devices.revoke("phone").expect("stolen");
+    // Its owner's new one asks under the same name. The name alone lets neither in.
+    assert_eq!(joined(hub, &stranger(9), plain_join(), None), codes::PENDING);
+    let ambiguous = devices.approve("phone", None).expect_err("two are meant");
+    let stolen = phone().public().fingerprint();
+    assert!(ambiguous.to_string().contains(&format!("{stolen} (revoked)")), "{ambiguous}");
+    assert_eq!(joined(hub, &phone(), plain_join(), None), codes::REVOKED);
+    devices.approve(&stranger(9).public().fingerprint(), None).expect("the new one");
+    assert_eq!(joined(hub, &stranger(9), plain_join(), None), "");
+    assert_ne!(joined(hub, &phone(), plain_join(), None), "", "the stolen one stays out");
+
+    // Nobody is approved for being called as another device's key.
+    let key = stranger(17).public();
+    for name in [key.fingerprint(), key.to_string(), key.to_string()[..12].to_uppercase()] {
+        let disguised = Join { device: name.clone(), ..plain_join() };
+        assert_eq!(joined(hub, &stranger(18), disguised, None), codes::INVALID, "{name}");
+        let approved = devices.approve(&name, Some("tablet"));
+        assert!(matches!(approved, Err(DevicesError::NotPending(_))), "{name}: {approved:?}");
+        assert!(matches!(devices.rename("phone", &name), Err(DevicesError::Name(_))), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_renamed_device_is_told_its_name_and_keeps_its_key() {
     let bench = Bench::new();
     let hub = bench.engine.hub();

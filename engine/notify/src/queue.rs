@@ -39,6 +39,15 @@ pub struct Targets {
 }
 
 impl Targets {
+    /// Whether this process was told to deliver there. What a file in the workspace names is not enough: a
+    /// workspace that came with somebody's files must not choose which program runs.
+    fn has(&self, to: &To) -> bool {
+        match to {
+            To::Url(url) => self.urls.contains(url),
+            To::Command(program) => self.commands.contains(program),
+        }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.urls.is_empty() && self.commands.is_empty()
@@ -188,9 +197,23 @@ impl Notifier {
                 tracing::warn!("{} is no notification, and is not delivered; remove it", path.display());
                 continue;
             };
-            if waiting.next_ms <= now {
+            if !self.targets.has(&waiting.to) {
+                self.let_wait(&path, &waiting, now);
+            } else if waiting.next_ms <= now {
                 self.try_once(&path, waiting, now).await;
             }
+        }
+    }
+
+    /// A notice for a receiver that this process was not told of: a later one may be.
+    fn let_wait(&self, path: &Path, waiting: &Waiting, now: u64) {
+        if now.saturating_sub(waiting.first_ms) > GIVEN_UP_MS {
+            tracing::warn!(
+                "notification {} of run {} is given up after 3 days: no server was told of its receiver",
+                waiting.notice.event.word(),
+                waiting.notice.run
+            );
+            self.forget(path);
         }
     }
 
@@ -221,5 +244,44 @@ impl Notifier {
         if let Err(e) = self.disk.remove_file(path) {
             tracing::warn!("cannot remove {}: {e}", path.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headstart_env::simulated::SimulatedClock;
+
+    use super::*;
+    use crate::notice::Event;
+
+    #[tokio::test]
+    async fn what_a_file_names_does_not_run_unless_this_process_was_told_of_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let ws = Workspace::open(&dir.path().join("ws")).expect("opens");
+        let (ran, program) = (dir.path().join("ran"), dir.path().join("program"));
+        std::fs::write(&program, format!("#!/bin/sh\ncat > {}\n", ran.display())).expect("writable");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).expect("its owner's");
+        let clock = SimulatedClock::new();
+        let notifier = |commands: Vec<PathBuf>| {
+            let targets = Targets { urls: Vec::new(), commands };
+            Notifier::open(&ws, targets, Arc::new(clock.clone())).expect("opens")
+        };
+        let notice = Notice {
+            event: Event::Failed,
+            at_ms: 0,
+            file: "p.pllm".into(),
+            schedule: "nightly".into(),
+            run: "nightly-1".into(),
+            outcome: "failed".into(),
+            problem: None,
+            catalog: None,
+        };
+        notifier(vec![program.clone()]).tell(&notice).expect("kept");
+        notifier(Vec::new()).round().await;
+        notifier(vec![dir.path().join("other")]).round().await;
+        assert!(!ran.exists() && notifier(Vec::new()).waiting().len() == 1);
+        notifier(vec![program]).round().await;
+        assert!(ran.is_file() && notifier(Vec::new()).waiting().is_empty());
     }
 }

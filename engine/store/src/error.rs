@@ -27,6 +27,12 @@ pub enum StoreError {
         /// The newest that is understood.
         ours: u32,
     },
+    /// A link, in a workspace that may have come with somebody's files.
+    #[error(
+        "{} is a link, and what is in a workspace is changed and removed; put the folder itself there, or the \
+         whole workspace elsewhere with --workspace DIR", .0.display()
+    )]
+    Link(PathBuf),
     /// A file that Headstart writes does not hold what it should.
     #[error("{}: {why}", path.display())]
     Damaged {

@@ -127,6 +127,7 @@ impl Workspace {
         files::create_dir(&*disk, dir)?;
         let dir = dir.canonicalize().map_err(StoreError::io("open", dir))?;
         check_format(&dir, &*disk)?;
+        refuse_links(&dir)?;
         protect(&dir, &*disk, fresh)?;
         let contents = ContentStore::open(&dir, Arc::clone(&disk))?;
         let contents = if temporary.is_some() { contents.linking() } else { contents };
@@ -386,6 +387,19 @@ fn protect(dir: &Path, disk: &dyn Disk, fresh: bool) -> Result<(), StoreError> {
     }
     if open {
         tracing::warn!("{}: other users could read it; now only its owner can", dir.display());
+    }
+    Ok(())
+}
+
+/// A workspace may have come with somebody's files, such as a repository: a link in it would let a collection,
+/// or the removal of old progress, delete what lies elsewhere.
+fn refuse_links(dir: &Path) -> Result<(), StoreError> {
+    let entries = fs::read_dir(dir).map_err(StoreError::io("list", dir))?;
+    let inside = ContentStore::unfinished(dir).into_iter();
+    for path in entries.flatten().map(|entry| entry.path()).chain(inside) {
+        if fs::symlink_metadata(&path).is_ok_and(|facts| facts.is_symlink()) {
+            return Err(StoreError::Link(path));
+        }
     }
     Ok(())
 }

@@ -254,3 +254,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+#[cfg(unix)]
+fn a_workspace_with_links_is_refused_and_nothing_elsewhere_is_touched() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let elsewhere = dir.path().join("elsewhere");
+    std::fs::create_dir_all(elsewhere.join("docs")).expect("writable");
+    std::fs::write(elsewhere.join("letter"), "dear").expect("writable");
+    for (n, name) in ["resume", "runs", "blobs", "blobs/new", "manifests/new", "scratch"].iter().enumerate() {
+        let workspace = dir.path().join(n.to_string());
+        drop(Workspace::open(&workspace).expect("opens"));
+        let link = workspace.join(name);
+        let _ = std::fs::remove_dir_all(&link);
+        std::fs::create_dir_all(link.parent().expect("a folder")).expect("writable");
+        std::os::unix::fs::symlink(&elsewhere, &link).expect("links");
+        let refused = Workspace::open(&workspace).map(drop).expect_err("refused");
+        assert!(matches!(refused, StoreError::Link(_)), "{name}: {refused}");
+        assert!(elsewhere.join("docs").is_dir() && elsewhere.join("letter").is_file(), "{name}");
+    }
+}

@@ -9,6 +9,9 @@ use std::sync::Arc;
 
 use crate::{Disk, DiskError, DiskFile, Mode, Open, unique};
 
+/// What the names of files begin with that are being written.
+const UNFINISHED: &str = ".tmp-";
+
 /// Creates a folder and its parents.
 ///
 /// # Errors
@@ -178,6 +181,24 @@ pub fn write_atomic(disk: &dyn Disk, path: &Path, bytes: &[u8], mode: Mode) -> R
     write_atomic_with(disk, path, mode, |file| file.write_all(bytes).map_err(DiskError::at("write", path)))
 }
 
+/// Removes what processes left in a folder that were killed while they wrote there. To be called while nobody else
+/// writes in it.
+///
+/// # Errors
+/// If a file cannot be removed.
+pub fn remove_unfinished(disk: &dyn Disk, dir: &Path) -> Result<(), DiskError> {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let digits = name.to_str().and_then(|name| name.strip_prefix(UNFINISHED)).unwrap_or_default();
+        let ours = digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        if ours && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            let path = entry.path();
+            disk.remove_file(&path).map_err(DiskError::at("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 /// [`write_atomic`] for a content that `fill` writes.
 ///
 /// # Errors
@@ -190,7 +211,7 @@ pub fn write_atomic_with<E: From<DiskError>>(
 ) -> Result<(), E> {
     let dir = folder_of(path);
     create_dir(disk, dir)?;
-    let mut new = NewFile::in_dir(disk, dir, ".tmp-")?;
+    let mut new = NewFile::in_dir(disk, dir, UNFINISHED)?;
     fill(new.file())?;
     let file = new.file();
     file.set_mode(mode).and_then(|()| file.sync()).map_err(DiskError::at("write", path))?;
@@ -385,7 +406,7 @@ pub fn copy(disk: &dyn Disk, from: &Path, to: &Path) -> Result<u64, DiskError> {
 pub fn copy_atomic(disk: &dyn Disk, from: &Path, to: &Path, mode: Mode) -> Result<(), DiskError> {
     let dir = folder_of(to);
     create_dir(disk, dir)?;
-    let temp = NewFile::in_dir(disk, dir, ".tmp-")?;
+    let temp = NewFile::in_dir(disk, dir, UNFINISHED)?;
     copy(disk, from, temp.path()).map_err(|e| if e.doing == "write" { named(e, to) } else { e })?;
     let done = fs::metadata(temp.path())
         .and_then(|m| disk.set_permissions(temp.path(), mode.permissions(m.permissions())))

@@ -12,7 +12,7 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::HubError;
-use crate::hub::Hub;
+use crate::hub::{Hub, longest};
 use crate::listing::{FileDigest, ModelFile};
 use crate::names::{Commit, Repo};
 use crate::{Downloaded, Snapshot};
@@ -151,6 +151,10 @@ impl Hub {
         told: &(dyn Fn(u64) + Sync),
     ) -> Result<(), HubError> {
         let write = |e| HubError::Disk(DiskError::at("write", partial)(e));
+        // In a cache that several people share, one of them may have put a link there.
+        if partial.is_symlink() {
+            self.env.disk.remove_file(partial).map_err(write)?;
+        }
         let mut out = self.env.disk.open(partial, Open::Update).map_err(write)?;
         out.set_mode(Mode::Normal).map_err(write)?;
         let mut here = out.system().metadata().map_err(write)?.len();
@@ -170,6 +174,7 @@ impl Hub {
             here = 0;
         }
         out.seek(SeekFrom::Start(here)).map_err(write)?;
+        let by = self.env.clock.elapsed() + longest(file.size.saturating_sub(here));
         while let Some(chunk) = answer.chunk().await.map_err(|e| self.unreachable(&e))? {
             here += chunk.len() as u64;
             if here > file.size {
@@ -180,6 +185,9 @@ impl Hub {
             }
             std::io::Write::write_all(&mut out, &chunk).map_err(write)?;
             told(here);
+            if self.env.clock.elapsed() > by {
+                return Err(self.too_slow());
+            }
         }
         if here < file.size {
             return Err(HubError::Unreachable {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headstart_env::Env;
+use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 
 use crate::cache::Cache;
@@ -18,6 +19,17 @@ const ENDPOINT: &str = "https://huggingface.co";
 const LARGEST_ANSWER: usize = 16 << 20;
 /// A connection on which nothing comes for this long is given up, and tried again.
 const STALL: Duration = Duration::from_secs(60);
+/// Redirects that are followed at most.
+const MOST_REDIRECTS: usize = 10;
+/// Bytes in a second that a file moves at least, on the whole; a slower answer is given up, and tried again.
+const SLOWEST: u64 = 4 << 10;
+/// How long an answer may take beside that.
+const ANSWER: Duration = Duration::from_secs(120);
+
+/// How long an answer of so many bytes may take.
+pub(crate) fn longest(size: u64) -> Duration {
+    ANSWER + Duration::from_secs(size / SLOWEST)
+}
 
 /// How the hub is reached: what its own tools read from the environment.
 #[derive(Clone, Debug)]
@@ -83,6 +95,35 @@ fn home(variable: impl Fn(&str) -> Option<String>) -> PathBuf {
     set("HF_HOME").map_or_else(|| cache().join("huggingface"), PathBuf::from)
 }
 
+/// Where a hub may send its clients: to itself, and to other hosts by name and https. Neither a number nor this
+/// machine's name: what listens in the network of the client is none of the hub's.
+fn redirects(endpoint: &Url) -> Policy {
+    let (scheme, own) = (endpoint.scheme().to_owned(), endpoint.host_str().map(str::to_owned));
+    Policy::custom(move |attempt| {
+        let to = attempt.url();
+        let itself = to.scheme() == scheme && to.host_str() == own.as_deref();
+        if attempt.previous().len() > MOST_REDIRECTS {
+            attempt.error("it redirects again and again")
+        } else if itself || is_public(to) {
+            attempt.follow()
+        } else {
+            let where_to = to.host_str().unwrap_or_default().to_owned();
+            attempt.error(format!(
+                "it redirects to {where_to}, which is not a name of the public network by https"
+            ))
+        }
+    })
+}
+
+/// Whether an address is one that a hub may redirect to.
+fn is_public(to: &Url) -> bool {
+    let Some(host) = to.host_str() else { return false };
+    let number = host.starts_with('[') || host.parse::<std::net::IpAddr>().is_ok();
+    let name = host.trim_end_matches('.');
+    let here = name == "localhost" || name.ends_with(".localhost");
+    to.scheme() == "https" && !number && !here
+}
+
 /// The hub, and the cache of what came from it.
 pub struct Hub {
     pub(crate) cache: Cache,
@@ -119,6 +160,8 @@ impl Hub {
             .tls_backend_preconfigured(tls)
             .connect_timeout(Duration::from_secs(20))
             .read_timeout(STALL)
+            .referer(false)
+            .redirect(redirects(&endpoint))
             .user_agent(concat!("headstart/", env!("CARGO_PKG_VERSION")));
         let http = if local { http.no_proxy() } else { http };
         let http = http.build().map_err(|e| internal(&e))?;
@@ -166,8 +209,12 @@ impl Hub {
         self.extend(&mut url, ["revision", revision])?;
         url.set_query(Some("blobs=true"));
         let mut answer = self.ask(url, 0, repo, revision).await?;
+        let by = self.env.clock.elapsed() + longest(LARGEST_ANSWER as u64);
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|e| self.unreachable(&e))? {
+            if self.env.clock.elapsed() > by {
+                return Err(self.too_slow());
+            }
             if body.len() + chunk.len() > LARGEST_ANSWER {
                 return Err(self.wrong(repo, format!("an answer of more than {LARGEST_ANSWER} bytes")));
             }
@@ -246,6 +293,11 @@ impl Hub {
         HubError::Unreachable { endpoint: self.endpoint_text(), why: cause.to_string() }
     }
 
+    pub(crate) fn too_slow(&self) -> HubError {
+        let why = format!("it sends less than {SLOWEST} bytes in a second");
+        HubError::Unreachable { endpoint: self.endpoint_text(), why }
+    }
+
     pub(crate) fn wrong(&self, repo: &Repo, why: String) -> HubError {
         HubError::Answer { endpoint: self.endpoint_text(), repo: repo.to_string(), why }
     }
@@ -282,6 +334,16 @@ mod tests {
             let settings = Settings { endpoint: endpoint.into(), ..with(&[]).expect("settings") };
             Hub::new(settings, Env::system()).map(|_| ()).map_err(|e| e.to_string())
         };
+        for (to, public) in [
+            ("https://cdn.example/x", true),
+            ("http://cdn.example/x", false),
+            ("https://169.254.169.254/x", false),
+            ("https://[fe80::1]/x", false),
+            ("https://0x7f000001/x", false),
+            ("https://localhost./x", false),
+        ] {
+            assert_eq!(is_public(&Url::parse(to).expect("an address")), public, "{to}");
+        }
         assert!(hub("http://mirror.example").expect_err("open").contains("not https"));
         assert!(hub("http://127.0.0.1:9").is_ok() && hub("https://mirror.example/hf").is_ok());
     }

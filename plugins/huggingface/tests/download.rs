@@ -24,6 +24,8 @@ struct Inner {
     files: BTreeMap<String, Vec<u8>>,
     /// Answered instead of the listing.
     listing: Option<Json>,
+    /// Where everybody is sent.
+    redirects: Option<String>,
     /// Answered to everything.
     refuses: Option<(u16, &'static str)>,
     /// Only whoever shows this token is answered.
@@ -81,6 +83,9 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
     server.lock().calls.push(format!("{path} {range} {who}").trim_end().to_owned());
     let listing = server.listing();
     let mut inner = server.lock();
+    if let Some(to) = &inner.redirects {
+        return (StatusCode::FOUND, [(header::LOCATION, to.clone())]).into_response();
+    }
     if let Some((status, code)) = inner.refuses {
         let status = StatusCode::from_u16(status).expect("a status");
         return (status, [("x-error-code", code)]).into_response();
@@ -336,4 +341,57 @@ async fn a_hostile_listing_leads_nowhere() {
     let other = "b".repeat(40);
     let error = fetch(&hub, &other).await.expect_err("another commit");
     assert!(error.to_string().contains(&format!("commit {other} is {COMMIT}")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_leads_nobody_into_another_network() {
+    let (server, inside, dir) = (model(), model(), tempfile::tempdir().expect("tempdir"));
+    let hub = hub(&server, dir.path()).await;
+    let port = inside.start().await.rsplit_once(':').expect("a port").1.to_owned();
+    for to in
+        [format!("http://127.0.0.2:{port}/x"), format!("http://localhost:{port}/x"), "http://[::1]/".into()]
+    {
+        server.lock().redirects = Some(to.clone());
+        let error = fetch(&hub, "main").await.expect_err("refused");
+        assert!(error.to_string().contains("redirects"), "{to}: {error}");
+    }
+    assert!(inside.lock().calls.is_empty(), "{:?}", inside.lock().calls);
+    server.lock().redirects = Some("/api/models/o/m/revision/main".into());
+    assert!(fetch(&hub, "main").await.is_err(), "round and round");
+    server.lock().redirects = None;
+    fetch(&hub, "main").await.expect("downloads");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_drips_is_given_up() {
+    let (server, dir) = (model(), tempfile::tempdir().expect("tempdir"));
+    let settings =
+        Settings { endpoint: server.start().await, cache: dir.path().into(), token: None, offline: false };
+    let hub = Hub::new(settings, Env { clock: Arc::new(Racing::default()), ..Env::system() }).expect("a hub");
+    let error = fetch(&hub, "main").await.expect_err("given up");
+    assert!(error.to_string().contains("less than 4096 bytes in a second"), "{error}");
+}
+
+/// A clock on which a day is over with each look.
+#[derive(Default)]
+struct Racing(std::sync::atomic::AtomicU64);
+
+impl Clock for Racing {
+    fn now_ms(&self) -> u64 {
+        0
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_secs(86_400 * self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    }
+
+    fn sleep(&self, _: Duration) -> Sleep {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn thread_wait(&self, duration: Duration) -> Option<Duration> {
+        Some(duration)
+    }
+
+    fn on_advance(&self, _: Wake) {}
 }

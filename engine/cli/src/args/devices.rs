@@ -19,7 +19,7 @@ pub enum DevicesCommand {
     },
     /// Let a device join that waits for approval, or that was revoked.
     Approve {
-        /// Its name; or its key's fingerprint or first digits, as the device shows them.
+        /// Its key's fingerprint, as the device shows it, or at least twelve of the key's digits; or its name, where that means one device alone.
         #[arg(value_name = "NAME|KEY")]
         device: String,
         /// The name to give it, instead of the one that it asks for.

@@ -68,7 +68,12 @@ fn ask(program: &Path, limits: Limits) -> Result<Declaration, CommandError> {
     })
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all. What is written is made by the program, so that it goes nowhere else than
+/// beside it.
 fn write(at: &Path, text: &str) -> Result<(), CommandError> {
+    if at.is_symlink() {
+        let m = format!("{} is a link; the declaration is not written through it", at.display());
+        return Err(CommandError::failed(m).help("remove the link"));
+    }
     Ok(headstart_disk::files::replace(&SystemDisk, at, text.as_bytes())?)
 }

@@ -113,10 +113,9 @@ impl Devices {
             Ok(true) => wire(
                 codes::PENDING,
                 format!(
-                    "the engine does not know this device's key {} and waits for its owner to approve it: \
+                    "the engine does not know this device's key and waits for its owner to approve it: \
                      headstart devices approve {}",
-                    key.fingerprint(),
-                    join.device
+                    key.fingerprint()
                 ),
             ),
         }

@@ -13,7 +13,7 @@ use headstart_store::{StoreError, Workspace};
 use headstart_transport::PublicKey;
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceRecord, DeviceState};
+use super::{DeviceRecord, DeviceState, DevicesError};
 use crate::error::EngineError;
 
 /// Bytes of a file of devices at most.
@@ -135,6 +135,25 @@ impl Registry {
         };
         self.devices.insert(name.to_owned(), device);
         self.earlier.remove(name);
+    }
+
+    /// A device that was revoked may join again; under another name, if one is given.
+    pub(super) fn restore(&mut self, device: &str, name: Option<&str>) -> Result<DeviceRecord, DevicesError> {
+        let name = name.unwrap_or(device);
+        if name != device {
+            super::check_name(name)?;
+            if let Some(other) = self.devices.get(name) {
+                let fingerprint = other.key.fingerprint();
+                return Err(DevicesError::Taken { name: name.to_owned(), fingerprint });
+            }
+        }
+        let mut found =
+            self.devices.remove(device).ok_or_else(|| DevicesError::Unknown(device.to_owned()))?;
+        found.revoked = false;
+        let record = found.record(name);
+        self.devices.insert(name.to_owned(), found);
+        self.earlier.remove(name);
+        Ok(record)
     }
 
     pub(super) fn forget_old_invitations(&mut self, now: u64) {

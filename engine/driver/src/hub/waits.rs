@@ -53,7 +53,7 @@ impl WaitReason {
             ),
             Self::Invited => "on the device, run: headstart-device join INVITATION --data FOLDER".to_owned(),
             Self::Approval(fingerprints) => match &fingerprints[..] {
-                [one] => format!("if the device shows the key {one}: headstart devices approve {device}"),
+                [one] => format!("if the device shows this key: headstart devices approve {one}"),
                 _ => format!(
                     "several devices ask for this name; approve the one whose key it shows: headstart devices \
                      approve KEY, of {}",
