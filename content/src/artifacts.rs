@@ -1,6 +1,6 @@
 //! Artifacts: manifests over blobs, and folders made of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use headstart_disk::files::{self, NewFile};
 use headstart_disk::read::open_resolved;
 use headstart_disk::{Disk, Mode};
+use headstart_protocol::text::folded_name;
 use headstart_protocol::{ArtifactRef, ArtifactType, Digest, FileRef, Manifest, Output, canonical_json};
 
 use crate::blobs::Blobs;
@@ -65,9 +66,7 @@ impl Artifacts {
             return Err(ContentError::PrivateReference { name: name.clone() });
         }
         let mut stored: BTreeMap<String, FileRef> = BTreeMap::new();
-        for (name, _) in &output.files {
-            check_file_name(name)?;
-        }
+        check_file_names(output.files.iter().map(|(name, _)| name.as_str()))?;
         for (name, path) in &output.files {
             let file = open_resolved(path).map_err(ContentError::io("read", path))?;
             if stored.insert(name.clone(), self.blobs.put_opened(&file, path)?).is_some() {
@@ -96,7 +95,7 @@ impl Artifacts {
             return Err(ContentError::NotAnArtifact(manifest.ty.to_string()));
         }
         refers_to_public_ones(manifest)?;
-        manifest.files.keys().try_for_each(|name| check_file_name(name))?;
+        check_file_names(manifest.files.keys().map(String::as_str))?;
         let reference = ArtifactRef::public(manifest);
         // One that is damaged is written again.
         let intact = self.path(&reference.id).filter(|_| matches!(self.manifest(&reference.id), Ok(Some(_))));
@@ -198,8 +197,8 @@ impl Artifacts {
         let manifest = self.manifest(id)?.ok_or(ContentError::MissingArtifact(*id))?;
         let folder = self.open.join(id.to_string());
         let mut contents = Vec::with_capacity(manifest.files.len());
+        check_file_names(manifest.files.keys().map(String::as_str))?;
         for (name, file) in &manifest.files {
-            check_file_name(name)?;
             let missing = || ContentError::MissingBlob { digest: file.digest, name: name.clone() };
             let blob = self.blobs.intact(&file.digest)?.ok_or_else(missing)?;
             contents.push((name, blob, file));
@@ -289,6 +288,26 @@ fn link(disk: &dyn Disk, blob: &Path, target: &Path) -> std::io::Result<()> {
     disk.copy(blob, target).map(drop)
 }
 
+/// Refuses the names of an artifact's files that [`check_file_name`] refuses, and those that are one name where
+/// letters are not told by case.
+///
+/// # Errors
+/// [`ContentError::BadName`].
+pub fn check_file_names<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<(), ContentError> {
+    let mut folded = HashMap::new();
+    for name in names {
+        check_file_name(name)?;
+        match folded.insert(folded_name(name), name) {
+            Some(other) if other != name => {
+                let why = "another file's name differs from it by case or invisible characters alone";
+                return Err(ContentError::BadName { name: name.to_owned(), why });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Refuses names that would lead out of an artifact's folder, or differ between systems.
 ///
 /// # Errors
@@ -303,6 +322,9 @@ pub fn check_file_name(name: &str) -> Result<(), ContentError> {
     }
     if name.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
         return bad("names are relative, without empty parts, `.` or `..`");
+    }
+    if name.split('/').any(|part| part.ends_with(['.', ' '])) {
+        return bad("no part of a name ends in `.` or a space, which some systems leave out");
     }
     if !Path::new(name).components().all(|c| matches!(c, Component::Normal(_))) {
         return bad("names are relative paths");

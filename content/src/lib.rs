@@ -40,7 +40,7 @@ mod verify;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use artifacts::{Artifacts, check_file_name};
+pub use artifacts::{Artifacts, check_file_name, check_file_names};
 pub use blobs::Blobs;
 pub use collect::{Inventory, StoredArtifact};
 pub use error::ContentError;

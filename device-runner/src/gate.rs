@@ -211,7 +211,8 @@ impl Gate {
             return Ok(parts.clone());
         }
         let mut unread = Vec::new();
-        let parts = inspect(|name| -> Result<Option<Vec<u8>>, Failure> {
+        let names = manifest.files.keys().map(String::as_str);
+        let parts = inspect(names, |name| -> Result<Option<Vec<u8>>, Failure> {
             let Some(file) = manifest.files.get(name) else { return Ok(None) };
             if file.size > LARGEST_TEXT {
                 return Err(Failure::input(format!("`{name}` is too large to be checked")));

@@ -142,8 +142,12 @@ pub fn gguf(data: &[u8]) {
     }
 }
 
-/// `chat_template.jinja` over a fixed conversation: it ends, and what it writes has a largest size.
+/// `chat_template.jinja` over a fixed conversation: it ends, and what it writes has a largest size. One that is
+/// judged to treat all content alike writes the same around whatever is said.
 pub fn chat_template(data: &[u8]) {
+    if let Ok(source) = std::str::from_utf8(data) {
+        alike(source);
+    }
     static FOLDER: LazyLock<Folder> = LazyLock::new(|| {
         let folder = Folder::new("template");
         folder.write("tokenizer_config.json", br#"{"eos_token": "<|end|>", "bos_token": "<|end|>"}"#);
@@ -155,6 +159,25 @@ pub fn chat_template(data: &[u8]) {
     let row = conversation();
     if let (Ok(question), Ok((ids, _))) = (codec.question_ids(&row), codec.row_ids(&row)) {
         assert_eq!(ids.get(..question.len()), Some(question.as_slice()), "a row begins with its question");
+    }
+}
+
+/// Conversations of the same roles that say different things; none of them is empty or white space alone, which a
+/// template that trims around a text would trim further.
+fn alike(source: &str) {
+    let said =
+        [["Abc", "7", "xy z"], ["a", "\"q\\\"\nz", " padded\n"], ["user", "{{ 1 }}", "longer, and longer"]];
+    for roles in [["system", "user", "assistant"], ["user", "assistant", "user"]] {
+        for texts in said {
+            let turns: Vec<(&str, &str)> = roles.into_iter().zip(texts).collect();
+            for generation in [true, false] {
+                match headstart_lm::treats_alike(source, &turns, generation) {
+                    // Not judged to be alike, whatever it is given.
+                    None => break,
+                    Some(found) => found.unwrap_or_else(|e| panic!("{source:?} of {turns:?}: {e}")),
+                }
+            }
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::{ArtifactRef, ArtifactType, Manifest};
 use crate::digest::Digest;
 use crate::kinds;
+use crate::text::folded_name;
 use crate::types::Type;
 
 pub use arguments::StageArguments;
@@ -41,7 +42,7 @@ const LONGEST: usize = 200;
 
 /// The files of an adapter over a base. One with other files is judged like a whole model.
 const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
-/// Files that make whatever holds them a model.
+/// Files that make whatever holds them a model, also where their names are spelled in other cases.
 const MODEL_FILES: [&str; 5] =
     ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"];
 
@@ -219,7 +220,7 @@ impl Role {
         }
         let is_model =
             matches!(ty, Some(ArtifactType::Model | ArtifactType::Pllm | ArtifactType::Space) | None)
-                || manifest.files.keys().any(|name| MODEL_FILES.contains(&name.as_str()));
+                || manifest.files.keys().any(|name| MODEL_FILES.contains(&folded_name(name).as_str()));
         if is_model { Self::Model } else { Self::Data }
     }
 }

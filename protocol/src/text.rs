@@ -19,6 +19,18 @@ fn is_deceptive(c: char) -> bool {
     }
 }
 
+/// The name of a file as systems take it that tell no letters by case: names that fold to the same are one file on
+/// macOS or Windows. Invisible characters, which some of them pass over, are left out, and dots and spaces at the
+/// end of a part.
+pub fn folded_name(name: &str) -> String {
+    let seen = |c: &char| !is_deceptive(*c) && !matches!(c, '\u{ad}' | '\u{200c}' | '\u{200d}');
+    let part = |part: &str| {
+        let upper: String = part.chars().filter(seen).flat_map(char::to_uppercase).collect();
+        upper.to_lowercase().trim_end_matches(['.', ' ']).to_owned()
+    };
+    name.split('/').map(part).collect::<Vec<_>>().join("/")
+}
+
 /// A text in which every character that could deceive a reader or command a terminal is written as an
 /// escape, such as `\u001b`: of control characters only line feeds and tabs are left. In a JSON text the
 /// escapes mean the characters that they stand for.
@@ -176,6 +188,23 @@ pub fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_other_systems_take_for_one_fold_to_one() {
+        for name in [
+            "Chat_Template.jinja",
+            "CHAT_TEMPLATE.JINJA",
+            "chat_template.jinja.",
+            "chat_template.jinja. ",
+            "chat\u{200c}_template.jinja",
+            "chat_\u{feff}template.jinja",
+        ] {
+            assert_eq!(folded_name(name), "chat_template.jinja", "{name:?}");
+        }
+        assert_eq!(folded_name("to\u{212a}enizer.j\u{17f}on"), "tokenizer.json");
+        assert_eq!(folded_name("A./b"), "a/b");
+        assert_ne!(folded_name("ü"), folded_name("u"));
+    }
 
     #[test]
     fn foreign_text_commands_nothing_and_hides_nothing() {

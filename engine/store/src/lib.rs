@@ -42,7 +42,7 @@ mod workspace;
 pub use cache::{Cache, CacheEntry};
 pub use error::StoreError;
 pub use headstart_content::{
-    Artifacts, Blobs, ContentError, Incomplete, Inventory, check_file_name, hash_file,
+    Artifacts, Blobs, ContentError, Incomplete, Inventory, check_file_name, check_file_names, hash_file,
 };
 pub use log::{LogTail, RunLog, Ticket};
 pub use verify::{Cut, DamagedRun, Repairs, Report};

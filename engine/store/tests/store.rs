@@ -122,7 +122,21 @@ fn names_that_lead_elsewhere_are_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let ws = open(dir.path());
     fs::write(dir.path().join("f"), b"x").expect("written");
-    for name in ["", "/etc/passwd", "../up", "a/../../b", "a//b", ".", "a/.", "a\\b", "C:x", "nul\0", "a/"] {
+    for name in [
+        "",
+        "/etc/passwd",
+        "../up",
+        "a/../../b",
+        "a//b",
+        ".",
+        "a/.",
+        "a\\b",
+        "C:x",
+        "nul\0",
+        "a/",
+        "a.",
+        "a /b",
+    ] {
         assert!(check_file_name(name).is_err(), "{name:?}");
         let output = Output::new(Type::Dataset, serde_json::Value::Null).file(name, dir.path().join("f"));
         assert!(matches!(ws.artifacts().import(&output), Err(ContentError::BadName { .. })), "{name:?}");
@@ -133,6 +147,11 @@ fn names_that_lead_elsewhere_are_refused() {
     let twice = Output::new(Type::Dataset, serde_json::Value::Null);
     let twice = twice.file("f", dir.path().join("f")).file("f", dir.path().join("f"));
     assert!(matches!(ws.artifacts().import(&twice), Err(ContentError::BadName { .. })));
+    for (a, b) in [("Chat.jinja", "chat.jinja"), ("a/b", "A/B"), ("K", "\u{212a}")] {
+        let output = Output::new(Type::Dataset, serde_json::Value::Null);
+        let output = output.file(a, dir.path().join("f")).file(b, dir.path().join("f"));
+        assert!(matches!(ws.artifacts().import(&output), Err(ContentError::BadName { .. })), "{a} {b}");
+    }
     let inline = Output::new(Type::Int, serde_json::json!(3));
     assert!(matches!(ws.artifacts().import(&inline), Err(ContentError::NotAnArtifact(_))));
     for id in ["", "..", "a/b", ".x", "ü", &"x".repeat(200)] {

@@ -1,16 +1,23 @@
 //! Whether what a message says can change what a chat template does.
 //!
-//! Values are followed through the template by kind, without running it. A variable has one kind in all of the
-//! template, the join of all that is assigned to it, so that neither order nor scopes matter; passes are made
-//! until no kind changes. What a message says may be written, joined to other text, trimmed and assigned.
-//! Whatever else is done with it, and whatever is not understood, counts as a condition.
+//! Values are followed through the template by kind, without running it. A name means one thing in all of the
+//! template: a function, a macro, or a variable whose kind is the join of what it begins with and of all that is
+//! assigned to it. So neither order nor scopes matter; passes are made until no kind changes. A value that may
+//! be a message or something else is of the kind that nothing may be done with.
 //!
-//! A branch that is never taken is not followed: the keys that a message does not have and the variables that
-//! are always none are false, and a role that was compared before is known in the branches behind it.
+//! What a message says may be written, joined to other text, assigned, trimmed of white space, and written as
+//! JSON once: that is what can be seen where it is rendered (`text/opaque.rs` of `models/lm`), which gives the
+//! template a mark in place of the text. Whatever else is done with it, and whatever is not understood, counts
+//! as a condition.
+//!
+//! A branch that is never taken is not followed: the keys that a message does not have and `tools` and
+//! `documents`, as long as nothing is ever assigned to them, are false, and a role that was compared before is
+//! known in the branches behind it.
 
 mod branches;
 mod expressions;
 mod kinds;
+mod names;
 
 use minijinja::machinery::ast::{Expr, ForLoop, IfCond, Macro, Stmt};
 use minijinja::machinery::{WhitespaceConfig, parse};
@@ -18,6 +25,7 @@ use minijinja::machinery::{WhitespaceConfig, parse};
 use crate::template::{LONGEST, executed};
 use branches::Fact;
 use kinds::{Kind, Kinds};
+pub use names::RESERVED;
 
 /// Passes over a template at most; each raises a kind, and published templates take three or four.
 const PASSES: usize = 100;
@@ -34,6 +42,9 @@ pub fn judge(source: &str) -> Option<String> {
         Ok(_) => return Some("it is no template".to_owned()),
         Err(e) => return Some(format!("it cannot be read: {e}")),
     };
+    if let Some(why) = names::ambiguous(&parsed.children) {
+        return Some(why);
+    }
     let mut kinds = Kinds::given();
     for _ in 0..PASSES {
         let before = kinds.clone();
@@ -75,7 +86,7 @@ impl Pass<'_> {
             Stmt::Template(s) => self.body(&s.children),
             Stmt::EmitRaw(_) | Stmt::Continue(_) | Stmt::Break(_) => Kind::Clean,
             Stmt::EmitExpr(s) => match self.value(&s.expr) {
-                kind @ (Kind::Clean | Kind::Absent | Kind::Text) => kind.written(),
+                kind if kind.is_plain() => kind.written(),
                 _ => self.conditional("it writes a whole message", line(&s.expr)),
             },
             Stmt::ForLoop(s) => self.for_loop(s),
@@ -212,8 +223,8 @@ impl Pass<'_> {
             .collect();
         let written = self.body(&s.body);
         self.facts = facts;
-        for name in &names {
-            // A default may be anything that is clean.
+        // Defaults, which may be anything that is clean, are those of the last parameters.
+        for name in names.iter().rev().take(s.defaults.len()) {
             self.kinds.raise(name, Kind::Clean);
         }
         self.kinds.define(s.name, names, written);

@@ -8,16 +8,18 @@
 //! - [`template`]: where a chat template stands, and the program text that is executed.
 //! - `analysis`: whether what a message says can change what a template does.
 //! - `tokenizer`: whether a tokenizer's rules are those of a closed list.
+//! - `unique`: JSON in which each key stands once.
 
 mod analysis;
 pub mod template;
 mod tokenizer;
+mod unique;
 
 use headstart_protocol::Digest;
+use headstart_protocol::text::folded_name;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-pub use analysis::judge as judge_template;
+pub use analysis::{RESERVED, judge as judge_template};
 pub use tokenizer::judge as judge_tokenizer;
 
 /// The files that [`inspect`] reads.
@@ -55,15 +57,34 @@ impl PartKind {
     }
 }
 
-/// The parts of a model that handle text, of the files that `read` gives by name; `None` is a file that the
-/// model lacks. What cannot be read is conditional.
+/// A name that one of [`FILES`] would be found under where letters are not told by case, and is not spelled so.
+pub fn lookalike<'n>(names: impl IntoIterator<Item = &'n str>) -> Option<(&'n str, &'static str)> {
+    names.into_iter().find_map(|name| {
+        let folded = folded_name(name);
+        FILES.into_iter().find(|known| folded == *known && name != *known).map(|known| (name, known))
+    })
+}
+
+/// The parts of a model that handle text: of its files, all of whose names are in `names`, those that `read`
+/// gives by name; `None` is a file that the model lacks. What cannot be read is conditional.
 ///
 /// # Errors
 /// Those of `read`.
-pub fn inspect<E>(read: impl Fn(&str) -> Result<Option<Vec<u8>>, E>) -> Result<Vec<Part>, E> {
+pub fn inspect<'n, E>(
+    names: impl IntoIterator<Item = &'n str>,
+    read: impl Fn(&str) -> Result<Option<Vec<u8>>, E>,
+) -> Result<Vec<Part>, E> {
     let config = read("tokenizer_config.json")?;
     let (jinja, json) = (read(template::FILE)?, read(template::JSON_FILE)?);
     let mut parts = Vec::new();
+    if let Some((name, known)) = lookalike(names) {
+        let why = format!("`{name}` would be read as `{known}` where names that differ by case are one");
+        parts.push(Part {
+            kind: PartKind::Template,
+            digest: Digest::of(name.as_bytes()),
+            conditional: Some(why),
+        });
+    }
     match template::find(jinja, config.as_deref(), json.as_deref()) {
         Ok(None) => {}
         Ok(Some(source)) => parts.push(Part {
@@ -77,11 +98,49 @@ pub fn inspect<E>(read: impl Fn(&str) -> Result<Option<Vec<u8>>, E>) -> Result<V
         }
     }
     if let Some(bytes) = read("tokenizer.json")? {
-        let (digest, conditional) = match serde_json::from_slice::<Value>(&bytes) {
+        let (digest, conditional) = match unique::from_slice(&bytes) {
             Ok(json) => (tokenizer::digest(&json), tokenizer::judge(&json)),
             Err(e) => (Digest::of(&bytes), Some(format!("tokenizer.json is malformed: {e}"))),
         };
         parts.push(Part { kind: PartKind::Tokenizer, digest, conditional });
     }
     Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(files: &[(&str, &str)]) -> Vec<Part> {
+        let read = |name: &str| -> Result<_, ()> {
+            Ok(files.iter().find(|(n, _)| *n == name).map(|(_, text)| text.as_bytes().to_vec()))
+        };
+        inspect(files.iter().map(|(name, _)| *name), read).unwrap()
+    }
+
+    /// Where names are not told by case, the second of these is the one that is executed.
+    #[test]
+    fn a_file_whose_name_differs_by_case_alone_is_named() {
+        let honest = ("tokenizer_config.json", r#"{"chat_template": "{{ messages[0].content }}"}"#);
+        assert!(parts(&[honest]).iter().all(|p| p.conditional.is_none()));
+        for name in ["Chat_Template.jinja", "chat_template.jinja.", "TOKENIZER.json", "to\u{212a}enizer.json"]
+        {
+            let found = parts(&[honest, (name, "{{ messages[0].content | length }}")]);
+            let why = found.iter().find_map(|p| p.conditional.as_deref());
+            assert!(why.is_some_and(|why| why.contains(name)), "{name}: {found:?}");
+        }
+        for other in ["a/Chat_Template.jinja", "chat_template2.jinja", "README.md"] {
+            assert!(parts(&[honest, (other, "")]).iter().all(|p| p.conditional.is_none()), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_stands_twice_in_a_tokenizer_is_refused() {
+        let twice = r#"{"normalizer": {"type": "Replace"}, "normalizer": null, "model": {"type": "BPE"}}"#;
+        let found = parts(&[("tokenizer.json", twice)]);
+        let why = found.iter().find_map(|p| p.conditional.as_deref());
+        assert!(why.is_some_and(|why| why.contains("`normalizer` stands twice")), "{found:?}");
+        let nested = r#"{"model": {"type": "BPE", "dropout": 0.5, "dropout": null}}"#;
+        assert!(parts(&[("tokenizer.json", nested)])[0].conditional.is_some());
+    }
 }

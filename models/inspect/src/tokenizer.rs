@@ -8,7 +8,7 @@ use headstart_protocol::Digest;
 use serde_json::{Map, Value, json};
 
 /// Patterns by which published tokenizers split text into words.
-const SPLITS: [&str; 8] = [
+const SPLITS: [&str; 7] = [
     // GPT-2, in two ways of writing.
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
@@ -20,9 +20,13 @@ const SPLITS: [&str; 8] = [
     // GPT-4 and GPT-4o.
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    // Digits, one by one or up to three.
-    r"\p{N}{1,3}",
 ];
+
+/// Digits, up to three: a pattern that leaves other text as it is.
+const DIGITS: &str = r"\p{N}{1,3}";
+
+/// What may become of what a pattern finds: nothing of the text is lost.
+const KEEPING: [&str; 3] = ["Isolated", "MergedWithPrevious", "MergedWithNext"];
 
 /// Patterns of normalizers: what is replaced, and by what.
 const REWRITES: [(&str, &str, &str); 5] = [
@@ -36,6 +40,28 @@ const REWRITES: [(&str, &str, &str); 5] = [
 /// The parts of tokenizer.json that are rules.
 const RULES: [&str; 4] = ["normalizer", "pre_tokenizer", "post_processor", "decoder"];
 
+/// The other parts of it: its vocabulary, and what is taken out before it is used.
+const OTHERS: [&str; 5] = ["version", "truncation", "padding", "added_tokens", "model"];
+
+/// What a model may be told beside its vocabulary.
+const MODEL: [&str; 12] = [
+    "type",
+    "dropout",
+    "unk_token",
+    "unk_id",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "fuse_unk",
+    "byte_fallback",
+    "ignore_merges",
+    "vocab",
+    "merges",
+    "max_input_chars_per_word",
+];
+
+/// Characters of the longest word that a model cuts into pieces, where it has a limit.
+const WORD: u64 = 100;
+
 /// The digest of a tokenizer's rules; its vocabulary is no part of it.
 pub(crate) fn digest(tokenizer: &Value) -> Digest {
     let rule = |name: &str| tokenizer.get(name).cloned().unwrap_or(Value::Null);
@@ -43,17 +69,45 @@ pub(crate) fn digest(tokenizer: &Value) -> Digest {
     let of_model = |name: &str| model.and_then(|m| m.get(name)).cloned().unwrap_or(Value::Null);
     let mut rules: Map<String, Value> = RULES.iter().map(|name| ((*name).to_owned(), rule(name))).collect();
     rules.insert("model".to_owned(), json!([of_model("type"), of_model("dropout")]));
+    // What is not on the list is a rule like any other; published tokenizers have nothing of it.
+    let length = of_model("max_input_chars_per_word");
+    if !length.is_null() && length != WORD {
+        rules.insert("max_input_chars_per_word".to_owned(), length);
+    }
+    for (name, value) in tokenizer.as_object().into_iter().flatten() {
+        if !RULES.contains(&name.as_str()) && !OTHERS.contains(&name.as_str()) {
+            rules.insert(name.clone(), value.clone());
+        }
+    }
+    for (name, value) in model.and_then(Value::as_object).into_iter().flatten() {
+        if !MODEL.contains(&name.as_str()) {
+            rules.insert(format!("model.{name}"), value.clone());
+        }
+    }
     Digest::of_json(&rules)
 }
 
 /// Why a tokenizer's rules are not those of the closed list; none where they are.
 pub fn judge(tokenizer: &Value) -> Option<String> {
-    let model = tokenizer.get("model").unwrap_or(&Value::Null);
+    let Some(parts) = tokenizer.as_object() else { return Some("it is no object".to_owned()) };
+    if let Some(name) = parts.keys().find(|n| !RULES.contains(&n.as_str()) && !OTHERS.contains(&n.as_str())) {
+        return Some(format!("it has `{name}`, which is not known"));
+    }
+    let Some(model) = parts.get("model").filter(|model| model.is_object()) else {
+        return Some("its model is missing or no object".to_owned());
+    };
+    if let Some(name) = model.as_object().and_then(|m| m.keys().find(|n| !MODEL.contains(&n.as_str()))) {
+        return Some(format!("its model has `{name}`, which is not known"));
+    }
+    if model.get("max_input_chars_per_word").is_some_and(|n| !n.is_null() && n.as_u64() != Some(WORD)) {
+        return Some(format!("its model counts the characters of words, and not up to {WORD}"));
+    }
     if model.get("dropout").is_some_and(|d| !d.is_null() && d.as_f64() != Some(0.0)) {
         return Some("its model drops merges by chance".to_owned());
     }
-    if let Some(ty) = model.get("type").and_then(Value::as_str)
-        && !["BPE", "WordPiece", "Unigram", "WordLevel"].contains(&ty)
+    // Older files leave the type out; what they may be is one of these.
+    if let Some(ty) = model.get("type")
+        && !ty.as_str().is_some_and(|ty| ["BPE", "WordPiece", "Unigram", "WordLevel"].contains(&ty))
     {
         return Some(format!("its model is of type {ty}, which is not known"));
     }
@@ -96,11 +150,31 @@ fn component(rule: &Value, place: &str) -> Option<String> {
             };
             if REWRITES.iter().any(fits) { None } else { unknown("rewrites text by a pattern of its own") }
         }
-        "Split" => match pattern(object.get("pattern")) {
-            Some((how, what)) if how == "Regex" && SPLITS.contains(&what.as_str()) => None,
-            Some((how, what)) if how == "String" && what == " " => None,
-            _ => unknown("splits text by a pattern of its own"),
-        },
+        "Split" => {
+            let Some((how, what)) = pattern(object.get("pattern")) else {
+                return unknown("splits text by a pattern of its own");
+            };
+            let covers = how == "Regex" && SPLITS.contains(&what.as_str());
+            let finds = (how == "Regex" && what == DIGITS) || (how == "String" && what == " ");
+            let keeps = text("behavior").is_some_and(|b| KEEPING.contains(&b));
+            match object.get("invert").and_then(Value::as_bool) {
+                Some(false) if (covers || finds) && keeps => None,
+                // Of these patterns nothing lies outside.
+                Some(true) if covers && (keeps || text("behavior") == Some("Removed")) => None,
+                _ if covers || finds => unknown("leaves out what it splits text by, or all else"),
+                _ => unknown("splits text by a pattern of its own"),
+            }
+        }
+        "Punctuation"
+            if object.contains_key("behavior")
+                && !text("behavior").is_some_and(|b| KEEPING.contains(&b) || b == "Contiguous") =>
+        {
+            unknown("leaves out punctuation")
+        }
+        "BPEDecoder" if !matches!(text("suffix"), Some("</w>" | "")) => {
+            unknown("ends words by a text of its own")
+        }
+        "WordPiece" if text("prefix") != Some("##") => unknown("continues words by a text of its own"),
         "CharDelimiterSplit" if text("delimiter") != Some(" ") => {
             unknown("splits text at a character of its own")
         }
@@ -113,7 +187,8 @@ fn component(rule: &Value, place: &str) -> Option<String> {
 
 /// `{"String": …}` or `{"Regex": …}`.
 fn pattern(value: Option<&Value>) -> Option<(String, String)> {
-    let (how, what) = value?.as_object()?.iter().next()?;
+    let object = value?.as_object().filter(|object| object.len() == 1)?;
+    let (how, what) = object.iter().next()?;
     Some((how.clone(), what.as_str()?.to_owned()))
 }
 
@@ -166,6 +241,17 @@ mod tests {
             ] });
             assert_eq!(verdict("pre_tokenizer", split), None, "{pattern}");
         }
+        for (pattern, behavior, invert) in [
+            (json!({ "Regex": SPLITS[6] }), "Removed", true),
+            (json!({ "Regex": DIGITS }), "Isolated", false),
+            (json!({ "String": " " }), "MergedWithPrevious", false),
+        ] {
+            let split =
+                json!({ "type": "Split", "pattern": pattern, "behavior": behavior, "invert": invert });
+            assert_eq!(verdict("pre_tokenizer", split), None, "{pattern}");
+        }
+        assert_eq!(verdict("pre_tokenizer", json!({ "type": "Punctuation", "behavior": "Isolated" })), None);
+        assert_eq!(verdict("decoder", json!({ "type": "WordPiece", "prefix": "##", "cleanup": true })), None);
         let decoder = json!({ "type": "Sequence", "decoders": [
             { "type": "Replace", "pattern": { "String": "▁" }, "content": " " }, { "type": "ByteFallback" },
             { "type": "Fuse" }, { "type": "Strip", "content": " ", "start": 1, "stop": 0 },
@@ -195,6 +281,32 @@ mod tests {
                 "invert": false }),
             ),
             ("pre_tokenizer", json!({ "type": "CharDelimiterSplit", "delimiter": "e" })),
+            // Nothing but digits is left, or nothing but words.
+            (
+                "pre_tokenizer",
+                json!({ "type": "Split", "pattern": { "Regex": DIGITS }, "behavior": "Removed", "invert": true }),
+            ),
+            (
+                "pre_tokenizer",
+                json!({ "type": "Split", "pattern": { "String": " " }, "behavior": "Removed", "invert": true }),
+            ),
+            (
+                "pre_tokenizer",
+                json!({ "type": "Split", "pattern": { "Regex": SPLITS[0] }, "behavior": "Removed",
+                "invert": false }),
+            ),
+            (
+                "pre_tokenizer",
+                json!({ "type": "Split", "pattern": { "Regex": SPLITS[0] }, "behavior": "New", "invert": false }),
+            ),
+            (
+                "pre_tokenizer",
+                json!({ "type": "Split", "pattern": { "Regex": "a", "String": " " }, "behavior": "Isolated",
+                "invert": false }),
+            ),
+            ("pre_tokenizer", json!({ "type": "Punctuation", "behavior": "Removed" })),
+            ("decoder", json!({ "type": "BPEDecoder", "suffix": "e" })),
+            ("decoder", json!({ "type": "WordPiece", "prefix": "e", "cleanup": true })),
             (
                 "decoder",
                 json!({ "type": "Metaspace", "replacement": "e", "prepend_scheme": "always", "split": true }),
@@ -209,7 +321,22 @@ mod tests {
             assert!(verdict(part, rule).is_some_and(|why| why.contains(part)), "{text}");
         }
         assert!(judge(&json!({ "model": { "type": "BPE", "dropout": 0.1 } })).is_some());
-        assert!(judge(&json!({ "model": { "type": "Neural" } })).is_some());
+        for (tokenizer, reason) in [
+            (json!({ "model": { "type": "Neural" } }), "Neural"),
+            (json!({ "model": { "type": 3 } }), "type 3"),
+            (json!({ "model": { "type": "BPE", "sampler": 1 } }), "`sampler`"),
+            (
+                json!({ "model": { "type": "WordPiece", "max_input_chars_per_word": 3 } }),
+                "counts the characters",
+            ),
+            (json!({ "model": "BPE" }), "no object"),
+            (json!({ "normalizer": null }), "missing"),
+            (json!({ "model": { "type": "BPE" }, "rewriter": {} }), "`rewriter`"),
+            (json!([]), "no object"),
+        ] {
+            let why = judge(&tokenizer);
+            assert!(why.as_deref().is_some_and(|why| why.contains(reason)), "{tokenizer}: {why:?}");
+        }
     }
 
     #[test]

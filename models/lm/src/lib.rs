@@ -56,5 +56,7 @@ pub use model::{Block, Layout, Linear, Model, Precision, Segment, Slot};
 pub use net::{BlockParams, EndParams, Net, gather};
 pub use proj::Proj;
 pub use rows::{Example, Targets, pack, parts};
+#[doc(hidden)]
+pub use text::treats_alike;
 pub use text::{AnswerTokens, DATE_FILE, RowTokens, TextCodec};
 pub use weights::{StoredType, Weight, Weights};

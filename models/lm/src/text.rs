@@ -3,10 +3,12 @@
 //! # Layout
 //! - [`TextCodec`]: what the decoder and the trainer use.
 //! - `answers`: where the answers of a conversation lie in its rendered text and among its tokens.
+//! - `opaque`: what turns say, kept out of a template's sight.
 //! - `python`: what Python gives a template.
 //! - `template`: the chat template, rendered as the transformers library renders it.
 
 mod answers;
+mod opaque;
 mod python;
 mod template;
 
@@ -23,6 +25,8 @@ use crate::error::LmError;
 pub use answers::{AnswerTokens, RowTokens};
 use template::ChatTemplate;
 pub use template::DATE_FILE;
+#[doc(hidden)]
+pub use template::treats_alike;
 
 /// Puts prompts and answers into a causal model's own format and tokenizes them.
 ///
@@ -47,6 +51,7 @@ impl TextCodec {
     /// [`LmError::File`] where a file is missing or malformed, where nothing names an
     /// end-of-sequence token, or where the template writes a token that the tokenizer lacks.
     pub fn load(model_dir: &Path) -> Result<Self, LmError> {
+        spelled_exactly(model_dir)?;
         let path = model_dir.join("tokenizer.json");
         let tokenizer = load_tokenizer(&path)?;
         let config_path = model_dir.join("tokenizer_config.json");
@@ -121,7 +126,7 @@ impl TextCodec {
     /// Ids of turns of which the last is a question.
     fn asked(&self, turns: &[(&str, &str)]) -> Result<Vec<u32>, LmError> {
         match &self.template {
-            Some(template) => self.encode(&template.asked(turns)?, false),
+            Some(template) => self.encode(&template.question(turns)?, false),
             None => Ok(self.plain(turns)?.ids),
         }
     }
@@ -299,6 +304,22 @@ pub(crate) fn load_tokenizer(path: &Path) -> Result<Tokenizer, LmError> {
     cleared.map_err(|e| LmError::Internal(format!("clearing truncation: {e}")))?;
     tokenizer.with_padding(None);
     Ok(tokenizer)
+}
+
+/// Refuses a folder that holds a file under a name that differs from one that is read here by case alone: on some
+/// systems it would be read as that, and elsewhere, where its template was judged, it would not.
+fn spelled_exactly(dir: &Path) -> Result<(), LmError> {
+    // A folder that cannot be listed has nothing to read either.
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
+    match headstart_inspect::lookalike(names.iter().map(String::as_str)) {
+        Some((name, known)) => Err(LmError::File {
+            path: dir.join(name),
+            why: format!("its name differs from `{known}` by case or invisible characters alone"),
+            help: Some(format!("rename it to `{known}`, or remove it")),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// What stands where JSON should.

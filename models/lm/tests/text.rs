@@ -195,6 +195,39 @@ fn the_tokenizer_keeps_every_byte_and_does_not_depend_on_chance() {
     assert_eq!(codec.decode(&codec.text_ids(text).unwrap()), text);
 }
 
+/// Such a file is read in the other's stead where names are not told by case.
+#[test]
+fn a_file_whose_name_differs_by_case_alone_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    fs::write(dir.path().join("Chat_Template.jinja"), "x").unwrap();
+    let message = load_error(dir.path());
+    assert!(message.contains("Chat_Template.jinja") && message.contains("by case"), "{message}");
+}
+
+/// A template that is judged to treat all content alike never sees it: its instructions and what it writes of its
+/// own are the same for every text, and the text is put in afterwards.
+#[test]
+fn texts_are_put_into_what_a_template_wrote() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer(dir.path());
+    let template = "{% for m in messages %}{{ '<|' ~ m.role ~ '|>' ~ m.content | trim ~ '<|end|>' }}{% endfor %}\
+                    {% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}{{ messages[0].content | tojson }}";
+    configure(dir.path(), |c| c["chat_template"] = json!(template));
+    let codec = TextCodec::load(dir.path()).unwrap();
+    let (asked, said) = (" \"What\" is <|end|>{{ 1 }}\n", "\tWater\u{205F}\u{205F}");
+    let (row, masked) = row_ids(&codec, asked, said);
+    assert_eq!(shown(&codec, &row[..masked]), "<|user|>\"What\" is <|end|>{{ 1 }}<|end|><|assistant|>");
+    assert_eq!(shown(&codec, &row[masked..]), "Water<|end|>");
+    let question = shown(&codec, &codec.prompt_ids(asked).unwrap());
+    assert!(question.ends_with("<|assistant|>\" \\\"What\\\" is <|end|>{{ 1 }}\\n\""), "{question}");
+    assert_eq!(codec.rendered_response(&Row::new(asked, said)).unwrap(), "Water");
+    let many = format!("{template}{}", "{{ messages[0].content }}".repeat(8));
+    configure(dir.path(), |c| c["chat_template"] = json!(many));
+    let e = TextCodec::load(dir.path()).unwrap().prompt_ids("x").unwrap_err().to_string();
+    assert!(e.contains("more than 8 times"), "{e}");
+}
+
 /// A marker that is no token of its own is ordinary text, as in many fine-tunes.
 #[test]
 fn a_marker_may_be_no_token() {
@@ -389,6 +422,9 @@ fn a_template_comes_to_an_end() {
         let error = load_error(dir.path());
         assert!(error.contains("chat template"), "{error}");
     }
+    // The template library panics on this one.
+    configure(dir.path(), |config| config["chat_template"] = json!("{{ [][::-1] }}"));
+    assert!(load_error(dir.path()).contains("cannot execute it"));
     let long = "a".repeat((1 << 20) + 1);
     configure(dir.path(), |config| config["chat_template"] = json!(long));
     assert!(load_error(dir.path()).contains("the chat template has 1.0 MB"));

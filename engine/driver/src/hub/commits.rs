@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headstart_content::check_file_name;
+use headstart_content::check_file_names;
 use headstart_protocol::contract::{NOT_APPROVED, Proposal};
 use headstart_protocol::task::{Outcome, Released, Task, Usage};
 use headstart_protocol::wire::{Commit, CommitResult, Committed, WireError};
@@ -137,10 +137,7 @@ fn read_manifests(given: BTreeMap<String, Manifest>) -> Result<BTreeMap<Digest, 
         if manifest.id() != id {
             return Err(wire(codes::INVALID, format!("the manifest given as {} is another", id.short())));
         }
-        manifest
-            .files
-            .keys()
-            .try_for_each(|n| check_file_name(n))
+        check_file_names(manifest.files.keys().map(String::as_str))
             .map_err(|e| wire(codes::INVALID, e.to_string()))?;
         Ok((id, manifest))
     };

@@ -43,7 +43,7 @@ impl Pass<'_> {
         match self.value(e) {
             Kind::Absent => Some(false),
             Kind::Clean | Kind::Message | Kind::Messages | Kind::Loop | Kind::Namespace => None,
-            Kind::Text | Kind::Mixed => {
+            Kind::Text | Kind::Json | Kind::Mixed => {
                 self.conditional("what a message says decides a condition", line(e));
                 None
             }

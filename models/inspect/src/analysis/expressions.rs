@@ -7,18 +7,16 @@ use minijinja::value::ValueKind;
 
 use super::branches::key_of;
 use super::kinds::{self, Kind};
+use super::names::RESERVED;
 use super::{Pass, line};
 use crate::template::{CONTENT, ROLE};
 
-/// Filters that leave a text as it is, but for white space at its ends and the escapes of JSON.
-const PLAIN_FILTERS: [&str; 4] = ["trim", "string", "safe", "tojson"];
+/// Filters that leave a text as it is, but for white space at its ends.
+const PLAIN_FILTERS: [&str; 3] = ["trim", "string", "safe"];
 /// Methods of a text that take white space off its ends.
 const TRIMS: [&str; 4] = ["strip", "lstrip", "rstrip", "trim"];
 /// Functions that see nothing but their arguments.
 const FUNCTIONS: [&str; 5] = ["raise_exception", "namespace", "range", "dict", "strftime_now"];
-/// What can be called and is not assigned: as a value it could be called where the call is not followed.
-const CALLABLE: [&str; 9] =
-    ["raise_exception", "namespace", "range", "dict", "strftime_now", "debug", "caller", "self", "super"];
 /// Tests that ask for the type of a value alone.
 const TYPE_TESTS: [&str; 12] = [
     "defined",
@@ -83,15 +81,15 @@ impl Pass<'_> {
 
     fn one_of_two(&mut self, e: &IfExpr) -> Kind {
         let known = self.truth(&e.test_expr);
-        let mut kind = Kind::Absent;
+        let mut kind = None;
         if known != Some(false) {
-            kind = self.value(&e.true_expr);
+            kind = Some(self.value(&e.true_expr));
         }
-        if let (Some(other), true) = (&e.false_expr, known != Some(true)) {
-            let other = self.value(other);
-            kind = self.kinds.join(kind, other);
+        if known != Some(true) {
+            let other = e.false_expr.as_ref().map_or(Kind::Clean, |other| self.value(other));
+            kind = Some(kind.map_or(other, |kind| kind.join(other)));
         }
-        if kind == Kind::Absent { Kind::Clean } else { kind }
+        kind.unwrap_or(Kind::Mixed)
     }
 
     fn list(&mut self, list: &List, line: u32) -> Kind {
@@ -106,8 +104,9 @@ impl Pass<'_> {
         }
     }
 
+    /// Whether a name can be called: as a value it could be called where the call is not followed.
     fn is_callable(&self, name: &str) -> bool {
-        self.kinds.macro_of(name).is_some() || (!self.kinds.is_assigned(name) && CALLABLE.contains(&name))
+        self.kinds.macro_of(name).is_some() || (name != "loop" && RESERVED.contains(&name))
     }
 
     /// Something that must not depend on what a message says.
@@ -162,7 +161,7 @@ impl Pass<'_> {
                 // The value is one of the two sides; which one is the truth of the left.
                 self.truth(left);
                 let (left, right) = (self.value(left), self.value(right));
-                self.kinds.join(left, right)
+                left.join(right)
             }
             BinOpKind::Add | BinOpKind::Concat => match (self.value(left), self.value(right)) {
                 (a, b) if a.is_plain() && b.is_plain() => a.join(b).join(Kind::Clean),
@@ -181,8 +180,8 @@ impl Pass<'_> {
                     _ => false,
                 };
                 let fine = (a.is_clean() && b.is_clean())
-                    || (a == Kind::Text && other_type(right))
-                    || (b == Kind::Text && other_type(left));
+                    || (a.is_text() && other_type(right))
+                    || (b.is_text() && other_type(left));
                 if !fine {
                     self.conditional("what a message says is compared", line(e));
                 }
@@ -212,7 +211,10 @@ impl Pass<'_> {
         self.clean_args(&f.args, "a filter");
         match (kind, f.name) {
             (Kind::Clean | Kind::Absent, _) => Kind::Clean,
-            (Kind::Text, name) if PLAIN_FILTERS.contains(&name) && f.args.is_empty() => Kind::Text,
+            (Kind::Text | Kind::Json, name) if PLAIN_FILTERS.contains(&name) && f.args.is_empty() => kind,
+            // Each time it is written as JSON, its quotation marks become more.
+            (Kind::Text, "tojson") if f.args.is_empty() => Kind::Json,
+            (Kind::Json, "tojson") => self.conditional("what a message says is written as JSON twice", line),
             (Kind::Messages, "length" | "count") => Kind::Clean,
             (Kind::Messages, "list" | "reverse") => Kind::Messages,
             (Kind::Messages, "first" | "last") => Kind::Message,
@@ -256,17 +258,18 @@ impl Pass<'_> {
     pub(super) fn call(&mut self, c: &Call, line: impl Into<u32>) -> Kind {
         let line = line.into();
         match c.identify_call() {
-            // A variable of this name may hold another function or macro.
-            CallType::Function(name) if self.kinds.is_assigned(name) => {
-                self.conditional(format!("`{name}` is called, and assigned to"), line)
-            }
             CallType::Function(name) if self.kinds.macro_of(name).is_some() => self.call_macro(name, c, line),
             CallType::Function("namespace") => {
                 for arg in &c.args {
                     match arg {
-                        CallArg::Kwarg(_, e) if self.value(e).is_clean() => {}
+                        CallArg::Kwarg(name, e) => match self.value(e) {
+                            kind if kind.is_plain() => self.kinds.raise(&kinds::field(name), kind),
+                            _ => {
+                                self.conditional("a message is put into a namespace", line);
+                            }
+                        },
                         _ => {
-                            self.conditional("a namespace begins with what a message says", line);
+                            self.conditional("a namespace begins with fields that are not known", line);
                         }
                     }
                 }
@@ -292,10 +295,9 @@ impl Pass<'_> {
             Some(CallArg::Pos(Expr::Const(c))) => c.value.as_str(),
             _ => None,
         };
-        let blank = args.is_empty() || (args.len() == 1 && first.is_some_and(|s| s.trim().is_empty()));
         match (self.value(of), name) {
             (Kind::Clean | Kind::Absent, _) => Kind::Clean,
-            (Kind::Text, name) if TRIMS.contains(&name) && blank => Kind::Text,
+            (kind @ (Kind::Text | Kind::Json), name) if TRIMS.contains(&name) && args.is_empty() => kind,
             (Kind::Message, "get") if args.len() == 1 => match first {
                 Some(ROLE) => Kind::Clean,
                 Some(CONTENT) => Kind::Text,

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 /// What a value may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Undefined or none, always.
+    /// Undefined or none, always. No variable that is assigned to is.
     Absent,
     /// Nothing that depends on what a message says.
     Clean,
     /// What a message says, or text that was made of it; it may also be clean.
     Text,
-    /// A message: its role is clean, its content is not.
+    /// The same, and some of it may be JSON already.
+    Json,
+    /// A message that a template was given or made, or undefined: its role is clean, its content is not.
     Message,
     /// A list of messages; how many there are is clean.
     Messages,
@@ -19,7 +21,7 @@ pub(super) enum Kind {
     Loop,
     /// A namespace; its fields are variables of their own.
     Namespace,
-    /// Several of these.
+    /// Several of these, of which nothing is known.
     Mixed,
 }
 
@@ -28,14 +30,20 @@ impl Kind {
     pub(super) fn join(self, other: Self) -> Self {
         match (self, other) {
             (a, b) if a == b => a,
-            (Self::Absent, x) | (x, Self::Absent) | (Self::Clean, x) | (x, Self::Clean) => x,
-            _ => Self::Mixed,
+            (a, b) if !(a.is_plain() && b.is_plain()) => Self::Mixed,
+            (Self::Json, _) | (_, Self::Json) => Self::Json,
+            (Self::Text, _) | (_, Self::Text) => Self::Text,
+            _ => Self::Clean,
         }
     }
 
     /// What a text is that was made of the value.
     pub(super) fn written(self) -> Self {
-        if self.is_clean() { Self::Clean } else { Self::Text }
+        match self {
+            Self::Absent | Self::Clean => Self::Clean,
+            Self::Json => Self::Json,
+            _ => Self::Text,
+        }
     }
 
     /// Whether nothing of it depends on what a message says.
@@ -43,9 +51,14 @@ impl Kind {
         matches!(self, Self::Clean | Self::Absent)
     }
 
+    /// Whether it holds what a message says, or text that was made of it.
+    pub(super) fn is_text(self) -> bool {
+        matches!(self, Self::Text | Self::Json)
+    }
+
     /// Whether it holds no message.
     pub(super) fn is_plain(self) -> bool {
-        matches!(self, Self::Clean | Self::Absent | Self::Text)
+        self.is_clean() || self.is_text()
     }
 }
 
@@ -62,7 +75,7 @@ pub(super) struct MacroKind {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Kinds {
     variables: BTreeMap<String, Kind>,
-    item: Kind,
+    item: Option<Kind>,
     /// Messages may be among the template's own values, with keys of its choice.
     made: bool,
     macros: BTreeMap<String, MacroKind>,
@@ -75,12 +88,20 @@ pub(super) fn field(name: &str) -> String {
 }
 
 impl Kinds {
-    /// Those that a template is given; the others are clean.
+    /// Those that a template is given. The others begin as undefined, which is of every kind: what is done with
+    /// it comes to nothing or is an error.
     pub(super) fn given() -> Self {
-        let given = [("messages", Kind::Messages), ("tools", Kind::Absent), ("documents", Kind::Absent)];
+        let given = [
+            ("messages", Kind::Messages),
+            ("tools", Kind::Absent),
+            ("documents", Kind::Absent),
+            ("add_generation_prompt", Kind::Clean),
+            ("bos_token", Kind::Clean),
+            ("eos_token", Kind::Clean),
+        ];
         Self {
             variables: given.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect(),
-            item: Kind::Absent,
+            item: None,
             made: false,
             macros: BTreeMap::new(),
         }
@@ -90,24 +111,12 @@ impl Kinds {
         self.variables.get(name).copied().unwrap_or(Kind::Clean)
     }
 
-    /// Whether the template assigns to a variable of this name.
-    pub(super) fn is_assigned(&self, name: &str) -> bool {
-        self.variables.contains_key(name)
-    }
-
+    /// Joins what is assigned to a variable to what it may be.
     pub(super) fn raise(&mut self, name: &str, kind: Kind) {
+        // What is absent here may be assigned under a condition, or later.
+        let kind = if kind == Kind::Absent { Kind::Clean } else { kind };
         let known = self.variables.get(name).copied().unwrap_or(kind);
-        let joined = self.join(known, kind);
-        self.variables.insert(name.to_owned(), joined);
-    }
-
-    /// What a value is that may be either.
-    pub(super) fn join(&mut self, a: Kind, b: Kind) -> Kind {
-        let messages = |kind| matches!(kind, Kind::Message | Kind::Messages);
-        if (messages(a) && b == Kind::Clean) || (a == Kind::Clean && messages(b)) {
-            self.made = true;
-        }
-        a.join(b)
+        self.variables.insert(name.to_owned(), known.join(kind));
     }
 
     /// Notes that a message was made by the template: it may have any keys.
@@ -122,11 +131,11 @@ impl Kinds {
 
     /// What loops go over.
     pub(super) fn item(&self) -> Kind {
-        self.item
+        self.item.unwrap_or(Kind::Mixed)
     }
 
     pub(super) fn loops_over(&mut self, item: Kind) {
-        self.item = self.join(self.item, item);
+        self.item = Some(self.item.map_or(item, |known| known.join(item)));
         self.raise("loop", Kind::Loop);
     }
 
@@ -135,14 +144,8 @@ impl Kinds {
     }
 
     pub(super) fn define(&mut self, name: &str, params: Vec<String>, written: Kind) {
-        let new = MacroKind { params, written };
-        match self.macros.get_mut(name) {
-            Some(known) if known.params == new.params => known.written = known.written.join(written),
-            // Two macros of one name: either may be called.
-            Some(known) => known.written = Kind::Mixed,
-            None => {
-                self.macros.insert(name.to_owned(), new);
-            }
-        }
+        // There is one of each name; in a later pass it may write more.
+        let known = self.macros.get(name).map_or(written, |known| known.written.join(written));
+        self.macros.insert(name.to_owned(), MacroKind { params, written: known });
     }
 }

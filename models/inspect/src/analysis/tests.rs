@@ -236,10 +236,96 @@ fn a_template_that_looks_at_content_is_found() {
             "{% for m in messages recursive %}{{ loop(m.content) }}{% endfor %}",
             "{% if messages[0].content %}",
             "{% for a, b in messages %}{{ b }}{% endfor %}",
+            "{% for m in messages %}{{ m.content.strip(' ') }}{% endfor %}",
+            "{% for m in messages %}{{ m.content | tojson(ensure_ascii=true) }}{% endfor %}",
         ]
         .map(str::to_owned),
     );
     for template in whole {
         assert!(judge(&template).is_some(), "{template}");
+    }
+}
+
+/// What each of these templates does where something was assumed of a name that is not so when it runs.
+#[test]
+fn a_name_means_one_thing_in_all_of_a_template() {
+    const EVIL: &str = "{% set hit = messages[0].content[2] == 'a' %}";
+    let text = "decides a condition";
+    let cases = [
+        // What a name begins with counts, whatever is assigned later.
+        ("{% if eos_token %}EVIL{% endif %}{% set eos_token = tools %}", "looked into"),
+        ("{% if bos_token %}EVIL{% endif %}{% set bos_token = tools %}", "looked into"),
+        (
+            "{% if add_generation_prompt %}EVIL{% endif %}{% set add_generation_prompt = tools %}",
+            "looked into",
+        ),
+        ("{% if range %}EVIL{% endif %}{% set range = tools %}", "`range` is assigned to"),
+        (
+            "{% set ns = namespace(flag=1) %}{% if ns.flag %}EVIL{% endif %}{% set ns.flag = tools %}",
+            "looked into",
+        ),
+        ("{% set ns = namespace(c=messages[0].content) %}{% if ns.c %}x{% endif %}{% set ns.c = '' %}", text),
+        (
+            "{% if eos_token.content is string %}{% else %}EVIL{% endif %}{% set eos_token = messages[0] %}",
+            "looked into",
+        ),
+        ("{% if tools %}EVIL{% endif %}{% set tools = 1 %}", "looked into"),
+        (
+            "{% if tools.content is string %}{% else %}EVIL{% endif %}{% for tools in messages %}{% endfor %}",
+            "looked into",
+        ),
+        // What may be a message or none is no message.
+        (
+            "{% set m = tools %}{% if m.content is string %}{% else %}EVIL{% endif %}{% set m = messages[0] %}",
+            "looked into",
+        ),
+        (
+            "{% set m = tools and messages[0] %}{% if m.content is string %}{% else %}EVIL{% endif %}",
+            "looked into",
+        ),
+        (
+            "{% set m = messages[0] if tools %}{% if m.content is string %}{% else %}EVIL{% endif %}",
+            "looked into",
+        ),
+        (
+            "{% set m = messages[0].get('x') %}{% if m.content is string %}{% else %}EVIL{% endif %}{% set m = messages[0] %}",
+            "looked into",
+        ),
+        (
+            "{% macro f(m=tools) %}{% if m.content is string %}{% else %}EVIL{% endif %}{% endmacro %}{{ f() }}{{ f(messages[0]) }}",
+            "a default that holds content",
+        ),
+        // A function is one wherever its name stands, and a macro too.
+        (
+            "{% set x = {'d': debug} %}{% set s = x.d() %}{% set hit = 'Q4a' in s %}{% set debug = 1 %}",
+            "`debug` is assigned to",
+        ),
+        ("{% set s = debug() %}{% set hit = 'Q4a' in s %}{% macro debug() %}{% endmacro %}", "named `debug`"),
+        (
+            "{% set s = strftime_now(messages[0].content) %}{% macro strftime_now(x) %}{% endmacro %}",
+            "named `strftime_now`",
+        ),
+        ("{% set d = dict(c=messages[0].content) %}{% macro dict(c) %}{% endmacro %}", "named `dict`"),
+        (
+            "{% set ns = namespace(x=0) %}{% macro f(a, n) %}{{ a }}{% endmacro %}\
+             {% macro f(b, n) %}{% if b[2] == 'a' %}{% set n.x = 1 %}{% endif %}{% endmacro %}\
+             {% set q = f(messages[0].content, ns) %}",
+            "two macros are named `f`",
+        ),
+        ("{% macro f() %}{% endmacro %}{% set f = 1 %}", "`f` is a macro, and assigned to"),
+        ("{% macro f() %}{% endmacro %}{% for f in [1] %}{% endfor %}", "`f` is a macro, and assigned to"),
+        ("{% macro f(g) %}{% endmacro %}{% macro g() %}{% endmacro %}", "`g` is a macro, and assigned to"),
+        ("{% macro messages() %}{% endmacro %}", "named `messages`"),
+        ("{% for loop in messages %}{% endfor %}", "assign"),
+        ("{% with self = 1 %}{% endwith %}", "assign"),
+        ("{% macro f(caller) %}{{ caller }}{% endmacro %}", "assign"),
+        ("{% set super %}x{% endset %}", "assign"),
+        ("{{ messages[0].content | tojson | tojson }}", "as JSON twice"),
+        ("{% set x = messages[0].content | tojson %}{{ (x ~ '!') | tojson }}", "as JSON twice"),
+        ("{% set x %}{{ messages[0].content | tojson }}{% endset %}{{ x | tojson }}", "as JSON twice"),
+    ];
+    for (template, reason) in cases {
+        let why = judge(&template.replace("EVIL", EVIL));
+        assert!(why.as_deref().is_some_and(|why| why.contains(reason)), "{template}: {why:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::template::ChatTemplate;
+use super::template::{ChatTemplate, marked, marks};
 use super::{ANSWERS, TextCodec, checked, guarded};
 use crate::error::LmError;
 
@@ -38,6 +38,23 @@ pub(super) struct Place {
 impl ChatTemplate {
     /// The text of turns of which the last is an answer, and where its answers lie.
     pub(super) fn conversation(&self, turns: &[(&str, &str)]) -> Result<(String, Vec<Place>), LmError> {
+        if !self.is_opaque() {
+            return self.laid_out(turns);
+        }
+        let marks = marks(turns);
+        let (text, places) = self.laid_out(&marked(turns, &marks))?;
+        let filled = self.fill(&text, turns)?;
+        let moved = places.into_iter().map(|place| Place {
+            start: filled.at(place.start),
+            content: filled.at(place.content.start)..filled.at(place.content.end),
+            end: filled.at(place.end),
+        });
+        let moved = moved.collect();
+        Ok((filled.text, moved))
+    }
+
+    /// What the template writes for turns of which the last is an answer, and where the answers lie in it.
+    fn laid_out(&self, turns: &[(&str, &str)]) -> Result<(String, Vec<Place>), LmError> {
         let text = self.answered(turns)?;
         let answers = turns.iter().enumerate().filter(|(_, t)| t.0 == ANSWERS).map(|(at, _)| at);
         let places = answers.map(|at| self.place(turns, at, &text)).collect::<Result<Vec<_>, _>>()?;

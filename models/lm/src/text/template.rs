@@ -2,6 +2,7 @@
 //! the methods of Python's strings, lists and dictionaries.
 
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use headstart_disk::read;
@@ -11,6 +12,7 @@ use jiff::civil::Date;
 use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind, context};
 
+use super::opaque::{self, Filled, REPEATS, Unfit};
 use super::{python, read_json};
 use crate::error::LmError;
 
@@ -28,6 +30,8 @@ pub(super) struct ChatTemplate {
     path: PathBuf,
     bos: Option<String>,
     eos: Option<String>,
+    /// Whether it is given marks in place of what turns say.
+    opaque: bool,
 }
 
 impl ChatTemplate {
@@ -75,15 +79,44 @@ impl ChatTemplate {
             );
             return Err(LmError::file(path, why));
         }
+        // Of the very text that is executed, so that nothing can be judged in its stead.
+        let opaque = headstart_inspect::judge_template(source).is_none();
         let source = template::executed(source);
-        let mut env = Environment::new();
-        env.set_trim_blocks(true);
-        env.set_lstrip_blocks(true);
-        python::extend(&mut env, day);
+        let mut env = environment(day);
         // Named so that nothing is escaped for HTML.
         let added = env.add_template_owned("chat", source.into_owned());
         added.map_err(|e| LmError::file(&path, format!("chat template: {e}")))?;
-        Ok(Self { env, path, bos, eos })
+        Ok(Self { env, path, bos, eos, opaque })
+    }
+
+    /// Turns, as (role, content), up to where the next answer begins, with what they say in its place.
+    pub(super) fn question(&self, turns: &[(&str, &str)]) -> Result<String, LmError> {
+        if !self.opaque {
+            return self.asked(turns);
+        }
+        let marks = marks(turns);
+        Ok(self.fill(&self.asked(&marked(turns, &marks))?, turns)?.text)
+    }
+
+    /// Whether the template is given marks in place of what turns say. It is where it is known to treat all
+    /// content alike: then nothing that it does can depend on what a turn says, even if that is wrong.
+    pub(super) fn is_opaque(&self) -> bool {
+        self.opaque
+    }
+
+    /// Puts what turns say in the place of their marks.
+    pub(super) fn fill(&self, written: &str, turns: &[(&str, &str)]) -> Result<Filled, LmError> {
+        let texts: Vec<&str> = turns.iter().map(|(_, content)| *content).collect();
+        opaque::fill(written, &texts).map_err(|e| LmError::File {
+            path: self.path.clone(),
+            why: match e {
+                Unfit::Changed => "the chat template takes what a turn says apart".into(),
+                Unfit::Repeated => {
+                    format!("the chat template writes what a turn says more than {REPEATS} times")
+                }
+            },
+            help: Some("use the template that was published with the model".into()),
+        })
     }
 
     /// Turns, as (role, content), up to where the next answer begins.
@@ -142,7 +175,12 @@ impl ChatTemplate {
         let said: usize = turns.iter().map(|(_, content)| content.len()).sum();
         let mut out =
             Written { text: Vec::new(), most: LONGEST_OUTPUT.saturating_add(said.saturating_mul(8)) };
-        let rendered = chat.render_captured_to(variables, &mut out);
+        // The library takes some things for granted that a template need not keep to, such as `[][::-1]`.
+        let rendered =
+            catch_unwind(AssertUnwindSafe(|| chat.render_captured_to(variables, &mut out).map(drop)));
+        let rendered = rendered.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::InvalidOperation, "the template library cannot execute it"))
+        });
         let rendered = rendered.and_then(|_| {
             String::from_utf8(out.text).map_err(|e| Error::new(ErrorKind::WriteFailure, e.to_string()))
         });
@@ -160,6 +198,52 @@ impl ChatTemplate {
             _ => LmError::file(&self.path, format!("chat template: {e}")),
         })
     }
+}
+
+/// Whether a template that is judged to treat all content alike does so for turns, as (role, content): what it
+/// writes of their texts is what it writes of marks, with the texts in their place. `None` where it is not judged
+/// so, cannot be executed, or fails for marks as well as for texts. For tests and for fuzzing.
+///
+/// # Errors
+/// The two texts that differ, or why one of them is not there.
+#[doc(hidden)]
+pub fn treats_alike(source: &str, turns: &[(&str, &str)], generation: bool) -> Option<Result<(), String>> {
+    let tokens = (Some("<s>".to_owned()), Some("</s>".to_owned()));
+    let template = ChatTemplate::new(PathBuf::from("chat"), source, tokens.0, tokens.1, python::DAY).ok()?;
+    if !template.opaque {
+        return None;
+    }
+    let direct = template.render(turns, generation);
+    let marks = marks(turns);
+    let hidden = template.render(&marked(turns, &marks), generation).map(|w| template.fill(&w, turns));
+    // Sizes are limited by what turns say, so either may be too long for its own.
+    let too_long = |e: &LmError| e.to_string().contains("writes far more");
+    match (direct, hidden) {
+        (Err(_), Err(_)) => None,
+        (Err(e), _) | (_, Err(e)) if too_long(&e) => None,
+        (Ok(_), Ok(Err(e))) if e.to_string().contains("more than") => None,
+        (Ok(direct), Ok(Ok(hidden))) if direct == hidden.text => Some(Ok(())),
+        (direct, hidden) => Some(Err(format!("{direct:?} of the texts, {hidden:?} of marks"))),
+    }
+}
+
+/// A mark for each turn.
+pub(super) fn marks(turns: &[(&str, &str)]) -> Vec<String> {
+    (0..turns.len()).map(opaque::mark).collect()
+}
+
+/// Turns that say their marks.
+pub(super) fn marked<'t>(turns: &[(&'t str, &str)], marks: &'t [String]) -> Vec<(&'t str, &'t str)> {
+    turns.iter().zip(marks).map(|((role, _), mark)| (*role, mark.as_str())).collect()
+}
+
+/// What templates are executed in.
+fn environment(day: Date) -> Environment<'static> {
+    let mut env = Environment::new();
+    env.set_trim_blocks(true);
+    env.set_lstrip_blocks(true);
+    python::extend(&mut env, day);
+    env
 }
 
 /// The file in a model's folder that says which day a chat template is told: `{"date": "2026-01-31"}`.
