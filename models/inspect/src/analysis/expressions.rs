@@ -165,6 +165,10 @@ impl Pass<'_> {
             }
             BinOpKind::Add | BinOpKind::Concat => match (self.value(left), self.value(right)) {
                 (a, b) if a.is_plain() && b.is_plain() => a.join(b).join(Kind::Clean),
+                // `~` writes both as a text.
+                _ if matches!(op, BinOpKind::Concat) => {
+                    self.conditional("a whole message is written", line(e))
+                }
                 (Kind::Messages, Kind::Messages) => Kind::Messages,
                 (Kind::Messages, other) | (other, Kind::Messages) if other.is_clean() => {
                     self.kinds.makes_message();

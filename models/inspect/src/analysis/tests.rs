@@ -321,6 +321,9 @@ fn a_name_means_one_thing_in_all_of_a_template() {
         ("{% macro f(caller) %}{{ caller }}{% endmacro %}", "assign"),
         ("{% set super %}x{% endset %}", "assign"),
         ("{{ messages[0].content | tojson | tojson }}", "as JSON twice"),
+        // A text, not a list.
+        ("{{ (messages ~ messages) | length }}", "a whole message is written"),
+        ("{% for c in messages ~ '' %}{{ c.role }}{% endfor %}", "a whole message is written"),
         ("{% set x = messages[0].content | tojson %}{{ (x ~ '!') | tojson }}", "as JSON twice"),
         ("{% set x %}{{ messages[0].content | tojson }}{% endset %}{{ x | tojson }}", "as JSON twice"),
     ];
