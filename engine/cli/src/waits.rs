@@ -121,7 +121,7 @@ mod tests {
         );
         let line = waits.line(&awaited(WaitReason::Approval(vec!["abcd-efgh".into()]), &["me"]));
         assert_eq!(line.what, "`me` waits for device phone to be approved");
-        assert!(line.help.contains("abcd-efgh: headstart devices approve phone"), "{}", line.help);
+        assert!(line.help.ends_with(": headstart devices approve abcd-efgh"), "{}", line.help);
         let line = waits.line(&awaited(WaitReason::Join, &["me"]));
         assert_eq!(line.help, "on the device, run: headstart-device join --data FOLDER");
         let line = waits.line(&awaited(WaitReason::Conditions(vec!["charging".into()]), &["tuned"]));

@@ -138,7 +138,7 @@ async fn the_newest_catalog_and_everything_it_lists_stays_and_so_does_what_is_pi
     let ws = bench.engine.workspace();
     let mut p = Pipeline::default();
     let base = p.add("base", "local", Type::Model, &[]);
-    let source = headstart_protocol::expr::Expr::value(Value::Text("x".into()));
+    let source = headstart_protocol::expr::Expr::value(Value::Path("x".into()));
     let pllm = p.add("pllm", "ingest", Type::Pllm, &[("base", out(base)), ("source", source)]);
     let catalog = p.add("catalog", "decompose", Type::Catalog, &[("divergences", common::list(&[pllm]))]);
     p.output("catalog", out(catalog), Type::Catalog);

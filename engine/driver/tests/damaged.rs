@@ -106,7 +106,7 @@ async fn an_output_that_others_read_is_looked_at_too() {
 async fn what_an_output_refers_to_is_made_again_by_its_own_stage() {
     let mut p = Pipeline::default();
     let base = p.add("base", "local", Type::Model, &[]);
-    let source = Expr::value(Value::Text("x".to_owned()));
+    let source = Expr::value(Value::Path("x".to_owned()));
     let pllm = p.add("pllm", "ingest", Type::Pllm, &[("base", out(base)), ("source", source)]);
     p.output("base", field(out(pllm), "base"), Type::Model);
     heals(&p, |ws, _, manifest| only_blob(ws, manifest)).await;
