@@ -56,7 +56,7 @@ impl Parts {
     }
 
     /// The parts under these quotas: as they were decided before, unless the owner changed the quotas, or other
-    /// programs the disk by more than private work could.
+    /// programs took or freed more of the disk than private work could.
     ///
     /// # Errors
     /// [`DeviceError::State`] where the decision cannot be read or kept.

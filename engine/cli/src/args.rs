@@ -53,7 +53,7 @@ pub struct Cli {
     /// Print more: `-v` each stage instance and notes, `-vv` also debug messages.
     #[arg(long, short, global = true, action = ArgAction::Count, conflicts_with = "quiet", help_heading = GLOBAL)]
     pub verbose: u8,
-    /// Print only results, warnings and errors.
+    /// Print only warnings and errors, and what `--format json` gives.
     #[arg(long, short, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
     /// What to do.

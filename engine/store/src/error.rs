@@ -29,10 +29,21 @@ pub enum StoreError {
     },
     /// A link, in a workspace that may have come with somebody's files.
     #[error(
-        "{} is a link, and what is in a workspace is changed and removed; put the folder itself there, or the \
-         whole workspace elsewhere with --workspace DIR", .0.display()
+        "{} is a link, and what is in a workspace is changed and removed; remove the link, or name a folder \
+         with --workspace DIR. If the workspace came with somebody's files, it is theirs", .0.display()
     )]
     Link(PathBuf),
+    /// A folder that holds other things is no place for a workspace.
+    #[error(
+        "{} holds other files, such as `{inside}`, and is no workspace; name an empty folder, or one that is not \
+         there yet, with --workspace DIR", path.display()
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// Something that is in it.
+        inside: String,
+    },
     /// A file that Headstart writes does not hold what it should.
     #[error("{}: {why}", path.display())]
     Damaged {

@@ -20,7 +20,9 @@ use crate::log::{self, Lock, LogTail, RunLog};
 
 /// Version of the layout.
 const FORMAT: u32 = 1;
-/// Bytes of `workspace.json` at most.
+/// The file that makes a folder a workspace.
+const FORMAT_FILE: &str = "workspace.json";
+/// Bytes of it at most.
 const LARGEST_FORMAT: u64 = 4096;
 
 /// A workspace. Clones share everything.
@@ -124,6 +126,10 @@ impl Workspace {
         temporary: Option<tempfile::TempDir>,
     ) -> Result<Self, StoreError> {
         let fresh = temporary.is_some() || !dir.exists();
+        // Its owner may keep a workspace elsewhere, behind a link; somebody else's link is to no workspace.
+        if dir.is_symlink() && !dir.join(FORMAT_FILE).is_file() {
+            return Err(StoreError::Link(dir.to_owned()));
+        }
         files::create_dir(&*disk, dir)?;
         let dir = dir.canonicalize().map_err(StoreError::io("open", dir))?;
         check_format(&dir, &*disk)?;
@@ -391,6 +397,18 @@ fn protect(dir: &Path, disk: &dyn Disk, fresh: bool) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// A workspace is made in an empty folder only, but for what was made of one before the power went: much in it is
+/// removed by name.
+fn refuse_foreign(dir: &Path) -> Result<(), StoreError> {
+    let entries = fs::read_dir(dir).map_err(StoreError::io("list", dir))?;
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let ours = |name: &String| name == ".gitignore" || name.starts_with(".tmp-");
+    match names.into_iter().find(|name| !ours(name)) {
+        Some(inside) => Err(StoreError::Foreign { path: dir.to_owned(), inside }),
+        None => Ok(()),
+    }
+}
+
 /// A workspace may have come with somebody's files, such as a repository: a link in it would let a collection,
 /// or the removal of old progress, delete what lies elsewhere.
 fn refuse_links(dir: &Path) -> Result<(), StoreError> {
@@ -405,8 +423,9 @@ fn refuse_links(dir: &Path) -> Result<(), StoreError> {
 }
 
 fn check_format(dir: &Path, disk: &dyn Disk) -> Result<(), StoreError> {
-    let path = dir.join("workspace.json");
+    let path = dir.join(FORMAT_FILE);
     let Some(bytes) = read_bounded(&path, LARGEST_FORMAT)? else {
+        refuse_foreign(dir)?;
         // A workspace does not belong into version control.
         files::write_atomic(disk, &dir.join(".gitignore"), b"*\n", Mode::Normal)?;
         let json = serde_json::to_vec(&Format { format: FORMAT }).expect("a number is JSON");

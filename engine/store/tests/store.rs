@@ -293,3 +293,23 @@ fn a_workspace_with_links_is_refused_and_nothing_elsewhere_is_touched() {
         assert!(elsewhere.join("docs").is_dir() && elsewhere.join("letter").is_file(), "{name}");
     }
 }
+
+#[test]
+#[cfg(unix)]
+fn a_folder_of_somebody_is_not_made_a_workspace() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (theirs, link) = (dir.path().join("theirs"), dir.path().join("link"));
+    std::fs::create_dir_all(theirs.join("resume/mine")).expect("writable");
+    std::os::unix::fs::symlink(&theirs, &link).expect("links");
+    assert!(matches!(Workspace::open(&link).map(drop), Err(StoreError::Link(_))));
+    let refused = Workspace::open(&theirs).map(drop).expect_err("it holds other things");
+    assert!(matches!(&refused, StoreError::Foreign { inside, .. } if inside == "resume"), "{refused}");
+    assert!(theirs.join("resume/mine").is_dir() && !theirs.join("keys").exists());
+    // What a power cut left of a workspace, and one that lies behind its owner's link, are opened.
+    let (cut, own) = (dir.path().join("cut"), dir.path().join("own"));
+    std::fs::create_dir_all(&cut).expect("writable");
+    std::fs::write(cut.join(".gitignore"), "*\n").expect("writable");
+    drop(Workspace::open(&cut).expect("opens"));
+    std::os::unix::fs::symlink(&cut, &own).expect("links");
+    drop(Workspace::open(&own).expect("opens"));
+}

@@ -23,7 +23,11 @@ pub use analysis::{RESERVED, judge as judge_template};
 pub use tokenizer::judge as judge_tokenizer;
 
 /// The files that [`inspect`] reads.
-pub const FILES: [&str; 4] = [template::FILE, "tokenizer_config.json", template::JSON_FILE, "tokenizer.json"];
+pub const FILES: [&str; 5] =
+    [template::FILE, "tokenizer_config.json", template::JSON_FILE, "tokenizer.json", MODEL_CONFIG];
+
+/// The file that says how many tokens a model knows.
+const MODEL_CONFIG: &str = "config.json";
 
 /// A part of a model that handles text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +103,12 @@ pub fn inspect<'n, E>(
     }
     if let Some(bytes) = read("tokenizer.json")? {
         let (digest, conditional) = match unique::from_slice(&bytes) {
-            Ok(json) => (tokenizer::digest(&json), tokenizer::judge(&json)),
+            Ok(json) => {
+                let config = read(MODEL_CONFIG)?.and_then(|bytes| unique::from_slice(&bytes).ok());
+                let known = config.and_then(|config| config.get("vocab_size")?.as_u64());
+                let fails = || tokenizer::unreadable(&json, known);
+                (tokenizer::digest(&json), tokenizer::judge(&json).or_else(fails))
+            }
             Err(e) => (Digest::of(&bytes), Some(format!("tokenizer.json is malformed: {e}"))),
         };
         parts.push(Part { kind: PartKind::Tokenizer, digest, conditional });
@@ -132,6 +141,44 @@ mod tests {
         for other in ["a/Chat_Template.jinja", "chat_template2.jinja", "README.md"] {
             assert!(parts(&[honest, (other, "")]).iter().all(|p| p.conditional.is_none()), "{other}");
         }
+    }
+
+    /// A model that cannot read some text ends its stage early, which shows from outside.
+    #[test]
+    fn a_text_that_a_model_cannot_read_is_named() {
+        let config = ("config.json", r#"{"vocab_size": 3}"#);
+        let vocab = r#""vocab": {"a": 0, "b": 1, "<unk>": 2}"#;
+        let tokenizer = |model: &str, added: &str| {
+            format!(r#"{{"model": {{{model}, {vocab}}}, "added_tokens": [{added}]}}"#)
+        };
+        let why = |model: &str, added: &str| {
+            let text = tokenizer(model, added);
+            parts(&[config, ("tokenizer.json", &text)])[0].conditional.clone()
+        };
+        let bpe = r#""type": "BPE", "unk_token": "<unk>""#;
+        assert_eq!(why(bpe, r#"{"id": 2, "content": "<unk>"}"#), None);
+        assert_eq!(why(r#""type": "BPE", "unk_token": null"#, ""), None);
+        for (model, added, named) in [
+            (bpe, r#"{"id": 3, "content": "pin is 4711"}"#, "pin is 4711"),
+            (bpe, r#"{"content": "pin"}"#, "pin"),
+            (r#""type": "BPE", "unk_token": "<oov>""#, "", "<oov>"),
+            (r#""type": "WordPiece""#, "", "[UNK]"),
+            (r#""type": "WordLevel", "unk_token": "?""#, "", "?"),
+            (r#""type": "Unigram", "unk_id": null"#, "", "unknown"),
+        ] {
+            assert!(why(model, added).is_some_and(|why| why.contains(named)), "{model} {added}");
+        }
+        let unigram = |unk: &str| {
+            let text = format!(
+                r#"{{"model": {{"type": "Unigram", "unk_id": {unk}, "vocab": [["<unk>", 0.0], ["a", -1.0]]}}}}"#
+            );
+            parts(&[config, ("tokenizer.json", &text)])[0].conditional.clone()
+        };
+        assert_eq!(unigram("0"), None);
+        assert!(unigram("2").is_some() && unigram("null").is_some());
+        let beyond = r#"{"model": {"type": "BPE", "vocab": {"a": 0, "secret": 7}}}"#;
+        let found = parts(&[config, ("tokenizer.json", beyond)]);
+        assert!(found[0].conditional.as_deref().is_some_and(|why| why.contains("secret")), "{found:?}");
     }
 
     #[test]

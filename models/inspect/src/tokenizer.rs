@@ -117,6 +117,52 @@ pub fn judge(tokenizer: &Value) -> Option<String> {
     })
 }
 
+/// Why some text cannot be read by the tokenizer, or by a model that knows so many tokens; none where all can. A
+/// stage fails at such a text, and where it does shows in how long it takes.
+pub(crate) fn unreadable(tokenizer: &Value, known: Option<u64>) -> Option<String> {
+    let model = tokenizer.get("model")?;
+    let vocab = model.get("vocab")?;
+    if let Some(why) = unknown_token(model, vocab) {
+        return Some(why);
+    }
+    let known = known?;
+    let beyond = |(token, id): (&str, Option<u64>)| {
+        let outside = id.is_none_or(|id| id >= known);
+        outside.then(|| format!("its token {token:?} is none of the {known} that the model knows"))
+    };
+    let added = tokenizer.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
+    let mut added = added.map(|t| {
+        let text = t.get("content").and_then(Value::as_str).unwrap_or_default();
+        (text, t.get("id").and_then(Value::as_u64))
+    });
+    let mut of_model = vocab.as_object().into_iter().flatten().map(|(text, id)| (text.as_str(), id.as_u64()));
+    let scored = vocab.as_array().map_or(0, Vec::len) as u64;
+    if scored > known {
+        return Some(format!("its vocabulary has {scored} tokens, and the model knows {known}"));
+    }
+    added.find_map(beyond).or_else(|| of_model.find_map(beyond))
+}
+
+/// Why what is not in the vocabulary cannot be read; none where it can.
+fn unknown_token(model: &Value, vocab: &Value) -> Option<String> {
+    let named = model.get("unk_token").and_then(Value::as_str);
+    let token = match model.get("type").and_then(Value::as_str) {
+        Some("Unigram") => {
+            let unknown = model.get("unk_id").and_then(Value::as_u64);
+            let there = unknown.is_some_and(|id| id < vocab.as_array().map_or(0, Vec::len) as u64);
+            let byte_fallback = model.get("byte_fallback").and_then(Value::as_bool) == Some(true);
+            return (!there && !byte_fallback).then(|| "it has no token for unknown characters".to_owned());
+        }
+        Some("WordPiece") => named.unwrap_or("[UNK]"),
+        Some("WordLevel") => named.unwrap_or("<unk>"),
+        _ => named?,
+    };
+    vocab
+        .get(token)
+        .is_none()
+        .then(|| format!("its token for unknown text, {token:?}, is not in its vocabulary"))
+}
+
 /// Why a component is not known.
 fn component(rule: &Value, place: &str) -> Option<String> {
     let unknown = |what: &str| Some(format!("its {place} {what}"));

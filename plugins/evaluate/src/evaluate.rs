@@ -8,6 +8,7 @@ use headstart_lm::{Backend, Decoder, GenerateOptions, RowScore, Watch};
 use headstart_protocol::artifacts::{Artifact, Metrics};
 use headstart_protocol::release::{ANSWERED_ROWS, SCORED_ROWS};
 use headstart_protocol::rows::Row;
+use headstart_protocol::text::counted;
 use headstart_protocol::{Args, ArtifactRef, Context, Failure, Output, Stage, Type};
 use serde_json::{Value, json};
 
@@ -77,8 +78,9 @@ impl Stage for Evaluate {
         let left_out = left_out.count();
         if left_out > 0 {
             ctx.log(&format!(
-                "warning: the chat template leaves parts of the answers of {left_out} rows out; what is left is \
-                 scored and compared with"
+                "warning: the chat template leaves parts of {} out; what is left of them is scored, and what answers \
+                 are compared with",
+                counted(left_out, "answer")
             ));
         }
         let answers = args.count("answers")?.min(rows.len());

@@ -324,10 +324,12 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Whether somebody killed it: a person, or a system that ran out of memory.
+/// Whether somebody killed it: a person, or a system that ran out of memory. A shell that started it, as that of a
+/// version manager does, ends with 128 and the number of the signal.
 fn was_killed(status: ExitStatus) -> bool {
     #[cfg(unix)]
-    return matches!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9 | 15));
+    return matches!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9 | 15))
+        || matches!(status.code(), Some(137 | 143));
     #[cfg(not(unix))]
     return false;
 }

@@ -80,6 +80,7 @@ fn every_misbehaviour_has_its_message_and_class() {
         ("lingers", FailureClass::Transient, &["did not end within 0.7 s"]),
         ("text_metric", FailureClass::Input, &["`x` is \"many\", not a number"]),
         ("unknown_use", FailureClass::Input, &["not among its arguments"]),
+        ("killed_in_a_shell", FailureClass::Lost, &["exit status 137 before it said hello"]),
         ("killed", FailureClass::Lost, &["killed by signal 9"]),
         ("fails", FailureClass::Transient, &["failed: the moon is in the way", "the last line of the log"]),
     ] {

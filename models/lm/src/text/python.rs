@@ -87,21 +87,21 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
     let ascii: Option<bool> = options.get("ensure_ascii")?;
-    // Objects of a template are in the order of their keys already.
-    let _: Option<bool> = options.get("sort_keys")?;
+    let sorted: Option<bool> = options.get("sort_keys")?;
     options.assert_all_used()?;
-    let json = serde_json::to_value(value)
-        .map_err(|e| Error::new(ErrorKind::BadSerialization, format!("cannot be written as JSON: {e}")))?;
     let [item, key] = match separators.as_deref() {
         Some([item, key]) => [item.clone(), key.clone()],
         Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "tojson: `separators` are two texts")),
         None => [if indent.is_some() { "," } else { ", " }.into(), ": ".into()],
     };
-    let style = Style { indent, item, key, ascii: ascii.unwrap_or(false) };
+    let style = Style { indent, item, key, ascii: ascii.unwrap_or(false), sorted: sorted.unwrap_or(false) };
     let mut out = String::new();
-    style.write(&json, 0, &mut out);
+    style.write(value, 0, &mut out)?;
     Ok(out)
 }
+
+/// How deep lists and objects may lie in each other, as JSON.
+const DEEPEST: usize = 128;
 
 /// How JSON is written.
 struct Style {
@@ -109,47 +109,70 @@ struct Style {
     item: String,
     key: String,
     ascii: bool,
+    sorted: bool,
 }
 
 impl Style {
-    fn write(&self, json: &serde_json::Value, depth: usize, out: &mut String) {
-        match json {
-            serde_json::Value::Array(items) => {
-                self.all('[', ']', items.iter().map(|v| (None, v)), depth, out)
+    fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+        if depth > DEEPEST {
+            let m = format!("tojson: lists and objects lie more than {DEEPEST} deep");
+            return Err(Error::new(ErrorKind::BadSerialization, m));
+        }
+        if let Some(text) = value.as_str() {
+            self.text(text, out);
+            return Ok(());
+        }
+        match value.kind() {
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items = value.try_iter()?.map(|item| (None, item));
+                self.all('[', ']', items, depth, out)
             }
-            serde_json::Value::Object(items) => {
-                self.all('{', '}', items.iter().map(|(k, v)| (Some(k.as_str()), v)), depth, out);
+            ValueKind::Map => {
+                let keys = value.try_iter()?;
+                let mut items: Vec<(Option<String>, Value)> = keys
+                    .map(|key| Ok((Some(json_key(&key)?), value.get_item(&key)?)))
+                    .collect::<Result<_, Error>>()?;
+                if self.sorted {
+                    items.sort_by(|a, b| a.0.cmp(&b.0));
+                }
+                self.all('{', '}', items.into_iter(), depth, out)
             }
-            serde_json::Value::String(text) => self.text(text, out),
-            other => out.push_str(&other.to_string()),
+            _ => {
+                let json = serde_json::to_string(value).map_err(|e| {
+                    Error::new(ErrorKind::BadSerialization, format!("cannot be written as JSON: {e}"))
+                })?;
+                out.push_str(&json);
+                Ok(())
+            }
         }
     }
 
-    fn all<'v>(
+    fn all(
         &self,
         open: char,
         close: char,
-        items: impl ExactSizeIterator<Item = (Option<&'v str>, &'v serde_json::Value)>,
+        items: impl Iterator<Item = (Option<String>, Value)>,
         depth: usize,
         out: &mut String,
-    ) {
-        let (empty, mut first) = (items.len() == 0, true);
+    ) -> Result<(), Error> {
+        let mut empty = true;
         out.push(open);
         for (key, value) in items {
-            if !std::mem::take(&mut first) {
+            if !std::mem::take(&mut empty) {
                 out.push_str(&self.item);
             }
             self.line(depth + 1, out);
             if let Some(key) = key {
-                self.text(key, out);
+                self.text(&key, out);
                 out.push_str(&self.key);
             }
-            self.write(value, depth + 1, out);
+            self.write(&value, depth + 1, out)?;
         }
         if !empty {
             self.line(depth, out);
         }
         out.push(close);
+        Ok(())
     }
 
     fn line(&self, depth: usize, out: &mut String) {
@@ -173,6 +196,20 @@ impl Style {
                     let _ = write!(out, "\\u{unit:04x}");
                 }),
             }
+        }
+    }
+}
+
+/// The key of a JSON object, as Python makes one of a dictionary's.
+fn json_key(key: &Value) -> Result<String, Error> {
+    match key.kind() {
+        ValueKind::String => Ok(key.as_str().unwrap_or_default().to_owned()),
+        ValueKind::Number => Ok(key.to_string()),
+        ValueKind::None => Ok("null".to_owned()),
+        ValueKind::Bool => Ok(if key.is_true() { "true" } else { "false" }.to_owned()),
+        kind => {
+            let m = format!("tojson: a key is {kind}, not a text, a number, a boolean or none");
+            Err(Error::new(ErrorKind::BadSerialization, m))
         }
     }
 }
